@@ -1,0 +1,66 @@
+/** The direction of the layers: http, jobs → services → domain ← db, llm, cache, text. See docs/architecture.md. */
+const outside = (name, from, allowed) => ({
+  name,
+  severity: 'error',
+  from: { path: `^src/${from}/` },
+  to: { path: '^src/', pathNot: [`^src/${from}/`, ...allowed] },
+});
+
+module.exports = {
+  forbidden: [
+    { name: 'no-circular', severity: 'error', from: {}, to: { circular: true } },
+    { name: 'no-unresolved', severity: 'error', from: {}, to: { couldNotResolve: true } },
+    {
+      name: 'no-test-in-src',
+      severity: 'error',
+      from: { path: '^(src|migrations)/' },
+      to: { path: '^(test|bench|scripts)/' },
+    },
+    {
+      name: 'domain-is-pure',
+      severity: 'error',
+      from: { path: '^src/domain/' },
+      to: { pathNot: '^src/domain/' },
+    },
+    outside('services-know-the-domain', 'services', ['^src/domain/']),
+    outside('db-knows-the-domain', 'db', ['^src/domain/']),
+    outside('llm-knows-the-domain', 'llm', ['^src/domain/']),
+    outside('cache-knows-the-domain', 'cache', ['^src/domain/']),
+    outside('text-knows-the-domain', 'text', ['^src/domain/']),
+    outside('jobs-know-the-services', 'jobs', ['^src/domain/', '^src/services/']),
+    outside('http-knows-the-services', 'http', [
+      '^src/domain/',
+      '^src/services/',
+      '^src/request-context\\.ts$',
+    ]),
+    {
+      name: 'services-use-no-library',
+      severity: 'error',
+      from: { path: '^src/services/' },
+      to: { path: 'node_modules/' },
+    },
+    ...[
+      ['openai', '^src/llm/'],
+      ['knex', '^(src/db/|migrations/|knexfile\\.ts|scripts/)'],
+      ['mysql2', '^src/db/'],
+      ['express', '^src/http/'],
+      ['lru-cache', '^src/cache/'],
+    ].map(([library, home]) => ({
+      name: `only-home-imports-${library}`,
+      severity: 'error',
+      from: { path: '^(src|migrations|scripts|knexfile)', pathNot: home },
+      to: { path: `node_modules/${library}/` },
+    })),
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    exclude: { path: '^src/.*[.]d[.]ts$' },
+    tsPreCompilationDeps: true,
+    parser: 'swc',
+    tsConfig: { fileName: 'tsconfig.json' },
+    enhancedResolveOptions: {
+      exportsFields: ['exports'],
+      conditionNames: ['import', 'require', 'node', 'default', 'types'],
+    },
+  },
+};

@@ -1,0 +1,242 @@
+/**
+ * `npm run bench [-- --quick] [-- --json FILE]`: the server beside a bare node:http pipe and a bare Express route, in one
+ * run, on SQLite and on MySQL or MariaDB (BENCH_DATABASE_URL, else a private mariadbd as the tests use it).
+ */
+import { writeFile } from 'node:fs/promises';
+import { availableParallelism, cpus } from 'node:os';
+import { parseArgs } from 'node:util';
+import { benchDatabases } from './databases.ts';
+import { type Call, hold, percentile, run, type Timing } from './load.ts';
+import { type Measured, startPeer, startSubject } from './processes.ts';
+
+const AT_ONCE = 16;
+const { values: flags } = parseArgs({
+  options: { quick: { type: 'boolean', default: false }, json: { type: 'string' } },
+});
+const ROUNDS = flags.quick ? 1 : 3;
+const STREAMS = flags.quick ? 64 : 240;
+const CALLS = flags.quick ? 1000 : 4000;
+const HELD = flags.quick ? 500 : 2000;
+
+interface Cost {
+  readonly cpuMs: number;
+  readonly timings: readonly Timing[];
+}
+
+interface Row {
+  readonly what: string;
+  readonly database: string;
+  readonly ours: number;
+  readonly base: number;
+  readonly unit: string;
+  readonly compare: 'ratio' | 'difference' | 'none';
+  readonly atMost: number;
+}
+
+const median = (values: readonly number[]) => percentile(values, 50);
+
+const openAi = (text: string, stream: boolean) =>
+  JSON.stringify({
+    model: 'stand-in',
+    messages: [{ role: 'user', content: text }],
+    ...(stream ? { stream: true } : {}),
+  });
+
+async function cost(server: Measured, total: number, call: (i: number) => Call): Promise<Cost> {
+  await run(Math.ceil(total / 8), AT_ONCE, (i) => call(i + 10_000_000));
+  const before = await server.sample();
+  const timings = await run(total, AT_ONCE, call);
+  const after = await server.sample();
+  return { cpuMs: (after.cpuMs - before.cpuMs) / total, timings };
+}
+
+/** The two in turn, so that a machine that changes its speed changes it for both. */
+async function compare(rounds: number, ours: () => Promise<Cost>, base: () => Promise<Cost>) {
+  const costs: { ours: Cost; base: Cost }[] = [];
+  for (let i = 0; i < rounds; i += 1) costs.push({ base: await base(), ours: await ours() });
+  const firsts = (pick: (pair: { ours: Cost; base: Cost }) => Cost) =>
+    costs.flatMap((pair) => pick(pair).timings.map((t) => t.first));
+  return {
+    ours: { cpuMs: median(costs.map((pair) => pair.ours.cpuMs)), firsts: firsts((pair) => pair.ours) },
+    base: { cpuMs: median(costs.map((pair) => pair.base.cpuMs)), firsts: firsts((pair) => pair.base) },
+  };
+}
+
+async function streams(subject: Measured, pipe: Measured, format: 'text' | 'markdown') {
+  return compare(
+    ROUNDS,
+    () =>
+      cost(subject, STREAMS, (i) => ({
+        port: subject.port,
+        path: '/api/chat-stream',
+        body: JSON.stringify({ message: `question ${i}`, cache: false, format }),
+      })),
+    () => cost(pipe, STREAMS, (i) => ({ port: pipe.port, path: '/', body: openAi(`question ${i}`, true) })),
+  );
+}
+
+async function heldMemory(server: Measured, call: Call): Promise<number> {
+  const before = await server.sample(true);
+  const held = await hold(HELD, call);
+  const after = await server.sample(true);
+  held.close();
+  return (after.rss - before.rss) / HELD / 1024;
+}
+
+async function measure(name: string, databaseUrl: string | undefined): Promise<Row[]> {
+  const upstream = await startPeer('./upstream.ts');
+  const pipe = await startPeer('./pipe.ts', String(upstream.port));
+  const bare = await startPeer('./bare-express.ts');
+  const subject = await startSubject(upstream.port, databaseUrl);
+  const row = (
+    what: string,
+    ours: number,
+    base: number,
+    unit: string,
+    how: Row['compare'],
+    atMost: number,
+  ): Row => ({
+    what,
+    database: name,
+    ours,
+    base,
+    unit,
+    compare: how,
+    atMost,
+  });
+  const chat = (body: object): Call => ({
+    port: subject.port,
+    path: '/api/chat',
+    body: JSON.stringify(body),
+  });
+  try {
+    const text = await streams(subject, pipe, 'text');
+    const markdown = await streams(subject, pipe, 'markdown');
+    const json = await compare(
+      ROUNDS,
+      () => cost(subject, CALLS, (i) => chat({ message: `question ${i}`, cache: false })),
+      () => cost(pipe, CALLS, (i) => ({ port: pipe.port, path: '/', body: openAi(`question ${i}`, false) })),
+    );
+    const cached = await compare(
+      ROUNDS,
+      () => cost(subject, CALLS, () => chat({ message: 'the same question' })),
+      () =>
+        cost(bare, CALLS, () => ({
+          port: bare.port,
+          path: '/api/chat',
+          body: '{"message":"the same question"}',
+        })),
+    );
+    const ourMemory = await heldMemory(subject, {
+      port: subject.port,
+      path: '/api/chat-stream',
+      body: '{"message":"hold the line","cache":false}',
+    });
+    const pipeMemory = await heldMemory(pipe, {
+      port: pipe.port,
+      path: '/',
+      body: openAi('hold the line', true),
+    });
+    return [
+      row(
+        'CPU per streamed reply, text, against the pipe',
+        text.ours.cpuMs,
+        text.base.cpuMs,
+        'ms',
+        'ratio',
+        1.4,
+      ),
+      row(
+        'CPU per streamed reply, markdown, against the pipe',
+        markdown.ours.cpuMs,
+        markdown.base.cpuMs,
+        'ms',
+        'ratio',
+        1.4,
+      ),
+      row(
+        'time to first token p50, over the pipe',
+        median(text.ours.firsts),
+        median(text.base.firsts),
+        'ms',
+        'difference',
+        3,
+      ),
+      row(
+        'time to first token p99, over the pipe',
+        percentile(text.ours.firsts, 99),
+        percentile(text.base.firsts, 99),
+        'ms',
+        'difference',
+        Number.NaN,
+      ),
+      row(
+        'CPU per JSON chat, uncached, stored, against the pipe',
+        json.ours.cpuMs,
+        json.base.cpuMs,
+        'ms',
+        'ratio',
+        4,
+      ),
+      row(
+        'CPU per cached chat, stored, against bare Express',
+        cached.ours.cpuMs,
+        cached.base.cpuMs,
+        'ms',
+        'ratio',
+        3,
+      ),
+      row(`memory per open stream at ${HELD} open (pipe beside it)`, ourMemory, pipeMemory, 'KB', 'none', 40),
+    ];
+  } finally {
+    await Promise.all([subject.stop(), pipe.stop(), bare.stop()]);
+    await upstream.stop();
+  }
+}
+
+function figure(row: Row): { value: number; shown: string } {
+  const value =
+    row.compare === 'ratio'
+      ? row.ours / row.base
+      : row.compare === 'difference'
+        ? row.ours - row.base
+        : row.ours;
+  const shown =
+    row.compare === 'ratio'
+      ? `${value.toFixed(2)} ×`
+      : `${row.compare === 'difference' && value >= 0 ? '+' : ''}${value.toFixed(1)} ${row.unit}`;
+  return { value, shown };
+}
+
+function table(rows: readonly Row[]): string {
+  const lines = rows.map((row) => {
+    const { value, shown } = figure(row);
+    const limit = Number.isNaN(row.atMost)
+      ? ''
+      : row.compare === 'ratio'
+        ? `${row.atMost} ×`
+        : `${row.atMost} ${row.unit}`;
+    const verdict = Number.isNaN(row.atMost) ? '' : value <= row.atMost ? 'yes' : '**no**';
+    const digits = row.unit === 'ms' ? 3 : 1;
+    return `| ${row.what} | ${row.database} | ${row.ours.toFixed(digits)} ${row.unit} | ${row.base.toFixed(digits)} ${row.unit} | ${shown} | ${limit} | ${verdict} |`;
+  });
+  return [
+    '| what | database | server | beside it | figure | at most | met |',
+    '|---|---|---|---|---|---|---|',
+    ...lines,
+  ].join('\n');
+}
+
+const rows: Row[] = [];
+const databases = await benchDatabases();
+try {
+  for (const { name, url } of databases.list) rows.push(...(await measure(name, url)));
+} finally {
+  await databases.stop();
+}
+const machine = `${new Date().toISOString().slice(0, 10)}, Node ${process.version}, ${availableParallelism()} cores (${cpus()[0]?.model.trim() ?? 'unknown'})`;
+console.log(
+  `\n${machine}; ${AT_ONCE} at once, ${ROUNDS} × ${STREAMS} streams of 200 chunks paced 2 ms, ${ROUNDS} × ${CALLS} calls\n`,
+);
+console.log(table(rows));
+if (flags.json !== undefined) await writeFile(flags.json, `${JSON.stringify({ machine, rows }, null, 2)}\n`);

@@ -1,0 +1,105 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export interface Sample {
+  /** User and system time of the process since its start, milliseconds. */
+  readonly cpuMs: number;
+  readonly rss: number;
+  readonly heap: number;
+}
+
+export interface Measured {
+  readonly port: number;
+  sample(afterGc?: boolean): Promise<Sample>;
+  stop(): Promise<void>;
+}
+
+const PROBE = new URL('./probe.ts', import.meta.url).href;
+const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
+
+function start(
+  script: string,
+  args: string[],
+  env: Record<string, string>,
+  stdout: 'ignore' | 'pipe',
+): ChildProcess {
+  return fork(script, args, {
+    execArgv: ['--import', PROBE],
+    env: { ...process.env, ...env },
+    stdio: ['ignore', stdout, 'inherit', 'ipc'],
+  });
+}
+
+function message<T>(
+  child: ChildProcess,
+  pick: (message: Record<string, unknown>) => T | undefined,
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onMessage = (raw: unknown) => {
+      const picked =
+        typeof raw === 'object' && raw !== null ? pick(raw as Record<string, unknown>) : undefined;
+      if (picked === undefined) return;
+      child.off('message', onMessage);
+      resolve(picked);
+    };
+    child.on('message', onMessage);
+    child.once('exit', (code) => reject(new Error(`a measured process ended early, code ${code}`)));
+  });
+}
+
+function measured(child: ChildProcess, port: number, after: () => Promise<void> = async () => {}): Measured {
+  return {
+    port,
+    async sample(afterGc = false) {
+      const answer = message(child, ({ probe }) => probe as Sample | undefined);
+      child.send(afterGc ? 'probe after gc' : 'probe');
+      return answer;
+    },
+    async stop() {
+      const gone = new Promise((resolve) => child.once('exit', resolve));
+      child.kill('SIGTERM');
+      await gone;
+      await after();
+    },
+  };
+}
+
+/** One of the small programs beside this file, which send `{ port }` when they listen. */
+export async function startPeer(name: string, ...args: string[]): Promise<Measured> {
+  const child = start(here(name), args, {}, 'ignore');
+  return measured(child, await message(child, ({ port }) => port as number | undefined));
+}
+
+/** The server itself, as `npm start` runs it, in front of the stand-in. */
+export async function startSubject(upstreamPort: number, databaseUrl: string | undefined): Promise<Measured> {
+  const folder = await mkdtemp(join(tmpdir(), 'chat-api-bench-'));
+  const child = start(
+    here('../src/main.ts'),
+    [],
+    {
+      PORT: '0',
+      HOST: '127.0.0.1',
+      DATA_DIR: folder,
+      LOG_FORMAT: 'json',
+      OPENAI_BASE_URL: `http://127.0.0.1:${upstreamPort}/v1`,
+      OPENAI_API_KEY: 'bench',
+      MAX_GENERATIONS: '5000',
+      OPENAI_IDLE_TIMEOUT_MS: '300000',
+      SHUTDOWN_GRACE_MS: '0',
+      ...(databaseUrl === undefined ? {} : { DATABASE_URL: databaseUrl, DB_AUTO_MIGRATE: 'on' }),
+    },
+    'pipe',
+  );
+  // The access log is part of the cost, so it is written as in production; here it is only looked at for the port.
+  const port = await new Promise<number>((resolve, reject) => {
+    child.stdout?.setEncoding('utf8').on('data', (lines: string) => {
+      const found = /"url":"http:\/\/127\.0\.0\.1:(\d+)"/.exec(lines);
+      if (found) resolve(Number(found[1]));
+    });
+    child.once('exit', (code) => reject(new Error(`the server ended early, code ${code}`)));
+  });
+  return measured(child, port, () => rm(folder, { recursive: true, force: true }));
+}

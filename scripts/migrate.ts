@@ -1,0 +1,92 @@
+/** The schema of the database: `npm run migrate`, `migrate:rollback`, `migrate:status`, `migrate:make -- NAME`. */
+import { writeFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Knex } from 'knex';
+import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
+import { createKnex, type DatabaseOptions, describeTarget } from '../src/db/client.ts';
+import { migrateLatest, migrateRollback, migrationStatus, unlockMigrations } from '../src/db/migrations.ts';
+
+const FOLDER = fileURLToPath(new URL('../migrations/', import.meta.url));
+
+const USAGE = `usage: node scripts/migrate.ts COMMAND
+  latest           applies what is pending
+  rollback [all]   takes back what the last run of latest applied, or everything; with it go the data
+  status           says what is applied and what is pending
+  make NAME        writes an empty migration into migrations/
+  unlock           frees the lock of a run that died`;
+
+const EMPTY = `import type { Knex } from 'knex';
+import { dialectOf } from '../src/db/dialect.ts';
+
+/** One DDL statement: MySQL cannot take half a migration back. */
+export async function up(knex: Knex): Promise<void> {
+  await dialectOf(knex).ddl(knex, { mysql: '', sqlite: [] });
+}
+
+export async function down(knex: Knex): Promise<void> {
+  await dialectOf(knex).ddl(knex, { mysql: '', sqlite: [] });
+}
+`;
+
+type Command = (knex: Knex, argument: string | undefined) => Promise<string[]>;
+
+const commands: Record<string, Command> = {
+  async latest(knex) {
+    const names = await migrateLatest(knex);
+    return names.length > 0
+      ? names.map((name) => `applied      ${name}`)
+      : ['nothing to do: everything is applied'];
+  },
+  async rollback(knex, argument) {
+    const names = await migrateRollback(knex, argument === 'all');
+    return names.length > 0
+      ? names.map((name) => `rolled back  ${name}`)
+      : ['nothing to do: nothing is applied'];
+  },
+  async status(knex) {
+    const states = await migrationStatus(knex);
+    return states.map(({ name, applied }) => `${applied ? 'applied' : 'pending'}      ${name}`);
+  },
+  async unlock(knex) {
+    await unlockMigrations(knex);
+    return ['the lock is free'];
+  },
+};
+
+async function make(name: string | undefined): Promise<void> {
+  if (name === undefined || !/^[a-z][a-z\d_]*$/.test(name)) {
+    throw new Error('a migration needs a name of lower-case letters, digits and _: make add_titles');
+  }
+  const stamp = new Date().toISOString().replace(/\D/g, '').slice(0, 14);
+  const file = join(FOLDER, `${stamp}_${name}.ts`);
+  await writeFile(file, EMPTY, { flag: 'wx' });
+  console.log(`wrote ${relative(process.cwd(), file)}`);
+}
+
+async function main([name, argument]: readonly string[]): Promise<void> {
+  if (name === 'make') return make(argument);
+  const command = Object.hasOwn(commands, name ?? '') ? commands[name ?? ''] : undefined;
+  if (!command) throw new Error(USAGE);
+  const options: DatabaseOptions = { ...loadConfig(loadEnvironment()).database, queryTimeoutMs: 0 };
+  const knex = createKnex(options);
+  try {
+    console.log(describeTarget(options));
+    for (const line of await command(knex, argument)) console.log(line);
+  } finally {
+    await knex.destroy();
+  }
+}
+
+function explained(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  if (error.name !== 'MigrationLocked') return error.message;
+  return `${error.message}: another process is migrating, or one died while it did; then free it with: node scripts/migrate.ts unlock`;
+}
+
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  console.error(error instanceof ConfigError ? error.message : explained(error));
+  process.exitCode = 1;
+}

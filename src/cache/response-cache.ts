@@ -1,0 +1,38 @@
+import { hash } from 'node:crypto';
+import { LRUCache } from 'lru-cache';
+import type { CacheHit, ModelReply, ModelRequest, ResponseCache } from '../domain/ports.ts';
+
+/** What an entry costs beside its text: key, object, list links. Rounded up from a heap snapshot. */
+const ENTRY_OVERHEAD = 512;
+
+/** Two bytes a UTF-16 unit: the upper bound of what V8 keeps for a string. */
+function sizeOf(reply: ModelReply): number {
+  return reply.content.length * 2 + ENTRY_OVERHEAD;
+}
+
+/**
+ * @param maxBytes bound on all entries together; 0 turns the cache off
+ * @param ttlMs how long a reply is served; 0 turns the cache off
+ */
+export function createResponseCache(maxBytes: number, ttlMs: number): ResponseCache {
+  const enabled = maxBytes > 0 && ttlMs > 0;
+  const entries = enabled
+    ? new LRUCache<string, ModelReply>({ maxSize: maxBytes, ttl: ttlMs, sizeCalculation: sizeOf })
+    : undefined;
+
+  return {
+    enabled,
+    keyOf(request: ModelRequest): string {
+      const { model, messages, temperature, maxTokens } = request;
+      const parts = [model, temperature ?? null, maxTokens ?? null, messages.map((m) => [m.role, m.content])];
+      return hash('sha256', JSON.stringify(parts), 'base64url');
+    },
+    get(key: string): CacheHit | undefined {
+      const reply = entries?.get(key);
+      return reply && { reply, ttlMs: entries?.getRemainingTTL(key) ?? 0 };
+    },
+    set(key: string, reply: ModelReply): void {
+      entries?.set(key, reply);
+    },
+  };
+}

@@ -1,0 +1,135 @@
+/** The composition root: builds every part once, in the order in which they need each other. */
+import { v7 as uuidv7 } from 'uuid';
+import { createResponseCache } from './cache/response-cache.ts';
+import type { Config } from './config.ts';
+import { type Database, openDatabase } from './db/database.ts';
+import { prepareSchema } from './db/prepare.ts';
+import { AppError } from './domain/errors.ts';
+import type { Clock, IdSource } from './domain/ports.ts';
+import { createApp } from './http/app.ts';
+import { HttpServer } from './http/server.ts';
+import { startPurgeJob } from './jobs/purge-job.ts';
+import { startDemoModel } from './llm/demo.ts';
+import { createChatModel } from './llm/model.ts';
+import type { Logger } from './logger.ts';
+import type { RequestContext } from './request-context.ts';
+import { ChatService } from './services/chat.ts';
+import { ConversationService } from './services/conversations.ts';
+import { Generations } from './services/generations.ts';
+import { HealthService } from './services/health.ts';
+import { PurgeService } from './services/purge.ts';
+import { createTextFormat } from './text/index.ts';
+
+/** What tests put in place of the real thing. */
+export interface Overrides {
+  readonly clock?: Clock;
+  readonly ids?: IdSource;
+  readonly requestTimeoutMs?: number;
+  readonly headersTimeoutMs?: number;
+}
+
+export interface RunningServer {
+  readonly url: string;
+  readonly database: Database;
+  /** Ends in order: not ready, no new connections, replies finish within the grace, saved, closed. Once is enough. */
+  stop(): Promise<void>;
+}
+
+/** After the grace, how long a broken-off reply may still take to be saved and its last event to leave. */
+const LAST_WORDS_MS = 3000;
+
+const systemClock: Clock = { now: () => Date.now() };
+const uuidSource: IdSource = { next: () => uuidv7() };
+
+/** @returns after the port is open */
+export async function startServer(
+  config: Config,
+  version: string,
+  log: Logger,
+  context: RequestContext,
+  overrides: Overrides = {},
+): Promise<RunningServer> {
+  const clock = overrides.clock ?? systemClock;
+  const ids = overrides.ids ?? uuidSource;
+  const { ttlMs } = config.chat;
+
+  const database = openDatabase(config.database, log);
+  const quit = new AbortController();
+  const { autoMigrate } = config.database;
+  const schema = await prepareSchema(database, { autoMigrate, signal: quit.signal }, log).catch(
+    async (error: unknown) => {
+      await database.close();
+      throw error;
+    },
+  );
+  const demo = config.model.demo ? await startDemoModel() : undefined;
+  const model = createChatModel(demo ? { ...config.model, baseUrl: demo.baseUrl } : config.model, log);
+  const cache = createResponseCache(config.cache.maxBytes, config.cache.ttlMs);
+  const generations = new Generations(model, cache, config.chat.maxGenerations, log);
+  const { conversations: repository, writer } = database;
+  const chat = new ChatService(config.chat, {
+    conversations: repository,
+    writer,
+    generations,
+    clock,
+    ids,
+    log,
+  });
+  const conversations = new ConversationService(repository, clock, ttlMs);
+  const health = new HealthService(repository, model, config.model.demo);
+  const purge = new PurgeService(database.purge, clock, ttlMs, log);
+  const text = createTextFormat();
+  const options = { ...config.http, version, messageMaxChars: config.chat.messageMaxChars };
+  const app = createApp(options, { chat, conversations, health, text, log, context });
+  const server = new HttpServer(app, { bodyLimit: config.http.bodyLimit, ...overrides });
+  const address = await server.listen(config.port, config.host);
+  const purgeJob = startPurgeJob(purge, config.purgeCron, log);
+
+  const stop = async () => {
+    health.stop();
+    await purgeJob.stop();
+    quit.abort();
+    await schema.done;
+    await drain(server, chat, generations, config.shutdownGraceMs);
+    await model.close();
+    await demo?.close();
+    await database.close();
+  };
+  let stopping: Promise<void> | undefined;
+  return {
+    url: address.url,
+    database,
+    stop: () => {
+      stopping ??= stop();
+      return stopping;
+    },
+  };
+}
+
+async function drain(
+  server: HttpServer,
+  chat: ChatService,
+  generations: Generations,
+  graceMs: number,
+): Promise<void> {
+  const { closed, force } = server.close();
+  const finished = Promise.all([closed, generations.idle(), chat.idle()]).then(() => {});
+  if (await within(graceMs, finished)) return;
+  generations.abortAll(
+    new AppError('shutting_down', 'This server is shutting down; ask again in a moment', { retryAfter: 3 }),
+  );
+  if (await within(LAST_WORDS_MS, finished)) return;
+  force();
+  await within(LAST_WORDS_MS, finished);
+}
+
+/** Whether `work` is done within `ms`. */
+async function within(ms: number, work: Promise<void>): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), ms);
+  });
+  const done = await Promise.race([work.then(() => true), late]);
+  clearTimeout(timer);
+  return done;
+}

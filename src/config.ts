@@ -1,0 +1,248 @@
+/** Environment → frozen configuration. The only reader of process.env. */
+import { existsSync, readFileSync } from 'node:fs';
+import { isIPv4 } from 'node:net';
+import { availableParallelism } from 'node:os';
+import { join, resolve } from 'node:path';
+import { parse } from 'dotenv';
+import { FUTURE_SETTINGS, SECRET_SETTINGS, type Settings, settingsSchema } from './settings.ts';
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+export interface DatabaseConfig {
+  readonly target:
+    | { readonly kind: 'sqlite'; readonly file: string }
+    | { readonly kind: 'mysql'; readonly url: string };
+  readonly poolMin: number;
+  readonly poolMax: number;
+  readonly acquireTimeoutMs: number;
+  readonly queryTimeoutMs: number;
+  readonly autoMigrate: boolean;
+}
+
+export interface Config {
+  readonly host: string;
+  readonly port: number;
+  readonly loopback: boolean;
+  readonly dataDir: string;
+  readonly shutdownGraceMs: number;
+  readonly workers: number;
+  readonly database: DatabaseConfig;
+  readonly model: {
+    /** No key and no base URL: the built-in demo model answers. */
+    readonly demo: boolean;
+    readonly apiKey: string | undefined;
+    readonly baseUrl: string | undefined;
+    readonly headers: Readonly<Record<string, string>>;
+    readonly timeoutMs: number;
+    readonly firstTokenTimeoutMs: number;
+    readonly idleTimeoutMs: number;
+    readonly maxRetries: number;
+    readonly replyMaxBytes: number;
+    readonly replyMaxMs: number;
+  };
+  readonly chat: {
+    readonly model: string;
+    readonly systemPrompt: string | undefined;
+    readonly temperature: number | undefined;
+    readonly maxTokens: number | undefined;
+    readonly historyLimit: number;
+    readonly messageMaxChars: number;
+    readonly maxGenerations: number;
+    /** 0: conversations are kept for ever. */
+    readonly ttlMs: number;
+  };
+  readonly cache: { readonly maxBytes: number; readonly ttlMs: number };
+  readonly purgeCron: string;
+  readonly http: {
+    readonly bodyLimit: number;
+    readonly corsOrigins: '*' | 'loopback' | readonly string[];
+    readonly trustProxy: number | readonly string[];
+    readonly heartbeatMs: number;
+    readonly openMs: number;
+  };
+  readonly log: { readonly level: string; readonly pretty: boolean; readonly file: string | undefined };
+  /** What differs from the defaults, secrets masked; for the start log. */
+  readonly changed: Readonly<Record<string, string>>;
+  readonly warnings: readonly string[];
+}
+
+/** One line per fault; `message` is all of them. */
+export class ConfigError extends Error {
+  constructor(faults: readonly string[]) {
+    super(faults.join('\n'));
+    this.name = 'ConfigError';
+  }
+}
+
+/** The process's environment over `.env.<NODE_ENV>` over `.env`, both read from `directory` where they exist. */
+export function loadEnvironment(
+  directory = process.cwd(),
+  environment: Environment = process.env,
+): Record<string, string | undefined> {
+  const merged: Record<string, string | undefined> = {};
+  const files = ['.env', ...(environment.NODE_ENV ? [`.env.${environment.NODE_ENV}`] : [])];
+  for (const file of files.map((name) => join(directory, name))) {
+    if (existsSync(file)) Object.assign(merged, parse(readFileSync(file)));
+  }
+  for (const [name, value] of Object.entries(environment)) if (value !== undefined) merged[name] = value;
+  return merged;
+}
+
+function shown(name: string, text: string): string {
+  return SECRET_SETTINGS.has(name) ? 'a value that is not shown here' : JSON.stringify(text);
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'));
+}
+
+/** An empty variable counts as unset: that is what `NAME=` in a file means to people. */
+function readSettings(environment: Environment): Settings {
+  const given = Object.fromEntries(Object.entries(environment).filter(([, text]) => text !== ''));
+  const parsed = settingsSchema.safeParse(given);
+  if (parsed.success) return parsed.data;
+  throw new ConfigError(
+    parsed.error.issues.map((issue) => {
+      const name = String(issue.path[0]);
+      return `${name} ${issue.message}; it is ${shown(name, String(environment[name]))}`;
+    }),
+  );
+}
+
+function databaseTarget(settings: Settings): DatabaseConfig['target'] {
+  const url = settings.DATABASE_URL;
+  if (url === undefined) return { kind: 'sqlite', file: resolve(settings.DATA_DIR, 'chat.sqlite') };
+  if (url.startsWith('sqlite:'))
+    return { kind: 'sqlite', file: resolve(url.replace(/^sqlite:(\/\/(?=\/))?/, '')) };
+  return { kind: 'mysql', url };
+}
+
+/** Rules between settings: each fault a line. */
+function crossFaults(settings: Settings, sqlite: boolean, loopback: boolean): string[] {
+  const faults: string[] = [];
+  if (settings.DB_POOL_MIN > settings.DB_POOL_MAX) {
+    faults.push(
+      `DB_POOL_MIN must be at most DB_POOL_MAX, which is ${settings.DB_POOL_MAX}; it is ${settings.DB_POOL_MIN}`,
+    );
+  }
+  if (sqlite && (settings.WEB_CONCURRENCY ?? 1) > 1) {
+    faults.push(
+      `WEB_CONCURRENCY must be 1 on SQLite (set DATABASE_URL to MySQL for more); it is ${settings.WEB_CONCURRENCY}`,
+    );
+  }
+  if (settings.AUTH === 'required') {
+    faults.push(
+      'AUTH=required is not in this version yet; set AUTH=off and keep strangers away by other means',
+    );
+  } else if (!loopback && settings.AUTH === undefined) {
+    faults.push(
+      `HOST ${JSON.stringify(settings.HOST)} can be reached by others and this version has no API keys yet: ` +
+        'set HOST=127.0.0.1, or AUTH=off to say that everybody who reaches the port may read and write everything',
+    );
+  }
+  return faults;
+}
+
+function changedSettings(environment: Environment, settings: Settings): Record<string, string> {
+  const defaults = settingsSchema.parse({});
+  const changed: Record<string, string> = {};
+  for (const name of settingsSchema.keyof().options) {
+    const same = JSON.stringify(settings[name]) === JSON.stringify(defaults[name]);
+    if (!same) changed[name] = SECRET_SETTINGS.has(name) ? '(set)' : String(environment[name]);
+  }
+  return changed;
+}
+
+function warningsOf(environment: Environment, settings: Settings, loopback: boolean): string[] {
+  const warnings = FUTURE_SETTINGS.filter((name) => (environment[name] ?? '') !== '').map(
+    (name) => `${name} is set, but this version does not have it yet: it has no effect`,
+  );
+  if (!loopback && settings.AUTH === 'off') {
+    warnings.push(
+      `AUTH=off on ${settings.HOST}: everybody who reaches the port may read and write everything`,
+    );
+  }
+  return warnings;
+}
+
+function modelConfig(settings: Settings): Config['model'] {
+  return {
+    demo: settings.OPENAI_API_KEY === undefined && settings.OPENAI_BASE_URL === undefined,
+    apiKey: settings.OPENAI_API_KEY,
+    baseUrl: settings.OPENAI_BASE_URL,
+    headers: settings.OPENAI_HEADERS ?? {},
+    timeoutMs: settings.OPENAI_TIMEOUT_MS,
+    firstTokenTimeoutMs: settings.OPENAI_FIRST_TOKEN_TIMEOUT_MS,
+    idleTimeoutMs: settings.OPENAI_IDLE_TIMEOUT_MS,
+    maxRetries: settings.OPENAI_MAX_RETRIES,
+    replyMaxBytes: settings.REPLY_MAX_BYTES,
+    replyMaxMs: settings.REPLY_MAX_MS,
+  };
+}
+
+function chatConfig(settings: Settings): Config['chat'] {
+  return {
+    model: settings.OPENAI_MODEL,
+    systemPrompt: settings.SYSTEM_PROMPT,
+    temperature: settings.OPENAI_TEMPERATURE,
+    maxTokens: settings.OPENAI_MAX_TOKENS,
+    historyLimit: settings.HISTORY_LIMIT,
+    messageMaxChars: settings.MESSAGE_MAX_CHARS,
+    maxGenerations: settings.MAX_GENERATIONS,
+    ttlMs: settings.CONVERSATION_TTL_HOURS * 3_600_000,
+  };
+}
+
+function deepFreeze<T extends object>(value: T): T {
+  for (const member of Object.values(value)) {
+    if (typeof member === 'object' && member !== null && !Object.isFrozen(member)) deepFreeze(member);
+  }
+  return Object.freeze(value);
+}
+
+/**
+ * Checks the environment and makes the configuration of it.
+ * @throws ConfigError with one readable line per fault
+ */
+export function loadConfig(environment: Environment, terminal = false): Config {
+  const settings = readSettings(environment);
+  const target = databaseTarget(settings);
+  const sqlite = target.kind === 'sqlite';
+  const loopback = isLoopback(settings.HOST);
+  const faults = crossFaults(settings, sqlite, loopback);
+  if (faults.length > 0) throw new ConfigError(faults);
+  return deepFreeze({
+    host: settings.HOST,
+    port: settings.PORT,
+    loopback,
+    dataDir: resolve(settings.DATA_DIR),
+    shutdownGraceMs: settings.SHUTDOWN_GRACE_MS,
+    workers: settings.WEB_CONCURRENCY ?? (sqlite ? 1 : availableParallelism()),
+    database: {
+      target,
+      poolMin: settings.DB_POOL_MIN,
+      poolMax: settings.DB_POOL_MAX,
+      acquireTimeoutMs: settings.DB_ACQUIRE_TIMEOUT_MS,
+      queryTimeoutMs: settings.DB_QUERY_TIMEOUT_MS,
+      autoMigrate: settings.DB_AUTO_MIGRATE ?? sqlite,
+    },
+    model: modelConfig(settings),
+    chat: chatConfig(settings),
+    cache: { maxBytes: settings.CACHE_MAX_BYTES, ttlMs: settings.CACHE_TTL_SECONDS * 1000 },
+    purgeCron: settings.PURGE_CRON,
+    http: {
+      bodyLimit: settings.BODY_LIMIT,
+      corsOrigins: settings.CORS_ORIGINS ?? (loopback ? 'loopback' : []),
+      trustProxy: settings.TRUST_PROXY,
+      heartbeatMs: settings.SSE_HEARTBEAT_MS,
+      openMs: settings.SSE_OPEN_MS,
+    },
+    log: {
+      level: settings.LOG_LEVEL,
+      pretty: (settings.LOG_FORMAT ?? (terminal ? 'pretty' : 'json')) === 'pretty',
+      file: settings.LOG_FILE,
+    },
+    changed: changedSettings(environment, settings),
+    warnings: warningsOf(environment, settings, loopback),
+  });
+}

@@ -1,0 +1,130 @@
+/** Rows ↔ domain. */
+import type {
+  Conversation,
+  FinishReason,
+  Instant,
+  Message,
+  MessageStatus,
+  Role,
+  Usage,
+} from '../domain/conversation.ts';
+import type { SequencedMessage } from '../domain/ports.ts';
+import type { ConversationRow, StoredMessage } from './tables.ts';
+
+/** The span that both databases hold and that sorts as text: years 1000 to 9999. */
+const EARLIEST = Date.UTC(1000, 0, 1);
+const LATEST = Date.UTC(9999, 11, 31, 23, 59, 59, 999);
+
+/**
+ * Epoch milliseconds → `YYYY-MM-DD HH:mm:ss.SSS`, UTC, in no need of the time zone of process or server. What lies
+ * outside the years 1000 to 9999 becomes the nearest bound, so that an "ever" or "never" still compares right.
+ * @throws RangeError for NaN
+ */
+export function toTime(instant: Instant): string {
+  if (Number.isNaN(instant)) throw new RangeError('not a time');
+  const iso = new Date(Math.min(Math.max(instant, EARLIEST), LATEST)).toISOString();
+  return `${iso.slice(0, 10)} ${iso.slice(11, 23)}`;
+}
+
+/**
+ * The inverse of {@link toTime}.
+ * @throws RangeError for text of another shape
+ */
+export function fromTime(text: string): Instant {
+  const instant = Date.UTC(
+    digits(text, 0, 4),
+    digits(text, 5, 7) - 1,
+    digits(text, 8, 10),
+    digits(text, 11, 13),
+    digits(text, 14, 16),
+    digits(text, 17, 19),
+    digits(text, 20, 23),
+  );
+  if (Number.isNaN(instant) || text.length !== 23) throw new RangeError('not a time of this database');
+  return instant;
+}
+
+/** Twice as fast as cutting the text up and handing it to Number. NaN where a digit is missing. */
+function digits(text: string, from: number, to: number): number {
+  let value = 0;
+  for (let index = from; index < to; index++) {
+    const digit = text.charCodeAt(index) - 48;
+    value = digit >= 0 && digit <= 9 ? value * 10 + digit : Number.NaN;
+  }
+  return value;
+}
+
+const ROLES: readonly Role[] = ['user', 'assistant'];
+const STATUSES: readonly MessageStatus[] = ['complete', 'streaming', 'incomplete', 'cancelled'];
+const FINISH_REASONS: readonly FinishReason[] = ['stop', 'length', 'content_filter', 'cancelled', 'error'];
+
+function oneOf<T extends string>(allowed: readonly T[], text: string, column: string): T {
+  const value = allowed.find((candidate) => candidate === text);
+  if (value === undefined) throw new Error(`the database holds an unknown ${column}`);
+  return value;
+}
+
+function toUsage(json: string | null): Usage | null {
+  if (json === null) return null;
+  const value: unknown = JSON.parse(json);
+  return isUsage(value) ? value : null;
+}
+
+function isUsage(value: unknown): value is Usage {
+  if (typeof value !== 'object' || value === null) return false;
+  const { prompt_tokens, completion_tokens, total_tokens } = { ...value } as Partial<Usage>;
+  return [prompt_tokens, completion_tokens, total_tokens].every((count) => typeof count === 'number');
+}
+
+export function toConversation(row: ConversationRow): Conversation {
+  return {
+    id: row.id,
+    owner: row.owner,
+    createdAt: fromTime(row.created_at),
+    lastActive: fromTime(row.last_active),
+  };
+}
+
+export function toMessage(row: StoredMessage): SequencedMessage {
+  const { finish_reason } = row;
+  return {
+    seq: row.id,
+    uid: row.uid,
+    conversationId: row.conversation_id,
+    role: oneOf(ROLES, row.role, 'role'),
+    content: row.content,
+    timestamp: fromTime(row.timestamp),
+    status: oneOf(STATUSES, row.status, 'status'),
+    replyTo: row.reply_to,
+    model: row.model,
+    finishReason: finish_reason === null ? null : oneOf(FINISH_REASONS, finish_reason, 'finish_reason'),
+    usage: toUsage(row.usage),
+  };
+}
+
+const MODEL_LENGTH = 255;
+
+/** The columns of a message in the order of {@link fromMessage}. */
+export const MESSAGE_INSERT_COLUMNS =
+  'uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, updated_at';
+
+/**
+ * A message as bindings, in the order of {@link MESSAGE_INSERT_COLUMNS}. A list, because this is the hot path.
+ * @param time its timestamp by {@link toTime}
+ */
+export function fromMessage(message: Message, time: string): (string | null)[] {
+  return [
+    message.uid,
+    message.conversationId,
+    message.role,
+    message.content,
+    time,
+    message.status,
+    message.replyTo,
+    // What a model server calls itself is no reason to lose its reply.
+    message.model?.slice(0, MODEL_LENGTH) ?? null,
+    message.finishReason,
+    message.usage && JSON.stringify(message.usage),
+    time,
+  ];
+}

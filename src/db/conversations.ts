@@ -1,0 +1,130 @@
+import type { Knex } from 'knex';
+import type { ContextMessage, Conversation, Instant } from '../domain/conversation.ts';
+import type { ConversationCursor, ConversationRepository, SequencedMessage } from '../domain/ports.ts';
+import { toConversation, toMessage, toTime } from './codec.ts';
+import { type Dialect, dialectOf } from './dialect.ts';
+import { databaseUnavailable, repeatable, transaction, translated } from './errors.ts';
+import { pendingMigrations } from './migrations.ts';
+import {
+  CONVERSATION_COLUMNS,
+  type ConversationRow,
+  MESSAGE_COLUMNS,
+  type MessageRow,
+  type StoredMessage,
+} from './tables.ts';
+
+type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to'>;
+
+/** Where a list without a cursor begins; ids are hexadecimal, so every one of them sorts before g. */
+const LAST_TIME = toTime(Number.POSITIVE_INFINITY);
+const AFTER_EVERY_ID = 'g';
+
+export class KnexConversations implements ConversationRepository {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+    this.#dialect = dialectOf(knex);
+  }
+
+  async find(id: string): Promise<Conversation | null> {
+    const [row] = await this.#select<ConversationRow>(
+      `SELECT ${CONVERSATION_COLUMNS} FROM conversations WHERE id = ?`,
+      [id],
+    );
+    return row ? toConversation(row) : null;
+  }
+
+  /**
+   * Reads back from the newest message and pairs here: nearly always one short index scan, where a join of questions
+   * and replies would need one more index on the hottest table.
+   */
+  async history(id: string, limit: number, activeSince: Instant): Promise<ContextMessage[]> {
+    const wanted = Math.floor(limit / 2);
+    const turns: [HistoryRow, HistoryRow][] = [];
+    const replies = new Map<string, HistoryRow>();
+    let page = 2 * wanted;
+    let before = Number.MAX_SAFE_INTEGER;
+    while (turns.length < wanted) {
+      const rows = await this.#newestFirst(id, page, before, activeSince);
+      for (const row of rows) collect(row, replies, turns);
+      const oldest = rows.at(-1);
+      if (!oldest || rows.length < page) break;
+      before = oldest.id;
+      page = Math.min(2 * page, 1000);
+    }
+    return turns
+      .slice(0, wanted)
+      .reverse()
+      .flatMap(([question, reply]): ContextMessage[] => [
+        { role: 'user', content: question.content },
+        { role: 'assistant', content: reply.content },
+      ]);
+  }
+
+  async messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]> {
+    const rows = await this.#select<StoredMessage>(
+      `SELECT ${MESSAGE_COLUMNS} FROM messages ${this.#dialect.by('messages_conversation')}
+       WHERE conversation_id = ? AND id > ? ORDER BY id LIMIT ?`,
+      [id, afterSeq, limit],
+    );
+    return rows.map(toMessage);
+  }
+
+  async list(
+    limit: number,
+    before: ConversationCursor | null,
+    activeSince: Instant,
+  ): Promise<Conversation[]> {
+    const until = before ? toTime(before.lastActive) : LAST_TIME;
+    const rows = await this.#select<ConversationRow>(
+      `SELECT ${CONVERSATION_COLUMNS} FROM conversations ${this.#dialect.by('conversations_last_active')}
+       WHERE last_active >= ? AND last_active <= ? AND (last_active < ? OR id < ?)
+       ORDER BY last_active DESC, id DESC LIMIT ?`,
+      [toTime(activeSince), until, until, before?.id ?? AFTER_EVERY_ID, limit],
+    );
+    return rows.map(toConversation);
+  }
+
+  /** Not tried again when the connection broke: the second try would say that there was none. */
+  async delete(id: string): Promise<boolean> {
+    try {
+      const count = await transaction(this.#knex, (trx) => trx('conversations').where({ id }).delete());
+      return count > 0;
+    } catch (error) {
+      throw translated(error);
+    }
+  }
+
+  async check(): Promise<void> {
+    const pending = await repeatable(() => pendingMigrations(this.#knex));
+    if (pending.length > 0) {
+      const detail = 'The schema of the database is older than this version: run npm run migrate';
+      throw databaseUnavailable(`pending migrations: ${pending.join(', ')}`, detail);
+    }
+  }
+
+  #newestFirst(id: string, limit: number, before: number, activeSince: Instant): Promise<HistoryRow[]> {
+    return this.#select(
+      `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to
+       FROM conversations c JOIN messages m ${this.#dialect.by('messages_conversation')} ON m.conversation_id = c.id
+       WHERE c.id = ? AND c.last_active >= ? AND m.id < ? ORDER BY m.id DESC LIMIT ?`,
+      [id, toTime(activeSince), before, limit],
+    );
+  }
+
+  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
+    return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+  }
+}
+
+/** Rows come newest first, so all replies to a question have been seen when the question comes; the newest counts. */
+function collect(row: HistoryRow, replies: Map<string, HistoryRow>, turns: [HistoryRow, HistoryRow][]): void {
+  if (row.role === 'user') {
+    const reply = replies.get(row.uid);
+    if (reply) turns.push([row, reply]);
+  } else if (row.reply_to !== null && row.status !== 'streaming' && row.content !== '') {
+    if (!replies.has(row.reply_to)) replies.set(row.reply_to, row);
+  }
+}

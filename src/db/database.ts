@@ -1,0 +1,59 @@
+import type { Knex } from 'knex';
+import type { Logger } from 'pino';
+import type { ConversationRepository, PurgeStore, TurnWriter } from '../domain/ports.ts';
+import { createKnex, type DatabaseOptions, describeTarget } from './client.ts';
+import { KnexConversations } from './conversations.ts';
+import { dialectOf } from './dialect.ts';
+import { migrateLatest, pendingMigrations } from './migrations.ts';
+import { KnexPurgeStore } from './purge-store.ts';
+import { GroupCommitWriter } from './turn-writer.ts';
+
+export interface Database {
+  /** The pool that everything but the writer uses. */
+  readonly knex: Knex;
+  readonly conversations: ConversationRepository;
+  readonly writer: TurnWriter;
+  readonly purge: PurgeStore;
+  /** `SQLite data/chat.sqlite` or `MySQL host:3306/database`: for logs and health, without user and password. */
+  describe(): string;
+  /** The names of the migrations that are not applied yet. Rejects with the driver's error. */
+  pendingMigrations(): Promise<string[]>;
+  /** Applies them, however long that takes, and resolves to their names. Rejects with the driver's error. */
+  migrate(): Promise<string[]>;
+  /** Waits until everything handed to the writer is settled, then closes every connection. */
+  close(): Promise<void>;
+}
+
+/**
+ * Connects to nothing yet: the server starts, and says that it is not ready, while the database is away.
+ * @throws Error with one readable line when the URL is not one
+ */
+export function openDatabase(options: DatabaseOptions, logger: Logger): Database {
+  const knex = createKnex(options, logger);
+  // A connection of the writer's own: however busy the readers are, what was said is saved.
+  const ownPool = dialectOf(knex).pooled;
+  const writerKnex = ownPool ? createKnex({ ...options, poolMin: 0, poolMax: 1 }, logger) : knex;
+  const writer = new GroupCommitWriter(writerKnex, logger);
+  return {
+    knex,
+    conversations: new KnexConversations(knex),
+    writer,
+    purge: new KnexPurgeStore(knex),
+    describe: () => describeTarget(options),
+    pendingMigrations: () => pendingMigrations(knex),
+    migrate: () => migrate(options, logger),
+    async close() {
+      await writer.close();
+      await Promise.all([knex.destroy(), ownPool ? writerKnex.destroy() : undefined]);
+    },
+  };
+}
+
+async function migrate(options: DatabaseOptions, logger: Logger): Promise<string[]> {
+  const patient = createKnex({ ...options, queryTimeoutMs: 0 }, logger);
+  try {
+    return await migrateLatest(patient);
+  } finally {
+    await patient.destroy();
+  }
+}

@@ -1,0 +1,197 @@
+/** Everything in which MySQL (MariaDB too) and SQLite differ. Nowhere else asks which of them it is. */
+import openKnex, { type Knex } from 'knex';
+import type { ConversationRow } from './tables.ts';
+
+/** Lets an advisory lock go. Never rejects: a lock whose connection broke is free already. */
+export type Unlock = () => Promise<void>;
+
+export interface Dialect {
+  readonly product: 'MySQL' | 'SQLite';
+  /**
+   * Several connections at once. Without it there is one, which a transaction holds: a statement beside that
+   * transaction waits until it ends.
+   */
+  readonly pooled: boolean;
+  /** After `VALUES …` of conversations: one that is there keeps its row, and its activity only moves forward. */
+  readonly onKnownConversation: string;
+  /** After `VALUES …` of messages: one that is there stays as it is. Any other fault of a row is still an error. */
+  readonly onKnownMessage: string;
+  /**
+   * Locks those conversations that are there until the transaction ends and tells their activity. Must be the first
+   * statement of a transaction. Whoever deletes messages locks their conversation first, so they are safe too.
+   */
+  lockConversations(trx: Knex, ids: readonly string[]): Promise<LockedConversation[]>;
+  /**
+   * The hint, after a table's name, to read it by that index. MySQL likes to follow the primary key from one end of a
+   * large table when a LIMIT makes it hope to be lucky soon; SQLite needs no telling.
+   */
+  by(index: string): string;
+  /** Runs a query that is plain SQL, for paths where Knex's builder would cost more than the query. */
+  select<Row>(knex: Knex, sql: string, bindings: readonly Value[]): Promise<Row[]>;
+  /** Runs the SQL of one migration step: one statement on MySQL, which cannot take DDL back. */
+  ddl(knex: Knex, sql: { readonly mysql: string; readonly sqlite: readonly string[] }): Promise<void>;
+  /**
+   * Takes a lock among all processes on this database, waiting up to `waitSeconds`; null when another holds it.
+   * Where the database has no such thing nothing is locked.
+   */
+  advisoryLock(knex: Knex, name: string, waitSeconds: number): Promise<Unlock | null>;
+}
+
+type Value = string | number;
+
+export type LockedConversation = Pick<ConversationRow, 'id' | 'last_active'>;
+
+/** `transient`: the same transaction may well work now; `lost`: the connection broke, another one may work. */
+export type Fault = 'transient' | 'lost' | 'unavailable';
+
+/** `?, ?, ?` */
+export function placeholders(count: number): string {
+  return Array(count).fill('?').join(', ');
+}
+
+/** The longest that a timer takes; an idle connection that holds a lock must not be closed. */
+const FOR_EVER = 2 ** 31 - 1;
+
+const mysql: Dialect = {
+  product: 'MySQL',
+  pooled: true,
+  onKnownConversation: 'ON DUPLICATE KEY UPDATE last_active = GREATEST(last_active, VALUES(last_active))',
+  onKnownMessage: 'ON DUPLICATE KEY UPDATE uid = uid',
+  by: (index) => `FORCE INDEX (${index})`,
+
+  // By the primary key whatever the optimizer thinks of a small table: all processes then lock in the same order.
+  lockConversations(trx, ids) {
+    return this.select(
+      trx,
+      `SELECT id, last_active FROM conversations ${this.by('PRIMARY')}
+       WHERE id IN (${placeholders(ids.length)}) ORDER BY id FOR UPDATE`,
+      ids,
+    );
+  },
+
+  async select<Row>(knex: Knex, sql: string, bindings: readonly Value[]) {
+    const [rows = []] = await knex.raw<[Row[]]>(sql, bindings);
+    return rows;
+  },
+
+  async ddl(knex, sql) {
+    await knex.raw(sql.mysql);
+  },
+
+  // On a connection beside the pool: whatever runs under the lock may need all that the pool has.
+  async advisoryLock(knex, name, waitSeconds) {
+    const { config } = knex.client;
+    const session = openKnex({
+      ...config,
+      pool: { ...config.pool, min: 0, max: 1, idleTimeoutMillis: FOR_EVER },
+    });
+    // A lock's name is one for the whole server and at most 64 characters long, as a database's may be by itself.
+    const scoped = `CONCAT(?, ':', IF(CHAR_LENGTH(DATABASE()) > 40, LEFT(SHA2(DATABASE(), 256), 40), DATABASE()))`;
+    const unlock = async (): Promise<void> => {
+      await session.raw(`DO RELEASE_LOCK(${scoped})`, [name]).catch(() => {});
+      await session.destroy();
+    };
+    try {
+      const sql = `SELECT GET_LOCK(${scoped}, ?) AS got`;
+      const [row] = await this.select<{ got: number | null }>(session, sql, [name, waitSeconds]);
+      if (row?.got === 1) return unlock;
+    } catch (error) {
+      await session.destroy();
+      throw error;
+    }
+    await session.destroy();
+    return null;
+  },
+};
+
+const sqlite: Dialect = {
+  product: 'SQLite',
+  pooled: false,
+  onKnownConversation: 'ON CONFLICT (id) DO UPDATE SET last_active = MAX(last_active, excluded.last_active)',
+  onKnownMessage: 'ON CONFLICT (uid) DO NOTHING',
+  by: () => '',
+
+  // A transaction that reads first and writes later fails at once when another process wrote in between; one that
+  // starts with a write, even of nothing, waits for its turn.
+  async lockConversations(trx, ids) {
+    await trx.raw('UPDATE conversations SET last_active = last_active WHERE 0');
+    return this.select(
+      trx,
+      `SELECT id, last_active FROM conversations WHERE id IN (${placeholders(ids.length)})`,
+      ids,
+    );
+  },
+
+  async select(knex, sql, bindings) {
+    const answer = await knex.raw(sql, bindings);
+    return answer;
+  },
+
+  async ddl(knex, sql) {
+    for (const statement of sql.sqlite) await knex.raw(statement);
+  },
+
+  async advisoryLock() {
+    return async () => {};
+  },
+};
+
+/** The dialect that a Knex instance, or a transaction of it, speaks. */
+export function dialectOf(knex: Knex): Dialect {
+  const driver: unknown = knex.client.driverName;
+  return driver === 'better-sqlite3' ? sqlite : mysql;
+}
+
+const FAULTS: Readonly<Record<Fault, readonly string[]>> = {
+  transient: ['ER_LOCK_DEADLOCK', 'ER_LOCK_WAIT_TIMEOUT', 'ER_CHECKREAD', 'SQLITE_BUSY', 'SQLITE_LOCKED'],
+  lost: [
+    'PROTOCOL_CONNECTION_LOST',
+    'ECONNRESET',
+    'EPIPE',
+    'ER_CONNECTION_KILLED',
+    'ER_SERVER_SHUTDOWN',
+    'ER_CLIENT_INTERACTION_TIMEOUT',
+  ],
+  unavailable: [
+    'ECONNREFUSED',
+    'ETIMEDOUT',
+    'ENOTFOUND',
+    'EAI_AGAIN',
+    'EHOSTUNREACH',
+    'ENETUNREACH',
+    'PROTOCOL_SEQUENCE_TIMEOUT',
+    'ER_CON_COUNT_ERROR',
+    'ER_TOO_MANY_USER_CONNECTIONS',
+    'ER_USER_LIMIT_REACHED',
+    'ER_HOST_IS_BLOCKED',
+    'ER_ACCESS_DENIED_ERROR',
+    'ER_DBACCESS_DENIED_ERROR',
+    'ER_BAD_DB_ERROR',
+    'ER_OPTION_PREVENTS_STATEMENT',
+    'ER_READ_ONLY_MODE',
+    'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
+    'ER_DISK_FULL',
+    'ER_RECORD_FILE_FULL',
+    'ER_OUT_OF_RESOURCES',
+    'ER_QUERY_INTERRUPTED',
+    'ER_QUERY_TIMEOUT',
+    'ER_STATEMENT_TIMEOUT',
+    'SQLITE_FULL',
+    'SQLITE_IOERR',
+    'SQLITE_CANTOPEN',
+    'SQLITE_READONLY',
+    'SQLITE_NOMEM',
+  ],
+};
+
+const FAULT_OF_CODE = new Map<string, Fault>(
+  (['transient', 'lost', 'unavailable'] as const).flatMap((fault) =>
+    FAULTS[fault].map((code) => [code, fault]),
+  ),
+);
+
+/** What a driver's error code says; undefined when the fault lies in the statement or its data. */
+export function faultOfCode(code: string): Fault | undefined {
+  // SQLite's extended codes, such as SQLITE_IOERR_FSYNC, begin with the plain one.
+  return FAULT_OF_CODE.get(code.startsWith('SQLITE_') ? code.split('_', 2).join('_') : code);
+}

@@ -1,0 +1,72 @@
+/** What the drivers throw → what the rest of the program understands, and which of it is worth another try. */
+import type { Knex } from 'knex';
+import { AppError } from '../domain/errors.ts';
+import { type Fault, faultOfCode } from './dialect.ts';
+
+const RETRY_AFTER_SECONDS = 2;
+const TRANSIENT_RETRIES = 3;
+
+/** Errors that carry no code: of the driver after a connection ended, and of the pool. */
+const LOST = /add new command when connection is in closed state/;
+const NO_CONNECTION = /Unable to acquire a connection|^aborted$|operation timed out/;
+
+/** What kind of fault of the database an error is; undefined when it lies in the statement or its data. */
+export function faultOf(error: unknown): Fault | undefined {
+  if (!(error instanceof Error)) return undefined;
+  const known = 'code' in error && typeof error.code === 'string' ? faultOfCode(error.code) : undefined;
+  if (known) return known;
+  if (LOST.test(error.message)) return 'lost';
+  if (error.name === 'KnexTimeoutError' || NO_CONNECTION.test(error.message)) return 'unavailable';
+  return 'fatal' in error && error.fatal === true ? 'unavailable' : undefined;
+}
+
+/** A deadlock, a lock that was not had in time, a busy file: the same transaction may well work now. */
+export function isTransient(error: unknown): boolean {
+  return faultOf(error) === 'transient';
+}
+
+export function databaseUnavailable(cause: unknown, detail = 'The database does not answer'): AppError {
+  return new AppError('database_unavailable', detail, { cause, retryAfter: RETRY_AFTER_SECONDS });
+}
+
+/** `database_unavailable` for every fault of the database itself; any other error as it is. */
+export function translated(error: unknown): unknown {
+  return faultOf(error) ? databaseUnavailable(error) : error;
+}
+
+/**
+ * Runs what may be run twice: a read, or a write that changes nothing when repeated. Once more when the connection
+ * broke under it, so that a pooled connection which died unnoticed fails nobody.
+ * @throws AppError `database_unavailable`
+ */
+export async function repeatable<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (faultOf(error) !== 'lost') throw translated(error);
+  }
+  return work().catch((error: unknown) => {
+    throw translated(error);
+  });
+}
+
+/**
+ * A transaction, run again as a whole at most three times while its fault is transient. After any other fault it is
+ * unknown to the caller whether it was committed: see {@link repeatable}.
+ * @throws the driver's error
+ */
+export async function transaction<T>(knex: Knex, work: (trx: Knex.Transaction) => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await knex.transaction(work);
+    } catch (error) {
+      if (attempt === TRANSIENT_RETRIES || !isTransient(error)) throw error;
+      await pause(attempt);
+    }
+  }
+}
+
+/** Long enough for the other side to be through, and different for two that met. */
+function pause(attempt: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, (attempt + Math.random()) * 10));
+}

@@ -1,0 +1,104 @@
+/** Which changes of the schema there are, which are applied, and applying them. */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import type { Knex } from 'knex';
+import { dialectOf } from './dialect.ts';
+
+const FOLDER = fileURLToPath(new URL('../../migrations/', import.meta.url));
+const TABLE = 'knex_migrations';
+/** How long a process waits for another one that is migrating the same database. */
+const WAIT_SECONDS = 60;
+
+export interface MigrationState {
+  readonly name: string;
+  readonly applied: boolean;
+}
+
+/**
+ * The files of a folder, in the order of their names. A migration's name is its file's without the extension:
+ * the database remembers names, and a file that was renamed from .js to .ts must not look like a lost one.
+ */
+export class MigrationFolder implements Knex.MigrationSource<string> {
+  readonly #folder: string;
+
+  constructor(folder = FOLDER) {
+    this.#folder = folder;
+  }
+
+  async getMigrations(): Promise<string[]> {
+    const files = await readdir(this.#folder);
+    return files.filter((file) => /\.m?[jt]s$/.test(file) && !file.endsWith('.d.ts')).sort();
+  }
+
+  getMigrationName(file: string): string {
+    return file.replace(/\.m?[jt]s$/, '');
+  }
+
+  async getMigration(file: string): Promise<Knex.Migration> {
+    return import(pathToFileURL(join(this.#folder, file)).href);
+  }
+
+  async names(): Promise<string[]> {
+    return (await this.getMigrations()).map((file) => this.getMigrationName(file));
+  }
+}
+
+/** Knex's `migrations` settings; its command line needs the extension for `migrate:make`. */
+export function migrationSettings(): Knex.MigratorConfig {
+  return { migrationSource: new MigrationFolder(), tableName: TABLE, extension: 'ts' };
+}
+
+/** Every migration of this version, in order; reads only, an empty database stays empty. */
+export async function migrationStatus(knex: Knex, source = new MigrationFolder()): Promise<MigrationState[]> {
+  const [names, applied] = await Promise.all([source.names(), appliedNames(knex)]);
+  return names.map((name) => ({ name, applied: applied.has(name) }));
+}
+
+/** The names that are not applied yet, in order. Ones that only a newer version knows do not count. */
+export async function pendingMigrations(knex: Knex, source = new MigrationFolder()): Promise<string[]> {
+  const states = await migrationStatus(knex, source);
+  return states.filter((state) => !state.applied).map((state) => state.name);
+}
+
+async function appliedNames(knex: Knex): Promise<Set<string>> {
+  try {
+    return new Set(await knex(TABLE).pluck<string[]>('name'));
+  } catch (error) {
+    if (await knex.schema.hasTable(TABLE)) throw error;
+    return new Set();
+  }
+}
+
+/**
+ * Applies what is pending, one process at a time, and says what that was.
+ * @throws Error `MigrationLocked` when Knex's own lock is taken, also by a process that died while it migrated
+ */
+export async function migrateLatest(knex: Knex, source = new MigrationFolder()): Promise<string[]> {
+  return locked(knex, () => knex.migrate.latest({ migrationSource: source }));
+}
+
+/** Takes back what the last {@link migrateLatest} applied, or everything, and says what that was. */
+export async function migrateRollback(
+  knex: Knex,
+  all = false,
+  source = new MigrationFolder(),
+): Promise<string[]> {
+  return locked(knex, () => knex.migrate.rollback({ migrationSource: source }, all));
+}
+
+/** Frees Knex's lock after a process died while it migrated. */
+export async function unlockMigrations(knex: Knex): Promise<void> {
+  await knex.migrate.forceFreeMigrationsLock();
+}
+
+async function locked(knex: Knex, work: () => Promise<[number, string[]]>): Promise<string[]> {
+  const unlock = await dialectOf(knex).advisoryLock(knex, 'chat-migrate', WAIT_SECONDS);
+  if (!unlock) throw new Error(`another process has been migrating this database for ${WAIT_SECONDS} s`);
+  try {
+    const [, names] = await work();
+    return names;
+  } finally {
+    await unlock();
+  }
+}

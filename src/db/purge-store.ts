@@ -1,0 +1,82 @@
+import type { Knex } from 'knex';
+import type { Instant } from '../domain/conversation.ts';
+import type { PurgeCount, PurgeStore } from '../domain/ports.ts';
+import { toTime } from './codec.ts';
+import { dialectOf } from './dialect.ts';
+import { repeatable, transaction, translated } from './errors.ts';
+
+const NOTHING: PurgeCount = { conversations: 0, messages: 0 };
+
+export class KnexPurgeStore implements PurgeStore {
+  readonly #knex: Knex;
+  #purging = false;
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+  }
+
+  async countExpired(cutoff: Instant): Promise<PurgeCount> {
+    const time = toTime(cutoff);
+    return repeatable(async () => {
+      const [conversations] = await this.#knex('conversations')
+        .where('last_active', '<', time)
+        .count({ count: '*' });
+      const [messages] = await this.#knex('conversations')
+        .join('messages', 'messages.conversation_id', 'conversations.id')
+        .where('last_active', '<', time)
+        .count({ count: '*' });
+      return { conversations: Number(conversations?.count ?? 0), messages: Number(messages?.count ?? 0) };
+    });
+  }
+
+  /** Candidates are looked for without a lock; all of a batch may be in use again, then the next are looked for. */
+  async deleteExpired(cutoff: Instant, limit: number): Promise<PurgeCount> {
+    const time = toTime(cutoff);
+    for (;;) {
+      const ids = await repeatable(() => this.#candidates(time, limit));
+      if (ids.length === 0) return NOTHING;
+      const count = await this.#delete(ids, time);
+      if (count.conversations > 0) return count;
+    }
+  }
+
+  async exclusively(work: () => Promise<void>): Promise<boolean> {
+    if (this.#purging) return false;
+    this.#purging = true;
+    try {
+      const unlock = await repeatable(() => dialectOf(this.#knex).advisoryLock(this.#knex, 'chat-purge', 0));
+      if (!unlock) return false;
+      await work().finally(unlock);
+      return true;
+    } finally {
+      this.#purging = false;
+    }
+  }
+
+  #candidates(time: string, limit: number): Promise<string[]> {
+    return this.#knex('conversations')
+      .where('last_active', '<', time)
+      .orderBy('last_active')
+      .limit(limit)
+      .pluck('id');
+  }
+
+  async #delete(candidates: readonly string[], time: string): Promise<PurgeCount> {
+    const dialect = dialectOf(this.#knex);
+    try {
+      return await transaction(this.#knex, async (trx) => {
+        const locked = await dialect.lockConversations(trx, [...candidates].sort());
+        const ids = locked.filter((row) => row.last_active < time).map((row) => row.id);
+        if (ids.length === 0) return NOTHING;
+        const [messages] = await trx('messages').whereIn('conversation_id', ids).count({ count: '*' });
+        const conversations = await trx('conversations')
+          .whereIn('id', ids)
+          .where('last_active', '<', time)
+          .delete();
+        return { conversations, messages: Number(messages?.count ?? 0) };
+      });
+    } catch (error) {
+      throw translated(error);
+    }
+  }
+}

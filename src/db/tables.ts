@@ -1,0 +1,39 @@
+/** The tables as the drivers give them: times are UTC text `YYYY-MM-DD HH:mm:ss.SSS`, `usage` is JSON text. */
+
+export interface ConversationRow {
+  id: string;
+  owner: string | null;
+  created_at: string;
+  last_active: string;
+}
+
+export interface MessageRow {
+  id: number;
+  uid: string;
+  conversation_id: string;
+  role: string;
+  content: string;
+  timestamp: string;
+  status: string;
+  reply_to: string | null;
+  model: string | null;
+  finish_reason: string | null;
+  usage: string | null;
+  updated_at: string;
+}
+
+declare module 'knex/types/tables.js' {
+  interface Tables {
+    conversations: ConversationRow;
+    messages: MessageRow;
+  }
+}
+
+/** What readers of messages get; `updated_at` is for what follows changes. */
+export type StoredMessage = Omit<MessageRow, 'updated_at'>;
+
+export const CONVERSATION_COLUMNS = 'id, owner, created_at, last_active';
+
+/** `usage` is a word of MySQL's own; both databases take the backticks. */
+export const MESSAGE_COLUMNS =
+  'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`';

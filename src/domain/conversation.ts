@@ -1,0 +1,45 @@
+/** All times in the domain are epoch milliseconds, UTC; the edges format them. */
+export type Instant = number;
+
+export type Role = 'user' | 'assistant';
+
+/** `streaming`: still being written; `incomplete`: broken off by a fault or a cap; `cancelled`: stopped by a caller. */
+export type MessageStatus = 'complete' | 'streaming' | 'incomplete' | 'cancelled';
+
+export type FinishReason = 'stop' | 'length' | 'content_filter' | 'cancelled' | 'error';
+
+/** Token counts as the model server reports them. */
+export interface Usage {
+  readonly prompt_tokens: number;
+  readonly completion_tokens: number;
+  readonly total_tokens: number;
+}
+
+export interface Conversation {
+  readonly id: string;
+  readonly owner: string | null;
+  readonly createdAt: Instant;
+  readonly lastActive: Instant;
+}
+
+export interface Message {
+  /** UUIDv7, the public id; what makes every write repeatable. */
+  readonly uid: string;
+  readonly conversationId: string;
+  readonly role: Role;
+  /** The model's or the user's own text, byte for byte; for a reply always Markdown. */
+  readonly content: string;
+  readonly timestamp: Instant;
+  readonly status: MessageStatus;
+  /** For a reply: the uid of the user message it answers. */
+  readonly replyTo: string | null;
+  readonly model: string | null;
+  readonly finishReason: FinishReason | null;
+  readonly usage: Usage | null;
+}
+
+/** A message as the model sees it. */
+export interface ContextMessage {
+  readonly role: 'system' | Role;
+  readonly content: string;
+}

@@ -1,0 +1,166 @@
+/** What the services need from the world. Implemented in db/, llm/, cache/ and text/; faked in unit tests. */
+import type { ContextMessage, Conversation, FinishReason, Instant, Message, Usage } from './conversation.ts';
+
+/** A message with its place in the conversation: `seq` is the row number, growing, never reused. */
+export interface SequencedMessage extends Message {
+  readonly seq: number;
+}
+
+/** Where a page of conversations (newest activity first) goes on. */
+export interface ConversationCursor {
+  readonly lastActive: Instant;
+  readonly id: string;
+}
+
+/** Reads and the delete. Every method rejects with AppError `database_unavailable` when the database is away. */
+export interface ConversationRepository {
+  /** The conversation, expired or not; null when there is none. */
+  find(id: string): Promise<Conversation | null>;
+  /**
+   * The newest whole turns (user message and its reply, paired by `replyTo`), at most `limit` messages, oldest
+   * first; empty when the conversation is unknown or was last active before `activeSince`.
+   * A turn without a reply, or whose reply is empty or still streaming, is left out.
+   */
+  history(id: string, limit: number, activeSince: Instant): Promise<ContextMessage[]>;
+  /** Messages after `afterSeq` (0: from the first), oldest first, at most `limit`. */
+  messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]>;
+  /** Conversations last active at `activeSince` or later, newest activity first, then by id descending. */
+  list(limit: number, before: ConversationCursor | null, activeSince: Instant): Promise<Conversation[]>;
+  /** Deletes the conversation with all its messages. False when there was none. */
+  delete(id: string): Promise<boolean>;
+  /** Resolves when the database answers and its schema is the one this version needs. */
+  check(): Promise<void>;
+}
+
+/** A user message to be stored, with the conversation that it starts or goes on with. */
+export interface TurnStart {
+  readonly conversationId: string;
+  /**
+   * False when this server made the id a moment ago, so that nothing can be there yet. True for an id that the
+   * caller named: it is gone on with, or started anew when it is unknown or was last active before `expiredBefore`
+   * (its old messages are then deleted first).
+   */
+  readonly named: boolean;
+  readonly expiredBefore: Instant;
+  readonly message: Message;
+}
+
+/** What is written together: the start of a turn, its reply, or both at once. */
+export interface TurnWrite {
+  readonly start?: TurnStart;
+  /** Its `replyTo` names the user message; both belong to one conversation. */
+  readonly reply?: Message;
+}
+
+/**
+ * `saved`: everything is committed. `gone`: the conversation, or the message the reply answers, was deleted in the
+ * meantime; nothing was written, and nothing was brought back.
+ */
+export type WriteOutcome = 'saved' | 'gone';
+
+/** Group commit: what waits while one transaction commits goes together in the next. */
+export interface TurnWriter {
+  /** Resolves after the commit. Repeating a write with the same uids changes nothing. */
+  write(unit: TurnWrite): Promise<WriteOutcome>;
+  /** Resolves when everything handed in has been written or has failed. */
+  idle(): Promise<void>;
+}
+
+export interface PurgeCount {
+  readonly conversations: number;
+  readonly messages: number;
+}
+
+export interface PurgeStore {
+  /** Counts what is last active before `cutoff`, changing nothing. */
+  countExpired(cutoff: Instant): Promise<PurgeCount>;
+  /**
+   * Deletes up to `limit` conversations last active before `cutoff`, with their messages; the activity is checked
+   * again inside the delete. Both numbers are 0 when nothing is left.
+   */
+  deleteExpired(cutoff: Instant, limit: number): Promise<PurgeCount>;
+  /** Runs `work` while no other process of this database purges; resolves to false, without running it, if one does. */
+  exclusively(work: () => Promise<void>): Promise<boolean>;
+}
+
+/** What is sent to the model server; also what a cached reply is a reply to. */
+export interface ModelRequest {
+  readonly model: string;
+  readonly messages: readonly ContextMessage[];
+  readonly temperature?: number;
+  readonly maxTokens?: number;
+}
+
+export interface ModelOutcome {
+  readonly finishReason: FinishReason;
+  readonly usage: Usage | null;
+  /** The model's own name for itself, where it says so; else the one asked for. */
+  readonly model: string;
+  /** True when a cap of this server (bytes or time) ended the reply; `finishReason` is then `length`. */
+  readonly truncated: boolean;
+}
+
+export interface ModelReply extends ModelOutcome {
+  readonly content: string;
+}
+
+/**
+ * Rejections are AppErrors: `upstream_error`, `upstream_rejected`, `upstream_busy` (with retryAfter),
+ * `upstream_timeout`, `upstream_incomplete`, `upstream_empty`. An abort by the signal rejects with its reason.
+ */
+export interface ChatModel {
+  /** The whole reply at once. */
+  complete(request: ModelRequest, signal: AbortSignal): Promise<ModelReply>;
+  /**
+   * The reply as it comes. `onDelta` gets non-empty, well-formed pieces (no lone surrogate, no split pair) and must
+   * not throw; after a rejection what it got so far is what was said.
+   */
+  stream(request: ModelRequest, onDelta: (text: string) => void, signal: AbortSignal): Promise<ModelOutcome>;
+  /** Whether the model server answers at all; for /health/ready. Never throws. */
+  reachable(signal: AbortSignal): Promise<boolean>;
+}
+
+/** Takes the marks out of Markdown while it arrives. */
+export interface TextStream {
+  /** Feeds a piece and returns what cannot change any more. */
+  push(markdown: string): string;
+  /** The rest. */
+  end(): string;
+}
+
+export interface TextFormat {
+  stream(): TextStream;
+  whole(markdown: string): string;
+}
+
+export interface Clock {
+  /** Wall clock, epoch milliseconds. */
+  now(): Instant;
+}
+
+export interface IdSource {
+  /** A new lower-case UUIDv7. */
+  next(): string;
+}
+
+export interface CacheHit {
+  readonly reply: ModelReply;
+  /** How long it would still be served, milliseconds. */
+  readonly ttlMs: number;
+}
+
+/** Complete replies by what was sent to the model. Holds nothing when the cache is turned off. */
+export interface ResponseCache {
+  readonly enabled: boolean;
+  /** The key of exactly this request: equal requests and no others have equal keys. */
+  keyOf(request: ModelRequest): string;
+  get(key: string): CacheHit | undefined;
+  set(key: string, reply: ModelReply): void;
+}
+
+/** What the services log; pino's logger is one. Never bodies, keys or prompts. */
+export interface Log {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}

@@ -1,0 +1,48 @@
+import cors from 'cors';
+import type { RequestHandler } from 'express';
+import helmet from 'helmet';
+
+/** Nothing of an API answer may be run or framed; pages bring their own policy. */
+function shield(secure: boolean): RequestHandler {
+  return helmet({
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
+    },
+    crossOriginResourcePolicy: { policy: 'cross-origin' },
+    strictTransportSecurity: secure ? { maxAge: 31_536_000, includeSubDomains: true } : false,
+    xFrameOptions: { action: 'deny' },
+  });
+}
+
+/** helmet's headers; HSTS only where the request came over TLS, which behind a proxy TRUST_PROXY decides. */
+export function securityHeaders(): RequestHandler {
+  const plain = shield(false);
+  const secure = shield(true);
+  return (request, response, next) => (request.secure ? secure : plain)(request, response, next);
+}
+
+const LOOPBACK_ORIGIN = /^https?:\/\/(?:localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\])(?::\d{1,5})?$/;
+
+/** @param origins who may call from a browser */
+export function crossOrigin(origins: '*' | 'loopback' | readonly string[]): RequestHandler {
+  const handle = cors({
+    origin: origins === 'loopback' ? LOOPBACK_ORIGIN : origins === '*' ? '*' : [...origins],
+    methods: ['GET', 'HEAD', 'POST', 'DELETE'],
+    exposedHeaders: [
+      'X-Request-Id',
+      'X-Conversation-Id',
+      'X-Stream-Id',
+      'Cache-Status',
+      'Retry-After',
+      'Location',
+    ],
+    maxAge: 600,
+  });
+  return (request, response, next) => {
+    const { origin, 'access-control-request-method': asked } = request.headers;
+    // cors answers every OPTIONS itself; one that is no preflight belongs to the routes.
+    if (origin === undefined || (request.method === 'OPTIONS' && asked === undefined)) return next();
+    handle(request, response, next);
+  };
+}

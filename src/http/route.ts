@@ -1,0 +1,38 @@
+import type { Express, Request, Response } from 'express';
+import type { ZodOpenApiOperationObject } from 'zod-openapi';
+import { AppError } from '../domain/errors.ts';
+
+export type Method = 'get' | 'post' | 'delete';
+
+/** One operation: what it does and what the OpenAPI document says of it stand side by side. */
+export interface Route {
+  readonly method: Method;
+  /** In Express's notation, such as `/api/conversations/:id`. */
+  readonly path: string;
+  /** Undefined: not part of the documented API (pages and their files). */
+  readonly operation?: ZodOpenApiOperationObject;
+  handle(request: Request, response: Response): void | Promise<void>;
+}
+
+/** Mounts every route; other methods on the same path get 405 with `Allow`, OPTIONS a 204 with it. */
+export function mountRoutes(app: Express, routes: readonly Route[]): void {
+  const byPath = Map.groupBy(routes, (route) => route.path);
+  for (const [path, operations] of byPath) {
+    const allow = operations
+      .flatMap(({ method }) => (method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()]))
+      .concat('OPTIONS')
+      .join(', ');
+    const mounted = app.route(path);
+    for (const route of operations)
+      mounted[route.method]((request, response) => route.handle(request, response));
+    mounted.options((_request, response) => {
+      response.setHeader('Allow', allow);
+      response.status(204).end();
+    });
+    mounted.all((request) => {
+      throw new AppError('method_not_allowed', `${request.method} is not possible here; ${allow} are`, {
+        headers: { Allow: allow },
+      });
+    });
+  }
+}

@@ -1,0 +1,54 @@
+import { z } from 'zod';
+import type { HealthService } from '../../services/health.ts';
+import { sendJson } from '../problem.ts';
+import type { Route } from '../route.ts';
+import { jsonBody } from '../schemas/openapi.ts';
+
+const alive = z.object({ status: z.literal('ok'), version: z.string() }).meta({ id: 'Health' });
+
+const readiness = z
+  .object({
+    status: z.enum(['ready', 'not_ready', 'stopping']),
+    database: z.enum(['up', 'down']).meta({ description: '`down` also while its migrations are pending' }),
+    upstream: z.enum(['demo', 'up', 'down']).meta({ description: 'Shown, but does not decide the status' }),
+  })
+  .meta({ id: 'Readiness' });
+
+function aliveRoute(path: string, version: string): Route {
+  return {
+    method: 'get',
+    path,
+    operation: {
+      summary: 'Whether this process lives',
+      tags: ['health'],
+      responses: { 200: { description: 'It does', ...jsonBody(alive) } },
+    },
+    handle(_request, response) {
+      sendJson(response, 200, { status: 'ok', version });
+    },
+  };
+}
+
+function readyRoute(health: HealthService): Route {
+  return {
+    method: 'get',
+    path: '/health/ready',
+    operation: {
+      summary: 'Whether this process should get requests',
+      tags: ['health'],
+      responses: {
+        200: { description: 'It should', ...jsonBody(readiness) },
+        503: { description: 'It should not', ...jsonBody(readiness) },
+      },
+    },
+    async handle(_request, response) {
+      const { ready, stopping, database, upstream } = await health.report();
+      const status = ready ? 'ready' : stopping ? 'stopping' : 'not_ready';
+      sendJson(response, ready ? 200 : 503, { status, database, upstream });
+    },
+  };
+}
+
+export function healthRoutes(health: HealthService, version: string): Route[] {
+  return [aliveRoute('/health', version), aliveRoute('/api/health', version), readyRoute(health)];
+}

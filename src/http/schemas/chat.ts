@@ -1,0 +1,41 @@
+import { z } from 'zod';
+import { cleanText, finishReason, instant, replyFormat, usage, uuid } from './common.ts';
+
+/** @param maxChars the longest message, in UTF-16 units */
+export function chatRequest(maxChars: number) {
+  return z
+    .object({
+      message: cleanText(z.string().max(maxChars, `must be at most ${maxChars} characters long`))
+        .refine((text) => text.trim() !== '', 'must not be blank')
+        .meta({ description: 'Taken as it is, never trimmed', example: '你好' }),
+      conversation_id: uuid.optional().meta({
+        description:
+          'Goes on with this conversation; an id that is not known (any more) starts a new one with it',
+      }),
+      format: replyFormat.optional(),
+      model: cleanText(z.string().min(1).max(200))
+        .optional()
+        .meta({ description: 'Instead of OPENAI_MODEL' }),
+      cache: z.boolean().optional().meta({ description: '`false` goes past the response cache' }),
+    })
+    .meta({ id: 'ChatRequest' });
+}
+
+export type ChatRequest = z.output<ReturnType<typeof chatRequest>>;
+
+export const chatReply = z
+  .object({
+    response: z.string(),
+    conversation_id: uuid,
+    message_id: uuid,
+    cached: z.boolean(),
+    model: z.string(),
+    format: replyFormat,
+    finish_reason: finishReason,
+    usage: usage.nullable(),
+    expires_at: instant.nullable().meta({ description: 'null: conversations are kept for ever' }),
+    persisted: z.boolean(),
+  })
+  .meta({ id: 'ChatReply' });
+
+export type ChatReplyBody = z.input<typeof chatReply>;

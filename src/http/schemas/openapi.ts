@@ -1,0 +1,28 @@
+/** Pieces of the OpenAPI document that many operations share. */
+import type { z } from 'zod';
+import type { ZodOpenApiResponsesObject } from 'zod-openapi';
+import { problem } from './common.ts';
+
+const MEANING: Readonly<Record<number, string>> = {
+  400: 'The request is not valid; `errors` names the fields',
+  404: 'There is nothing (any more) with this id',
+  413: 'The body is too large',
+  415: 'The body is not JSON in UTF-8',
+  502: 'The model server failed',
+  503: 'The model server, the database or this server is busy or away; `Retry-After` says when to ask again',
+  504: 'The model server did not answer in time',
+};
+
+export function jsonBody(schema: z.ZodType) {
+  return { content: { 'application/json': { schema } } };
+}
+
+export function problems(
+  ...statuses: (keyof typeof MEANING & (400 | 404 | 413 | 415 | 502 | 503 | 504))[]
+): ZodOpenApiResponsesObject {
+  const entries = statuses.map((status) => [
+    String(status),
+    { description: MEANING[status] ?? '', content: { 'application/problem+json': { schema: problem } } },
+  ]);
+  return Object.fromEntries(entries);
+}

@@ -1,0 +1,34 @@
+/** Server-sent events as text. JSON never holds a raw newline, so one `data:` line is always enough. */
+
+/** `: ping`, which every client passes over. */
+export const PING = ': ping\n\n';
+
+/** The longest content of one event, UTF-16 units: a replayed reply of megabytes must not be one write. */
+const MAX_CONTENT = 64 * 1024;
+
+/** @param id the stream's id; offsets count UTF-16 units of output */
+export function startEvent(id: string, offset: number, retryMs: number, data: object): string {
+  return `retry: ${retryMs}\nevent: start\nid: ${id}:${offset}\ndata: ${JSON.stringify(data)}\n\n`;
+}
+
+/** A piece of the reply. `offset` is where the output stands after it. */
+export function contentEvent(id: string, offset: number, content: string): string {
+  return `id: ${id}:${offset}\ndata: {"content":${JSON.stringify(content)}}\n\n`;
+}
+
+/** The last event, `done` or `error`. */
+export function endEvent(id: string, offset: number, event: 'done' | 'error', data: object): string {
+  return `event: ${event}\nid: ${id}:${offset}:end\ndata: ${JSON.stringify(data)}\n\n`;
+}
+
+/** Cuts long output into pieces for events, never inside a surrogate pair. */
+export function* contentPieces(output: string): Generator<string> {
+  let from = 0;
+  while (output.length - from > MAX_CONTENT) {
+    const last = output.charCodeAt(from + MAX_CONTENT - 1);
+    const cut = from + MAX_CONTENT - (last >= 0xd800 && last <= 0xdbff ? 1 : 0);
+    yield output.slice(from, cut);
+    from = cut;
+  }
+  if (from < output.length) yield output.slice(from);
+}

@@ -1,0 +1,92 @@
+import { say } from './i18n.js';
+
+const FINISH = {
+  stop: 'finishStop',
+  length: 'finishLength',
+  content_filter: 'finishFilter',
+  cancelled: 'finishCancelled',
+  error: 'finishError',
+};
+
+/** A new element; what comes from outside goes into it as text only. */
+export function element(name, className) {
+  const made = document.createElement(name);
+  made.className = className;
+  return made;
+}
+
+/** An error with a problem document, or with a sentence of our own under `key`. */
+export class ChatError extends Error {
+  constructor(key, problem) {
+    super(problem?.detail ?? key);
+    this.key = key;
+    this.problem = problem;
+  }
+}
+
+/** One reply in the log, written as it comes. */
+export class Reply {
+  #box = element('article', 'reply');
+  #text = element('p', 'text');
+  #node = document.createTextNode('');
+  #meta = element('p', 'meta');
+  cached = false;
+
+  constructor(log) {
+    this.#text.append(this.#node);
+    this.#box.append(say(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
+    this.#box.dataset.state = 'streaming';
+    say(this.#meta, 'waiting');
+    log.append(this.#box);
+  }
+
+  add(text) {
+    this.#node.appendData(text);
+  }
+
+  done({ finish_reason, usage, persisted }) {
+    this.#end('done');
+    this.#note(FINISH[finish_reason] ?? 'unknown');
+    this.#note(this.cached ? 'cached' : 'fresh');
+    if (usage) this.#note('usage', { prompt: usage.prompt_tokens, completion: usage.completion_tokens });
+    if (persisted === false) this.#note('unsaved');
+  }
+
+  stopped() {
+    this.#end('stopped');
+    this.#note('stopped');
+  }
+
+  failed(error) {
+    this.#end('failed');
+    const { key, problem } = error;
+    const box = element('div', 'error');
+    box.append(say(element('strong', ''), key, { status: problem?.status ?? '' }));
+    if (problem) {
+      const detail = element('p', '');
+      detail.textContent = problem.detail;
+      box.append(detail);
+    }
+    this.#meta.before(box);
+    if (problem?.code) this.#part().textContent = problem.code;
+    if (problem?.request_id) this.#note('requestId', { id: problem.request_id });
+    if (problem?.retry_after) this.#note('retryAfter', { seconds: problem.retry_after });
+  }
+
+  #end(state) {
+    this.#box.dataset.state = state;
+    if (this.#node.data === '') this.#text.remove();
+    delete this.#meta.dataset.t;
+    this.#meta.textContent = '';
+  }
+
+  #note(key, values) {
+    say(this.#part(), key, values);
+  }
+
+  #part() {
+    const part = element('span', '');
+    this.#meta.append(part);
+    return part;
+  }
+}

@@ -1,0 +1,12 @@
+/** Bounds on one reply. Milliseconds and bytes of UTF-8. */
+export interface ReplyLimits {
+  readonly firstTokenTimeoutMs: number;
+  readonly idleTimeoutMs: number;
+  readonly replyMaxBytes: number;
+  readonly replyMaxMs: number;
+}
+
+/** What a reply of `replyMaxBytes` can take as JSON: six bytes for each, when every character is escaped. */
+export function wireBytes(replyMaxBytes: number): number {
+  return 6 * replyMaxBytes + 64 * 1024;
+}

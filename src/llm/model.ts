@@ -1,0 +1,81 @@
+/** The chat model behind any server that speaks OpenAI's chat completions. */
+import type { ChatModel, Log } from '../domain/ports.ts';
+import { runAttempt } from './attempt.ts';
+import { type ClientOptions, ModelServerClient } from './client.ts';
+import { completeOnce } from './complete.ts';
+import type { ReplyLimits } from './limits.ts';
+import { openAnswer } from './open-answer.ts';
+import { withRetries } from './retries.ts';
+import { StreamedReply } from './streamed-reply.ts';
+import { Watch } from './watch.ts';
+
+/** Times are milliseconds. */
+export interface ModelOptions extends ClientOptions, ReplyLimits {
+  /** The whole of `complete()`, retries included; in `stream()` no retry begins later. */
+  readonly timeoutMs: number;
+  readonly maxRetries: number;
+  /** The first wait before a retry, doubled each time. */
+  readonly retryBaseMs?: number;
+}
+
+const RETRY_BASE_MS = 500;
+const REACHABLE_MS = 3000;
+
+export function createChatModel(options: ModelOptions, log: Log): ChatModel & { close(): Promise<void> } {
+  const client = new ModelServerClient(options);
+  const { timeoutMs, maxRetries, retryBaseMs: baseMs = RETRY_BASE_MS } = options;
+  const planFor = (signal: AbortSignal, start: number) => ({
+    maxRetries,
+    baseMs,
+    deadline: start + timeoutMs,
+    signal,
+    log,
+  });
+
+  return {
+    complete(request, signal) {
+      const start = performance.now();
+      return withRetries(planFor(signal, start), () => {
+        const left = Math.max(1, start + timeoutMs - performance.now());
+        return completeOnce(client, request, { ...options, timeoutMs: left }, signal);
+      });
+    },
+
+    stream(request, onDelta, signal) {
+      const start = performance.now();
+      return withRetries(planFor(signal, start), () =>
+        runAttempt(signal, async (attempt) => {
+          const capAt = start + options.replyMaxMs;
+          const reply = new StreamedReply(request.model, options, capAt, onDelta, attempt);
+          try {
+            return await reply.read(await openAnswer(attempt, (sent) => client.chat(request, true, sent)));
+          } finally {
+            reply.close();
+          }
+        }),
+      );
+    },
+
+    async reachable(signal) {
+      try {
+        return await runAttempt(signal, async (attempt) => {
+          const watch = new Watch(REACHABLE_MS, () => attempt.hangUp());
+          try {
+            const answer = await client.models(attempt.signal);
+            attempt.letRunOut(answer);
+            return (answer.statusCode ?? 500) < 500;
+          } finally {
+            watch.stop();
+          }
+        });
+      } catch {
+        return false;
+      }
+    },
+
+    close() {
+      client.close();
+      return Promise.resolve();
+    },
+  };
+}

@@ -1,0 +1,66 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import type { Log } from '../domain/ports.ts';
+import { UpstreamFault } from './faults.ts';
+
+export interface RetryPlan {
+  readonly maxRetries: number;
+  /** The first wait, doubled each time. */
+  readonly baseMs: number;
+  /** On the monotonic clock (`performance.now()`): no retry begins later. */
+  readonly deadline: number;
+  readonly signal: AbortSignal;
+  readonly log: Log;
+}
+
+const MAX_BACKOFF_MS = 8000;
+/** A server that asks for a longer wait is taken at its word: the caller is told at once. */
+const MAX_RETRY_AFTER_MS = 20_000;
+
+/** Repeats `attempt` after passing faults. Rejects with the last fault's AppError, or with what is no fault. */
+export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>): Promise<T> {
+  for (let tried = 1; ; tried++) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!(error instanceof UpstreamFault)) throw error;
+      const wait = tried > plan.maxRetries ? undefined : waitFor(error, tried, plan);
+      const { status, requestId, reason } = error.details;
+      plan.log.warn(
+        {
+          code: error.error.code,
+          upstream_status: status,
+          upstream_request_id: requestId,
+          reason,
+          attempt: tried,
+          retry_in_ms: wait,
+        },
+        wait === undefined ? 'the model server failed' : 'the model server failed, trying again',
+      );
+      if (wait === undefined) throw error.error;
+      await pauseUnlessAborted(wait, plan.signal);
+    }
+  }
+}
+
+/** Milliseconds until the next attempt; undefined when there must be none. */
+function waitFor(fault: UpstreamFault, tried: number, plan: RetryPlan): number | undefined {
+  const { retryable, retryAfterMs } = fault;
+  if (!retryable || (retryAfterMs ?? 0) > MAX_RETRY_AFTER_MS) return undefined;
+  const backoff = Math.min(plan.baseMs * 2 ** (tried - 1), MAX_BACKOFF_MS);
+  // Half of it by chance: callers that failed together shall not come back together.
+  const wait = Math.round(
+    retryAfterMs === undefined
+      ? backoff * (0.5 + Math.random() / 2)
+      : retryAfterMs + (plan.baseMs * Math.random()) / 2,
+  );
+  return performance.now() + wait < plan.deadline ? wait : undefined;
+}
+
+async function pauseUnlessAborted(ms: number, signal: AbortSignal): Promise<void> {
+  try {
+    await pause(ms, undefined, { signal });
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  }
+}

@@ -1,0 +1,76 @@
+import type { Conversation, Instant } from '../domain/conversation.ts';
+import { AppError } from '../domain/errors.ts';
+import type { Clock, ConversationCursor, ConversationRepository, SequencedMessage } from '../domain/ports.ts';
+
+export interface ConversationView extends Conversation {
+  /** Null when conversations are kept for ever. */
+  readonly expiresAt: Instant | null;
+}
+
+export interface ConversationPage extends ConversationView {
+  readonly messages: readonly SequencedMessage[];
+  /** The `seq` that the next page goes on after; null when this was the last page. */
+  readonly next: number | null;
+}
+
+export interface ConversationList {
+  readonly conversations: readonly ConversationView[];
+  readonly next: ConversationCursor | null;
+}
+
+/** Reading and deleting. An expired conversation is not there, whether it has been purged or not. */
+export class ConversationService {
+  readonly #repository: ConversationRepository;
+  readonly #clock: Clock;
+  readonly #ttlMs: number;
+
+  /** @param ttlMs 0: conversations never expire */
+  constructor(repository: ConversationRepository, clock: Clock, ttlMs: number) {
+    this.#repository = repository;
+    this.#clock = clock;
+    this.#ttlMs = ttlMs;
+  }
+
+  /** @throws AppError `conversation_not_found` */
+  async get(id: string, afterSeq: number, limit: number): Promise<ConversationPage> {
+    const conversation = await this.#repository.find(id);
+    if (!conversation || this.#expired(conversation)) throw notFound();
+    const rows = await this.#repository.messages(id, afterSeq, limit + 1);
+    const messages = rows.slice(0, limit);
+    const next = rows.length > limit ? (messages.at(-1)?.seq ?? null) : null;
+    return { ...this.#view(conversation), messages, next };
+  }
+
+  async list(limit: number, before: ConversationCursor | null): Promise<ConversationList> {
+    const rows = await this.#repository.list(limit + 1, before, this.#activeSince());
+    const page = rows.slice(0, limit);
+    const last = rows.length > limit ? page.at(-1) : undefined;
+    return {
+      conversations: page.map((row) => this.#view(row)),
+      next: last ? { lastActive: last.lastActive, id: last.id } : null,
+    };
+  }
+
+  /** @throws AppError `conversation_not_found` */
+  async delete(id: string): Promise<void> {
+    const conversation = await this.#repository.find(id);
+    const deleted = conversation !== null && (await this.#repository.delete(id));
+    if (!deleted || this.#expired(conversation)) throw notFound();
+  }
+
+  #activeSince(): Instant {
+    return this.#ttlMs === 0 ? 0 : this.#clock.now() - this.#ttlMs;
+  }
+
+  #expired(conversation: Conversation): boolean {
+    return conversation.lastActive < this.#activeSince();
+  }
+
+  #view(conversation: Conversation): ConversationView {
+    return { ...conversation, expiresAt: this.#ttlMs === 0 ? null : conversation.lastActive + this.#ttlMs };
+  }
+}
+
+function notFound(): AppError {
+  return new AppError('conversation_not_found', 'There is no conversation with this id, or it has expired');
+}

@@ -1,0 +1,59 @@
+import type { Clock, Log, PurgeCount, PurgeStore } from '../domain/ports.ts';
+
+/** How many conversations one delete takes: small, so that chats wait for no long lock. */
+const BATCH = 200;
+
+export interface PurgeReport extends PurgeCount {
+  /** `busy`: another process was purging; `off`: conversations are kept for ever. */
+  readonly outcome: 'done' | 'stopped' | 'busy' | 'off';
+}
+
+/** Deletes conversations that nobody has used for the time to live. */
+export class PurgeService {
+  readonly #store: PurgeStore;
+  readonly #clock: Clock;
+  readonly #ttlMs: number;
+  readonly #log: Log;
+
+  /** @param ttlMs 0: nothing is ever purged */
+  constructor(store: PurgeStore, clock: Clock, ttlMs: number, log: Log) {
+    this.#store = store;
+    this.#clock = clock;
+    this.#ttlMs = ttlMs;
+    this.#log = log;
+  }
+
+  /** What a run would delete now. */
+  async preview(): Promise<PurgeCount> {
+    if (this.#ttlMs === 0) return { conversations: 0, messages: 0 };
+    return this.#store.countExpired(this.#clock.now() - this.#ttlMs);
+  }
+
+  /** Purges in small batches until nothing is left or `signal` says to stop (between two batches). */
+  async run(signal: AbortSignal): Promise<PurgeReport> {
+    const none = { conversations: 0, messages: 0 };
+    if (this.#ttlMs === 0) return { ...none, outcome: 'off' };
+    const began = performance.now();
+    let total: PurgeCount = none;
+    const mine = await this.#store.exclusively(async () => {
+      total = await this.#batches(signal);
+    });
+    if (!mine) return { ...none, outcome: 'busy' };
+    const report: PurgeReport = { ...total, outcome: signal.aborted ? 'stopped' : 'done' };
+    this.#log.info({ ...report, ms: Math.round(performance.now() - began) }, 'purged idle conversations');
+    return report;
+  }
+
+  async #batches(signal: AbortSignal): Promise<PurgeCount> {
+    const cutoff = this.#clock.now() - this.#ttlMs;
+    let conversations = 0;
+    let messages = 0;
+    while (!signal.aborted) {
+      const removed = await this.#store.deleteExpired(cutoff, BATCH);
+      conversations += removed.conversations;
+      messages += removed.messages;
+      if (removed.conversations === 0) break;
+    }
+    return { conversations, messages };
+  }
+}

@@ -1,0 +1,163 @@
+import { FencedCode, HtmlBlock, IndentedCode } from './code.ts';
+import { Cursor } from './cursor.ts';
+import { Heading } from './heading.ts';
+import type { Leaf } from './leaf.ts';
+import { type Container, type LinePlan, planLine, type Role } from './line-plan.ts';
+import type { ItemStart } from './line-starts.ts';
+import type { Output } from './output.ts';
+import { Paragraph } from './paragraph.ts';
+
+/** The start of a line is looked at again with every piece up to this length, later when it has grown by an eighth. */
+const ALWAYS_LOOK = 256;
+/** Text is not indented further than this, however deep its lists are nested. */
+const MAX_INDENT = 24;
+
+const WHITE = /^[ \t]*$/;
+
+/** Follows the blocks of a document line by line. A line's text goes to its block once it is known which that is. */
+export class Blocks {
+  readonly #output: Output;
+  readonly #containers: Container[] = [];
+  #leaf: Leaf | null = null;
+  /** Where the rest of the current line goes; null before its start has been understood. */
+  #line: Leaf | 'skip' | null = null;
+  /** The start of the line while it is not understood. */
+  #start = '';
+  #lookAt = 0;
+  #isWhite = true;
+
+  constructor(output: Output) {
+    this.#output = output;
+  }
+
+  /** Takes text whose line endings are line feeds. */
+  feed(text: string): void {
+    let at = 0;
+    for (;;) {
+      const end = text.indexOf('\n', at);
+      const piece = end < 0 ? text.slice(at) : text.slice(at, end);
+      if (piece !== '') this.#piece(piece);
+      if (end < 0) return;
+      this.#endLine();
+      at = end + 1;
+    }
+  }
+
+  /** Takes a piece without line endings in the middle of a paragraph if that needs no thought; else false. */
+  quick(text: string): boolean {
+    return this.#line instanceof Paragraph && this.#line.quick(text);
+  }
+
+  end(): void {
+    if (this.#line !== null || this.#start !== '') this.#endLine();
+    this.#closeLeaf();
+    this.#closeContainers(0);
+  }
+
+  #piece(piece: string): void {
+    if (this.#line !== null) {
+      if (this.#line !== 'skip') this.#line.text(piece);
+      return;
+    }
+    this.#start += piece;
+    this.#isWhite &&= WHITE.test(piece);
+    if (!this.#isWhite && this.#start.length >= this.#lookAt) this.#understand(false);
+  }
+
+  #endLine(): void {
+    if (this.#line === null) this.#understand(true);
+    if (this.#line !== null && this.#line !== 'skip') this.#line.endLine();
+    this.#line = null;
+    this.#start = '';
+    this.#lookAt = 0;
+    this.#isWhite = true;
+    this.#output.endLine();
+  }
+
+  #understand(complete: boolean): void {
+    const cursor = new Cursor(this.#start, complete);
+    const plan = planLine(cursor, this.#containers, this.#leaf?.state ?? { kind: 'none' });
+    if (cursor.starved) {
+      const length = this.#start.length;
+      this.#lookAt = length < ALWAYS_LOOK ? 0 : length + (length >> 3);
+      return;
+    }
+    const line = this.#apply(plan);
+    this.#line = line ?? 'skip';
+    if (line === null) return;
+    line.startLine(cursor.padding, plan.role.kind === 'lazy');
+    const rest = this.#start.slice(cursor.rest);
+    if (rest !== '') line.text(rest);
+  }
+
+  /** Closes and opens what the line asks for; returns the block that its text belongs to. */
+  #apply(plan: LinePlan): Leaf | null {
+    const { role } = plan;
+    if (role.kind === 'lazy') return this.#leaf;
+    if (role.kind !== 'blank') this.#fill(plan.matched);
+    if (role.kind === 'more') return this.#leaf;
+    if (role.kind === 'delimiter') {
+      if (this.#leaf instanceof Paragraph) this.#leaf = this.#leaf.toTable();
+      return null;
+    }
+    this.#closeLeaf();
+    this.#closeContainers(plan.matched);
+    for (const start of plan.opens) {
+      this.#open(start, role.kind === 'blank' && start === plan.opens.at(-1));
+    }
+    if (role.kind === 'blank' || role.kind === 'break') this.#output.blank();
+    this.#leaf = this.#leafFor(role);
+    if (this.#leaf) this.#output.begin(this.#indent);
+    return role.kind === 'fence' ? null : this.#leaf;
+  }
+
+  #leafFor(role: Role): Leaf | null {
+    switch (role.kind) {
+      case 'paragraph':
+        return new Paragraph(this.#output);
+      case 'heading':
+        return new Heading(this.#output);
+      case 'indented':
+        return new IndentedCode(this.#output);
+      case 'fence':
+        return new FencedCode(this.#output, role.fence);
+      case 'html':
+        return new HtmlBlock(this.#output, role.end);
+      default:
+        return null;
+    }
+  }
+
+  get #indent(): string {
+    const item = this.#containers.findLast((container) => container.kind === 'item');
+    return item?.kind === 'item' ? item.indent : '';
+  }
+
+  #open(start: ItemStart | null, empty: boolean): void {
+    if (start === null) {
+      this.#containers.push({ kind: 'quote' });
+      return;
+    }
+    const indent = this.#indent;
+    this.#output.item(indent, start.marker);
+    const inside = ' '.repeat(Math.min(indent.length + start.marker.length, MAX_INDENT));
+    this.#containers.push({ kind: 'item', width: start.width, indent: inside, empty });
+  }
+
+  /** The innermost container that the line stands in is not empty any more. */
+  #fill(matched: number): void {
+    const container = this.#containers[matched - 1];
+    if (container?.kind === 'item') container.empty = false;
+  }
+
+  #closeLeaf(): void {
+    this.#leaf?.close();
+    this.#leaf = null;
+  }
+
+  #closeContainers(matched: number): void {
+    while (this.#containers.length > matched) {
+      if (this.#containers.pop()?.kind === 'item') this.#output.endItem();
+    }
+  }
+}

@@ -1,0 +1,118 @@
+import type { Leaf } from './leaf.ts';
+import type { OpenLeaf } from './line-plan.ts';
+import type { Fence, HtmlEnd } from './line-starts.ts';
+import type { Output } from './output.ts';
+
+/** Fenced code: every line after the fence as it is. */
+export class FencedCode implements Leaf {
+  readonly state: OpenLeaf;
+  readonly #output: Output;
+  #isFirst = true;
+
+  constructor(output: Output, fence: Fence) {
+    this.#output = output;
+    this.state = { kind: 'fence', fence };
+  }
+
+  startLine(padding: number): void {
+    if (!this.#isFirst) this.#output.newLine();
+    this.#isFirst = false;
+    this.#output.write(' '.repeat(padding));
+  }
+
+  text(piece: string): void {
+    this.#output.write(piece);
+  }
+
+  endLine(): void {}
+
+  close(): void {
+    this.#output.finish();
+  }
+}
+
+/** Indented code; white lines count when more code follows. */
+export class IndentedCode implements Leaf {
+  readonly state: OpenLeaf = { kind: 'indented' };
+  readonly #output: Output;
+  /** Lines of white space that no code follows yet, the current one last. */
+  #white: string[] = [];
+  #isWhite = true;
+  #isFirst = true;
+
+  constructor(output: Output) {
+    this.#output = output;
+  }
+
+  startLine(padding: number): void {
+    this.#white.push(' '.repeat(padding));
+    this.#isWhite = true;
+  }
+
+  text(piece: string): void {
+    if (this.#isWhite) {
+      const textStart = piece.search(/[^ \t]/);
+      if (textStart < 0) {
+        this.#white.push((this.#white.pop() ?? '') + piece);
+        return;
+      }
+      this.#isWhite = false;
+      for (const line of this.#white) {
+        if (!this.#isFirst) this.#output.newLine();
+        this.#isFirst = false;
+        this.#output.write(line);
+      }
+      this.#white = [];
+    }
+    this.#output.write(piece);
+  }
+
+  endLine(): void {}
+
+  close(): void {
+    this.#output.finish();
+    if (this.#white.length > 0) this.#output.blank();
+  }
+}
+
+/** Longer than any string that ends an HTML block. */
+const TAIL = 12;
+
+/** An HTML block: its source. */
+export class HtmlBlock implements Leaf {
+  readonly #output: Output;
+  #end: HtmlEnd;
+  #tail = '';
+  #isFirst = true;
+  #isOver = false;
+
+  constructor(output: Output, end: HtmlEnd) {
+    this.#output = output;
+    this.#end = end;
+  }
+
+  get state(): OpenLeaf {
+    return this.#isOver ? { kind: 'none' } : { kind: 'html', end: this.#end };
+  }
+
+  startLine(padding: number): void {
+    if (!this.#isFirst) this.#output.newLine();
+    this.#isFirst = false;
+    this.#tail = '';
+    this.#output.write(' '.repeat(padding));
+  }
+
+  text(piece: string): void {
+    this.#output.write(piece);
+    if (this.#end === 'blank') return;
+    const seen = (this.#tail + piece).toLowerCase();
+    if (this.#end.some((end) => seen.includes(end))) this.#isOver = true;
+    this.#tail = seen.slice(-TAIL);
+  }
+
+  endLine(): void {}
+
+  close(): void {
+    this.#output.finish();
+  }
+}

@@ -1,0 +1,81 @@
+import { HASH, isSpace } from './chars.ts';
+import { Inline } from './inline.ts';
+import type { Leaf } from './leaf.ts';
+import type { OpenLeaf } from './line-plan.ts';
+import type { Output } from './output.ts';
+
+/** A heading of one line. White space and `#` are held: at the end of the line they are no text. */
+export class Heading implements Leaf {
+  readonly state: OpenLeaf = { kind: 'none' };
+  readonly #output: Output;
+  readonly #inline: Inline;
+  /** What is held: white space, then perhaps `#`, then perhaps white space. */
+  #before = '';
+  #marks = '';
+  #after = '';
+  #started = false;
+
+  constructor(output: Output) {
+    this.#output = output;
+    this.#inline = new Inline((text) => output.write(text));
+  }
+
+  startLine(): void {}
+
+  text(piece: string): void {
+    let start = 0;
+    for (let at = 0; at < piece.length; at++) {
+      const code = piece.charCodeAt(at);
+      if (isSpace(code) || (code === HASH && (this.#isHolding || !this.#started))) {
+        this.#feed(piece.slice(start, at));
+        this.#hold(piece.charAt(at), code === HASH);
+        start = at + 1;
+      } else {
+        this.#feedHeld();
+        this.#started = true;
+      }
+    }
+    this.#feed(piece.slice(start));
+  }
+
+  endLine(): void {}
+
+  close(): void {
+    this.#inline.end();
+    this.#output.finish();
+  }
+
+  get #isHolding(): boolean {
+    return this.#before !== '' || this.#marks !== '';
+  }
+
+  #hold(char: string, isMark: boolean): void {
+    if (isMark) {
+      if (this.#after !== '') {
+        // The marks before were not the last ones: they are text.
+        this.#feed((this.#started ? this.#before : '') + this.#marks);
+        this.#before = this.#after;
+        this.#marks = '';
+        this.#after = '';
+        this.#started = true;
+      }
+      this.#marks += char;
+    } else if (this.#marks === '') {
+      this.#before += char;
+    } else {
+      this.#after += char;
+    }
+  }
+
+  #feedHeld(): void {
+    if (!this.#isHolding) return;
+    this.#feed((this.#started ? this.#before : '') + this.#marks + this.#after);
+    this.#before = '';
+    this.#marks = '';
+    this.#after = '';
+  }
+
+  #feed(text: string): void {
+    if (text !== '') this.#inline.feed(text);
+  }
+}

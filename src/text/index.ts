@@ -1,0 +1,50 @@
+import type { TextFormat, TextStream } from '../domain/ports.ts';
+import { Blocks } from './blocks.ts';
+import { Output } from './output.ts';
+
+const BYTE_ORDER_MARK = '\ufeff';
+const LINE_ENDING = /\r\n?/g;
+
+/**
+ * The text form of Markdown: CommonMark with GFM tables, strikethrough and bare addresses, and with emphasis that
+ * CJK punctuation does not hinder. The rules and the differences from that are in docs/text-format.md.
+ * Never throws; the cost is linear in the length of the text, however it is cut.
+ */
+export function createTextFormat(): TextFormat {
+  return {
+    stream: () => new MarkdownText(),
+    whole: (markdown) => {
+      const stream = new MarkdownText();
+      return stream.push(markdown) + stream.end();
+    },
+  };
+}
+
+class MarkdownText implements TextStream {
+  readonly #output = new Output();
+  readonly #blocks = new Blocks(this.#output);
+  #isFirst = true;
+  /** Whether the last character was a carriage return: a line feed after it belongs to the same line ending. */
+  #afterReturn = false;
+
+  push(markdown: string): string {
+    if (!this.#afterReturn && this.#blocks.quick(markdown)) return this.#output.take();
+    if (markdown !== '') this.#blocks.feed(this.#normalize(markdown));
+    return this.#output.take();
+  }
+
+  end(): string {
+    this.#blocks.end();
+    return this.#output.take();
+  }
+
+  #normalize(markdown: string): string {
+    let text = markdown;
+    if (this.#isFirst && text.startsWith(BYTE_ORDER_MARK)) text = text.slice(1);
+    this.#isFirst = false;
+    if (this.#afterReturn && text.startsWith('\n')) text = text.slice(1);
+    this.#afterReturn = text.endsWith('\r');
+    if (text.includes('\r')) text = text.replace(LINE_ENDING, '\n');
+    return text.includes('\0') ? text.replaceAll('\0', '\ufffd') : text;
+  }
+}

@@ -1,0 +1,269 @@
+import {
+  AMPERSAND,
+  BACKSLASH,
+  BACKTICK,
+  BANG,
+  BRACKET_CLOSE,
+  BRACKET_OPEN,
+  COLON,
+  DOT,
+  isAsciiPunctuation,
+  isSpace,
+  LESS,
+  NEWLINE,
+  PAREN_OPEN,
+  SLASH,
+  STAR,
+  TILDE,
+  UNDERSCORE,
+} from './chars.ts';
+import { flanking } from './flanking.ts';
+import { isSpecial } from './plain.ts';
+import { decodeString, scanReference } from './references.ts';
+import { peek, type Scan, skip } from './scan.ts';
+import { CodeSpans } from './scan-code.ts';
+import { scanAutolink, scanHtml } from './scan-html.ts';
+import { scanResource } from './scan-link.ts';
+import { isProtocol, isWww, scanUrl } from './scan-url.ts';
+import { END, MORE, Source } from './source.ts';
+import { Spans } from './spans.ts';
+
+/**
+ * The text of one paragraph, heading or table cell: takes it in pieces (lines joined by line feeds, without
+ * their indentation) and hands on its form as soon as it cannot change any more.
+ */
+export class Inline {
+  readonly #source = new Source();
+  readonly #spans: Spans;
+  readonly #reader: Scan<void>;
+  readonly #unfound = new Set<string>();
+  readonly #codeSpans = new CodeSpans();
+  readonly #inTable: boolean;
+  #position = 0;
+  #idle = false;
+  /** White space and line ending held: they are dropped at the end of a line or of the text. */
+  #space = '';
+  #emitted = 0;
+
+  /**
+   * @param sink gets pieces of the text form, in which a line feed starts a new line.
+   * @param inTable whether `\\|` is a pipe in code too.
+   */
+  constructor(sink: (text: string) => void, inTable = false) {
+    this.#inTable = inTable;
+    this.#spans = new Spans((text) => {
+      this.#emitted += text.length;
+      sink(text);
+    });
+    this.#reader = this.#read();
+  }
+
+  /** Whether all that came has been understood and handed on (but for white space). */
+  get settled(): boolean {
+    return this.#idle && this.#spans.settled;
+  }
+
+  /** Whether the reader waits for no character in particular, so that `plain` may be used. */
+  get idle(): boolean {
+    return this.#idle;
+  }
+
+  /** How much has been handed on since `startLine`; negative when not even its line feed. */
+  get emitted(): number {
+    return this.#emitted;
+  }
+
+  feed(text: string): void {
+    this.#source.append(text);
+    this.#reader.next();
+  }
+
+  /** Like `feed`, for an idle reader and text without anything special that does not end in white space. */
+  plain(text: string): void {
+    this.#source.append(text);
+    this.#position = this.#source.end;
+    this.#source.forget(this.#position);
+    this.#text(text);
+  }
+
+  /** A new line begins. */
+  startLine(): void {
+    this.feed('\n');
+    this.#emitted = -1;
+  }
+
+  end(): void {
+    this.#source.close();
+    this.#reader.next();
+    this.#spans.end();
+  }
+
+  *#read(): Scan<void> {
+    for (;;) {
+      this.#readPlain();
+      const code = this.#source.at(this.#position);
+      if (code === END) return;
+      if (code === MORE) {
+        this.#source.forget(this.#position);
+        this.#idle = true;
+        yield;
+        this.#idle = false;
+      } else {
+        yield* this.#readSpecial(code);
+      }
+    }
+  }
+
+  /** Reads on to the next character that may mean something. */
+  #readPlain(): void {
+    const source = this.#source;
+    let at = this.#position;
+    let textEnd = at;
+    for (; at < source.end; at++) {
+      const code = source.at(at);
+      if (isSpecial(code)) {
+        if (isSpace(code)) continue;
+        if ((code !== DOT && code !== COLON) || this.#startsUrl(code, at)) break;
+      }
+      textEnd = at + 1;
+    }
+    if (textEnd > this.#position) this.#text(source.slice(this.#position, textEnd));
+    if (at > textEnd) this.#space += source.slice(textEnd, at);
+    this.#position = at;
+  }
+
+  #startsUrl(code: number, at: number): boolean {
+    if (this.#spans.inBrackets) return false;
+    return code === DOT ? isWww(this.#source, at) : isProtocol(this.#source, at);
+  }
+
+  *#readSpecial(code: number): Scan<void> {
+    switch (code) {
+      case NEWLINE:
+        // Two in a row: a line of nothing but a backslash.
+        this.#space = `${this.#space.replaceAll(/[ \t]/g, '')}\n`;
+        this.#position++;
+        return;
+      case BACKSLASH:
+        return yield* this.#readEscape();
+      case AMPERSAND:
+        return yield* this.#readReference();
+      case BACKTICK:
+        return yield* this.#readCode();
+      case LESS:
+        return yield* this.#readAngle();
+      case STAR:
+      case UNDERSCORE:
+      case TILDE:
+        return yield* this.#readRun(code);
+      case BANG:
+      case BRACKET_OPEN:
+        return yield* this.#readOpening(code);
+      case BRACKET_CLOSE:
+        return yield* this.#readClosing();
+      default:
+        return yield* this.#readUrl(code);
+    }
+  }
+
+  *#readEscape(): Scan<void> {
+    const next = yield* peek(this.#source, this.#position + 1);
+    if (next === NEWLINE) this.#position++;
+    else if (isAsciiPunctuation(next)) this.#take(String.fromCharCode(next), this.#position + 2);
+    else this.#take('\\', this.#position + 1);
+  }
+
+  *#readReference(): Scan<void> {
+    const reference = yield* scanReference(this.#source, this.#position);
+    this.#take(reference?.text ?? '&', reference?.end ?? this.#position + 1);
+  }
+
+  *#readCode(): Scan<void> {
+    const span = yield* this.#codeSpans.scan(this.#source, this.#position);
+    this.#take(this.#inTable && span.isCode ? span.text.replaceAll('\\|', '|') : span.text, span.end);
+  }
+
+  *#readAngle(): Scan<void> {
+    const start = this.#position;
+    const linkEnd = yield* scanAutolink(this.#source, start);
+    if (linkEnd > 0) return this.#take(this.#source.slice(start + 1, linkEnd - 1), linkEnd);
+    const end = yield* scanHtml(this.#source, start, this.#unfound);
+    this.#take(end > 0 ? this.#source.slice(start, end) : '<', end > 0 ? end : start + 1);
+  }
+
+  *#readRun(mark: number): Scan<void> {
+    const source = this.#source;
+    const start = this.#position;
+    const end = yield* skip(source, start, (code) => code === mark);
+    let next = yield* peek(source, end);
+    if (next >= 0xd800 && next <= 0xdbff) {
+      const low = yield* peek(source, end + 1);
+      if (low >= 0xdc00 && low <= 0xdfff) next = (next - 0xd800) * 0x400 + (low - 0xdc00) + 0x10000;
+    }
+    const length = end - start;
+    if (mark === TILDE && length !== 2) return this.#take('~'.repeat(length), end);
+    const previous = source.before(start);
+    const beforePrevious = source.before(start - (previous > 0xffff ? 2 : 1));
+    const { opens, closes } = flanking(mark, orNull(beforePrevious), orNull(previous), orNull(next));
+    this.#flushSpace();
+    this.#position = end;
+    this.#spans.run(String.fromCharCode(mark), length, opens, closes);
+  }
+
+  *#readOpening(code: number): Scan<void> {
+    const image = code === BANG;
+    if (image && (yield* peek(this.#source, this.#position + 1)) !== BRACKET_OPEN) {
+      return this.#take('!', this.#position + 1);
+    }
+    this.#flushSpace();
+    this.#position += image ? 2 : 1;
+    this.#spans.open(image);
+  }
+
+  *#readClosing(): Scan<void> {
+    const after = this.#position + 1;
+    if (!this.#spans.inBrackets) return this.#take(']', after);
+    this.#flushSpace();
+    if (this.#spans.canLink && (yield* peek(this.#source, after)) === PAREN_OPEN) {
+      const resource = yield* scanResource(this.#source, after, this.#unfound);
+      if (resource) {
+        this.#position = resource.end;
+        return this.#spans.link(decodeString(resource.address));
+      }
+    }
+    this.#position = after;
+    this.#spans.close();
+  }
+
+  *#readUrl(code: number): Scan<void> {
+    this.#take(String.fromCharCode(code), this.#position + 1);
+    if (code === COLON) {
+      if ((yield* peek(this.#source, this.#position)) !== SLASH) return;
+      if ((yield* peek(this.#source, this.#position + 1)) !== SLASH) return;
+      this.#take('//', this.#position + 2);
+    }
+    yield* scanUrl(this.#source, this.#position, (upTo) => {
+      if (upTo > this.#position) this.#take(this.#source.slice(this.#position, upTo), upTo);
+    });
+  }
+
+  #take(text: string, end: number): void {
+    this.#position = end;
+    this.#text(text);
+  }
+
+  #text(text: string): void {
+    this.#flushSpace();
+    this.#spans.text(text);
+  }
+
+  #flushSpace(): void {
+    if (this.#space === '') return;
+    this.#spans.text(this.#space);
+    this.#space = '';
+  }
+}
+
+function orNull(code: number): number | null {
+  return code < 0 ? null : code;
+}

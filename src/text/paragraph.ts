@@ -1,0 +1,105 @@
+import { Inline } from './inline.ts';
+import type { Leaf } from './leaf.ts';
+import type { OpenLeaf } from './line-plan.ts';
+import type { Output } from './output.ts';
+import { isPlain } from './plain.ts';
+import { rowText, splitRow, Table } from './table.ts';
+
+/**
+ * A paragraph. A line with a pipe may be the header of a table, which only the next line tells: it is held from the
+ * pipe on. A line before which something is still open is held as a whole, since as a header it would stand alone.
+ */
+export class Paragraph implements Leaf {
+  readonly #output: Output;
+  readonly #inline: Inline;
+  /** The current line, as far as it has been read. */
+  #read = '';
+  /** The rest of the line, held; null when nothing is held. */
+  #held: string | null = null;
+  /** Whether the line feed before the current line is held too. */
+  #owesLineFeed = false;
+  #lines = 0;
+  #mayBeHeader = true;
+  #cells = 0;
+
+  constructor(output: Output) {
+    this.#output = output;
+    this.#inline = new Inline((text) => output.write(text));
+  }
+
+  get state(): OpenLeaf {
+    return { kind: 'paragraph', cells: this.#cells };
+  }
+
+  startLine(_padding: number, lazy: boolean): void {
+    this.#release();
+    this.#mayBeHeader = !lazy;
+    if (this.#lines++ > 0) {
+      // A backslash breaks the line, but is text at the end of a paragraph.
+      this.#owesLineFeed = this.#mayBeHeader && this.#read.endsWith('\\');
+      if (!this.#owesLineFeed) this.#inline.startLine();
+      if (this.#mayBeHeader && (this.#owesLineFeed || !this.#inline.settled)) this.#held = '';
+    }
+    this.#read = '';
+  }
+
+  text(piece: string): void {
+    if (this.#held !== null) {
+      this.#held += piece;
+      return;
+    }
+    const pipe = this.#mayBeHeader ? piece.indexOf('|') : -1;
+    const sure = pipe < 0 ? piece : piece.slice(0, pipe);
+    if (pipe >= 0) this.#held = piece.slice(pipe);
+    if (sure === '') return;
+    this.#read += sure;
+    this.#inline.feed(sure);
+  }
+
+  /** Takes a piece in the middle of a line if that needs no thought. */
+  quick(piece: string): boolean {
+    if (this.#held !== null || !this.#inline.idle || !isPlain(piece)) return false;
+    this.#read += piece;
+    this.#inline.plain(piece);
+    return true;
+  }
+
+  endLine(): void {
+    if (this.#held === null) return;
+    const line = this.#read + this.#held;
+    if (line.includes('|')) this.#cells = splitRow(line).length;
+    else this.#release();
+  }
+
+  /** The line that is held turns out to be the header of a table: the paragraph ends before it. */
+  toTable(): Leaf {
+    const header = rowText(splitRow(this.#read + (this.#held ?? '')));
+    let left = 0;
+    if (this.#read === '') {
+      this.#inline.end();
+      if (this.#lines > 1) this.#output.newLine();
+    } else {
+      left = Math.max(this.#inline.emitted, 0);
+      if (this.#inline.emitted < 0) this.#output.newLine();
+    }
+    this.#output.write(header.slice(left));
+    return new Table(this.#output);
+  }
+
+  close(): void {
+    this.#release();
+    this.#inline.end();
+    this.#output.finish();
+  }
+
+  /** What was held is text of the paragraph. */
+  #release(): void {
+    if (this.#held === null) return;
+    if (this.#owesLineFeed) this.#inline.startLine();
+    if (this.#held !== '') this.#inline.feed(this.#held);
+    this.#read += this.#held;
+    this.#held = null;
+    this.#owesLineFeed = false;
+    this.#cells = 0;
+  }
+}

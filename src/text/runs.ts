@@ -1,0 +1,116 @@
+/** A run of emphasis or strikethrough marks. */
+export interface Run {
+  readonly kind: 'run';
+  readonly mark: string;
+  readonly opens: boolean;
+  readonly closes: boolean;
+  /** Its place among the runs and brackets of the block. */
+  readonly order: number;
+  /** Marks not used up by a span. */
+  left: number;
+  /** Whether it may still be paired. */
+  live: boolean;
+  previous: Run | null;
+  next: Run | null;
+}
+
+/** For each kind of closing run, the order up to which no opening run fits it: what keeps the cost linear. */
+type Floors = Map<string, number>;
+
+/** The live runs of a block in their order, and the rules by which they pair. */
+export class Runs {
+  #last: Run | null = null;
+  readonly #floors: Floors = new Map();
+
+  add(order: number, mark: string, length: number, opens: boolean, closes: boolean): Run {
+    const previous = this.#last;
+    const run: Run = {
+      kind: 'run',
+      mark,
+      opens,
+      closes,
+      order,
+      left: length,
+      live: true,
+      previous,
+      next: null,
+    };
+    if (previous) previous.next = run;
+    this.#last = run;
+    return run;
+  }
+
+  /** Pairs the runs from `first` on, as far as they close, with runs before them. */
+  pairFrom(first: Run | null): void {
+    this.#pairAll(first, -1, this.#floors);
+  }
+
+  /** Pairs the runs after an order with each other only; what stays unpaired is text. */
+  pairAfter(order: number): void {
+    let first: Run | null = null;
+    for (let run = this.#last; run && run.order > order; run = run.previous) first = run;
+    this.#pairAll(first, order, new Map());
+    while (this.#last && this.#last.order > order) this.#unlink(this.#last);
+  }
+
+  /** No run will be paired any more. */
+  end(): void {
+    for (let run = this.#last; run; run = run.previous) run.live = false;
+    this.#last = null;
+  }
+
+  #pairAll(first: Run | null, bottom: number, floors: Floors): void {
+    let run = first;
+    while (run) {
+      const next: Run | null = run.next;
+      this.#pair(run, bottom, floors);
+      run = next;
+    }
+  }
+
+  #pair(closer: Run, bottom: number, floors: Floors): void {
+    while (closer.closes && closer.left > 0) {
+      const key = `${closer.mark}${closer.opens}${closer.left % 3}`;
+      const opener = openerFor(closer, Math.max(bottom, floors.get(key) ?? -1));
+      if (!opener) {
+        floors.set(key, closer.order - 1);
+        break;
+      }
+      while (closer.previous && closer.previous !== opener) this.#unlink(closer.previous);
+      const used = opener.left > 1 && closer.left > 1 ? 2 : 1;
+      opener.left -= used;
+      closer.left -= used;
+      if (opener.left === 0) this.#unlink(opener);
+      else lower(floors, opener.order - 1);
+    }
+    if (closer.left === 0 || !closer.opens) this.#unlink(closer);
+  }
+
+  #unlink(run: Run): void {
+    run.live = false;
+    if (run.previous) run.previous.next = run.next;
+    if (run.next) run.next.previous = run.previous;
+    else this.#last = run.previous;
+  }
+}
+
+function openerFor(closer: Run, floor: number): Run | null {
+  for (let run = closer.previous; run && run.order > floor; run = run.previous) {
+    if (run.mark === closer.mark && run.opens && fits(run, closer)) return run;
+  }
+  return null;
+}
+
+/** The rule of three: runs that could both open and close do not pair when their sum is a multiple of three. */
+function fits(opener: Run, closer: Run): boolean {
+  if (closer.mark === '~') return true;
+  if (!opener.closes && !closer.opens) return true;
+  return closer.left % 3 === 0 || (opener.left + closer.left) % 3 !== 0;
+}
+
+/** An opening run that lost marks may now fit where it did not before. */
+function lower(floors: Floors, to: number): void {
+  for (const [key, floor] of floors) {
+    if (floor > to) floors.set(key, to);
+  }
+}

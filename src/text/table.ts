@@ -1,0 +1,80 @@
+import { isSpace } from './chars.ts';
+import { Inline } from './inline.ts';
+import type { Leaf } from './leaf.ts';
+import type { OpenLeaf } from './line-plan.ts';
+import type { Output } from './output.ts';
+import { isPlain } from './plain.ts';
+
+/** The rows of a table after its header: each leaves when its line is complete. */
+export class Table implements Leaf {
+  readonly state: OpenLeaf = { kind: 'table' };
+  readonly #output: Output;
+  #line = '';
+
+  constructor(output: Output) {
+    this.#output = output;
+  }
+
+  startLine(): void {
+    this.#line = '';
+  }
+
+  text(piece: string): void {
+    this.#line += piece;
+  }
+
+  endLine(): void {
+    this.#output.newLine();
+    this.#output.write(rowText(splitRow(this.#line)));
+  }
+
+  close(): void {
+    this.#output.finish();
+  }
+}
+
+/** Splits a row at its unescaped pipes; one at the start and one at the end only enclose it. */
+export function splitRow(line: string): string[] {
+  const cells: string[] = [];
+  let start = 0;
+  let at = 0;
+  for (; at < line.length; at++) {
+    const char = line[at];
+    if (char === '\\' && (line[at + 1] === '\\' || line[at + 1] === '|')) at++;
+    else if (char === '|') {
+      cells.push(line.slice(start, at));
+      start = at + 1;
+    }
+  }
+  cells.push(line.slice(start));
+  if (cells.length > 1 && trim(cells[0]) === '') cells.shift();
+  if (cells.length > 1 && trim(cells.at(-1)) === '') cells.pop();
+  return cells;
+}
+
+/** The text form of a row: its cells joined by tabs. */
+export function rowText(cells: readonly string[]): string {
+  return cells.map(cellText).join('\t');
+}
+
+function cellText(cell: string): string {
+  const trimmed = trim(cell);
+  if (isPlain(trimmed)) return trimmed;
+  let text = '';
+  const inline = new Inline((piece) => {
+    text += piece;
+  }, true);
+  inline.feed(trimmed);
+  inline.end();
+  return text;
+}
+
+/** Without the spaces and tabs at both ends. */
+function trim(cell: string | undefined): string {
+  if (cell === undefined) return '';
+  let start = 0;
+  let end = cell.length;
+  while (start < end && isSpace(cell.charCodeAt(start))) start++;
+  while (end > start && isSpace(cell.charCodeAt(end - 1))) end--;
+  return cell.slice(start, end);
+}

@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import type { Browser } from 'playwright-core';
+import { launchChromium, provideChromium } from '../support/chromium.ts';
+import { startServer, type TestServer } from '../support/server.ts';
+import { openPage } from './page.ts';
+
+const HTML = { accept: 'text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8' };
+
+interface Summary {
+  readonly endpoints: readonly { readonly method: string; readonly path: string }[];
+}
+
+describe('the pages and their files', () => {
+  let server: TestServer;
+
+  before(async () => {
+    server = await startServer();
+  });
+
+  after(() => server?.stop());
+
+  test('/ is a page for browsers and JSON for everybody else', async () => {
+    const page = await server.get('/', HTML);
+    assert.equal(page.headers.get('content-type'), 'text/html; charset=utf-8');
+    assert.doesNotMatch(await page.text(), /\{\{|<style|style=|<script(?![^>]* src=)| on\w+=/);
+    const policy = page.headers.get('content-security-policy') ?? '';
+    assert.match(policy, /^default-src 'none'; script-src 'self'; style-src 'self';/);
+    for (const headers of [
+      undefined,
+      { accept: '*/*' },
+      { accept: 'application/json' },
+      { accept: 'image/png' },
+    ]) {
+      const answer = await server.get('/', headers);
+      assert.equal(answer.headers.get('content-type'), 'application/json; charset=utf-8');
+      assert.match(answer.headers.get('vary') ?? '', /\bAccept\b/);
+      const { endpoints, ...rest }: Summary = JSON.parse(await answer.text());
+      assert.deepEqual(rest, {
+        name: 'chat-api-server',
+        version: '0.0.0-test',
+        docs: '/docs',
+        openapi: '/openapi.json',
+        health: '/health/ready',
+      });
+      const found = endpoints.find(({ path }) => path === '/api/conversations/{id}');
+      assert.equal(found?.method, 'GET');
+    }
+  });
+
+  test('files come with an ETag that is good for a 304; only reading is possible', async () => {
+    const first = await server.get('/assets/app.js');
+    assert.equal(first.headers.get('content-type'), 'text/javascript; charset=utf-8');
+    const etag = first.headers.get('etag') ?? '';
+    // Without a Cache-Control of its own, fetch adds one that forbids the 304.
+    const again = { 'if-none-match': etag, 'cache-control': 'max-age=0' };
+    assert.equal((await server.get('/assets/app.js', again)).status, 304);
+    const posted = await server.post('/assets/app.js', {});
+    assert.equal(posted.status, 405);
+    assert.equal(posted.headers.get('allow'), 'GET, HEAD, OPTIONS');
+  });
+
+  test('what is no file of a page is a 404 problem, in the packages and folders behind them too', async () => {
+    const paths = [
+      '/assets',
+      '/assets/none.js',
+      '/assets/index.html',
+      '/assets/.hidden',
+      '/docs-assets',
+      '/docs-assets/package.json',
+      '/docs-assets/index.html',
+      '/docs-assets/swagger-ui-bundle.js.map',
+    ];
+    for (const path of paths) {
+      const answer = await server.get(path);
+      assert.equal(answer.status, 404, path);
+      assert.match(await answer.text(), /"code":"not_found"/, path);
+    }
+  });
+});
+
+const chromium = provideChromium();
+
+describe('/docs in a browser', { skip: chromium === undefined }, () => {
+  let server: TestServer;
+  let browser: Browser;
+
+  before(async () => {
+    [server, browser] = await Promise.all([startServer(), launchChromium(chromium ?? '')]);
+  });
+
+  after(async () => {
+    await browser?.close();
+    await server?.stop();
+  });
+
+  test('shows every operation and can try one, with nothing from elsewhere', async () => {
+    const { page, faults, foreign, close } = await openPage(browser, `${server.url}/docs`);
+    const document = await server.get('/openapi.json');
+    const { paths }: { paths: Record<string, object> } = JSON.parse(await document.text());
+    const operations = Object.values(paths).flatMap((path) => Object.keys(path)).length;
+    await page.locator('.opblock').first().waitFor();
+    assert.equal(await page.locator('.opblock').count(), operations);
+    const health = page.locator('.opblock', { has: page.locator('[data-path="/health"]') });
+    await health.click();
+    await health.locator('.try-out__btn').click();
+    await health.locator('.execute').click();
+    await health.locator('.live-responses-table .response-col_status', { hasText: '200' }).waitFor();
+    assert.deepEqual(faults, []);
+    assert.deepEqual(foreign, []);
+    await close();
+  });
+});

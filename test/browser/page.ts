@@ -1,0 +1,42 @@
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
+
+export interface OpenedPage {
+  readonly page: Page;
+  /** What the browser complained about: script errors, failed loads, violations of the page's policy. */
+  readonly faults: readonly string[];
+  /** Requests to anywhere but the server. */
+  readonly foreign: readonly string[];
+  close(): Promise<void>;
+}
+
+/** Opens a page in a context of its own and listens to what goes wrong in it. */
+export async function openPage(
+  browser: Browser,
+  url: string,
+  options: BrowserContextOptions = {},
+): Promise<OpenedPage> {
+  const context = await browser.newContext({ locale: 'en-US', ...options });
+  const page = await context.newPage();
+  const faults: string[] = [];
+  const foreign: string[] = [];
+  const { origin } = new URL(url);
+  page.on('console', (message) => {
+    if (message.type() === 'error' || message.type() === 'warning') faults.push(message.text());
+  });
+  page.on('pageerror', (error) => faults.push(String(error)));
+  page.on('request', (request) => {
+    const target = new URL(request.url());
+    if (target.protocol !== 'data:' && target.origin !== origin) foreign.push(request.url());
+  });
+  await page.goto(url);
+  return { page, faults, foreign, close: () => context.close() };
+}
+
+/** Sends a message with Enter and waits until its reply has ended, well or not. */
+export async function ask(page: Page, message: string): Promise<void> {
+  const replies = await page.locator('.reply').count();
+  await page.locator('#message').fill(message);
+  await page.locator('#message').press('Enter');
+  await page.locator('.reply').nth(replies).waitFor();
+  await page.locator('#log[aria-busy="false"]').waitFor();
+}

@@ -1,0 +1,74 @@
+import { createServer, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+
+const PACE_MS = 15;
+
+export interface Upstream {
+  readonly baseUrl: string;
+  close(): Promise<void>;
+}
+
+const USAGE = { prompt_tokens: 38, completion_tokens: 52, total_tokens: 90 };
+const WORDS = ['word 0 ', 'word 1 ', 'word 2 '];
+
+function send(response: ServerResponse, delta: object, finish: string | null): void {
+  const chunk = {
+    id: 'c1',
+    object: 'chat.completion.chunk',
+    created: 1,
+    model: 'm',
+    choices: [{ index: 0, delta, finish_reason: finish }],
+    ...(finish === null ? {} : { usage: USAGE }),
+  };
+  response.write(`data: ${JSON.stringify(chunk)}\n\n`);
+}
+
+function lastQuestion(body: string): string {
+  const { messages }: { messages: { content: string }[] } = JSON.parse(body);
+  return messages.at(-1)?.content ?? '';
+}
+
+/**
+ * A model server that does what the question says: `busy` is refused with 429, `endless` never ends, `broken` is
+ * reset after some words; anything else is answered with three words.
+ * @param answers answers to other questions
+ */
+export async function startUpstream(answers: Readonly<Record<string, string>> = {}): Promise<Upstream> {
+  const server = createServer(async (request, response) => {
+    let body = '';
+    for await (const piece of request.setEncoding('utf8')) body += piece;
+    if (request.method === 'GET') {
+      response.writeHead(200, { 'content-type': 'application/json' }).end('{"object":"list","data":[]}');
+      return;
+    }
+    const asked = lastQuestion(body);
+    if (asked === 'busy') {
+      response.writeHead(429, { 'retry-after': '7' }).end('{}');
+      return;
+    }
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    const words = answers[asked]?.match(/.{1,4}/gsu) ?? WORDS;
+    let sent = 0;
+    const timer = setInterval(() => {
+      send(response, { content: words[sent] ?? `word ${sent} ` }, null);
+      sent += 1;
+      if (sent < words.length || asked === 'endless') return;
+      clearInterval(timer);
+      if (asked === 'broken') response.destroy();
+      else {
+        send(response, {}, 'stop');
+        response.end('data: [DONE]\n\n');
+      }
+    }, PACE_MS);
+    response.on('close', () => clearInterval(timer));
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return {
+    baseUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`,
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}

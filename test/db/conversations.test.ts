@@ -1,0 +1,275 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import type { ConversationCursor } from '../../src/domain/ports.ts';
+import { eachDatabase } from '../support/databases.ts';
+import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
+
+const EVER = 0;
+
+eachDatabase((_name, open) => {
+  describe('a stored message', () => {
+    test('comes back as it was given, member by member', async () => {
+      const { conversations, writer } = open();
+      const question = userMessage(newId());
+      const reply = replyTo(question, { status: 'incomplete', finishReason: 'length' });
+      await writer.write({ start: startOf(question), reply });
+      const stored = await conversations.messages(question.conversationId, 0, 10);
+      assert.deepEqual(
+        stored.map(({ seq, ...message }) => message),
+        [question, reply],
+      );
+      assert.ok((stored[0]?.seq ?? 0) < (stored[1]?.seq ?? 0));
+    });
+
+    for (const [what, text] of Object.entries({
+      'characters beyond the BMP': '😀 𠮷 👩‍👩‍👧 🇨🇳',
+      Chinese: '您好！很高兴为您服务。',
+      'blanks at both ends': ' \t\r\n x \n ',
+      'what SQL would mind': `'"\`\\ \\' % _ ? ?? :name ; -- \\0 \u001a`,
+      'other scripts': 'عربي ‏ हिन्दी ไทย e\u0301 \u200d\ufeff',
+      'a mebibyte': '长a😀'.repeat(1 << 17),
+    })) {
+      test(`keeps ${what} byte for byte`, async () => {
+        const { conversations, writer } = open();
+        const question = userMessage(newId(), { content: text });
+        await writer.write({ start: startOf(question) });
+        assert.deepEqual(await contents(conversations, question.conversationId), [text]);
+      });
+    }
+
+    test('has its time to the millisecond, whatever time zone the process is in', async () => {
+      const { conversations, writer, knex } = open();
+      const question = userMessage(newId(), { timestamp: Date.UTC(2024, 2, 31, 1, 30, 0, 7) });
+      const zone = process.env.TZ;
+      try {
+        for (const [written, read] of [
+          ['Asia/Kathmandu', 'America/St_Johns'],
+          ['Europe/Berlin', 'UTC'],
+        ]) {
+          const message = { ...question, uid: newId(), conversationId: newId() };
+          process.env.TZ = written;
+          await writer.write({ start: startOf(message) });
+          process.env.TZ = read;
+          const [stored] = await conversations.messages(message.conversationId, 0, 1);
+          assert.equal(stored?.timestamp, message.timestamp);
+          const row = await knex('messages').where({ uid: message.uid }).first('timestamp');
+          assert.equal(row?.timestamp, '2024-03-31 01:30:00.007');
+        }
+      } finally {
+        if (zone === undefined) delete process.env.TZ;
+        else process.env.TZ = zone;
+      }
+    });
+
+    test('may have a model name of any length', async () => {
+      const { conversations, writer } = open();
+      const question = userMessage(newId());
+      await writer.write({ start: startOf(question), reply: replyTo(question, { model: 'm'.repeat(300) }) });
+      const stored = await conversations.messages(question.conversationId, 0, 10);
+      assert.equal(stored[1]?.model, 'm'.repeat(255));
+    });
+  });
+
+  describe('find', () => {
+    test('gives the conversation with the times of its first and its last message', async () => {
+      const { conversations, writer } = open();
+      const question = await writeTurn(writer, userMessage(newId()));
+      assert.deepEqual(await conversations.find(question.conversationId), {
+        id: question.conversationId,
+        owner: null,
+        createdAt: NOON,
+        lastActive: NOON + 1000,
+      });
+    });
+
+    test('gives null for an unknown one', async () => {
+      assert.equal(await open().conversations.find(newId()), null);
+    });
+  });
+
+  describe('history', () => {
+    test('is whole turns, oldest first', async () => {
+      const { conversations, writer } = open();
+      const id = newId();
+      for (const n of [1, 2, 3])
+        await writeTurn(writer, userMessage(id, { content: `q${n}` }), { content: `a${n}` });
+      assert.deepEqual(await conversations.history(id, 10, EVER), [
+        { role: 'user', content: 'q1' },
+        { role: 'assistant', content: 'a1' },
+        { role: 'user', content: 'q2' },
+        { role: 'assistant', content: 'a2' },
+        { role: 'user', content: 'q3' },
+        { role: 'assistant', content: 'a3' },
+      ]);
+    });
+
+    const limits = [
+      [0, []],
+      [1, []],
+      [2, ['q5', 'a5']],
+      [3, ['q5', 'a5']],
+      [4, ['q4', 'a4', 'q5', 'a5']],
+    ] as const;
+    for (const [limit, expected] of limits) {
+      test(`of at most ${limit} messages is the newest whole turns that fit`, async () => {
+        const { conversations, writer } = open();
+        const id = newId();
+        for (const n of [1, 2, 3, 4, 5]) {
+          await writeTurn(writer, userMessage(id, { content: `q${n}` }), { content: `a${n}` });
+        }
+        const history = await conversations.history(id, limit, EVER);
+        assert.deepEqual(
+          history.map((message) => message.content),
+          expected,
+        );
+      });
+    }
+
+    test('pairs turns that interleave and orders them by their questions', async () => {
+      const { conversations, writer } = open();
+      const id = newId();
+      const [first, second] = [userMessage(id, { content: 'q1' }), userMessage(id, { content: 'q2' })];
+      await writer.write({ start: startOf(first) });
+      await writer.write({ start: startOf(second) });
+      await writer.write({ reply: replyTo(second, { content: 'a2' }) });
+      await writer.write({ reply: replyTo(first, { content: 'a1' }) });
+      const history = await conversations.history(id, 10, EVER);
+      assert.deepEqual(
+        history.map((message) => message.content),
+        ['q1', 'a1', 'q2', 'a2'],
+      );
+    });
+
+    test('leaves out turns without a reply, and those whose reply is empty or still streaming', async () => {
+      const { conversations, writer } = open();
+      const id = newId();
+      await writeTurn(writer, userMessage(id, { content: 'good' }), { content: 'answer' });
+      await writer.write({ start: startOf(userMessage(id, { content: 'unanswered' })) });
+      await writeTurn(writer, userMessage(id, { content: 'empty' }), { content: '', status: 'incomplete' });
+      await writeTurn(writer, userMessage(id, { content: 'running' }), {
+        content: 'so f',
+        status: 'streaming',
+      });
+      await writeTurn(writer, userMessage(id, { content: 'stopped' }), {
+        content: 'half',
+        status: 'cancelled',
+      });
+      const history = await conversations.history(id, 10, EVER);
+      assert.deepEqual(
+        history.map((message) => message.content),
+        ['good', 'answer', 'stopped', 'half'],
+      );
+    });
+
+    test('looks past any number of turns that failed', async () => {
+      const { conversations, writer } = open();
+      const id = newId();
+      await writeTurn(writer, userMessage(id, { content: 'good' }), { content: 'answer' });
+      for (let n = 0; n < 60; n++) await writer.write({ start: startOf(userMessage(id)) });
+      assert.equal((await conversations.history(id, 4, EVER)).length, 2);
+    });
+
+    test('takes the newest of two replies to one question', async () => {
+      const { conversations, writer } = open();
+      const question = await writeTurn(writer, userMessage(newId()), {
+        content: 'cut',
+        status: 'incomplete',
+      });
+      await writer.write({ reply: replyTo(question, { content: 'whole' }) });
+      const history = await conversations.history(question.conversationId, 10, EVER);
+      assert.deepEqual(
+        history.map((message) => message.content),
+        ['a question', 'whole'],
+      );
+    });
+
+    test('is empty when the conversation is unknown or was last active before', async () => {
+      const { conversations, writer } = open();
+      const { conversationId } = await writeTurn(writer, userMessage(newId()));
+      assert.deepEqual(await conversations.history(newId(), 10, EVER), []);
+      assert.equal((await conversations.history(conversationId, 10, NOON + 1000)).length, 2);
+      assert.deepEqual(await conversations.history(conversationId, 10, NOON + 1001), []);
+    });
+  });
+
+  describe('paging', () => {
+    test('goes through all messages of one conversation once, in order', async () => {
+      const { conversations, writer } = open();
+      const id = newId();
+      for (let n = 0; n < 7; n++)
+        await writer.write({ start: startOf(userMessage(id, { content: `${n}` })) });
+      await writer.write({ start: startOf(userMessage(newId(), { content: 'of another' })) });
+      const seen: string[] = [];
+      let after = 0;
+      for (;;) {
+        const page = await conversations.messages(id, after, 3);
+        seen.push(...page.map((message) => message.content));
+        if (page.length < 3) break;
+        after = page.at(-1)?.seq ?? 0;
+      }
+      assert.deepEqual(seen, ['0', '1', '2', '3', '4', '5', '6']);
+    });
+
+    test('lists conversations newest activity first, then by id descending, each once', async () => {
+      const { conversations, writer, knex } = open();
+      await knex('conversations').delete();
+      const ids = Array.from({ length: 9 }, newId);
+      await Promise.all(
+        ids.map((id, index) =>
+          writer.write({ start: startOf(userMessage(id, { timestamp: NOON + Math.floor(index / 3) })) }),
+        ),
+      );
+      const seen: string[] = [];
+      let before: ConversationCursor | null = null;
+      for (;;) {
+        const page = await conversations.list(2, before, EVER);
+        seen.push(...page.map((conversation) => conversation.id));
+        const last = page.at(-1);
+        if (!last) break;
+        before = { lastActive: last.lastActive, id: last.id };
+      }
+      assert.deepEqual(seen, ids.toReversed());
+      const active = await conversations.list(100, null, NOON + 1);
+      assert.deepEqual(
+        active.map((conversation) => conversation.id),
+        ids.slice(3).toReversed(),
+      );
+    });
+  });
+
+  describe('delete', () => {
+    test('takes the messages along and leaves the others', async () => {
+      const { conversations, writer, knex } = open();
+      const gone = await writeTurn(writer, userMessage(newId()));
+      const kept = await writeTurn(writer, userMessage(newId()));
+      assert.equal(await conversations.delete(gone.conversationId), true);
+      assert.equal(await conversations.find(gone.conversationId), null);
+      assert.deepEqual(await knex('messages').where({ conversation_id: gone.conversationId }), []);
+      assert.equal((await contents(conversations, kept.conversationId)).length, 2);
+    });
+
+    test('says when there was nothing', async () => {
+      assert.equal(await open().conversations.delete(newId()), false);
+    });
+
+    test('never lets a row number be used again', async () => {
+      const { conversations, writer } = open();
+      const first = await writeTurn(writer, userMessage(newId()));
+      const last = (await conversations.messages(first.conversationId, 0, 10)).at(-1)?.seq ?? 0;
+      await conversations.delete(first.conversationId);
+      const next = await writeTurn(writer, userMessage(newId()));
+      const [stored] = await conversations.messages(next.conversationId, 0, 1);
+      assert.ok((stored?.seq ?? 0) > last);
+    });
+  });
+
+  test('activity only moves forward', async () => {
+    const { conversations, writer } = open();
+    const id = newId();
+    await writer.write({ start: startOf(userMessage(id, { timestamp: NOON + HOUR })) });
+    await writer.write({ start: startOf(userMessage(id, { timestamp: NOON })) });
+    const found = await conversations.find(id);
+    assert.equal(found?.lastActive, NOON + HOUR);
+    assert.equal(found?.createdAt, NOON + HOUR);
+  });
+});

@@ -1,0 +1,250 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import type { Knex } from 'knex';
+import { createKnex } from '../../src/db/client.ts';
+import { openDatabase } from '../../src/db/database.ts';
+import { faultOf, isTransient, translated } from '../../src/db/errors.ts';
+import { GroupCommitWriter } from '../../src/db/turn-writer.ts';
+import { AppError } from '../../src/domain/errors.ts';
+import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
+import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
+import { contents, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
+
+const AWAY = { code: 'database_unavailable', retryAfter: 2 };
+
+describe('an error of a driver', () => {
+  const coded = (code: string) => Object.assign(new Error(code), { code });
+
+  for (const code of ['ER_LOCK_DEADLOCK', 'ER_LOCK_WAIT_TIMEOUT', 'SQLITE_BUSY', 'SQLITE_BUSY_SNAPSHOT']) {
+    test(`${code} is worth another try`, () => assert.equal(isTransient(coded(code)), true));
+  }
+
+  for (const code of ['PROTOCOL_CONNECTION_LOST', 'ECONNREFUSED', 'SQLITE_IOERR_FSYNC', 'SQLITE_FULL']) {
+    test(`${code} means that the database is unavailable, and keeps its cause`, () => {
+      const error = translated(coded(code));
+      assert.ok(error instanceof AppError);
+      assert.equal(error.code, 'database_unavailable');
+      assert.equal(error.retryAfter, 2);
+      assert.equal((error.cause as Error).message, code);
+      assert.doesNotMatch(error.message, new RegExp(code));
+    });
+  }
+
+  for (const code of ['ER_DATA_TOO_LONG', 'ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_CHECK', 'ER_PARSE_ERROR']) {
+    test(`${code} is a fault of the statement and stays what it is`, () => {
+      const error = coded(code);
+      assert.equal(faultOf(error), undefined);
+      assert.equal(translated(error), error);
+    });
+  }
+});
+
+describe('a MySQL that is not there', () => {
+  test('is unavailable, at once and without its address in the detail', async () => {
+    const database = openDatabase(
+      optionsFor({ kind: 'mysql', url: 'mysql://root@127.0.0.1:1/nothing' }),
+      silent,
+    );
+    const away = (error: AppError) => {
+      assert.deepEqual({ code: error.code, retryAfter: error.retryAfter }, AWAY);
+      assert.equal((error.cause as { code?: string }).code, 'ECONNREFUSED');
+      assert.doesNotMatch(error.message, /127\.0\.0\.1|ECONN/);
+      return true;
+    };
+    await assert.rejects(database.conversations.check(), away);
+    await assert.rejects(database.conversations.find(newId()), away);
+    await assert.rejects(database.conversations.delete(newId()), away);
+    await assert.rejects(database.purge.countExpired(0), away);
+    await assert.rejects(
+      database.purge.exclusively(async () => {}),
+      away,
+    );
+    await assert.rejects(database.writer.write({ start: startOf(userMessage(newId())) }), away);
+    await database.close();
+  });
+
+  test('that takes the connection and says nothing is unavailable in the time for a connection', async () => {
+    const sockets: Socket[] = [];
+    const mute = createServer((socket) => sockets.push(socket)).listen(0, '127.0.0.1');
+    await once(mute, 'listening');
+    const { port } = mute.address() as { port: number };
+    const options = optionsFor({ kind: 'mysql', url: `mysql://root@127.0.0.1:${port}/nothing` });
+    const database = openDatabase({ ...options, acquireTimeoutMs: 200 }, silent);
+    await assert.rejects(database.conversations.find(newId()), AWAY);
+    await database.close();
+    for (const socket of sockets) socket.destroy();
+    mute.close();
+  });
+});
+
+eachDatabase((_name, open, options) => {
+  if (options.target.kind === 'sqlite') {
+    const { file } = options.target;
+    test('a file that is no database makes a readable failure, not a wrong answer', async () => {
+      const broken = join(file, '..', 'broken.sqlite');
+      writeFileSync(broken, 'this is no database, however long one looks at it'.repeat(100));
+      const database = open({ target: { kind: 'sqlite', file: broken } });
+      await assert.rejects(database.conversations.find(newId()));
+    });
+    return;
+  }
+
+  async function connectionIds(knex: Knex): Promise<number[]> {
+    const [rows] = await knex.raw(
+      'SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()',
+    );
+    return rows.map((row: object) => Number(Object.values(row)[0]));
+  }
+
+  test('a session is UTC, utf8mb4, strict and without gap locks, whatever the server is set to', async () => {
+    const { knex } = open();
+    const [[row]] = await knex.raw(
+      'SELECT @@time_zone AS zone, @@character_set_client AS client, @@character_set_results AS results, @@sql_mode AS mode',
+    );
+    assert.deepEqual([row.zone, row.client, row.results], ['+00:00', 'utf8mb4', 'utf8mb4']);
+    assert.match(row.mode, /STRICT_TRANS_TABLES/);
+    assert.doesNotMatch(row.mode, /NO_BACKSLASH_ESCAPES|ANSI_QUOTES/);
+    const [tables] = await knex.raw(
+      'SELECT engine, table_collation FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN (?, ?)',
+      ['conversations', 'messages'],
+    );
+    const values = tables.map((table: object) => Object.values(table).join(' '));
+    assert.deepEqual(values, ['InnoDB utf8mb4_bin', 'InnoDB utf8mb4_bin']);
+  });
+
+  test('text that does not fit fails its write instead of being cut', async () => {
+    const { writer, knex } = open();
+    const question = userMessage(newId());
+    // The column holds 16 MiB; a smaller one shows the same without sending that much.
+    await knex.raw('ALTER TABLE messages MODIFY finish_reason VARCHAR(4) CHARACTER SET ascii NULL');
+    const good = userMessage(newId());
+    const [saved, failed] = await Promise.allSettled([
+      writer.write({ start: startOf(good) }),
+      writer.write({ start: startOf(question), reply: replyTo(question, { finishReason: 'cancelled' }) }),
+    ]);
+    await knex.raw('ALTER TABLE messages MODIFY finish_reason VARCHAR(32) CHARACTER SET ascii NULL');
+    assert.equal(saved?.status, 'fulfilled');
+    assert.equal(failed?.status === 'rejected' && failed.reason.code, 'ER_DATA_TOO_LONG');
+  });
+
+  test('a connection that was killed while idle fails nobody', async () => {
+    const { conversations, writer, knex } = open();
+    const { conversationId } = await writeTurn(writer, userMessage(newId()));
+    await conversations.find(conversationId);
+    const admin = open().knex;
+    for (let round = 0; round < 5; round++) {
+      for (const id of await connectionIds(admin)) await admin.raw(`KILL ${id}`).catch(() => {});
+      // At once, before the process can have noticed, and again with whatever connection is left.
+      const [found] = await Promise.all([
+        conversations.find(conversationId),
+        writer.write({ start: startOf(userMessage(conversationId)) }),
+      ]);
+      assert.equal(found?.id, conversationId);
+    }
+    assert.equal((await contents(conversations, conversationId)).length, 7);
+    await knex.raw('SELECT 1');
+  });
+
+  test('a connection that is killed before COMMIT is seen: the write is done again, once', async () => {
+    const { conversations } = open();
+    const own = createKnex({ ...options, poolMin: 0, poolMax: 1 });
+    const writer = new GroupCommitWriter(own, silent);
+    const admin = open().knex;
+    const question = userMessage(newId());
+    let kills = 0;
+    // In the same moment as COMMIT is sent, the connection breaks under it.
+    own.client.pool.on(
+      'acquireSuccess',
+      (_event: number, connection: { query: CallableFunction; destroy(): void }) => {
+        if (kills > 0) return;
+        kills += 1;
+        const query = connection.query.bind(connection);
+        connection.query = (first: { sql: string }, ...rest: unknown[]) => {
+          if (first.sql === 'COMMIT;') connection.destroy();
+          return query(first, ...rest);
+        };
+      },
+    );
+    assert.equal(await writer.write({ start: startOf(question), reply: replyTo(question) }), 'saved');
+    assert.equal(kills, 1);
+    assert.equal((await contents(conversations, question.conversationId)).length, 2);
+    await admin.raw('SELECT 1');
+    await own.destroy();
+  });
+});
+
+describe('a server of our own', { timeout: 90_000 }, () => {
+  if (serverUrls().length === 0 || !findMariadbd()) return;
+  let server: Mariadb;
+  before(async () => {
+    server = await startMariadb();
+    const admin = createKnex(optionsFor({ kind: 'mysql', url: `${server.url}/mysql` }));
+    await admin.raw('CREATE DATABASE chat');
+    await admin.destroy();
+  });
+  after(() => server.stop());
+
+  test('that freezes makes reads and writes unavailable in their time, and serves again when it thaws', async () => {
+    const options = {
+      ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),
+      queryTimeoutMs: 300,
+    };
+    const database = openDatabase({ ...options, acquireTimeoutMs: 300 }, silent);
+    await database.migrate();
+    const question = await writeTurn(database.writer, userMessage(newId()));
+    await database.conversations.find(question.conversationId);
+    server.freeze();
+    const began = performance.now();
+    const late = userMessage(newId());
+    const away = await Promise.allSettled([
+      database.conversations.find(newId()),
+      database.writer.write({ start: startOf(late) }),
+      database.conversations.check(),
+    ]);
+    const took = performance.now() - began;
+    server.thaw();
+    assert.deepEqual(
+      away.map((result) => result.status === 'rejected' && result.reason.code),
+      ['database_unavailable', 'database_unavailable', 'database_unavailable'],
+    );
+    assert.ok(took < 5000, `took ${took} ms`);
+    assert.ok(await database.conversations.find(question.conversationId));
+    assert.equal(await database.writer.write({ start: startOf(late) }), 'saved');
+    assert.equal((await contents(database.conversations, late.conversationId)).length, 1);
+    await database.close();
+  });
+
+  test('that freezes at COMMIT does not hold the writer for ever', async () => {
+    const options = {
+      ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),
+      queryTimeoutMs: 300,
+    };
+    const knex = createKnex({ ...options, acquireTimeoutMs: 300, poolMax: 1 });
+    const writer = new GroupCommitWriter(knex, silent);
+    knex.on('query', ({ sql }: { sql: string }) => {
+      if (sql === 'COMMIT;') server.freeze();
+    });
+    await assert.rejects(writer.write({ start: startOf(userMessage(newId())) }), AWAY);
+    server.thaw();
+    knex.removeAllListeners('query');
+    assert.equal(await writer.write({ start: startOf(userMessage(newId())) }), 'saved');
+    await knex.destroy();
+  });
+
+  test('that is killed and comes back serves again without a restart of ours', async () => {
+    const options = optionsFor({ kind: 'mysql', url: `${server.url}/chat` });
+    const database = openDatabase(options, silent);
+    const question = await writeTurn(database.writer, userMessage(newId()));
+    await server.kill();
+    await assert.rejects(database.conversations.find(question.conversationId), AWAY);
+    await assert.rejects(database.writer.write({ reply: replyTo(question) }), AWAY);
+    await server.start();
+    assert.equal((await contents(database.conversations, question.conversationId)).length, 2);
+    assert.equal(await database.writer.write({ reply: replyTo(question) }), 'saved');
+    await database.close();
+  });
+});

@@ -1,0 +1,64 @@
+import { v7 } from 'uuid';
+import type { Message } from '../../src/domain/conversation.ts';
+import type { ConversationRepository, TurnStart, TurnWriter } from '../../src/domain/ports.ts';
+
+export const HOUR = 3_600_000;
+/** With milliseconds, and not of today: nothing here may depend on the clock. */
+export const NOON = Date.UTC(2024, 2, 21, 12, 0, 0, 123);
+
+export const newId = (): string => v7();
+
+export function userMessage(conversationId: string, over: Partial<Message> = {}): Message {
+  return {
+    uid: newId(),
+    conversationId,
+    role: 'user',
+    content: 'a question',
+    timestamp: NOON,
+    status: 'complete',
+    replyTo: null,
+    model: null,
+    finishReason: null,
+    usage: null,
+    ...over,
+  };
+}
+
+export function replyTo(question: Message, over: Partial<Message> = {}): Message {
+  return {
+    ...userMessage(question.conversationId),
+    role: 'assistant',
+    content: 'an answer',
+    timestamp: question.timestamp + 1000,
+    replyTo: question.uid,
+    model: 'some-model',
+    finishReason: 'stop',
+    usage: { prompt_tokens: 9, completion_tokens: 12, total_tokens: 21 },
+    ...over,
+  };
+}
+
+export function startOf(message: Message, over: Partial<TurnStart> = {}): TurnStart {
+  return {
+    conversationId: message.conversationId,
+    named: true,
+    expiredBefore: message.timestamp - 24 * HOUR,
+    message,
+    ...over,
+  };
+}
+
+/** Writes a whole turn and returns its question. */
+export async function writeTurn(
+  writer: TurnWriter,
+  question: Message,
+  answer?: Partial<Message>,
+): Promise<Message> {
+  await writer.write({ start: startOf(question) });
+  await writer.write({ reply: replyTo(question, answer) });
+  return question;
+}
+
+export async function contents(repository: ConversationRepository, id: string): Promise<string[]> {
+  return (await repository.messages(id, 0, 1000)).map((message) => message.content);
+}

@@ -1,0 +1,152 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { createKnex } from '../../src/db/client.ts';
+import { KnexPurgeStore } from '../../src/db/purge-store.ts';
+import { eachDatabase } from '../support/databases.ts';
+import { HOUR, NOON, newId, userMessage, writeTurn } from './fixtures.ts';
+
+eachDatabase((_name, open, options) => {
+  const none = { conversations: 0, messages: 0 };
+
+  /** An empty database with `old` expired conversations of one turn each, and one that is in use. */
+  async function filled(old: number) {
+    const database = open();
+    await database.knex('conversations').delete();
+    const ids = await Promise.all(
+      Array.from(
+        { length: old },
+        async () => (await writeTurn(database.writer, userMessage(newId()))).conversationId,
+      ),
+    );
+    const fresh = await writeTurn(database.writer, userMessage(newId(), { timestamp: NOON + HOUR }));
+    return { ...database, ids, fresh: fresh.conversationId };
+  }
+
+  describe('purging', () => {
+    test('counts what is expired and changes nothing', async () => {
+      const { purge } = await filled(3);
+      const expected = { conversations: 3, messages: 6 };
+      assert.deepEqual(await purge.countExpired(NOON + HOUR), expected);
+      assert.deepEqual(await purge.countExpired(NOON + HOUR), expected);
+      assert.deepEqual(await purge.countExpired(NOON), none);
+    });
+
+    test('deletes at most so many at a time, with their messages, until nothing is left', async () => {
+      const { purge, knex, conversations, fresh } = await filled(5);
+      const cutoff = NOON + HOUR;
+      assert.deepEqual(await purge.deleteExpired(cutoff, 2), { conversations: 2, messages: 4 });
+      assert.deepEqual(await purge.deleteExpired(cutoff, 2), { conversations: 2, messages: 4 });
+      assert.deepEqual(await purge.deleteExpired(cutoff, 2), { conversations: 1, messages: 2 });
+      assert.deepEqual(await purge.deleteExpired(cutoff, 2), none);
+      assert.ok(await conversations.find(fresh));
+      const rows = await knex('messages').distinct('conversation_id').pluck('conversation_id');
+      assert.deepEqual(rows, [fresh]);
+    });
+
+    test('spares what was active exactly at the cutoff', async () => {
+      const { purge } = await filled(1);
+      assert.deepEqual(await purge.deleteExpired(NOON + 1000, 10), none);
+      assert.deepEqual(await purge.deleteExpired(NOON + 1001, 10), { conversations: 1, messages: 2 });
+    });
+
+    test('spares a conversation that becomes active after it was chosen', async () => {
+      const { ids, conversations } = await filled(2);
+      const [active = '', idle = ''] = ids;
+      const own = createKnex(options);
+      own.on('query-response', (_response: unknown, { sql }: { sql: string }) => {
+        if (options.target.kind === 'sqlite' && sql.startsWith('select `id`')) {
+          // Of the same library: two of them in one process break each other's locks on the file.
+          const other = new own.client.driver(options.target.file);
+          other
+            .prepare('UPDATE conversations SET last_active = ? WHERE id = ?')
+            .run('2024-03-22 00:00:00.000', active);
+          other.close();
+        }
+      });
+      const store = new KnexPurgeStore(own);
+      if (options.target.kind === 'mysql') {
+        const { knex } = open();
+        let deleting: Promise<unknown> = Promise.resolve();
+        await knex.transaction(async (trx) => {
+          await trx('conversations').where({ id: active }).update({ last_active: '2024-03-22 00:00:00.000' });
+          const chosen = new Promise((resolve) => own.once('query-response', resolve));
+          deleting = store.deleteExpired(NOON + HOUR, 10);
+          await chosen;
+        });
+        assert.deepEqual(await deleting, { conversations: 1, messages: 2 });
+      } else {
+        assert.deepEqual(await store.deleteExpired(NOON + HOUR, 10), { conversations: 1, messages: 2 });
+      }
+      assert.ok(await conversations.find(active));
+      assert.equal(await conversations.find(idle), null);
+      await own.destroy();
+    });
+
+    test('by two at once deletes each row once, and no deadlock comes to the surface', async () => {
+      const { knex } = await filled(60);
+      // Two connections of one process would wait for each other in SQLite, whose driver is synchronous.
+      const other = options.target.kind === 'mysql' ? open().knex : knex;
+      const stores = [new KnexPurgeStore(knex), new KnexPurgeStore(other)];
+      const totals = await Promise.all(
+        stores.map(async (store) => {
+          let total = 0;
+          for (;;) {
+            const { conversations } = await store.deleteExpired(NOON + HOUR, 7);
+            if (conversations === 0) return total;
+            total += conversations;
+          }
+        }),
+      );
+      assert.equal(
+        totals.reduce((sum, total) => sum + total),
+        60,
+      );
+      assert.equal(
+        await knex('messages')
+          .count({ n: '*' })
+          .first()
+          .then((row) => Number(row?.n)),
+        2,
+      );
+    });
+  });
+
+  describe('exclusively', () => {
+    test('runs the work and lets go afterwards, also when the work fails', async () => {
+      const { purge } = open({ poolMax: 1 });
+      let runs = 0;
+      const work = async () => {
+        runs += 1;
+        await purge.countExpired(NOON);
+      };
+      assert.equal(await purge.exclusively(work), true);
+      await assert.rejects(
+        purge.exclusively(() => Promise.reject(new Error('broken'))),
+        /broken/,
+      );
+      assert.equal(await purge.exclusively(work), true);
+      assert.equal(runs, 2);
+    });
+
+    test('does not run while the same process purges', async () => {
+      const { purge } = open();
+      let inner: boolean | undefined;
+      await purge.exclusively(async () => {
+        inner = await purge.exclusively(() => Promise.reject(new Error('must not run')));
+      });
+      assert.equal(inner, false);
+    });
+
+    if (options.target.kind === 'mysql') {
+      test('does not run while another process purges', async () => {
+        const [one, two] = [open(), open()];
+        let inner: boolean | undefined;
+        const outer = await one.purge.exclusively(async () => {
+          inner = await two.purge.exclusively(() => Promise.reject(new Error('must not run')));
+        });
+        assert.deepEqual([outer, inner], [true, false]);
+        assert.equal(await two.purge.exclusively(async () => {}), true);
+      });
+    }
+  });
+});

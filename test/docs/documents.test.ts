@@ -1,0 +1,106 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { describe, it } from 'node:test';
+import packageJson from '../../package.json' with { type: 'json' };
+import { ERROR_CODES } from '../../src/domain/errors.ts';
+import { settingsSchema } from '../../src/settings.ts';
+import { blocksOf, codeIn, documents, fileUrl, linksOf, read, rowsUnder } from './documents.ts';
+
+const TWINS = ['README', 'docs/api', 'docs/deployment', 'docs/text-format'].filter((name) =>
+  documents().includes(`${name}.zh-CN.md`),
+);
+const RECORDS = readdirSync(fileUrl('docs/adr/')).map((file) => `docs/adr/${file}`);
+
+/** The levels of the headings in order, such as `# ## ## ###`. */
+function outline(markdown: string): string {
+  const prose = markdown.replace(/^```[\s\S]*?^```$/gm, '');
+  return [...prose.matchAll(/^#+(?= )/gm)].map((match) => match[0]).join(' ');
+}
+
+/** `#NAME=value` lines; an empty value is shown as unset. */
+function exampleSettings(): string[][] {
+  return [...read('.env.example').matchAll(/^#([A-Z][A-Z_]*)=(.*)$/gm)].map(([, name = '', value = '']) => [
+    name,
+    value,
+  ]);
+}
+
+describe('the documents', () => {
+  for (const name of TWINS) {
+    it(`show the same code in both languages: ${name}`, () => {
+      const plain = (file: string) => blocksOf(read(file)).map(({ language, text }) => ({ language, text }));
+      assert.deepEqual(plain(`${name}.zh-CN.md`), plain(`${name}.md`));
+    });
+
+    it(`have the same sections in both languages: ${name}`, () => {
+      assert.equal(outline(read(`${name}.zh-CN.md`)), outline(read(`${name}.md`)));
+    });
+
+    it(`link to each other: ${name}`, () => {
+      const base = name.replace('docs/', '');
+      assert.ok(linksOf(read(`${name}.md`)).includes(`${base}.zh-CN.md`));
+      assert.ok(linksOf(read(`${name}.zh-CN.md`)).includes(`${base}.md`));
+    });
+  }
+
+  for (const file of [...documents(), ...RECORDS, 'CHANGELOG.md']) {
+    it(`link to nothing that is not there: ${file}`, () => {
+      const dead = linksOf(read(file)).filter((target) => !existsSync(fileUrl(join(dirname(file), target))));
+      assert.deepEqual(dead, []);
+    });
+  }
+
+  for (const file of ['docs/deployment.md', 'docs/deployment.zh-CN.md']) {
+    it(`list the settings and defaults of .env.example, in its order: ${file}`, () => {
+      const rows = rowsUnder(read(file), /Settings|配置项/).flatMap(([name, value]) => {
+        const setting = codeIn(name);
+        return setting && /^[A-Z_]+$/.test(setting)
+          ? [[setting, codeIn(value) ?? (value === '—' ? '' : value)]]
+          : [];
+      });
+      assert.deepEqual(rows, exampleSettings());
+      assert.deepEqual(rows.map(([name]) => name).sort(), [...settingsSchema.keyof().options].sort());
+    });
+  }
+
+  for (const file of ['docs/api.md', 'docs/api.zh-CN.md']) {
+    it(`list every error code with its status and title: ${file}`, () => {
+      const rows = rowsUnder(read(file), /Errors|错误/).flatMap(([code, status, title]) => {
+        const name = codeIn(code);
+        return name && /^\d{3}$/.test(status ?? '') ? [[name, Number(status), title]] : [];
+      });
+      assert.deepEqual(
+        rows,
+        Object.entries(ERROR_CODES).map(([code, [status, title]]) => [code, status, title]),
+      );
+    });
+  }
+
+  for (const file of ['README.md', 'README.zh-CN.md']) {
+    it(`list every npm script: ${file}`, () => {
+      const rows = rowsUnder(read(file), /Scripts|脚本/).flatMap(([cell]) => {
+        const command = codeIn(cell);
+        return command === undefined ? [] : [command.replace(/^npm (?:run )?/, '')];
+      });
+      assert.deepEqual(rows.sort(), Object.keys(packageJson.scripts).sort());
+    });
+  }
+
+  it('number the decisions without a gap', () => {
+    const numbers = RECORDS.map((file) => Number(/(\d{4})-[\w-]+\.md$/.exec(file)?.[1])).sort(
+      (a, b) => a - b,
+    );
+    assert.deepEqual(
+      numbers,
+      RECORDS.map((_, index) => index + 1),
+    );
+  });
+
+  it('give every decision its three parts', () => {
+    for (const file of RECORDS) {
+      const headings = [...read(file).matchAll(/^## (\w+)$/gm)].map((match) => match[1]);
+      assert.deepEqual(headings, ['Context', 'Decision', 'Consequences'], file);
+    }
+  });
+});

@@ -1,0 +1,93 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import type { ContextMessage } from '../../src/domain/conversation.ts';
+import type { ModelRequest } from '../../src/domain/ports.ts';
+import { type DemoModel, startDemoModel } from '../../src/llm/demo.ts';
+import { createChatModel, type ModelOptions } from '../../src/llm/model.ts';
+import { silentLog } from '../support/fakes.ts';
+import { never } from './setup.ts';
+
+let demo: DemoModel;
+let model: ReturnType<typeof createChatModel>;
+
+before(async () => {
+  demo = await startDemoModel();
+  const options: ModelOptions = {
+    apiKey: undefined,
+    baseUrl: demo.baseUrl,
+    headers: {},
+    timeoutMs: 5000,
+    firstTokenTimeoutMs: 5000,
+    idleTimeoutMs: 5000,
+    maxRetries: 0,
+    replyMaxBytes: 100_000,
+    replyMaxMs: 10_000,
+  };
+  model = createChatModel(options, silentLog);
+});
+
+after(async () => {
+  await model.close();
+  await demo.close();
+});
+
+const ask = (...contents: string[]): ModelRequest => ({
+  model: 'm',
+  messages: contents.map(
+    (content, i): ContextMessage => ({ role: i % 2 === 0 ? 'user' : 'assistant', content }),
+  ),
+});
+
+test('the demo model answers in the language of the question and says what it is and how to change that', async () => {
+  const english = await model.complete(ask('What can you do?'), never());
+  assert.match(english.content, /demo model/);
+  assert.match(english.content, /canned/);
+  assert.doesNotMatch(english.content, /\p{Script=Han}/u);
+  const chinese = await model.complete(ask('你好'), never());
+  assert.match(chinese.content, /演示模型/);
+  for (const { content, model: name, finishReason } of [english, chinese]) {
+    for (const setting of ['.env', 'OPENAI_API_KEY', 'OPENAI_BASE_URL', 'OPENAI_MODEL']) {
+      assert.ok(content.includes(setting));
+    }
+    assert.deepEqual([name, finishReason], ['demo', 'stop']);
+  }
+});
+
+test('the demo model repeats a short piece of the question and counts the messages before it', async () => {
+  const first = await model.complete(ask(`line\none ${'x'.repeat(100)}`), never());
+  assert.match(first.content, /“line one x{31}…”/);
+  assert.match(first.content, /first message/);
+  const third = await model.complete(ask('hi', 'hello', 'again'), never());
+  assert.match(third.content, /“again”.*\*\*2\*\* earlier messages/);
+});
+
+test('the streamed demo answer is the whole one, in many small pieces, within four seconds', async () => {
+  const request = ask('请用中文介绍一下你自己 😀');
+  const pieces: string[] = [];
+  const start = performance.now();
+  const outcome = await model.stream(request, (text) => pieces.push(text), never());
+  assert.ok(performance.now() - start < 4000);
+  const whole = await model.complete(request, never());
+  assert.equal(pieces.join(''), whole.content);
+  assert.ok(pieces.length > 20);
+  assert.deepEqual(outcome.usage, whole.usage);
+  assert.ok((outcome.usage?.completion_tokens ?? 0) > 20);
+});
+
+test('a stream that nobody reads any more ends', async () => {
+  const controller = new AbortController();
+  const stop = () => controller.abort('stop');
+  await assert.rejects(model.stream(ask('hi'), stop, controller.signal), (error) => error === 'stop');
+  assert.equal(await model.reachable(never()), true);
+});
+
+test('the demo model lists itself and answers nonsense as an OpenAI server would', async () => {
+  const list: unknown = await (await fetch(`${demo.baseUrl}/models`)).json();
+  assert.deepEqual(list, { object: 'list', data: [{ id: 'demo', object: 'model', owned_by: 'demo' }] });
+  for (const body of ['{bad', '[]', '{}', '{"messages":[]}', '{"messages":3}']) {
+    const answer = await fetch(`${demo.baseUrl}/chat/completions`, { method: 'POST', body });
+    assert.equal(answer.status, 400);
+    assert.match(await answer.text(), /"error":\{"message"/);
+  }
+  assert.equal((await fetch(`${demo.baseUrl}/elsewhere`)).status, 404);
+});

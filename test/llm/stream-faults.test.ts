@@ -1,0 +1,265 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { ModelOptions } from '../../src/llm/model.ts';
+import {
+  arrive,
+  chunk,
+  createGate,
+  delta,
+  done,
+  endless,
+  endWithoutFinish,
+  finish,
+  flood,
+  type Handler,
+  hang,
+  headersThenSilence,
+  hugeLine,
+  raw,
+  reasoning,
+  reset,
+  role,
+  script,
+  silence,
+  status,
+  thenErrorObject,
+  thenGarbage,
+  thenReset,
+  thenSilence,
+  wait,
+} from '../support/fake-upstream.ts';
+import { never, setUp, startStream } from './setup.ts';
+
+interface Fault {
+  readonly name: string;
+  readonly handler: Handler;
+  readonly code: string;
+  /** What was said before. */
+  readonly said: string;
+  readonly options?: Partial<ModelOptions>;
+}
+
+const SHORT = { firstTokenTimeoutMs: 60, idleTimeoutMs: 60 };
+const html = { 'content-type': 'text/html' };
+
+const FAULTS: readonly Fault[] = [
+  { name: 'a hang before the headers', handler: hang(), code: 'upstream_timeout', said: '', options: SHORT },
+  {
+    name: 'headers, then silence',
+    handler: headersThenSilence(),
+    code: 'upstream_timeout',
+    said: '',
+    options: SHORT,
+  },
+  {
+    name: 'only empty role chunks and comments before the first-token timeout',
+    handler: script(role(), role(), raw(': ping\n\n'), silence()),
+    code: 'upstream_timeout',
+    said: '',
+    options: { firstTokenTimeoutMs: 60 },
+  },
+  {
+    name: 'silence between tokens',
+    handler: thenSilence('one', ' two'),
+    code: 'upstream_timeout',
+    said: 'one two',
+    options: { idleTimeoutMs: 60 },
+  },
+  {
+    name: 'comments instead of tokens',
+    handler: script(delta('one'), ...Array.from({ length: 40 }, () => [wait(10), raw(': ping\n\n')]).flat()),
+    code: 'upstream_timeout',
+    said: 'one',
+    options: { idleTimeoutMs: 100 },
+  },
+  {
+    name: 'a reset between tokens',
+    handler: thenReset('one', ' two'),
+    code: 'upstream_incomplete',
+    said: 'one two',
+  },
+  {
+    name: 'a reset while the model thinks aloud',
+    handler: script(reasoning('hm'), arrive(), reset()),
+    code: 'upstream_incomplete',
+    said: '',
+  },
+  {
+    name: '[DONE] without finish_reason',
+    handler: endWithoutFinish('one', ' two'),
+    code: 'upstream_incomplete',
+    said: 'one two',
+  },
+  {
+    name: 'a clean end without finish_reason and without [DONE]',
+    handler: script(delta('one'), raw('data: {"choices":[{"del')),
+    code: 'upstream_incomplete',
+    said: 'one',
+  },
+  { name: 'an empty stream', handler: script(), code: 'upstream_incomplete', said: '' },
+  { name: 'a web page', handler: status(200, html, '<p>Welcome'), code: 'upstream_error', said: '' },
+  { name: 'JSON in place of a stream', handler: status(200), code: 'upstream_error', said: '' },
+  {
+    name: 'compression that was not asked for',
+    handler: status(200, { 'content-encoding': 'br' }),
+    code: 'upstream_error',
+    said: '',
+  },
+  { name: 'a garbage line', handler: thenGarbage('one', ' two'), code: 'upstream_error', said: 'one two' },
+  {
+    name: 'a line that is JSON but no object',
+    handler: script(raw('data: 17\n\n'), silence()),
+    code: 'upstream_error',
+    said: '',
+  },
+  { name: 'an error object', handler: thenErrorObject('one'), code: 'upstream_error', said: 'one' },
+  {
+    name: 'finish_reason error',
+    handler: script(delta('one'), finish('error'), done()),
+    code: 'upstream_error',
+    said: 'one',
+  },
+];
+
+for (const { name, handler, code, said, options } of FAULTS) {
+  test(`${name}: ${code}, once, with what was said before`, async (t) => {
+    const { model, upstream, lines } = await setUp(t, options);
+    upstream.respond(handler);
+    const { deltas, outcome } = startStream(model);
+    await assert.rejects(outcome, { name: 'AppError', code });
+    assert.equal(deltas.join(''), said);
+    assert.equal(upstream.requests.length, 1);
+    assert.deepEqual(
+      lines.map(({ level }) => level),
+      ['warn'],
+    );
+    assert.doesNotMatch(JSON.stringify(lines), /says no|Welcome|one|bad/);
+  });
+}
+
+for (const [name, handler] of [
+  ['before the headers', hang()],
+  ['before the first token', headersThenSilence()],
+  ['between tokens', thenSilence('one')],
+] as const) {
+  test(`after a timeout ${name} the upstream's connection is closed`, async (t) => {
+    const { model, upstream } = await setUp(t, SHORT);
+    upstream.respond(handler);
+    await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });
+    await upstream.waitForClosed(1);
+  });
+}
+
+test('text that comes in the same network read as a fault is handed on before it', async (t) => {
+  const { model, upstream } = await setUp(t);
+  upstream.respond(script(raw(`${chunk({ content: 'last words' })}data: {bad\n\n`), silence()));
+  const { deltas, outcome } = startStream(model);
+  await assert.rejects(outcome, { code: 'upstream_error' });
+  assert.deepEqual(deltas, ['last words']);
+  await upstream.waitForClosed(1);
+});
+
+test('an endless reply is cut at the byte cap between two characters, and the upstream is closed', async (t) => {
+  const { model, upstream } = await setUp(t, { replyMaxBytes: 1000 });
+  upstream.respond(endless('世'));
+  const { deltas, outcome } = startStream(model);
+  const { finishReason, truncated } = await outcome;
+  assert.deepEqual([finishReason, truncated], ['length', true]);
+  assert.equal(deltas.join(''), '世'.repeat(333));
+  await upstream.waitForClosed(1);
+});
+
+test('a reply of exactly the cap is whole', async (t) => {
+  const { model, upstream } = await setUp(t, { replyMaxBytes: 4 });
+  upstream.respond([
+    script(delta('😀'), finish(), done()),
+    script(delta('😀'), arrive(), delta('!'), finish()),
+  ]);
+  assert.equal((await startStream(model).outcome).truncated, false);
+  const { deltas, outcome } = startStream(model);
+  assert.equal((await outcome).truncated, true);
+  assert.deepEqual(deltas, ['😀']);
+});
+
+test('a reply that is on for too long is cut there', async (t) => {
+  const { model, upstream } = await setUp(t, { replyMaxMs: 100 });
+  upstream.respond(thenSilence('one'));
+  const { deltas, outcome } = startStream(model);
+  const { finishReason, truncated } = await outcome;
+  assert.deepEqual([finishReason, truncated], ['length', true]);
+  assert.deepEqual(deltas, ['one']);
+  await upstream.waitForClosed(1);
+});
+
+test('the time cap with nothing said is a timeout, also while the model thinks aloud', async (t) => {
+  const { model, upstream } = await setUp(t, { replyMaxMs: 60 });
+  upstream.respond([headersThenSilence(), script(reasoning('hm'), silence())]);
+  await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });
+  await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });
+});
+
+test('a line without end is given up: what was said before stays, and memory stays flat', async (t) => {
+  const { model, upstream } = await setUp(t, { replyMaxBytes: 65_536 });
+  upstream.respond([hugeLine(Number.POSITIVE_INFINITY, 'said'), hugeLine(Number.POSITIVE_INFINITY)]);
+  const before = process.memoryUsage().rss;
+  const { deltas, outcome } = startStream(model);
+  const { finishReason, truncated } = await outcome;
+  assert.deepEqual([finishReason, truncated, deltas], ['length', true, ['said']]);
+  await assert.rejects(startStream(model).outcome, { code: 'upstream_error' });
+  await upstream.waitForClosed(2);
+  assert.ok(process.memoryUsage().rss - before < 64 * 1024 * 1024);
+});
+
+test('a comment without end ends with the first-token timeout, and memory stays flat', async (t) => {
+  const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 300 });
+  upstream.respond(script(raw(': '), flood('x'.repeat(65_536), Number.POSITIVE_INFINITY)));
+  const before = process.memoryUsage().rss;
+  await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });
+  await upstream.waitForClosed(1);
+  assert.ok(process.memoryUsage().rss - before < 128 * 1024 * 1024);
+});
+
+test('an abort closes the upstream at once and rejects with its reason, before and between tokens', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const reason = new Error('the reader pressed stop');
+  upstream.respond([hang(), thenSilence('one')]);
+  const early = new AbortController();
+  const hanging = startStream(model, early.signal);
+  await upstream.waitForRequest(1);
+  early.abort(reason);
+  await assert.rejects(hanging.outcome, (error) => error === reason);
+  await upstream.waitForClosed(1);
+
+  const late = new AbortController();
+  const running = startStream(model, late.signal, () => late.abort(reason));
+  await assert.rejects(running.outcome, (error) => error === reason);
+  await upstream.waitForClosed(2);
+  assert.deepEqual(running.deltas, ['one']);
+  assert.equal(upstream.requests.length, 2, 'an abort is never tried again');
+});
+
+test('nothing is handed on after an abort, and an aborted signal sends nothing', async (t) => {
+  const { model, upstream, lines } = await setUp(t);
+  const gate = createGate();
+  upstream.respond(script(delta('one'), wait(gate), delta(' two'), finish(), done()));
+  const controller = new AbortController();
+  const { deltas, outcome } = startStream(model, controller.signal, () => controller.abort('stop'));
+  await assert.rejects(outcome, (error) => error === 'stop');
+  await upstream.waitForClosed(1);
+  gate.open();
+  assert.deepEqual(deltas, ['one']);
+  await assert.rejects(startStream(model, AbortSignal.abort('gone')).outcome, (error) => error === 'gone');
+  assert.equal(upstream.requests.length, 1);
+  assert.deepEqual(lines, [], 'an abort is not worth a line');
+});
+
+test('a consumer that throws gets its own error back, not a crash', async (t) => {
+  const { model, upstream } = await setUp(t);
+  upstream.respond(thenSilence('one'));
+  const mistake = new Error('mistake');
+  const outcome = startStream(model, never(), () => {
+    throw mistake;
+  }).outcome;
+  await assert.rejects(outcome, (error) => error === mistake);
+  await upstream.waitForClosed(1);
+});

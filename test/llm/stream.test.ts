@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import {
+  arrive,
+  burst,
+  chunk,
+  createGate,
+  delta,
+  done,
+  emptyChoices,
+  finish,
+  raw,
+  reasoning,
+  reply,
+  reset,
+  role,
+  type Step,
+  script,
+  silence,
+  usage,
+  wait,
+} from '../support/fake-upstream.ts';
+import { HELLO, KEY, never, setUp, startStream } from './setup.ts';
+
+const COUNTED = { prompt_tokens: 3, completion_tokens: 5, total_tokens: 8 };
+
+test('a streamed reply arrives whole, with its reason, token counts and the model’s own name', async (t) => {
+  const { model, upstream } = await setUp(t);
+  upstream.respond(reply('Hello 世界 😀!', { chunks: 5 }));
+  const { deltas, outcome } = startStream(model);
+  assert.deepEqual(await outcome, {
+    finishReason: 'stop',
+    usage: COUNTED,
+    model: 'fake-model',
+    truncated: false,
+  });
+  assert.equal(deltas.join(''), 'Hello 世界 😀!');
+});
+
+test('the request carries the context, the parameters, the key and the extra headers', async (t) => {
+  const { model, upstream } = await setUp(t, { headers: { 'x-title': 'chat', 'User-Agent': 'mine' } });
+  const messages = [
+    { role: 'system', content: 'be kind' },
+    { role: 'user', content: 'hi 😀' },
+  ] as const;
+  await model.stream({ model: 'm', messages, temperature: 0.5, maxTokens: 7 }, () => {}, never());
+  const request = await upstream.waitForRequest(1);
+  assert.equal(request.path, '/v1/chat/completions');
+  assert.equal(request.headers.authorization, `Bearer ${KEY}`);
+  assert.equal(request.headers['x-title'], 'chat');
+  assert.equal(request.headers['user-agent'], 'mine');
+  assert.deepEqual(request.body, {
+    model: 'm',
+    messages,
+    temperature: 0.5,
+    max_tokens: 7,
+    stream: true,
+    stream_options: { include_usage: true },
+  });
+});
+
+test('without a key no Authorization is sent, unless the extra headers bring one', async (t) => {
+  const bare = await setUp(t, { apiKey: undefined });
+  await startStream(bare.model).outcome;
+  assert.equal(bare.upstream.requests[0]?.headers.authorization, undefined);
+  const own = await setUp(t, { apiKey: undefined, headers: { authorization: 'Basic abc' } });
+  await startStream(own.model).outcome;
+  assert.equal(own.upstream.requests[0]?.headers.authorization, 'Basic abc');
+});
+
+test('a piece is handed on while the reply still goes on', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const gate = createGate();
+  upstream.respond(script(role(), delta('first'), wait(gate), delta(' second'), finish(), done()));
+  const seen = Promise.withResolvers<string>();
+  const { deltas, outcome } = startStream(model, never(), seen.resolve);
+  assert.equal(await seen.promise, 'first');
+  gate.open();
+  await outcome;
+  assert.deepEqual(deltas, ['first', ' second']);
+});
+
+test('all that one network read brings is handed on in one call', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const pieces = ['a', 'b', 'c', 'd'].map((content) => chunk({ content }));
+  upstream.respond([
+    script(raw(pieces.join('')), finish(), done()),
+    // Each an HTTP chunk of its own, in one packet.
+    script(role(), arrive(), burst(...pieces), arrive(), finish(), done()),
+  ]);
+  const one = startStream(model);
+  await one.outcome;
+  assert.deepEqual(one.deltas, ['abcd']);
+  const two = startStream(model);
+  await two.outcome;
+  assert.deepEqual(two.deltas, ['abcd']);
+});
+
+test('a surrogate pair split between chunks is handed on in one piece', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const halves = ['"x\\ud83d"', '"\\ude00y"'].map((content) =>
+    raw(`data: {"choices":[{"index":0,"delta":{"content":${content}}}]}\n\n`),
+  );
+  upstream.respond(script(...halves.flatMap((half): Step[] => [half, arrive()]), finish(), done()));
+  const { deltas, outcome } = startStream(model);
+  await outcome;
+  assert.deepEqual(deltas, ['x', '😀y']);
+});
+
+test('a surrogate that stays alone becomes U+FFFD, in the middle and at the end', async (t) => {
+  const { model, upstream } = await setUp(t);
+  upstream.respond(
+    script(
+      raw('data: {"choices":[{"delta":{"content":"a\\ud83d"}}]}\n\n'),
+      arrive(),
+      raw('data: {"choices":[{"delta":{"content":"b\\ude00c\\ud83d"}}]}\n\n'),
+      arrive(),
+      finish(),
+      done(),
+    ),
+  );
+  const { deltas, outcome } = startStream(model);
+  await outcome;
+  assert.equal(deltas.join(''), 'a\ufffdb\ufffdc\ufffd');
+  assert.ok(deltas.every((text) => text.isWellFormed() && text !== ''));
+});
+
+test('characters survive being cut anywhere between network writes', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const bytes = Buffer.from(chunk({ content: 'é世😀' }));
+  const single = [...bytes].flatMap((byte): Step[] => [raw(Uint8Array.of(byte)), arrive()]);
+  upstream.respond(script(...single, finish(), done()));
+  const { deltas, outcome } = startStream(model);
+  await outcome;
+  assert.equal(deltas.join(''), 'é世😀');
+});
+
+test('CRLF line ends, comments, other fields and a missing last empty line are read as they should be', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const crlf = (text: string) => text.replaceAll('\n', '\r\n');
+  upstream.respond(
+    script(
+      raw(': connected\r\n\r\n'),
+      raw(crlf(`event: message\nid: 1\n${chunk({ content: 'one' })}`)),
+      raw('retry: 5\n: OPENROUTER PROCESSING\n\ndata:\n\ndata: \n\n'),
+      raw(`data:${chunk({ content: ' two' }).slice('data: '.length)}`),
+      raw(chunk({ content: ' three' }, 'stop').trimEnd()),
+    ),
+  );
+  const { deltas, outcome } = startStream(model);
+  assert.equal((await outcome).finishReason, 'stop');
+  assert.equal(deltas.join(''), 'one two three');
+});
+
+test('chunks without choices are skipped', async (t) => {
+  const { model, upstream } = await setUp(t);
+  upstream.respond(emptyChoices('still here'));
+  const { deltas, outcome } = startStream(model);
+  assert.deepEqual((await outcome).usage, COUNTED);
+  assert.equal(deltas.join(''), 'still here');
+});
+
+test('a reply without token counts or model name has no usage and the asked model', async (t) => {
+  const { model, upstream } = await setUp(t);
+  upstream.respond(
+    script(
+      raw(
+        'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":-1}}\n\n',
+      ),
+    ),
+  );
+  const outcome = await startStream(model).outcome;
+  assert.deepEqual(outcome, { finishReason: 'stop', usage: null, model: HELLO.model, truncated: false });
+});
+
+for (const [sent, expected] of [
+  ['stop', 'stop'],
+  ['length', 'length'],
+  ['content_filter', 'content_filter'],
+  ['tool_calls', 'stop'],
+  ['something_new', 'stop'],
+] as const) {
+  test(`finish_reason ${sent} is taken as ${expected}`, async (t) => {
+    const { model, upstream } = await setUp(t);
+    upstream.respond(reply('x', { finishReason: sent }));
+    assert.equal((await startStream(model).outcome).finishReason, expected);
+  });
+}
+
+test('an empty reply is an error, unless the content filter made it so', async (t) => {
+  const { model, upstream } = await setUp(t);
+  upstream.respond([
+    script(role(), finish(), usage(), done()),
+    script(reasoning('hm'), finish('length'), done()),
+    script(role(), finish('content_filter'), usage(), done()),
+  ]);
+  await assert.rejects(startStream(model).outcome, { name: 'AppError', code: 'upstream_empty' });
+  await assert.rejects(startStream(model).outcome, { code: 'upstream_empty' });
+  assert.equal((await startStream(model).outcome).finishReason, 'content_filter');
+  assert.equal(upstream.requests.length, 3, 'none is tried again');
+});
+
+test('what comes after finish_reason takes nothing away: a reset, no [DONE], garbage, silence', async (t) => {
+  const { model, upstream } = await setUp(t, { idleTimeoutMs: 60 });
+  upstream.respond([
+    script(delta('whole'), finish(), usage(), arrive(), reset()),
+    script(delta('whole'), finish(), usage()),
+    script(delta('whole'), finish(), usage(), raw('data: {bad\n\n'), silence()),
+    script(delta('whole'), finish(), usage(), silence()),
+  ]);
+  for (let n = 1; n <= 4; n++) {
+    const { deltas, outcome } = startStream(model);
+    assert.deepEqual(await outcome, {
+      finishReason: 'stop',
+      usage: COUNTED,
+      model: 'fake-model',
+      truncated: false,
+    });
+    assert.deepEqual(deltas, ['whole']);
+  }
+  assert.equal(upstream.requests.length, 4);
+  await upstream.waitForClosed(4);
+});
+
+test('a model that thinks aloud has begun: its thoughts are not handed on', async (t) => {
+  const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 100 });
+  upstream.respond(script(reasoning('hm'), wait(250), delta('so'), finish(), done()));
+  const { deltas, outcome } = startStream(model);
+  await outcome;
+  assert.deepEqual(deltas, ['so']);
+});
+
+test('reachable asks for the list of models and takes any answer below 500 for a yes', async (t) => {
+  const { model, upstream } = await setUp(t);
+  assert.equal(await model.reachable(never()), true);
+  for (const [code, expected] of [
+    [401, true],
+    [404, true],
+    [500, false],
+    [503, false],
+  ] as const) {
+    upstream.respondModels((response) => response.writeHead(code).end('{}'));
+    assert.equal(await model.reachable(never()), expected, `${code}`);
+  }
+  assert.equal(upstream.modelRequests, 5);
+  assert.equal(await model.reachable(AbortSignal.abort()), false);
+  await upstream.close();
+  assert.equal(await model.reachable(never()), false);
+});
+
+test('an aborted wait for a silent list of models is a no', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const controller = new AbortController();
+  upstream.respondModels(() => controller.abort());
+  assert.equal(await model.reachable(controller.signal), false);
+});

@@ -1,0 +1,165 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { Agent, request } from 'node:http';
+import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
+const PM2 = join(PROJECT, 'node_modules', 'pm2', 'bin', 'pm2');
+const run = promisify(execFile);
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+interface ListedProcess {
+  readonly name: string;
+  readonly pid: number;
+  readonly pm2_env: { readonly status: string; readonly exec_mode: string; readonly pm_out_log_path: string };
+}
+
+/** Calls that go on until they are stopped; every one must come back with 200. */
+function startLoad(port: number) {
+  const agent = new Agent({ keepAlive: true, maxSockets: 20 });
+  const results: (number | string)[] = [];
+  const open = new Set<Promise<void>>();
+  const call = () =>
+    new Promise<void>((resolve) => {
+      const headers = { 'content-type': 'application/json' };
+      const outgoing = request(
+        { host: '127.0.0.1', port, path: '/api/chat', method: 'POST', agent, headers },
+        (reply) => {
+          reply.resume();
+          reply.on('close', () => {
+            results.push(reply.complete ? (reply.statusCode ?? 0) : 'cut');
+            resolve();
+          });
+        },
+      );
+      outgoing.on('error', (error: NodeJS.ErrnoException) => {
+        results.push(error.code ?? error.message);
+        resolve();
+      });
+      outgoing.end('{"message":"hello"}');
+    });
+  const timer = setInterval(() => {
+    const one = call().finally(() => open.delete(one));
+    open.add(one);
+  }, 10);
+  return {
+    async stop() {
+      clearInterval(timer);
+      await Promise.all(open);
+      agent.destroy();
+      return results;
+    },
+  };
+}
+
+/** The events of one stream, read to its end. */
+async function readStream(port: number): Promise<string> {
+  const response = await fetch(`http://127.0.0.1:${port}/api/chat-stream`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: '{"message":"tell me something","cache":false}',
+  });
+  return response.text();
+}
+
+describe('under PM2', () => {
+  let home: string;
+  let port: number;
+  let logsBefore: Set<string>;
+
+  const pm2 = async (...args: string[]) => {
+    // Not the environment of the test runner: what it sets for its own children is not for the server's.
+    const {
+      NODE_TEST_CONTEXT: _context,
+      NODE_OPTIONS: _options,
+      DATABASE_URL: _url,
+      ...inherited
+    } = process.env;
+    const env = {
+      ...inherited,
+      PM2_HOME: home,
+      PORT: String(port),
+      DATA_DIR: join(home, 'data'),
+      CI: 'true',
+    };
+    return (await run(process.execPath, [PM2, ...args], { cwd: PROJECT, env })).stdout;
+  };
+  const list = async (): Promise<ListedProcess[]> => JSON.parse(await pm2('jlist'));
+  const logFiles = async () => new Set(await readdir(join(PROJECT, 'logs')).catch(() => []));
+
+  before(async () => {
+    home = await mkdtemp(join(tmpdir(), 'chat-api-pm2-'));
+    port = await freePort();
+    logsBefore = await logFiles();
+  });
+
+  after(async () => {
+    await pm2('kill');
+    await rm(home, { recursive: true, force: true });
+    for (const file of await logFiles()) if (!logsBefore.has(file)) await rm(join(PROJECT, 'logs', file));
+  });
+
+  it('starts in cluster mode and is ready when the command returns', async () => {
+    await pm2('start', 'ecosystem.config.cjs');
+    const [worker] = await list();
+    assert.equal(worker?.pm2_env.status, 'online');
+    assert.equal(worker?.pm2_env.exec_mode, 'cluster_mode');
+    assert.equal((await fetch(`http://127.0.0.1:${port}/health/ready`)).status, 200);
+  });
+
+  it('reloads under load without losing a request, and lets a stream finish', async () => {
+    const [old] = await list();
+    const load = startLoad(port);
+    const stream = readStream(port);
+    await pm2('reload', 'ecosystem.config.cjs');
+    const events = await stream;
+    await fetch(`http://127.0.0.1:${port}/health`);
+    const results = await load.stop();
+    const [fresh] = await list();
+    assert.notEqual(fresh?.pid, old?.pid);
+    assert.match(events, /event: done\n/);
+    assert.ok(results.length > 20, `only ${results.length} calls`);
+    assert.deepEqual(new Set(results), new Set([200]));
+  });
+
+  it('stops on its own, within its grace, and the log tells', async () => {
+    const [worker] = await list();
+    assert.ok(worker);
+    await pm2('stop', 'chat-api');
+    const log = await readFile(worker.pm2_env.pm_out_log_path, 'utf8');
+    assert.match(log, /"msg":"stopping"/);
+    assert.match(log, /"msg":"stopped"/);
+    assert.match(log, /"path":"\/api\/chat"/);
+  });
+});
+
+describe('without a manager', () => {
+  it('the message that PM2 sends on Windows stops the server cleanly', async () => {
+    const { fork } = await import('node:child_process');
+    const folder = await mkdtemp(join(tmpdir(), 'chat-api-message-'));
+    const child = fork(join(PROJECT, 'src', 'main.ts'), {
+      env: { ...process.env, PORT: '0', DATA_DIR: folder },
+      silent: true,
+    });
+    await new Promise((resolve) =>
+      child.on('message', (message) => message === 'ready' && resolve(undefined)),
+    );
+    child.send('shutdown');
+    const code = await new Promise((resolve) => child.on('exit', resolve));
+    await rm(folder, { recursive: true, force: true });
+    assert.equal(code, 0);
+  });
+});

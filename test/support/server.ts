@@ -1,0 +1,48 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { startServer as compose, type Overrides, type RunningServer } from '../../src/compose.ts';
+import { loadConfig } from '../../src/config.ts';
+import { createLogger } from '../../src/logger.ts';
+import { RequestContext } from '../../src/request-context.ts';
+
+export interface TestServer extends RunningServer {
+  /** Every log line so far, parsed. */
+  readonly lines: readonly Record<string, unknown>[];
+  /** POST with a JSON body; a string goes as it is. */
+  post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
+  get(path: string, headers?: Record<string, string>): Promise<Response>;
+}
+
+/**
+ * The composed server on a free port, with a database of its own (SQLite in a temporary folder unless DATABASE_URL
+ * says otherwise) and the demo model unless OPENAI_BASE_URL does.
+ */
+export async function startServer(
+  env: Record<string, string> = {},
+  overrides: Overrides = {},
+): Promise<TestServer> {
+  const folder = await mkdtemp(join(tmpdir(), 'chat-api-test-'));
+  const lines: Record<string, unknown>[] = [];
+  const context = new RequestContext();
+  const log = createLogger({ level: 'debug', pretty: false, file: undefined }, () => context.fields(), {
+    write: (line) => void lines.push(JSON.parse(line)),
+  });
+  const config = loadConfig({ PORT: '0', DATA_DIR: folder, SHUTDOWN_GRACE_MS: '5000', ...env });
+  const server = await compose(config, '0.0.0-test', log, context, overrides);
+  return {
+    ...server,
+    lines,
+    async stop() {
+      await server.stop();
+      await rm(folder, { recursive: true, force: true });
+    },
+    post: (path, body, headers = {}) =>
+      fetch(`${server.url}${path}`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', ...headers },
+        body: typeof body === 'string' ? body : JSON.stringify(body),
+      }),
+    get: (path, headers = {}) => fetch(`${server.url}${path}`, { headers }),
+  };
+}

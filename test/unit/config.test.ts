@@ -1,0 +1,153 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { ConfigError, loadConfig, loadEnvironment } from '../../src/config.ts';
+import { settingsSchema } from '../../src/settings.ts';
+
+function faults(environment: Record<string, string>): string[] {
+  try {
+    loadConfig(environment);
+  } catch (error) {
+    assert.ok(error instanceof ConfigError);
+    return error.message.split('\n');
+  }
+  assert.fail('these settings should have been refused');
+}
+
+describe('settings', () => {
+  it('are complete without any environment', () => {
+    const config = loadConfig({});
+    assert.equal(config.host, '127.0.0.1');
+    assert.equal(config.port, 5010);
+    assert.equal(config.chat.historyLimit, 10);
+    assert.equal(config.cache.maxBytes, 64 * 1024 * 1024);
+    assert.equal(config.model.demo, true);
+    assert.equal(config.database.autoMigrate, true);
+    assert.equal(config.workers, 1);
+    assert.equal(config.http.corsOrigins, 'loopback');
+    assert.deepEqual(config.changed, {});
+  });
+
+  it('give one line for each fault, naming variable, what is allowed and what came', () => {
+    const lines = faults({ PORT: '70000', LOG_LEVEL: 'loud', CACHE_MAX_BYTES: 'lots', PURGE_CRON: 'never' });
+    assert.deepEqual(lines.toSorted(), [
+      'CACHE_MAX_BYTES must be a size in bytes, or with kb, mb or gb (1 kb = 1024), from 0 to 9007199254740991 bytes; it is "lots"',
+      'LOG_LEVEL must be one of trace, debug, info, warn, error, fatal, silent; it is "loud"',
+      'PORT must be a whole number from 0 to 65535; it is "70000"',
+      'PURGE_CRON must be a cron pattern such as 17 * * * *; it is "never"',
+    ]);
+  });
+
+  for (const [name, bad] of Object.entries({
+    PORT: '-1',
+    DB_POOL_MAX: '0',
+    DATABASE_URL: 'postgres://u:p@h/db',
+    OPENAI_BASE_URL: 'ftp://x',
+    OPENAI_HEADERS: '{"a":1}',
+    OPENAI_TEMPERATURE: '3',
+    HISTORY_LIMIT: '1.5',
+    BODY_LIMIT: '1tb',
+    CORS_ORIGINS: 'https://a.example/path',
+    TRUST_PROXY: 'true',
+    CONVERSATION_TTL_HOURS: '-1',
+    DB_AUTO_MIGRATE: 'maybe',
+    AUTH: 'sometimes',
+  })) {
+    it(`refuse ${name}=${bad}`, () => {
+      const [line, ...more] = faults({ [name]: bad });
+      assert.match(line ?? '', new RegExp(`^${name} must be `));
+      assert.deepEqual(more, []);
+    });
+  }
+
+  it('never print a secret, neither in a fault nor as a changed setting', () => {
+    const url = 'postgres://user:hunter2@host/db';
+    assert.ok(!faults({ DATABASE_URL: url }).join().includes('hunter2'));
+    const config = loadConfig({
+      OPENAI_API_KEY: 'sk-secret',
+      DATABASE_URL: 'mysql://u:hunter2@h/db',
+      PORT: '1',
+    });
+    assert.deepEqual(config.changed, { OPENAI_API_KEY: '(set)', DATABASE_URL: '(set)', PORT: '1' });
+  });
+
+  it('take an empty variable for an unset one', () => {
+    assert.equal(loadConfig({ OPENAI_API_KEY: '', PORT: '' }).port, 5010);
+    assert.equal(loadConfig({ OPENAI_API_KEY: '' }).model.demo, true);
+  });
+
+  it('refuse a host that others can reach, unless AUTH=off says so', () => {
+    assert.match(faults({ HOST: '0.0.0.0' }).join(), /AUTH=off/);
+    const config = loadConfig({ HOST: '0.0.0.0', AUTH: 'off' });
+    assert.match(config.warnings.join(), /everybody who reaches the port/);
+    assert.deepEqual(config.http.corsOrigins, []);
+  });
+
+  it('refuse AUTH=required rather than pretend, and warn of settings that have no effect yet', () => {
+    assert.match(faults({ AUTH: 'required' }).join(), /not in this version/);
+    assert.match(loadConfig({ REDIS_URL: 'redis://x' }).warnings.join(), /REDIS_URL .* no effect/);
+  });
+
+  it('refuse several workers on SQLite', () => {
+    assert.match(faults({ WEB_CONCURRENCY: '2' }).join(), /WEB_CONCURRENCY must be 1 on SQLite/);
+    assert.equal(loadConfig({ WEB_CONCURRENCY: '2', DATABASE_URL: 'mysql://u@h/db' }).workers, 2);
+  });
+
+  it('leave migrations to the operator on MySQL', () => {
+    assert.equal(loadConfig({ DATABASE_URL: 'mysql://u@h/db' }).database.autoMigrate, false);
+    assert.equal(
+      loadConfig({ DATABASE_URL: 'mysql://u@h/db', DB_AUTO_MIGRATE: 'on' }).database.autoMigrate,
+      true,
+    );
+  });
+
+  it('read sizes with units', () => {
+    assert.equal(loadConfig({ BODY_LIMIT: '2mb' }).http.bodyLimit, 2 * 1024 * 1024);
+    assert.equal(loadConfig({ BODY_LIMIT: '64 KiB' }).http.bodyLimit, 64 * 1024);
+    assert.equal(loadConfig({ BODY_LIMIT: '4096' }).http.bodyLimit, 4096);
+  });
+
+  it('cannot be changed afterwards', () => {
+    const config = loadConfig({});
+    assert.throws(() => Object.assign(config.chat, { historyLimit: 1 }), TypeError);
+  });
+});
+
+describe('the environment', () => {
+  it('is the process over .env.<NODE_ENV> over .env', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'chat-api-env-'));
+    await writeFile(join(folder, '.env'), 'PORT=1\nHISTORY_LIMIT=1\nLOG_LEVEL=warn\n');
+    await writeFile(join(folder, '.env.staging'), 'PORT=2\nHISTORY_LIMIT=2\n');
+    const merged = loadEnvironment(folder, { NODE_ENV: 'staging', PORT: '3' });
+    await rm(folder, { recursive: true });
+    assert.deepEqual(
+      { port: merged.PORT, history: merged.HISTORY_LIMIT, level: merged.LOG_LEVEL },
+      { port: '3', history: '2', level: 'warn' },
+    );
+  });
+});
+
+describe('.env.example', () => {
+  const listed = new Map(
+    readFileSync(new URL('../../.env.example', import.meta.url), 'utf8')
+      .split('\n')
+      .flatMap((line) => {
+        const match = /^#([A-Z_]+)=(.*)$/.exec(line);
+        return match ? [[String(match[1]), String(match[2])] as const] : [];
+      }),
+  );
+
+  it('lists every setting and no other', () => {
+    assert.deepEqual([...listed.keys()].toSorted(), settingsSchema.keyof().options.toSorted());
+  });
+
+  it('tells the true defaults: taken as they stand they change nothing', () => {
+    assert.deepEqual(
+      settingsSchema.parse(Object.fromEntries([...listed].filter(([, text]) => text !== ''))),
+      settingsSchema.parse({}),
+    );
+  });
+});

@@ -1,0 +1,70 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import type { PurgeStore } from '../../../src/domain/ports.ts';
+import { PurgeService } from '../../../src/services/purge.ts';
+import { silentLog } from '../../support/fakes.ts';
+
+const DAY = 86_400_000;
+const NOW = Date.UTC(2026, 2, 21);
+
+function setUp(rows: number, options: { ttlMs?: number; busy?: boolean } = {}) {
+  const calls: { cutoff: number; limit: number }[] = [];
+  let left = rows;
+  const store: PurgeStore = {
+    countExpired: () => Promise.resolve({ conversations: left, messages: left * 2 }),
+    deleteExpired: (cutoff, limit) => {
+      calls.push({ cutoff, limit });
+      const conversations = Math.min(limit, left);
+      left -= conversations;
+      return Promise.resolve({ conversations, messages: conversations * 2 });
+    },
+    async exclusively(work) {
+      if (options.busy) return false;
+      await work();
+      return true;
+    },
+  };
+  const purge = new PurgeService(store, { now: () => NOW }, options.ttlMs ?? DAY, silentLog);
+  return { purge, store, calls, left: () => left };
+}
+
+describe('a purge', () => {
+  it('goes on in small batches until nothing is left', async () => {
+    const { purge, calls, left } = setUp(450);
+    const report = await purge.run(new AbortController().signal);
+    assert.deepEqual(report, { conversations: 450, messages: 900, outcome: 'done' });
+    assert.equal(left(), 0);
+    assert.ok(calls.length >= 3 && calls.every(({ cutoff, limit }) => cutoff === NOW - DAY && limit <= 500));
+  });
+
+  it('stops between two batches when it is told to', async () => {
+    const { purge, store, left } = setUp(1000);
+    const abort = new AbortController();
+    const deleteExpired = store.deleteExpired;
+    store.deleteExpired = (cutoff, limit) => {
+      abort.abort();
+      return deleteExpired(cutoff, limit);
+    };
+    assert.equal((await purge.run(abort.signal)).outcome, 'stopped');
+    assert.ok(left() > 0);
+  });
+
+  it('leaves the work to another process that is at it', async () => {
+    const { purge, calls } = setUp(5, { busy: true });
+    assert.equal((await purge.run(new AbortController().signal)).outcome, 'busy');
+    assert.equal(calls.length, 0);
+  });
+
+  it('touches nothing while conversations are kept for ever', async () => {
+    const { purge, calls } = setUp(5, { ttlMs: 0 });
+    assert.equal((await purge.run(new AbortController().signal)).outcome, 'off');
+    assert.deepEqual(await purge.preview(), { conversations: 0, messages: 0 });
+    assert.equal(calls.length, 0);
+  });
+
+  it('can be tried dry', async () => {
+    const { purge, calls } = setUp(5);
+    assert.deepEqual(await purge.preview(), { conversations: 5, messages: 10 });
+    assert.equal(calls.length, 0);
+  });
+});
