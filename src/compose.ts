@@ -1,13 +1,13 @@
 /** The composition root: builds every part once, in the order in which they need each other. */
-import { v7 as uuidv7 } from 'uuid';
 import { createResponseCache } from './cache/response-cache.ts';
 import type { Config } from './config.ts';
 import { type Database, openDatabase } from './db/database.ts';
-import { prepareSchema } from './db/prepare.ts';
+import { PendingMigrationsError, prepareSchema } from './db/prepare.ts';
 import { AppError } from './domain/errors.ts';
 import type { Clock, IdSource } from './domain/ports.ts';
 import { createApp } from './http/app.ts';
 import { HttpServer } from './http/server.ts';
+import { createIdSource } from './ids.ts';
 import { startPurgeJob } from './jobs/purge-job.ts';
 import { startDemoModel } from './llm/demo.ts';
 import { createChatModel } from './llm/model.ts';
@@ -35,13 +35,23 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
+/** What keeps the server from starting and is to be mended outside of it: the message says what, in one line. */
+export class StartError extends Error {
+  constructor(message: string, cause: unknown) {
+    super(message, { cause });
+    this.name = 'StartError';
+  }
+}
+
 /** After the grace, how long a broken-off reply may still take to be saved and its last event to leave. */
 const LAST_WORDS_MS = 3000;
 
 const systemClock: Clock = { now: () => Date.now() };
-const uuidSource: IdSource = { next: () => uuidv7() };
 
-/** @returns after the port is open */
+/**
+ * @returns after the port is open
+ * @throws StartError, and whatever nobody foresaw
+ */
 export async function startServer(
   config: Config,
   version: string,
@@ -50,16 +60,16 @@ export async function startServer(
   overrides: Overrides = {},
 ): Promise<RunningServer> {
   const clock = overrides.clock ?? systemClock;
-  const ids = overrides.ids ?? uuidSource;
+  const ids = overrides.ids ?? createIdSource();
   const { ttlMs } = config.chat;
 
-  const database = openDatabase(config.database, log);
+  const database = openStore(config, log);
   const quit = new AbortController();
   const { autoMigrate } = config.database;
   const schema = await prepareSchema(database, { autoMigrate, signal: quit.signal }, log).catch(
     async (error: unknown) => {
       await database.close();
-      throw error;
+      throw error instanceof PendingMigrationsError ? new StartError(error.message, error) : error;
     },
   );
   const demo = config.model.demo ? await startDemoModel() : undefined;
@@ -82,7 +92,17 @@ export async function startServer(
   const options = { ...config.http, version, messageMaxChars: config.chat.messageMaxChars };
   const app = createApp(options, { chat, conversations, health, text, log, context });
   const server = new HttpServer(app, { bodyLimit: config.http.bodyLimit, ...overrides });
-  const address = await server.listen(config.port, config.host);
+  const closeParts = async () => {
+    await model.close();
+    await demo?.close();
+    await database.close();
+  };
+  const address = await server.listen(config.port, config.host).catch(async (error: unknown) => {
+    quit.abort();
+    await schema.done;
+    await closeParts();
+    throw new StartError(listenFault(error, config), error);
+  });
   const purgeJob = startPurgeJob(purge, config.purgeCron, log);
 
   const stop = async () => {
@@ -91,9 +111,7 @@ export async function startServer(
     quit.abort();
     await schema.done;
     await drain(server, chat, generations, config.shutdownGraceMs);
-    await model.close();
-    await demo?.close();
-    await database.close();
+    await closeParts();
   };
   let stopping: Promise<void> | undefined;
   return {
@@ -104,6 +122,30 @@ export async function startServer(
       return stopping;
     },
   };
+}
+
+function openStore(config: Config, log: Logger): Database {
+  try {
+    return openDatabase(config.database, log);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new StartError(`the database cannot be opened: ${reason}`, error);
+  }
+}
+
+function listenFault(error: unknown, { host, port }: Config): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
+  switch (code) {
+    case 'EADDRINUSE':
+      return `port ${port} on ${host} is in use: stop the other program, or set PORT`;
+    case 'EACCES':
+      return `port ${port} on ${host} is not for this user: set PORT to one above 1023`;
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+      return `HOST ${host} is no address of this machine`;
+    default:
+      return `cannot listen on ${host}, port ${port} (${code})`;
+  }
 }
 
 async function drain(

@@ -1,7 +1,7 @@
 /** Loads the configuration, starts the server, ends it on a signal. */
 
 import packageJson from '../package.json' with { type: 'json' };
-import { type RunningServer, startServer } from './compose.ts';
+import { type RunningServer, StartError, startServer } from './compose.ts';
 import { type Config, ConfigError, loadConfig, loadEnvironment } from './config.ts';
 import { createLogger, type Logger } from './logger.ts';
 import { RequestContext } from './request-context.ts';
@@ -40,11 +40,17 @@ function logStart(log: Logger, config: Config, server: RunningServer): void {
 }
 
 /** Signals of Unix and of a terminal on Windows, and the message PM2 sends on Windows. */
-function onStop(stop: (reason: string) => void): void {
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop(signal));
+function onStop(stop: (reason: string) => Promise<void>): void {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop(signal));
   process.on('message', (message) => {
-    if (message === 'shutdown') stop('shutdown message');
+    if (message === 'shutdown') void stop('shutdown message');
   });
+}
+
+/** Under PM2 the last lines travel by a stream of their own; nothing else is left to wait for. */
+function exitSoon(code: number): void {
+  log.flush();
+  setTimeout(() => process.exit(code), LAST_LINES_MS);
 }
 
 const config = readConfig();
@@ -55,26 +61,30 @@ process.on('unhandledRejection', (error) =>
   log.error({ err: error }, 'a promise failed and nobody had asked for it'),
 );
 
+const starting = startServer(config, packageJson.version, log, context);
+
+/** A signal that comes too early ends the server after its start: a migration under way is not for breaking off. */
+onStop(async (reason) => {
+  log.info({ reason }, 'stopping');
+  const server = await starting.catch(() => undefined);
+  if (!server) return;
+  try {
+    await server.stop();
+    log.info('stopped');
+    exitSoon(0);
+  } catch (error) {
+    log.fatal({ err: error }, 'could not stop cleanly');
+    exitSoon(1);
+  }
+});
+
 try {
-  const server = await startServer(config, packageJson.version, log, context);
-  onStop((reason) => {
-    log.info({ reason }, 'stopping');
-    server.stop().then(
-      () => {
-        log.info('stopped');
-        // Under PM2 the last lines travel by a stream of their own; nothing else is left to wait for.
-        setTimeout(() => process.exit(0), LAST_LINES_MS);
-      },
-      (error: unknown) => {
-        log.fatal({ err: error }, 'could not stop cleanly');
-        process.exit(1);
-      },
-    );
-  });
-  logStart(log, config, server);
+  logStart(log, config, await starting);
   process.send?.('ready');
 } catch (error) {
-  log.fatal({ err: error }, 'could not start');
-  process.exitCode = 1;
-  log.flush();
+  if (error instanceof StartError) {
+    process.stderr.write(`The server cannot start: ${error.message}\n`);
+    if (config.log.file !== undefined) log.fatal(`could not start: ${error.message}`);
+  } else log.fatal({ err: error }, 'could not start');
+  exitSoon(1);
 }

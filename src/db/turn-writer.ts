@@ -1,8 +1,9 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
+import { AppError } from '../domain/errors.ts';
 import type { TurnWrite, TurnWriter, WriteOutcome } from '../domain/ports.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
-import { databaseUnavailable, faultOf, repeatable, transaction, translated } from './errors.ts';
+import { databaseUnavailable, repeatable, transaction } from './errors.ts';
 import { writeBatch } from './turn-batch.ts';
 
 /** What one transaction takes at most: statements stay far below any server's packet limit. */
@@ -83,10 +84,10 @@ export class GroupCommitWriter implements TurnWriter {
   }
 
   async #settleFailed(batch: readonly Waiting[], error: unknown): Promise<void> {
-    if (faultOf(error)) {
+    if (error instanceof AppError) {
       // Whoever queued up meanwhile has waited as long and is told too: a queue of batches that each wait for a dead
       // database would let the last one wait for minutes.
-      for (const { reject } of [...batch, ...this.#waiting.splice(0)]) reject(translated(error));
+      for (const { reject } of [...batch, ...this.#waiting.splice(0)]) reject(error);
       return;
     }
     const [only] = batch;
@@ -98,6 +99,7 @@ export class GroupCommitWriter implements TurnWriter {
     for (const waiting of batch) await this.#settle([waiting]);
   }
 
+  /** @throws AppError when the database is at fault, else the driver's error: then one of the units is */
   #commit(batch: readonly Waiting[]): Promise<WriteOutcome[]> {
     const units = batch.map(({ unit }) => unit);
     return repeatable(() => transaction(this.#knex, (trx) => writeBatch(trx, this.#dialect, units)));

@@ -26,6 +26,7 @@ export interface ServerLimits {
 /** A server in front of the app that also answers what never becomes a request: broken, too large, too slow. */
 export class HttpServer {
   readonly #server: Server;
+  #closing = false;
 
   constructor(app: Express, limits: ServerLimits) {
     const requestTimeout = limits.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
@@ -42,7 +43,16 @@ export class HttpServer {
     // No limit by silent dropping: the app counts the fields and says 431.
     this.#server.maxHeadersCount = 0;
     const current = new WeakMap<Socket, ServerResponse>();
-    this.#server.on('request', (request, response) => current.set(request.socket, response));
+    this.#server.on('request', ({ socket }, response) => {
+      current.set(socket, response);
+      // A reply that had begun before the stop could not say "close": its connection would stay for the keep-alive.
+      response.once('close', () => {
+        if (!this.#closing) return;
+        setTimeout(() => {
+          if (current.get(socket) === response) socket.destroy();
+        }, IDLE_GRACE_MS).unref();
+      });
+    });
     this.#server.on('clientError', (error, socket) => {
       const response = current.get(socket as Socket);
       // In the middle of another reply on this connection there is nothing that could be said.
@@ -53,7 +63,7 @@ export class HttpServer {
     // "Expect: 100-continue": a body that would be refused is not even asked for.
     this.#server.on('checkContinue', (request, response: ServerResponse) => {
       if (Number(request.headers['content-length'] ?? 0) <= limits.bodyLimit) response.writeContinue();
-      app(request, response);
+      this.#server.emit('request', request, response);
     });
   }
 
@@ -76,6 +86,7 @@ export class HttpServer {
    * when the last connection has gone; `force` cuts what is left.
    */
   close(): { readonly closed: Promise<void>; force(): void } {
+    this.#closing = true;
     this.#server.prependListener('request', (_request, response) =>
       response.setHeader('Connection', 'close'),
     );

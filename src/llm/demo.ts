@@ -16,7 +16,7 @@ const MODEL = 'demo';
 const FIRST_PIECE_MS = 150;
 const PIECE_MS = 25;
 /** Keeps the longest answer under four seconds. */
-const MAX_PIECES = 110;
+const MAX_PIECES = 90;
 const WHOLE_ANSWER_MS = 200;
 const BODY_LIMIT = 64 * 1024 * 1024;
 

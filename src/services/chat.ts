@@ -58,7 +58,7 @@ export interface Turn {
   readonly model: string;
   readonly cache: CacheUse;
   readonly generation: Generation;
-  /** Resolves when the user message is committed; rejects when it could not be. */
+  /** Resolves when the user message is committed, and the reply with it where they go together. */
   readonly started: Promise<void>;
   /**
    * Resolves after the reply has ended and was saved, whoever still listens; rejects with the AppError that broke it
@@ -66,6 +66,8 @@ export interface Turn {
    */
   readonly result: Promise<TurnResult>;
 }
+
+type Reply = Pick<Turn, 'messageId' | 'model' | 'generation'>;
 
 interface ChatParts {
   readonly conversations: ConversationRepository;
@@ -105,7 +107,7 @@ export class ChatService {
     const message = userMessage(ids.next(), conversationId, input.message, now);
     const start = { conversationId, named: input.conversationId !== undefined, expiredBefore, message };
     const turn = { conversationId, messageId: ids.next(), model: request.model, cache, generation };
-    return { ...turn, ...this.#save(turn, start) };
+    return { ...turn, ...this.#save(turn, start, mode) };
   }
 
   /** Resolves when every turn that was begun has been saved or given up. */
@@ -129,34 +131,48 @@ export class ChatService {
     };
   }
 
-  #save(turn: Pick<Turn, 'conversationId' | 'messageId' | 'model' | 'generation'>, start: TurnStart) {
-    const release = turn.generation.hold();
-    // A reply that is there already goes into the same transaction as the question.
-    const together = turn.generation.outcome !== undefined;
-    const reply = together ? this.#reply(turn, start) : undefined;
-    const started = this.#parts.writer.write(reply ? { start, reply } : { start });
-    const result = started.then(
-      (outcome) => (reply ? this.#result(turn, reply, outcome === 'saved') : this.#saveReply(turn, start)),
-      (error: unknown) => {
-        release(error);
-        throw error;
-      },
-    );
-    const settled = result.catch(() => {});
+  #save(turn: Reply, start: TurnStart, mode: ReplyMode) {
+    // One write instead of two: for a reply that is there already, and for a whole reply in a conversation that
+    // nobody can have heard of before it. A named one could be deleted meanwhile, and must not come back.
+    const together = !turn.generation.running || (mode === 'whole' && !start.named);
+    const started = together ? undefined : this.#writeStart(turn, start);
+    const result = started ? started.then(() => this.#saveReply(turn, start)) : this.#saveTurn(turn, start);
+    const settled = result.then(ignore, ignore);
     this.#open.add(settled);
-    void settled.finally(() => this.#open.delete(settled));
-    return { started: silenced(started.then(() => {})), result: silenced(result) };
+    void settled.then(() => this.#open.delete(settled));
+    return { started: silenced(started ?? result.then(ignore)), result: silenced(result) };
   }
 
-  async #saveReply(
-    turn: Pick<Turn, 'conversationId' | 'messageId' | 'model' | 'generation'>,
-    start: TurnStart,
-  ) {
+  /** A question that cannot be stored gets no reply: the call to the model ends, unless others wait for it too. */
+  async #writeStart({ generation }: Reply, start: TurnStart): Promise<void> {
+    const release = generation.hold();
+    try {
+      await this.#parts.writer.write({ start });
+    } catch (error) {
+      release(error);
+      throw error;
+    }
+  }
+
+  async #saveTurn(turn: Reply, start: TurnStart): Promise<TurnResult> {
     const { generation } = turn;
     await generation.ended;
-    const said = generation.outcome !== undefined || generation.pieces.length > 0;
+    if (generation.error && generation.pieces.length === 0) {
+      await this.#parts.writer.write({ start });
+      throw generation.error;
+    }
     const reply = this.#reply(turn, start);
-    const persisted = said && (await this.#writeReply(reply));
+    const outcome = await this.#parts.writer.write({ start, reply });
+    if (generation.error) throw generation.error;
+    return this.#result(turn, reply, outcome === 'saved');
+  }
+
+  async #saveReply(turn: Reply, start: TurnStart): Promise<TurnResult> {
+    const { generation } = turn;
+    await generation.ended;
+    if (generation.error && generation.pieces.length === 0) throw generation.error;
+    const reply = this.#reply(turn, start);
+    const persisted = await this.#writeReply(reply);
     if (generation.error) throw generation.error;
     return this.#result(turn, reply, persisted);
   }
@@ -172,7 +188,7 @@ export class ChatService {
     }
   }
 
-  #reply(turn: Pick<Turn, 'messageId' | 'model' | 'generation'>, start: TurnStart): Message {
+  #reply(turn: Reply, start: TurnStart): Message {
     const { outcome, text } = turn.generation;
     return {
       uid: turn.messageId,
@@ -188,7 +204,7 @@ export class ChatService {
     };
   }
 
-  #result({ generation }: Pick<Turn, 'generation'>, reply: Message, persisted: boolean): TurnResult {
+  #result({ generation }: Reply, reply: Message, persisted: boolean): TurnResult {
     const { outcome } = generation;
     if (!outcome)
       throw new AppError('internal', undefined, { cause: 'a result was asked of a running reply' });
@@ -212,6 +228,8 @@ function userMessage(uid: string, conversationId: string, content: string, times
   const none = { replyTo: null, model: null, finishReason: null, usage: null };
   return { uid, conversationId, role: 'user', content, timestamp, status: 'complete', ...none };
 }
+
+function ignore(): void {}
 
 /** The same promise, whose rejection does not end the process when nobody has asked for it yet. */
 function silenced<T>(promise: Promise<T>): Promise<T> {

@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
 import { launchChromium, provideChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage } from './page.ts';
+import { ask, openPage, until } from './page.ts';
 import { takePicture } from './picture.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
@@ -169,6 +169,28 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
       assert.equal(await page.evaluate("document.getElementById('log').scrollLeft = 99"), 99);
       assert.equal(await page.evaluate("document.getElementById('log').scrollLeft"), 0);
     }
+    await close();
+  });
+
+  test('follows a long reply to its end, unless the reader has scrolled back', async () => {
+    const viewport = { width: 900, height: 500 };
+    const { page, close } = await openPage(browser, server.url, { viewport });
+    const below = `(() => {
+      const { scrollHeight, scrollTop, clientHeight } = document.getElementById('log');
+      return scrollHeight - scrollTop - clientHeight;
+    })()`;
+    await ask(page, 'line\n'.repeat(40));
+    await until(page, `${below} < 5`);
+    await page.locator('#message').fill('endless');
+    await page.locator('#message').press('Enter');
+    await page.locator('.reply', { hasText: 'word 30' }).waitFor();
+    await until(page, `${below} < 5`);
+    await page.locator('#log').hover();
+    await page.mouse.wheel(0, -300);
+    await until(page, `${below} > 200`);
+    await page.locator('.reply', { hasText: 'word 90' }).waitFor();
+    assert.ok(Number(await page.evaluate(below)) > 200);
+    await page.locator('#stop').click();
     await close();
   });
 

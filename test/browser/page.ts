@@ -40,3 +40,18 @@ export async function ask(page: Page, message: string): Promise<void> {
   await page.locator('.reply').nth(replies).waitFor();
   await page.locator('#log[aria-busy="false"]').waitFor();
 }
+
+const PATIENCE_MS = 10_000;
+
+/** Waits until a JavaScript expression holds in the page, looking at every frame; rejects after ten seconds. */
+export async function until(page: Page, condition: string): Promise<void> {
+  await page.evaluate(`new Promise((resolve, reject) => {
+    const end = performance.now() + ${PATIENCE_MS};
+    const look = () => {
+      if (${condition}) resolve();
+      else if (performance.now() > end) reject(new Error(${JSON.stringify(`never came true: ${condition}`)}));
+      else requestAnimationFrame(look);
+    };
+    look();
+  })`);
+}

@@ -7,9 +7,9 @@ import { startUpstream } from './upstream.ts';
 
 const ANSWERS = {
   '用一句话说明什么是 SSE？':
-    'SSE（Server-Sent Events）就是服务器保持一个 HTTP 响应不结束，持续向客户端推送文本事件的标准方式。',
+    'SSE（Server-Sent Events）是一种 Web 标准：服务器不结束 HTTP 响应，持续向客户端推送文本事件。',
   'And when would WebSockets be the better choice?':
-    'When both sides have to talk at any time:\n- games and whiteboards shared by several people\n- binary data, such as audio\n\nFor a reply that is written as you watch, SSE is simpler.',
+    'When both sides have to talk at any time:\n- games and whiteboards shared by several people\n- binary data, such as audio',
 };
 
 /** Takes the picture of the home page that the README shows. */

@@ -64,20 +64,21 @@ describe('a MySQL that is not there', () => {
       away,
     );
     await assert.rejects(database.writer.write({ start: startOf(userMessage(newId())) }), away);
-    await database.close();
   });
 
-  test('that takes the connection and says nothing is unavailable in the time for a connection', async () => {
+  test('that takes the connection and says nothing is unavailable in the time for a connection', async (t) => {
     const sockets: Socket[] = [];
     const mute = createServer((socket) => sockets.push(socket)).listen(0, '127.0.0.1');
     await once(mute, 'listening');
     const { port } = mute.address() as { port: number };
     const options = optionsFor({ kind: 'mysql', url: `mysql://root@127.0.0.1:${port}/nothing` });
     const database = openDatabase({ ...options, acquireTimeoutMs: 200 }, silent);
+    t.after(async () => {
+      await database.close();
+      for (const socket of sockets) socket.destroy();
+      mute.close();
+    });
     await assert.rejects(database.conversations.find(newId()), AWAY);
-    await database.close();
-    for (const socket of sockets) socket.destroy();
-    mute.close();
   });
 });
 
@@ -131,6 +132,14 @@ eachDatabase((_name, open, options) => {
     assert.equal(failed?.status === 'rejected' && failed.reason.code, 'ER_DATA_TOO_LONG');
   });
 
+  test('a statement that takes too long is given up together with its connection', async () => {
+    const { knex } = open({ poolMax: 1, queryTimeoutMs: 200 });
+    const connection = async () => (await knex.raw('SELECT CONNECTION_ID() AS id'))[0][0].id;
+    const before = await connection();
+    await assert.rejects(knex.raw('SELECT SLEEP(5)'), { code: 'PROTOCOL_SEQUENCE_TIMEOUT' });
+    assert.notEqual(await connection(), before);
+  });
+
   test('a connection that was killed while idle fails nobody', async () => {
     const { conversations, writer, knex } = open();
     const { conversationId } = await writeTurn(writer, userMessage(newId()));
@@ -149,9 +158,10 @@ eachDatabase((_name, open, options) => {
     await knex.raw('SELECT 1');
   });
 
-  test('a connection that is killed before COMMIT is seen: the write is done again, once', async () => {
+  test('a connection that is killed before COMMIT is seen: the write is done again, once', async (t) => {
     const { conversations } = open();
     const own = createKnex({ ...options, poolMin: 0, poolMax: 1 });
+    t.after(() => own.destroy());
     const writer = new GroupCommitWriter(own, silent);
     const admin = open().knex;
     const question = userMessage(newId());
@@ -173,7 +183,6 @@ eachDatabase((_name, open, options) => {
     assert.equal(kills, 1);
     assert.equal((await contents(conversations, question.conversationId)).length, 2);
     await admin.raw('SELECT 1');
-    await own.destroy();
   });
 });
 
@@ -188,23 +197,34 @@ describe('a server of our own', { timeout: 90_000 }, () => {
   });
   after(() => server.stop());
 
-  test('that freezes makes reads and writes unavailable in their time, and serves again when it thaws', async () => {
+  test('that freezes makes reads and writes unavailable in their time, and serves again when it thaws', async (t) => {
     const options = {
       ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),
       queryTimeoutMs: 300,
     };
     const database = openDatabase({ ...options, acquireTimeoutMs: 300 }, silent);
+    t.after(async () => {
+      server.thaw();
+      await database.close();
+    });
     await database.migrate();
     const question = await writeTurn(database.writer, userMessage(newId()));
     await database.conversations.find(question.conversationId);
     server.freeze();
     const began = performance.now();
     const late = userMessage(newId());
+    const queue = Array.from({ length: 350 }, () =>
+      database.writer.write({ start: startOf(userMessage(newId())) }),
+    );
+    const queued = Promise.allSettled(queue);
     const away = await Promise.allSettled([
       database.conversations.find(newId()),
       database.writer.write({ start: startOf(late) }),
       database.conversations.check(),
     ]);
+    assert.ok(
+      (await queued).every((result) => result.status === 'rejected' && result.reason.code === AWAY.code),
+    );
     const took = performance.now() - began;
     server.thaw();
     assert.deepEqual(
@@ -215,15 +235,18 @@ describe('a server of our own', { timeout: 90_000 }, () => {
     assert.ok(await database.conversations.find(question.conversationId));
     assert.equal(await database.writer.write({ start: startOf(late) }), 'saved');
     assert.equal((await contents(database.conversations, late.conversationId)).length, 1);
-    await database.close();
   });
 
-  test('that freezes at COMMIT does not hold the writer for ever', async () => {
+  test('that freezes at COMMIT does not hold the writer for ever', async (t) => {
     const options = {
       ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),
       queryTimeoutMs: 300,
     };
     const knex = createKnex({ ...options, acquireTimeoutMs: 300, poolMax: 1 });
+    t.after(async () => {
+      server.thaw();
+      await knex.destroy();
+    });
     const writer = new GroupCommitWriter(knex, silent);
     knex.on('query', ({ sql }: { sql: string }) => {
       if (sql === 'COMMIT;') server.freeze();
@@ -232,12 +255,12 @@ describe('a server of our own', { timeout: 90_000 }, () => {
     server.thaw();
     knex.removeAllListeners('query');
     assert.equal(await writer.write({ start: startOf(userMessage(newId())) }), 'saved');
-    await knex.destroy();
   });
 
-  test('that is killed and comes back serves again without a restart of ours', async () => {
+  test('that is killed and comes back serves again without a restart of ours', async (t) => {
     const options = optionsFor({ kind: 'mysql', url: `${server.url}/chat` });
     const database = openDatabase(options, silent);
+    t.after(() => database.close());
     const question = await writeTurn(database.writer, userMessage(newId()));
     await server.kill();
     await assert.rejects(database.conversations.find(question.conversationId), AWAY);
@@ -245,6 +268,5 @@ describe('a server of our own', { timeout: 90_000 }, () => {
     await server.start();
     assert.equal((await contents(database.conversations, question.conversationId)).length, 2);
     assert.equal(await database.writer.write({ reply: replyTo(question) }), 'saved');
-    await database.close();
   });
 });

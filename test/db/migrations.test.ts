@@ -72,10 +72,10 @@ eachDatabase(
         await open().conversations.check();
       });
 
-      test('need no more than one connection of the pool', async () => {
+      test('need no more than one connection of the pool', async (t) => {
         const knex = createKnex({ ...options, poolMax: 1, acquireTimeoutMs: 1000 });
+        t.after(() => knex.destroy());
         assert.deepEqual(await migrateLatest(knex), []);
-        await knex.destroy();
       });
     });
 

@@ -49,10 +49,11 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await purge.deleteExpired(NOON + 1001, 10), { conversations: 1, messages: 2 });
     });
 
-    test('spares a conversation that becomes active after it was chosen', async () => {
+    test('spares a conversation that becomes active after it was chosen', async (t) => {
       const { ids, conversations } = await filled(2);
       const [active = '', idle = ''] = ids;
       const own = createKnex(options);
+      t.after(() => own.destroy());
       own.on('query-response', (_response: unknown, { sql }: { sql: string }) => {
         if (options.target.kind === 'sqlite' && sql.startsWith('select `id`')) {
           // Of the same library: two of them in one process break each other's locks on the file.
@@ -79,7 +80,6 @@ eachDatabase((_name, open, options) => {
       }
       assert.ok(await conversations.find(active));
       assert.equal(await conversations.find(idle), null);
-      await own.destroy();
     });
 
     test('by two at once deletes each row once, and no deadlock comes to the surface', async () => {

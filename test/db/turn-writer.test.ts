@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
+import { describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/client.ts';
@@ -114,28 +114,29 @@ eachDatabase((_name, open, options) => {
     for (const unit of units) assert.equal(await writer.write(unit), 'saved');
     const changed = { ...reply, content: 'something else' };
     assert.equal(await writer.write({ reply: changed }), 'saved');
+    assert.deepEqual(await conversations.messages(question.conversationId, 0, 10), before);
     await Promise.all([...units, ...units].map((unit) => writer.write(unit)));
     assert.deepEqual(await conversations.messages(question.conversationId, 0, 10), before);
     assert.equal((await conversations.find(question.conversationId))?.lastActive, NOON + 1000);
   });
 
   describe('group commit', () => {
-    function own(): { writer: GroupCommitWriter; knex: Knex; seen: ReturnType<typeof watched> } {
+    function own(t: TestContext) {
       const knex = createKnex({ ...options, poolMin: 0, poolMax: 1 });
-      return { knex, writer: new GroupCommitWriter(knex, silent), seen: watched(knex) };
+      t.after(() => knex.destroy());
+      return { writer: new GroupCommitWriter(knex, silent), seen: watched(knex) };
     }
 
-    test('puts what is handed in together into one transaction', async () => {
-      const { writer, knex, seen } = own();
+    test('puts what is handed in together into one transaction', async (t) => {
+      const { writer, seen } = own(t);
       await Promise.all(
         Array.from({ length: 50 }, () => writer.write({ start: startOf(userMessage(newId())) })),
       );
       assert.equal(seen.commits, 1);
-      await knex.destroy();
     });
 
-    test('puts what comes during a commit into the next one, and bounds a transaction', async () => {
-      const { writer, knex, seen } = own();
+    test('puts what comes during a commit into the next one, and bounds a transaction', async (t) => {
+      const { writer, seen } = own(t);
       const write = () => writer.write({ start: startOf(userMessage(newId())) });
       const first = write();
       await Promise.resolve();
@@ -145,17 +146,15 @@ eachDatabase((_name, open, options) => {
       assert.equal(seen.commits, 1);
       await Promise.all(rest);
       assert.equal(seen.commits, 4, '1 alone, then 100, 100 and 50');
-      await knex.destroy();
     });
 
-    test('keeps large replies out of one statement', async () => {
-      const { writer, knex, seen } = own();
+    test('keeps large replies out of one statement', async (t) => {
+      const { writer, seen } = own(t);
       const large = () => userMessage(newId(), { content: 'x'.repeat(700_000) });
       await Promise.all(
         [large(), large(), large()].map((message) => writer.write({ start: startOf(message) })),
       );
       assert.equal(seen.commits, 3);
-      await knex.destroy();
     });
 
     test('keeps the order in which messages of a conversation were handed in', async () => {
@@ -258,9 +257,10 @@ eachDatabase((_name, open, options) => {
         }
       }
 
-      test('a transaction that loses a deadlock is run again as a whole', { timeout: 20_000 }, async () => {
+      test('a transaction that loses a deadlock is run again as a whole', { timeout: 20_000 }, async (t) => {
         const { conversations, knex } = open();
         const own = createKnex({ ...options, poolMin: 0, poolMax: 1 });
+        t.after(() => own.destroy());
         const seen = watched(own);
         const writer = new GroupCommitWriter(own, silent);
         const [low = '', high = ''] = [newId(), newId()].sort();
@@ -282,7 +282,6 @@ eachDatabase((_name, open, options) => {
         assert.deepEqual(await Promise.all(written), ['saved', 'saved']);
         assert.deepEqual(seen.errors, ['ER_LOCK_DEADLOCK']);
         for (const id of [low, high]) assert.equal((await contents(conversations, id)).length, 3);
-        await own.destroy();
       });
 
       test('a reply waits for a delete that is under way, and is then gone', {

@@ -1,11 +1,21 @@
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { posix } from 'node:path';
 import { describe, it } from 'node:test';
 import packageJson from '../../package.json' with { type: 'json' };
 import { ERROR_CODES } from '../../src/domain/errors.ts';
 import { settingsSchema } from '../../src/settings.ts';
-import { blocksOf, codeIn, documents, fileUrl, linksOf, read, rowsUnder } from './documents.ts';
+import {
+  anchorsOf,
+  blocksOf,
+  codeIn,
+  documents,
+  fileUrl,
+  linksOf,
+  prose,
+  read,
+  rowsUnder,
+} from './documents.ts';
 
 const TWINS = ['README', 'docs/api', 'docs/deployment', 'docs/text-format'].filter((name) =>
   documents().includes(`${name}.zh-CN.md`),
@@ -14,8 +24,7 @@ const RECORDS = readdirSync(fileUrl('docs/adr/')).map((file) => `docs/adr/${file
 
 /** The levels of the headings in order, such as `# ## ## ###`. */
 function outline(markdown: string): string {
-  const prose = markdown.replace(/^```[\s\S]*?^```$/gm, '');
-  return [...prose.matchAll(/^#+(?= )/gm)].map((match) => match[0]).join(' ');
+  return [...prose(markdown).matchAll(/^#+(?= )/gm)].map((match) => match[0]).join(' ');
 }
 
 /** `#NAME=value` lines; an empty value is shown as unset. */
@@ -39,14 +48,19 @@ describe('the documents', () => {
 
     it(`link to each other: ${name}`, () => {
       const base = name.replace('docs/', '');
-      assert.ok(linksOf(read(`${name}.md`)).includes(`${base}.zh-CN.md`));
-      assert.ok(linksOf(read(`${name}.zh-CN.md`)).includes(`${base}.md`));
+      const linked = (file: string) => linksOf(read(file)).map(({ path }) => path);
+      assert.ok(linked(`${name}.md`).includes(`${base}.zh-CN.md`));
+      assert.ok(linked(`${name}.zh-CN.md`).includes(`${base}.md`));
     });
   }
 
   for (const file of [...documents(), ...RECORDS, 'CHANGELOG.md']) {
     it(`link to nothing that is not there: ${file}`, () => {
-      const dead = linksOf(read(file)).filter((target) => !existsSync(fileUrl(join(dirname(file), target))));
+      const dead = linksOf(read(file)).filter(({ path, fragment }) => {
+        const target = path === '' ? file : posix.join(posix.dirname(file), path);
+        if (!existsSync(fileUrl(target))) return true;
+        return fragment !== '' && !anchorsOf(read(target)).includes(fragment);
+      });
       assert.deepEqual(dead, []);
     });
   }

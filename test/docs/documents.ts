@@ -68,11 +68,28 @@ export function codeIn(cell: string | undefined): string | undefined {
   return /^`([^`]+)`$/.exec(cell ?? '')?.[1];
 }
 
-/** Where the document's relative links and pictures point, without their #fragments. */
-export function linksOf(markdown: string): string[] {
-  const prose = markdown.replace(/^```[\s\S]*?^```$/gm, '');
-  const targets = [...prose.matchAll(/\]\(([^)\s]+)\)/g)].map((match) => match[1] ?? '');
+/** Where the document's links within the project point; `path` is empty for the document itself. */
+export function linksOf(markdown: string): { readonly path: string; readonly fragment: string }[] {
+  const targets = [...prose(markdown).matchAll(/\]\(([^)\s]+)\)/g)].map((match) => match[1] ?? '');
   return targets
-    .filter((target) => !/^(?:[a-z]+:|#)/.test(target))
-    .map((target) => target.replace(/#.*/, ''));
+    .filter((target) => !/^[a-z]+:/.test(target))
+    .map((target) => {
+      const [path = '', fragment = ''] = target.split('#');
+      return { path, fragment };
+    });
+}
+
+/** Everything but the fenced blocks. */
+export function prose(markdown: string): string {
+  return markdown.replace(/^```[\s\S]*?^```$/gm, '');
+}
+
+/** The fragments by which GitHub lets one link to the headings. */
+export function anchorsOf(markdown: string): string[] {
+  return [...prose(markdown).matchAll(/^#+ (.+)$/gm)].map((match) =>
+    (match[1] ?? '')
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N}\s_-]/gu, '')
+      .replace(/\s/g, '-'),
+  );
 }

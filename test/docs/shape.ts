@@ -144,6 +144,7 @@ function compareMembers(
 }
 
 function compareItems(path: string, expected: readonly unknown[], actual: readonly unknown[]): string[] {
-  if (expected.length !== actual.length) return [`${path} shows ${expected.length} items, came: ${actual.length}`];
+  if (expected.length !== actual.length)
+    return [`${path} shows ${expected.length} items, came: ${actual.length}`];
   return expected.flatMap((item, index) => compareJson(`${path}[${index}]`, item, actual[index]));
 }

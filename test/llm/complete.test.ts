@@ -66,8 +66,8 @@ test('an empty reply of the content filter is a reply', async (t) => {
 });
 
 const FAULTS: readonly [name: string, handler: Handler, code: string, options?: Partial<ModelOptions>][] = [
-  ['silence', hang(), 'upstream_timeout', { timeoutMs: 60 }],
-  ['silence after the headers', begun(hang()), 'upstream_timeout', { timeoutMs: 60 }],
+  ['silence', hang(), 'upstream_timeout', { timeoutMs: 250 }],
+  ['silence after the headers', begun(hang()), 'upstream_timeout', { timeoutMs: 250 }],
   [
     'a reset in the body',
     begun(({ response }) => void response.write('{"ch'), arrive(), reset()),

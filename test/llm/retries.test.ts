@@ -102,7 +102,7 @@ for (const [way, ask] of WAYS) {
   });
 
   test(`${way}: a long Retry-After is passed on at once, in seconds`, async (t) => {
-    const { model, upstream } = await setUp(t);
+    const { model, upstream } = await setUp(t, { timeoutMs: 120_000 });
     upstream.respond([
       status(429, { 'retry-after': '3600' }),
       status(503, { 'retry-after': new Date(Date.now() + 100_000).toUTCString() }),

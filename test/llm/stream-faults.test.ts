@@ -39,7 +39,8 @@ interface Fault {
   readonly options?: Partial<ModelOptions>;
 }
 
-const SHORT = { firstTokenTimeoutMs: 60, idleTimeoutMs: 60 };
+/** Long enough for a busy machine to send the request, short enough to wait for. */
+const SHORT = { firstTokenTimeoutMs: 250, idleTimeoutMs: 250 };
 const html = { 'content-type': 'text/html' };
 
 const FAULTS: readonly Fault[] = [
@@ -56,21 +57,21 @@ const FAULTS: readonly Fault[] = [
     handler: script(role(), role(), raw(': ping\n\n'), silence()),
     code: 'upstream_timeout',
     said: '',
-    options: { firstTokenTimeoutMs: 60 },
+    options: { firstTokenTimeoutMs: 250 },
   },
   {
     name: 'silence between tokens',
     handler: thenSilence('one', ' two'),
     code: 'upstream_timeout',
     said: 'one two',
-    options: { idleTimeoutMs: 60 },
+    options: { idleTimeoutMs: 250 },
   },
   {
     name: 'comments instead of tokens',
-    handler: script(delta('one'), ...Array.from({ length: 40 }, () => [wait(10), raw(': ping\n\n')]).flat()),
+    handler: script(delta('one'), ...Array.from({ length: 60 }, () => [wait(10), raw(': ping\n\n')]).flat()),
     code: 'upstream_timeout',
     said: 'one',
-    options: { idleTimeoutMs: 100 },
+    options: { idleTimeoutMs: 200 },
   },
   {
     name: 'a reset between tokens',
@@ -182,7 +183,7 @@ test('a reply of exactly the cap is whole', async (t) => {
 });
 
 test('a reply that is on for too long is cut there', async (t) => {
-  const { model, upstream } = await setUp(t, { replyMaxMs: 100 });
+  const { model, upstream } = await setUp(t, { replyMaxMs: 400 });
   upstream.respond(thenSilence('one'));
   const { deltas, outcome } = startStream(model);
   const { finishReason, truncated } = await outcome;
@@ -192,7 +193,7 @@ test('a reply that is on for too long is cut there', async (t) => {
 });
 
 test('the time cap with nothing said is a timeout, also while the model thinks aloud', async (t) => {
-  const { model, upstream } = await setUp(t, { replyMaxMs: 60 });
+  const { model, upstream } = await setUp(t, { replyMaxMs: 250 });
   upstream.respond([headersThenSilence(), script(reasoning('hm'), silence())]);
   await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });
   await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });

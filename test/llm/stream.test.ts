@@ -201,7 +201,7 @@ test('an empty reply is an error, unless the content filter made it so', async (
 });
 
 test('what comes after finish_reason takes nothing away: a reset, no [DONE], garbage, silence', async (t) => {
-  const { model, upstream } = await setUp(t, { idleTimeoutMs: 60 });
+  const { model, upstream } = await setUp(t, { idleTimeoutMs: 250 });
   upstream.respond([
     script(delta('whole'), finish(), usage(), arrive(), reset()),
     script(delta('whole'), finish(), usage()),
@@ -223,8 +223,8 @@ test('what comes after finish_reason takes nothing away: a reset, no [DONE], gar
 });
 
 test('a model that thinks aloud has begun: its thoughts are not handed on', async (t) => {
-  const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 100 });
-  upstream.respond(script(reasoning('hm'), wait(250), delta('so'), finish(), done()));
+  const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 300 });
+  upstream.respond(script(reasoning('hm'), wait(450), delta('so'), finish(), done()));
   const { deltas, outcome } = startStream(model);
   await outcome;
   assert.deepEqual(deltas, ['so']);

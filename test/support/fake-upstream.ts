@@ -184,9 +184,10 @@ export const done = (): Step => raw('data: [DONE]\n\n');
 export const burst =
   (...parts: string[]): Step =>
   ({ response }) => {
-    response.cork();
+    // Not the response's own cork: that would make them one HTTP chunk.
+    response.socket?.cork();
     for (const part of parts) response.write(part);
-    response.uncork();
+    response.socket?.uncork();
   };
 /** Milliseconds, a gate, or any promise. */
 export const wait =

@@ -21,14 +21,28 @@ export function endEvent(id: string, offset: number, event: 'done' | 'error', da
   return `event: ${event}\nid: ${id}:${offset}:end\ndata: ${JSON.stringify(data)}\n\n`;
 }
 
-/** Cuts long output into pieces for events, never inside a surrogate pair. */
-export function* contentPieces(output: string): Generator<string> {
+/** One chunk of HTTP/1.1's chunked coding; the empty string is the end of the body. */
+export function httpChunk(text: string): string {
+  return `${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`;
+}
+
+/** Cuts output into pieces of at most `size` units for events, never inside a surrogate pair. */
+export function* contentPieces(output: string, size = MAX_CONTENT): Generator<string> {
   let from = 0;
-  while (output.length - from > MAX_CONTENT) {
-    const last = output.charCodeAt(from + MAX_CONTENT - 1);
-    const cut = from + MAX_CONTENT - (last >= 0xd800 && last <= 0xdbff ? 1 : 0);
+  while (output.length - from > size) {
+    const last = output.charCodeAt(from + size - 1);
+    const cut = from + size - (last >= 0xd800 && last <= 0xdbff ? 1 : 0);
     yield output.slice(from, cut);
     from = cut;
   }
   if (from < output.length) yield output.slice(from);
+}
+
+/** A reply from the cache is there at once, but readers that show it as it comes are used to pieces. */
+const REPLAY_PIECES = 64;
+const REPLAY_PIECE_MIN = 32;
+
+/** The size of the pieces in which a whole reply of `length` units is replayed. */
+export function replayPieceSize(length: number): number {
+  return Math.min(MAX_CONTENT, Math.max(REPLAY_PIECE_MIN, Math.ceil(length / REPLAY_PIECES)));
 }

@@ -3,12 +3,25 @@ import { AppError } from '../../domain/errors.ts';
 import type { TextStream } from '../../domain/ports.ts';
 import type { Turn, TurnResult } from '../../services/chat.ts';
 import { presentCacheUse } from '../presenters.ts';
-import { contentEvent, contentPieces, endEvent, PING, startEvent } from './encode.ts';
+import {
+  contentEvent,
+  contentPieces,
+  endEvent,
+  httpChunk,
+  PING,
+  replayPieceSize,
+  startEvent,
+} from './encode.ts';
 
 /** What a reader should wait before it connects again, milliseconds. */
 const RETRY_MS = 3000;
 /** A reader that takes nothing for this long is let go; the reply is made and saved all the same. */
 const STALL_MS = 60_000;
+/**
+ * How much of the reply is made into events at once, UTF-16 units. A slow reader of a long reply so holds no second
+ * copy of it, and has the time above for each part instead of for all that is left.
+ */
+const PART = 64 * 1024;
 
 export interface SessionOptions {
   readonly heartbeatMs: number;
@@ -28,11 +41,16 @@ export class StreamSession {
   readonly #text: TextStream | undefined;
   readonly #options: SessionOptions;
   readonly #toProblem: (error: AppError) => object;
-  /** Pieces of the reply that were taken. */
+  /** Pieces of the reply that were taken, and how much of the next one. */
   #taken = 0;
+  #within = 0;
+  /** Of the events' contents; undefined: as they come. */
+  readonly #pieceSize: number | undefined;
   /** UTF-16 units of output that were sent. */
   #offset = 0;
   #open = false;
+  /** Whether the body is in HTTP/1.1 chunks, which are then made here. */
+  #framed = false;
   #blocked = false;
   #stall: NodeJS.Timeout | undefined;
   #caughtUp: () => void = () => {};
@@ -51,6 +69,7 @@ export class StreamSession {
     this.#text = text;
     this.#options = options;
     this.#toProblem = toProblem;
+    this.#pieceSize = turn.cache.kind === 'hit' ? replayPieceSize(turn.generation.text.length) : undefined;
   }
 
   /**
@@ -109,6 +128,10 @@ export class StreamSession {
       'X-Stream-Id': messageId,
       'Cache-Status': presentCacheUse(cache),
     });
+    // Node frames a chunk by three writes that it gathers again; framed here it is one, which is what a stream of
+    // many small events spends most of its time on. HTTP/1.0 has no chunks, and Node knows.
+    this.#framed = this.#response.chunkedEncoding;
+    this.#response.chunkedEncoding = false;
     const start = startEvent(messageId, this.#offset, RETRY_MS, {
       content: '',
       conversation_id: conversationId,
@@ -119,14 +142,18 @@ export class StreamSession {
       cached: cache.kind === 'hit',
     });
     this.#open = true;
-    this.#write(start + this.#takeEvents());
-    this.#checkEnd();
+    this.#write(start + this.#encode(this.#part()));
+    this.#pump();
   }
 
   #pump(): void {
-    if (!this.#open || this.#blocked || this.#closed) return;
-    const events = this.#takeEvents();
-    if (events !== '') this.#write(events);
+    if (!this.#open) return;
+    while (!this.#blocked && !this.#closed) {
+      const fresh = this.#part();
+      if (fresh === '') break;
+      const events = this.#encode(fresh);
+      if (events !== '') this.#write(events);
+    }
     this.#checkEnd();
   }
 
@@ -135,19 +162,34 @@ export class StreamSession {
     if (!this.#blocked && !generation.running && this.#taken === generation.pieces.length) this.#caughtUp();
   }
 
-  /** Everything that came since the last look, as events; empty when the text form holds it back for now. */
-  #takeEvents(): string {
+  /** What came since the last look, at most PART of it; empty when there is nothing new. */
+  #part(): string {
     const { pieces } = this.#turn.generation;
-    const fresh =
-      pieces.length - this.#taken === 1 ? pieces[this.#taken] : pieces.slice(this.#taken).join('');
-    this.#taken = pieces.length;
-    if (fresh === undefined || fresh === '') return '';
-    return this.#encode(this.#text ? this.#text.push(fresh) : fresh);
+    let part = '';
+    for (let piece = pieces[this.#taken]; piece !== undefined; piece = pieces[this.#taken]) {
+      const room = PART - part.length;
+      const rest = this.#within === 0 ? piece : piece.slice(this.#within);
+      if (rest.length > room) {
+        const [head = ''] = contentPieces(rest, room);
+        this.#within += head.length;
+        return part + head;
+      }
+      part += rest;
+      this.#taken += 1;
+      this.#within = 0;
+    }
+    return part;
   }
 
-  #encode(output: string): string {
+  /** As events; none when the text form holds all of it back for now. */
+  #encode(markdown: string): string {
+    if (markdown === '') return '';
+    return this.#eventsOf(this.#text ? this.#text.push(markdown) : markdown);
+  }
+
+  #eventsOf(output: string): string {
     let events = '';
-    for (const piece of contentPieces(output)) {
+    for (const piece of contentPieces(output, this.#pieceSize)) {
       this.#offset += piece.length;
       events += contentEvent(this.#turn.messageId, this.#offset, piece);
     }
@@ -155,7 +197,7 @@ export class StreamSession {
   }
 
   #write(events: string): void {
-    if (this.#response.write(events)) return;
+    if (this.#response.write(this.#frame(events))) return;
     this.#blocked = true;
     this.#stall = setTimeout(() => this.#response.destroy(), STALL_MS);
     this.#response.once('drain', () => {
@@ -165,17 +207,21 @@ export class StreamSession {
     });
   }
 
+  #frame(events: string): string {
+    return this.#framed ? httpChunk(events) : events;
+  }
+
   #ping(): void {
-    if (!this.#blocked && !this.#closed) this.#response.write(PING);
+    if (!this.#blocked && !this.#closed) this.#response.write(this.#frame(PING));
   }
 
   /** Waits for the save, because the last event says whether there was one. */
   async #end(): Promise<void> {
-    const rest = this.#text ? this.#encode(this.#text.end()) : '';
+    const rest = this.#text ? this.#eventsOf(this.#text.end()) : '';
     if (rest !== '') this.#write(rest);
     const result = await this.#turn.result.catch((error: unknown) => error);
     if (this.#closed) return;
-    this.#response.end(this.#lastEvent(result));
+    this.#response.end(this.#frame(this.#lastEvent(result)) + (this.#framed ? httpChunk('') : ''));
     if (this.#response.writableLength === 0) return;
     const stall = setTimeout(() => this.#response.destroy(), STALL_MS);
     this.#response.once('close', () => clearTimeout(stall));

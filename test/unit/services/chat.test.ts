@@ -92,7 +92,7 @@ const ask = (input: Partial<ChatInput> = {}): ChatInput => ({
 describe('a turn', () => {
   it('stores the question first, the reply after it, paired', async () => {
     const { chat, writer } = setUp();
-    const turn = await chat.begin(ask(), 'whole');
+    const turn = await chat.begin(ask(), 'stream');
     const result = await turn.result;
     assert.equal(result.persisted, true);
     assert.equal(result.content, '答');
@@ -158,8 +158,8 @@ describe('a turn', () => {
     assert.equal(turn.cache.kind, 'hit');
     assert.equal((await turn.result).content, '答');
     assert.equal(requests.length, 1);
-    assert.equal(writer.writes.length, 3);
-    assert.ok(writer.writes[2]?.unit.start && writer.writes[2].unit.reply);
+    assert.equal(writer.writes.length, 2);
+    assert.ok(writer.writes[1]?.unit.start && writer.writes[1].unit.reply);
   });
 
   it('whose question cannot be stored fails, and its call is ended', async () => {
@@ -225,7 +225,7 @@ describe('a turn', () => {
     for (const end of ['gone', 'failed'] as const) {
       const { chat, writer } = setUp();
       writer.automatic = false;
-      const turn = await chat.begin(ask(), 'whole');
+      const turn = await chat.begin(ask(), 'stream');
       writer.writes[0]?.done();
       await turn.started;
       await turn.generation.ended;
@@ -236,6 +236,21 @@ describe('a turn', () => {
       assert.equal(result.content, '答');
       assert.equal(result.persisted, false);
     }
+  });
+
+  it('that nobody can have heard of yet is written in one go, at its end', async () => {
+    const { chat, writer } = setUp();
+    const result = await (await chat.begin(ask(), 'whole')).result;
+    assert.equal(result.persisted, true);
+    assert.equal(writer.writes.length, 1);
+    assert.ok(writer.writes[0]?.unit.start && writer.writes[0].unit.reply);
+  });
+
+  it('in a conversation that the caller named stores its question first: a deletion meanwhile must win', async () => {
+    const { chat, writer } = setUp();
+    await (await chat.begin(ask({ conversationId: 'c' }), 'whole')).result;
+    assert.equal(writer.writes.length, 2);
+    assert.ok(writer.writes[0]?.unit.start && !writer.writes[0].unit.reply);
   });
 
   it('is saved although nobody waits for it', async () => {

@@ -1,4 +1,16 @@
-import type { Code, Html, Image, List, ListItem, Nodes, Parents, PhrasingContent, Root, RootContent, Table } from 'mdast';
+import type {
+  Code,
+  Html,
+  Image,
+  List,
+  ListItem,
+  Nodes,
+  Parents,
+  PhrasingContent,
+  Root,
+  RootContent,
+  Table,
+} from 'mdast';
 import { fromMarkdown } from 'mdast-util-from-markdown';
 import { gfmFromMarkdown } from 'mdast-util-gfm';
 import { cjkFriendlyExtension } from 'micromark-extension-cjk-friendly';
@@ -61,7 +73,8 @@ class Writer {
   #block(node: RootContent, indent: string): void {
     if (node.type === 'blockquote') this.children(node, indent);
     else if (node.type === 'list') this.#list(node, indent);
-    else if (node.type === 'paragraph' || node.type === 'heading') this.#leaf(node, inline(node, this.#source), indent);
+    else if (node.type === 'paragraph' || node.type === 'heading')
+      this.#leaf(node, inline(node, this.#source), indent);
     else if (node.type === 'table') this.#leaf(node, table(node, this.#source), indent);
     else if (node.type === 'code' || node.type === 'html') this.#leaf(node, node.value, indent);
     else if (node.type !== 'thematicBreak') throw new Error(`unexpected block ${node.type}`);
@@ -90,7 +103,9 @@ class Writer {
     const prefix = this.#markers?.text ?? indent;
     this.#separate(this.#markers?.line ?? start(node).line + head);
     this.#markers = null;
-    const lines = text.split('\n').map((line, index) => (line === '' ? '' : (index === 0 ? prefix : indent) + line));
+    const lines = text
+      .split('\n')
+      .map((line, index) => (line === '' ? '' : (index === 0 ? prefix : indent) + line));
     this.text += lines.join('\n');
     this.#lastLine = this.#endOf(node, value);
   }
@@ -125,7 +140,8 @@ function inline(parent: Parents, source: string): string {
   const parts = parent.children.map((child) => phrase(child as PhrasingContent, source));
   // Spaces before a backslash at the end of a line.
   parent.children.forEach((child, index) => {
-    if (child.type === 'break' && index > 0) parts[index - 1] = (parts[index - 1] ?? '').replace(/[ \t]+$/, '');
+    if (child.type === 'break' && parent.children[index - 1]?.type === 'text')
+      parts[index - 1] = (parts[index - 1] ?? '').replace(/[ \t]+$/, '');
   });
   return parts.join('');
 }
@@ -133,9 +149,10 @@ function inline(parent: Parents, source: string): string {
 function phrase(node: PhrasingContent, source: string): string {
   switch (node.type) {
     case 'text':
-    case 'inlineCode':
     case 'html':
       return node.value;
+    case 'inlineCode':
+      return node.value.replaceAll('\n', ' ');
     case 'break':
       return '\n';
     case 'image':

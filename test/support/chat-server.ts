@@ -1,0 +1,178 @@
+/** A server with a scriptable model behind it, and what tests of its HTTP side do all the time. */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http';
+import { text as readText } from 'node:stream/consumers';
+import { setTimeout as pause } from 'node:timers/promises';
+import mysql from 'mysql2/promise';
+import type { z } from 'zod';
+import type { Overrides } from '../../src/compose.ts';
+import { chatReply } from '../../src/http/schemas/chat.ts';
+import { problem } from '../../src/http/schemas/common.ts';
+import { conversation } from '../../src/http/schemas/conversations.ts';
+import { serverUrls } from './databases.ts';
+import { type FakeUpstream, startFakeUpstream } from './fake-upstream.ts';
+import { startServer, type TestServer } from './server.ts';
+
+/** Must never be seen anywhere but by the model server. */
+export const KEY = 'sk-test-5ecret-0f-this-server';
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly text: string;
+}
+
+export interface StoredRow {
+  readonly uid: string;
+  readonly role: string;
+  readonly content: string;
+  readonly status: string;
+  readonly finish_reason: string | null;
+  readonly reply_to: string | null;
+}
+
+export interface ChatServer {
+  readonly server: TestServer;
+  readonly upstream: FakeUpstream;
+  readonly url: string;
+  /** One request on a connection of its own. */
+  call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
+  /** POST /api/chat; its answer must be 200 and have exactly the members of the schema. */
+  ask(body: object): Promise<z.output<typeof chatReply>>;
+  /** GET of a conversation, in the same way. */
+  read(id: string, query?: string): Promise<z.output<typeof conversation>>;
+  /** The rows of a conversation, as the database has them. */
+  rows(id: string): Promise<StoredRow[]>;
+  countRows(): Promise<{ conversations: number; messages: number }>;
+  stop(): Promise<void>;
+}
+
+/** The server without retries, unless `env` says otherwise. */
+export async function startChat(
+  env: Record<string, string> = {},
+  overrides: Overrides = {},
+): Promise<ChatServer> {
+  const upstream = await startFakeUpstream();
+  const server = await startServer(
+    { OPENAI_BASE_URL: upstream.baseUrl, OPENAI_API_KEY: KEY, OPENAI_MAX_RETRIES: '0', ...env },
+    overrides,
+  );
+  const { url } = server;
+  const call: ChatServer['call'] = (method, path, body, headers) => send(url, method, path, body, headers);
+  const count = async (table: string) => Number((await server.database.knex(table).count({ n: '*' }))[0]?.n);
+  return {
+    server,
+    upstream,
+    url,
+    call,
+    ask: async (body) => shaped(chatReply, await call('POST', '/api/chat', body)),
+    read: async (id, query = '') =>
+      shaped(conversation, await call('GET', `/api/conversations/${id}${query}`)),
+    rows: (id) =>
+      server.database
+        .knex('messages')
+        .select('uid', 'role', 'content', 'status', 'finish_reason', 'reply_to')
+        .where({ conversation_id: id })
+        .orderBy('id'),
+    countRows: async () => ({
+      conversations: await count('conversations'),
+      messages: await count('messages'),
+    }),
+    async stop() {
+      await server.stop();
+      await upstream.close();
+    },
+  };
+}
+
+async function send(
+  url: string,
+  method: string,
+  path: string,
+  body?: unknown,
+  headers: Record<string, string> = {},
+): Promise<Answer> {
+  const outgoing = request(`${url}${path}`, {
+    method,
+    agent: false,
+    headers: { ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
+  });
+  outgoing.end(body === undefined ? undefined : JSON.stringify(body));
+  const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+  return { status: response.statusCode ?? 0, headers: response.headers, text: await readText(response) };
+}
+
+/** The body of a 200 answer, checked to be exactly what the schema says. */
+export function shaped<S extends z.ZodObject>(schema: S, answer: Answer): z.output<S> {
+  assert.equal(answer.status, 200, answer.text);
+  assert.equal(answer.headers['content-type'], 'application/json; charset=utf-8');
+  const body: unknown = JSON.parse(answer.text);
+  assert.deepEqual(schema.parse(body), body, 'the answer has more than the schema');
+  return schema.parse(body);
+}
+
+/** The problem document of an answer, checked against its head. */
+export function problemOf(answer: Answer, status: number, code: string): z.output<typeof problem> {
+  assert.equal(answer.status, status, answer.text);
+  assert.match(answer.headers['content-type'] ?? '', /^application\/problem\+json/);
+  const body: unknown = JSON.parse(answer.text);
+  return checkedProblem(body, status, code, String(answer.headers['x-request-id']));
+}
+
+export function checkedProblem(
+  body: unknown,
+  status: number,
+  code: string,
+  requestId: string,
+): z.output<typeof problem> {
+  const document = problem.parse(body);
+  const { type, error, detail } = document;
+  assert.deepEqual(
+    [document.status, document.code, type, error, document.request_id],
+    [status, code, `/problems/${code.replaceAll('_', '-')}`, detail, requestId],
+  );
+  return document;
+}
+
+/** Asks again and again, for ten seconds at most, until `condition` holds what is wanted. */
+export async function until<T>(
+  what: string,
+  condition: () => T | undefined | false | Promise<T | undefined | false>,
+): Promise<T> {
+  const deadline = performance.now() + 10_000;
+  for (;;) {
+    const value = await condition();
+    if (value !== undefined && value !== false) return value;
+    assert(performance.now() < deadline, `${what} did not come about in time`);
+    await pause(5);
+  }
+}
+
+/** The databases to run a suite on: SQLite, and a fresh one on each server that there is. */
+export function databases(): {
+  name: string;
+  create(): Promise<Record<string, string>>;
+  drop(): Promise<void>;
+}[] {
+  const sqlite = { name: 'SQLite', create: () => Promise.resolve({}), drop: () => Promise.resolve() };
+  const servers = serverUrls().map((uri) => {
+    const database = `chat_http_${randomBytes(6).toString('hex')}`;
+    const url = new URL(uri);
+    url.pathname = `/${database}`;
+    const run = async (sql: string) => {
+      const connection = await mysql.createConnection({ uri });
+      await connection.query(sql).finally(() => connection.end());
+    };
+    return {
+      name: `MySQL ${url.host}`,
+      create: async () => {
+        await run(`CREATE DATABASE ${database}`);
+        return { DATABASE_URL: url.href, DB_AUTO_MIGRATE: 'on' };
+      },
+      drop: () => run(`DROP DATABASE ${database}`),
+    };
+  });
+  return [sqlite, ...servers];
+}

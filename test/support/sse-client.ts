@@ -1,0 +1,154 @@
+/**
+ * A reader of one event stream that takes from the connection only what it is asked for: between two calls it is a
+ * slow reader. It is strict: a line that the contract does not know is an error.
+ */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http';
+import { json } from 'node:stream/consumers';
+import { z } from 'zod';
+
+export interface StreamEvent {
+  /** `content` is a piece of the reply, which has no name on the wire; `ping` the comment. */
+  readonly type: 'start' | 'content' | 'done' | 'error' | 'ping';
+  /** As sent; empty for a ping. */
+  readonly id: string;
+  readonly data: Readonly<Record<string, unknown>>;
+  readonly content: string;
+  readonly raw: string;
+}
+
+const payload = z.looseObject({ content: z.string() });
+const NAMED = new Map([
+  ['start', 'start'],
+  ['done', 'done'],
+  ['error', 'error'],
+] as const);
+
+export class SseReader {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly #response: IncomingMessage;
+  readonly #source: AsyncIterator<Buffer>;
+  // fatal: a character that was torn apart must not pass as U+FFFD.
+  readonly #decoder = new TextDecoder('utf-8', { fatal: true });
+  #text = '';
+
+  constructor(response: IncomingMessage) {
+    this.#response = response;
+    this.status = response.statusCode ?? 0;
+    this.headers = response.headers;
+    this.#source = response[Symbol.asyncIterator]();
+  }
+
+  /** The next event; undefined after a clean end. Rejects when the connection breaks. */
+  async next(): Promise<StreamEvent | undefined> {
+    for (;;) {
+      const end = this.#text.indexOf('\n\n');
+      if (end >= 0) {
+        const block = this.#text.slice(0, end + 2);
+        this.#text = this.#text.slice(end + 2);
+        return parse(block);
+      }
+      const { done, value } = await this.#source.next();
+      if (done) {
+        assert.equal(this.#text, '', 'the stream ends in the middle of an event');
+        return undefined;
+      }
+      this.#text += this.#decoder.decode(value, { stream: true });
+    }
+  }
+
+  /** Reads up to the next event of this type, passing over the others. */
+  async until(type: StreamEvent['type']): Promise<StreamEvent> {
+    for (;;) {
+      const event = await this.next();
+      assert(event, `the stream ended before an event "${type}"`);
+      if (event.type === type) return event;
+    }
+  }
+
+  /** Everything that is still to come. */
+  async rest(): Promise<StreamEvent[]> {
+    const events: StreamEvent[] = [];
+    for (let event = await this.next(); event; event = await this.next()) events.push(event);
+    return events;
+  }
+
+  /** The JSON body of an answer that is no stream. */
+  async json(): Promise<Record<string, unknown>> {
+    return z.record(z.string(), z.unknown()).parse(await json(this.#response));
+  }
+
+  /** Cuts the connection. */
+  leave(): void {
+    this.#response.destroy();
+  }
+}
+
+/** Asks for a stream and resolves with its headers, on a connection of its own. The signal cuts it at any time. */
+export async function openStream(
+  url: string,
+  body: object,
+  options: { readonly headers?: Record<string, string>; readonly signal?: AbortSignal } = {},
+): Promise<SseReader> {
+  const { headers = {}, signal } = options;
+  const outgoing = request(`${url}/api/chat-stream`, {
+    method: 'POST',
+    agent: false,
+    headers: { 'content-type': 'application/json', ...headers },
+    ...(signal ? { signal } : {}),
+  });
+  outgoing.end(JSON.stringify(body));
+  const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+  // A cut is told by whatever is being read then, or by nobody.
+  response.on('error', () => {});
+  outgoing.on('error', () => {});
+  return new SseReader(response);
+}
+
+/** What the pieces of a reply come to, from anywhere in a list of events. */
+export function joined(events: readonly StreamEvent[]): string {
+  return events.map(({ content }) => content).join('');
+}
+
+/**
+ * Checks what holds for every stream, whatever happened: `start` first and once, one `done` or `error` and nothing
+ * after it, ids of one stream that count the output, no torn characters. Returns the last event.
+ */
+export function checkStream(events: readonly StreamEvent[]): StreamEvent {
+  const told = events.filter(({ type }) => type !== 'ping');
+  const first = told[0];
+  const last = told.at(-1);
+  assert(first && last, 'the stream is empty');
+  assert.equal(first.type, 'start');
+  assert.match(last.type, /^(done|error)$/);
+  assert.equal(events.at(-1), last, 'something follows the end');
+  assert.deepEqual(
+    [...new Set(told.slice(1, -1).map(({ type }) => type))].join(),
+    told.length > 2 ? 'content' : '',
+  );
+  let length = 0;
+  for (const event of told) {
+    assert(event.content.isWellFormed(), 'a surrogate pair is split');
+    length += event.content.length;
+    assert.equal(event.id, `${first.data.stream_id}:${length}${event === last ? ':end' : ''}`);
+  }
+  return last;
+}
+
+function parse(block: string): StreamEvent {
+  if (block === ': ping\n\n') return { type: 'ping', id: '', data: {}, content: '', raw: block };
+  const fields = new Map<string, string>();
+  for (const line of block.slice(0, -2).split('\n')) {
+    const match = /^(retry|event|id|data): (.+)$/.exec(line);
+    assert(match?.[1] && match[2] && !fields.has(match[1]), `no line of an event: ${line.slice(0, 80)}`);
+    fields.set(match[1], match[2]);
+  }
+  const name = fields.get('event');
+  const type = name === undefined ? 'content' : [...NAMED.values()].find((known) => known === name);
+  assert(type, `an event of the name ${name}`);
+  assert.equal(fields.has('retry'), type === 'start');
+  const data = payload.parse(JSON.parse(fields.get('data') ?? ''));
+  return { type, id: fields.get('id') ?? '', data, content: data.content, raw: block };
+}

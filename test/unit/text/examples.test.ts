@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { createTextFormat } from '../../../src/text/index.ts';
+
+const format = createTextFormat();
+
+type Examples = Readonly<Record<string, readonly [markdown: string, text: string][]>>;
+
+/** The sentences of the contract. */
+const CONTRACT: Examples = {
+  'emphasis next to CJK punctuation counts': [['**注意：**请先保存', '注意：请先保存']],
+  'operators, snake case and code stay untouched': [
+    ['2 ** 3', '2 ** 3'],
+    ['snake_case', 'snake_case'],
+    ['x_1 and y_1', 'x_1 and y_1'],
+    ['`2**3**4` and `a_b_`', '2**3**4 and a_b_'],
+    ['```\n**a** _b_ [c](d)\n```', '**a** _b_ [c](d)'],
+  ],
+  'headings, emphasis, quote marks and rules go': [
+    ['# Title\n\ntext', 'Title\n\ntext'],
+    ['Title\n===\ntext', 'Title\ntext'],
+    ['*a* **b** ***c*** _d_ ~~e~~', 'a b c d e'],
+    ['> a\n> b\n>\n> > c', 'a\nb\n\nc'],
+    ['a\n\n---\n\nb', 'a\n\nb'],
+    ['a\n***\nb', 'a\n\nb'],
+  ],
+  'code marks and fences go': [
+    ['`a` and ``b ` c``', 'a and b ` c'],
+    ['Text:\n```js\nlet a;\n\n  b\n```\nend', 'Text:\nlet a;\n\n  b\nend'],
+    ['~~~\na\n~~~', 'a'],
+  ],
+  'list items keep their markers': [
+    ['- a\n* b\n+ c', '- a\n- b\n- c'],
+    ['1. a\n2. b\n3) c', '1. a\n2. b\n3) c'],
+    ['- a\n    - b\n        1. c', '- a\n  - b\n    1. c'],
+    ['1. a\n   - b\n\n   more', '1. a\n   - b\n\n   more'],
+    ['- [ ] a\n- [x] b', '- [ ] a\n- [x] b'],
+    ['- a\n\n- b', '- a\n\n- b'],
+  ],
+  'a link is its text and its address, an image its description': [
+    ['[text](http://x.y)', 'text (http://x.y)'],
+    ['[text](<a b> "title")', 'text (a b)'],
+    ['[http://x.y](http://x.y)', 'http://x.y'],
+    ['[](http://x.y)', 'http://x.y'],
+    ['<http://x.y> http://x.y <a@b.c>', 'http://x.y http://x.y a@b.c'],
+    ['![alt *text*](a.png)', 'alt text'],
+    ['[![alt](a.png)](http://x.y)', 'alt (http://x.y)'],
+  ],
+  'table cells are joined by tabs': [
+    ['| a | b |\n|---|:-:|\n| 1 | *2* |\n| `x\\|y` | |', 'a\tb\n1\t2\nx|y\t'],
+    ['text\na | b\n--|--\nc | d\n\nend', 'text\na\tb\nc\td\n\nend'],
+  ],
+};
+
+const FURTHER: Examples = {
+  'breaks are line feeds': [
+    ['a  \nb\\\nc\nd', 'a\nb\nc\nd'],
+    ['a\r\nb\r\rc', 'a\nb\n\nc'],
+  ],
+  'HTML is kept as it is written': [
+    ['<b title="*x*">*a*</b>', '<b title="*x*">a</b>'],
+    ['<div>\n*a*\n\n*b*', '<div>\n*a*\n\nb'],
+  ],
+  'escapes and character references are resolved': [['\\*a\\* &lt; &#x4e2d; &amp;amp;', '*a* < 中 &amp;']],
+  'blank lines shrink to one, and none are at the ends': [['\n\na\n\n\n\nb\n\n\n', 'a\n\nb']],
+  'blank lines inside of code stay': [['```\na\n\n\nb\n```', 'a\n\n\nb']],
+  'reference definitions and footnotes stay as they are written': [
+    ['[foo][1] [^2]\n\n[1]: https://x.y\n[^2]: note', '[foo][1] [^2]\n\n[1]: https://x.y\n[^2]: note'],
+  ],
+  'a single tilde is text': [
+    ['3~5天，6~7天', '3~5天，6~7天'],
+    ['~a~', '~a~'],
+  ],
+  'a bare address is text, and ends where Chinese begins': [
+    ['**https://x.y/a_b_c**，谢谢', 'https://x.y/a_b_c，谢谢'],
+    ['https://x.y/*a*/b', 'https://x.y/*a*/b'],
+    ['*https://x.y*', 'https://x.y'],
+    ['https://x.y/a*b，*谢谢*', 'https://x.y/a*b，谢谢'],
+  ],
+  'the header of a table has a pipe': [['a\n|-|\nb', 'a\n|-|\nb']],
+  'of crossing strikethrough and emphasis the one that ends first counts': [['~~a *b~~ c*', 'a *b c*']],
+  'nesting beyond a hundred levels is text': [[`${'>'.repeat(102)} a`, '>> a']],
+  'text is indented by at most 24 columns': [
+    [`${'- '.repeat(20)}a\nb`, `${'- '.repeat(20)}a\n${' '.repeat(24)}b`],
+  ],
+  'an empty item is its marker': [['- a\n-\n- b\n\n1.', '- a\n-\n- b\n\n1.']],
+  'what is cut off keeps the form of what is there': [
+    ['a **b', 'a **b'],
+    ['a `b *c*', 'a `b c'],
+    ['[a](http://x', '[a](http://x'],
+    ['```js\nlet a', 'let a'],
+    ['| a | b |', '| a | b |'],
+    ['| a | b |\n|---|---|\n| 1 | 2', 'a\tb\n1\t2'],
+    ['a **', 'a **'],
+    ['a \\', 'a \\'],
+    ['# Ti', 'Ti'],
+    ['-', '-'],
+  ],
+  'NUL is replaced and a byte order mark dropped': [['\ufeffa\0b', 'a\ufffdb']],
+  'nothing is nothing': [
+    ['', ''],
+    [' \n\t\n', ''],
+  ],
+};
+
+for (const [title, examples] of Object.entries({ 'the contract': CONTRACT, 'further rules': FURTHER })) {
+  describe(title, () => {
+    for (const [name, pairs] of Object.entries(examples)) {
+      it(name, () => {
+        for (const [markdown, text] of pairs) assert.equal(format.whole(markdown), text);
+      });
+    }
+  });
+}
