@@ -21,7 +21,7 @@ function post(call: Call): ClientRequest {
 }
 
 /** One call to its end. Throws on any status but 200 and on a cut. */
-export function once(call: Call): Promise<Timing> {
+function once(call: Call): Promise<Timing> {
   return new Promise((resolve, reject) => {
     const began = performance.now();
     const outgoing = post(call);

@@ -81,7 +81,7 @@ async function main([name, argument]: readonly string[]): Promise<void> {
 function explained(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if (error.name !== 'MigrationLocked') return error.message;
-  return `${error.message}: another process is migrating, or one died while it did; then free it with: node scripts/migrate.ts unlock`;
+  return `${error.message}: another process is migrating, or one died while it did; then free it with: npm run migrate:unlock`;
 }
 
 try {

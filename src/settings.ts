@@ -141,7 +141,6 @@ export const settingsSchema = z.object({
 });
 
 export type Settings = z.output<typeof settingsSchema>;
-export type SettingName = keyof Settings;
 
 /** Their values are never printed, neither in an error nor in the log. */
 export const SECRET_SETTINGS: ReadonlySet<string> = new Set([

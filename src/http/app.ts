@@ -35,6 +35,9 @@ export interface AppParts {
   readonly context: RequestContext;
 }
 
+/** Will be the export of everything; until then it must not be mistaken for a conversation's id. */
+const RESERVED = ['/api/conversations/export-all'];
+
 function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   const { heartbeatMs, openMs, messageMaxChars } = options;
   const readBody = createBodyReader(options.bodyLimit);
@@ -67,7 +70,7 @@ export function createApp(options: AppOptions, parts: AppParts): Express {
   app.use(normalizeTarget());
   app.use(crossOrigin(options.corsOrigins));
   const routes = apiRoutes(options, parts);
-  mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)]);
+  mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)], RESERVED);
   mountAssets(app);
   app.use(notFound());
   app.use(answerErrors(parts.log));

@@ -14,10 +14,14 @@ export interface Route {
   handle(request: Request, response: Response): void | Promise<void>;
 }
 
-/** Mounts every route; other methods on the same path get 405 with `Allow`, OPTIONS a 204 with it. */
-export function mountRoutes(app: Express, routes: readonly Route[]): void {
+/**
+ * Mounts every route; other methods on the same path get 405 with `Allow`, OPTIONS a 204 with it.
+ * @param reserved paths without any operation that must not be taken for something else, such as an id
+ */
+export function mountRoutes(app: Express, routes: readonly Route[], reserved: readonly string[] = []): void {
   const byPath = Map.groupBy(routes, (route) => route.path);
-  for (const [path, operations] of byPath) {
+  const paths = new Map<string, readonly Route[]>(reserved.map((path) => [path, []]));
+  for (const [path, operations] of [...paths, ...byPath]) {
     const allow = operations
       .flatMap(({ method }) => (method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()]))
       .concat('OPTIONS')

@@ -201,7 +201,7 @@ eachDatabase((_name, open) => {
       await writer.write({ start: startOf(userMessage(newId(), { content: 'of another' })) });
       const seen: string[] = [];
       let after = 0;
-      for (;;) {
+      while (seen.length < 20) {
         const page = await conversations.messages(id, after, 3);
         seen.push(...page.map((message) => message.content));
         if (page.length < 3) break;
@@ -221,7 +221,7 @@ eachDatabase((_name, open) => {
       );
       const seen: string[] = [];
       let before: ConversationCursor | null = null;
-      for (;;) {
+      while (seen.length < 20) {
         const page = await conversations.list(2, before, EVER);
         seen.push(...page.map((conversation) => conversation.id));
         const last = page.at(-1);

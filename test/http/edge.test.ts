@@ -183,6 +183,8 @@ describe('the edge', () => {
     const wrong = await server.get('/api/chat');
     assert.equal(wrong.headers.get('allow'), 'POST, OPTIONS');
     await problem(wrong, 405, 'method_not_allowed');
+    const all = await fetch(`${server.url}/api/conversations/export-all`, { method: 'DELETE' });
+    await problem(all, 405, 'method_not_allowed');
     const options = await fetch(`${server.url}/api/conversations`, { method: 'OPTIONS' });
     assert.deepEqual([options.status, options.headers.get('allow')], [204, 'GET, HEAD, OPTIONS']);
     assert.equal((await fetch(`${server.url}/health`, { method: 'HEAD' })).status, 200);
