@@ -42,17 +42,27 @@ function once(call: Call): Promise<Timing> {
   });
 }
 
-/** `total` calls, `atOnce` at a time. */
-export async function run(total: number, atOnce: number, call: (i: number) => Call): Promise<Timing[]> {
+/**
+ * `total` calls, `atOnce` at a time.
+ * @param spreadMs over which the first of each worker are spread: callers do not all come in the same millisecond, and
+ *   calls that take equally long would otherwise keep meeting
+ */
+export async function run(
+  total: number,
+  atOnce: number,
+  spreadMs: number,
+  call: (i: number) => Call,
+): Promise<Timing[]> {
   const timings: Timing[] = [];
   let next = 0;
-  const worker = async () => {
+  const worker = async (_: unknown, index: number) => {
+    await new Promise((resolve) => setTimeout(resolve, (index * spreadMs) / atOnce));
     while (next < total) {
       next += 1;
       timings.push(await once(call(next)));
     }
   };
-  await Promise.all(Array.from({ length: atOnce }, worker));
+  await Promise.all(Array.from({ length: atOnce }).map(worker));
   return timings;
 }
 

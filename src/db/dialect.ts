@@ -41,8 +41,11 @@ type Value = string | number;
 
 export type LockedConversation = Pick<ConversationRow, 'id' | 'last_active'>;
 
-/** `transient`: the same transaction may well work now; `lost`: the connection broke, another one may work. */
-export type Fault = 'transient' | 'lost' | 'unavailable';
+/**
+ * `transient`: the same transaction may well work now; `lost`: the connection broke, another one may work;
+ * `refused`: it answers, but not to us (password, rights, name of the database, TLS), which only people can change.
+ */
+export type Fault = 'transient' | 'lost' | 'unavailable' | 'refused';
 
 /** `?, ?, ?` */
 export function placeholders(count: number): string {
@@ -164,9 +167,6 @@ const FAULTS: Readonly<Record<Fault, readonly string[]>> = {
     'ER_TOO_MANY_USER_CONNECTIONS',
     'ER_USER_LIMIT_REACHED',
     'ER_HOST_IS_BLOCKED',
-    'ER_ACCESS_DENIED_ERROR',
-    'ER_DBACCESS_DENIED_ERROR',
-    'ER_BAD_DB_ERROR',
     'ER_OPTION_PREVENTS_STATEMENT',
     'ER_READ_ONLY_MODE',
     'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
@@ -178,14 +178,22 @@ const FAULTS: Readonly<Record<Fault, readonly string[]>> = {
     'ER_STATEMENT_TIMEOUT',
     'SQLITE_FULL',
     'SQLITE_IOERR',
+    'SQLITE_NOMEM',
+  ],
+  refused: [
+    'ER_ACCESS_DENIED_ERROR',
+    'ER_ACCESS_DENIED_NO_PASSWORD_ERROR',
+    'ER_DBACCESS_DENIED_ERROR',
+    'ER_BAD_DB_ERROR',
+    'HANDSHAKE_NO_SSL_SUPPORT',
+    'HANDSHAKE_SSL_ERROR',
     'SQLITE_CANTOPEN',
     'SQLITE_READONLY',
-    'SQLITE_NOMEM',
   ],
 };
 
 const FAULT_OF_CODE = new Map<string, Fault>(
-  (['transient', 'lost', 'unavailable'] as const).flatMap((fault) =>
+  (['transient', 'lost', 'unavailable', 'refused'] as const).flatMap((fault) =>
     FAULTS[fault].map((code) => [code, fault]),
   ),
 );

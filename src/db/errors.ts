@@ -25,6 +25,12 @@ export function isTransient(error: unknown): boolean {
   return faultOf(error) === 'transient';
 }
 
+/** The database is down, out of reach or too busy: waiting may help. */
+export function isAway(error: unknown): boolean {
+  const fault = faultOf(error);
+  return fault !== undefined && fault !== 'refused';
+}
+
 export function databaseUnavailable(cause: unknown, detail = 'The database does not answer'): AppError {
   return new AppError('database_unavailable', detail, { cause, retryAfter: RETRY_AFTER_SECONDS });
 }

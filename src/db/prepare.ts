@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import type { Database } from './database.ts';
-import { faultOf } from './errors.ts';
+import { isAway } from './errors.ts';
 
 /** How long until an absent database is tried again, milliseconds. */
 const RETRY_MS = 2000;
@@ -38,7 +38,7 @@ export async function prepareSchema(
     await prepareOnce(database, options.autoMigrate, logger);
     return { done: Promise.resolve() };
   } catch (error) {
-    if (faultOf(error) === undefined) throw error;
+    if (!isAway(error)) throw error;
     logger.warn(
       { database: database.describe() },
       'the database does not answer; starting without it, not ready',
@@ -73,7 +73,7 @@ async function keepTrying(
       return;
     } catch (error) {
       // The server already runs: what would have kept it from starting keeps it from being ready, and is told.
-      if (faultOf(error) === undefined) logger.error({ err: error }, 'the database cannot be used');
+      if (!isAway(error)) logger.error({ err: error }, 'the database cannot be used');
     }
   }
 }

@@ -7,7 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/client.ts';
 import { openDatabase } from '../../src/db/database.ts';
-import { faultOf, isTransient, translated } from '../../src/db/errors.ts';
+import { faultOf, isAway, isTransient, translated } from '../../src/db/errors.ts';
 import { GroupCommitWriter } from '../../src/db/turn-writer.ts';
 import { AppError } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
@@ -196,6 +196,23 @@ describe('a server of our own', { timeout: 90_000 }, () => {
     await admin.destroy();
   });
   after(() => server.stop());
+
+  for (const [what, url] of [
+    ['does not know the user', (base: string) => base.replace('root@', 'nobody:s3cret@')],
+    ['has no such database', (base: string) => base.replace('/chat', '/nothing')],
+  ] as const) {
+    test(`that ${what} is unavailable to callers, but not away: waiting does not help`, async (t) => {
+      const database = openDatabase(optionsFor({ kind: 'mysql', url: url(`${server.url}/chat`) }), silent);
+      t.after(() => database.close());
+      await assert.rejects(database.conversations.find(newId()), AWAY);
+      await assert.rejects(database.pendingMigrations(), (error: Error) => {
+        assert.equal(faultOf(error), 'refused');
+        assert.equal(isAway(error), false);
+        assert.doesNotMatch(error.message, /s3cret/);
+        return true;
+      });
+    });
+  }
 
   test('that freezes makes reads and writes unavailable in their time, and serves again when it thaws', async (t) => {
     const options = {

@@ -98,7 +98,7 @@ export class Mariadb {
   async stop(): Promise<void> {
     await this.#end('SIGTERM');
     process.off('exit', this.#atExit);
-    rmSync(this.#folder, { recursive: true, force: true });
+    this.#remove();
   }
 
   /** As a power cut would: connections break and nothing is said. The data stay for {@link start}. */
@@ -132,7 +132,12 @@ export class Mariadb {
 
   #abandon(): void {
     this.#process?.kill('SIGKILL');
-    rmSync(this.#folder, { recursive: true, force: true });
+    this.#remove();
+  }
+
+  /** A server that was killed a moment ago may still be writing. */
+  #remove(): void {
+    rmSync(this.#folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 });
   }
 
   /** The server refuses to run as root unless told so. */

@@ -3,7 +3,13 @@ import { describe, it } from 'node:test';
 import { createResponseCache } from '../../../src/cache/response-cache.ts';
 import type { ContextMessage } from '../../../src/domain/conversation.ts';
 import { AppError } from '../../../src/domain/errors.ts';
-import type { ChatModel, ModelRequest, TurnWrite, TurnWriter, WriteOutcome } from '../../../src/domain/ports.ts';
+import type {
+  ChatModel,
+  ModelRequest,
+  TurnWrite,
+  TurnWriter,
+  WriteOutcome,
+} from '../../../src/domain/ports.ts';
 import { type ChatInput, ChatService, type ChatSettings } from '../../../src/services/chat.ts';
 import { Generations } from '../../../src/services/generations.ts';
 import { silentLog } from '../../support/fakes.ts';
@@ -34,7 +40,9 @@ class HandWriter implements TurnWriter {
   idle = () => Promise.resolve();
 }
 
-function setUp(options: { settings?: Partial<ChatSettings>; history?: ContextMessage[]; model?: Partial<ChatModel> } = {}) {
+function setUp(
+  options: { settings?: Partial<ChatSettings>; history?: ContextMessage[]; model?: Partial<ChatModel> } = {},
+) {
   const requests: ModelRequest[] = [];
   const histories: unknown[][] = [];
   const writer = new HandWriter();
@@ -200,7 +208,9 @@ describe('a turn', () => {
   });
 
   it('that failed before a word leaves only its question', async () => {
-    const { chat, writer } = setUp({ model: { complete: () => Promise.reject(new AppError('upstream_busy')) } });
+    const { chat, writer } = setUp({
+      model: { complete: () => Promise.reject(new AppError('upstream_busy')) },
+    });
     const turn = await chat.begin(ask(), 'whole');
     await assert.rejects(turn.result, { code: 'upstream_busy' });
     await chat.idle();

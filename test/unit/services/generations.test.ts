@@ -30,7 +30,10 @@ class HandModel implements ChatModel {
 
   async complete(request: ModelRequest, signal: AbortSignal) {
     let content = '';
-    const outcome = await this.stream(request, (text) => void (content += text), signal);
+    const collect = (text: string) => {
+      content += text;
+    };
+    const outcome = await this.stream(request, collect, signal);
     return { ...outcome, content };
   }
 
@@ -70,10 +73,14 @@ describe('identical questions in flight', () => {
       { ...base, temperature: 0 },
       { ...base, maxTokens: 5 },
       { ...base, messages: [{ role: 'system', content: 'q' }] },
-      { ...base, messages: [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }, ...base.messages] },
+      {
+        ...base,
+        messages: [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }, ...base.messages],
+      },
       { ...base, messages: [{ role: 'user', content: 'a","assistant","b' }, ...base.messages] },
     ];
-    for (const variant of variants) assert.equal(generations.start(variant, 'stream', true).cache.kind, 'miss');
+    for (const variant of variants)
+      assert.equal(generations.start(variant, 'stream', true).cache.kind, 'miss');
     assert.equal(model.calls.length, variants.length);
   });
 
@@ -113,7 +120,11 @@ describe('the response cache', () => {
       const again = ask('q', mode);
       assert.equal(again.cache.kind, 'hit');
       assert.equal(again.generation.text, 'answer');
-      assert.deepEqual(again.generation.outcome?.usage, { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 });
+      assert.deepEqual(again.generation.outcome?.usage, {
+        prompt_tokens: 1,
+        completion_tokens: 2,
+        total_tokens: 3,
+      });
     }
     assert.equal(model.calls.length, 1);
   });
