@@ -16,6 +16,8 @@ export interface DatabaseOptions {
   readonly acquireTimeoutMs: number;
   /** The longest that any statement may take, BEGIN and COMMIT too; 0: no bound, as migrations need it. */
   readonly queryTimeoutMs: number;
+  /** Whether {@link Dialect.batch} is for use: MySQL must then take several statements at once. */
+  readonly batches?: boolean;
 }
 
 /**
@@ -85,6 +87,8 @@ function mysqlConfig(url: string, options: DatabaseOptions): Knex.Config {
     enableKeepAlive: true,
     keepAliveInitialDelay: 10_000,
     connectTimeout: options.acquireTimeoutMs,
+    // The writer's only: its SQL is all ours, and the driver escapes every value.
+    multipleStatements: options.batches ?? false,
   };
   return {
     client: 'mysql2',

@@ -32,7 +32,9 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
   const knex = createKnex(options, logger);
   // A connection of the writer's own: however busy the readers are, what was said is saved.
   const ownPool = dialectOf(knex).pooled;
-  const writerKnex = ownPool ? createKnex({ ...options, poolMin: 0, poolMax: 1 }, logger) : knex;
+  const writerKnex = ownPool
+    ? createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true }, logger)
+    : knex;
   const writer = new GroupCommitWriter(writerKnex, logger);
   return {
     knex,

@@ -56,15 +56,20 @@ export async function repeatable<T>(work: () => Promise<T>): Promise<T> {
   });
 }
 
+/** A transaction by Knex, run again as {@link retried} says. */
+export function transaction<T>(knex: Knex, work: (trx: Knex.Transaction) => Promise<T>): Promise<T> {
+  return retried(() => knex.transaction(work));
+}
+
 /**
  * A transaction, run again as a whole at most three times while its fault is transient. After any other fault it is
  * unknown to the caller whether it was committed: see {@link repeatable}.
  * @throws the driver's error
  */
-export async function transaction<T>(knex: Knex, work: (trx: Knex.Transaction) => Promise<T>): Promise<T> {
+export async function retried<T>(work: () => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
-      return await knex.transaction(work);
+      return await work();
     } catch (error) {
       if (attempt === TRANSIENT_RETRIES || !isTransient(error)) throw error;
       await pause(attempt);

@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import { AppError } from '../domain/errors.ts';
 import type { TurnWrite, TurnWriter, WriteOutcome } from '../domain/ports.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
-import { databaseUnavailable, repeatable, transaction } from './errors.ts';
+import { databaseUnavailable, repeatable, retried } from './errors.ts';
 import { writeBatch } from './turn-batch.ts';
 
 /** What one transaction takes at most: statements stay far below any server's packet limit. */
@@ -54,8 +54,8 @@ export class GroupCommitWriter implements TurnWriter {
   }
 
   async #run(): Promise<void> {
-    // What is handed in by the same piece of code shares the first transaction too.
-    await Promise.resolve();
+    // What the same turn of the event loop hands in shares the first transaction too.
+    await new Promise(setImmediate);
     while (this.#waiting.length > 0) await this.#settle(this.#take());
     this.#running = undefined;
   }
@@ -102,6 +102,6 @@ export class GroupCommitWriter implements TurnWriter {
   /** @throws AppError when the database is at fault, else the driver's error: then one of the units is */
   #commit(batch: readonly Waiting[]): Promise<WriteOutcome[]> {
     const units = batch.map(({ unit }) => unit);
-    return repeatable(() => transaction(this.#knex, (trx) => writeBatch(trx, this.#dialect, units)));
+    return repeatable(() => retried(() => writeBatch(this.#knex, this.#dialect, units)));
   }
 }

@@ -12,7 +12,7 @@ import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn }
 function watched(knex: Knex): { commits: number; errors: unknown[] } {
   const seen = { commits: 0, errors: [] as unknown[] };
   knex.on('query', ({ sql }: { sql: string }) => {
-    if (sql === 'COMMIT;') seen.commits += 1;
+    if (/\bCOMMIT;?$/.test(sql)) seen.commits += 1;
   });
   knex.on('query-error', ({ code }: { code: unknown }) => seen.errors.push(code));
   return seen;
@@ -122,7 +122,7 @@ eachDatabase((_name, open, options) => {
 
   describe('group commit', () => {
     function own(t: TestContext) {
-      const knex = createKnex({ ...options, poolMin: 0, poolMax: 1 });
+      const knex = createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true });
       t.after(() => knex.destroy());
       return { writer: new GroupCommitWriter(knex, silent), seen: watched(knex) };
     }
@@ -139,8 +139,7 @@ eachDatabase((_name, open, options) => {
       const { writer, seen } = own(t);
       const write = () => writer.write({ start: startOf(userMessage(newId())) });
       const first = write();
-      await Promise.resolve();
-      await Promise.resolve();
+      await new Promise(setImmediate);
       const rest = Array.from({ length: 250 }, write);
       await first;
       assert.equal(seen.commits, 1);
@@ -259,7 +258,7 @@ eachDatabase((_name, open, options) => {
 
       test('a transaction that loses a deadlock is run again as a whole', { timeout: 20_000 }, async (t) => {
         const { conversations, knex } = open();
-        const own = createKnex({ ...options, poolMin: 0, poolMax: 1 });
+        const own = createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true });
         t.after(() => own.destroy());
         const seen = watched(own);
         const writer = new GroupCommitWriter(own, silent);

@@ -180,7 +180,6 @@ describe('POST /api/chat', () => {
       ['wants it otherwise (400)', status(400, {}, body), 502, 'upstream_rejected'],
       ['has no such model (404)', status(404, {}, body), 502, 'upstream_rejected'],
       ['answers nothing', hang(), 504, 'upstream_timeout'],
-      ['cuts the connection', resetAtOnce(), 502, 'upstream_error'],
       ['answers garbage', status(200, {}, `{"choices":[${leaky}`), 502, 'upstream_error'],
       ['answers with a page', html, 502, 'upstream_error'],
       ['answers without a choice', json({ choices: [] }), 502, 'upstream_empty'],
@@ -215,6 +214,14 @@ describe('POST /api/chat', () => {
         (await chat.read(id)).messages.map(({ content }) => content),
         ['lonely', 'again', 'yes'],
       );
+    });
+
+    it('fails, the question of a conversation that has no id yet is kept too', async () => {
+      const before = await chat.countRows();
+      chat.upstream.respond([status(500)]);
+      await chat.call('POST', '/api/chat', { message: 'question of nobody' });
+      const { conversations, messages } = await chat.countRows();
+      assert.deepEqual([conversations, messages], [before.conversations + 1, before.messages + 1]);
     });
 
     it('fails, neither key, question nor a word of it is in any log line', () => {
@@ -253,11 +260,13 @@ describe('POST /api/chat with retries', () => {
     }
   });
 
-  it('is 502 where nothing listens at the address of the model server', async () => {
+  it('is 502 where the model server cuts every connection, or where none listens', async (t) => {
     const alone = await startChat();
+    t.after(() => alone.stop());
+    alone.upstream.respond(resetAtOnce());
+    problemOf(await alone.call('POST', '/api/chat', { message: 'x' }), 502, 'upstream_error');
     await alone.upstream.close();
     problemOf(await alone.call('POST', '/api/chat', { message: 'x' }), 502, 'upstream_error');
-    await alone.stop();
   });
 });
 
@@ -414,8 +423,9 @@ for (const place of databases()) {
 }
 
 describe('when the database is gone', () => {
-  it('before the question, the answer is 503 with Retry-After and no reply is made up', async () => {
+  it('before the question, the answer is 503 with Retry-After and nothing of a driver in it', async (t) => {
     const chat = await startChat();
+    t.after(() => chat.stop());
     await chat.server.database.knex.destroy();
     for (const body of [{ message: 'x' }, { message: 'x', conversation_id: crypto.randomUUID() }]) {
       for (const path of ['/api/chat', '/api/chat-stream']) {
@@ -425,19 +435,18 @@ describe('when the database is gone', () => {
         assert.doesNotMatch(answer.text, /knex|pool|sqlite|destroy/i);
       }
     }
-    await chat.stop();
   });
 
-  it('before the reply can be saved, the caller gets it all the same, marked as not persisted', async () => {
+  it('after the question, the caller gets the reply all the same, marked as not persisted', async (t) => {
     const chat = await startChat();
+    t.after(() => chat.stop());
     const gate = createGate();
     chat.upstream.respond([held(gate, reply('too good to lose'))]);
-    const asked = chat.ask({ message: 'x' });
+    const asked = chat.ask({ message: 'x', conversation_id: crypto.randomUUID() });
     await until('the question', async () => (await chat.countRows()).messages === 1);
     await chat.server.database.knex.destroy();
     gate.open();
     const { response, persisted } = await asked;
     assert.deepEqual([response, persisted], ['too good to lose', false]);
-    await chat.stop();
   });
 });

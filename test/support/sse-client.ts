@@ -19,11 +19,7 @@ export interface StreamEvent {
 }
 
 const payload = z.looseObject({ content: z.string() });
-const NAMED = new Map([
-  ['start', 'start'],
-  ['done', 'done'],
-  ['error', 'error'],
-] as const);
+const NAMES = ['start', 'done', 'error'] as const;
 
 export class SseReader {
   readonly status: number;
@@ -141,12 +137,12 @@ function parse(block: string): StreamEvent {
   if (block === ': ping\n\n') return { type: 'ping', id: '', data: {}, content: '', raw: block };
   const fields = new Map<string, string>();
   for (const line of block.slice(0, -2).split('\n')) {
-    const match = /^(retry|event|id|data): (.+)$/.exec(line);
+    const match = /^(retry|event|id|data): (.+)$/s.exec(line);
     assert(match?.[1] && match[2] && !fields.has(match[1]), `no line of an event: ${line.slice(0, 80)}`);
     fields.set(match[1], match[2]);
   }
   const name = fields.get('event');
-  const type = name === undefined ? 'content' : [...NAMED.values()].find((known) => known === name);
+  const type = name === undefined ? 'content' : NAMES.find((known) => known === name);
   assert(type, `an event of the name ${name}`);
   assert.equal(fields.has('retry'), type === 'start');
   const data = payload.parse(JSON.parse(fields.get('data') ?? ''));

@@ -77,6 +77,12 @@ const FURTHER: Examples = {
     ['*https://x.y*', 'https://x.y'],
     ['https://x.y/a*b，*谢谢*', 'https://x.y/a*b，谢谢'],
   ],
+  'the header of a table stands alone, whatever the lines before it leave open': [
+    ['*a\nb* | c\n--|--', '*a\nb*\tc'],
+    ['a\\\nb | c\n--|--', 'a\\\nb\tc'],
+    ['*a\nb* | c', 'a\nb | c'],
+  ],
+  'a link ends all brackets around it': [['[a [b](c) d](e) [f](g)', '[a b (c) d](e) f (g)']],
   'the header of a table has a pipe': [['a\n|-|\nb', 'a\n|-|\nb']],
   'of crossing strikethrough and emphasis the one that ends first counts': [['~~a *b~~ c*', 'a *b c*']],
   'nesting beyond a hundred levels is text': [[`${'>'.repeat(102)} a`, '>> a']],

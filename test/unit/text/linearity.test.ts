@@ -61,6 +61,12 @@ const RUNS = [
   '\ud83d',
 ];
 
+function growingBackticks(length: number): string {
+  let text = 'a ';
+  for (let i = 1; text.length < length; i++) text += `${'`'.repeat(i)} `;
+  return text;
+}
+
 /** Pieces that, repeated, have led parsers of Markdown into quadratic time. */
 const PIECES = [
   'a*',
@@ -114,11 +120,7 @@ const PIECES = [
 const SHAPES: Readonly<Record<string, Make>> = {
   'brackets that all close': (n) => fill('[', n / 2) + fill(']', n / 2),
   'nested images': (n) => fill('![', n / 2) + fill('](u)', n / 2),
-  'backticks of growing lengths': (n) => {
-    let text = 'a ';
-    for (let i = 1; text.length < n; i++) text += `${'`'.repeat(i)} `;
-    return text;
-  },
+  'backticks of growing lengths': growingBackticks,
   'an address of dots': (n) => `http://a${fill('.', n)}`,
   'an address of parentheses': (n) => `http://a${fill('(', n / 2)}${fill(')', n / 2)}`,
   'blank lines in deep lists': (n) => `${fill('* - ', 2000)}a${fill('\n', n)}`,
@@ -154,6 +156,10 @@ describe('the cost grows like the length', () => {
       assert.ok(large < Math.max(small * 9, ALWAYS_FINE), `${large} ms against ${small} ms`);
     });
   }
+
+  it('for 1 MB of backticks of growing lengths', () => {
+    assert.ok(cost(growingBackticks(MEGABYTE)) < 3000);
+  });
 
   for (const run of ['*', '_', '[', '>']) {
     it(`for 500,000 times ${run}, alone and after a word`, () => {

@@ -131,7 +131,7 @@ export const SAMPLES: Readonly<Record<string, string>> = {
     'An **unclosed bold and `code\nover [two lines\n\nThe next *paragraph* is fine.\n\n*a **b* c**',
   'emphasis over lines': '**bold\nover lines** and *em\nof two\nlines* | x\n\n`code\nspan` [link\ntext](u)',
   'nested emphasis':
-    '***both*** **a *b* c** *a **b** c* **a**b *a*b _a_b __a__b **“a”** *(x)*y ****four**** **a*b**c*',
+    '***both*** **a *b* c** *a **b** c* **a**b *a*b _a_b __a__b **“a”** *(x)*y ****four**** **a*b**c* b****b** b**** ****b**b*a**b***',
   tabs: '-\ta\n\tb\n\n\tc\n\n1.\tx\n\n\t\tcode\n\n>\tquote',
   'a long mixed answer': [
     '### 1. 概述',
