@@ -1,5 +1,6 @@
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
+import { urlToHttpOptions } from 'node:url';
 
 export interface WireRequest {
   readonly url: string;
@@ -26,14 +27,28 @@ export class Transport {
   readonly #http = new http.Agent(this.#options);
   readonly #https = new https.Agent(this.#options);
 
+  /** Parsed addresses; there are as many as the SDK has paths in use. */
+  readonly #targets = new Map<string, https.RequestOptions>();
+
   /** Resolves with the answer's head, whatever its status. The signal closes the connection, during the body too. */
   async send(request: WireRequest, signal: AbortSignal): Promise<IncomingMessage> {
-    const secure = request.url.startsWith('https:');
-    const pooled = await exchange(request, secure ? this.#https : this.#http, signal);
+    const target = this.#target(request.url);
+    const agent = target.protocol === 'https:' ? this.#https : this.#http;
+    const pooled = await exchange(request, { ...target, agent }, signal);
     if (pooled !== 'stale') return pooled;
-    const fresh = await exchange(request, false, signal);
+    const fresh = await exchange(request, { ...target, agent: false }, signal);
     if (fresh === 'stale') throw new Error('a new connection cannot be stale');
     return fresh;
+  }
+
+  #target(url: string): https.RequestOptions {
+    let target = this.#targets.get(url);
+    if (!target) {
+      const { protocol, hostname, port, path, auth } = urlToHttpOptions(new URL(url));
+      target = { protocol, hostname, port, path, ...(auth ? { auth } : {}) };
+      this.#targets.set(url, target);
+    }
+    return target;
   }
 
   /** Closes every connection, those in use as well. */
@@ -48,15 +63,14 @@ export class Transport {
  * of the request, so it may go out once more at once.
  */
 function exchange(
-  request: WireRequest,
-  agent: http.Agent | false,
+  { method, headers, body }: WireRequest,
+  target: https.RequestOptions,
   signal: AbortSignal,
 ): Promise<IncomingMessage | 'stale'> {
-  const { url, method, headers, body } = request;
-  const client = url.startsWith('https:') ? https : http;
+  const client = target.protocol === 'https:' ? https : http;
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
-    const outgoing = client.request(url, { method, headers, agent }, resolve);
+    const outgoing = client.request({ ...target, method, headers }, resolve);
     const abort = () => outgoing.destroy();
     signal.addEventListener('abort', abort, { once: true });
     outgoing.once('close', () => signal.removeEventListener('abort', abort));

@@ -3,6 +3,8 @@ import type { ChatModel, ConversationRepository } from '../domain/ports.ts';
 /** How long an answer about the model server is good for, milliseconds: probes come often, its owner may count calls. */
 const UPSTREAM_FRESH_MS = 10_000;
 const UPSTREAM_TIMEOUT_MS = 3000;
+/** How long a probe waits for that answer: the usual limit of a probe is a second, and the answer decides nothing. */
+const PROBE_WAIT_MS = 500;
 
 export interface HealthReport {
   /** Whether this process should get requests. A model server that is away does not take it out of service. */
@@ -19,6 +21,7 @@ export class HealthService {
   readonly #demo: boolean;
   #stopping = false;
   #upstream: { at: number; up: Promise<boolean> } | undefined;
+  #upstreamLastUp = false;
 
   constructor(
     conversations: Pick<ConversationRepository, 'check'>,
@@ -54,11 +57,25 @@ export class HealthService {
     }
   }
 
+  /** What was last known where the model server takes its time. */
   #upstreamUp(): Promise<boolean> {
     const now = performance.now();
     if (!this.#upstream || now - this.#upstream.at > UPSTREAM_FRESH_MS) {
-      this.#upstream = { at: now, up: this.#model.reachable(AbortSignal.timeout(UPSTREAM_TIMEOUT_MS)) };
+      const up = this.#model.reachable(AbortSignal.timeout(UPSTREAM_TIMEOUT_MS));
+      this.#upstream = { at: now, up };
+      void up.then((answer) => {
+        this.#upstreamLastUp = answer;
+      });
     }
-    return this.#upstream.up;
+    return within(PROBE_WAIT_MS, this.#upstream.up, () => this.#upstreamLastUp);
   }
+}
+
+/** What `work` resolves to, or `otherwise` when that takes longer than `ms`. */
+async function within<T>(ms: number, work: Promise<T>, otherwise: () => T): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<T>((resolve) => {
+    timer = setTimeout(() => resolve(otherwise()), ms);
+  });
+  return Promise.race([work, late]).finally(() => clearTimeout(timer));
 }

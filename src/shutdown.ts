@@ -1,0 +1,39 @@
+import { AppError } from './domain/errors.ts';
+import type { HttpServer } from './http/server.ts';
+import type { ChatService } from './services/chat.ts';
+import type { Generations } from './services/generations.ts';
+
+/** After the grace, how long a broken-off reply may still take to be saved and its last event to leave. */
+const LAST_WORDS_MS = 3000;
+
+/**
+ * Takes no new connections and lets what is under way finish; after the grace replies are broken off, saved as far as
+ * they came, and their readers told.
+ */
+export async function drain(
+  server: HttpServer,
+  chat: ChatService,
+  generations: Generations,
+  graceMs: number,
+): Promise<void> {
+  const { closed, force } = server.close();
+  const finished = Promise.all([closed, generations.idle(), chat.idle()]).then(() => {});
+  if (await within(graceMs, finished)) return;
+  generations.abortAll(
+    new AppError('shutting_down', 'This server is shutting down; ask again in a moment', { retryAfter: 3 }),
+  );
+  if (await within(LAST_WORDS_MS, finished)) return;
+  force();
+  await within(LAST_WORDS_MS, finished);
+}
+
+/** Whether `work` is done within `ms`. */
+async function within(ms: number, work: Promise<void>): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), ms);
+  });
+  const done = await Promise.race([work.then(() => true), late]);
+  clearTimeout(timer);
+  return done;
+}

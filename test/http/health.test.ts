@@ -1,0 +1,207 @@
+import assert from 'node:assert/strict';
+import type { ServerResponse } from 'node:http';
+import { after, before, describe, it } from 'node:test';
+import mysql from 'mysql2/promise';
+import { z } from 'zod';
+import { type ChatServer, problemOf, startChat, until } from '../support/chat-server.ts';
+import { serverUrls } from '../support/databases.ts';
+import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
+import { startServer } from '../support/server.ts';
+
+const readiness = (chat: Pick<ChatServer, 'call'>) => chat.call('GET', '/health/ready');
+const parsed = async (answer: Promise<{ status: number; text: string }>) => {
+  const { status, text } = await answer;
+  return [status, JSON.parse(text)];
+};
+
+describe('health', () => {
+  let chat: ChatServer;
+  before(async () => {
+    chat = await startChat();
+  });
+  after(() => chat.stop());
+
+  it('says at two paths that the process lives', async () => {
+    for (const path of ['/health', '/api/health']) {
+      const body = { status: 'ok', version: '0.0.0-test' };
+      assert.deepEqual(await parsed(chat.call('GET', path)), [200, body]);
+      const head = await chat.call('HEAD', path);
+      assert.deepEqual([head.status, head.text], [200, '']);
+    }
+  });
+
+  it('says that it is ready while the database answers, and names the demo model as such', async (t) => {
+    const up = { status: 'ready', database: 'up', upstream: 'up' };
+    assert.deepEqual(await parsed(readiness(chat)), [200, up]);
+    const demo = await startServer();
+    t.after(() => demo.stop());
+    const answer = await demo.get('/health/ready');
+    assert.deepEqual([answer.status, await answer.json()], [200, { ...up, upstream: 'demo' }]);
+  });
+
+  it('asks the model server at most every few seconds, however often it is asked itself', async () => {
+    const before = chat.upstream.modelRequests;
+    for (let n = 0; n < 10; n += 1) await readiness(chat);
+    assert(chat.upstream.modelRequests - before <= 1);
+  });
+
+  it('shows a model server that is away, refuses or says nothing, and stays ready', async (t) => {
+    const faults: ((response: ServerResponse) => void)[] = [
+      (response) => response.destroy(),
+      (response) => response.writeHead(500).end(),
+      () => {},
+    ];
+    for (const fault of faults) {
+      const other = await startChat();
+      t.after(() => other.stop());
+      other.upstream.respondModels(fault);
+      const began = performance.now();
+      const down = { status: 'ready', database: 'up', upstream: 'down' };
+      assert.deepEqual(await parsed(readiness(other)), [200, down]);
+      assert(performance.now() - began < 1000, 'a probe would have given up');
+    }
+    const refused = await startChat();
+    t.after(() => refused.stop());
+    refused.upstream.respondModels((response) => response.writeHead(401).end());
+    // It answers: that a key is wrong shows in the first question.
+    assert.equal(JSON.parse((await readiness(refused)).text).upstream, 'up');
+  });
+
+  it('is alive and not ready when the database has gone', async (t) => {
+    const other = await startChat();
+    t.after(() => other.stop());
+    await other.server.database.knex.destroy();
+    assert.equal((await other.call('GET', '/health')).status, 200);
+    const down = { status: 'not_ready', database: 'down', upstream: 'up' };
+    assert.deepEqual(await parsed(readiness(other)), [503, down]);
+  });
+});
+
+if (serverUrls().length > 0 && findMariadbd()) {
+  describe('a server whose MySQL comes late', () => {
+    let mariadb: Mariadb;
+    let chat: ChatServer;
+    before(async () => {
+      mariadb = await startMariadb();
+      const connection = await mysql.createConnection({ uri: mariadb.url });
+      await connection.query('CREATE DATABASE late');
+      await connection.end();
+      await mariadb.kill();
+      chat = await startChat({
+        DATABASE_URL: `${mariadb.url}/late`,
+        DB_AUTO_MIGRATE: 'on',
+        DB_ACQUIRE_TIMEOUT_MS: '1000',
+      });
+    });
+    after(async () => {
+      await chat.stop();
+      await mariadb.stop();
+    });
+
+    it('starts, lives, is not ready, and answers what needs the database with 503', async () => {
+      assert.equal((await chat.call('GET', '/health')).status, 200);
+      const [status, body] = await parsed(readiness(chat));
+      assert.deepEqual([status, body.status, body.database], [503, 'not_ready', 'down']);
+      const id = crypto.randomUUID();
+      for (const [method, path, sent] of [
+        ['POST', '/api/chat', { message: 'x' }],
+        ['POST', '/api/chat', { message: 'x', conversation_id: id }],
+        ['POST', '/api/chat-stream', { message: 'x' }],
+        ['GET', '/api/conversations', undefined],
+        ['GET', `/api/conversations/${id}`, undefined],
+        ['DELETE', `/api/conversations/${id}`, undefined],
+      ] as const) {
+        const answer = await chat.call(method, path, sent);
+        problemOf(answer, 503, 'database_unavailable');
+        assert.equal(answer.headers['retry-after'], '2');
+        assert.doesNotMatch(answer.text, /ECONN|127\.0\.0\.1|mysql|knex/i);
+      }
+    });
+
+    it('migrates and is ready by itself when it comes', async () => {
+      await mariadb.start();
+      await until('ready', async () => (await readiness(chat)).status === 200);
+      const { conversation_id: id, persisted } = await chat.ask({ message: 'at last 😀' });
+      assert.equal(persisted, true);
+      assert.equal((await chat.read(id)).messages[0]?.content, 'at last 😀');
+    });
+  });
+}
+
+const operation = z.looseObject({ summary: z.string(), responses: z.record(z.string(), z.unknown()) });
+const document = z.looseObject({
+  openapi: z.string(),
+  paths: z.record(z.string(), z.record(z.string(), operation)),
+  components: z.object({ schemas: z.record(z.string(), z.unknown()) }),
+});
+
+describe('GET /openapi.json', () => {
+  let chat: ChatServer;
+  before(async () => {
+    chat = await startChat();
+  });
+  after(() => chat.stop());
+  const read = async () => {
+    const { text } = await chat.call('GET', '/openapi.json');
+    return { text, ...document.parse(JSON.parse(text)) };
+  };
+
+  it('has every operation of the API with the statuses it can end in', async () => {
+    const { openapi, paths } = await read();
+    assert.match(openapi, /^3\.1\./);
+    const found = Object.entries(paths).flatMap(([path, operations]) =>
+      Object.entries(operations).map(([method, { responses }]) => [
+        `${method.toUpperCase()} ${path}`,
+        Object.keys(responses).join(' '),
+      ]),
+    );
+    const posts = '200 400 413 415 502 503 504';
+    assert.deepEqual(Object.fromEntries(found), {
+      'POST /api/chat': posts,
+      'POST /api/chat-stream': posts,
+      'GET /api/conversations': '200 400 503',
+      'GET /api/conversations/{id}': '200 400 404 503',
+      'DELETE /api/conversations/{id}': '200 400 404 503',
+      'GET /health': '200',
+      'GET /api/health': '200',
+      'GET /health/ready': '200 503',
+    });
+    assert.deepEqual(
+      found.map(([name]) => name),
+      JSON.parse((await chat.call('GET', '/')).text).endpoints.map(
+        ({ method, path }: { method: string; path: string }) => `${method} ${path}`,
+      ),
+    );
+  });
+
+  it('refers to nothing that it does not have, and has nothing that it does not refer to', async () => {
+    const { text, components } = await read();
+    const referred = [...text.matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(([, name]) => name);
+    assert.deepEqual([...new Set(referred)].sort(), Object.keys(components.schemas).sort());
+    assert.equal(referred.length, text.match(/"\$ref"/g)?.length);
+  });
+
+  it('says of each answer exactly the members that it has', async () => {
+    const { components } = await read();
+    const { conversation_id: id, ...reply } = await chat.ask({ message: 'x' });
+    const missing = await chat.call('GET', `/api/conversations/${crypto.randomUUID()}`);
+    const invalid = await chat.call('POST', '/api/chat', {});
+    const shown: [name: string, value: object][] = [
+      ['ChatReply', { conversation_id: id, ...reply }],
+      ['Usage', reply.usage ?? {}],
+      ['Conversation', await chat.read(id)],
+      ['Message', (await chat.read(id)).messages[0] ?? {}],
+      ['ConversationList', JSON.parse((await chat.call('GET', '/api/conversations')).text)],
+      ['Readiness', JSON.parse((await readiness(chat)).text)],
+      ['Health', JSON.parse((await chat.call('GET', '/health')).text)],
+      ['Problem', { ...JSON.parse(missing.text), errors: [] }],
+      ['Problem', JSON.parse(invalid.text)],
+    ];
+    for (const [name, value] of shown) {
+      const schema = z
+        .object({ properties: z.record(z.string(), z.unknown()) })
+        .parse(components.schemas[name] ?? components.schemas[`${name}Output`]);
+      assert.deepEqual(Object.keys(value).sort(), Object.keys(schema.properties).sort(), name);
+    }
+  });
+});

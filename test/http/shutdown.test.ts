@@ -1,0 +1,253 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { Agent, type IncomingMessage, request } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text as readText } from 'node:stream/consumers';
+import { after, before, beforeEach, describe, it } from 'node:test';
+import { checkedProblem, problemOf, startChat, until } from '../support/chat-server.ts';
+import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';
+import {
+  createGate,
+  delta,
+  done,
+  type FakeUpstream,
+  finish,
+  hang,
+  script,
+  silence,
+  startFakeUpstream,
+  usage,
+  wait,
+} from '../support/fake-upstream.ts';
+import { checkStream, joined, openStream } from '../support/sse-client.ts';
+
+/** Requests one after the other over one connection that is kept open. */
+function caller(url: string) {
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const sockets = new Set<Socket>();
+  return {
+    sockets,
+    async call(method: string, path: string, body?: object, headers: Record<string, string> = {}) {
+      const outgoing = request(`${url}${path}`, {
+        method,
+        agent,
+        headers: { 'content-type': 'application/json', ...headers },
+      });
+      outgoing.on('socket', (socket) => sockets.add(socket));
+      outgoing.on('continue', () => outgoing.end(JSON.stringify(body)));
+      if (!('expect' in headers)) outgoing.end(body && JSON.stringify(body));
+      const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+      const { statusCode: status = 0, headers: answered } = response;
+      return { status, headers: answered, text: await readText(response) };
+    },
+    close: () => agent.destroy(),
+  };
+}
+
+/** Whether something listens at the URL. */
+async function listens(url: string): Promise<boolean> {
+  const socket = connect(Number(new URL(url).port), '127.0.0.1');
+  const outcome = await Promise.race([
+    once(socket, 'connect').then(() => true),
+    once(socket, 'error').then(() => false),
+  ]).catch(() => false);
+  socket.destroy();
+  return outcome;
+}
+
+describe('a server that stops', () => {
+  let folder: string;
+  let database: { DATABASE_URL: string };
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'chat-api-stop-'));
+  });
+  after(() => rm(folder, { recursive: true, force: true }));
+  let number = 0;
+  beforeEach(() => {
+    number += 1;
+    database = { DATABASE_URL: `sqlite:${join(folder, `${number}.sqlite`)}` };
+  });
+  /** What the next server on the same database has of a conversation. */
+  const leftOf = async (id: string) => {
+    const next = await startChat(database);
+    const { messages } = await next.read(id);
+    await next.stop();
+    return messages.map(({ content, status }) => [content, status]);
+  };
+
+  it('lets a stream finish within the grace, with done', async () => {
+    const chat = await startChat({ ...database, SSE_OPEN_MS: '0', SHUTDOWN_GRACE_MS: '20000' });
+    const gate = createGate();
+    chat.upstream.respond([script(delta('one, '), wait(gate), delta('two'), finish(), usage(), done())]);
+    const reader = await openStream(chat.url, { message: 'finish me' });
+    const events = [await reader.until('start'), await reader.until('content')];
+    const stopping = chat.stop();
+    await until('no new connection', async () => !(await listens(chat.url)));
+    gate.open();
+    events.push(...(await reader.rest()));
+    const end = checkStream(events);
+    assert.deepEqual([end.type, end.data.persisted, joined(events)], ['done', true, 'one, two']);
+    await stopping;
+    assert.deepEqual(await leftOf(String(reader.headers['x-conversation-id'])), [
+      ['finish me', 'complete'],
+      ['one, two', 'complete'],
+    ]);
+  });
+
+  it('finishes and saves the reply of a reader that has left', async () => {
+    const chat = await startChat({ ...database, SSE_OPEN_MS: '0', SHUTDOWN_GRACE_MS: '20000' });
+    const gate = createGate();
+    chat.upstream.respond([script(delta('one, '), wait(gate), delta('two'), finish(), done())]);
+    const reader = await openStream(chat.url, { message: 'leave me' });
+    await reader.until('content');
+    reader.leave();
+    const stopping = chat.stop();
+    await until('no new connection', async () => !(await listens(chat.url)));
+    gate.open();
+    await stopping;
+    assert.deepEqual(await leftOf(String(reader.headers['x-conversation-id'])), [
+      ['leave me', 'complete'],
+      ['one, two', 'complete'],
+    ]);
+  });
+
+  it('ends what outlasts the grace with shutting_down, and saves what was said as incomplete', async () => {
+    const chat = await startChat({ ...database, SSE_OPEN_MS: '600000', SHUTDOWN_GRACE_MS: '50' });
+    const id = crypto.randomUUID();
+    chat.upstream.respond([script(delta('half'), silence()), hang(), hang()]);
+    const reader = await openStream(chat.url, { message: 'too long' });
+    const events = [await reader.until('start'), await reader.until('content')];
+    const whole = chat.call('POST', '/api/chat', { message: 'whole', conversation_id: id });
+    const unopened = chat.call('POST', '/api/chat-stream', { message: 'unopened' });
+    await chat.upstream.waitForRequest(3);
+    const stopping = chat.stop();
+    events.push(...(await reader.rest()));
+    const end = checkStream(events);
+    checkedProblem(end.data, 503, 'shutting_down', String(reader.headers['x-request-id']));
+    for (const answer of [await whole, await unopened]) {
+      problemOf(answer, 503, 'shutting_down');
+      assert.equal(answer.headers['retry-after'], '3');
+    }
+    for (const n of [1, 2, 3]) await chat.upstream.waitForClosed(n);
+    await stopping;
+    assert.deepEqual(await leftOf(String(reader.headers['x-conversation-id'])), [
+      ['too long', 'complete'],
+      ['half', 'incomplete'],
+    ]);
+    assert.deepEqual(await leftOf(id), [['whole', 'complete']]);
+  });
+
+  it('serves requests on connections that it has accepted, each with Connection: close', async () => {
+    const chat = await startChat({ SSE_OPEN_MS: '0', SHUTDOWN_GRACE_MS: '20000' });
+    const gate = createGate();
+    chat.upstream.respond([script(delta('x'), wait(gate), finish(), done())]);
+    const reader = await openStream(chat.url, { message: 'holds the door' });
+    const events = [await reader.until('start'), await reader.until('content')];
+    const callers = [0, 1, 2].map(() => caller(chat.url));
+    for (const one of callers) {
+      const { headers } = await one.call('GET', '/health');
+      assert.equal(headers.connection, 'keep-alive');
+    }
+    const stopping = chat.stop();
+    const [first, second, third] = callers;
+    assert(first && second && third);
+    const ready = await first.call('GET', '/health/ready');
+    assert.deepEqual([ready.status, JSON.parse(ready.text).status], [503, 'stopping']);
+    const asked = await second.call('POST', '/api/chat', { message: 'last orders' });
+    assert.deepEqual([asked.status, JSON.parse(asked.text).persisted], [200, true]);
+    const expected = await third.call(
+      'POST',
+      '/api/chat',
+      { message: 'as curl' },
+      { expect: '100-continue' },
+    );
+    assert.equal(expected.status, 200);
+    for (const { headers } of [ready, asked, expected]) assert.equal(headers.connection, 'close');
+    for (const { sockets } of callers) assert.equal(sockets.size, 1);
+    await until('no new connection', async () => !(await listens(chat.url)));
+    gate.open();
+    events.push(...(await reader.rest()));
+    checkStream(events);
+    await stopping;
+  });
+
+  it('does not wait for the connection of a finished stream that its reader would keep', async () => {
+    const chat = await startChat({ SSE_OPEN_MS: '0', SHUTDOWN_GRACE_MS: '20000' });
+    const gate = createGate();
+    chat.upstream.respond([script(delta('x'), wait(gate), finish(), done())]);
+    const [reader, idle] = [caller(chat.url), caller(chat.url)];
+    await idle.call('GET', '/health');
+    const reading = reader.call('POST', '/api/chat-stream', { message: 'keep me' });
+    await chat.upstream.waitForRequest(1);
+    const stopping = chat.stop();
+    // The connection without a request goes first: after that nothing idle is looked for any more.
+    await Promise.all([...idle.sockets].map((socket) => once(socket, 'close')));
+    gate.open();
+    assert.match((await reading).text, /event: done/);
+    const began = performance.now();
+    await stopping;
+    assert(performance.now() - began < 5000, 'it waited for the grace to end');
+  });
+
+  it('may be told twice, and while nothing happens', async () => {
+    const chat = await startChat();
+    await Promise.all([chat.server.stop(), chat.server.stop()]);
+    await chat.stop();
+    assert.equal(await listens(chat.url), false);
+  });
+});
+
+describe('the process that is told to stop', () => {
+  let folder: ChildFolder;
+  let upstream: FakeUpstream;
+  before(async () => {
+    folder = await makeFolder();
+    upstream = await startFakeUpstream();
+  });
+  after(async () => {
+    await folder.remove();
+    await upstream.close();
+  });
+  const start = () => folder.start({ OPENAI_BASE_URL: upstream.baseUrl, SSE_OPEN_MS: '0' });
+  // Windows has no signals; PM2 sends the message there.
+  const signals = process.platform === 'win32' ? [] : (['SIGTERM', 'SIGINT'] as const);
+  const ways: [name: string, tell: (child: ChildServer) => unknown][] = [
+    ...signals.map((signal): [string, (child: ChildServer) => unknown] => [
+      signal,
+      (child) => child.process.kill(signal),
+    ]),
+    ['the message "shutdown"', (child) => child.process.send?.('shutdown')],
+  ];
+  for (const [name, tell] of ways) {
+    it(`by ${name} finishes its streams, saves them and exits with 0`, async () => {
+      const child = start();
+      const url = await child.listening();
+      const gate = createGate();
+      upstream.respond([script(delta('one, '), wait(gate), delta('two'), finish(), done())]);
+      const reader = await openStream(url, { message: 'by signal' });
+      const events = [await reader.until('start'), await reader.until('content')];
+      tell(child);
+      await child.line(/^stopping$/);
+      await until('no new connection', async () => !(await listens(url)));
+      gate.open();
+      events.push(...(await reader.rest()));
+      const end = checkStream(events);
+      assert.deepEqual([end.type, end.data.persisted, joined(events)], ['done', true, 'one, two']);
+      assert.deepEqual(await child.exited(), { code: 0, signal: null });
+      assert.deepEqual(child.errors, []);
+      assert.equal(child.lines.at(-1)?.msg, 'stopped');
+    });
+  }
+
+  it('while it starts ends in order after its start', async () => {
+    const child = folder.start({ OPENAI_BASE_URL: upstream.baseUrl, DATABASE_URL: 'sqlite:early.sqlite' });
+    // The first thing of it that can be seen from outside.
+    await child.line(/^migrated the database$/);
+    for (const [, tell] of ways) tell(child);
+    assert.deepEqual(await child.exited(), { code: 0, signal: null });
+    assert.deepEqual(child.errors, []);
+  });
+});

@@ -1,0 +1,140 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { after, beforeEach, describe, it } from 'node:test';
+import { databases } from '../support/chat-server.ts';
+import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';
+
+describe('node src/main.ts', () => {
+  const folders: ChildFolder[] = [];
+  let folder: ChildFolder;
+  beforeEach(async () => {
+    folder = await makeFolder();
+    folders.push(folder);
+  });
+  after(() => Promise.all(folders.map((one) => one.remove())));
+
+  const chat = async (url: string, body: object) => {
+    const headers = { 'content-type': 'application/json' };
+    return fetch(`${url}/api/chat`, { method: 'POST', headers, body: JSON.stringify(body) });
+  };
+  /** It ends by itself with code 1 and these lines on standard error, and nothing of a stack anywhere. */
+  const refuses = async (child: ChildServer, ...wanted: RegExp[]) => {
+    assert.deepEqual(await child.exited(), { code: 1, signal: null });
+    const said = child.errors.join('\n');
+    assert.equal(child.errors.length, wanted.length, said);
+    for (const [n, pattern] of wanted.entries()) assert.match(child.errors[n] ?? '', pattern);
+    assert.doesNotMatch(`${said}\n${JSON.stringify(child.lines)}`, /\bat .*:\d+:\d+/);
+  };
+
+  it('in a clean folder serves with SQLite and the demo model, says so, and keeps what was said over a restart', async () => {
+    const child = folder.start();
+    const started = await child.line(/ listens on /);
+    const url = await child.listening();
+    assert.equal(started.upstream, 'demo model, answers are canned');
+    assert.equal(started.database, `SQLite ${join(folder.path, 'data', 'chat.sqlite')}`);
+    assert.deepEqual(started.changed, { PORT: '0' });
+    assert.match(String(started.msg), /^chat-api-server \d+\.\d+\.\d+ listens on http:\/\/127\.0\.0\.1:\d+$/);
+    const id = crypto.randomUUID();
+    const answer = await chat(url, { message: '你好', conversation_id: id });
+    assert.equal(answer.status, 200);
+    assert.match(String(Reflect.get(Object(await answer.json()), 'response')), /演示/);
+    assert.deepEqual(await readdir(folder.path), ['data']);
+    assert.deepEqual(child.errors, []);
+    child.process.send?.('shutdown');
+    assert.deepEqual(await child.exited(), { code: 0, signal: null });
+
+    const again = folder.start();
+    const shown = await fetch(`${await again.listening()}/api/conversations/${id}`);
+    assert.match(await shown.text(), /"content":"你好"/);
+    assert(!again.lines.some(({ msg }) => msg === 'migrated the database'));
+  });
+
+  it('reads .env and .env.<NODE_ENV>, the environment before both, names what differs without secrets', async () => {
+    const common = [
+      'OPENAI_API_KEY=sk-from-a-file',
+      'OPENAI_MODEL=from-env',
+      'HISTORY_LIMIT=4',
+      'LOG_LEVEL=',
+    ];
+    const place = 'DATABASE_URL=sqlite:elsewhere/my.sqlite';
+    await writeFile(join(folder.path, '.env'), [...common, place, 'REDIS_URL=redis://x'].join('\n'));
+    await writeFile(
+      join(folder.path, '.env.staging'),
+      'HISTORY_LIMIT=6\nOPENAI_BASE_URL=http://127.0.0.1:9/v1\n',
+    );
+    const child = folder.start({ NODE_ENV: 'staging', OPENAI_MODEL: 'from-the-environment' });
+    const { changed, upstream, database } = await child.line(/ listens on /);
+    assert.equal(upstream, 'http://127.0.0.1:9/v1');
+    assert.equal(database, `SQLite ${join(folder.path, 'elsewhere', 'my.sqlite')}`);
+    assert((await readdir(join(folder.path, 'elsewhere'))).includes('my.sqlite'));
+    await child.line(/^REDIS_URL is set, .*no effect$/);
+    assert.deepEqual(changed, {
+      PORT: '0',
+      DATABASE_URL: '(set)',
+      OPENAI_API_KEY: '(set)',
+      OPENAI_BASE_URL: 'http://127.0.0.1:9/v1',
+      OPENAI_MODEL: 'from-the-environment',
+      HISTORY_LIMIT: '6',
+    });
+    assert.doesNotMatch(JSON.stringify(child.lines), /sk-from/);
+  });
+
+  it('refuses wrong settings with one line each, without a secret or a stack', async () => {
+    const child = folder.start({
+      PORT: 'abc',
+      MAX_GENERATIONS: '0',
+      OPENAI_HEADERS: '{"authorization":"top secret"',
+      DATABASE_URL: 'postgres://me:hidden@db/x',
+    });
+    await refuses(
+      child,
+      /^The server cannot start with these settings:$/,
+      /^PORT must be .*65535; it is "abc"$/,
+      /^DATABASE_URL must be .*; it is a value that is not shown here$/,
+      /^OPENAI_HEADERS must be .*; it is a value that is not shown here$/,
+      /^MAX_GENERATIONS must be .*; it is "0"$/,
+    );
+    assert.doesNotMatch(child.errors.join(), /secret"|hidden/);
+    assert.deepEqual(await readdir(folder.path), []);
+  });
+
+  it('refuses a port that is in use with a readable line', async () => {
+    const other = createServer().listen(0, '127.0.0.1');
+    await once(other, 'listening');
+    const address = other.address();
+    assert(address !== null && typeof address === 'object');
+    const child = folder.start({ PORT: String(address.port) });
+    await refuses(child, new RegExp(`^The server cannot start: port ${address.port} on 127.0.0.1 is in use`));
+    other.close();
+  });
+
+  it('refuses an address of another machine with a readable line, in LOG_FILE too', async () => {
+    const log = join(folder.path, 'logs', 'chat.log');
+    const child = folder.start({ HOST: '192.0.2.1', AUTH: 'off', LOG_FILE: log });
+    await refuses(child, /^The server cannot start: HOST 192\.0\.2\.1 is no address of this machine$/);
+    const last: unknown = JSON.parse((await readFile(log, 'utf8')).trim().split('\n').at(-1) ?? '');
+    assert.match(JSON.stringify(last), /"level":60,.*could not start: HOST 192/);
+  });
+
+  it('refuses a folder that cannot be made with a readable line', async () => {
+    await writeFile(join(folder.path, 'file'), '');
+    const child = folder.start({ DATA_DIR: join(folder.path, 'file', 'data') });
+    await refuses(child, /^The server cannot start: the database cannot be opened: E[A-Z]+: /);
+  });
+
+  for (const place of databases().slice(1)) {
+    it(`refuses to start while migrations are pending on ${place.name}, naming the command`, async (t) => {
+      const { DATABASE_URL = '' } = await place.create();
+      t.after(() => place.drop());
+      const refused = folder.start({ DATABASE_URL });
+      await refuses(refused, /^The server cannot start: .*2 migrations are pending.*"npm run migrate"/);
+      const migrated = folder.start({ DATABASE_URL, DB_AUTO_MIGRATE: 'on' });
+      const { database } = await migrated.line(/ listens on /);
+      assert.match(String(database), /^MySQL 127\.0\.0\.1:\d+\/chat_http_\w+$/);
+      assert.equal((await chat(await migrated.listening(), { message: 'x' })).status, 200);
+    });
+  }
+});
