@@ -14,8 +14,8 @@ const { values: flags } = parseArgs({
   options: { quick: { type: 'boolean', default: false }, json: { type: 'string' } },
 });
 const ROUNDS = flags.quick ? 1 : 3;
-const WARM_UP_ROUNDS = flags.quick ? 1 : 3;
-const STREAMS = flags.quick ? 64 : 320;
+const WARM_UP_ROUNDS = flags.quick ? 1 : 4;
+const STREAMS = flags.quick ? 64 : 160;
 const CALLS = flags.quick ? 1000 : 4000;
 /** What one stream takes: 200 chunks paced 2 ms. */
 const STREAM_MS = 400;

@@ -2,6 +2,7 @@
 import { createResponseCache } from './cache/response-cache.ts';
 import type { Config } from './config.ts';
 import { type Database, openDatabase } from './db/database.ts';
+import { refusalOf } from './db/errors.ts';
 import { PendingMigrationsError, prepareSchema } from './db/prepare.ts';
 import type { ChatModel, Clock, IdSource } from './domain/ports.ts';
 import { createApp } from './http/app.ts';
@@ -98,8 +99,15 @@ async function openStorage(config: Config, log: Logger) {
     return { database, close };
   } catch (error) {
     await database.close();
-    throw error instanceof PendingMigrationsError ? new StartError(error.message, error) : error;
+    throw startFault(error);
   }
+}
+
+/** What the database itself objects to is told in a line; whatever nobody foresaw stays as it is. */
+function startFault(error: unknown): unknown {
+  if (error instanceof PendingMigrationsError) return new StartError(error.message, error);
+  const code = refusalOf(error);
+  return code === undefined ? error : new StartError(`the database refuses to be used (${code})`, error);
 }
 
 function openStore(config: Config, log: Logger): Database {

@@ -45,12 +45,18 @@ export function knexConfig(options: DatabaseOptions, logger?: Logger): Knex.Conf
     compileSqlOnError: false,
     migrations: migrationSettings(),
     log: {
-      warn: (message: unknown) => logger?.warn({ component: 'knex' }, String(message)),
-      error: (message: unknown) => logger?.error({ component: 'knex' }, String(message)),
+      warn: (message: unknown) => logger?.warn({ component: 'knex' }, plainLine(message)),
+      error: (message: unknown) => logger?.error({ component: 'knex' }, plainLine(message)),
       deprecate: (method: string, instead: string) => logger?.warn({ method, instead }, 'deprecated in knex'),
       debug: (message: unknown) => logger?.debug({ component: 'knex' }, String(message)),
     },
   };
+}
+
+/** Knex logs a driver's error as text with its stack; accounts of the server ('user'@'host') are nothing for a log. */
+function plainLine(message: unknown): string {
+  const [line = ''] = String(message).split('\n');
+  return line.replace(/'[^']*'@'[^']*'/g, 'the account');
 }
 
 type AfterCreate<C> = (connection: C, done: (error: Error | null, connection: C) => void) => void;

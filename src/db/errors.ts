@@ -20,6 +20,12 @@ export function faultOf(error: unknown): Fault | undefined {
   return 'fatal' in error && error.fatal === true ? 'unavailable' : undefined;
 }
 
+/** The code of an error that no waiting mends (password, rights, name, a file that is no database); else undefined. */
+export function refusalOf(error: unknown): string | undefined {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
+  return faultOf(error) === 'refused' || code === 'SQLITE_NOTADB' ? code : undefined;
+}
+
 /** A deadlock, a lock that was not had in time, a busy file: the same transaction may well work now. */
 export function isTransient(error: unknown): boolean {
   return faultOf(error) === 'transient';

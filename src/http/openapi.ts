@@ -1,5 +1,12 @@
 import { createDocument, type ZodOpenApiPathsObject } from 'zod-openapi';
 import type { Route } from './route.ts';
+import { problem } from './schemas/common.ts';
+
+/** What any request can meet before or beside its operation: 404, 405, 408, 431, 500. */
+const OTHER_FAULT = {
+  description: 'Any other fault',
+  content: { 'application/problem+json': { schema: problem } },
+};
 
 /** The OpenAPI 3.1 document of the routes, made from the same schemas that check the requests. */
 export function openApiDocument(routes: readonly Route[], version: string): object {
@@ -7,7 +14,8 @@ export function openApiDocument(routes: readonly Route[], version: string): obje
   for (const { method, path, operation } of routes) {
     if (operation === undefined) continue;
     const template = path.replace(/:(\w+)/g, '{$1}');
-    paths[template] = { ...paths[template], [method]: operation };
+    const responses = { ...operation.responses, default: OTHER_FAULT };
+    paths[template] = { ...paths[template], [method]: { ...operation, responses } };
   }
   return createDocument({
     openapi: '3.1.0',

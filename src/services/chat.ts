@@ -156,6 +156,8 @@ export class ChatService {
 
   async #saveTurn(turn: Reply, start: TurnStart): Promise<TurnResult> {
     const { generation } = turn;
+    // Whoever shares the call may give up; it is still wanted here.
+    generation.hold();
     await generation.ended;
     if (generation.error && generation.pieces.length === 0) {
       await this.#parts.writer.write({ start });

@@ -152,9 +152,14 @@ describe('GET /openapi.json', () => {
     const found = Object.entries(paths).flatMap(([path, operations]) =>
       Object.entries(operations).map(([method, { responses }]) => [
         `${method.toUpperCase()} ${path}`,
-        Object.keys(responses).join(' '),
+        Object.keys(responses)
+          .filter((status) => status !== 'default')
+          .join(' '),
       ]),
     );
+    for (const operations of Object.values(paths)) {
+      for (const { responses } of Object.values(operations)) assert.ok('default' in responses);
+    }
     const posts = '200 400 413 415 502 503 504';
     assert.deepEqual(Object.fromEntries(found), {
       'POST /api/chat': posts,

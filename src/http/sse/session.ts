@@ -88,7 +88,7 @@ export class StreamSession {
     });
     const unwatch = this.#turn.generation.watch(() => this.#pump());
     this.#begin();
-    const heartbeat = setInterval(() => this.#ping(), this.#options.heartbeatMs);
+    const heartbeat = setInterval(() => this.#ping(), jittered(this.#options.heartbeatMs));
     try {
       await Promise.race([gone, everything]);
       if (!this.#closed) await Promise.race([gone, this.#end()]);
@@ -242,6 +242,11 @@ export class StreamSession {
       finish_reason: 'error',
     });
   }
+}
+
+/** A little earlier than asked, differently for each: thousands of streams must not all ping at once. */
+function jittered(ms: number): number {
+  return ms * (1 - Math.random() / 4);
 }
 
 function isResult(value: unknown): value is TurnResult {
