@@ -59,6 +59,22 @@ test('the request carries the context, the parameters, the key and the extra hea
   });
 });
 
+test('every call carries its own context, and the same headers as the first', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const contents = ['one', 'two', 'three'];
+  for (const content of contents) {
+    const request = { model: 'm', messages: [{ role: 'user', content }] } as const;
+    const { content: echoed } = await model.complete(request, never());
+    assert.equal(echoed, `echo: ${content}`);
+    const pieces: string[] = [];
+    await model.stream(request, (text) => pieces.push(text), never());
+    assert.equal(pieces.join(''), `echo: ${content}`);
+  }
+  const sent = upstream.requests.map(({ headers: { 'content-length': _, ...headers } }) => headers);
+  assert.equal(sent.length, 6);
+  for (const headers of sent) assert.deepEqual(headers, sent[0]);
+});
+
 test('without a key no Authorization is sent, unless the extra headers bring one', async (t) => {
   const bare = await setUp(t, { apiKey: undefined });
   await startStream(bare.model).outcome;
