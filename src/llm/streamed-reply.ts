@@ -7,7 +7,6 @@ import type { Attempt } from './attempt.ts';
 import { requestIdOf, UpstreamFault } from './faults.ts';
 import { type ReplyLimits, wireBytes } from './limits.ts';
 import { connectionFault, systemCode } from './open-answer.ts';
-import { RepeatedShape } from './repeated-shape.ts';
 import { ReplyText } from './reply-text.ts';
 import {
   finishReason,
@@ -38,7 +37,6 @@ export class StreamedReply {
   readonly #watch: Watch;
   readonly #parser: EventSourceParser;
   readonly #text: ReplyText;
-  readonly #shape = new RepeatedShape();
   readonly #capAt: number;
   readonly #result = Promise.withResolvers<ModelOutcome>();
   #answer: IncomingMessage | undefined;
@@ -135,13 +133,6 @@ export class StreamedReply {
       this.#fail('upstream_incomplete', 'no finish_reason');
       return;
     }
-    const known = this.#shape.contentOf(data);
-    if (known !== undefined) {
-      this.#pending += known;
-      this.#started = true;
-      this.#alive = true;
-      return;
-    }
     if (data.trim() === '') return;
     const chunk = parseObject(data);
     if (!chunk) {
@@ -155,16 +146,13 @@ export class StreamedReply {
       return;
     }
     this.#model = modelName(chunk) ?? this.#model;
-    const usage = usageOf(chunk);
-    this.#usage = usage ?? this.#usage;
-    if (!choice) return;
-    const content = textOf(choice.delta, 'content');
-    this.#takeChoice(choice, content);
-    if (content !== '' && usage === null && !this.#finish) this.#shape.learn(data, content);
+    this.#usage = usageOf(chunk) ?? this.#usage;
+    if (choice) this.#takeChoice(choice);
   }
 
-  #takeChoice(choice: Record<string, unknown>, content: string): void {
+  #takeChoice(choice: Record<string, unknown>): void {
     const { delta } = choice;
+    const content = textOf(delta, 'content');
     this.#pending += content;
     this.#started ||=
       content !== '' || textOf(delta, 'reasoning_content') !== '' || textOf(delta, 'reasoning') !== '';
