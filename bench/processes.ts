@@ -42,11 +42,11 @@ function message<T>(
       const picked =
         typeof raw === 'object' && raw !== null ? pick(raw as Record<string, unknown>) : undefined;
       if (picked === undefined) return;
-      child.off('message', onMessage);
+      child.off('message', onMessage).off('exit', onExit);
       resolve(picked);
     };
-    child.on('message', onMessage);
-    child.once('exit', (code) => reject(new Error(`a measured process ended early, code ${code}`)));
+    const onExit = (code: number | null) => reject(new Error(`a measured process ended early, code ${code}`));
+    child.on('message', onMessage).once('exit', onExit);
   });
 }
 
