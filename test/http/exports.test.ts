@@ -15,6 +15,7 @@ import {
   type StoredConversation,
   shown,
   store,
+  stored,
   storedConversation,
 } from '../support/export-data.ts';
 
@@ -80,7 +81,10 @@ for (const place of databases()) {
     before(async () => {
       const env = { ...(await place.create()), DB_POOL_MAX: '3', DB_ACQUIRE_TIMEOUT_MS: '2000' };
       chat = await startChat(env, { clock: { now: () => NOW } });
-      await store(chat.server.database, [...data, expired]);
+      // Expired only afterwards: the purge at the start of the server must not take it away while it is put in.
+      await store(chat.server.database, [...data, { ...expired, last_active: stored(NOW) }]);
+      const { id, last_active } = expired;
+      await chat.server.database.knex('conversations').where({ id }).update({ last_active });
     });
     after(async () => {
       await chat.stop();
