@@ -1,4 +1,4 @@
-/** The direction of the layers: http, jobs → services → domain ← db, llm, cache, text. See docs/architecture.md. */
+/** The direction of the layers: http, jobs → services → domain ← db, llm, cache, text, csv. See docs/architecture.md. */
 const outside = (name, from, allowed) => ({
   name,
   severity: 'error',
@@ -27,6 +27,7 @@ module.exports = {
     outside('llm-knows-the-domain', 'llm', ['^src/domain/']),
     outside('cache-knows-the-domain', 'cache', ['^src/domain/']),
     outside('text-knows-the-domain', 'text', ['^src/domain/']),
+    outside('csv-knows-the-domain', 'csv', ['^src/domain/']),
     outside('jobs-know-the-services', 'jobs', ['^src/domain/', '^src/services/']),
     outside('http-knows-the-services', 'http', [
       '^src/domain/',
@@ -45,6 +46,7 @@ module.exports = {
       ['mysql2', '^src/db/'],
       ['express', '^src/http/'],
       ['lru-cache', '^src/cache/'],
+      ['csv-stringify', '^src/csv/'],
     ].map(([library, home]) => ({
       name: `only-home-imports-${library}`,
       severity: 'error',

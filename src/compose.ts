@@ -1,6 +1,7 @@
 /** The composition root: builds every part once, in the order in which they need each other. */
 import { createResponseCache } from './cache/response-cache.ts';
 import type { Config } from './config.ts';
+import { createCsvFormat } from './csv/format.ts';
 import { type Database, openDatabase } from './db/database.ts';
 import { refusalOf } from './db/errors.ts';
 import { PendingMigrationsError, prepareSchema } from './db/prepare.ts';
@@ -15,6 +16,7 @@ import type { Logger } from './logger.ts';
 import type { RequestContext } from './request-context.ts';
 import { ChatService } from './services/chat.ts';
 import { ConversationService } from './services/conversations.ts';
+import { ExportService } from './services/exports.ts';
 import { Generations } from './services/generations.ts';
 import { HealthService } from './services/health.ts';
 import { PurgeService } from './services/purge.ts';
@@ -145,9 +147,11 @@ function buildServices(
   const generations = new Generations(model, cache, maxGenerations, log);
   const parts = { conversations: repository, writer, generations, clock, ids, log };
   return {
+    clock,
     generations,
     chat: new ChatService(config.chat, parts),
     conversations: new ConversationService(repository, clock, ttlMs),
+    exports: new ExportService(database.exports, createCsvFormat(), clock, ttlMs),
     health: new HealthService(repository, model, config.model.demo),
     purge: new PurgeService(store, clock, ttlMs, log),
   };

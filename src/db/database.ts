@@ -1,9 +1,10 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
-import type { ConversationRepository, PurgeStore, TurnWriter } from '../domain/ports.ts';
+import type { ConversationRepository, ExportSource, PurgeStore, TurnWriter } from '../domain/ports.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from './client.ts';
 import { KnexConversations } from './conversations.ts';
 import { dialectOf } from './dialect.ts';
+import { KnexExportSource } from './export-source.ts';
 import { migrateLatest, pendingMigrations } from './migrations.ts';
 import { KnexPurgeStore } from './purge-store.ts';
 import { GroupCommitWriter } from './turn-writer.ts';
@@ -14,6 +15,7 @@ export interface Database {
   readonly conversations: ConversationRepository;
   readonly writer: TurnWriter;
   readonly purge: PurgeStore;
+  readonly exports: ExportSource;
   /** `SQLite data/chat.sqlite` or `MySQL host:3306/database`: for logs and health, without user and password. */
   describe(): string;
   /** The names of the migrations that are not applied yet. Rejects with the driver's error. */
@@ -41,6 +43,7 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
     conversations: new KnexConversations(knex),
     writer,
     purge: new KnexPurgeStore(knex),
+    exports: new KnexExportSource(knex),
     describe: () => describeTarget(options),
     pendingMigrations: () => pendingMigrations(knex),
     migrate: () => migrate(options, logger),

@@ -1,5 +1,14 @@
 /** What the services need from the world. Implemented in db/, llm/, cache/ and text/; faked in unit tests. */
-import type { ContextMessage, Conversation, FinishReason, Instant, Message, Usage } from './conversation.ts';
+import type {
+  ContextMessage,
+  Conversation,
+  FinishReason,
+  Instant,
+  Message,
+  MessageStatus,
+  Role,
+  Usage,
+} from './conversation.ts';
 
 /** A message with its place in the conversation: `seq` is the row number, growing, never reused. */
 export interface SequencedMessage extends Message {
@@ -81,6 +90,68 @@ export interface PurgeStore {
   deleteExpired(cutoff: Instant, limit: number): Promise<PurgeCount>;
   /** Runs `work` while no other process of this database purges; resolves to false, without running it, if one does. */
   exclusively(work: () => Promise<void>): Promise<boolean>;
+}
+
+/** What of all conversations is exported; null: no bound. */
+export interface ExportFilter {
+  /** Both bounds are included and mean the conversation's `createdAt`. */
+  readonly from: Instant | null;
+  readonly to: Instant | null;
+  /** With one of these two, conversations without such a message are left out. */
+  readonly role: Role | null;
+  readonly status: MessageStatus | null;
+}
+
+/** Where an export ends, fixed when it starts, so that what comes meanwhile cannot keep it from ending. */
+export interface ExportScope {
+  readonly filter: ExportFilter;
+  /** Only this conversation; null: all. */
+  readonly conversationId: string | null;
+  /** Those last active before are left out. */
+  readonly activeSince: Instant;
+  readonly lastSeq: number;
+  readonly lastCreated: Instant;
+}
+
+/** Its times are RFC 3339 text already: over millions of rows, two conversions cost more than all the rest. */
+export interface ExportConversation {
+  readonly id: string;
+  readonly createdAt: string;
+  readonly lastActive: string;
+}
+
+export interface ExportMessage {
+  readonly uid: string;
+  readonly role: string;
+  readonly content: string;
+  readonly timestamp: string;
+  readonly status: string;
+}
+
+/** A conversation, or a piece of a long one. */
+export interface ExportPart {
+  readonly conversation: ExportConversation;
+  readonly messages: readonly ExportMessage[];
+  readonly begins: boolean;
+  readonly ends: boolean;
+}
+
+/** Reads much in small steps: no connection is held and no transaction is open between two of them. */
+export interface ExportSource {
+  /** @throws AppError `database_unavailable` */
+  scope(filter: ExportFilter, conversationId: string | null, activeSince: Instant): Promise<ExportScope>;
+  /**
+   * Conversations by `createdAt`, then id, their messages oldest first. No row comes twice, and every row that is
+   * there from start to end comes; what is deleted or changed meanwhile may show either way.
+   */
+  read(scope: ExportScope): AsyncIterable<readonly ExportPart[]>;
+  count(scope: ExportScope): Promise<{ readonly conversations: number; readonly messages: number }>;
+}
+
+/** RFC 4180. */
+export interface CsvFormat {
+  /** The rows as lines, each ended by CRLF. */
+  lines(rows: readonly (readonly string[])[]): string;
 }
 
 /** What is sent to the model server; also what a cached reply is a reply to. */

@@ -1,9 +1,10 @@
 import express, { type Express } from 'express';
 import type { Logger } from 'pino';
-import type { TextFormat } from '../domain/ports.ts';
+import type { Clock, TextFormat } from '../domain/ports.ts';
 import type { RequestContext } from '../request-context.ts';
 import type { ChatService } from '../services/chat.ts';
 import type { ConversationService } from '../services/conversations.ts';
+import type { ExportService } from '../services/exports.ts';
 import type { HealthService } from '../services/health.ts';
 import { createBodyReader } from './body.ts';
 import { answerErrors, notFound } from './middleware/errors.ts';
@@ -14,6 +15,7 @@ import { mountRoutes, type Route } from './route.ts';
 import { chatRoutes } from './routes/chat.ts';
 import { conversationRoutes } from './routes/conversations.ts';
 import { documentRoutes, mountAssets } from './routes/documents.ts';
+import { exportRoutes } from './routes/exports.ts';
 import { healthRoutes } from './routes/health.ts';
 
 export interface AppOptions {
@@ -29,14 +31,13 @@ export interface AppOptions {
 export interface AppParts {
   readonly chat: ChatService;
   readonly conversations: ConversationService;
+  readonly exports: ExportService;
   readonly health: HealthService;
   readonly text: TextFormat;
+  readonly clock: Clock;
   readonly log: Logger;
   readonly context: RequestContext;
 }
-
-/** Will be the export of everything; until then it must not be mistaken for a conversation's id. */
-const RESERVED = ['/api/conversations/export-all'];
 
 function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   const { heartbeatMs, openMs, messageMaxChars } = options;
@@ -49,6 +50,8 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
       messageMaxChars,
       stream: { heartbeatMs, openMs },
     }),
+    // Before the conversations: "export-all" is nobody's id.
+    ...exportRoutes(parts.exports, parts.conversations, parts.clock),
     ...conversationRoutes(parts.conversations),
     ...healthRoutes(parts.health, options.version),
   ];
@@ -70,7 +73,7 @@ export function createApp(options: AppOptions, parts: AppParts): Express {
   app.use(normalizeTarget());
   app.use(crossOrigin(options.corsOrigins));
   const routes = apiRoutes(options, parts);
-  mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)], RESERVED);
+  mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)]);
   mountAssets(app);
   app.use(notFound());
   app.use(answerErrors(parts.log));

@@ -27,7 +27,7 @@ export function openApiDocument(routes: readonly Route[], version: string): obje
         'Every error is an RFC 9457 problem document.',
     },
     servers: [{ url: '/' }],
-    tags: [{ name: 'chat' }, { name: 'conversations' }, { name: 'health' }],
+    tags: [{ name: 'chat' }, { name: 'conversations' }, { name: 'exports' }, { name: 'health' }],
     paths,
   });
 }

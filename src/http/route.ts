@@ -15,13 +15,11 @@ export interface Route {
 }
 
 /**
- * Mounts every route; other methods on the same path get 405 with `Allow`, OPTIONS a 204 with it.
- * @param reserved paths without any operation that must not be taken for something else, such as an id
+ * Mounts every route; other methods on the same path get 405 with `Allow`, OPTIONS a 204 with it. Of two paths that
+ * fit a request the first counts, for every method.
  */
-export function mountRoutes(app: Express, routes: readonly Route[], reserved: readonly string[] = []): void {
-  const byPath = Map.groupBy(routes, (route) => route.path);
-  const paths = new Map<string, readonly Route[]>(reserved.map((path) => [path, []]));
-  for (const [path, operations] of [...paths, ...byPath]) {
+export function mountRoutes(app: Express, routes: readonly Route[]): void {
+  for (const [path, operations] of Map.groupBy(routes, (route) => route.path)) {
     const allow = operations
       .flatMap(({ method }) => (method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()]))
       .concat('OPTIONS')

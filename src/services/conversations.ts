@@ -33,12 +33,18 @@ export class ConversationService {
 
   /** @throws AppError `conversation_not_found` */
   async get(id: string, afterSeq: number, limit: number): Promise<ConversationPage> {
-    const conversation = await this.#repository.find(id);
-    if (!conversation || this.#expired(conversation)) throw notFound();
+    const view = await this.view(id);
     const rows = await this.#repository.messages(id, afterSeq, limit + 1);
     const messages = rows.slice(0, limit);
     const next = rows.length > limit ? (messages.at(-1)?.seq ?? null) : null;
-    return { ...this.#view(conversation), messages, next };
+    return { ...view, messages, next };
+  }
+
+  /** Without its messages. @throws AppError `conversation_not_found` */
+  async view(id: string): Promise<ConversationView> {
+    const conversation = await this.#repository.find(id);
+    if (!conversation || this.#expired(conversation)) throw notFound();
+    return this.#view(conversation);
   }
 
   async list(limit: number, before: ConversationCursor | null): Promise<ConversationList> {

@@ -89,7 +89,14 @@ const all = documents().map((file) => ({ file, calls: callsOf(read(file)) }));
 for (const { file, calls } of all) if (calls.length > 0) checkDocument(file, calls);
 
 describe('the curl commands', () => {
-  for (const file of ['README.md', 'README.zh-CN.md', 'docs/api.md', 'docs/api.zh-CN.md']) {
+  for (const file of [
+    'README.md',
+    'README.zh-CN.md',
+    'docs/api.md',
+    'docs/api.zh-CN.md',
+    'docs/exports.md',
+    'docs/exports.zh-CN.md',
+  ]) {
     it(`are found in ${file}`, () => {
       assert.ok(all.some((one) => one.file === file && one.calls.length >= 4));
     });

@@ -17,7 +17,7 @@ import {
   rowsUnder,
 } from './documents.ts';
 
-const TWINS = ['README', 'docs/api', 'docs/deployment', 'docs/text-format'].filter((name) =>
+const TWINS = ['README', 'docs/api', 'docs/deployment', 'docs/exports', 'docs/text-format'].filter((name) =>
   documents().includes(`${name}.zh-CN.md`),
 );
 const RECORDS = readdirSync(fileUrl('docs/adr/')).map((file) => `docs/adr/${file}`);

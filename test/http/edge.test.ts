@@ -184,6 +184,7 @@ describe('the edge', () => {
     assert.equal(wrong.headers.get('allow'), 'POST, OPTIONS');
     await problem(wrong, 405, 'method_not_allowed');
     const all = await fetch(`${server.url}/api/conversations/export-all`, { method: 'DELETE' });
+    assert.equal(all.headers.get('allow'), 'GET, HEAD, OPTIONS');
     await problem(all, 405, 'method_not_allowed');
     const options = await fetch(`${server.url}/api/conversations`, { method: 'OPTIONS' });
     assert.deepEqual([options.status, options.headers.get('allow')], [204, 'GET, HEAD, OPTIONS']);

@@ -164,6 +164,8 @@ describe('GET /openapi.json', () => {
     assert.deepEqual(Object.fromEntries(found), {
       'POST /api/chat': posts,
       'POST /api/chat-stream': posts,
+      'GET /api/conversations/export-all': '200 400 503',
+      'GET /api/conversations/{id}/export': '200 400 404 503',
       'GET /api/conversations': '200 400 503',
       'GET /api/conversations/{id}': '200 400 404 503',
       'DELETE /api/conversations/{id}': '200 400 404 503',
@@ -197,6 +199,8 @@ describe('GET /openapi.json', () => {
       ['Conversation', await chat.read(id)],
       ['Message', (await chat.read(id)).messages[0] ?? {}],
       ['ConversationList', JSON.parse((await chat.call('GET', '/api/conversations')).text)],
+      ['Export', JSON.parse((await chat.call('GET', '/api/conversations/export-all')).text)],
+      ['ExportPreview', JSON.parse((await chat.call('GET', '/api/conversations/export-all?preview=1')).text)],
       ['Readiness', JSON.parse((await readiness(chat)).text)],
       ['Health', JSON.parse((await chat.call('GET', '/health')).text)],
       ['Problem', { ...JSON.parse(missing.text), errors: [] }],

@@ -45,6 +45,7 @@ export function crossOrigin(origins: '*' | 'loopback' | readonly string[]): Requ
       'Cache-Status',
       'Retry-After',
       'Location',
+      'Content-Disposition',
     ],
     maxAge: 600,
   });

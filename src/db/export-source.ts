@@ -1,0 +1,275 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Knex } from 'knex';
+import type { Instant } from '../domain/conversation.ts';
+import type {
+  ExportConversation,
+  ExportFilter,
+  ExportMessage,
+  ExportPart,
+  ExportScope,
+  ExportSource,
+} from '../domain/ports.ts';
+import { fromTime, toTime } from './codec.ts';
+import { type Dialect, dialectOf, placeholders } from './dialect.ts';
+import { repeatable } from './errors.ts';
+import type { ConversationRow, MessageRow } from './tables.ts';
+
+type HeadRow = Pick<ConversationRow, 'id' | 'created_at' | 'last_active'>;
+type BodyRow = Pick<MessageRow, 'id' | 'uid' | 'conversation_id' | 'role' | 'timestamp' | 'status'> & {
+  /** Null: too long to come along. */
+  content: string | null;
+  size: number;
+};
+type WholeRow = BodyRow & { content: string };
+
+const CONVERSATIONS = 500;
+/** Longer contents are fetched apart, so that a page is small in bytes too. */
+const LONG_CONTENT = 8192;
+/** Bytes of long contents in memory at once, at least one content. */
+const LONG_BATCH = 1_000_000;
+
+export class KnexExportSource implements ExportSource {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+  readonly #page: number;
+
+  /** @param page messages per query; on a single connection, which the writer shares, few */
+  constructor(knex: Knex, page?: number) {
+    this.#knex = knex;
+    this.#dialect = dialectOf(knex);
+    this.#page = page ?? (this.#dialect.pooled ? 2000 : 300);
+  }
+
+  async scope(
+    filter: ExportFilter,
+    conversationId: string | null,
+    activeSince: Instant,
+  ): Promise<ExportScope> {
+    const [row] = await this.#select<{ seq: number | null; created: string | null }>(
+      `SELECT (SELECT MAX(id) FROM messages) AS seq, (SELECT MAX(created_at) FROM conversations) AS created`,
+      [],
+    );
+    const lastCreated = row?.created ? fromTime(row.created) : Number.NEGATIVE_INFINITY;
+    return { filter, conversationId, activeSince, lastSeq: row?.seq ?? 0, lastCreated };
+  }
+
+  async *read(scope: ExportScope): AsyncGenerator<readonly ExportPart[]> {
+    const filtered = scope.filter.role !== null || scope.filter.status !== null;
+    /** How many conversations fill a page of messages, as far as is known. */
+    let step = 20;
+    for await (const heads of this.#heads(scope)) {
+      for (let at = 0; at < heads.length; ) {
+        const wanted = heads.slice(at, at + step);
+        const rows = await this.#bodies(scope, wanted, 0);
+        const whole = rows.length < this.#page ? wanted : wholeOnes(wanted, rows);
+        const [first] = wanted;
+        if (whole.length > 0) {
+          yield* this.#groups(whole, rows, filtered);
+          at += whole.length;
+          step = this.#nextStep(step, rows);
+        } else if (first && wanted.length === 1) {
+          yield* this.#pieces(shownConversation(first), this.#long(scope, first));
+          at += 1;
+        } else step = Math.max(1, Math.floor(wanted.length / 2));
+        // On one connection that is also the writer's, what waits for it gets its turn.
+        await nextTurn();
+      }
+    }
+  }
+
+  /** In pages too, so that no database is busy with one statement for long. */
+  async count(scope: ExportScope): Promise<{ conversations: number; messages: number }> {
+    const { sql, bindings } = messageFilter(scope);
+    const filtered = scope.filter.role !== null || scope.filter.status !== null;
+    const total = { conversations: 0, messages: 0 };
+    for await (const heads of this.#heads(scope)) {
+      const [row] = await this.#select<{ conversations: number; messages: number }>(
+        `SELECT COUNT(DISTINCT conversation_id) AS conversations, COUNT(*) AS messages
+         FROM messages ${this.#dialect.by('messages_conversation')}
+         WHERE conversation_id IN (${placeholders(heads.length)}) ${sql}`,
+        [...heads.map(({ id }) => id), ...bindings],
+      );
+      total.conversations += filtered ? (row?.conversations ?? 0) : heads.length;
+      total.messages += row?.messages ?? 0;
+      await nextTurn();
+    }
+    return total;
+  }
+
+  #nextStep(step: number, rows: readonly BodyRow[]): number {
+    const conversations = new Set(rows.map((row) => row.conversation_id)).size;
+    const fitting = (0.8 * this.#page * conversations) / Math.max(1, rows.length);
+    return Math.max(
+      1,
+      Math.min(4 * step, CONVERSATIONS, rows.length === 0 ? CONVERSATIONS : Math.floor(fitting)),
+    );
+  }
+
+  async *#heads(scope: ExportScope): AsyncGenerator<readonly HeadRow[]> {
+    const { filter, conversationId } = scope;
+    const until = toTime(Math.min(filter.to ?? scope.lastCreated, scope.lastCreated));
+    let from = toTime(filter.from ?? Number.NEGATIVE_INFINITY);
+    let after = '';
+    for (;;) {
+      const heads = await this.#select<HeadRow>(
+        `SELECT id, created_at, last_active FROM conversations
+         ${conversationId === null ? this.#dialect.by('conversations_created_at') : ''}
+         WHERE created_at >= ? AND created_at <= ? AND (created_at > ? OR id > ?) AND last_active >= ?
+         ${conversationId === null ? '' : 'AND id = ?'} ORDER BY created_at, id LIMIT ?`,
+        [
+          ...[from, until, from, after, toTime(scope.activeSince)],
+          ...(conversationId === null ? [] : [conversationId]),
+          CONVERSATIONS,
+        ],
+      );
+      const last = heads.at(-1);
+      if (!last) return;
+      yield heads;
+      if (heads.length < CONVERSATIONS) return;
+      from = last.created_at;
+      after = last.id;
+    }
+  }
+
+  /** Their messages after `afterSeq`, by conversation and age, at most a page. */
+  #bodies(scope: ExportScope, heads: readonly HeadRow[], afterSeq: number): Promise<BodyRow[]> {
+    const { sql, bindings } = messageFilter(scope);
+    return this.#select<BodyRow>(
+      `SELECT id, uid, conversation_id, role, timestamp, status, LENGTH(content) AS size,
+         CASE WHEN LENGTH(content) <= ${LONG_CONTENT} THEN content END AS content
+       FROM messages ${this.#dialect.by('messages_conversation')}
+       WHERE conversation_id IN (${placeholders(heads.length)}) AND id > ? ${sql}
+       ORDER BY conversation_id, id LIMIT ?`,
+      [...heads.map(({ id }) => id), afterSeq, ...bindings, this.#page],
+    );
+  }
+
+  /** The messages of a conversation of more than a page. */
+  async *#long(scope: ExportScope, head: HeadRow): AsyncGenerator<WholeRow[]> {
+    for (let after = 0; ; ) {
+      const rows = await this.#bodies(scope, [head], after);
+      yield* this.#completed(rows);
+      const last = rows.at(-1);
+      if (!last || rows.length < this.#page) return;
+      after = last.id;
+      await nextTurn();
+    }
+  }
+
+  /** One conversation, as its messages come; nothing when all of them were deleted since they were found. */
+  async *#pieces(
+    conversation: ExportConversation,
+    pages: AsyncIterable<readonly WholeRow[]>,
+  ): AsyncGenerator<ExportPart[]> {
+    let begins = true;
+    for await (const page of pages) {
+      if (page.length === 0) continue;
+      yield [{ conversation, messages: page.map(shownMessage), begins, ends: false }];
+      begins = false;
+    }
+    if (!begins) yield [{ conversation, messages: [], begins, ends: true }];
+  }
+
+  /** The conversations with their messages out of one page of rows. */
+  async *#groups(
+    heads: readonly HeadRow[],
+    rows: readonly BodyRow[],
+    filtered: boolean,
+  ): AsyncGenerator<ExportPart[]> {
+    const byConversation = Map.groupBy(rows, (row) => row.conversation_id);
+    const empty = heads.filter(({ id }) => !byConversation.has(id));
+    const kept = filtered || empty.length === 0 ? new Set<string>() : await this.#reallyEmpty(empty);
+    const shown = heads.filter(({ id }) => byConversation.has(id) || kept.has(id));
+    if (!rows.some(({ content }) => content === null)) {
+      yield shown.map((head): ExportPart => {
+        const messages = (byConversation.get(head.id) ?? []).flatMap((row) =>
+          isWhole(row) ? [shownMessage(row)] : [],
+        );
+        return { conversation: shownConversation(head), messages, begins: true, ends: true };
+      });
+      return;
+    }
+    for (const head of shown) {
+      const conversation = shownConversation(head);
+      if (kept.has(head.id)) yield [{ conversation, messages: [], begins: true, ends: true }];
+      else yield* this.#pieces(conversation, this.#completed(byConversation.get(head.id) ?? []));
+    }
+  }
+
+  /**
+   * Of conversations without a message to export, those that have none at all. The others were deleted since they
+   * were found, or have begun only after the start.
+   */
+  async #reallyEmpty(heads: readonly HeadRow[]): Promise<Set<string>> {
+    const rows = await this.#select<{ id: string }>(
+      `SELECT id FROM conversations c WHERE id IN (${placeholders(heads.length)})
+       AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.conversation_id = c.id)`,
+      heads.map(({ id }) => id),
+    );
+    return new Set(rows.map(({ id }) => id));
+  }
+
+  /** The rows with their long contents, few of those at a time; what was deleted meanwhile is left out. */
+  async *#completed(rows: readonly BodyRow[]): AsyncGenerator<WholeRow[]> {
+    let batch: BodyRow[] = [];
+    let size = 0;
+    for (const row of rows) {
+      if (row.content === null && size > 0 && size + row.size > LONG_BATCH) {
+        yield await this.#filled(batch);
+        batch = [];
+        size = 0;
+      }
+      batch.push(row);
+      if (row.content === null) size += row.size;
+    }
+    yield await this.#filled(batch);
+  }
+
+  async #filled(rows: readonly BodyRow[]): Promise<WholeRow[]> {
+    const long = rows.filter(({ content }) => content === null).map(({ id }) => id);
+    if (long.length === 0) return rows.filter(isWhole);
+    const found = await this.#select<{ id: number; content: string }>(
+      `SELECT id, content FROM messages WHERE id IN (${placeholders(long.length)})`,
+      long,
+    );
+    const contents = new Map(found.map(({ id, content }) => [id, content]));
+    return rows
+      .map((row) => ({ ...row, content: row.content ?? contents.get(row.id) ?? null }))
+      .filter(isWhole);
+  }
+
+  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
+    return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+  }
+}
+
+function messageFilter({ filter, lastSeq }: ExportScope): { sql: string; bindings: (string | number)[] } {
+  const role = filter.role === null ? [] : [filter.role];
+  const status = filter.status === null ? [] : [filter.status];
+  const sql = `AND id <= ?${role.length > 0 ? ' AND role = ?' : ''}${status.length > 0 ? ' AND status = ?' : ''}`;
+  return { sql, bindings: [lastSeq, ...role, ...status] };
+}
+
+/** From a full page: those from the first on of which nothing is missing. Its last one may be cut. */
+function wholeOnes(heads: readonly HeadRow[], rows: readonly BodyRow[]): readonly HeadRow[] {
+  const cut = rows.at(-1)?.conversation_id ?? '';
+  const missing = heads.findIndex(({ id }) => id >= cut);
+  return missing < 0 ? heads : heads.slice(0, missing);
+}
+
+function isWhole(row: BodyRow): row is WholeRow {
+  return row.content !== null;
+}
+
+/** `YYYY-MM-DD HH:mm:ss.SSS` → RFC 3339. */
+function shownTime(time: string): string {
+  return `${time.replace(' ', 'T')}Z`;
+}
+
+function shownConversation(row: HeadRow): ExportConversation {
+  return { id: row.id, createdAt: shownTime(row.created_at), lastActive: shownTime(row.last_active) };
+}
+
+function shownMessage({ uid, role, content, timestamp, status }: WholeRow): ExportMessage {
+  return { uid, role, content, timestamp: shownTime(timestamp), status };
+}

@@ -1,0 +1,80 @@
+/** Conversations put straight into the database, many at a time, for tests of exports. */
+import { v7 } from 'uuid';
+import type { Database } from '../../src/db/database.ts';
+
+export interface StoredMessage {
+  readonly uid: string;
+  readonly role: string;
+  readonly content: string;
+  readonly timestamp: string;
+  readonly status: string;
+}
+
+export interface StoredConversation {
+  readonly id: string;
+  readonly created_at: string;
+  readonly last_active: string;
+  readonly messages: readonly StoredMessage[];
+}
+
+export const stored = (at: number): string => new Date(at).toISOString().replace('T', ' ').slice(0, 23);
+export const shown = (time: string): string => `${time.replace(' ', 'T')}Z`;
+
+/** @param contents of its messages: questions and answers in turn */
+export function storedConversation(
+  at: number,
+  contents: readonly string[],
+  over: Partial<StoredConversation & { status: string }> = {},
+): StoredConversation {
+  const { status = 'complete', ...rest } = over;
+  return {
+    id: crypto.randomUUID(),
+    created_at: stored(at),
+    last_active: stored(at + 60_000),
+    messages: contents.map((content, index) => ({
+      uid: v7(),
+      role: index % 2 === 0 ? 'user' : 'assistant',
+      content,
+      timestamp: stored(at + index),
+      status: index % 2 === 0 ? 'complete' : status,
+    })),
+    ...rest,
+  };
+}
+
+/** In rounds, so that the messages of conversations lie between each other as they do in life. */
+export async function store({ knex }: Database, conversations: readonly StoredConversation[]): Promise<void> {
+  const heads = conversations.map(({ id, created_at, last_active }) => ({ id, created_at, last_active }));
+  await knex.batchInsert('conversations', heads, 50);
+  const longest = Math.max(0, ...conversations.map(({ messages }) => messages.length));
+  const rows: object[] = [];
+  for (let index = 0; index < longest; index += 1) {
+    for (const { id, messages } of conversations) {
+      const message = messages[index];
+      if (message) rows.push({ ...message, conversation_id: id, updated_at: message.timestamp });
+    }
+  }
+  await knex.batchInsert('messages', rows, 50);
+}
+
+/** In the order of an export. */
+export function inOrder(conversations: readonly StoredConversation[]): StoredConversation[] {
+  const key = ({ created_at, id }: StoredConversation) => `${created_at} ${id}`;
+  return [...conversations].sort((a, b) => (key(a) < key(b) ? -1 : 1));
+}
+
+/** The rows of a CSV as an export should have them. */
+export function csvRows(conversations: readonly StoredConversation[]): string[][] {
+  return inOrder(conversations).flatMap(({ id, created_at, last_active, messages }) => {
+    const head = [id, shown(created_at), shown(last_active)];
+    if (messages.length === 0) return [[...head, '', '', '', '', '']];
+    return messages.map(({ uid, role, content, timestamp, status }) => [
+      ...head,
+      uid,
+      role,
+      content,
+      shown(timestamp),
+      status,
+    ]);
+  });
+}
