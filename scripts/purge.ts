@@ -12,6 +12,7 @@ async function main(dryRun: boolean): Promise<void> {
   const stop = new AbortController();
   process.once('SIGINT', () => stop.abort());
   try {
+    await database.conversations.check();
     const purge = new PurgeService(database.purge, { now: () => Date.now() }, config.chat.ttlMs, log);
     console.log(
       dryRun ? sentence(await purge.preview(), 'would be removed') : report(await purge.run(stop.signal)),
