@@ -1,7 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { contentEvent, contentPieces, endEvent, startEvent } from '../../../src/http/sse/encode.ts';
+import {
+  contentEvent,
+  contentPieces,
+  endEvent,
+  replayPieceSize,
+  startEvent,
+} from '../../../src/http/sse/encode.ts';
 
 describe('an event', () => {
   it('has its fields in the order of the contract', () => {
@@ -39,6 +45,17 @@ describe('long output', () => {
       const pieces = [...contentPieces(output)];
       assert.equal(pieces.join(''), output);
       assert.ok(pieces.every((piece) => piece.isWellFormed() && piece.length > 0 && piece.length <= 65_536));
+    }
+  });
+});
+
+describe('a replayed reply', () => {
+  it('comes in at most 64 pieces, none shorter than 32 units but the last, however long it is', () => {
+    for (const length of [1, 31, 32, 33, 250, 2048, 2049, 100_000, 4_000_000]) {
+      const pieces = [...contentPieces('x'.repeat(length), replayPieceSize(length))];
+      assert.equal(pieces.join('').length, length);
+      assert.ok(pieces.length <= 64, `${length} units in ${pieces.length} pieces`);
+      assert.ok(pieces.slice(0, -1).every((piece) => piece.length >= 32));
     }
   });
 });
