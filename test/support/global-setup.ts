@@ -6,6 +6,9 @@ import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { findMariadbd, type Mariadb, startMariadb } from './mariadb.ts';
 
+/** The script that makes the data directory, of the first, calls a program of the second. */
+const PACKAGES = ['mariadb-server-core', 'mariadb-client-core'];
+
 let server: Mariadb | undefined;
 
 export async function globalSetup(): Promise<void> {
@@ -29,11 +32,13 @@ export async function globalTeardown(): Promise<void> {
 function install(): void {
   const possible = process.getuid?.() === 0 && existsSync('/etc/debian_version');
   if (!possible || process.env.TEST_NO_INSTALL === '1') return;
-  process.stderr.write('no mariadbd here: installing mariadb-server-core (TEST_NO_INSTALL=1 forbids it)\n');
+  process.stderr.write(
+    `no mariadbd here: installing ${PACKAGES.join(' and ')} (TEST_NO_INSTALL=1 forbids it)\n`,
+  );
   const options = { stdio: ['ignore', 'ignore', 'inherit'] as 'inherit'[] };
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   spawnSync('apt-get', ['update'], { ...options, env });
-  spawnSync('apt-get', ['install', '-y', '--no-install-recommends', 'mariadb-server-core'], {
+  spawnSync('apt-get', ['install', '-y', '--no-install-recommends', ...PACKAGES], {
     ...options,
     env,
   });
