@@ -53,10 +53,9 @@ export function knexConfig(options: DatabaseOptions, logger?: Logger): Knex.Conf
   };
 }
 
-/** Knex logs a driver's error as text with its stack; accounts of the server ('user'@'host') are nothing for a log. */
+/** Knex logs a driver's error as text with its stack: what the database said in words is nothing for a log. */
 function plainLine(message: unknown): string {
-  const [line = ''] = String(message).split('\n');
-  return line.replace(/'[^']*'@'[^']*'/g, 'the account');
+  return String(message).split(/: |\n/, 1).join();
 }
 
 type AfterCreate<C> = (connection: C, done: (error: Error | null, connection: C) => void) => void;

@@ -1,4 +1,4 @@
-/** What the services need from the world. Implemented in db/, llm/, cache/ and text/; faked in unit tests. */
+/** What the services need from the world. Implemented in db/, llm/, cache/, text/ and csv/; faked in unit tests. */
 import type {
   ContextMessage,
   Conversation,
