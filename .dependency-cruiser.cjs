@@ -44,6 +44,8 @@ module.exports = {
       ['openai', '^src/llm/'],
       ['knex', '^(src/db/|migrations/|knexfile\\.ts|scripts/)'],
       ['mysql2', '^src/db/'],
+      ['better-sqlite3', '^src/db/'],
+      ['opossum', '^src/llm/'],
       ['express', '^src/http/'],
       ['lru-cache', '^src/cache/'],
       ['csv-stringify', '^src/csv/'],

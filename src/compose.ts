@@ -3,6 +3,7 @@ import { createResponseCache } from './cache/response-cache.ts';
 import type { Config } from './config.ts';
 import { createCsvFormat } from './csv/format.ts';
 import { type Database, openDatabase } from './db/database.ts';
+import { type Durability, openDurability } from './db/durability.ts';
 import { refusalOf } from './db/errors.ts';
 import { PendingMigrationsError, prepareSchema } from './db/prepare.ts';
 import type { ChatModel, Clock, IdSource } from './domain/ports.ts';
@@ -10,16 +11,22 @@ import { createApp } from './http/app.ts';
 import { HttpServer } from './http/server.ts';
 import { createIdSource } from './ids.ts';
 import { startPurgeJob } from './jobs/purge-job.ts';
+import type { BreakerOptions } from './llm/breaker.ts';
 import { startDemoModel } from './llm/demo.ts';
 import { createChatModel } from './llm/model.ts';
 import type { Logger } from './logger.ts';
 import type { RequestContext } from './request-context.ts';
 import { ChatService } from './services/chat.ts';
+import { Checkpoints } from './services/checkpoints.ts';
 import { ConversationService } from './services/conversations.ts';
 import { ExportService } from './services/exports.ts';
 import { Generations } from './services/generations.ts';
 import { HealthService } from './services/health.ts';
+import { KeyedTurns } from './services/keyed-turns.ts';
 import { PurgeService } from './services/purge.ts';
+import { StoredStreams } from './services/stored-streams.ts';
+import { StreamService } from './services/streams.ts';
+import { TurnKeeper } from './services/turn-keeper.ts';
 import { drain } from './shutdown.ts';
 import { listenError, StartError } from './start-error.ts';
 import { createTextFormat } from './text/index.ts';
@@ -30,6 +37,8 @@ export interface Overrides {
   readonly ids?: IdSource;
   readonly requestTimeoutMs?: number;
   readonly headersTimeoutMs?: number;
+  /** When the model server counts as broken. */
+  readonly breaker?: Partial<BreakerOptions>;
 }
 
 export interface RunningServer {
@@ -52,13 +61,16 @@ export async function startServer(
   context: RequestContext,
   overrides: Overrides = {},
 ): Promise<RunningServer> {
-  const storage = await openStorage(config, log);
-  const upstream = await openModel(config, log);
+  const ids = overrides.ids ?? createIdSource();
+  const worker = ids.next();
+  const storage = await openStorage(config, worker, log);
+  const upstream = await openModel(config, log, overrides.breaker);
   const closeParts = async () => {
     await upstream.close();
     await storage.close();
   };
-  const services = buildServices(config, storage.database, upstream.model, log, overrides);
+  const clock = overrides.clock ?? systemClock;
+  const services = buildServices(config, { ...storage, worker, model: upstream.model, clock, ids, log });
   const text = createTextFormat();
   const options = { ...config.http, version, messageMaxChars: config.chat.messageMaxChars };
   const app = createApp(options, { ...services, text, log, context });
@@ -72,7 +84,7 @@ export async function startServer(
   const stop = async () => {
     services.health.stop();
     await purgeJob.stop();
-    await drain(server, services.chat, services.generations, config.shutdownGraceMs);
+    await drain(server, services.turns, services.generations, config.shutdownGraceMs);
     await closeParts();
   };
   let stopping: Promise<void> | undefined;
@@ -87,19 +99,22 @@ export async function startServer(
 }
 
 /** Opens the database and sees to its schema; a database that is away is waited for in the background. */
-async function openStorage(config: Config, log: Logger) {
-  const database = openStore(config, log);
+async function openStorage(config: Config, worker: string, log: Logger) {
+  const { database, durability } = openStore(config, worker, log);
   const quit = new AbortController();
   const { autoMigrate } = config.database;
   try {
     const schema = await prepareSchema(database, { autoMigrate, signal: quit.signal }, log);
+    await durability.start();
     const close = async () => {
       quit.abort();
       await schema.done;
+      await durability.close();
       await database.close();
     };
-    return { database, close };
+    return { database, writer: durability.writer, close };
   } catch (error) {
+    await durability.close();
     await database.close();
     throw startFault(error);
   }
@@ -112,9 +127,16 @@ function startFault(error: unknown): unknown {
   return code === undefined ? error : new StartError(`the database refuses to be used (${code})`, error);
 }
 
-function openStore(config: Config, log: Logger): Database {
+function openStore(
+  config: Config,
+  worker: string,
+  log: Logger,
+): { database: Database; durability: Durability } {
+  const { leaseMs, journalMaxBytes } = config.durability;
   try {
-    return openDatabase(config.database, log);
+    const database = openDatabase(config.database, log);
+    const options = { folder: config.dataDir, worker, leaseMs, journalMaxBytes };
+    return { database, durability: openDurability(database, options, log) };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new StartError(`the database cannot be opened: ${reason}`, error);
@@ -122,9 +144,10 @@ function openStore(config: Config, log: Logger): Database {
 }
 
 /** The client of the model server, with the demo model behind it where none is configured. */
-async function openModel(config: Config, log: Logger) {
+async function openModel(config: Config, log: Logger, breaker: Partial<BreakerOptions> = {}) {
   const demo = config.model.demo ? await startDemoModel() : undefined;
-  const model = createChatModel(demo ? { ...config.model, baseUrl: demo.baseUrl } : config.model, log);
+  const baseUrl = demo?.baseUrl ?? config.model.baseUrl;
+  const model = createChatModel({ ...config.model, baseUrl, breaker }, log);
   const close = async () => {
     await model.close();
     await demo?.close();
@@ -132,27 +155,50 @@ async function openModel(config: Config, log: Logger) {
   return { model, close };
 }
 
-function buildServices(
-  config: Config,
-  database: Database,
-  model: ChatModel,
-  log: Logger,
-  overrides: Overrides,
-) {
-  const { conversations: repository, writer, purge: store } = database;
-  const clock = overrides.clock ?? systemClock;
-  const ids = overrides.ids ?? createIdSource();
+interface ServiceParts {
+  readonly database: Database;
+  readonly writer: Durability['writer'];
+  readonly model: ChatModel;
+  readonly worker: string;
+  readonly clock: Clock;
+  readonly ids: IdSource;
+  readonly log: Logger;
+}
+
+function buildServices(config: Config, parts: ServiceParts) {
+  const { database, writer, model, worker, clock, ids, log } = parts;
+  const { conversations, replies } = database;
   const { ttlMs, maxGenerations } = config.chat;
   const cache = createResponseCache(config.cache.maxBytes, config.cache.ttlMs);
   const generations = new Generations(model, cache, maxGenerations, log);
-  const parts = { conversations: repository, writer, generations, clock, ids, log };
+  const checkpoints = new Checkpoints(
+    { writer, replies, worker, clock, log },
+    config.durability.checkpointMs,
+  );
+  const keeper = new TurnKeeper({ writer, checkpoints, worker, clock, log }, ttlMs);
+  const stored = new StoredStreams({ replies, pending: writer, log }, ttlMs);
+  const keyed = new KeyedTurns(replies, keeper, stored);
+  const forget = (conversationId: string) => {
+    keeper.abandon(conversationId);
+    writer.drop(conversationId);
+  };
   return {
     clock,
     generations,
-    chat: new ChatService(config.chat, parts),
-    conversations: new ConversationService(repository, clock, ttlMs),
+    turns: keeper,
+    chat: new ChatService(config.chat, {
+      conversations,
+      pending: writer,
+      generations,
+      keeper,
+      keyed,
+      clock,
+      ids,
+    }),
+    streams: new StreamService({ keeper, stored, replies, pending: writer, clock }, ttlMs),
+    conversations: new ConversationService(conversations, clock, ttlMs, forget),
     exports: new ExportService(database.exports, createCsvFormat(), clock, ttlMs),
-    health: new HealthService(repository, model, config.model.demo),
-    purge: new PurgeService(store, clock, ttlMs, log),
+    health: new HealthService(conversations, model, writer, config.model.demo),
+    purge: new PurgeService(database.purge, clock, ttlMs, log),
   };
 }

@@ -51,6 +51,13 @@ export interface Config {
     /** 0: conversations are kept for ever. */
     readonly ttlMs: number;
   };
+  readonly durability: {
+    /** How often what running replies have said is stored. */
+    readonly checkpointMs: number;
+    /** A process that was not heard of for so long is taken for dead, and its replies are closed. */
+    readonly leaseMs: number;
+    readonly journalMaxBytes: number;
+  };
   readonly cache: { readonly maxBytes: number; readonly ttlMs: number };
   readonly purgeCron: string;
   readonly http: {
@@ -228,6 +235,11 @@ export function loadConfig(environment: Environment, terminal = false): Config {
     },
     model: modelConfig(settings),
     chat: chatConfig(settings),
+    durability: {
+      checkpointMs: settings.CHECKPOINT_MS,
+      leaseMs: settings.STREAM_LEASE_MS,
+      journalMaxBytes: settings.JOURNAL_MAX_BYTES,
+    },
     cache: { maxBytes: settings.CACHE_MAX_BYTES, ttlMs: settings.CACHE_TTL_SECONDS * 1000 },
     purgeCron: settings.PURGE_CRON,
     http: {

@@ -125,6 +125,9 @@ export const settingsSchema = z.object({
   MAX_GENERATIONS: integer(1, 1_000_000).default(2000),
   REPLY_MAX_BYTES: bytes(1024, 15 * MiB).default(4 * MiB),
   REPLY_MAX_MS: integer(1, MAX_MS).default(600_000),
+  CHECKPOINT_MS: integer(50, 1000).default(500),
+  STREAM_LEASE_MS: integer(300, 3_600_000).default(15_000),
+  JOURNAL_MAX_BYTES: bytes(MiB, Number.MAX_SAFE_INTEGER).default(256 * MiB),
   WEB_CONCURRENCY: integer(1, 1024).optional(),
   CONVERSATION_TTL_HOURS: decimal(0, 876_000).default(24),
   PURGE_CRON: cron().default('17 * * * *'),
@@ -152,9 +155,6 @@ export const SECRET_SETTINGS: ReadonlySet<string> = new Set([
 
 /** Settings that the contract names and this version does not have yet: set, they are answered with a warning. */
 export const FUTURE_SETTINGS: readonly string[] = [
-  'CHECKPOINT_MS',
-  'STREAM_LEASE_MS',
-  'JOURNAL_MAX_BYTES',
   'ALLOWED_HOSTS',
   'REDIS_URL',
   'CACHE_SCOPE',

@@ -1,7 +1,7 @@
 import { AppError } from './domain/errors.ts';
 import type { HttpServer } from './http/server.ts';
-import type { ChatService } from './services/chat.ts';
 import type { Generations } from './services/generations.ts';
+import type { TurnKeeper } from './services/turn-keeper.ts';
 
 /** After the grace, how long a broken-off reply may still take to be saved and its last event to leave. */
 const LAST_WORDS_MS = 3000;
@@ -12,12 +12,12 @@ const LAST_WORDS_MS = 3000;
  */
 export async function drain(
   server: HttpServer,
-  chat: ChatService,
+  turns: TurnKeeper,
   generations: Generations,
   graceMs: number,
 ): Promise<void> {
   const { closed, force } = server.close();
-  const finished = Promise.all([closed, generations.idle(), chat.idle()]).then(() => {});
+  const finished = Promise.all([closed, generations.idle(), turns.idle()]).then(() => {});
   if (await within(graceMs, finished)) return;
   generations.abortAll(
     new AppError('shutting_down', 'This server is shutting down; ask again in a moment', { retryAfter: 3 }),

@@ -3,6 +3,7 @@ import { dirname } from 'node:path';
 import openKnex, { type Knex } from 'knex';
 import type { Connection } from 'mysql2';
 import type { Logger } from 'pino';
+import { QueueFullError } from './errors.ts';
 import { migrationSettings } from './migrations.ts';
 import { parseMysqlUrl } from './mysql-url.ts';
 
@@ -12,6 +13,8 @@ export interface DatabaseOptions {
     | { readonly kind: 'mysql'; readonly url: string };
   readonly poolMin: number;
   readonly poolMax: number;
+  /** MySQL only: how many may wait for a connection; whoever comes then fails at once. Default: 20 × poolMax. */
+  readonly queueMax?: number;
   /** How long a caller waits for a free connection; also the longest that making one may take. */
   readonly acquireTimeoutMs: number;
   /** The longest that any statement may take, BEGIN and COMMIT too; 0: no bound, as migrations need it. */
@@ -25,7 +28,25 @@ export interface DatabaseOptions {
  * @throws Error with one readable line when the URL is not one
  */
 export function createKnex(options: DatabaseOptions, logger?: Logger): Knex {
-  return openKnex(knexConfig(options, logger));
+  const knex = openKnex(knexConfig(options, logger));
+  // Without a server there is nothing to wait for but this process itself, and the writer shares the one connection.
+  if (options.target.kind === 'mysql') {
+    boundQueue(knex, options.queueMax ?? QUEUE_PER_CONNECTION * options.poolMax);
+  }
+  return knex;
+}
+
+const QUEUE_PER_CONNECTION = 20;
+
+/**
+ * The pool itself lets any number wait. When the server is frozen each of them would hold its request, and all that
+ * belongs to it, for the whole acquire timeout only to fail then.
+ */
+function boundQueue({ client }: Knex, most: number): void {
+  const acquire: () => Promise<unknown> = client.acquireConnection.bind(client);
+  client.acquireConnection = () =>
+    // A destroyed client has no pool any more.
+    client.pool?.numPendingAcquires() >= most ? Promise.reject(new QueueFullError()) : acquire();
 }
 
 /** What the database is called in logs: never with user or password. */

@@ -5,6 +5,7 @@ import type {
   Instant,
   Message,
   MessageStatus,
+  ReplyFormat,
   Role,
   Usage,
 } from '../domain/conversation.ts';
@@ -56,6 +57,7 @@ function digits(text: string, from: number, to: number): number {
 
 const ROLES: readonly Role[] = ['user', 'assistant'];
 const STATUSES: readonly MessageStatus[] = ['complete', 'streaming', 'incomplete', 'cancelled'];
+const FORMATS: readonly ReplyFormat[] = ['markdown', 'text'];
 const FINISH_REASONS: readonly FinishReason[] = ['stop', 'length', 'content_filter', 'cancelled', 'error'];
 
 function oneOf<T extends string>(allowed: readonly T[], text: string, column: string): T {
@@ -64,7 +66,7 @@ function oneOf<T extends string>(allowed: readonly T[], text: string, column: st
   return value;
 }
 
-function toUsage(json: string | null): Usage | null {
+export function toUsage(json: string | null): Usage | null {
   if (json === null) return null;
   const value: unknown = JSON.parse(json);
   return isUsage(value) ? value : null;
@@ -85,8 +87,15 @@ export function toConversation(row: ConversationRow): Conversation {
   };
 }
 
+export function toStatus(text: string): MessageStatus {
+  return oneOf(STATUSES, text, 'status');
+}
+
+export function toFinishReason(text: string | null): FinishReason | null {
+  return text === null ? null : oneOf(FINISH_REASONS, text, 'finish_reason');
+}
+
 export function toMessage(row: StoredMessage): SequencedMessage {
-  const { finish_reason } = row;
   return {
     seq: row.id,
     uid: row.uid,
@@ -94,25 +103,29 @@ export function toMessage(row: StoredMessage): SequencedMessage {
     role: oneOf(ROLES, row.role, 'role'),
     content: row.content,
     timestamp: fromTime(row.timestamp),
-    status: oneOf(STATUSES, row.status, 'status'),
+    status: toStatus(row.status),
     replyTo: row.reply_to,
     model: row.model,
-    finishReason: finish_reason === null ? null : oneOf(FINISH_REASONS, finish_reason, 'finish_reason'),
+    finishReason: toFinishReason(row.finish_reason),
     usage: toUsage(row.usage),
+    format: row.format === null ? null : oneOf(FORMATS, row.format, 'format'),
   };
 }
 
-const MODEL_LENGTH = 255;
-
 /** The columns of a message in the order of {@link fromMessage}. */
 export const MESSAGE_INSERT_COLUMNS =
-  'uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, updated_at';
+  'uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, updated_at, length, worker, format';
 
 /**
  * A message as bindings, in the order of {@link MESSAGE_INSERT_COLUMNS}. A list, because this is the hot path.
  * @param time its timestamp by {@link toTime}
+ * @param worker the process that goes on writing it, if any does
  */
-export function fromMessage(message: Message, time: string): (string | null)[] {
+export function fromMessage(
+  message: Message,
+  time: string,
+  worker: string | null,
+): (string | number | null)[] {
   return [
     message.uid,
     message.conversationId,
@@ -121,10 +134,23 @@ export function fromMessage(message: Message, time: string): (string | null)[] {
     time,
     message.status,
     message.replyTo,
-    // What a model server calls itself is no reason to lose its reply.
-    message.model?.slice(0, MODEL_LENGTH) ?? null,
+    fromModel(message.model),
     message.finishReason,
-    message.usage && JSON.stringify(message.usage),
+    fromUsage(message.usage),
     time,
+    message.content.length,
+    worker,
+    message.format,
   ];
+}
+
+const MODEL_LENGTH = 255;
+
+/** What a model server calls itself is no reason to lose its reply. */
+export function fromModel(model: string | null): string | null {
+  return model?.slice(0, MODEL_LENGTH) ?? null;
+}
+
+export function fromUsage(usage: Usage | null): string | null {
+  return usage && JSON.stringify(usage);
 }

@@ -1,7 +1,9 @@
 import type { Knex } from 'knex';
+import { ContextTurns } from '../domain/context.ts';
 import type { ContextMessage, Conversation, Instant } from '../domain/conversation.ts';
 import type { ConversationCursor, ConversationRepository, SequencedMessage } from '../domain/ports.ts';
 import { toConversation, toMessage, toTime } from './codec.ts';
+import { recordDeletions } from './deletions.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
 import { databaseUnavailable, repeatable, transaction, translated } from './errors.ts';
 import { pendingMigrations } from './migrations.ts';
@@ -40,27 +42,19 @@ export class KnexConversations implements ConversationRepository {
    * Reads back from the newest message and pairs here: nearly always one short index scan, where a join of questions
    * and replies would need one more index on the hottest table.
    */
-  async history(id: string, limit: number, activeSince: Instant): Promise<ContextMessage[]> {
-    const wanted = Math.floor(limit / 2);
-    const turns: [HistoryRow, HistoryRow][] = [];
-    const replies = new Map<string, HistoryRow>();
-    let page = 2 * wanted;
+  async history(id: string, limit: number, activeSince: Instant, except?: string): Promise<ContextMessage[]> {
+    const turns = new ContextTurns(limit, except);
+    let page = limit;
     let before = Number.MAX_SAFE_INTEGER;
-    while (turns.length < wanted) {
+    while (!turns.full) {
       const rows = await this.#newestFirst(id, page, before, activeSince);
-      for (const row of rows) collect(row, replies, turns);
+      for (const { reply_to: replyTo, ...row } of rows) turns.addOlder({ ...row, replyTo });
       const oldest = rows.at(-1);
       if (!oldest || rows.length < page) break;
       before = oldest.id;
       page = Math.min(2 * page, 1000);
     }
-    return turns
-      .slice(0, wanted)
-      .reverse()
-      .flatMap(([question, reply]): ContextMessage[] => [
-        { role: 'user', content: question.content },
-        { role: 'assistant', content: reply.content },
-      ]);
+    return turns.context();
   }
 
   async messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]> {
@@ -90,8 +84,11 @@ export class KnexConversations implements ConversationRepository {
   /** Not tried again when the connection broke: the second try would say that there was none. */
   async delete(id: string): Promise<boolean> {
     try {
-      const count = await transaction(this.#knex, (trx) => trx('conversations').where({ id }).delete());
-      return count > 0;
+      return await transaction(this.#knex, async (trx) => {
+        await this.#dialect.lockConversations(trx, [id]);
+        await recordDeletions(trx, [id], Date.now());
+        return (await trx('conversations').where({ id }).delete()) > 0;
+      });
     } catch (error) {
       throw translated(error);
     }
@@ -116,15 +113,5 @@ export class KnexConversations implements ConversationRepository {
 
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
     return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
-  }
-}
-
-/** Rows come newest first, so all replies to a question have been seen when the question comes; the newest counts. */
-function collect(row: HistoryRow, replies: Map<string, HistoryRow>, turns: [HistoryRow, HistoryRow][]): void {
-  if (row.role === 'user') {
-    const reply = replies.get(row.uid);
-    if (reply) turns.push([row, reply]);
-  } else if (row.reply_to !== null && row.status !== 'streaming' && row.content !== '') {
-    if (!replies.has(row.reply_to)) replies.set(row.reply_to, row);
   }
 }

@@ -1,12 +1,14 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
-import type { ConversationRepository, ExportSource, PurgeStore, TurnWriter } from '../domain/ports.ts';
+import type { ConversationRepository, ExportSource, PurgeStore } from '../domain/ports.ts';
+import type { ReplyStore, TurnWriter } from '../domain/turns.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from './client.ts';
 import { KnexConversations } from './conversations.ts';
 import { dialectOf } from './dialect.ts';
 import { KnexExportSource } from './export-source.ts';
 import { migrateLatest, pendingMigrations } from './migrations.ts';
 import { KnexPurgeStore } from './purge-store.ts';
+import { KnexReplies } from './replies.ts';
 import { GroupCommitWriter } from './turn-writer.ts';
 
 export interface Database {
@@ -14,6 +16,9 @@ export interface Database {
   readonly knex: Knex;
   readonly conversations: ConversationRepository;
   readonly writer: TurnWriter;
+  /** The writer's connection. */
+  readonly writerKnex: Knex;
+  readonly replies: ReplyStore;
   readonly purge: PurgeStore;
   readonly exports: ExportSource;
   /** `SQLite data/chat.sqlite` or `MySQL host:3306/database`: for logs and health, without user and password. */
@@ -42,6 +47,8 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
     knex,
     conversations: new KnexConversations(knex),
     writer,
+    writerKnex,
+    replies: new KnexReplies(knex),
     purge: new KnexPurgeStore(knex),
     exports: new KnexExportSource(knex),
     describe: () => describeTarget(options),

@@ -65,6 +65,11 @@ export function placeholders(count: number): string {
   return Array(count).fill('?').join(', ');
 }
 
+/** `tuple, tuple, tuple` */
+export function repeated(tuple: string, count: number): string {
+  return `${tuple}, `.repeat(count - 1) + tuple;
+}
+
 /** The longest that a timer takes; an idle connection that holds a lock must not be closed. */
 const FOR_EVER = 2 ** 31 - 1;
 

@@ -10,11 +10,20 @@ const TRANSIENT_RETRIES = 3;
 const LOST = /add new command when connection is in closed state/;
 const NO_CONNECTION = /Unable to acquire a connection|^aborted$|operation timed out/;
 
+/** So many wait for a connection already that one more would only make everybody's wait longer. */
+export class QueueFullError extends Error {
+  constructor() {
+    super('too many wait for a connection');
+    this.name = 'QueueFullError';
+  }
+}
+
 /** What kind of fault of the database an error is; undefined when it lies in the statement or its data. */
 export function faultOf(error: unknown): Fault | undefined {
   if (!(error instanceof Error)) return undefined;
   const known = 'code' in error && typeof error.code === 'string' ? faultOfCode(error.code) : undefined;
   if (known) return known;
+  if (error instanceof QueueFullError) return 'unavailable';
   if (LOST.test(error.message)) return 'lost';
   if (error.name === 'KnexTimeoutError' || NO_CONNECTION.test(error.message)) return 'unavailable';
   return 'fatal' in error && error.fatal === true ? 'unavailable' : undefined;

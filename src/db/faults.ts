@@ -31,6 +31,8 @@ const FAULTS: Readonly<Record<Fault, readonly string[]>> = {
     'ER_OPTION_PREVENTS_STATEMENT',
     'ER_READ_ONLY_MODE',
     'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
+    // The schema is being made: the server has started before its database, and that is new.
+    'ER_NO_SUCH_TABLE',
     'ER_DISK_FULL',
     'ER_RECORD_FILE_FULL',
     'ER_OUT_OF_RESOURCES',

@@ -2,8 +2,12 @@ import type { Knex } from 'knex';
 import type { Instant } from '../domain/conversation.ts';
 import type { PurgeCount, PurgeStore } from '../domain/ports.ts';
 import { toTime } from './codec.ts';
+import { recordDeletions } from './deletions.ts';
 import { dialectOf } from './dialect.ts';
 import { repeatable, transaction, translated } from './errors.ts';
+
+/** A reply that is being written belongs to a conversation in use, whatever its last activity says. */
+const STREAMING = `messages.status = 'streaming'`;
 
 const NOTHING: PurgeCount = { conversations: 0, messages: 0 };
 
@@ -56,6 +60,7 @@ export class KnexPurgeStore implements PurgeStore {
   #candidates(time: string, limit: number): Promise<string[]> {
     return this.#knex('conversations')
       .where('last_active', '<', time)
+      .whereNotExists(this.#knex('messages').whereRaw(`conversation_id = conversations.id AND ${STREAMING}`))
       .orderBy('last_active')
       .limit(limit)
       .pluck('id');
@@ -66,9 +71,15 @@ export class KnexPurgeStore implements PurgeStore {
     try {
       return await transaction(this.#knex, async (trx) => {
         const locked = await dialect.lockConversations(trx, [...candidates].sort());
-        const ids = locked.filter((row) => row.last_active < time).map((row) => row.id);
+        const expired = locked.filter((row) => row.last_active < time).map((row) => row.id);
+        const growing = await trx('messages')
+          .whereIn('conversation_id', expired)
+          .whereRaw(STREAMING)
+          .pluck('conversation_id');
+        const ids = expired.filter((id) => !growing.includes(id));
         if (ids.length === 0) return NOTHING;
         const [messages] = await trx('messages').whereIn('conversation_id', ids).count({ count: '*' });
+        await recordDeletions(trx, ids, Date.now());
         const conversations = await trx('conversations')
           .whereIn('id', ids)
           .where('last_active', '<', time)

@@ -20,6 +20,19 @@ export interface MessageRow {
   finish_reason: string | null;
   usage: string | null;
   updated_at: string;
+  length: number | null;
+  worker: string | null;
+  format: string | null;
+}
+
+export interface IdempotencyKeyRow {
+  id: string;
+  body_hash: string;
+  conversation_id: string;
+  question_uid: string;
+  reply_uid: string;
+  cached: number;
+  created_at: string;
 }
 
 declare module 'knex/types/tables.js' {
@@ -29,11 +42,11 @@ declare module 'knex/types/tables.js' {
   }
 }
 
-/** What readers of messages get; `updated_at` is for what follows changes. */
-export type StoredMessage = Omit<MessageRow, 'updated_at'>;
+/** What readers of messages get; the rest is for what writes them and for what follows changes. */
+export type StoredMessage = Omit<MessageRow, 'updated_at' | 'length' | 'worker'>;
 
 export const CONVERSATION_COLUMNS = 'id, owner, created_at, last_active';
 
 /** `usage` is a word of MySQL's own; both databases take the backticks. */
 export const MESSAGE_COLUMNS =
-  'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`';
+  'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format';

@@ -1,94 +1,205 @@
 import type { Knex } from 'knex';
 import type { Message } from '../domain/conversation.ts';
-import type { TurnWrite, WriteOutcome } from '../domain/ports.ts';
+import type { ProgressOutcome, ReplyProgress, TurnWrite, WriteOutcome } from '../domain/turns.ts';
 import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from './codec.ts';
-import { type Dialect, type LockedConversation, placeholders, type Statement } from './dialect.ts';
-import type { MessageRow } from './tables.ts';
+import { type Dialect, type LockedConversation, placeholders, repeated, type Statement } from './dialect.ts';
+import { claimKey, type KeyUse } from './key-claims.ts';
+import { endReply, extendReply, isVoid, type ReplyRow } from './reply-writes.ts';
+
+/** What goes into one transaction. */
+export interface Batch {
+  readonly turns: readonly TurnWrite[];
+  readonly progress: readonly ReplyProgress[];
+}
+
+export interface BatchOutcomes {
+  readonly turns: WriteOutcome[];
+  readonly progress: ProgressOutcome[];
+}
 
 /**
- * Writes the units in one transaction, with at most one statement of each kind for all of them. The statements are
+ * Writes the batch in one transaction, with at most one statement of each kind for all inserts. The statements are
  * plain SQL: on this path Knex's builder would cost more than all the rest.
  * Conversations are locked and written in the order of their ids, so that processes do not deadlock; messages are
  * written in the order of the units, because that order is the conversation's.
  * @throws the driver's error
  */
-export function writeBatch(
-  knex: Knex,
-  dialect: Dialect,
-  units: readonly TurnWrite[],
-): Promise<WriteOutcome[]> {
-  const concerned = concernedConversations(units);
-  const answered = units.flatMap(({ start, reply }) => (!start && reply?.replyTo ? [reply.replyTo] : []));
-  const reads: Statement[] = [];
-  if (concerned.length > 0) reads.push({ sql: dialect.lockSql(concerned.length), bindings: concerned });
-  if (answered.length > 0) {
-    const sql = `SELECT uid, conversation_id FROM messages WHERE uid IN (${placeholders(answered.length)})`;
-    reads.push({ sql, bindings: answered });
-  }
-  return dialect.batch(knex, reads, ([locked = [], found = []]) =>
-    planWrites(dialect, units, locked as LockedConversation[], found as AnsweredRow[]),
-  );
+export function writeBatch(knex: Knex, dialect: Dialect, batch: Batch): Promise<BatchOutcomes> {
+  const reads = new Reads(dialect, batch);
+  return dialect.batch(knex, reads.statements, (rows) => new Plan(dialect, batch, reads.found(rows)).make());
 }
 
-type AnsweredRow = Pick<MessageRow, 'uid' | 'conversation_id'>;
+type DeletionRow = { readonly conversation_id: string; readonly deleted_at: string };
+
+/** What is there of what the batch is about. */
+interface Found {
+  /** The concerned conversations that are there; they stay until the transaction ends. */
+  readonly conversations: readonly LockedConversation[];
+  readonly messages: readonly ReplyRow[];
+  readonly keys: readonly KeyUse[];
+  readonly deletions: readonly DeletionRow[];
+}
+
+/** The statements that tell it, as few as the batch needs: the first one locks. */
+class Reads {
+  readonly statements: Statement[] = [];
+  readonly #kinds: (keyof Found)[] = [];
+
+  constructor(dialect: Dialect, { turns, progress }: Batch) {
+    this.#add('conversations', concernedConversations(turns), (count) => dialect.lockSql(count));
+    this.#add(
+      'messages',
+      [...turns.flatMap(messagesOf), ...progress.map(({ uid }) => uid)],
+      (count) =>
+        `SELECT uid, conversation_id, status, length FROM messages WHERE uid IN (${placeholders(count)})`,
+    );
+    this.#add(
+      'keys',
+      turns.flatMap(({ key }) => (key ? [key.id] : [])),
+      (count) => `SELECT k.id, k.reply_uid, c.last_active FROM idempotency_keys k
+         JOIN conversations c ON c.id = k.conversation_id WHERE k.id IN (${placeholders(count)})`,
+    );
+    this.#add(
+      'deletions',
+      turns.flatMap(({ start, replayed }) => (start && replayed ? [start.conversationId] : [])),
+      (count) => `SELECT conversation_id, MAX(deleted_at) AS deleted_at FROM deletions
+         WHERE conversation_id IN (${placeholders(count)}) GROUP BY conversation_id`,
+    );
+  }
+
+  found(rows: readonly unknown[][]): Found {
+    const none: Found = { conversations: [], messages: [], keys: [], deletions: [] };
+    return Object.assign(none, Object.fromEntries(this.#kinds.map((kind, index) => [kind, rows[index]])));
+  }
+
+  #add(kind: keyof Found, bindings: readonly string[], sql: (count: number) => string): void {
+    if (bindings.length === 0) return;
+    this.#kinds.push(kind);
+    this.statements.push({ sql: sql(bindings.length), bindings });
+  }
+}
 
 /** Those that callers named or that replies belong to, in the order in which they are locked. */
-function concernedConversations(units: readonly TurnWrite[]): string[] {
+function concernedConversations(turns: readonly TurnWrite[]): string[] {
   const ids = new Set<string>();
-  for (const { start, reply } of units) {
+  for (const { start, reply } of turns) {
     if (start?.named) ids.add(start.conversationId);
     else if (!start && reply) ids.add(reply.conversationId);
   }
   return [...ids].sort();
 }
 
-/**
- * @param locked what is there of the concerned conversations; it stays until the transaction ends
- * @param found the stored messages that replies answer; those of other units of the batch are not in it
- */
-function planWrites(
-  dialect: Dialect,
-  units: readonly TurnWrite[],
-  locked: readonly LockedConversation[],
-  found: readonly AnsweredRow[],
-): { writes: Statement[]; result: WriteOutcome[] } {
-  const expired = expiredConversations(units, locked);
-  const answered = new Map<string, string>();
-  for (const { uid, conversation_id } of found) {
-    if (!expired.has(conversation_id)) answered.set(uid, conversation_id);
-  }
-  const activity = new Map<string, Activity>();
-  const rows: (string | null)[] = [];
-  const add = (message: Message): void => {
-    const time = toTime(message.timestamp);
-    touch(activity, message.conversationId, time);
-    rows.push(...fromMessage(message, time));
-  };
-  const result = units.map(({ start, reply }): WriteOutcome => {
-    if (start) {
-      add(start.message);
-      answered.set(start.message.uid, start.conversationId);
-    }
-    if (!reply) return 'saved';
-    if (reply.replyTo === null || answered.get(reply.replyTo) !== reply.conversationId) return 'gone';
-    add(reply);
-    return 'saved';
-  });
-  const writes = [
-    ...deleteExpired(expired),
-    ...saveConversations(dialect, activity),
-    ...saveMessages(dialect, rows),
-  ];
-  return { writes, result };
+/** The messages that a reply without its question needs: that question, and what is there of itself. */
+function messagesOf({ start, reply }: TurnWrite): string[] {
+  if (start || !reply) return [];
+  return reply.replyTo === null ? [reply.uid] : [reply.replyTo, reply.uid];
 }
 
-/** Those that are started anew after their time: id → the time before which their last activity was. */
+interface Activity {
+  readonly created: string;
+  last: string;
+}
+
+/** From what is there to what is written. */
+class Plan {
+  readonly #dialect: Dialect;
+  readonly #batch: Batch;
+  readonly #messages: Map<string, ReplyRow>;
+  readonly #keys: Map<string, KeyUse>;
+  readonly #deletions: Map<string, string>;
+  /** Those that are started anew after their time: id → the time before which their last activity was. */
+  readonly #expired: ReadonlyMap<string, string>;
+  readonly #activity = new Map<string, Activity>();
+  readonly #inserts: (string | number | null)[] = [];
+  readonly #updates: Statement[] = [];
+
+  constructor(dialect: Dialect, batch: Batch, found: Found) {
+    this.#dialect = dialect;
+    this.#batch = batch;
+    this.#expired = expiredConversations(batch.turns, found.conversations);
+    this.#messages = new Map(found.messages.map((row) => [row.uid, row]));
+    for (const [uid, { conversation_id }] of this.#messages) {
+      if (this.#expired.has(conversation_id)) this.#messages.delete(uid);
+    }
+    this.#keys = new Map(found.keys.map((row) => [row.id, row]));
+    this.#deletions = new Map(found.deletions.map((row) => [row.conversation_id, row.deleted_at]));
+  }
+
+  make(): { writes: Statement[]; result: BatchOutcomes } {
+    const turns = this.#batch.turns.map((unit) => this.#turn(unit));
+    const progress = this.#batch.progress.map((reply) => {
+      const { outcome, statement } = extendReply(reply, this.#messages.get(reply.uid));
+      if (statement) this.#updates.push(statement);
+      return outcome;
+    });
+    const writes = [
+      ...deleteExpired(this.#expired),
+      ...saveConversations(this.#dialect, this.#activity),
+      ...saveMessages(this.#dialect, this.#inserts),
+      ...this.#updates,
+    ];
+    return { writes, result: { turns, progress } };
+  }
+
+  #turn(unit: TurnWrite): WriteOutcome {
+    const { start, reply, key } = unit;
+    if (start && this.#deletedSince(unit)) return 'gone';
+    const question = reply?.replyTo ? this.#messages.get(reply.replyTo) : undefined;
+    if (!start && reply && question?.conversation_id !== reply.conversationId) return 'gone';
+    if (key && !this.#claim(unit)) return 'taken';
+    if (start) this.#insert(start.message, unit);
+    if (!reply) return 'saved';
+    const known = start ? undefined : this.#messages.get(reply.uid);
+    if (!known) {
+      if (isVoid(reply)) return 'saved';
+      this.#insert(reply, unit);
+      return 'saved';
+    }
+    if (reply.status === 'streaming') return 'saved';
+    const time = toTime(unit.activeAt ?? reply.timestamp);
+    this.#touch(reply.conversationId, time);
+    const { outcome, statement } = endReply(reply, known, time);
+    if (statement) this.#updates.push(statement);
+    return outcome;
+  }
+
+  #deletedSince({ start, replayed }: TurnWrite): boolean {
+    const deletedAt = replayed && start ? this.#deletions.get(start.conversationId) : undefined;
+    return deletedAt !== undefined && start !== undefined && deletedAt >= toTime(start.message.timestamp);
+  }
+
+  #claim({ start, reply, key }: TurnWrite): boolean {
+    const questionId = start?.message.uid ?? reply?.replyTo;
+    if (!key || !reply || !questionId) return false;
+    const statements = claimKey(key, this.#keys.get(key.id), questionId, reply);
+    if (!statements) return false;
+    this.#updates.push(...statements);
+    this.#keys.set(key.id, { id: key.id, reply_uid: reply.uid, last_active: toTime(reply.timestamp) });
+    return true;
+  }
+
+  #insert(message: Message, { worker, activeAt }: TurnWrite): void {
+    const time = toTime(message.timestamp);
+    this.#touch(message.conversationId, time);
+    if (activeAt !== undefined) this.#touch(message.conversationId, toTime(activeAt));
+    const { uid, conversationId, status, content } = message;
+    this.#inserts.push(...fromMessage(message, time, status === 'streaming' ? (worker ?? null) : null));
+    this.#messages.set(uid, { uid, conversation_id: conversationId, status, length: content.length });
+  }
+
+  #touch(conversationId: string, time: string): void {
+    const known = this.#activity.get(conversationId);
+    if (!known) this.#activity.set(conversationId, { created: time, last: time });
+    else if (known.last < time) known.last = time;
+  }
+}
+
 function expiredConversations(
-  units: readonly TurnWrite[],
+  turns: readonly TurnWrite[],
   locked: readonly LockedConversation[],
 ): Map<string, string> {
   const cutoffs = new Map<string, string>();
-  for (const { start } of units) {
+  for (const { start } of turns) {
     if (start?.named) cutoffs.set(start.conversationId, toTime(start.expiredBefore));
   }
   const expired = new Map<string, string>();
@@ -102,18 +213,14 @@ function expiredConversations(
 function deleteExpired(expired: ReadonlyMap<string, string>): Statement[] {
   if (expired.size === 0) return [];
   const each = [...expired].map(() => '(id = ? AND last_active < ?)').join(' OR ');
-  return [{ sql: `DELETE FROM conversations WHERE ${each}`, bindings: [...expired].flat() }];
-}
-
-interface Activity {
-  readonly created: string;
-  last: string;
-}
-
-function touch(activity: Map<string, Activity>, conversationId: string, time: string): void {
-  const known = activity.get(conversationId);
-  if (!known) activity.set(conversationId, { created: time, last: time });
-  else if (known.last < time) known.last = time;
+  const bindings = [...expired].flat();
+  // Their deletion counts as of when they expired: what comes now is not older than that.
+  const recorded = `INSERT INTO deletions (conversation_id, owner, deleted_at)
+     SELECT id, owner, last_active FROM conversations WHERE ${each}`;
+  return [
+    { sql: recorded, bindings },
+    { sql: `DELETE FROM conversations WHERE ${each}`, bindings },
+  ];
 }
 
 const CONVERSATION_TUPLE = `(${placeholders(3)})`;
@@ -131,13 +238,9 @@ function saveConversations(dialect: Dialect, activity: ReadonlyMap<string, Activ
   return [{ sql, bindings }];
 }
 
-function saveMessages(dialect: Dialect, rows: (string | null)[]): Statement[] {
+function saveMessages(dialect: Dialect, rows: (string | number | null)[]): Statement[] {
   if (rows.length === 0) return [];
   const values = repeated(MESSAGE_TUPLE, rows.length / MESSAGE_COLUMN_COUNT);
   const sql = `INSERT INTO messages (${MESSAGE_INSERT_COLUMNS}) VALUES ${values} ${dialect.onKnownMessage}`;
   return [{ sql, bindings: rows }];
-}
-
-function repeated(tuple: string, count: number): string {
-  return `${tuple}, `.repeat(count - 1) + tuple;
 }

@@ -8,6 +8,9 @@ export type MessageStatus = 'complete' | 'streaming' | 'incomplete' | 'cancelled
 
 export type FinishReason = 'stop' | 'length' | 'content_filter' | 'cancelled' | 'error';
 
+/** In which form a caller reads a reply. What is stored is always the model's own Markdown. */
+export type ReplyFormat = 'markdown' | 'text';
+
 /** Token counts as the model server reports them. */
 export interface Usage {
   readonly prompt_tokens: number;
@@ -36,6 +39,8 @@ export interface Message {
   readonly model: string | null;
   readonly finishReason: FinishReason | null;
   readonly usage: Usage | null;
+  /** For a reply: the form it was asked for in, which the offsets of its stream count. Null where nobody said. */
+  readonly format: ReplyFormat | null;
 }
 
 /** A message as the model sees it. */

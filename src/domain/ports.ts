@@ -28,9 +28,10 @@ export interface ConversationRepository {
   /**
    * The newest whole turns (user message and its reply, paired by `replyTo`), at most `limit` messages, oldest
    * first; empty when the conversation is unknown or was last active before `activeSince`.
-   * A turn without a reply, or whose reply is empty or still streaming, is left out.
+   * A turn without a reply, or whose reply is empty or still streaming, is left out, and so is the one whose user
+   * message is `except` (a question that is asked again is no context of itself).
    */
-  history(id: string, limit: number, activeSince: Instant): Promise<ContextMessage[]>;
+  history(id: string, limit: number, activeSince: Instant, except?: string): Promise<ContextMessage[]>;
   /** Messages after `afterSeq` (0: from the first), oldest first, at most `limit`. */
   messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]>;
   /** Conversations last active at `activeSince` or later, newest activity first, then by id descending. */
@@ -39,40 +40,6 @@ export interface ConversationRepository {
   delete(id: string): Promise<boolean>;
   /** Resolves when the database answers and its schema is the one this version needs. */
   check(): Promise<void>;
-}
-
-/** A user message to be stored, with the conversation that it starts or goes on with. */
-export interface TurnStart {
-  readonly conversationId: string;
-  /**
-   * False when this server made the id a moment ago, so that nothing can be there yet. True for an id that the
-   * caller named: it is gone on with, or started anew when it is unknown or was last active before `expiredBefore`
-   * (its old messages are then deleted first).
-   */
-  readonly named: boolean;
-  readonly expiredBefore: Instant;
-  readonly message: Message;
-}
-
-/** What is written together: the start of a turn, its reply, or both at once. */
-export interface TurnWrite {
-  readonly start?: TurnStart;
-  /** Its `replyTo` names the user message; both belong to one conversation. */
-  readonly reply?: Message;
-}
-
-/**
- * `saved`: everything is committed. `gone`: the conversation, or the message the reply answers, was deleted in the
- * meantime; nothing was written, and nothing was brought back.
- */
-export type WriteOutcome = 'saved' | 'gone';
-
-/** Group commit: what waits while one transaction commits goes together in the next. */
-export interface TurnWriter {
-  /** Resolves after the commit. Repeating a write with the same uids changes nothing. */
-  write(unit: TurnWrite): Promise<WriteOutcome>;
-  /** Resolves when everything handed in has been written or has failed. */
-  idle(): Promise<void>;
 }
 
 export interface PurgeCount {
@@ -85,7 +52,8 @@ export interface PurgeStore {
   countExpired(cutoff: Instant): Promise<PurgeCount>;
   /**
    * Deletes up to `limit` conversations last active before `cutoff`, with their messages; the activity is checked
-   * again inside the delete. Both numbers are 0 when nothing is left.
+   * again inside the delete, and one that a reply is being written to is left alone. Both numbers are 0 when nothing
+   * is left.
    */
   deleteExpired(cutoff: Instant, limit: number): Promise<PurgeCount>;
   /** Runs `work` while no other process of this database purges; resolves to false, without running it, if one does. */

@@ -6,6 +6,7 @@ import type { ChatService } from '../services/chat.ts';
 import type { ConversationService } from '../services/conversations.ts';
 import type { ExportService } from '../services/exports.ts';
 import type { HealthService } from '../services/health.ts';
+import type { StreamService } from '../services/streams.ts';
 import { createBodyReader } from './body.ts';
 import { answerErrors, notFound } from './middleware/errors.ts';
 import { observe } from './middleware/observe.ts';
@@ -17,6 +18,7 @@ import { conversationRoutes } from './routes/conversations.ts';
 import { documentRoutes, mountAssets } from './routes/documents.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { healthRoutes } from './routes/health.ts';
+import { streamRoutes } from './routes/streams.ts';
 
 export interface AppOptions {
   readonly version: string;
@@ -30,6 +32,7 @@ export interface AppOptions {
 
 export interface AppParts {
   readonly chat: ChatService;
+  readonly streams: StreamService;
   readonly conversations: ConversationService;
   readonly exports: ExportService;
   readonly health: HealthService;
@@ -42,14 +45,11 @@ export interface AppParts {
 function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   const { heartbeatMs, openMs, messageMaxChars } = options;
   const readBody = createBodyReader(options.bodyLimit);
+  const { chat, streams, text } = parts;
+  const stream = { heartbeatMs, openMs };
   return [
-    ...chatRoutes({
-      chat: parts.chat,
-      text: parts.text,
-      readBody,
-      messageMaxChars,
-      stream: { heartbeatMs, openMs },
-    }),
+    ...chatRoutes({ chat, text, readBody, messageMaxChars, stream }),
+    ...streamRoutes({ streams, text, stream }),
     // Before the conversations: "export-all" is nobody's id.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
     ...conversationRoutes(parts.conversations),

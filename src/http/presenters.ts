@@ -1,8 +1,8 @@
 /** Domain → wire. */
 import type { Instant } from '../domain/conversation.ts';
-import type { Turn, TurnResult } from '../services/chat.ts';
 import type { ConversationList, ConversationPage, ConversationView } from '../services/conversations.ts';
 import type { CacheUse } from '../services/generations.ts';
+import type { Turn, TurnResult } from '../services/turn.ts';
 import type { ChatReplyBody } from './schemas/chat.ts';
 import {
   type ConversationBody,
@@ -40,7 +40,7 @@ export function presentReply(
     response,
     conversation_id: turn.conversationId,
     message_id: turn.messageId,
-    cached: turn.cache.kind === 'hit',
+    cached: turn.cached,
     model: result.model,
     format,
     finish_reason: result.finishReason,

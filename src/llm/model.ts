@@ -1,6 +1,7 @@
 /** The chat model behind any server that speaks OpenAI's chat completions. */
 import type { ChatModel, Log } from '../domain/ports.ts';
 import { runAttempt } from './attempt.ts';
+import { Breaker, type BreakerOptions } from './breaker.ts';
 import { type ClientOptions, ModelServerClient } from './client.ts';
 import { completeOnce } from './complete.ts';
 import type { ReplyLimits } from './limits.ts';
@@ -16,6 +17,8 @@ export interface ModelOptions extends ClientOptions, ReplyLimits {
   readonly maxRetries: number;
   /** The first wait before a retry, doubled each time. */
   readonly retryBaseMs?: number;
+  /** Where it differs from what is good for a real model server. */
+  readonly breaker?: Partial<BreakerOptions>;
 }
 
 const RETRY_BASE_MS = 500;
@@ -23,6 +26,7 @@ const REACHABLE_MS = 3000;
 
 export function createChatModel(options: ModelOptions, log: Log): ChatModel & { close(): Promise<void> } {
   const client = new ModelServerClient(options);
+  const breaker = new Breaker(log, options.breaker);
   const { timeoutMs, maxRetries, retryBaseMs: baseMs = RETRY_BASE_MS } = options;
   const planFor = (signal: AbortSignal, start: number) => ({
     maxRetries,
@@ -35,24 +39,29 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
   return {
     complete(request, signal) {
       const start = performance.now();
-      return withRetries(planFor(signal, start), () => {
-        const left = Math.max(1, start + timeoutMs - performance.now());
-        return completeOnce(client, request, { ...options, timeoutMs: left }, signal);
-      });
+      return withRetries(planFor(signal, start), () =>
+        breaker.guard(signal, () => {
+          const left = Math.max(1, start + timeoutMs - performance.now());
+          return completeOnce(client, request, { ...options, timeoutMs: left }, signal);
+        }),
+      );
     },
 
     stream(request, onDelta, signal) {
       const start = performance.now();
       return withRetries(planFor(signal, start), () =>
-        runAttempt(signal, async (attempt) => {
-          const capAt = start + options.replyMaxMs;
-          const reply = new StreamedReply(request.model, options, capAt, onDelta, attempt);
-          try {
-            return await reply.read(await openAnswer(attempt, (sent) => client.chat(request, true, sent)));
-          } finally {
-            reply.close();
-          }
-        }),
+        breaker.guard(signal, (started) =>
+          runAttempt(signal, async (attempt) => {
+            const capAt = start + options.replyMaxMs;
+            const handOn = tellingFirst(started, onDelta);
+            const reply = new StreamedReply(request.model, options, capAt, handOn, attempt);
+            try {
+              return await reply.read(await openAnswer(attempt, (sent) => client.chat(request, true, sent)));
+            } finally {
+              reply.close();
+            }
+          }),
+        ),
       );
     },
 
@@ -74,8 +83,20 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
     },
 
     close() {
+      breaker.close();
       client.close();
       return Promise.resolve();
     },
+  };
+}
+
+function tellingFirst(first: () => void, onDelta: (text: string) => void): (text: string) => void {
+  let told = false;
+  return (text) => {
+    if (!told) {
+      told = true;
+      first();
+    }
+    onDelta(text);
   };
 }

@@ -1,23 +1,12 @@
-import type {
-  ContextMessage,
-  FinishReason,
-  Instant,
-  Message,
-  MessageStatus,
-  Usage,
-} from '../domain/conversation.ts';
-import { AppError } from '../domain/errors.ts';
-import type {
-  Clock,
-  ConversationRepository,
-  IdSource,
-  Log,
-  ModelRequest,
-  TurnStart,
-  TurnWriter,
-} from '../domain/ports.ts';
-import type { Generation } from './generation.ts';
-import type { CacheUse, Generations, ReplyMode } from './generations.ts';
+import { ContextTurns } from '../domain/context.ts';
+import type { ContextMessage, Instant, Message, ReplyFormat } from '../domain/conversation.ts';
+import type { Clock, ConversationRepository, IdSource, ModelRequest } from '../domain/ports.ts';
+import type { KeyClaim, PendingTurns, StoredKey } from '../domain/turns.ts';
+import type { Generations, ReplyMode } from './generations.ts';
+import { type KeyedTurns, type RequestKey, TAKEN } from './keyed-turns.ts';
+import { Reply } from './reply.ts';
+import type { Turn } from './turn.ts';
+import { KeyTaken, type Question, type TurnKeeper } from './turn-keeper.ts';
 
 export interface ChatSettings {
   readonly model: string;
@@ -34,55 +23,29 @@ export interface ChatInput {
   readonly message: string;
   /** Lower case; undefined starts a conversation with a new id. */
   readonly conversationId: string | undefined;
+  readonly format: ReplyFormat;
   readonly model: string | undefined;
   /** False goes past the response cache. */
   readonly cache: boolean;
 }
 
-/** What a reply came to. */
-export interface TurnResult {
-  readonly content: string;
-  readonly finishReason: FinishReason;
-  readonly usage: Usage | null;
-  readonly model: string;
-  /** Whether the turn is committed. False when the conversation was deleted meanwhile or the database went away. */
-  readonly persisted: boolean;
-  readonly expiresAt: Instant | null;
-}
-
-export interface Turn {
-  readonly conversationId: string;
-  /** The reply's public id; the id of its stream too. */
-  readonly messageId: string;
-  /** The model that was asked. */
-  readonly model: string;
-  readonly cache: CacheUse;
-  readonly generation: Generation;
-  /** Resolves when the user message is committed, and the reply with it where they go together. */
-  readonly started: Promise<void>;
-  /**
-   * Resolves after the reply has ended and was saved, whoever still listens; rejects with the AppError that broke it
-   * (after what had been said was saved), or with what kept the user message from being stored.
-   */
-  readonly result: Promise<TurnResult>;
-}
-
-type Reply = Pick<Turn, 'messageId' | 'model' | 'generation'>;
-
 interface ChatParts {
   readonly conversations: ConversationRepository;
-  readonly writer: TurnWriter;
+  readonly pending: PendingTurns;
   readonly generations: Generations;
+  readonly keeper: TurnKeeper;
+  readonly keyed: KeyedTurns;
   readonly clock: Clock;
   readonly ids: IdSource;
-  readonly log: Log;
 }
+
+/** How long a question waits for what its conversation still has in the journal. */
+const JOURNAL_WAIT_MS = 5000;
 
 /** One question, one reply: context, call, and the two rows that stay. */
 export class ChatService {
   readonly #settings: ChatSettings;
   readonly #parts: ChatParts;
-  readonly #open = new Set<Promise<unknown>>();
 
   constructor(settings: ChatSettings, parts: ChatParts) {
     this.#settings = settings;
@@ -90,33 +53,106 @@ export class ChatService {
   }
 
   /**
-   * Starts a turn. The model is called before the user message is committed wherever no history is needed.
-   * @throws AppError `database_unavailable`, `capacity`
+   * Starts a turn, or joins the one that the key stands for.
+   * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`
    */
-  async begin(input: ChatInput, mode: ReplyMode): Promise<Turn> {
-    const { clock, ids, conversations, generations } = this.#parts;
-    const now = clock.now();
-    const expiredBefore = this.#expiredBefore(now);
-    const history =
-      input.conversationId !== undefined && this.#settings.historyLimit > 0
-        ? await conversations.history(input.conversationId, this.#settings.historyLimit, expiredBefore)
-        : [];
+  begin(input: ChatInput, mode: ReplyMode, key?: RequestKey): Promise<Turn> {
+    if (!key) return this.#begin(input, mode);
+    const expiredBefore = this.#expiredBefore();
+    return this.#parts.keyed.run(key, expiredBefore, (before) =>
+      this.#beginKeyed(
+        input,
+        mode,
+        { ...key, expiredBefore, cached: false, replaces: before?.replyId ?? null },
+        before,
+      ),
+    );
+  }
+
+  /** The model is called before the user message is stored wherever no history is needed. */
+  async #begin(input: ChatInput, mode: ReplyMode): Promise<Turn> {
+    const request = this.#request(input, await this.#history(input.conversationId));
+    const { generation, cache } = this.#parts.generations.start(request, mode, input.cache);
+    const question = this.#question(input, request.model);
+    // One write instead of two: for a reply that is there already, and for a whole reply in a conversation that
+    // nobody can have heard of before it. A named one could be deleted meanwhile, and must not come back.
+    const together = !generation.running || (mode === 'whole' && input.conversationId === undefined);
+    const started = together ? undefined : this.#parts.keeper.begin(question).then(() => {});
+    const stream = this.#parts.keeper.keep(question, new Reply(generation), started);
+    return { ...stream, cache, cached: cache.kind === 'hit' };
+  }
+
+  /**
+   * The key first, then the call: of many equal requests at once, on whichever worker, one gets to ask the model.
+   * @param before the question with this key whose reply failed
+   */
+  async #beginKeyed(
+    input: ChatInput,
+    mode: ReplyMode,
+    claim: KeyClaim,
+    before: StoredKey | null,
+  ): Promise<Turn | typeof TAKEN> {
+    const { generations, keeper } = this.#parts;
+    const history = await this.#history(before?.conversationId ?? input.conversationId, before?.questionId);
     const request = this.#request(input, history);
-    const { generation, cache } = generations.start(request, mode, input.cache);
-    const conversationId = input.conversationId ?? ids.next();
-    const message = userMessage(ids.next(), conversationId, input.message, now);
-    const start = { conversationId, named: input.conversationId !== undefined, expiredBefore, message };
-    const turn = { conversationId, messageId: ids.next(), model: request.model, cache, generation };
-    return { ...turn, ...this.#save(turn, start, mode) };
+    const hit = generations.cached(request, input.cache);
+    const key = { ...claim, cached: hit !== undefined };
+    const question = { ...this.#question(input, request.model, before), key };
+    if (hit) {
+      const stream = keeper.keep(question, new Reply(hit.generation), undefined);
+      try {
+        await stream.started;
+        return { ...stream, cache: hit.cache, cached: true };
+      } catch (error) {
+        if (error instanceof KeyTaken) return TAKEN;
+        throw error;
+      }
+    }
+    const outcome = await keeper.begin(question);
+    if (outcome === 'taken' || outcome === 'gone') return TAKEN;
+    let opened: ReturnType<Generations['start']>;
+    try {
+      opened = generations.start(request, mode, input.cache);
+    } catch (error) {
+      await keeper.giveUp(question);
+      throw error;
+    }
+    const stream = keeper.keep(question, new Reply(opened.generation), Promise.resolve());
+    return { ...stream, cache: opened.cache, cached: false };
   }
 
-  /** Resolves when every turn that was begun has been saved or given up. */
-  async idle(): Promise<void> {
-    while (this.#open.size > 0) await Promise.allSettled([...this.#open]);
+  #expiredBefore(): Instant {
+    const { ttlMs } = this.#settings;
+    return ttlMs === 0 ? 0 : this.#parts.clock.now() - ttlMs;
   }
 
-  #expiredBefore(now: Instant): Instant {
-    return this.#settings.ttlMs === 0 ? 0 : now - this.#settings.ttlMs;
+  #question(input: ChatInput, model: string, before?: StoredKey | null): Question {
+    const { ids, clock } = this.#parts;
+    const { format } = input;
+    const conversationId = before?.conversationId ?? input.conversationId ?? ids.next();
+    const questionId = before?.questionId ?? ids.next();
+    const question = { conversationId, questionId, messageId: ids.next(), model, format, key: undefined };
+    if (before) return { ...question, start: undefined };
+    const message = userMessage(questionId, conversationId, input.message, clock.now());
+    const named = input.conversationId !== undefined;
+    return { ...question, start: { conversationId, named, expiredBefore: this.#expiredBefore(), message } };
+  }
+
+  /**
+   * What waits in the journal belongs to it. A conversation that began there is whole there; of any other the
+   * database knows more, so it must be back first.
+   */
+  async #history(id: string | undefined, except?: string): Promise<ContextMessage[]> {
+    const { historyLimit } = this.#settings;
+    if (id === undefined || historyLimit === 0) return [];
+    const { pending, conversations } = this.#parts;
+    const expiredBefore = this.#expiredBefore();
+    if (pending.holds(id)) {
+      const messages = pending.whole(id);
+      if (messages) return contextOf(messages, historyLimit, expiredBefore);
+      await pending.drained(JOURNAL_WAIT_MS);
+    }
+    return conversations.history(id, historyLimit, expiredBefore, except);
   }
 
   #request(input: ChatInput, history: readonly ContextMessage[]): ModelRequest {
@@ -130,111 +166,17 @@ export class ChatService {
       ...(maxTokens === undefined ? {} : { maxTokens }),
     };
   }
-
-  #save(turn: Reply, start: TurnStart, mode: ReplyMode) {
-    // One write instead of two: for a reply that is there already, and for a whole reply in a conversation that
-    // nobody can have heard of before it. A named one could be deleted meanwhile, and must not come back.
-    const together = !turn.generation.running || (mode === 'whole' && !start.named);
-    const started = together ? undefined : this.#writeStart(turn, start);
-    const result = started ? started.then(() => this.#saveReply(turn, start)) : this.#saveTurn(turn, start);
-    const settled = result.then(ignore, ignore);
-    this.#open.add(settled);
-    void settled.then(() => this.#open.delete(settled));
-    return { started: silenced(started ?? result.then(ignore)), result: silenced(result) };
-  }
-
-  /** A question that cannot be stored gets no reply: the call to the model ends, unless others wait for it too. */
-  async #writeStart({ generation }: Reply, start: TurnStart): Promise<void> {
-    const release = generation.hold();
-    try {
-      await this.#parts.writer.write({ start });
-    } catch (error) {
-      release(error);
-      throw error;
-    }
-  }
-
-  async #saveTurn(turn: Reply, start: TurnStart): Promise<TurnResult> {
-    const { generation } = turn;
-    // Whoever shares the call may give up; it is still wanted here.
-    generation.hold();
-    await generation.ended;
-    if (generation.error && generation.pieces.length === 0) {
-      await this.#parts.writer.write({ start });
-      throw generation.error;
-    }
-    const reply = this.#reply(turn, start);
-    const outcome = await this.#parts.writer.write({ start, reply });
-    if (generation.error) throw generation.error;
-    return this.#result(turn, reply, outcome === 'saved');
-  }
-
-  async #saveReply(turn: Reply, start: TurnStart): Promise<TurnResult> {
-    const { generation } = turn;
-    await generation.ended;
-    if (generation.error && generation.pieces.length === 0) throw generation.error;
-    const reply = this.#reply(turn, start);
-    const persisted = await this.#writeReply(reply);
-    if (generation.error) throw generation.error;
-    return this.#result(turn, reply, persisted);
-  }
-
-  /** A reply that cannot be saved is still given to whoever asked, marked as not persisted. */
-  async #writeReply(reply: Message): Promise<boolean> {
-    try {
-      return (await this.#parts.writer.write({ reply })) === 'saved';
-    } catch (error) {
-      const fields = { err: error, conversation_id: reply.conversationId, message_id: reply.uid };
-      this.#parts.log.error(fields, 'a reply could not be saved');
-      return false;
-    }
-  }
-
-  #reply(turn: Reply, start: TurnStart): Message {
-    const { outcome, text } = turn.generation;
-    return {
-      uid: turn.messageId,
-      conversationId: start.conversationId,
-      role: 'assistant',
-      content: text,
-      timestamp: this.#parts.clock.now(),
-      status: statusOf(turn.generation),
-      replyTo: start.message.uid,
-      model: outcome?.model ?? turn.model,
-      finishReason: outcome?.finishReason ?? 'error',
-      usage: outcome?.usage ?? null,
-    };
-  }
-
-  #result({ generation }: Reply, reply: Message, persisted: boolean): TurnResult {
-    const { outcome } = generation;
-    if (!outcome)
-      throw new AppError('internal', undefined, { cause: 'a result was asked of a running reply' });
-    const { ttlMs } = this.#settings;
-    return {
-      content: reply.content,
-      finishReason: outcome.finishReason,
-      usage: outcome.usage,
-      model: outcome.model,
-      persisted,
-      expiresAt: ttlMs === 0 ? null : reply.timestamp + ttlMs,
-    };
-  }
 }
 
-function statusOf({ outcome }: Generation): MessageStatus {
-  return outcome && !outcome.truncated ? 'complete' : 'incomplete';
+function contextOf(messages: readonly Message[], limit: number, expiredBefore: Instant): ContextMessage[] {
+  const turns = new ContextTurns(limit);
+  if ((messages.at(-1)?.timestamp ?? 0) >= expiredBefore) {
+    for (const message of messages.toReversed()) turns.addOlder(message);
+  }
+  return turns.context();
 }
 
 function userMessage(uid: string, conversationId: string, content: string, timestamp: Instant): Message {
-  const none = { replyTo: null, model: null, finishReason: null, usage: null };
+  const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
   return { uid, conversationId, role: 'user', content, timestamp, status: 'complete', ...none };
-}
-
-function ignore(): void {}
-
-/** The same promise, whose rejection does not end the process when nobody has asked for it yet. */
-function silenced<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => {});
-  return promise;
 }

@@ -21,12 +21,22 @@ export interface ConversationList {
 /** Reading and deleting. An expired conversation is not there, whether it has been purged or not. */
 export class ConversationService {
   readonly #repository: ConversationRepository;
+  readonly #deleted: (id: string) => void;
   readonly #clock: Clock;
   readonly #ttlMs: number;
 
-  /** @param ttlMs 0: conversations never expire */
-  constructor(repository: ConversationRepository, clock: Clock, ttlMs: number) {
+  /**
+   * @param ttlMs 0: conversations never expire
+   * @param deleted told of every conversation that is gone from the database
+   */
+  constructor(
+    repository: ConversationRepository,
+    clock: Clock,
+    ttlMs: number,
+    deleted: (id: string) => void = () => {},
+  ) {
     this.#repository = repository;
+    this.#deleted = deleted;
     this.#clock = clock;
     this.#ttlMs = ttlMs;
   }
@@ -61,6 +71,7 @@ export class ConversationService {
   async delete(id: string): Promise<void> {
     const conversation = await this.#repository.find(id);
     const deleted = conversation !== null && (await this.#repository.delete(id));
+    if (deleted) this.#deleted(id);
     if (!deleted || this.#expired(conversation)) throw notFound();
   }
 

@@ -8,6 +8,8 @@ import type { ModelOutcome, ModelReply } from '../domain/ports.ts';
  */
 export class Generation {
   readonly pieces: string[] = [];
+  /** UTF-16 units in all pieces. */
+  length = 0;
   /** Set when the reply ended well, a cap of this server included. */
   outcome: ModelOutcome | undefined;
   /** Set when it failed; `pieces` is then what had been said. */
@@ -29,7 +31,7 @@ export class Generation {
   /** A reply that is already whole, such as one from the cache. */
   static of(reply: ModelReply): Generation {
     const generation = new Generation();
-    if (reply.content !== '') generation.pieces.push(reply.content);
+    if (reply.content !== '') generation.append(reply.content);
     generation.finish(reply);
     return generation;
   }
@@ -49,6 +51,7 @@ export class Generation {
 
   append(piece: string): void {
     this.pieces.push(piece);
+    this.length += piece.length;
     this.#notify();
   }
 
@@ -80,7 +83,7 @@ export class Generation {
     };
   }
 
-  /** Ends the call to the model for everybody. */
+  /** Ends the call to the model for everybody who wants it. */
   abort(reason: AppError): void {
     if (this.running) this.#abort.abort(reason);
   }

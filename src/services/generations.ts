@@ -51,6 +51,12 @@ export class Generations {
     return { generation: this.#call(request, mode, key), cache: { kind: 'miss' } };
   }
 
+  /** The cached reply, if there is one; nothing is started. */
+  cached(request: ModelRequest, useCache: boolean): OpenedGeneration | undefined {
+    const hit = useCache && this.#cache.enabled ? this.#cache.get(this.#cache.keyOf(request)) : undefined;
+    return hit && { generation: Generation.of(hit.reply), cache: { kind: 'hit', ttlMs: hit.ttlMs } };
+  }
+
   /** Resolves when no call to the model is open. */
   async idle(): Promise<void> {
     while (this.#running.size > 0) await Promise.all([...this.#running].map((one) => one.ended));

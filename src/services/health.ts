@@ -1,4 +1,5 @@
 import type { ChatModel, ConversationRepository } from '../domain/ports.ts';
+import type { PendingTurns } from '../domain/turns.ts';
 
 /** How long an answer about the model server is good for, milliseconds: probes come often, its owner may count calls. */
 const UPSTREAM_FRESH_MS = 10_000;
@@ -12,12 +13,15 @@ export interface HealthReport {
   readonly stopping: boolean;
   readonly database: 'up' | 'down';
   readonly upstream: 'demo' | 'up' | 'down';
+  /** What waits on this host for the database. */
+  readonly journal: ReturnType<PendingTurns['state']>;
 }
 
 /** Whether the parts behind this process answer. */
 export class HealthService {
   readonly #conversations: Pick<ConversationRepository, 'check'>;
   readonly #model: Pick<ChatModel, 'reachable'>;
+  readonly #pending: Pick<PendingTurns, 'state'>;
   readonly #demo: boolean;
   #stopping = false;
   #upstream: { at: number; up: Promise<boolean> } | undefined;
@@ -26,8 +30,10 @@ export class HealthService {
   constructor(
     conversations: Pick<ConversationRepository, 'check'>,
     model: Pick<ChatModel, 'reachable'>,
+    pending: Pick<PendingTurns, 'state'>,
     demo: boolean,
   ) {
+    this.#pending = pending;
     this.#conversations = conversations;
     this.#model = model;
     this.#demo = demo;
@@ -45,6 +51,7 @@ export class HealthService {
       stopping: this.#stopping,
       database: database ? 'up' : 'down',
       upstream: this.#demo ? 'demo' : upstream ? 'up' : 'down',
+      journal: this.#pending.state(),
     };
   }
 

@@ -1,6 +1,7 @@
 import { v7 } from 'uuid';
 import type { Message } from '../../src/domain/conversation.ts';
-import type { ConversationRepository, TurnStart, TurnWriter } from '../../src/domain/ports.ts';
+import type { ConversationRepository } from '../../src/domain/ports.ts';
+import type { TurnStart, TurnWriter } from '../../src/domain/turns.ts';
 
 export const HOUR = 3_600_000;
 /** With milliseconds, and not of today: nothing here may depend on the clock. */
@@ -20,6 +21,7 @@ export function userMessage(conversationId: string, over: Partial<Message> = {})
     model: null,
     finishReason: null,
     usage: null,
+    format: null,
     ...over,
   };
 }
@@ -34,6 +36,7 @@ export function replyTo(question: Message, over: Partial<Message> = {}): Message
     model: 'some-model',
     finishReason: 'stop',
     usage: { prompt_tokens: 9, completion_tokens: 12, total_tokens: 21 },
+    format: 'markdown',
     ...over,
   };
 }

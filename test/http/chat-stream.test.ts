@@ -57,7 +57,7 @@ async function saved(chat: ChatServer, reader: SseReader, count = 2) {
   const id = String(reader.headers['x-conversation-id']);
   return until(`${count} rows`, async () => {
     const rows = await chat.rows(id);
-    return rows.length >= count && rows;
+    return rows.length >= count && rows.every(({ status }) => status !== 'streaming') && rows;
   });
 }
 
@@ -450,7 +450,7 @@ for (const place of databases()) {
     const wholeAndOnce = async (id: string, number: number) => {
       const rows = await until('the reply', async () => {
         const found = await chat.rows(id);
-        return found.length > 1 && found;
+        return found[1]?.status !== 'streaming' && found.length > 1 && found;
       });
       assert.deepEqual(
         rows.map(({ content, status: how }) => [content, how]),

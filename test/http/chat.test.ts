@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import { after, before, describe, it } from 'node:test';
+import { z } from 'zod';
 import { type ChatServer, databases, KEY, problemOf, startChat, until } from '../support/chat-server.ts';
 import {
   createGate,
@@ -423,18 +424,34 @@ for (const place of databases()) {
 }
 
 describe('when the database is gone', () => {
-  it('before the question, the answer is 503 with Retry-After and nothing of a driver in it', async (t) => {
+  it('a question that needs the stored history is 503 with Retry-After and nothing of a driver in it', async (t) => {
     const chat = await startChat();
     t.after(() => chat.stop());
     await chat.server.database.knex.destroy();
-    for (const body of [{ message: 'x' }, { message: 'x', conversation_id: crypto.randomUUID() }]) {
-      for (const path of ['/api/chat', '/api/chat-stream']) {
-        const answer = await chat.call('POST', path, body);
-        problemOf(answer, 503, 'database_unavailable');
-        assert.equal(answer.headers['retry-after'], '2');
-        assert.doesNotMatch(answer.text, /knex|pool|sqlite|destroy/i);
-      }
+    for (const path of ['/api/chat', '/api/chat-stream']) {
+      const answer = await chat.call('POST', path, { message: 'x', conversation_id: crypto.randomUUID() });
+      problemOf(answer, 503, 'database_unavailable');
+      assert.equal(answer.headers['retry-after'], '2');
+      assert.doesNotMatch(answer.text, /knex|pool|sqlite|destroy/i);
     }
+    assert.equal(chat.upstream.requests.length, 0);
+  });
+
+  it('one that needs none is answered and journalled, and so is what follows it', async (t) => {
+    const chat = await startChat();
+    t.after(() => chat.stop());
+    await chat.server.database.knex.destroy();
+    const first = await chat.ask({ message: 'first' });
+    assert.deepEqual([first.response, first.persisted], ['echo: first', false]);
+    const id = first.conversation_id;
+    const next = await chat.ask({ message: 'next', conversation_id: id });
+    assert.deepEqual([next.response, next.persisted, next.conversation_id], ['echo: next', false, id]);
+    const context = z.object({ messages: z.array(z.object({ content: z.string() })) });
+    const { messages } = context.parse(chat.upstream.requests.at(-1)?.body);
+    assert.deepEqual(
+      messages.map(({ content }) => content),
+      ['first', 'echo: first', 'next'],
+    );
   });
 
   it('after the question, the caller gets the reply all the same, marked as not persisted', async (t) => {
@@ -443,7 +460,7 @@ describe('when the database is gone', () => {
     const gate = createGate();
     chat.upstream.respond([held(gate, reply('too good to lose'))]);
     const asked = chat.ask({ message: 'x', conversation_id: crypto.randomUUID() });
-    await until('the question', async () => (await chat.countRows()).messages === 1);
+    await until('the question', async () => (await chat.countRows()).messages === 2);
     await chat.server.database.knex.destroy();
     gate.open();
     const { response, persisted } = await asked;

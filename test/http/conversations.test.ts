@@ -181,7 +181,7 @@ for (const place of databases()) {
       await absent(old);
     });
 
-    it('deleted while a stream writes to them stay deleted, and the reader still gets its reply', async () => {
+    it('deleted while a stream writes to them stay deleted, and the reader is told', async () => {
       const gate = createGate();
       chat.upstream.respond([script(delta('before, '), wait(gate), delta('after'), finish(), done())]);
       const reader = await openStream(chat.url, { message: 'interrupted', format: 'markdown' });
@@ -189,16 +189,21 @@ for (const place of databases()) {
       const id = String(reader.headers['x-conversation-id']);
       const during = await chat.read(id);
       assert.deepEqual(
-        during.messages.map(({ content }) => content),
-        ['interrupted'],
+        during.messages.map(({ role, status }) => [role, status]),
+        [
+          ['user', 'complete'],
+          ['assistant', 'streaming'],
+        ],
       );
+      const number = chat.upstream.requests.length;
       assert.equal((await remove(id)).status, 200);
       await absent(id);
-      gate.open();
       events.push(...(await reader.rest()));
       const end = checkStream(events);
-      assert.equal(joined(events), 'before, after');
-      assert.deepEqual([end.type, end.data.persisted], ['done', false]);
+      assert.equal(joined(events), 'before, ');
+      assert.deepEqual([end.type, end.data.code], ['error', 'conversation_not_found']);
+      await chat.upstream.waitForClosed(number);
+      gate.open();
       await absent(id);
       assert.deepEqual(await chat.rows(id), []);
     });
@@ -213,14 +218,14 @@ for (const place of databases()) {
       await chat.ask({ message: 'new question', conversation_id: id });
       gate.open();
       const end = (await reader.rest()).at(-1);
-      assert.deepEqual([end?.type, end?.data.persisted], ['done', false]);
+      assert.deepEqual([end?.type, end?.data.code], ['error', 'conversation_not_found']);
       assert.deepEqual(
         (await chat.rows(id)).map(({ content }) => content),
         ['new question', 'echo: new question'],
       );
     });
 
-    it('deleted while a whole answer is made stay deleted, and the caller gets it', async () => {
+    it('deleted while a whole answer is made stay deleted, and the caller is told', async () => {
       const gate = createGate();
       const id = crypto.randomUUID();
       const number = chat.upstream.requests.length + 1;
@@ -236,13 +241,12 @@ for (const place of databases()) {
           exchange.response.end(JSON.stringify({ choices: [choice] }));
         },
       ]);
-      const asked = chat.ask({ message: 'whole question', conversation_id: id });
+      const asked = chat.call('POST', '/api/chat', { message: 'whole question', conversation_id: id });
       await chat.upstream.waitForRequest(number);
-      await until('the question', async () => (await chat.rows(id)).length === 1);
+      await until('the question', async () => (await chat.rows(id)).length === 2);
       assert.equal((await remove(id)).status, 200);
       gate.open();
-      const { response, persisted } = await asked;
-      assert.deepEqual([response, persisted], ['whole', false]);
+      problemOf(await asked, 404, 'conversation_not_found');
       await absent(id);
     });
   });

@@ -14,6 +14,8 @@ const parsed = async (answer: Promise<{ status: number; text: string }>) => {
   return [status, JSON.parse(text)];
 };
 
+const journal = { turns: 0, bytes: 0, oldest: null };
+
 describe('health', () => {
   let chat: ChatServer;
   before(async () => {
@@ -31,7 +33,7 @@ describe('health', () => {
   });
 
   it('says that it is ready while the database answers, and names the demo model as such', async (t) => {
-    const up = { status: 'ready', database: 'up', upstream: 'up' };
+    const up = { status: 'ready', database: 'up', upstream: 'up', journal };
     assert.deepEqual(await parsed(readiness(chat)), [200, up]);
     const demo = await startServer();
     t.after(() => demo.stop());
@@ -56,7 +58,7 @@ describe('health', () => {
       t.after(() => other.stop());
       other.upstream.respondModels(fault);
       const began = performance.now();
-      const down = { status: 'ready', database: 'up', upstream: 'down' };
+      const down = { status: 'ready', database: 'up', upstream: 'down', journal };
       assert.deepEqual(await parsed(readiness(other)), [200, down]);
       assert(performance.now() - began < 1000, 'a probe would have given up');
     }
@@ -72,7 +74,7 @@ describe('health', () => {
     t.after(() => other.stop());
     await other.server.database.knex.destroy();
     assert.equal((await other.call('GET', '/health')).status, 200);
-    const down = { status: 'not_ready', database: 'down', upstream: 'up' };
+    const down = { status: 'not_ready', database: 'down', upstream: 'up', journal };
     assert.deepEqual(await parsed(readiness(other)), [503, down]);
   });
 });
@@ -81,6 +83,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
   describe('a server whose MySQL comes late', () => {
     let mariadb: Mariadb;
     let chat: ChatServer;
+    let early = '';
     before(async () => {
       mariadb = await startMariadb();
       const connection = await mysql.createConnection({ uri: mariadb.url });
@@ -104,9 +107,10 @@ if (serverUrls().length > 0 && findMariadbd()) {
       assert.deepEqual([status, body.status, body.database], [503, 'not_ready', 'down']);
       const id = crypto.randomUUID();
       for (const [method, path, sent] of [
-        ['POST', '/api/chat', { message: 'x' }],
         ['POST', '/api/chat', { message: 'x', conversation_id: id }],
-        ['POST', '/api/chat-stream', { message: 'x' }],
+        ['POST', '/api/chat-stream', { message: 'x', conversation_id: id }],
+        ['GET', `/api/chat-stream/${id}`, undefined],
+        ['DELETE', `/api/chat-stream/${id}`, undefined],
         ['GET', '/api/conversations', undefined],
         ['GET', `/api/conversations/${id}`, undefined],
         ['DELETE', `/api/conversations/${id}`, undefined],
@@ -118,9 +122,23 @@ if (serverUrls().length > 0 && findMariadbd()) {
       }
     });
 
-    it('migrates and is ready by itself when it comes', async () => {
+    it('answers what needs no stored history, and says where the turn is', async () => {
+      const { response, persisted, conversation_id: id } = await chat.ask({ message: 'early' });
+      assert.deepEqual([response, persisted], ['echo: early', false]);
+      early = id;
+      const { journal: waiting } = JSON.parse((await readiness(chat)).text);
+      assert.equal(waiting.turns, 1);
+      assert(waiting.bytes > 0 && Date.parse(waiting.oldest) <= Date.now());
+    });
+
+    it('migrates, replays and is ready by itself when it comes', async () => {
       await mariadb.start();
       await until('ready', async () => (await readiness(chat)).status === 200);
+      await until('the replay', async () => JSON.parse((await readiness(chat)).text).journal.turns === 0);
+      assert.deepEqual(
+        (await chat.read(early)).messages.map(({ content }) => content),
+        ['early', 'echo: early'],
+      );
       const { conversation_id: id, persisted } = await chat.ask({ message: 'at last 😀' });
       assert.equal(persisted, true);
       assert.equal((await chat.read(id)).messages[0]?.content, 'at last 😀');
@@ -160,10 +178,12 @@ describe('GET /openapi.json', () => {
     for (const operations of Object.values(paths)) {
       for (const { responses } of Object.values(operations)) assert.ok('default' in responses);
     }
-    const posts = '200 400 413 415 502 503 504';
+    const posts = '200 400 404 413 415 422 502 503 504';
     assert.deepEqual(Object.fromEntries(found), {
       'POST /api/chat': posts,
       'POST /api/chat-stream': posts,
+      'GET /api/chat-stream/{id}': '200 204 400 404 503',
+      'DELETE /api/chat-stream/{id}': '200 400 404 503',
       'GET /api/conversations/export-all': '200 400 503',
       'GET /api/conversations/{id}/export': '200 400 404 503',
       'GET /api/conversations': '200 400 503',
@@ -201,6 +221,7 @@ describe('GET /openapi.json', () => {
       ['ConversationList', JSON.parse((await chat.call('GET', '/api/conversations')).text)],
       ['Export', JSON.parse((await chat.call('GET', '/api/conversations/export-all')).text)],
       ['ExportPreview', JSON.parse((await chat.call('GET', '/api/conversations/export-all?preview=1')).text)],
+      ['StopReport', JSON.parse((await chat.call('DELETE', `/api/chat-stream/${reply.message_id}`)).text)],
       ['Readiness', JSON.parse((await readiness(chat)).text)],
       ['Health', JSON.parse((await chat.call('GET', '/health')).text)],
       ['Problem', { ...JSON.parse(missing.text), errors: [] }],

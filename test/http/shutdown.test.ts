@@ -127,6 +127,8 @@ describe('a server that stops', () => {
     events.push(...(await reader.rest()));
     const end = checkStream(events);
     checkedProblem(end.data, 503, 'shutting_down', String(reader.headers['x-request-id']));
+    assert.equal(end.data.resume, `/api/chat-stream/${reader.headers['x-stream-id']}`);
+    assert.match(end.raw, /^retry: 3000$/m);
     for (const answer of [await whole, await unopened]) {
       problemOf(answer, 503, 'shutting_down');
       assert.equal(answer.headers['retry-after'], '3');

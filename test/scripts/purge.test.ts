@@ -27,7 +27,7 @@ describe('npm run purge', () => {
   async function ask(age: number): Promise<void> {
     const database = openDatabase(loadConfig({ DATA_DIR: folder }).database, silent);
     const conversationId = ids.next();
-    const none = { replyTo: null, model: null, finishReason: null, usage: null };
+    const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
     const head = { uid: ids.next(), conversationId, role: 'user', content: 'q', status: 'complete' } as const;
     const message = { ...head, ...none, timestamp: Date.now() - age };
     await database.writer.write({ start: { conversationId, named: false, expiredBefore: 0, message } });

@@ -49,7 +49,7 @@ export interface ChatServer {
   stop(): Promise<void>;
 }
 
-/** The server without retries, unless `env` says otherwise. */
+/** The server without retries and without a breaker, unless `env` and `overrides` say otherwise. */
 export async function startChat(
   env: Record<string, string> = {},
   overrides: Overrides = {},
@@ -57,7 +57,7 @@ export async function startChat(
   const upstream = await startFakeUpstream();
   const server = await startServer(
     { OPENAI_BASE_URL: upstream.baseUrl, OPENAI_API_KEY: KEY, OPENAI_MAX_RETRIES: '0', ...env },
-    overrides,
+    { breaker: { minCalls: Number.MAX_SAFE_INTEGER }, ...overrides },
   );
   const { url } = server;
   const call: ChatServer['call'] = (method, path, body, headers) => send(url, method, path, body, headers);

@@ -144,7 +144,7 @@ function parse(block: string): StreamEvent {
   const name = fields.get('event');
   const type = name === undefined ? 'content' : NAMES.find((known) => known === name);
   assert(type, `an event of the name ${name}`);
-  assert.equal(fields.has('retry'), type === 'start');
   const data = payload.parse(JSON.parse(fields.get('data') ?? ''));
+  assert.equal(fields.has('retry'), type === 'start' || data.resume !== undefined);
   return { type, id: fields.get('id') ?? '', data, content: data.content, raw: block };
 }

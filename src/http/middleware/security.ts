@@ -43,6 +43,7 @@ export function crossOrigin(origins: '*' | 'loopback' | readonly string[]): Requ
       'X-Conversation-Id',
       'X-Stream-Id',
       'Cache-Status',
+      'Idempotent-Replayed',
       'Retry-After',
       'Location',
       'Content-Disposition',

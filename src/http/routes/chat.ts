@@ -1,11 +1,16 @@
+import type { Response } from 'express';
+import type { ReplyFormat } from '../../domain/conversation.ts';
 import type { TextFormat } from '../../domain/ports.ts';
-import type { ChatService } from '../../services/chat.ts';
+import type { ChatInput, ChatService } from '../../services/chat.ts';
+import type { Turn } from '../../services/turn.ts';
 import type { createBodyReader } from '../body.ts';
+import { requestKey } from '../idempotency.ts';
 import { presentCacheUse, presentReply } from '../presenters.ts';
 import { pathOf, problemOf, sendJson } from '../problem.ts';
 import type { Route } from '../route.ts';
 import { type ChatRequest, chatReply, chatRequest } from '../schemas/chat.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
+import { idempotencyHeader } from '../schemas/streams.ts';
 import { type SessionOptions, StreamSession } from '../sse/session.ts';
 import { check } from '../validate.ts';
 
@@ -17,16 +22,30 @@ export interface ChatRouteParts {
   readonly stream: SessionOptions;
 }
 
-function inputOf(body: ChatRequest) {
+function inputOf(body: ChatRequest, format: ReplyFormat): ChatInput {
   return {
     message: body.message,
     conversationId: body.conversation_id,
+    format: body.format ?? format,
     model: body.model,
     cache: body.cache ?? true,
   };
 }
 
-const FAULTS = problems(400, 413, 415, 502, 503, 504);
+/** A repeated request is told so; what the response cache did once is no news then. */
+function tellCacheUse(response: Response, { cache }: Turn): void {
+  if (cache) response.setHeader('Cache-Status', presentCacheUse(cache));
+  else response.setHeader('Idempotent-Replayed', 'true');
+}
+
+const REPLAYED = {
+  'Idempotent-Replayed': {
+    description: '`true`: an earlier request with the same Idempotency-Key asked this',
+    schema: { type: 'string' },
+  },
+} as const;
+
+const FAULTS = problems(400, 404, 413, 415, 422, 502, 503, 504);
 
 export function chatRoutes(parts: ChatRouteParts): Route[] {
   const schema = chatRequest(parts.messageMaxChars);
@@ -42,11 +61,13 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       description:
         'The question and the reply are stored before the answer leaves. `format` is `markdown` unless said.',
       tags: ['chat'],
+      requestParams: { header: idempotencyHeader },
       requestBody: { required: true, ...jsonBody(schema) },
       responses: {
         200: {
           description: 'The reply',
           headers: {
+            ...REPLAYED,
             'Cache-Status': {
               description: 'RFC 9211: what the response cache did',
               schema: { type: 'string' },
@@ -59,10 +80,11 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
     },
     async handle(request, response) {
       const body = check(schema, await parts.readBody(request));
-      const turn = await parts.chat.begin(inputOf(body), 'whole');
-      response.setHeader('Cache-Status', presentCacheUse(turn.cache));
-      const result = await turn.result;
-      const format = body.format ?? 'markdown';
+      const input = inputOf(body, 'markdown');
+      const turn = await parts.chat.begin(input, 'whole', requestKey(request, input));
+      tellCacheUse(response, turn);
+      const result = await turn.result.finally(() => turn.release());
+      const { format } = input;
       const shown = format === 'text' ? parts.text.whole(result.content) : result.content;
       sendJson(response, 200, presentReply(turn, result, format, shown));
     },
@@ -79,6 +101,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
         'Server-sent events: `start`, then data events whose `content` joined is the reply, then one `done` or `error`. ' +
         'The stream goes on to be made and saved when the reader leaves. `format` is `text` unless said.',
       tags: ['chat'],
+      requestParams: { header: idempotencyHeader },
       requestBody: { required: true, ...jsonBody(schema) },
       responses: {
         200: {
@@ -87,6 +110,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
             'X-Conversation-Id': { schema: { type: 'string', format: 'uuid' } },
             'X-Stream-Id': { schema: { type: 'string', format: 'uuid' } },
             'Cache-Status': { schema: { type: 'string' } },
+            ...REPLAYED,
           },
           content: { 'text/event-stream': { schema: { type: 'string' } } },
         },
@@ -95,10 +119,14 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
     },
     async handle(request, response) {
       const body = check(schema, await parts.readBody(request));
-      const turn = await parts.chat.begin(inputOf(body), 'stream');
-      const format = body.format ?? 'text';
+      const input = inputOf(body, 'text');
+      const turn = await parts.chat.begin(input, 'stream', requestKey(request, input));
+      if (!turn.cache) tellCacheUse(response, turn);
+      const { format } = input;
       const text = format === 'text' ? parts.text.stream() : undefined;
-      const session = new StreamSession(response, turn, format, text, parts.stream, (error) =>
+      const { cache, cached } = turn;
+      const reading = { stream: turn, format, text, from: 0, resumed: !cache, cache, cached };
+      const session = new StreamSession(response, reading, parts.stream, (error) =>
         problemOf(error, pathOf(request), response.locals.requestId),
       );
       await session.run();

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import type { HealthService } from '../../services/health.ts';
 import { sendJson } from '../problem.ts';
 import type { Route } from '../route.ts';
+import { instant } from '../schemas/common.ts';
 import { jsonBody } from '../schemas/openapi.ts';
 
 const alive = z.object({ status: z.literal('ok'), version: z.string() }).meta({ id: 'Health' });
@@ -11,6 +12,9 @@ const readiness = z
     status: z.enum(['ready', 'not_ready', 'stopping']),
     database: z.enum(['up', 'down']).meta({ description: '`down` also while its migrations are pending' }),
     upstream: z.enum(['demo', 'up', 'down']).meta({ description: 'Shown, but does not decide the status' }),
+    journal: z
+      .object({ turns: z.int(), bytes: z.int(), oldest: instant.nullable() })
+      .meta({ description: 'What waits on this host until the database is back' }),
   })
   .meta({ id: 'Readiness' });
 
@@ -42,9 +46,11 @@ function readyRoute(health: HealthService): Route {
       },
     },
     async handle(_request, response) {
-      const { ready, stopping, database, upstream } = await health.report();
+      const { ready, stopping, database, upstream, journal } = await health.report();
       const status = ready ? 'ready' : stopping ? 'stopping' : 'not_ready';
-      sendJson(response, ready ? 200 : 503, { status, database, upstream });
+      const oldest = journal.oldest === null ? null : new Date(journal.oldest).toISOString();
+      const body = { status, database, upstream, journal: { ...journal, oldest } };
+      sendJson(response, ready ? 200 : 503, body);
     },
   };
 }

@@ -53,6 +53,11 @@ export const usage = z
   })
   .meta({ id: 'Usage', description: 'Tokens as the model server counted them' });
 
+export const messageStatus = z.enum(['complete', 'streaming', 'incomplete', 'cancelled']).meta({
+  id: 'MessageStatus',
+  description: '`incomplete`: broken off by a fault or a limit; `cancelled`: stopped by a caller',
+});
+
 export const finishReason = z.enum(['stop', 'length', 'content_filter', 'cancelled', 'error']).meta({
   id: 'FinishReason',
   description: '`length`: a limit of the model or of this server ended the reply',

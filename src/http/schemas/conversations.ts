@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { ConversationCursor } from '../../domain/ports.ts';
-import { cursor, instant, limit, uuid } from './common.ts';
+import { cursor, instant, limit, messageStatus, uuid } from './common.ts';
 
 const encode = (text: string) => Buffer.from(text, 'latin1').toString('base64url');
 const decode = (text: string) => Buffer.from(text, 'base64url').toString('latin1');
@@ -31,7 +31,7 @@ const message = z
     role: z.enum(['user', 'assistant']),
     content: z.string(),
     timestamp: instant,
-    status: z.enum(['complete', 'streaming', 'incomplete', 'cancelled']),
+    status: messageStatus,
   })
   .meta({ id: 'Message' });
 

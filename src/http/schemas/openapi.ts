@@ -8,6 +8,7 @@ const MEANING: Readonly<Record<number, string>> = {
   404: 'There is nothing (any more) with this id',
   413: 'The body is too large',
   415: 'The body is not JSON in UTF-8',
+  422: 'The `Idempotency-Key` was used for another body before',
   502: 'The model server failed',
   503: 'The model server, the database or this server is busy or away; `Retry-After` says when to ask again',
   504: 'The model server did not answer in time',
@@ -18,7 +19,7 @@ export function jsonBody(schema: z.ZodType) {
 }
 
 export function problems(
-  ...statuses: (keyof typeof MEANING & (400 | 404 | 413 | 415 | 502 | 503 | 504))[]
+  ...statuses: (keyof typeof MEANING & (400 | 404 | 413 | 415 | 422 | 502 | 503 | 504))[]
 ): ZodOpenApiResponsesObject {
   const entries = statuses.map((status) => [
     String(status),

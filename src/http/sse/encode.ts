@@ -16,9 +16,34 @@ export function contentEvent(id: string, offset: number, content: string): strin
   return `id: ${id}:${offset}\ndata: {"content":${JSON.stringify(content)}}\n\n`;
 }
 
-/** The last event, `done` or `error`. */
-export function endEvent(id: string, offset: number, event: 'done' | 'error', data: object): string {
-  return `event: ${event}\nid: ${id}:${offset}:end\ndata: ${JSON.stringify(data)}\n\n`;
+/**
+ * The last event, `done` or `error`.
+ * @param retryMs when it is worth connecting again
+ */
+export function endEvent(
+  id: string,
+  offset: number,
+  event: 'done' | 'error',
+  data: object,
+  retryMs?: number,
+): string {
+  const retry = retryMs === undefined ? '' : `retry: ${retryMs}\n`;
+  return `${retry}event: ${event}\nid: ${id}:${offset}:end\ndata: ${JSON.stringify(data)}\n\n`;
+}
+
+/** What a reader has of a stream, by the id of the last event it got. */
+export interface ReadPosition {
+  /** UTF-16 units of output. */
+  readonly offset: number;
+  /** Whether it got the last event. */
+  readonly ended: boolean;
+}
+
+/** Undefined when `text` is no event id of the stream. */
+export function readPosition(streamId: string, text: string): ReadPosition | undefined {
+  const [, id, digits, end] = /^([\da-f-]{36}):(\d{1,10})(:end)?$/i.exec(text) ?? [];
+  if (id?.toLowerCase() !== streamId) return undefined;
+  return { offset: Number(digits), ended: end !== undefined };
 }
 
 /** One chunk of HTTP/1.1's chunked coding; the empty string is the end of the body. */

@@ -1,32 +1,32 @@
 import type { Response } from 'express';
+import type { ReplyFormat } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { TextStream } from '../../domain/ports.ts';
-import type { Turn, TurnResult } from '../../services/chat.ts';
+import type { CacheUse } from '../../services/generations.ts';
+import type { ReplyStream, TurnResult } from '../../services/turn.ts';
 import { presentCacheUse } from '../presenters.ts';
-import {
-  contentEvent,
-  contentPieces,
-  endEvent,
-  httpChunk,
-  PING,
-  replayPieceSize,
-  startEvent,
-} from './encode.ts';
+import { endEvent, httpChunk, PING, startEvent } from './encode.ts';
+import { ReplyEvents, type ReplyForm } from './reply-events.ts';
 
 /** What a reader should wait before it connects again, milliseconds. */
 const RETRY_MS = 3000;
 /** A reader that takes nothing for this long is let go; the reply is made and saved all the same. */
 const STALL_MS = 60_000;
-/**
- * How much of the reply is made into events at once, UTF-16 units. A slow reader of a long reply so holds no second
- * copy of it, and has the time above for each part instead of for all that is left.
- */
-const PART = 64 * 1024;
 
 export interface SessionOptions {
   readonly heartbeatMs: number;
   /** Headers leave with the first token, or after this time. 0: as soon as the question is stored. */
   readonly openMs: number;
+}
+
+/** What a session reads. */
+export interface Reading extends ReplyForm {
+  readonly stream: ReplyStream;
+  readonly format: ReplyFormat;
+  /** Whether the reader comes back, or comes late: it wants to know at once that it is connected. */
+  readonly resumed: boolean;
+  /** Undefined where the response cache had no say. */
+  readonly cache: CacheUse | undefined;
+  readonly cached: boolean;
 }
 
 /**
@@ -35,19 +35,11 @@ export interface SessionOptions {
  */
 export class StreamSession {
   readonly #response: Response;
-  readonly #turn: Turn;
-  readonly #format: 'markdown' | 'text';
-  /** Undefined for Markdown, which goes out as it comes. */
-  readonly #text: TextStream | undefined;
+  readonly #reading: Reading;
+  readonly #stream: ReplyStream;
+  readonly #events: ReplyEvents;
   readonly #options: SessionOptions;
   readonly #toProblem: (error: AppError) => object;
-  /** Pieces of the reply that were taken, and how much of the next one. */
-  #taken = 0;
-  #within = 0;
-  /** Of the events' contents; undefined: as they come. */
-  readonly #pieceSize: number | undefined;
-  /** UTF-16 units of output that were sent. */
-  #offset = 0;
   #open = false;
   /** Whether the body is in HTTP/1.1 chunks, which are then made here. */
   #framed = false;
@@ -57,19 +49,16 @@ export class StreamSession {
 
   constructor(
     response: Response,
-    turn: Turn,
-    format: 'markdown' | 'text',
-    text: TextStream | undefined,
+    reading: Reading,
     options: SessionOptions,
     toProblem: (error: AppError) => object,
   ) {
     this.#response = response;
-    this.#turn = turn;
-    this.#format = format;
-    this.#text = text;
+    this.#reading = reading;
+    this.#stream = reading.stream;
+    this.#events = new ReplyEvents(reading.stream.messageId, reading.stream.reply, reading);
     this.#options = options;
     this.#toProblem = toProblem;
-    this.#pieceSize = turn.cache.kind === 'hit' ? replayPieceSize(turn.generation.text.length) : undefined;
   }
 
   /**
@@ -77,16 +66,25 @@ export class StreamSession {
    * @throws AppError as long as nothing has been sent: the caller still has the status line for it
    */
   async run(): Promise<void> {
+    try {
+      await this.#run();
+    } finally {
+      this.#stream.release();
+    }
+  }
+
+  async #run(): Promise<void> {
     const gone = new Promise<void>((resolve) => this.#response.once('close', resolve));
-    await this.#turn.started;
+    const { reply, started, result } = this.#stream;
+    await started;
     await Promise.race([gone, this.#somethingToSay()]);
-    const { error, pieces } = this.#turn.generation;
     if (this.#closed) return;
-    if (error && pieces.length === 0) throw error;
+    // Of a reply that broke before it said anything a new reader is told by the status line, once that is stored.
+    if (reply.end?.kind === 'broken' && reply.length === 0 && !this.#reading.resumed) await result;
     const everything = new Promise<void>((resolve) => {
       this.#caughtUp = resolve;
     });
-    const unwatch = this.#turn.generation.watch(() => this.#pump());
+    const unwatch = reply.watch(() => this.#pump());
     this.#begin();
     const heartbeat = setInterval(() => this.#ping(), jittered(this.#options.heartbeatMs));
     try {
@@ -105,11 +103,11 @@ export class StreamSession {
 
   /** Resolves with the first token, the end, or when it is time to open without either. */
   async #somethingToSay(): Promise<void> {
-    const { generation } = this.#turn;
-    if (!generation.running || generation.pieces.length > 0) return;
+    const { reply } = this.#stream;
+    if (this.#reading.resumed || !reply.running || reply.length > 0) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(done, this.#options.openMs);
-      const unwatch = generation.watch(done);
+      const unwatch = reply.watch(done);
       function done() {
         clearTimeout(timer);
         unwatch();
@@ -119,81 +117,39 @@ export class StreamSession {
   }
 
   #begin(): void {
-    const { conversationId, messageId, model, cache } = this.#turn;
+    const { conversationId, messageId, model } = this.#stream;
+    const { format, cache, cached, resumed } = this.#reading;
     this.#response.writeHead(200, {
-      'Content-Type': 'text/event-stream; charset=utf-8',
-      'Cache-Control': 'no-cache, no-transform',
-      'X-Accel-Buffering': 'no',
-      'X-Conversation-Id': conversationId,
-      'X-Stream-Id': messageId,
-      'Cache-Status': presentCacheUse(cache),
+      ...streamHeaders(this.#stream),
+      ...(cache && { 'Cache-Status': presentCacheUse(cache) }),
     });
     // Node frames a chunk by three writes that it gathers again; framed here it is one, which is what a stream of
     // many small events spends most of its time on. HTTP/1.0 has no chunks, and Node knows.
     this.#framed = this.#response.chunkedEncoding;
     this.#response.chunkedEncoding = false;
-    const start = startEvent(messageId, this.#offset, RETRY_MS, {
+    const start = startEvent(messageId, this.#events.offset, RETRY_MS, {
       content: '',
       conversation_id: conversationId,
       stream_id: messageId,
       message_id: messageId,
       model,
-      format: this.#format,
-      cached: cache.kind === 'hit',
+      format,
+      cached,
+      ...(resumed && { offset: this.#events.offset }),
     });
     this.#open = true;
-    this.#write(start + this.#encode(this.#part()));
+    this.#write(start + (this.#events.next() ?? ''));
     this.#pump();
   }
 
   #pump(): void {
     if (!this.#open) return;
     while (!this.#blocked && !this.#closed) {
-      const fresh = this.#part();
-      if (fresh === '') break;
-      const events = this.#encode(fresh);
+      const events = this.#events.next();
+      if (events === undefined) break;
       if (events !== '') this.#write(events);
     }
-    this.#checkEnd();
-  }
-
-  #checkEnd(): void {
-    const { generation } = this.#turn;
-    if (!this.#blocked && !generation.running && this.#taken === generation.pieces.length) this.#caughtUp();
-  }
-
-  /** What came since the last look, at most PART of it; empty when there is nothing new. */
-  #part(): string {
-    const { pieces } = this.#turn.generation;
-    let part = '';
-    for (let piece = pieces[this.#taken]; piece !== undefined; piece = pieces[this.#taken]) {
-      const room = PART - part.length;
-      const rest = this.#within === 0 ? piece : piece.slice(this.#within);
-      if (rest.length > room) {
-        const [head = ''] = contentPieces(rest, room);
-        this.#within += head.length;
-        return part + head;
-      }
-      part += rest;
-      this.#taken += 1;
-      this.#within = 0;
-    }
-    return part;
-  }
-
-  /** As events; none when the text form holds all of it back for now. */
-  #encode(markdown: string): string {
-    if (markdown === '') return '';
-    return this.#eventsOf(this.#text ? this.#text.push(markdown) : markdown);
-  }
-
-  #eventsOf(output: string): string {
-    let events = '';
-    for (const piece of contentPieces(output, this.#pieceSize)) {
-      this.#offset += piece.length;
-      events += contentEvent(this.#turn.messageId, this.#offset, piece);
-    }
-    return events;
+    if (!this.#blocked && !this.#stream.reply.running && this.#events.caughtUp) this.#caughtUp();
   }
 
   #write(events: string): void {
@@ -217,9 +173,9 @@ export class StreamSession {
 
   /** Waits for the save, because the last event says whether there was one. */
   async #end(): Promise<void> {
-    const rest = this.#text ? this.#eventsOf(this.#text.end()) : '';
+    const rest = this.#events.rest();
     if (rest !== '') this.#write(rest);
-    const result = await this.#turn.result.catch((error: unknown) => error);
+    const result = await this.#stream.result.catch((error: unknown) => error);
     if (this.#closed) return;
     this.#response.end(this.#frame(this.#lastEvent(result)) + (this.#framed ? httpChunk('') : ''));
     if (this.#response.writableLength === 0) return;
@@ -228,20 +184,50 @@ export class StreamSession {
   }
 
   #lastEvent(result: unknown): string {
-    const id = this.#turn.messageId;
-    if (isResult(result)) {
-      const { finishReason, usage, persisted } = result;
-      const data = { content: '', finish_reason: finishReason, usage, persisted, length: this.#offset };
-      return endEvent(id, this.#offset, 'done', data);
-    }
-    const error =
-      result instanceof AppError ? result : new AppError('internal', undefined, { cause: result });
-    return endEvent(id, this.#offset, 'error', {
-      content: '',
-      ...this.#toProblem(error),
-      finish_reason: 'error',
-    });
+    const { offset, missing } = this.#events;
+    if (missing > 0) return this.#cutEvent(offset - missing);
+    if (!isResult(result)) return this.#errorEvent(result);
+    const { finishReason, usage, persisted } = result;
+    const data = { content: '', finish_reason: finishReason, usage, persisted, length: offset };
+    return endEvent(this.#stream.messageId, offset, 'done', data);
   }
+
+  #errorEvent(fault: unknown): string {
+    const { messageId: id } = this.#stream;
+    const error = fault instanceof AppError ? fault : new AppError('internal', undefined, { cause: fault });
+    const data = { content: '', ...this.#toProblem(error), finish_reason: 'error' };
+    if (error.code !== 'shutting_down' || this.#events.offset === 0)
+      return endEvent(id, this.#events.offset, 'error', data);
+    // What was said is stored: another worker, or this one when it is back, tells it again.
+    return endEvent(
+      id,
+      this.#events.offset,
+      'error',
+      { ...data, resume: `/api/chat-stream/${id}` },
+      RETRY_MS,
+    );
+  }
+
+  /** A crash has lost the end of what the reader has. */
+  #cutEvent(length: number): string {
+    const error = new AppError(
+      'reply_cut',
+      `A crash has cut this reply; ${length} characters of it are stored`,
+    );
+    const data = { content: '', ...this.#toProblem(error), finish_reason: 'error', length };
+    return endEvent(this.#stream.messageId, length, 'error', data);
+  }
+}
+
+/** The header fields of an event stream. */
+export function streamHeaders({ conversationId, messageId }: ReplyStream): Record<string, string> {
+  return {
+    'Content-Type': 'text/event-stream; charset=utf-8',
+    'Cache-Control': 'no-cache, no-transform',
+    'X-Accel-Buffering': 'no',
+    'X-Conversation-Id': conversationId,
+    'X-Stream-Id': messageId,
+  };
 }
 
 /** A little earlier than asked, differently for each: thousands of streams must not all ping at once. */

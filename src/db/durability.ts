@@ -1,0 +1,49 @@
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import type { Database } from './database.ts';
+import { DurableWriter } from './durable-writer.ts';
+import { Journal } from './journal.ts';
+import { Presence } from './presence.ts';
+import { WorkerRegistry } from './workers.ts';
+
+export interface DurabilityOptions {
+  /** Where the journal and the marks of living processes are; shared by the processes of one host. */
+  readonly folder: string;
+  /** The id of this process among all that write to the database. */
+  readonly worker: string;
+  readonly leaseMs: number;
+  readonly journalMaxBytes: number;
+}
+
+export interface Durability {
+  readonly writer: DurableWriter;
+  /** Begins to show that this process lives, and to close the replies of those that do not. Never rejects. */
+  start(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * What makes the database's writer outlive the database and this process.
+ * @throws the driver's error when the journal cannot be opened
+ */
+export function openDurability(database: Database, options: DurabilityOptions, logger: Logger): Durability {
+  const { folder, worker, leaseMs, journalMaxBytes } = options;
+  const journal = new Journal(join(folder, 'journal.sqlite'), journalMaxBytes);
+  const writer = new DurableWriter(database.writer, journal, logger, {
+    probe: () => database.conversations.check(),
+  });
+  const presence = Presence.enter(join(folder, 'workers'), worker, logger);
+  const registry = new WorkerRegistry(
+    database.writerKnex,
+    { id: worker, leaseMs, ...(presence && { presence }) },
+    logger,
+  );
+  return {
+    writer,
+    start: () => registry.start(),
+    async close() {
+      await writer.close();
+      await registry.stop();
+    },
+  };
+}

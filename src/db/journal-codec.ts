@@ -1,0 +1,85 @@
+/** A turn as the journal stores it, and back. */
+import type { Message, Usage } from '../domain/conversation.ts';
+import type { TurnStart, TurnWrite } from '../domain/turns.ts';
+
+/** What is stored of a unit beside its place and time. */
+export interface EntryRow {
+  readonly conversationId: string;
+  readonly questionUid: string | null;
+  readonly replyUid: string | null;
+  readonly body: string;
+  /** Of the body, in UTF-8. */
+  readonly bytes: number;
+}
+
+/** The conversation that a unit belongs to; undefined for an empty unit. */
+export function conversationOf({ start, reply }: TurnWrite): string | undefined {
+  return start?.conversationId ?? reply?.conversationId;
+}
+
+/** @throws Error when the unit is empty or is no JSON */
+export function toEntry(unit: TurnWrite): EntryRow {
+  const conversationId = conversationOf(unit);
+  if (conversationId === undefined) throw new Error('a write without a message');
+  const body = JSON.stringify(unit);
+  return {
+    conversationId,
+    questionUid: unit.start?.message.uid ?? unit.reply?.replyTo ?? null,
+    replyUid: unit.reply?.uid ?? null,
+    body,
+    bytes: Buffer.byteLength(body),
+  };
+}
+
+/** Null when it is not what {@link toEntry} wrote. */
+export function toUnit(body: string): TurnWrite | null {
+  try {
+    const unit: unknown = JSON.parse(body);
+    return isUnit(unit) ? unit : null;
+  } catch {
+    return null;
+  }
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+
+function isFields(value: unknown): value is Fields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isUnit(value: unknown): value is TurnWrite {
+  if (!isFields(value)) return false;
+  const { start, reply, activeAt } = value;
+  if (start === undefined && reply === undefined) return false;
+  if (activeAt !== undefined && typeof activeAt !== 'number') return false;
+  return (start === undefined || isStart(start)) && (reply === undefined || isMessage(reply));
+}
+
+function isStart(value: unknown): value is TurnStart {
+  return (
+    isFields(value) &&
+    typeof value.conversationId === 'string' &&
+    typeof value.named === 'boolean' &&
+    typeof value.expiredBefore === 'number' &&
+    isMessage(value.message)
+  );
+}
+
+/** What the text fields may say the database checks. */
+function isMessage(value: unknown): value is Message {
+  if (!isFields(value)) return false;
+  const text = [value.uid, value.conversationId, value.role, value.content, value.status];
+  const optional = [value.replyTo, value.model, value.finishReason, value.format ?? null];
+  return (
+    text.every((field) => typeof field === 'string') &&
+    optional.every((field) => field === null || typeof field === 'string') &&
+    typeof value.timestamp === 'number' &&
+    (value.usage === null || isUsage(value.usage))
+  );
+}
+
+function isUsage(value: unknown): value is Usage {
+  if (!isFields(value)) return false;
+  const counts = [value.prompt_tokens, value.completion_tokens, value.total_tokens];
+  return counts.every((count) => typeof count === 'number');
+}

@@ -1,0 +1,105 @@
+/** The journal's SQLite file: how it is opened, what is in it, and the lock beside it. */
+import { mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import Sqlite from 'better-sqlite3';
+
+const VERSION = 1;
+const PAGE_BYTES = 4096;
+/** Beside the entries there is what was rejected, the indexes, and the ends of replies that come after the limit. */
+const FILE_SHARE = 2;
+const FILE_EXTRA_BYTES = 16 * 1024 * 1024;
+const WAIT_MS = 5000;
+const RETRY_MS = 10;
+
+/** `total` is kept by triggers: adding up a full journal would cost more than writing to it. */
+const SCHEMA = `
+  CREATE TABLE entries (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation_id TEXT NOT NULL,
+    question_uid TEXT,
+    reply_uid TEXT,
+    body TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    at INTEGER NOT NULL
+  );
+  CREATE INDEX entries_conversation ON entries (conversation_id);
+  CREATE INDEX entries_reply ON entries (reply_uid);
+  CREATE TABLE rejected (
+    seq INTEGER PRIMARY KEY,
+    conversation_id TEXT NOT NULL,
+    question_uid TEXT,
+    reply_uid TEXT,
+    body TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    reason TEXT NOT NULL
+  );
+  CREATE INDEX rejected_conversation ON rejected (conversation_id);
+  CREATE TABLE total (turns INTEGER NOT NULL, bytes INTEGER NOT NULL);
+  INSERT INTO total VALUES (0, 0);
+  CREATE TRIGGER entry_added AFTER INSERT ON entries BEGIN
+    UPDATE total SET turns = turns + 1, bytes = bytes + NEW.bytes;
+  END;
+  CREATE TRIGGER entry_removed AFTER DELETE ON entries BEGIN
+    UPDATE total SET turns = turns - 1, bytes = bytes - OLD.bytes;
+  END;
+  PRAGMA user_version = ${VERSION};
+`;
+
+/**
+ * Makes the folder and the tables where they are missing. The file itself is capped somewhat above `maxBytes`.
+ * @throws the driver's error; Error when a newer version of this program wrote the file
+ */
+export function openJournalFile(path: string, maxBytes: number): Sqlite.Database {
+  mkdirSync(dirname(path), { recursive: true });
+  const file = new Sqlite(path, { timeout: WAIT_MS });
+  try {
+    useWal(file);
+    file.pragma('synchronous = FULL');
+    file.pragma(`max_page_count = ${Math.ceil((maxBytes * FILE_SHARE + FILE_EXTRA_BYTES) / PAGE_BYTES)}`);
+    file.transaction(prepare).immediate(file);
+    return file;
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+}
+
+/**
+ * A file whose only use is that one process at a time has it exclusively; the operating system gives it free when
+ * that process dies.
+ */
+export function openLockFile(path: string): Sqlite.Database {
+  return new Sqlite(path, { timeout: 0 });
+}
+
+function prepare(file: Sqlite.Database): void {
+  const version = file.pragma('user_version', { simple: true });
+  if (version === 0) file.exec(SCHEMA);
+  else if (version !== VERSION) throw new Error(`the journal is of an unknown version (${String(version)})`);
+}
+
+/** When several processes open a new file at once SQLite tells all but one that it is busy, without waiting. */
+function useWal(file: Sqlite.Database): void {
+  const deadline = performance.now() + WAIT_MS;
+  for (;;) {
+    try {
+      file.pragma('journal_mode = WAL');
+      return;
+    } catch (error) {
+      if (!isBusy(error) || performance.now() > deadline) throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RETRY_MS);
+    }
+  }
+}
+
+/** Another process has the lock. */
+export function isBusy(error: unknown): boolean {
+  return error instanceof Sqlite.SqliteError && error.code.startsWith('SQLITE_BUSY');
+}
+
+/** Whether a write failed for what was written, so that another one may work; else it is the file. */
+export function isOfTheRow(error: unknown): boolean {
+  if (!(error instanceof Sqlite.SqliteError)) return true;
+  return /^SQLITE_(FULL|TOOBIG|CONSTRAINT|MISMATCH)/.test(error.code);
+}

@@ -1,0 +1,41 @@
+import type { Message } from '../domain/conversation.ts';
+import type { KeyClaim } from '../domain/turns.ts';
+import { toTime } from './codec.ts';
+import type { Statement } from './dialect.ts';
+import type { ConversationRow, IdempotencyKeyRow } from './tables.ts';
+
+/** A key that is there, with the activity of its conversation. */
+export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & Pick<ConversationRow, 'last_active'>;
+
+/**
+ * What is written so that the turn has the key; undefined when another one has it. A claim that nobody could see yet
+ * makes the insert fail, and with it the whole transaction.
+ */
+export function claimKey(
+  key: KeyClaim,
+  known: KeyUse | undefined,
+  questionId: string,
+  reply: Message,
+): Statement[] | undefined {
+  if (key.replaces !== null) {
+    if (known?.reply_uid !== key.replaces) return undefined;
+    return [
+      { sql: 'UPDATE idempotency_keys SET reply_uid = ? WHERE id = ?', bindings: [reply.uid, key.id] },
+      // Of a reply that never said anything nothing is lost.
+      { sql: `DELETE FROM messages WHERE uid = ? AND length = 0`, bindings: [key.replaces] },
+    ];
+  }
+  const free: Statement[] = [];
+  if (known) {
+    if (known.last_active >= toTime(key.expiredBefore)) return undefined;
+    free.push({ sql: 'DELETE FROM idempotency_keys WHERE id = ?', bindings: [key.id] });
+  }
+  const sql = `INSERT INTO idempotency_keys
+     (id, body_hash, conversation_id, question_uid, reply_uid, cached, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)`;
+  const { conversationId, uid, timestamp } = reply;
+  const cached = key.cached ? 1 : 0;
+  return [
+    ...free,
+    { sql, bindings: [key.id, key.bodyHash, conversationId, questionId, uid, cached, toTime(timestamp)] },
+  ];
+}

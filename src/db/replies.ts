@@ -1,0 +1,97 @@
+import type { Knex } from 'knex';
+import type { Instant } from '../domain/conversation.ts';
+import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../domain/turns.ts';
+import { toConversation, toFinishReason, toMessage, toStatus, toTime, toUsage } from './codec.ts';
+import { type Dialect, dialectOf } from './dialect.ts';
+import { repeatable } from './errors.ts';
+import {
+  CONVERSATION_COLUMNS,
+  type ConversationRow,
+  type IdempotencyKeyRow,
+  MESSAGE_COLUMNS,
+  type MessageRow,
+  type StoredMessage,
+} from './tables.ts';
+
+type TailRow = Pick<MessageRow, 'content' | 'status' | 'model' | 'finish_reason' | 'usage'>;
+
+/** Every write here changes nothing when it is repeated. */
+export class KnexReplies implements ReplyStore {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+    this.#dialect = dialectOf(knex);
+  }
+
+  async find(uid: string): Promise<StoredReply | null> {
+    const [row] = await this.#select<StoredMessage>(
+      `SELECT ${MESSAGE_COLUMNS} FROM messages WHERE uid = ? AND role = 'assistant'`,
+      [uid],
+    );
+    if (!row) return null;
+    const [conversation] = await this.#select<ConversationRow>(
+      `SELECT ${CONVERSATION_COLUMNS} FROM conversations WHERE id = ?`,
+      [row.conversation_id],
+    );
+    // Deleted between the two.
+    if (!conversation) return null;
+    return { message: toMessage(row), conversation: toConversation(conversation) };
+  }
+
+  async tail(uid: string, afterChars: number): Promise<ReplyTail | null> {
+    const [row] = await this.#select<TailRow>(
+      'SELECT SUBSTR(content, ?) AS content, status, model, finish_reason, `usage` FROM messages WHERE uid = ?',
+      [afterChars + 1, uid],
+    );
+    if (!row) return null;
+    const { content, model } = row;
+    const status = toStatus(row.status);
+    return {
+      content,
+      status,
+      model,
+      finishReason: toFinishReason(row.finish_reason),
+      usage: toUsage(row.usage),
+    };
+  }
+
+  /** The process that writes it stays in the row: it sees that somebody has stopped it, and adds what it still has. */
+  async cancel(uid: string): Promise<boolean> {
+    return repeatable(async () => {
+      const count = await this.#knex('messages')
+        .where({ uid, status: 'streaming' })
+        .update({ status: 'cancelled', finish_reason: 'cancelled', updated_at: toTime(Date.now()) });
+      return count > 0;
+    });
+  }
+
+  async endedElsewhere(worker: string): Promise<string[]> {
+    const rows = await this.#select<{ uid: string }>(
+      `SELECT uid FROM messages ${this.#dialect.by('messages_worker')} WHERE worker = ? AND status <> 'streaming'`,
+      [worker],
+    );
+    return rows.map(({ uid }) => uid);
+  }
+
+  async key(id: string, activeSince: Instant): Promise<StoredKey | null> {
+    const [row] = await this.#select<IdempotencyKeyRow>(
+      `SELECT k.body_hash, k.conversation_id, k.question_uid, k.reply_uid, k.cached FROM idempotency_keys k
+       JOIN conversations c ON c.id = k.conversation_id WHERE k.id = ? AND c.last_active >= ?`,
+      [id, toTime(activeSince)],
+    );
+    if (!row) return null;
+    return {
+      bodyHash: row.body_hash,
+      cached: row.cached === 1,
+      conversationId: row.conversation_id,
+      questionId: row.question_uid,
+      replyId: row.reply_uid,
+    };
+  }
+
+  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
+    return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+  }
+}

@@ -1,0 +1,60 @@
+/** How a reply that is stored already is written on and ended. */
+import type { Message } from '../domain/conversation.ts';
+import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../domain/turns.ts';
+import { fromModel, fromUsage, toTime } from './codec.ts';
+import type { Statement } from './dialect.ts';
+import type { MessageRow } from './tables.ts';
+
+export type ReplyRow = Pick<MessageRow, 'uid' | 'conversation_id' | 'status' | 'length'>;
+
+/**
+ * Appends what is stored of the reply not yet. The stored length decides, so that a write whose commit nobody heard
+ * of is not repeated. One that was given up for dead (its process did not answer for a while) goes on.
+ */
+export function extendReply(
+  reply: ReplyProgress,
+  known: ReplyRow | undefined,
+): { readonly outcome: ProgressOutcome; readonly statement?: Statement } {
+  if (!known) return { outcome: 'gone' };
+  if (known.status === 'cancelled') return { outcome: 'stopped' };
+  const stored = known.length ?? 0;
+  const text = known.status === 'complete' ? '' : reply.after(stored);
+  if (text === '') return { outcome: 'saved' };
+  const sql = `UPDATE messages SET content = CONCAT(content, ?), length = ?, status = 'streaming', finish_reason = NULL,
+     worker = ?, updated_at = ? WHERE uid = ? AND length = ? AND status IN ('streaming', 'incomplete')`;
+  const bindings = [text, stored + text.length, reply.worker, toTime(reply.at), reply.uid, stored];
+  return { outcome: 'saved', statement: { sql, bindings } };
+}
+
+/** A reply that failed before it said anything is not kept: there is nothing in it. */
+export function isVoid({ content, status, finishReason }: Message): boolean {
+  return content === '' && status === 'incomplete' && finishReason === 'error';
+}
+
+/** Whoever wrote the reply knows best what it says; but what somebody has stopped stays stopped. */
+export function endReply(
+  reply: Message,
+  known: ReplyRow,
+  time: string,
+): { readonly outcome: WriteOutcome; readonly statement?: Statement } {
+  if (known.status === 'complete') return { outcome: 'saved' };
+  if (isVoid(reply)) {
+    const sql = `DELETE FROM messages WHERE uid = ? AND length = 0 AND status <> 'cancelled'`;
+    return { outcome: 'saved', statement: { sql, bindings: [reply.uid] } };
+  }
+  const stopped = known.status === 'cancelled';
+  const sql = `UPDATE messages SET content = ?, length = ?, status = ?, finish_reason = ?, \`usage\` = ?, model = ?,
+     worker = NULL, updated_at = ? WHERE uid = ?`;
+  const bindings = [
+    reply.content,
+    reply.content.length,
+    stopped ? 'cancelled' : reply.status,
+    stopped ? 'cancelled' : reply.finishReason,
+    fromUsage(reply.usage),
+    fromModel(reply.model),
+    time,
+    reply.uid,
+  ];
+  const outcome = stopped && reply.status !== 'cancelled' ? 'stopped' : 'saved';
+  return { outcome, statement: { sql, bindings } };
+}

@@ -1,0 +1,422 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { describe, type TestContext, test } from 'node:test';
+import Sqlite from 'better-sqlite3';
+import { Journal } from '../../src/db/journal.ts';
+import type { TurnWrite } from '../../src/domain/turns.ts';
+import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
+
+const MODULE = new URL('../../src/db/journal.ts', import.meta.url).href;
+const MANY_BYTES = 100_000_000;
+
+/** A file of the test's own, and instances on it as different processes would have them. */
+function place(t: TestContext, maxBytes = MANY_BYTES) {
+  const folder = mkdtempSync(join(tmpdir(), 'chat-journal-'));
+  const path = join(folder, 'data', 'journal.sqlite');
+  const opened: (Journal | Sqlite.Database)[] = [];
+  const keep = <T extends Journal | Sqlite.Database>(each: T): T => {
+    opened.push(each);
+    return each;
+  };
+  t.after(() => {
+    for (const each of opened) each.close();
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+  });
+  return {
+    path,
+    open: () => keep(new Journal(path, maxBytes)),
+    /** The file as SQLite sees it. */
+    file: () => keep(new Sqlite(path)),
+  };
+}
+
+/** The start of a new conversation. */
+const newStart = (content = 'a question'): TurnWrite => ({
+  start: startOf(userMessage(newId(), { content }), { named: false }),
+});
+
+const units = (journal: Journal) => journal.take(1000).map(({ unit }) => unit);
+
+/** Runs code that has `journal` and `unit(n)`; its lines on standard output come one by one. */
+function child(t: TestContext, path: string, code: string) {
+  const prelude = `
+    import { Journal } from ${JSON.stringify(MODULE)};
+    const journal = new Journal(${JSON.stringify(path)}, ${MANY_BYTES});
+    const say = (line) => new Promise((resolve) => process.stdout.write(line + '\\n', resolve));
+    const message = (name, n) => ({
+      uid: name + n, conversationId: name, role: 'user', content: 'said ' + n, timestamp: n, status: 'complete',
+      replyTo: null, model: null, finishReason: null, usage: null, format: null,
+    });
+    const unit = (name, n) => ({
+      start: { conversationId: name, named: n > 0, expiredBefore: 0, message: message(name, n) },
+    });`;
+  const process_ = spawn(process.execPath, ['--input-type=module', '-e', prelude + code], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  t.after(() => process_.kill('SIGKILL'));
+  return { process: process_, lines: createInterface({ input: process_.stdout }) };
+}
+
+async function killed(process: ChildProcess): Promise<void> {
+  const gone = once(process, 'exit');
+  process.kill('SIGKILL');
+  await gone;
+}
+
+describe('what is appended', () => {
+  test('comes back as it was, in order, in another process of the host too', async (t) => {
+    const { open } = place(t);
+    const [one, other] = [open(), open()];
+    const question = userMessage(newId(), { content: '中文 \u{1f600}\u0000 "x"\n' });
+    const handed: TurnWrite[] = [
+      { start: startOf(question), activeAt: 12 },
+      { reply: replyTo(question, { content: 'y'.repeat(100_000), usage: null, finishReason: null }) },
+      newStart(),
+    ];
+    for (const unit of handed) await one.append(unit);
+    assert.deepEqual(units(other), handed);
+    assert.deepEqual(units(one), handed);
+    const seqs = other.take(2).map(({ seq }) => seq);
+    other.remove(seqs);
+    assert.deepEqual(units(one), handed.slice(2));
+  });
+
+  test('at once shares one transaction', async (t) => {
+    const { open, path } = place(t);
+    const journal = open();
+    const size = () => statSync(`${path}-wal`).size;
+    const before = size();
+    await Promise.all(Array.from({ length: 100 }, () => journal.append(newStart())));
+    const together = size() - before;
+    for (let index = 0; index < 100; index += 1) await journal.append(newStart());
+    const apart = size() - before - together;
+    assert(together * 4 < apart, `${together} bytes of log for 100 at once, ${apart} one by one`);
+    assert.equal(journal.state().turns, 200);
+  });
+
+  test('survives the death of the process, and its place in the replay is free again', async (t) => {
+    const { open, path } = place(t);
+    const { process, lines } = child(
+      t,
+      path,
+      `await journal.exclusively(async () => {
+        for (let n = 0; ; n += 1) {
+          await journal.append(unit('a', n));
+          await say(String(n));
+        }
+      });`,
+    );
+    const acknowledged: string[] = [];
+    const journal = open();
+    for await (const line of lines) {
+      acknowledged.push(line);
+      if (acknowledged.length !== 50) continue;
+      assert.equal(await journal.exclusively(assert.fail), false);
+      await killed(process);
+    }
+    const found = journal.take(1000).map(({ uid }) => uid);
+    assert.deepEqual(
+      found.slice(0, acknowledged.length),
+      acknowledged.map((n) => `a${n}`),
+    );
+    assert(found.length <= acknowledged.length + 1, 'no more than what was on its way');
+    assert.equal(await journal.exclusively(async () => {}), true);
+  });
+
+  test('by several processes that open a new file at once is all there', async (t) => {
+    const { open, path } = place(t);
+    const names = ['a', 'b', 'c', 'd'];
+    const each = names.map((name) =>
+      child(
+        t,
+        path,
+        `for (let n = 0; n < 20; n += 1) await journal.append(unit('${name}', n)); journal.close();`,
+      ),
+    );
+    const codes = await Promise.all(each.map(async ({ process }) => (await once(process, 'exit'))[0]));
+    assert.deepEqual(codes, [0, 0, 0, 0]);
+    const entries = open().take(1000);
+    for (const name of names) {
+      assert.deepEqual(
+        entries.filter(({ conversationId }) => conversationId === name).map(({ uid }) => uid),
+        Array.from({ length: 20 }, (_, n) => `${name}${n}`),
+      );
+    }
+  });
+
+  test('is refused when the journal is closed', async (t) => {
+    const journal = place(t).open();
+    journal.close();
+    await assert.rejects(journal.append(newStart()), { code: 'database_unavailable' });
+    assert.throws(() => journal.holds('x'), { code: 'database_unavailable' });
+  });
+
+  test('and not written yet is written by close()', async (t) => {
+    const { open } = place(t);
+    const journal = open();
+    const written = journal.append(newStart());
+    journal.close();
+    await written;
+    assert.equal(open().state().turns, 1);
+  });
+});
+
+describe('a journal that is full', () => {
+  test('begins nothing new, but takes the ends of what was begun', async (t) => {
+    const journal = place(t, 5000).open();
+    const question = userMessage(newId(), { content: 'x'.repeat(4000) });
+    await journal.append({ start: startOf(question) });
+    const second = userMessage(question.conversationId, { content: 'x'.repeat(1000) });
+    await journal.append({ start: startOf(second) });
+    await assert.rejects(journal.append(newStart()), {
+      code: 'database_unavailable',
+      retryAfter: 2,
+      message: /database is away.*journal.*full/,
+    });
+    await journal.append({ reply: replyTo(question) });
+    assert.equal(journal.state().turns, 3);
+    journal.remove(journal.take(1).map(({ seq }) => seq));
+    await journal.append(newStart());
+  });
+
+  test('counts what is handed in together', async (t) => {
+    const journal = place(t, 5000).open();
+    const settled = await Promise.allSettled(
+      [3000, 3000, 1, 1].map((length) => journal.append(newStart('x'.repeat(length)))),
+    );
+    assert.deepEqual(
+      settled.map(({ status }) => status),
+      ['fulfilled', 'fulfilled', 'rejected', 'rejected'],
+    );
+  });
+});
+
+describe('a file that cannot be written', () => {
+  test('refuses what it has no room for, and takes its neighbours', async (t) => {
+    const journal = place(t, 1000).open();
+    const question = userMessage(newId());
+    const large = replyTo(question, { content: 'x'.repeat(20_000_000) });
+    const settled = await Promise.allSettled([
+      journal.append({ start: startOf(question) }),
+      journal.append({ reply: large }),
+      journal.append({ reply: replyTo(question) }),
+    ]);
+    assert.deepEqual(
+      settled.map(({ status }) => status),
+      ['fulfilled', 'rejected', 'fulfilled'],
+    );
+    assert.equal(units(journal).length, 2);
+    await assert.rejects(journal.append({ reply: large }), (error: Error & { code: string }) => {
+      assert.equal(error.code, 'database_unavailable');
+      assert(error.cause instanceof Sqlite.SqliteError);
+      assert.equal(error.cause.code, 'SQLITE_FULL');
+      return true;
+    });
+    await journal.append({ reply: replyTo(question) });
+    assert.equal(journal.state().turns, 3);
+  });
+
+  test('fails a bad row alone', async (t) => {
+    const { open, file } = place(t);
+    const journal = open();
+    file().exec(`CREATE TRIGGER bad BEFORE INSERT ON entries WHEN NEW.conversation_id = 'bad'
+      BEGIN SELECT RAISE(ABORT, 'no'); END`);
+    const bad = { start: startOf(userMessage('bad')) };
+    const settled = await Promise.allSettled(
+      [newStart(), bad, newStart()].map((unit) => journal.append(unit)),
+    );
+    assert.deepEqual(
+      settled.map(({ status }) => status),
+      ['fulfilled', 'rejected', 'fulfilled'],
+    );
+    assert.equal(journal.state().turns, 2);
+  });
+
+  test('is not opened when it is no journal, or one of a newer version', (t) => {
+    const { open, path } = place(t);
+    open().close();
+    const raw = new Sqlite(path);
+    raw.pragma('user_version = 99');
+    raw.close();
+    assert.throws(() => new Journal(path, 1), /version \(99\)/);
+    const other = join(tmpdir(), `no-journal-${newId()}.sqlite`);
+    t.after(() => rmSync(other));
+    writeFileSync(
+      other,
+      'something else, and long enough to have a header of its own, which is a hundred bytes'.repeat(9),
+    );
+    assert.throws(() => new Journal(other, 1), { code: 'SQLITE_NOTADB' });
+  });
+});
+
+describe('what leaves the journal', () => {
+  test('is counted off, and the last one takes the log beside the file with it', async (t) => {
+    const { open, path } = place(t);
+    const journal = open();
+    const began = Date.now();
+    for (let index = 0; index < 20; index += 1) await journal.append(newStart());
+    const { turns, bytes, oldest } = journal.state();
+    assert.equal(turns, 20);
+    assert.equal(
+      bytes,
+      units(journal).reduce((sum, unit) => sum + JSON.stringify(unit).length, 0),
+    );
+    assert(oldest !== null && oldest >= began && oldest <= Date.now());
+    assert(statSync(`${path}-wal`).size > 0);
+    journal.remove(journal.take(100).map(({ seq }) => seq));
+    assert.deepEqual(journal.state(), { turns: 0, bytes: 0, oldest: null });
+    assert.equal(statSync(`${path}-wal`).size, 0);
+    assert.equal(journal.isEmpty(), true);
+  });
+
+  test('never leaves its number to another', async (t) => {
+    const journal = place(t).open();
+    await journal.append(newStart());
+    const [first] = journal.take(1);
+    assert(first);
+    journal.remove([first.seq]);
+    await journal.append(newStart());
+    assert((journal.take(1)[0]?.seq ?? 0) > first.seq);
+  });
+
+  test('because it was put aside is kept with the reason', async (t) => {
+    const { open, file } = place(t);
+    const journal = open();
+    const question = userMessage(newId());
+    await journal.append({ start: startOf(question) });
+    await journal.append(newStart());
+    assert.equal(journal.refused(question.conversationId, question.uid), false);
+    journal.reject(journal.take(1)[0]?.seq ?? 0, 'ER_SOMETHING');
+    assert.equal(journal.state().turns, 1);
+    assert.equal(journal.refused(question.conversationId, question.uid), true);
+    const rows = file().prepare('SELECT question_uid, reason, body FROM rejected').all();
+    const body = JSON.stringify({ start: startOf(question) });
+    assert.deepEqual(rows, [{ question_uid: question.uid, reason: 'ER_SOMETHING', body }]);
+  });
+
+  test('because its conversation was deleted is all of that and nothing else', async (t) => {
+    const { open, file } = place(t);
+    const journal = open();
+    const question = userMessage(newId());
+    const other = newStart();
+    await journal.append({ start: startOf(question) });
+    await journal.append(other);
+    journal.reject(journal.take(1)[0]?.seq ?? 0, 'some reason');
+    await journal.append({ start: startOf(userMessage(question.conversationId)) });
+    const late = journal.append({ reply: replyTo(question) });
+    assert.equal(journal.drop(question.conversationId), 3);
+    await late;
+    assert.equal(journal.holds(question.conversationId), false);
+    assert.deepEqual(units(journal), [other]);
+    assert.deepEqual(file().prepare('SELECT * FROM rejected').all(), []);
+    assert.equal(journal.drop(question.conversationId), 0);
+  });
+
+  test('is taken in portions that fit the memory', async (t) => {
+    const journal = place(t).open();
+    const long = 'x'.repeat(5_000_000);
+    for (const content of [long, long, 'short']) await journal.append(newStart(content));
+    assert.equal(journal.take(100).length, 1);
+    journal.remove(journal.take(100).map(({ seq }) => seq));
+    assert.equal(journal.take(100).length, 2);
+    assert.equal(journal.take(1).length, 1);
+  });
+
+  for (const body of ['{', 'null', '[]', '{}', '{"start":{}}', '{"reply":{"uid":"x"}}', '{"reply":7}']) {
+    test(`is told when it cannot be read: ${body}`, async (t) => {
+      const { open, file } = place(t);
+      const journal = open();
+      const unit = newStart();
+      await journal.append(unit);
+      file().prepare('UPDATE entries SET body = ?').run(body);
+      const [entry] = journal.take(1);
+      assert.equal(entry?.unit, null);
+      assert.equal(entry.conversationId, unit.start?.conversationId);
+      assert.equal(entry.uid, unit.start?.message.uid);
+      assert.equal(journal.whole(entry.conversationId), null);
+    });
+  }
+});
+
+describe('what waits of a conversation', () => {
+  test('is known as soon as it is handed in', async (t) => {
+    const journal = place(t).open();
+    const unit = newStart();
+    const id = unit.start?.conversationId ?? '';
+    assert.equal(journal.holds(id), false);
+    const written = journal.append(unit);
+    assert.equal(journal.holds(id), true);
+    assert.equal(journal.state().turns, 1);
+    await written;
+    assert.equal(journal.holds(id), true);
+    assert.equal(journal.holds(newId()), false);
+  });
+
+  test('is the whole of it when it began here: each reply in its last state', async (t) => {
+    const { open } = place(t);
+    const [journal, other] = [open(), open()];
+    const first = userMessage(newId());
+    const { conversationId } = first;
+    const begun = replyTo(first, { status: 'streaming', content: '' });
+    const ended = { ...begun, status: 'complete' as const, content: 'all of it' };
+    const second = userMessage(conversationId, { content: 'more' });
+    const unfinished = replyTo(second, { status: 'streaming', content: '' });
+    assert.equal(journal.whole(conversationId), null);
+    await journal.append({ start: startOf(first, { named: false }), reply: begun });
+    await journal.append(newStart());
+    assert.deepEqual(journal.whole(conversationId), [first, begun]);
+    await journal.append({ start: startOf(second), reply: unfinished });
+    await journal.append({ reply: ended });
+    await journal.append({ reply: { ...ended, content: 'repeated' } });
+    assert.deepEqual(other.whole(conversationId), [first, ended, second, unfinished]);
+    assert.deepEqual(other.reply(unfinished.uid), unfinished);
+    assert.equal(other.reply(first.uid), null);
+    assert.equal(other.reply(newId()), null);
+  });
+
+  test('is not the whole when the database may know more', async (t) => {
+    const journal = place(t).open();
+    const named = userMessage(newId());
+    await journal.append({ start: startOf(named) });
+    assert.equal(journal.whole(named.conversationId), null);
+    const question = userMessage(newId());
+    await journal.append({ reply: replyTo(question) });
+    await journal.append({ start: startOf(question, { named: false }) });
+    assert.equal(journal.whole(question.conversationId), null);
+  });
+
+  test('costs next to nothing to ask when nothing waits', (t) => {
+    const journal = place(t).open();
+    const began = performance.now();
+    for (let index = 0; index < 10_000; index += 1) journal.holds('x');
+    assert(performance.now() - began < 1000, 'under 100 µs each, of which a few are expected');
+  });
+});
+
+describe('exclusively()', () => {
+  test('lets one in at a time, in this process and among instances', async (t) => {
+    const { open } = place(t);
+    const [one, other] = [open(), open()];
+    const ran = await one.exclusively(async () => {
+      assert.equal(await one.exclusively(assert.fail), false);
+      assert.equal(await other.exclusively(assert.fail), false);
+      await one.append(newStart());
+      await other.append(newStart());
+    });
+    assert.equal(ran, true);
+    assert.equal(await other.exclusively(async () => {}), true);
+  });
+
+  test('is free again when the work fails', async (t) => {
+    const { open } = place(t);
+    const [one, other] = [open(), open()];
+    const failing = one.exclusively(() => Promise.reject(new Error('no')));
+    await assert.rejects(failing, /^Error: no$/);
+    assert.equal(await other.exclusively(async () => {}), true);
+  });
+});

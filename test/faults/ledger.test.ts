@@ -1,0 +1,136 @@
+/** The instrument of the other tests here: it must see what it is there to see. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { discrepancies } from '../support/balance.ts';
+import { type Entry, Ledger } from '../support/ledger.ts';
+import type { Snapshot, StoredMessage } from '../support/snapshot.ts';
+import { question } from '../support/story.ts';
+
+const CONVERSATION = '0d0e1f00-0000-4000-8000-000000000001';
+
+/** A reply that was shown to its end, and the rows that belong to it. */
+function told(): { ledger: Ledger; entry: Entry; asked: StoredMessage; reply: StoredMessage } {
+  const ledger = new Ledger();
+  const entry = ledger.add(question({ pieces: 20, pace: 0 }));
+  const common = { conversation_id: CONVERSATION, status: 'complete', finish_reason: null } as const;
+  entry.conversationId = CONVERSATION;
+  entry.streamId = 'reply-1';
+  entry.acknowledged = true;
+  entry.show(entry.expected);
+  entry.end = { kind: 'done', finishReason: 'stop', persisted: true };
+  const asked = {
+    ...common,
+    id: 1,
+    uid: 'q-1',
+    role: 'user',
+    content: entry.question,
+    reply_to: null,
+  } as const;
+  const reply = { ...common, id: 2, uid: 'reply-1', role: 'assistant', content: entry.expected } as const;
+  return { ledger, entry, asked, reply: { ...reply, reply_to: 'q-1' } };
+}
+
+const stored = (...messages: StoredMessage[]): Snapshot => ({
+  messages,
+  conversations: new Set([CONVERSATION]),
+});
+
+function assertSees(ledger: Ledger, snapshot: Snapshot, what: RegExp): void {
+  const problems = discrepancies(ledger, snapshot);
+  assert.match(problems.join('\n'), what);
+}
+
+describe('a ledger', () => {
+  it('balances with what it should', () => {
+    const { ledger, asked, reply } = told();
+    assert.deepEqual(discrepancies(ledger, stored(asked, reply)), []);
+  });
+
+  it('balances with nothing for a question that nobody acknowledged', () => {
+    const ledger = new Ledger();
+    ledger.add(question({ pieces: 1, pace: 0 }));
+    assert.deepEqual(discrepancies(ledger, { messages: [], conversations: new Set() }), []);
+  });
+
+  it('sees that a question is lost, or there twice, or asked by nobody', () => {
+    const { ledger, asked, reply } = told();
+    assertSees(ledger, stored(), /was acknowledged, but its question is not stored/);
+    assertSees(ledger, stored(asked, reply, { ...asked, id: 3, uid: 'q-2' }), /question is stored 2 times/);
+    assertSees(ledger, stored(asked, reply, { ...asked, id: 3, uid: 'x', content: 'y' }), /nobody asked "y"/);
+  });
+
+  it('sees that a reply is lost, there twice, other than shown, or cut', () => {
+    const { ledger, asked, reply } = told();
+    assertSees(ledger, stored(asked), /reply was shown and is not stored/);
+    assertSees(ledger, stored(asked, reply, { ...reply, id: 3, uid: 'r-2' }), /has 2 replies/);
+    assertSees(
+      ledger,
+      stored(asked, { ...reply, content: `${reply.content}x` }),
+      /was done with another text/,
+    );
+    assertSees(ledger, stored(asked, { ...reply, content: reply.content.slice(0, 9) }), /is complete with/);
+    assertSees(ledger, stored(asked, { ...reply, uid: 'other' }), /its reply has another id/);
+  });
+
+  it('sees a row without what it belongs to, a uid that is there twice, and a wrong order', () => {
+    const { ledger, asked, reply } = told();
+    assertSees(ledger, stored(asked, { ...reply, reply_to: 'nobody' }), /the reply reply-1 has no question/);
+    assertSees(ledger, { messages: [asked, reply], conversations: new Set() }, /q-1 has no conversation/);
+    assertSees(ledger, stored(asked, { ...reply, uid: 'q-1' }), /the uid q-1 is there twice/);
+    assertSees(ledger, stored(reply, asked), /stands before its question/);
+  });
+
+  it('sees statuses that do not say how it ended', () => {
+    const { ledger, entry, asked, reply } = told();
+    const as = (status: StoredMessage['status']) => stored(asked, { ...reply, status });
+    assertSees(ledger, as('streaming'), /is still streaming/);
+    assertSees(ledger, as('incomplete'), /was done with stop and is stored as incomplete/);
+    assertSees(ledger, as('cancelled'), /nobody asked for that/);
+    entry.end = { kind: 'error', code: 'upstream_error' };
+    assertSees(ledger, as('complete'), /ended with an error, stored as complete/);
+    assertSees(ledger, as('incomplete'), /is incomplete without a reason/);
+  });
+
+  it('sees a reply that says it is not persisted while the database was there', () => {
+    const { ledger, entry, asked, reply } = told();
+    entry.end = { kind: 'done', finishReason: 'stop', persisted: false };
+    assertSees(ledger, stored(asked, reply), /persisted: false/);
+    ledger.databaseWasAway = true;
+    assert.deepEqual(discrepancies(ledger, stored(asked, reply)), []);
+  });
+
+  it('sees what came back after it was deleted', () => {
+    const { ledger, entry, asked, reply } = told();
+    entry.deletion = 'done';
+    assertSees(ledger, stored(asked, reply), /is there although it was deleted/);
+    assert.deepEqual(discrepancies(ledger, { messages: [], conversations: new Set() }), []);
+  });
+
+  it('excuses by a crash only what was shown in its last moments', (t) => {
+    t.mock.method(performance, 'now', () => now);
+    let now = 0;
+    const ledger = new Ledger();
+    const entry = ledger.add(question({ pieces: 20, pace: 0 }));
+    const { asked, reply } = told();
+    Object.assign(entry, { conversationId: CONVERSATION, streamId: 'reply-1', acknowledged: true });
+    entry.show(entry.expected.slice(0, 10));
+    now = 3000;
+    entry.show(entry.expected.slice(0, 20));
+    now = 4000;
+    ledger.crash(0);
+    const kept = (length: number) =>
+      stored(
+        { ...asked, content: entry.question },
+        { ...reply, status: 'incomplete', content: entry.expected.slice(0, length) },
+      );
+    assert.deepEqual(discrepancies(ledger, kept(20)), []);
+    assert.deepEqual(discrepancies(ledger, kept(10)), []);
+    assertSees(ledger, kept(9), /10 units had been shown long before the crash, 9 are stored/);
+  });
+
+  it('notes when a reader is shown something else than before', () => {
+    const { ledger, entry, asked, reply } = told();
+    entry.show('something else');
+    assertSees(ledger, stored(asked, reply), /was shown .* after something else/);
+  });
+});

@@ -1,0 +1,94 @@
+/** Row "kill -9 mid-stream": the server is killed while it writes replies, and started again. */
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { balance } from '../support/balance.ts';
+import { takeBaseline } from '../support/baseline.ts';
+import { ask, readToTheEnd, stream } from '../support/caller.ts';
+import { databases } from '../support/chat-server.ts';
+import { type Cluster, copySqlite, type Member, startCluster } from '../support/cluster.ts';
+import { type Entry, Ledger } from '../support/ledger.ts';
+import { type Random, randomised } from '../support/random.ts';
+import { query } from '../support/snapshot.ts';
+import { question } from '../support/story.ts';
+
+const KILLS = 25;
+const STREAMS = 6;
+
+describe('kill -9 mid-stream', { concurrency: 2 }, () => {
+  for (const place of databases()) {
+    // One writes alone on SQLite; elsewhere the other takes the readers over.
+    const size = place.name === 'SQLite' ? 1 : 2;
+    it(
+      `${KILLS} times on ${place.name}: nothing acknowledged is lost, and every reader learns the end`,
+      randomised(async (random, t) => {
+        const cluster = await startCluster(size, await place.create());
+        t.after(async () => {
+          await cluster.close();
+          await place.drop();
+        });
+        await killAgainAndAgain(cluster, random, t);
+      }),
+    );
+  }
+});
+
+async function killAgainAndAgain(cluster: Cluster, random: Random, t: TestContext): Promise<void> {
+  const ledger = new Ledger();
+  const warm = ledger.add(question({ pieces: 3, pace: 1 }));
+  assert.equal(await ask(cluster.at(0).url, warm), 'ended');
+  const baseline = await takeBaseline(cluster);
+  const readers: Promise<void>[] = [];
+  for (let n = 0; n < KILLS; n += 1) {
+    const member = random.pick(cluster.members);
+    const entries = Array.from({ length: STREAMS }, () => open(cluster, member, ledger, random));
+    // Long enough in some rounds for text that must not be missing any more.
+    await pause(random.chance(0.3) ? random.int(1700, 2400) : random.int(10, 700));
+    await member.kill(ledger);
+    if ('file' in cluster.place) await checkCopy(cluster);
+    await member.start();
+    for (const entry of entries) {
+      if (entry.acknowledged) readers.push(readToTheEnd(() => random.pick(cluster.members).url, entry));
+    }
+  }
+  await Promise.all(readers);
+  const { messages } = await balance(ledger, cluster.place);
+  if ('file' in cluster.place)
+    assert.deepEqual(await query(cluster.place, 'PRAGMA integrity_check'), [INTACT]);
+  const counts = (status: string) => messages.filter((message) => message.status === status).length;
+  const bound = ledger.entries.filter((entry) => (ledger.durable(entry) ?? 0) > 0 && !entry.end).length;
+  t.diagnostic(
+    `${ledger.entries.length} asked, ${counts('incomplete')} cut, ${bound} with text that must be there`,
+  );
+  assert(counts('incomplete') > KILLS, `only ${counts('incomplete')} replies were cut`);
+  await baseline.back();
+}
+
+const INTACT = { integrity_check: 'ok' };
+
+/** Opens a stream at the server and leaves it open; what becomes of it is in the ledger. */
+function open(cluster: Cluster, member: Member, ledger: Ledger, random: Random): Entry {
+  const { index, url } = member;
+  const plot = { pieces: random.int(20, 150), pace: random.int(5, 40) };
+  const entry = ledger.add(question(plot), {
+    server: index,
+    format: random.chance(0.8) ? 'markdown' : 'text',
+    ...(random.chance(0.2) ? { conversationId: crypto.randomUUID() } : {}),
+  });
+  void (random.chance(0.85) ? stream(url, entry) : ask(url, entry));
+  return entry;
+}
+
+/** Looks at what the kill has left, before the next start mends anything. */
+async function checkCopy({ place }: Cluster): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'chat-killed-'));
+  try {
+    const copy = await copySqlite(place, folder);
+    assert.deepEqual(await query(copy, 'PRAGMA integrity_check'), [INTACT]);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,187 @@
+/** Balances a ledger against the store: what every caller was told must be there, once, and nothing else. */
+import assert from 'node:assert/strict';
+import { setTimeout as pause } from 'node:timers/promises';
+import { type Entry, excerpt, type Ledger } from './ledger.ts';
+import { type Snapshot, type StoredIn, type StoredMessage, takeSnapshot } from './snapshot.ts';
+
+const SETTLE_MS = 10_000;
+const SHOWN_PROBLEMS = 12;
+
+export interface BalanceOptions {
+  /** For how long things may still change, milliseconds. */
+  readonly withinMs?: number;
+  /** Questions of which it is known that nothing may be stored. */
+  readonly absent?: readonly string[];
+}
+
+/** Looks until everything balances; fails with what does not when the time is over. */
+export async function balance(
+  ledger: Ledger,
+  place: StoredIn,
+  { withinMs = SETTLE_MS, absent = [] }: BalanceOptions = {},
+): Promise<Snapshot> {
+  const deadline = performance.now() + withinMs;
+  for (;;) {
+    const stored = await takeSnapshot(place);
+    const problems = [...discrepancies(ledger, stored), ...unwanted(stored, absent)];
+    if (problems.length === 0) return stored;
+    if (performance.now() > deadline) {
+      const shown = problems.slice(0, SHOWN_PROBLEMS).join('\n  ');
+      assert.fail(`the ledger does not balance, ${problems.length} problems:\n  ${shown}`);
+    }
+    await pause(100);
+  }
+}
+
+/** Everything that is wrong, a line each. */
+export function discrepancies(ledger: Ledger, stored: Snapshot): string[] {
+  const problems = integrityOf(stored);
+  const questions = groupBy(stored.messages, ({ role, content }) => (role === 'user' ? content : undefined));
+  const replies = groupBy(stored.messages, ({ reply_to }) => reply_to ?? undefined);
+  for (const entry of ledger.entries) {
+    const asked = questions.get(entry.question) ?? [];
+    const found = [...entry.problems, ...problemsOf(ledger, entry, stored, asked, replies)];
+    problems.push(...found.map((problem) => `${label(entry)}: ${problem}`));
+    questions.delete(entry.question);
+  }
+  for (const content of questions.keys()) problems.push(`nobody asked ${JSON.stringify(content)}`);
+  return [...problems, ...disorder(ledger, stored)];
+}
+
+function integrityOf({ messages, conversations }: Snapshot): string[] {
+  const problems: string[] = [];
+  const byUid = new Map<string, StoredMessage>();
+  for (const message of messages) {
+    if (byUid.has(message.uid)) problems.push(`the uid ${message.uid} is there twice`);
+    byUid.set(message.uid, message);
+    if (!conversations.has(message.conversation_id)) problems.push(`${message.uid} has no conversation`);
+    if (message.status === 'streaming') problems.push(`${message.uid} is still streaming`);
+  }
+  for (const { uid, role, reply_to, conversation_id } of messages) {
+    if (role === 'user') continue;
+    const question = byUid.get(reply_to ?? '');
+    if (question?.role !== 'user' || question.conversation_id !== conversation_id) {
+      problems.push(`the reply ${uid} has no question`);
+    }
+  }
+  return problems;
+}
+
+function problemsOf(
+  ledger: Ledger,
+  entry: Entry,
+  stored: Snapshot,
+  asked: readonly StoredMessage[],
+  replies: ReadonlyMap<string, readonly StoredMessage[]>,
+): string[] {
+  if (entry.deletion !== 'none') {
+    const there = asked.length > 0 || stored.conversations.has(entry.conversationId ?? '');
+    if (entry.deletion === 'done') return there ? ['is there although it was deleted'] : [];
+    if (!there) return [];
+  }
+  if (asked.length > 1) return [`its question is stored ${asked.length} times`];
+  const [question] = asked;
+  if (!question) return entry.acknowledged ? ['was acknowledged, but its question is not stored'] : [];
+  const answers = replies.get(question.uid) ?? [];
+  if (answers.length > 1) return [`has ${answers.length} replies`];
+  const wrongPlace = entry.conversationId !== undefined && question.conversation_id !== entry.conversationId;
+  return [
+    ...(wrongPlace ? ['is in another conversation than its caller was told'] : []),
+    ...replyProblems(ledger, entry, answers[0]),
+  ];
+}
+
+function replyProblems(ledger: Ledger, entry: Entry, reply: StoredMessage | undefined): string[] {
+  if (!reply) return absenceProblems(ledger, entry);
+  const { content, status, uid } = reply;
+  const problems: string[] = [];
+  if (entry.streamId !== undefined && uid !== entry.streamId) problems.push('its reply has another id');
+  if (!entry.expected.startsWith(content)) problems.push(`stored is ${excerpt(content, entry.expected)}`);
+  if (entry.format === 'markdown') problems.push(...shownProblems(ledger, entry, content));
+  return [...problems, ...statusProblems(ledger, entry, content, status)];
+}
+
+function absenceProblems(ledger: Ledger, entry: Entry): string[] {
+  const durable = ledger.durable(entry) ?? entry.shown.length;
+  if (durable > 0 || entry.end?.kind === 'done') return ['its reply was shown and is not stored'];
+  return entry.mayBreak || entry.refusals.length > 0 || ledger.crashed(entry) ? [] : ['has no reply'];
+}
+
+/** For Markdown: what was shown and what is stored are the same text, up to what a crash excuses. */
+function shownProblems(ledger: Ledger, entry: Entry, content: string): string[] {
+  const { shown, end } = entry;
+  if (shown === content) return [];
+  if (end?.kind === 'done') return [`was done with another text: ${excerpt(shown, content)}`];
+  if (content.startsWith(shown)) return [];
+  const durable = ledger.durable(entry);
+  if (durable === undefined || !shown.startsWith(content)) {
+    return [`what was shown is no prefix of what is stored: ${excerpt(shown, content)}`];
+  }
+  if (content.length >= durable) return [];
+  return [`${durable} units had been shown long before the crash, ${content.length} are stored`];
+}
+
+function statusProblems(
+  ledger: Ledger,
+  entry: Entry,
+  content: string,
+  status: StoredMessage['status'],
+): string[] {
+  const { end } = entry;
+  const problems: string[] = [];
+  if (end?.kind === 'done') {
+    if (!end.persisted && !ledger.databaseWasAway) problems.push('persisted: false, with a database there');
+    const wanted = { cancelled: 'cancelled', length: 'incomplete' }[end.finishReason] ?? 'complete';
+    if (status !== wanted) problems.push(`was done with ${end.finishReason} and is stored as ${status}`);
+  }
+  if (end?.kind === 'error' && status === 'complete')
+    problems.push('ended with an error, stored as complete');
+  if (status === 'complete' && content !== entry.expected) {
+    problems.push(`is complete with ${excerpt(content, entry.expected)}`);
+  }
+  const excused = entry.mayBreak || ledger.crashed(entry);
+  if (status === 'incomplete' && !excused) problems.push('is incomplete without a reason');
+  if (status === 'cancelled' && !entry.stopAsked) problems.push('is cancelled, and nobody asked for that');
+  return problems;
+}
+
+/** Within a conversation the questions stand in the order in which they were acknowledged, each reply behind its own. */
+function disorder(ledger: Ledger, { messages }: Snapshot): string[] {
+  const problems: string[] = [];
+  const order = new Map(ledger.entries.map(({ question }, index) => [question, index]));
+  const last = new Map<string, number>();
+  const seen = new Set<string>();
+  for (const { uid, role, content, reply_to, conversation_id } of messages) {
+    if (role === 'assistant') {
+      if (!seen.has(reply_to ?? '')) problems.push(`the reply ${uid} stands before its question`);
+      continue;
+    }
+    seen.add(uid);
+    const place = order.get(content) ?? -1;
+    if (place < (last.get(conversation_id) ?? -1)) problems.push(`the question ${uid} is out of order`);
+    last.set(conversation_id, place);
+  }
+  return problems;
+}
+
+function unwanted({ messages }: Snapshot, absent: readonly string[]): string[] {
+  const unwantedQuestions = new Set(absent);
+  return messages.flatMap(({ content }) =>
+    unwantedQuestions.has(content) ? [`stored although it never came whole: ${content}`] : [],
+  );
+}
+
+function label({ question, key, end, streamId, shown }: Entry): string {
+  const how = end ? (end.kind === 'done' ? `done ${end.finishReason}` : `error ${end.code}`) : 'no end seen';
+  return `"${question}"${key === undefined ? '' : ` key ${key}`} (${streamId ?? 'no start'}, ${how}, ${shown.length} shown)`;
+}
+
+function groupBy<T>(list: readonly T[], keyOf: (item: T) => string | undefined): Map<string, T[]> {
+  const groups = new Map<string, T[]>();
+  for (const item of list) {
+    const key = keyOf(item);
+    if (key === undefined) continue;
+    groups.set(key, [...(groups.get(key) ?? []), item]);
+  }
+  return groups;
+}

@@ -1,0 +1,78 @@
+/** What a server process holds, seen from outside: after every fault it must come back to what it was. */
+import assert from 'node:assert/strict';
+import { readdir, readFile } from 'node:fs/promises';
+import { setTimeout as pause } from 'node:timers/promises';
+import { z } from 'zod';
+import type { Cluster, Member } from './cluster.ts';
+import { query } from './snapshot.ts';
+
+const BACK_MS = 10_000;
+/** Connections that a pool, a keep-alive or the system may hold besides. */
+const SPARE_FILES = 12;
+const SPARE_MEMORY_KB = 200 * 1024;
+
+interface Held {
+  /** Undefined where the system does not tell. */
+  readonly files: number | undefined;
+  readonly memoryKb: number | undefined;
+}
+
+export interface Baseline {
+  /** Waits until everything is back, at most 10 s. */
+  back(): Promise<void>;
+}
+
+/** Takes the state of every process as the one to come back to. Take it after some calls, not before the first. */
+export async function takeBaseline(cluster: Cluster): Promise<Baseline> {
+  const start = await Promise.all(cluster.members.map(held));
+  return {
+    async back() {
+      const deadline = performance.now() + BACK_MS;
+      for (;;) {
+        const over = await excess(cluster, start);
+        if (over.length === 0) return;
+        assert(performance.now() < deadline, `not back to baseline in 10 s: ${over.join('; ')}`);
+        await pause(100);
+      }
+    },
+  };
+}
+
+async function excess(cluster: Cluster, start: readonly Held[]): Promise<string[]> {
+  const over: string[] = [];
+  for (const member of cluster.members) {
+    const now = await held(member);
+    const before = start[member.index];
+    const who = `server ${member.index}`;
+    if ((now.files ?? 0) > (before?.files ?? 0) + SPARE_FILES) {
+      over.push(`${who} holds ${now.files} files instead of ${before?.files}`);
+    }
+    if ((now.memoryKb ?? 0) > (before?.memoryKb ?? 0) + SPARE_MEMORY_KB) {
+      over.push(`${who} holds ${now.memoryKb} kB instead of ${before?.memoryKb}`);
+    }
+  }
+  const open = cluster.openCalls();
+  if (open > 0) over.push(`${open} calls to the model are open`);
+  const sessions = await databaseSessions(cluster);
+  // Five of the pool and some for final saves, leases and the journal's replay.
+  const allowed = cluster.members.length * 9;
+  if (sessions > allowed) over.push(`${sessions} database connections, more than ${allowed}`);
+  return over;
+}
+
+async function held({ pid }: Member): Promise<Held> {
+  const files = await readdir(`/proc/${pid}/fd`).catch(() => undefined);
+  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+  const memory = /VmRSS:\s+(\d+) kB/.exec(status)?.[1];
+  return { files: files?.length, memoryKb: memory === undefined ? undefined : Number(memory) };
+}
+
+async function databaseSessions({ place }: Cluster): Promise<number> {
+  if ('file' in place) return 0;
+  const database = new URL(place.url).pathname.slice(1);
+  const rows = await query(
+    place,
+    `SELECT COUNT(*) AS count FROM information_schema.processlist WHERE db = '${database}'`,
+  );
+  return z.tuple([z.object({ count: z.number() })]).parse(rows)[0].count - 1;
+}

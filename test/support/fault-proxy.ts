@@ -1,0 +1,207 @@
+/** A TCP proxy on loopback that damages what goes through it: towards a database, a model server or a client. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+
+/** `toServer`: from whoever connected to the target; `toClient`: what the target sends back. */
+export type Direction = 'toServer' | 'toClient';
+
+/** Looks at each piece on its way. A number lets that many bytes of it through and then cuts the connection. */
+export type Watch = (piece: Buffer, direction: Direction) => number | undefined;
+
+export interface FaultProxy {
+  readonly port: number;
+  /** Open at this moment. */
+  connections(): number;
+  /** Resets every open connection, on both sides. New ones are still taken. */
+  cut(): void;
+  /** Lets exactly so many more bytes through in this direction, over all connections, and cuts where they end; once. */
+  cutAfter(bytes: number, direction: Direction): void;
+  /** Asks `look` about every piece until it cuts once, or is taken back with undefined. */
+  watch(look: Watch | undefined): void;
+  /** Holds every piece back for so many milliseconds; 0 ends it. */
+  delay(ms: number): void;
+  /** Sends each piece in two halves, some milliseconds apart. */
+  halve(on: boolean): void;
+  /** Nothing moves in this direction any more, while the connections stay open, until {@link resume}. */
+  stall(direction: Direction): void;
+  resume(): void;
+  /** New connections are reset at once; the port stays taken, so that nobody else gets it meanwhile. */
+  refuse(): void;
+  accept(): void;
+  /** Cuts everything and stops listening. */
+  close(): Promise<void>;
+}
+
+const HALF_MS = 3;
+
+/** The faults that are on at the moment, shared by all connections. */
+class Faults {
+  delayMs = 0;
+  halved = false;
+  refusing = false;
+  watch: Watch | undefined;
+  readonly #stalled = new Map<Direction, PromiseWithResolvers<void>>();
+
+  stall(direction: Direction): void {
+    if (!this.#stalled.has(direction)) this.#stalled.set(direction, Promise.withResolvers());
+  }
+
+  resume(): void {
+    for (const { resolve } of this.#stalled.values()) resolve();
+    this.#stalled.clear();
+  }
+
+  async moving(direction: Direction): Promise<void> {
+    for (let stop = this.#stalled.get(direction); stop; stop = this.#stalled.get(direction))
+      await stop.promise;
+  }
+}
+
+/** A connection through the proxy. */
+class Pair {
+  readonly #client: Socket;
+  readonly #server: Socket;
+  readonly #faults: Faults;
+  readonly #gone = Promise.withResolvers<void>();
+
+  constructor(client: Socket, port: number, faults: Faults) {
+    this.#client = client;
+    this.#server = connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
+    this.#faults = faults;
+    client.setNoDelay(true);
+    // A side that breaks takes the other with it: a reset must arrive as a reset.
+    client.on('error', () => this.cut());
+    this.#server.on('error', () => this.cut());
+    void this.#pump(client, this.#server, 'toServer');
+    void this.#pump(this.#server, client, 'toClient');
+  }
+
+  cut(): void {
+    this.#gone.resolve();
+    reset(this.#client);
+    reset(this.#server);
+  }
+
+  async closed(): Promise<void> {
+    await Promise.all([this.#client, this.#server].map(closing));
+  }
+
+  async #pump(source: Socket, sink: Socket, direction: Direction): Promise<void> {
+    try {
+      for await (const piece of source.iterator({ destroyOnReturn: false })) {
+        assert(piece instanceof Buffer);
+        if (!(await this.#pass(piece, sink, direction))) return;
+      }
+      await this.#free(direction);
+      sink.end();
+    } catch {
+      this.cut();
+    }
+  }
+
+  async #pass(piece: Buffer, sink: Socket, direction: Direction): Promise<boolean> {
+    const faults = this.#faults;
+    if (faults.delayMs > 0) await Promise.race([pause(faults.delayMs), this.#gone.promise]);
+    await this.#free(direction);
+    const allowed = faults.watch?.(piece, direction);
+    if (allowed !== undefined) {
+      faults.watch = undefined;
+      await write(sink, piece.subarray(0, allowed));
+      this.cut();
+      return false;
+    }
+    if (faults.halved && piece.length > 1) {
+      await write(sink, piece.subarray(0, piece.length >> 1));
+      await pause(HALF_MS);
+      await write(sink, piece.subarray(piece.length >> 1));
+    } else await write(sink, piece);
+    return !sink.destroyed;
+  }
+
+  async #free(direction: Direction): Promise<void> {
+    await Promise.race([this.#faults.moving(direction), this.#gone.promise]);
+  }
+}
+
+/** A socket on whose way a FIN is cannot be reset any more: Node would leave it open for ever. */
+function reset(socket: Socket): void {
+  if (socket.writableEnded && !socket.writableFinished) socket.destroy();
+  else socket.resetAndDestroy();
+}
+
+/** Not `once`, which rejects when an error comes before. */
+function closing(socket: Socket): Promise<void> {
+  return new Promise((resolve) => void socket.once('close', () => resolve()));
+}
+
+/** Resolves when the system has taken it, so that a reset afterwards does not take it back. */
+function write(sink: Socket, piece: Buffer): Promise<void> {
+  if (piece.length === 0 || sink.destroyed) return Promise.resolve();
+  return new Promise((resolve) => void sink.write(piece, () => resolve()));
+}
+
+/** A proxy in front of this port of the loopback address. */
+export async function startFaultProxy(target: number): Promise<FaultProxy> {
+  const faults = new Faults();
+  const pairs = new Set<Pair>();
+  const server = createServer({ allowHalfOpen: true }, (client) => {
+    if (faults.refusing) {
+      client.on('error', () => {}).resetAndDestroy();
+      return;
+    }
+    const pair = new Pair(client, target, faults);
+    pairs.add(pair);
+    void pair.closed().then(() => pairs.delete(pair));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  assert(address !== null && typeof address === 'object');
+  const cut = () => {
+    for (const pair of pairs) pair.cut();
+  };
+  return {
+    port: address.port,
+    connections: () => pairs.size,
+    cut,
+    cutAfter(bytes, direction) {
+      faults.watch = countdown(bytes, direction);
+    },
+    watch(look) {
+      faults.watch = look;
+    },
+    delay(ms) {
+      faults.delayMs = ms;
+    },
+    halve(on) {
+      faults.halved = on;
+    },
+    stall: (direction) => faults.stall(direction),
+    resume: () => faults.resume(),
+    refuse() {
+      faults.refusing = true;
+    },
+    accept() {
+      faults.refusing = false;
+    },
+    async close() {
+      const closed = once(server, 'close');
+      server.close();
+      faults.resume();
+      cut();
+      await closed;
+    },
+  };
+}
+
+function countdown(bytes: number, direction: Direction): Watch {
+  let left = bytes;
+  return (piece, way) => {
+    if (way !== direction) return undefined;
+    if (piece.length >= left) return left;
+    left -= piece.length;
+    return undefined;
+  };
+}

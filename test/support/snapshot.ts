@@ -1,0 +1,70 @@
+/** What is stored, read past the server. */
+import { join } from 'node:path';
+import Sqlite from 'better-sqlite3';
+import mysql from 'mysql2/promise';
+import { z } from 'zod';
+
+const row = z.object({
+  id: z.number(),
+  uid: z.string(),
+  conversation_id: z.string(),
+  role: z.enum(['user', 'assistant']),
+  content: z.string(),
+  status: z.enum(['complete', 'streaming', 'incomplete', 'cancelled']),
+  finish_reason: z.string().nullable(),
+  reply_to: z.string().nullable(),
+});
+
+export type StoredMessage = z.output<typeof row>;
+
+export interface Snapshot {
+  readonly conversations: ReadonlySet<string>;
+  /** By ascending id. */
+  readonly messages: readonly StoredMessage[];
+}
+
+/** Where a server of the tests keeps its rows. */
+export type StoredIn = { readonly file: string } | { readonly url: string };
+
+/** By what the server itself is told; its folder is where DATA_DIR is unless said otherwise. */
+export function storedIn(env: Readonly<Record<string, string>>, folder: string): StoredIn {
+  const url = env.DATABASE_URL;
+  return url === undefined ? { file: join(folder, 'data', 'chat.sqlite') } : { url };
+}
+
+const MESSAGES =
+  'SELECT id, uid, conversation_id, role, content, status, finish_reason, reply_to FROM messages ORDER BY id';
+const CONVERSATIONS = 'SELECT id FROM conversations';
+
+/** Everything there is. @throws when the database is away */
+export async function takeSnapshot(place: StoredIn): Promise<Snapshot> {
+  const [messages, conversations] = await Promise.all([query(place, MESSAGES), query(place, CONVERSATIONS)]);
+  return {
+    messages: z.array(row).parse(messages),
+    conversations: new Set(
+      z
+        .array(z.object({ id: z.string() }))
+        .parse(conversations)
+        .map(({ id }) => id),
+    ),
+  };
+}
+
+/** The rows of one statement, on a connection of its own: one that was there before may be dead. */
+export async function query(place: StoredIn, sql: string): Promise<unknown[]> {
+  if ('file' in place) {
+    const file = new Sqlite(place.file, { fileMustExist: true });
+    try {
+      return file.prepare(sql).all();
+    } finally {
+      file.close();
+    }
+  }
+  const connection = await mysql.createConnection({ uri: place.url, connectTimeout: 2000 });
+  try {
+    const [rows] = await connection.query(sql);
+    return z.array(z.unknown()).parse(rows);
+  } finally {
+    await connection.end();
+  }
+}
