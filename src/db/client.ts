@@ -13,7 +13,7 @@ export interface DatabaseOptions {
     | { readonly kind: 'mysql'; readonly url: string };
   readonly poolMin: number;
   readonly poolMax: number;
-  /** MySQL only: how many may wait for a connection; whoever comes then fails at once. Default: 20 × poolMax. */
+  /** MySQL only: how many may wait for a connection; whoever comes then fails at once. Default: 100 × poolMax. */
   readonly queueMax?: number;
   /** How long a caller waits for a free connection; also the longest that making one may take. */
   readonly acquireTimeoutMs: number;
@@ -36,7 +36,8 @@ export function createKnex(options: DatabaseOptions, logger?: Logger): Knex {
   return knex;
 }
 
-const QUEUE_PER_CONNECTION = 20;
+/** A burst of readers that the pool works off within the time that each may wait. */
+const QUEUE_PER_CONNECTION = 100;
 
 /**
  * The pool itself lets any number wait. When the server is frozen each of them would hold its request, and all that

@@ -53,8 +53,8 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
         breaker.guard(signal, (started) =>
           runAttempt(signal, async (attempt) => {
             const capAt = start + options.replyMaxMs;
-            const handOn = tellingFirst(started, onDelta);
-            const reply = new StreamedReply(request.model, options, capAt, handOn, attempt);
+            const on = { delta: onDelta, start: started };
+            const reply = new StreamedReply(request.model, options, capAt, on, attempt);
             try {
               return await reply.read(await openAnswer(attempt, (sent) => client.chat(request, true, sent)));
             } finally {
@@ -87,16 +87,5 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
       client.close();
       return Promise.resolve();
     },
-  };
-}
-
-function tellingFirst(first: () => void, onDelta: (text: string) => void): (text: string) => void {
-  let told = false;
-  return (text) => {
-    if (!told) {
-      told = true;
-      first();
-    }
-    onDelta(text);
   };
 }

@@ -33,6 +33,7 @@ type Verdict = 'whole' | 'capped' | UpstreamFault;
 export class StreamedReply {
   readonly #limits: ReplyLimits;
   readonly #onDelta: (text: string) => void;
+  readonly #onStart: () => void;
   readonly #attempt: Attempt;
   readonly #watch: Watch;
   readonly #parser: EventSourceParser;
@@ -53,18 +54,22 @@ export class StreamedReply {
   #verdict: Verdict | undefined;
   #settled = false;
 
-  /** @param capAt when the reply must end at the latest, on the monotonic clock */
+  /**
+   * @param capAt when the reply must end at the latest, on the monotonic clock
+   * @param on what it says, and that it begins to say or to think something
+   */
   constructor(
     model: string,
     limits: ReplyLimits,
     capAt: number,
-    onDelta: (text: string) => void,
+    on: { readonly delta: (text: string) => void; readonly start: () => void },
     attempt: Attempt,
   ) {
     this.#model = model;
     this.#limits = limits;
     this.#capAt = capAt;
-    this.#onDelta = onDelta;
+    this.#onDelta = on.delta;
+    this.#onStart = on.start;
     this.#attempt = attempt;
     this.#text = new ReplyText(limits.replyMaxBytes);
     this.#watch = new Watch(this.#untilCap(limits.firstTokenTimeoutMs), () => this.#late());
@@ -154,8 +159,10 @@ export class StreamedReply {
     const { delta } = choice;
     const content = textOf(delta, 'content');
     this.#pending += content;
-    this.#started ||=
-      content !== '' || textOf(delta, 'reasoning_content') !== '' || textOf(delta, 'reasoning') !== '';
+    if (!this.#started && (content !== '' || thinks(delta))) {
+      this.#started = true;
+      this.#onStart();
+    }
     this.#finish ??= finishReason(choice);
     // An empty piece is no sign of the first token; later any piece shows that the model is at work.
     this.#alive ||= this.#started || this.#finish !== undefined;
@@ -236,4 +243,9 @@ export class StreamedReply {
   #untilCap(ms: number): number {
     return Math.max(0, Math.min(ms, this.#capAt - performance.now()));
   }
+}
+
+/** A model that thinks aloud before it answers has begun. */
+function thinks(delta: unknown): boolean {
+  return textOf(delta, 'reasoning_content') !== '' || textOf(delta, 'reasoning') !== '';
 }

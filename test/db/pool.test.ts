@@ -17,7 +17,7 @@ import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts'
 import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
 
 const POOL = 2;
-const QUEUE = 20 * POOL;
+const QUEUE = 100 * POOL;
 const AWAY = { code: 'database_unavailable', retryAfter: 2 };
 
 /** Takes every connection of the pool; what it returns gives them back. */
@@ -76,7 +76,7 @@ eachDatabase((_name, open, options) => {
       return { ...database, release };
     }
 
-    test('twenty may wait for each, and whoever comes then is told at once', async (t) => {
+    test('a hundred may wait for each, and whoever comes then is told at once', async (t) => {
       const { conversations, knex, release } = await setUp(t);
       const waiting = Array.from({ length: QUEUE }, () => conversations.find(newId()));
       const began = performance.now();
