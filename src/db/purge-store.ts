@@ -44,6 +44,16 @@ export class KnexPurgeStore implements PurgeStore {
     }
   }
 
+  async forgetDeletions(before: Instant, limit: number): Promise<number> {
+    return repeatable(async () => {
+      const ids = await this.#knex('deletions')
+        .where('deleted_at', '<', toTime(before))
+        .limit(limit)
+        .pluck('id');
+      return ids.length === 0 ? 0 : this.#knex('deletions').whereIn('id', ids).delete();
+    });
+  }
+
   async exclusively(work: () => Promise<void>): Promise<boolean> {
     if (this.#purging) return false;
     this.#purging = true;

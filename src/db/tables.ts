@@ -25,6 +25,14 @@ export interface MessageRow {
   format: string | null;
 }
 
+/** A conversation that was deleted or purged. */
+export interface DeletionRow {
+  id: number;
+  conversation_id: string;
+  owner: string | null;
+  deleted_at: string;
+}
+
 export interface IdempotencyKeyRow {
   id: string;
   body_hash: string;
@@ -39,6 +47,7 @@ declare module 'knex/types/tables.js' {
   interface Tables {
     conversations: ConversationRow;
     messages: MessageRow;
+    deletions: DeletionRow;
   }
 }
 

@@ -5,6 +5,7 @@ import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from './codec.ts';
 import { type Dialect, type LockedConversation, placeholders, repeated, type Statement } from './dialect.ts';
 import { claimKey, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isVoid, type ReplyRow } from './reply-writes.ts';
+import type { DeletionRow } from './tables.ts';
 
 /** What goes into one transaction. */
 export interface Batch {
@@ -29,15 +30,13 @@ export function writeBatch(knex: Knex, dialect: Dialect, batch: Batch): Promise<
   return dialect.batch(knex, reads.statements, (rows) => new Plan(dialect, batch, reads.found(rows)).make());
 }
 
-type DeletionRow = { readonly conversation_id: string; readonly deleted_at: string };
-
 /** What is there of what the batch is about. */
 interface Found {
   /** The concerned conversations that are there; they stay until the transaction ends. */
   readonly conversations: readonly LockedConversation[];
   readonly messages: readonly ReplyRow[];
   readonly keys: readonly KeyUse[];
-  readonly deletions: readonly DeletionRow[];
+  readonly deletions: readonly Pick<DeletionRow, 'conversation_id' | 'deleted_at'>[];
 }
 
 /** The statements that tell it, as few as the batch needs: the first one locks. */

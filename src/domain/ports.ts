@@ -56,6 +56,8 @@ export interface PurgeStore {
    * is left.
    */
   deleteExpired(cutoff: Instant, limit: number): Promise<PurgeCount>;
+  /** Forgets up to `limit` of the deletions noted before `before`, and tells how many. */
+  forgetDeletions(before: Instant, limit: number): Promise<number>;
   /** Runs `work` while no other process of this database purges; resolves to false, without running it, if one does. */
   exclusively(work: () => Promise<void>): Promise<boolean>;
 }

@@ -2,6 +2,9 @@ import type { Clock, Log, PurgeCount, PurgeStore } from '../domain/ports.ts';
 
 /** How many conversations one delete takes: small, so that chats wait for no long lock. */
 const BATCH = 200;
+/** How long it is known that a conversation was deleted: longer than anything waits in a journal. */
+const DELETIONS_KEPT_MS = 30 * 24 * 3_600_000;
+const DELETIONS_BATCH = 1000;
 
 export interface PurgeReport extends PurgeCount {
   /** `busy`: another process was purging; `off`: conversations are kept for ever. */
@@ -54,6 +57,8 @@ export class PurgeService {
       messages += removed.messages;
       if (removed.conversations === 0) break;
     }
+    const forgotten = this.#clock.now() - DELETIONS_KEPT_MS;
+    while (!signal.aborted && (await this.#store.forgetDeletions(forgotten, DELETIONS_BATCH)) > 0);
     return { conversations, messages };
   }
 }

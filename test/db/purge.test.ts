@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import { createKnex } from '../../src/db/client.ts';
 import { KnexPurgeStore } from '../../src/db/purge-store.ts';
 import { eachDatabase } from '../support/databases.ts';
-import { HOUR, NOON, newId, userMessage, writeTurn } from './fixtures.ts';
+import { HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 
 eachDatabase((_name, open, options) => {
   const none = { conversations: 0, messages: 0 };
@@ -110,6 +110,37 @@ eachDatabase((_name, open, options) => {
         2,
       );
     });
+  });
+
+  test('leaves a conversation alone that a reply is being written to, and finds the others', async () => {
+    const { purge, writer, conversations, knex } = open();
+    await knex('conversations').delete();
+    const [growing, idle] = [userMessage(newId()), userMessage(newId())];
+    const reply = replyTo(growing, { status: 'streaming', content: '', finishReason: null });
+    await writer.write({ start: startOf(growing), reply, worker: newId() });
+    await writeTurn(writer, idle);
+    const removed = await purge.deleteExpired(NOON + 24 * HOUR, 1);
+    assert.deepEqual(removed, { conversations: 1, messages: 2 });
+    assert.equal(await conversations.find(idle.conversationId), null);
+    assert.ok(await conversations.find(growing.conversationId));
+    assert.deepEqual(await purge.deleteExpired(NOON + 24 * HOUR, 10), { conversations: 0, messages: 0 });
+    await writer.write({ reply: { ...reply, status: 'complete', content: 'whole', finishReason: 'stop' } });
+    assert.equal((await purge.deleteExpired(NOON + 24 * HOUR, 10)).conversations, 1);
+  });
+
+  test('notes what it deletes, until that is forgotten', async () => {
+    const { purge, writer, conversations, knex } = open();
+    await knex('conversations').delete();
+    await knex('deletions').delete();
+    const [purged, deleted] = [userMessage(newId()), userMessage(newId())];
+    for (const question of [purged, deleted]) await writeTurn(writer, question);
+    await conversations.delete(deleted.conversationId);
+    await purge.deleteExpired(NOON + HOUR, 10);
+    const noted = () => knex('deletions').orderBy('id').pluck('conversation_id');
+    assert.deepEqual(await noted(), [deleted.conversationId, purged.conversationId]);
+    assert.equal(await purge.forgetDeletions(Date.now() - HOUR, 10), 0);
+    assert.equal(await purge.forgetDeletions(Date.now() + HOUR, 1), 1);
+    assert.deepEqual(await noted(), [purged.conversationId]);
   });
 
   describe('exclusively', () => {

@@ -9,6 +9,7 @@ const NOW = Date.UTC(2026, 2, 21);
 
 function setUp(rows: number, options: { ttlMs?: number; busy?: boolean } = {}) {
   const calls: { cutoff: number; limit: number }[] = [];
+  const forgotten: number[] = [];
   let left = rows;
   const store: PurgeStore = {
     countExpired: () => Promise.resolve({ conversations: left, messages: left * 2 }),
@@ -18,6 +19,10 @@ function setUp(rows: number, options: { ttlMs?: number; busy?: boolean } = {}) {
       left -= conversations;
       return Promise.resolve({ conversations, messages: conversations * 2 });
     },
+    forgetDeletions: (before) => {
+      forgotten.push(before);
+      return Promise.resolve(forgotten.length < 3 ? 1000 : 0);
+    },
     async exclusively(work) {
       if (options.busy) return false;
       await work();
@@ -25,7 +30,7 @@ function setUp(rows: number, options: { ttlMs?: number; busy?: boolean } = {}) {
     },
   };
   const purge = new PurgeService(store, { now: () => NOW }, options.ttlMs ?? DAY, silentLog);
-  return { purge, store, calls, left: () => left };
+  return { purge, store, calls, forgotten, left: () => left };
 }
 
 describe('a purge', () => {
@@ -35,6 +40,12 @@ describe('a purge', () => {
     assert.deepEqual(report, { conversations: 450, messages: 900, outcome: 'done' });
     assert.equal(left(), 0);
     assert.ok(calls.length >= 3 && calls.every(({ cutoff, limit }) => cutoff === NOW - DAY && limit <= 500));
+  });
+
+  it('forgets in the end what was deleted more than thirty days ago', async () => {
+    const { purge, forgotten } = setUp(0);
+    await purge.run(new AbortController().signal);
+    assert.deepEqual(forgotten, Array(3).fill(NOW - 30 * DAY));
   });
 
   it('stops between two batches when it is told to', async () => {

@@ -1,21 +1,11 @@
 import { say } from './i18n.js';
 import { ChatError, element, Reply } from './reply.js';
-import { readEvents } from './sse.js';
+import { newKey, ReplyStream } from './stream.js';
 
 /** How near to its end a log counts as read to the end, pixels; then it follows what comes. */
 const NEAR_END_PX = 40;
 
 const find = (id) => document.getElementById(id);
-
-async function problemOf(response) {
-  const known = {
-    status: response.status,
-    detail: response.statusText,
-    request_id: response.headers.get('x-request-id'),
-    retry_after: response.headers.get('retry-after'),
-  };
-  return { ...known, ...(await response.json().catch(() => ({}))) };
-}
 
 /** The chat box: one conversation at a time, one reply at a time. */
 class Chat {
@@ -24,8 +14,11 @@ class Chat {
   #input = find('message');
   #record = find('record');
   #conversation;
-  /** Aborts the reading of the running reply. */
+  /** Of the running reply: its stream, and what aborts the reading. */
+  #stream;
   #reading;
+  /** The question that got no answer, with its key: sent again it is still the same question. */
+  #unanswered;
   #following = true;
   #frame;
 
@@ -44,7 +37,7 @@ class Chat {
       event.preventDefault();
       this.#submit();
     });
-    find('stop').addEventListener('click', () => this.#reading?.abort());
+    find('stop').addEventListener('click', () => this.#stop());
     find('renew').addEventListener('click', () => this.#renew());
     for (const sample of document.querySelectorAll('.sample')) {
       sample.addEventListener('click', () => this.#ask(sample.textContent));
@@ -58,8 +51,17 @@ class Chat {
     void this.#ask(message);
   }
 
+  /** Asked a second time, or when the server cannot be told, it only stops reading. */
+  async #stop() {
+    const [stop, reading] = [find('stop'), this.#reading];
+    const again = stop.dataset.t === 'stopping';
+    say(stop, 'stopping');
+    if (again || !(await this.#stream.stop())) reading.abort();
+  }
+
   #renew() {
     this.#reading?.abort();
+    this.#unanswered = undefined;
     this.#remember(undefined);
     this.#log.replaceChildren(this.#empty);
     this.#input.focus();
@@ -67,66 +69,57 @@ class Chat {
 
   async #ask(message) {
     if (this.#reading) return;
-    const reading = new AbortController();
+    const body = { message, conversation_id: this.#conversation, format: 'text' };
+    const key = this.#unanswered?.message === message ? this.#unanswered.key : newKey();
+    this.#unanswered = { message, key };
     this.#empty.remove();
     this.#addQuestion(message);
-    const reply = new Reply(this.#log);
+    await this.#show(new ReplyStream(body, key), new Reply(this.#log), message);
+  }
+
+  /** Reads the reply to its end, or goes on with it. */
+  async #show(stream, reply, message) {
+    if (this.#reading) return;
+    const reading = new AbortController();
     this.#following = true;
-    this.#busy(reading);
+    reply.reading();
+    this.#busy(reading, stream);
     try {
-      await this.#read(message, reply, reading.signal);
+      await this.#read(stream, reply, reading.signal);
     } catch (error) {
       if (reading.signal.aborted) reply.stopped();
-      else this.#fail(reply, error, message);
+      else this.#fail(stream, reply, error, message);
     }
     if (this.#reading === reading) this.#busy(undefined);
     this.#follow();
   }
 
-  #fail(reply, error, message) {
-    reply.failed(error);
+  #fail(stream, reply, error, message) {
+    reply.failed(error, error.key === 'cutOff' && (() => this.#show(stream, reply, message)));
     // What was not answered at all nobody should have to write twice.
     if (this.#input.value === '' && ['failed', 'unreachable'].includes(error.key))
       this.#input.value = message;
   }
 
-  async #read(message, reply, signal) {
-    const response = await this.#post(
-      { message, conversation_id: this.#conversation, format: 'text' },
-      signal,
-    );
-    try {
-      for await (const { type, data } of readEvents(response)) {
-        signal.throwIfAborted();
-        if (this.#take(reply, type, JSON.parse(data))) return;
-      }
-    } catch (error) {
-      throw error instanceof ChatError ? error : new ChatError('cutOff');
+  async #read(stream, reply, signal) {
+    for await (const { type, data } of stream.events(signal, (seconds) => reply.lost(seconds))) {
+      signal.throwIfAborted();
+      if (this.#take(reply, type, JSON.parse(data))) return;
     }
-    throw new ChatError('cutOff');
   }
 
   /** @returns whether this event was the last */
   #take(reply, type, body) {
     reply.add(body.content);
     if (type === 'start') {
+      this.#unanswered = undefined;
       this.#remember(body.conversation_id);
-      reply.cached = body.cached;
+      reply.cached ||= body.cached;
     }
     if (type === 'error') throw new ChatError('brokenOff', body);
     if (type === 'done') reply.done(body);
     this.#follow();
     return type === 'done';
-  }
-
-  async #post(body, signal) {
-    const headers = { 'content-type': 'application/json', accept: 'text/event-stream' };
-    const options = { method: 'POST', headers, body: JSON.stringify(body), signal };
-    const response = await fetch('/api/chat-stream', options).catch(() => {
-      throw new ChatError('unreachable');
-    });
-    if (response.ok) return response;
-    throw new ChatError('failed', await problemOf(response));
   }
 
   #addQuestion(message) {
@@ -146,13 +139,15 @@ class Chat {
   }
 
   /** Of two buttons one stands at the same place; the focus must not fall off the one that goes. */
-  #busy(reading) {
+  #busy(reading, stream) {
     this.#reading = reading;
+    this.#stream = stream;
     const [send, stop] = [find('send'), find('stop')];
     const onThem = [send, stop, document.body].includes(document.activeElement);
     this.#log.setAttribute('aria-busy', String(reading !== undefined));
     send.hidden = reading !== undefined;
     stop.hidden = reading === undefined;
+    say(stop, 'stop');
     if (onThem) this.#input.focus();
   }
 

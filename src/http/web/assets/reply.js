@@ -15,6 +15,13 @@ export function element(name, className) {
   return made;
 }
 
+function button(key, action) {
+  const made = say(element('button', key), key);
+  made.type = 'button';
+  made.addEventListener('click', action);
+  return made;
+}
+
 /** An error with a problem document, or with a sentence of our own under `key`. */
 export class ChatError extends Error {
   constructor(key, problem) {
@@ -30,22 +37,35 @@ export class Reply {
   #text = element('p', 'text');
   #node = document.createTextNode('');
   #meta = element('p', 'meta');
+  #error;
   cached = false;
 
   constructor(log) {
     this.#text.append(this.#node);
     this.#box.append(say(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
+    log.append(this.#box);
+  }
+
+  /** It is read, for the first time or once more. */
+  reading() {
+    this.#error?.remove();
+    this.#text.hidden = false;
     this.#box.dataset.state = 'streaming';
     say(this.#meta, 'waiting');
-    log.append(this.#box);
+  }
+
+  /** The connection is lost, and made again soon. */
+  lost(seconds) {
+    say(this.#meta, 'lost', { seconds });
   }
 
   add(text) {
     this.#node.appendData(text);
+    say(this.#meta, 'waiting');
   }
 
   done({ finish_reason, usage, persisted }) {
-    this.#end('done');
+    this.#end(finish_reason === 'cancelled' ? 'stopped' : 'done');
     this.#note(FINISH[finish_reason] ?? 'unknown');
     this.#note(this.cached ? 'cached' : 'fresh');
     if (usage) this.#note('usage', { prompt: usage.prompt_tokens, completion: usage.completion_tokens });
@@ -57,16 +77,19 @@ export class Reply {
     this.#note('stopped');
   }
 
-  failed(error) {
+  /** @param goOn makes a button that does it */
+  failed(error, goOn) {
     this.#end('failed');
     const { key, problem } = error;
     const box = element('div', 'error');
+    this.#error = box;
     box.append(say(element('strong', ''), key, { status: problem?.status ?? '' }));
     if (problem) {
       const detail = element('p', '');
       detail.textContent = problem.detail;
       box.append(detail);
     }
+    if (goOn) box.append(button('goOn', goOn));
     this.#meta.before(box);
     if (problem?.code) this.#part().textContent = problem.code;
     if (problem?.request_id) this.#note('requestId', { id: problem.request_id });
@@ -75,7 +98,7 @@ export class Reply {
 
   #end(state) {
     this.#box.dataset.state = state;
-    if (this.#node.data === '') this.#text.remove();
+    this.#text.hidden = this.#node.data === '';
     delete this.#meta.dataset.t;
     this.#meta.textContent = '';
   }

@@ -1,6 +1,7 @@
 /**
  * Server-sent events from text in any cut, by the rules of the HTML standard; a line may end in LF, CR or CRLF.
- * The returned function takes the next piece of text and gives the events that it completed.
+ * The returned function takes the next piece of text and gives the events that it completed, each with the id and the
+ * `retry` (milliseconds) that were told last.
  */
 export function eventParser() {
   let rest = '';
@@ -8,10 +9,11 @@ export function eventParser() {
   let type = '';
   let data = [];
   let id = '';
+  let retry;
 
   function takeLine(line, events) {
     if (line === '') {
-      if (data.length > 0) events.push({ type: type || 'message', data: data.join('\n'), id });
+      if (data.length > 0) events.push({ type: type || 'message', data: data.join('\n'), id, retry });
       type = '';
       data = [];
       return;
@@ -23,6 +25,7 @@ export function eventParser() {
     if (field === 'data') data.push(value);
     else if (field === 'event') type = value;
     else if (field === 'id' && !value.includes('\0')) id = value;
+    else if (field === 'retry' && /^\d+$/.test(value)) retry = Number(value);
   }
 
   return function push(text) {
