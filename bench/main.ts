@@ -6,6 +6,7 @@ import { writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { benchDatabases } from './databases.ts';
+import { replayMs, resumeMs } from './durability.ts';
 import { type Call, hold, percentile, run, type Timing } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
@@ -156,6 +157,8 @@ async function measure(name: string, databaseUrl: string | undefined): Promise<R
       path: '/',
       body: openAi('hold the line', true),
     });
+    const resume = await resumeMs(subject.port, subject.databaseUrl);
+    const replay = await replayMs(subject.databaseUrl);
     return [
       row(
         'CPU per streamed reply, text, against the pipe',
@@ -206,6 +209,8 @@ async function measure(name: string, databaseUrl: string | undefined): Promise<R
         3,
       ),
       row(`memory per open stream at ${HELD} open (pipe beside it)`, ourMemory, pipeMemory, 'KB', 'none', 40),
+      row('going on with a reply of 100 KB at its middle, p50', resume, Number.NaN, 'ms', 'none', 50),
+      row('journal: 10,000 turns into the database', replay, Number.NaN, 'ms', 'none', 10_000),
     ];
   } finally {
     await Promise.all([subject.stop(), pipe.stop(), bare.stop()]);
@@ -237,7 +242,8 @@ function table(rows: readonly Row[]): string {
         : `${row.atMost} ${row.unit}`;
     const verdict = Number.isNaN(row.atMost) ? '' : value <= row.atMost ? 'yes' : '**no**';
     const digits = row.unit === 'ms' ? 3 : 1;
-    return `| ${row.what} | ${row.database} | ${row.ours.toFixed(digits)} ${row.unit} | ${row.base.toFixed(digits)} ${row.unit} | ${shown} | ${limit} | ${verdict} |`;
+    const beside = Number.isNaN(row.base) ? '' : `${row.base.toFixed(digits)} ${row.unit}`;
+    return `| ${row.what} | ${row.database} | ${row.ours.toFixed(digits)} ${row.unit} | ${beside} | ${shown} | ${limit} | ${verdict} |`;
   });
   return [
     '| what | database | server | beside it | figure | at most | met |',

@@ -74,7 +74,10 @@ export async function startPeer(name: string, ...args: string[]): Promise<Measur
 }
 
 /** The server itself, as `npm start` runs it, in front of the stand-in. */
-export async function startSubject(upstreamPort: number, databaseUrl: string | undefined): Promise<Measured> {
+export async function startSubject(
+  upstreamPort: number,
+  databaseUrl: string | undefined,
+): Promise<Measured & { readonly databaseUrl: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'chat-api-bench-'));
   const child = start(
     here('../src/main.ts'),
@@ -101,5 +104,6 @@ export async function startSubject(upstreamPort: number, databaseUrl: string | u
     });
     child.once('exit', (code) => reject(new Error(`the server ended early, code ${code}`)));
   });
-  return measured(child, port, () => rm(folder, { recursive: true, force: true }));
+  const running = measured(child, port, () => rm(folder, { recursive: true, force: true }));
+  return { ...running, databaseUrl: databaseUrl ?? `sqlite:${join(folder, 'chat.sqlite')}` };
 }

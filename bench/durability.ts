@@ -1,0 +1,94 @@
+/** What durability gives, in milliseconds: going on with a long reply, and the journal after an outage. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { loadConfig } from '../src/config.ts';
+import { type Database, openDatabase } from '../src/db/database.ts';
+import { DurableWriter } from '../src/db/durable-writer.ts';
+import { Journal } from '../src/db/journal.ts';
+import type { Message } from '../src/domain/conversation.ts';
+import { AppError } from '../src/domain/errors.ts';
+import type { TurnWrite } from '../src/domain/turns.ts';
+import { createIdSource } from '../src/ids.ts';
+import { percentile } from './load.ts';
+
+const silent = pino({ level: 'silent' });
+const ids = createIdSource();
+const RESUMES = 40;
+
+/** A question and its whole reply in a conversation of their own. */
+function turn(content: string): TurnWrite & { readonly reply: Message } {
+  const conversationId = ids.next();
+  const timestamp = Date.now();
+  const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
+  const both = { conversationId, timestamp, status: 'complete' } as const;
+  const message: Message = { ...none, ...both, uid: ids.next(), role: 'user', content: 'a question' };
+  const reply: Message = {
+    ...both,
+    uid: ids.next(),
+    role: 'assistant',
+    content,
+    replyTo: message.uid,
+    model: 'stand-in',
+    finishReason: 'stop',
+    usage: null,
+    format: 'text',
+  };
+  return { start: { conversationId, named: false, expiredBefore: 0, message }, reply };
+}
+
+async function withDatabase<T>(url: string, work: (database: Database) => Promise<T>): Promise<T> {
+  const database = openDatabase(loadConfig({ DATABASE_URL: url }).database, silent);
+  try {
+    return await work(database);
+  } finally {
+    await database.close();
+  }
+}
+
+/** The median time in which a reader that has half of a reply of 100 KB gets the rest, text form, from the store. */
+export function resumeMs(port: number, databaseUrl: string): Promise<number> {
+  return withDatabase(databaseUrl, async ({ writer }) => {
+    const paragraph =
+      '**Going on** with a [reply](https://example.com/a) where its stream broke off. 断点续传。\n\n';
+    const unit = turn(paragraph.repeat(Math.ceil(100_000 / Buffer.byteLength(paragraph))));
+    await writer.write(unit);
+    const { uid } = unit.reply;
+    const times: number[] = [];
+    for (let n = 0; n < RESUMES; n += 1) {
+      const began = performance.now();
+      const response = await fetch(
+        `http://127.0.0.1:${port}/api/chat-stream/${uid}?last_event_id=${uid}:30000`,
+      );
+      const events = await response.text();
+      times.push(performance.now() - began);
+      if (!events.includes('event: done')) throw new Error('the resumed stream has no end');
+    }
+    return percentile(times, 50);
+  });
+}
+
+/** How long 10,000 turns that waited in the journal take until they are in the database. */
+export async function replayMs(databaseUrl: string): Promise<number> {
+  const folder = await mkdtemp(join(tmpdir(), 'chat-api-bench-'));
+  const journal = new Journal(join(folder, 'journal.sqlite'), 1 << 30);
+  const units = Array.from({ length: 10_000 }, (_, n) =>
+    turn(`${n} ${'a reply of some length, 一些文字。'.repeat(10)}`),
+  );
+  try {
+    await Promise.all(units.map((unit) => journal.append(unit)));
+    return await withDatabase(databaseUrl, async (database) => {
+      const began = performance.now();
+      const writer = new DurableWriter(database.writer, journal, silent);
+      await writer.drained(60_000);
+      const ms = performance.now() - began;
+      const stored = await database.replies.find(units.at(-1)?.reply.uid ?? '');
+      if (!stored) throw new AppError('internal', 'the last turn was not replayed');
+      await writer.close();
+      return ms;
+    });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
