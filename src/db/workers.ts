@@ -8,7 +8,7 @@ import type { Presence } from './presence.ts';
 export interface WorkerOptions {
   /** This process: a UUID that no other one has or had; `messages.worker` of the replies that it writes. */
   readonly id: string;
-  /** A process that is silent for longer is dead, milliseconds; a third of it is the interval of all rounds. */
+  /** A process that falls silent is found dead within this time, milliseconds; a quarter of it is between two rounds. */
   readonly leaseMs: number;
   readonly presence?: Presence | undefined;
   /** Monotonic, milliseconds. */
@@ -55,7 +55,8 @@ export class WorkerRegistry {
   constructor(knex: Knex, options: WorkerOptions, logger: Logger) {
     this.#knex = knex;
     this.#id = options.id;
-    this.#intervalMs = options.leaseMs / LOOKS;
+    // The first look that finds a beat may come an interval after it.
+    this.#intervalMs = options.leaseMs / (LOOKS + 1);
     this.#presence = options.presence;
     this.#now = options.now ?? (() => performance.now());
     this.#logger = logger;

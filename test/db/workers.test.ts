@@ -15,7 +15,7 @@ import { eachDatabase, silent } from '../support/databases.ts';
 import { newId } from './fixtures.ts';
 
 const LEASE = 300;
-const INTERVAL = LEASE / 3;
+const INTERVAL = LEASE / 4;
 const TIME = '2024-03-21 12:00:00.123';
 
 /** Stores a conversation with one reply that `worker` writes, and returns the reply's uid. */
