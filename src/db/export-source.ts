@@ -6,6 +6,7 @@ import type {
   ExportFilter,
   ExportMessage,
   ExportPart,
+  ExportPosition,
   ExportScope,
   ExportSource,
 } from '../domain/ports.ts';
@@ -53,11 +54,14 @@ export class KnexExportSource implements ExportSource {
     return { filter, conversationId, activeSince, lastSeq: row?.seq ?? 0, lastCreated };
   }
 
-  async *read(scope: ExportScope): AsyncGenerator<readonly ExportPart[]> {
+  async *read(
+    scope: ExportScope,
+    position: ExportPosition | null = null,
+  ): AsyncGenerator<readonly ExportPart[]> {
     const filtered = scope.filter.role !== null || scope.filter.status !== null;
     /** How many conversations fill a page of messages, as far as is known. */
     let step = 20;
-    for await (const heads of this.#heads(scope)) {
+    for await (const heads of this.#heads(scope, position)) {
       for (let at = 0; at < heads.length; ) {
         const wanted = heads.slice(at, at + step);
         const rows = await this.#bodies(scope, wanted, 0);
@@ -105,11 +109,14 @@ export class KnexExportSource implements ExportSource {
     );
   }
 
-  async *#heads(scope: ExportScope): AsyncGenerator<readonly HeadRow[]> {
+  async *#heads(
+    scope: ExportScope,
+    position: ExportPosition | null = null,
+  ): AsyncGenerator<readonly HeadRow[]> {
     const { filter, conversationId } = scope;
     const until = toTime(Math.min(filter.to ?? scope.lastCreated, scope.lastCreated));
-    let from = toTime(filter.from ?? Number.NEGATIVE_INFINITY);
-    let after = '';
+    let from = position ? storedTime(position.createdAt) : toTime(filter.from ?? Number.NEGATIVE_INFINITY);
+    let after = position?.id ?? '';
     for (;;) {
       const heads = await this.#select<HeadRow>(
         `SELECT id, created_at, last_active FROM conversations
@@ -264,6 +271,11 @@ function isWhole(row: BodyRow): row is WholeRow {
 /** `YYYY-MM-DD HH:mm:ss.SSS` → RFC 3339. */
 function shownTime(time: string): string {
   return `${time.replace(' ', 'T')}Z`;
+}
+
+/** The inverse of {@link shownTime}. */
+function storedTime(time: string): string {
+  return time.slice(0, -1).replace('T', ' ');
 }
 
 function shownConversation(row: HeadRow): ExportConversation {

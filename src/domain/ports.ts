@@ -106,6 +106,13 @@ export interface ExportPart {
   readonly ends: boolean;
 }
 
+/** The conversation that an export has put behind itself. */
+export interface ExportPosition {
+  /** Its `createdAt`, as {@link ExportConversation} has it. */
+  readonly createdAt: string;
+  readonly id: string;
+}
+
 /** Reads much in small steps: no connection is held and no transaction is open between two of them. */
 export interface ExportSource {
   /** @throws AppError `database_unavailable` */
@@ -113,8 +120,9 @@ export interface ExportSource {
   /**
    * Conversations by `createdAt`, then id, their messages oldest first. No row comes twice, and every row that is
    * there from start to end comes; what is deleted or changed meanwhile may show either way.
+   * @param after goes on behind that conversation
    */
-  read(scope: ExportScope): AsyncIterable<readonly ExportPart[]>;
+  read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<readonly ExportPart[]>;
   count(scope: ExportScope): Promise<{ readonly conversations: number; readonly messages: number }>;
 }
 

@@ -3,7 +3,6 @@ import type {
   Clock,
   CsvFormat,
   ExportFilter,
-  ExportMessage,
   ExportPart,
   ExportScope,
   ExportSource,
@@ -15,6 +14,7 @@ import {
   jsonEncoder,
   ndjsonEncoder,
 } from './export-encoders.ts';
+import { encoded, exportText } from './export-text.ts';
 
 export type ExportFormat = 'json' | 'csv' | 'ndjson';
 
@@ -54,10 +54,6 @@ export interface ExportPreview {
 }
 
 const EVERYTHING: ExportFilter = { from: null, to: null, role: null, status: null };
-const CHUNK_CHARS = 64 * 1024;
-/** Messages and characters of contents that are turned into text in one go: about a millisecond. */
-const SLICE = 100;
-const SLICE_CHARS = 64 * 1024;
 /** So few messages say how long one is on average. */
 const SAMPLE = 500;
 
@@ -133,60 +129,20 @@ export class ExportService {
     counts: { conversations: number; messages: number },
   ): AsyncGenerator<Buffer> {
     // Leaves at once, whatever the first page takes.
-    let text = encoder.opening();
-    if (text !== '') yield Buffer.from(text);
-    text = '';
-    for await (const parts of this.#source.read(scope)) {
-      for (const piece of encoded(encoder, parts, counts)) {
-        text += piece;
-        if (text.length < CHUNK_CHARS) continue;
-        yield Buffer.from(text);
-        text = '';
-        // A connection that takes everything at once would otherwise never let others have their turn.
-        await new Promise(setImmediate);
-      }
+    const opening = encoder.opening();
+    if (opening !== '') yield Buffer.from(opening);
+    for await (const { text } of exportText(this.#source.read(scope), encoder, counts)) {
+      if (text !== '') yield Buffer.from(text);
     }
-    text += encoder.closing(counts);
-    if (text !== '') yield Buffer.from(text);
+    const closing = encoder.closing(counts);
+    if (closing !== '') yield Buffer.from(closing);
   }
-}
-
-function* encoded(
-  encoder: ExportEncoder,
-  parts: readonly ExportPart[],
-  counts: { conversations: number; messages: number },
-): Generator<string> {
-  for (const { conversation, messages, begins, ends } of parts) {
-    if (begins) yield encoder.begin(conversation, counts.conversations === 0);
-    if (begins) counts.conversations += 1;
-    let first = begins;
-    for (const slice of slices(messages)) {
-      yield encoder.messages(conversation, slice, first);
-      first = false;
-      counts.messages += slice.length;
-    }
-    if (ends) yield encoder.end(conversation, first);
-  }
-  yield encoder.rest();
 }
 
 /** How many times as much as the sample there is. */
 function share(total: ExportCounts, sampled: ExportCounts): number {
   if (sampled.messages > 0) return total.messages / sampled.messages;
   return sampled.conversations > 0 ? total.conversations / sampled.conversations : 0;
-}
-
-function* slices(messages: readonly ExportMessage[]): Generator<readonly ExportMessage[]> {
-  let from = 0;
-  let size = 0;
-  for (const [index, { content }] of messages.entries()) {
-    size += content.length;
-    if (size < SLICE_CHARS && index + 1 - from < SLICE) continue;
-    yield messages.slice(from, index + 1);
-    from = index + 1;
-    size = 0;
-  }
-  if (from < messages.length) yield messages.slice(from);
 }
 
 function rowsOf({ conversation, messages, begins, ends }: ExportPart): ExportRow[] {
