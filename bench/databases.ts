@@ -4,6 +4,8 @@ import { startMariadb } from '../test/support/mariadb.ts';
 export interface BenchDatabases {
   /** `url` undefined: the embedded SQLite. */
   readonly list: readonly { readonly name: string; readonly url: string | undefined }[];
+  /** Everything that is stored on the server. */
+  empty(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -25,6 +27,10 @@ export async function benchDatabases(): Promise<BenchDatabases> {
       { name: 'SQLite', url: undefined },
       { name, url: url.href },
     ],
+    async empty() {
+      await admin.query('SET SESSION foreign_key_checks = 0');
+      for (const table of ['messages', 'conversations']) await admin.query(`TRUNCATE ${schema}.${table}`);
+    },
     async stop() {
       await admin.query(`DROP DATABASE ${schema}`);
       await admin.end();

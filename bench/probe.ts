@@ -1,11 +1,33 @@
 /** Loaded into a measured process (`--import`): tells its CPU time and memory when asked over IPC. */
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
 setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc') as () => void;
 
+const delay = monitorEventLoopDelay({ resolution: 5 });
+const RESOLUTION_MS = 5;
+let peakRss = 0;
+let watching: NodeJS.Timeout | undefined;
+
 process.on('message', (message) => {
+  if (message === 'watch') {
+    delay.reset();
+    delay.enable();
+    peakRss = process.memoryUsage.rss();
+    watching = setInterval(() => {
+      peakRss = Math.max(peakRss, process.memoryUsage.rss());
+    }, 10);
+    process.send?.({ watching: true });
+  }
+  if (message === 'watched') {
+    clearInterval(watching);
+    delay.disable();
+    // The histogram holds the time between two looks, which is the resolution when nothing is late.
+    const loopP99Ms = Math.max(0, delay.percentile(99) / 1e6 - RESOLUTION_MS);
+    process.send?.({ watched: { peakRss, loopP99Ms } });
+  }
   if (message !== 'probe' && message !== 'probe after gc') return;
   if (message === 'probe after gc') collect();
   const { user, system } = process.cpuUsage();

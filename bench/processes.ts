@@ -11,8 +11,16 @@ export interface Sample {
   readonly heap: number;
 }
 
+/** What was seen between `watch` and `watched`. */
+export interface Watched {
+  readonly peakRss: number;
+  readonly loopP99Ms: number;
+}
+
 export interface Measured {
   readonly port: number;
+  watch(): Promise<void>;
+  watched(): Promise<Watched>;
   sample(afterGc?: boolean): Promise<Sample>;
   stop(): Promise<void>;
 }
@@ -58,6 +66,16 @@ function measured(child: ChildProcess, port: number, after: () => Promise<void> 
       child.send(afterGc ? 'probe after gc' : 'probe');
       return answer;
     },
+    async watch() {
+      const answer = message(child, ({ watching }) => watching as true | undefined);
+      child.send('watch');
+      await answer;
+    },
+    async watched() {
+      const answer = message(child, ({ watched }) => watched as Watched | undefined);
+      child.send('watched');
+      return answer;
+    },
     async stop() {
       const gone = new Promise((resolve) => child.once('exit', resolve));
       child.kill('SIGTERM');
@@ -77,6 +95,7 @@ export async function startPeer(name: string, ...args: string[]): Promise<Measur
 export async function startSubject(
   upstreamPort: number,
   databaseUrl: string | undefined,
+  env: Record<string, string> = {},
 ): Promise<Measured & { readonly databaseUrl: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'chat-api-bench-'));
   const child = start(
@@ -93,6 +112,7 @@ export async function startSubject(
       OPENAI_IDLE_TIMEOUT_MS: '300000',
       SHUTDOWN_GRACE_MS: '0',
       ...(databaseUrl === undefined ? {} : { DATABASE_URL: databaseUrl, DB_AUTO_MIGRATE: 'on' }),
+      ...env,
     },
     'pipe',
   );

@@ -3,7 +3,7 @@ import { dialectOf } from '../src/db/dialect.ts';
 
 /**
  * A row for every conversation that was deleted or purged: what was journalled for it before must not bring it back.
- * `id` is the order of the deletions.
+ * `renewed`: it was expired and began anew, which is no deletion for what began it.
  */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
@@ -12,6 +12,7 @@ export async function up(knex: Knex): Promise<void> {
       conversation_id CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
       owner VARCHAR(255) COLLATE utf8mb4_bin NULL,
       deleted_at DATETIME(3) NOT NULL,
+      renewed TINYINT NOT NULL,
       PRIMARY KEY (id),
       KEY deletions_conversation (conversation_id, deleted_at),
       KEY deletions_deleted_at (deleted_at)
@@ -21,7 +22,8 @@ export async function up(knex: Knex): Promise<void> {
         id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
         conversation_id TEXT NOT NULL,
         owner TEXT NULL,
-        deleted_at TEXT NOT NULL
+        deleted_at TEXT NOT NULL,
+        renewed INTEGER NOT NULL
       ) STRICT`,
       'CREATE INDEX deletions_conversation ON deletions (conversation_id, deleted_at)',
       'CREATE INDEX deletions_deleted_at ON deletions (deleted_at)',

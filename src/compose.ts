@@ -1,4 +1,5 @@
 /** The composition root: builds every part once, in the order in which they need each other. */
+import { join } from 'node:path';
 import { createResponseCache } from './cache/response-cache.ts';
 import type { Config } from './config.ts';
 import { createCsvFormat } from './csv/format.ts';
@@ -7,6 +8,7 @@ import { type Durability, openDurability } from './db/durability.ts';
 import { refusalOf } from './db/errors.ts';
 import { PendingMigrationsError, prepareSchema } from './db/prepare.ts';
 import type { ChatModel, Clock, IdSource } from './domain/ports.ts';
+import { createExportFiles } from './files/export-files.ts';
 import { createApp } from './http/app.ts';
 import { HttpServer } from './http/server.ts';
 import { createIdSource } from './ids.ts';
@@ -19,9 +21,12 @@ import type { RequestContext } from './request-context.ts';
 import { ChatService } from './services/chat.ts';
 import { Checkpoints } from './services/checkpoints.ts';
 import { ConversationService } from './services/conversations.ts';
+import { CursorCodec } from './services/cursor-codec.ts';
+import { ExportJobService } from './services/export-jobs.ts';
 import { ExportService } from './services/exports.ts';
 import { Generations } from './services/generations.ts';
 import { HealthService } from './services/health.ts';
+import { JobRunner } from './services/job-runner.ts';
 import { KeyedTurns } from './services/keyed-turns.ts';
 import { PurgeService } from './services/purge.ts';
 import { StoredStreams } from './services/stored-streams.ts';
@@ -80,10 +85,11 @@ export async function startServer(
     throw listenError(error, config);
   });
   const purgeJob = startPurgeJob(services.purge, config.purgeCron, log);
+  services.jobRunner.start();
 
   const stop = async () => {
     services.health.stop();
-    await purgeJob.stop();
+    await Promise.all([purgeJob.stop(), services.jobRunner.stop()]);
     await drain(server, services.turns, services.generations, config.shutdownGraceMs);
     await closeParts();
   };
@@ -171,13 +177,20 @@ function buildServices(config: Config, parts: ServiceParts) {
   const { ttlMs, maxGenerations } = config.chat;
   const cache = createResponseCache(config.cache.maxBytes, config.cache.ttlMs);
   const generations = new Generations(model, cache, maxGenerations, log);
-  const checkpoints = new Checkpoints(
-    { writer, replies, worker, clock, log },
-    config.durability.checkpointMs,
-  );
+  const checkpoints = new Checkpoints({ writer, replies, worker, log }, config.durability.checkpointMs);
   const keeper = new TurnKeeper({ writer, checkpoints, worker, clock, log }, ttlMs);
   const stored = new StoredStreams({ replies, pending: writer, log }, ttlMs);
   const keyed = new KeyedTurns(replies, keeper, stored);
+  const { linkSecret } = config;
+  const secret = () =>
+    linkSecret === undefined ? database.secrets.get('link') : Promise.resolve(linkSecret);
+  const cursors = new CursorCodec(secret);
+  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs);
+  const files = createExportFiles(join(config.dataDir, 'exports'));
+  const jobRunner = new JobRunner(
+    { store: database.exportJobs, files, exports, clock, worker, log, notify: () => Promise.resolve() },
+    config.exports,
+  );
   const forget = (conversationId: string) => {
     keeper.abandon(conversationId);
     writer.drop(conversationId);
@@ -197,7 +210,10 @@ function buildServices(config: Config, parts: ServiceParts) {
     }),
     streams: new StreamService({ keeper, stored, replies, pending: writer, clock }, ttlMs),
     conversations: new ConversationService(conversations, clock, ttlMs, forget),
-    exports: new ExportService(database.exports, createCsvFormat(), clock, ttlMs),
+    exports,
+    cursors,
+    exportJobs: new ExportJobService({ store: database.exportJobs, files, runner: jobRunner, clock, ids }),
+    jobRunner,
     health: new HealthService(conversations, model, writer, config.model.demo),
     purge: new PurgeService(database.purge, clock, ttlMs, log),
   };

@@ -60,6 +60,22 @@ export interface Config {
   };
   readonly cache: { readonly maxBytes: number; readonly ttlMs: number };
   readonly purgeCron: string;
+  readonly exports: {
+    /** Jobs of this process at once. */
+    readonly maxJobs: number;
+    /** How long ended jobs and their files are kept. */
+    readonly keepMs: number;
+    /** What is purged is archived first. */
+    readonly archive: boolean;
+  };
+  readonly notify: {
+    /** Undefined: no mail. */
+    readonly smtpUrl: string | undefined;
+    readonly mailFrom: string | undefined;
+    readonly allowPrivate: boolean;
+  };
+  /** Signs cursors and webhooks; undefined: one that is kept in the database. */
+  readonly linkSecret: string | undefined;
   readonly http: {
     readonly bodyLimit: number;
     readonly corsOrigins: '*' | 'loopback' | readonly string[];
@@ -242,6 +258,17 @@ export function loadConfig(environment: Environment, terminal = false): Config {
     },
     cache: { maxBytes: settings.CACHE_MAX_BYTES, ttlMs: settings.CACHE_TTL_SECONDS * 1000 },
     purgeCron: settings.PURGE_CRON,
+    exports: {
+      maxJobs: settings.EXPORT_MAX_JOBS,
+      keepMs: settings.EXPORT_KEEP_HOURS * 3_600_000,
+      archive: settings.PURGE_ARCHIVE,
+    },
+    notify: {
+      smtpUrl: settings.SMTP_URL,
+      mailFrom: settings.MAIL_FROM,
+      allowPrivate: settings.WEBHOOK_ALLOW_PRIVATE,
+    },
+    linkSecret: settings.LINK_SECRET,
     http: {
       bodyLimit: settings.BODY_LIMIT,
       corsOrigins: settings.CORS_ORIGINS ?? (loopback ? 'loopback' : []),

@@ -61,6 +61,19 @@ const databaseUrl = () =>
     return url && url.hostname !== '' && url.pathname.length > 1 ? value : undefined;
   });
 
+const smtpUrl = () =>
+  setting('smtp://user:password@host:587 or smtps://user:password@host:465', (value) => {
+    const url = URL.canParse(value) ? new URL(value) : undefined;
+    return url && /^smtps?:$/.test(url.protocol) && url.hostname !== '' ? value : undefined;
+  });
+
+const SECRET_MIN = 24;
+
+const secret = () =>
+  setting(`a secret of at least ${SECRET_MIN} characters`, (value) =>
+    value.length >= SECRET_MIN ? value : undefined,
+  );
+
 const headers = () =>
   setting('a JSON object whose values are strings, such as {"x-team":"blue"}', (value) => {
     try {
@@ -131,6 +144,13 @@ export const settingsSchema = z.object({
   WEB_CONCURRENCY: integer(1, 1024).optional(),
   CONVERSATION_TTL_HOURS: decimal(0, 876_000).default(24),
   PURGE_CRON: cron().default('17 * * * *'),
+  PURGE_ARCHIVE: onOff().default(false),
+  EXPORT_MAX_JOBS: integer(1, 100).default(2),
+  EXPORT_KEEP_HOURS: decimal(0.1, 876_000).default(72),
+  LINK_SECRET: secret().optional(),
+  SMTP_URL: smtpUrl().optional(),
+  MAIL_FROM: text().optional(),
+  WEBHOOK_ALLOW_PRIVATE: onOff().default(false),
   CORS_ORIGINS: origins().optional(),
   TRUST_PROXY: proxies().default(0),
   LOG_LEVEL: oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent').default('info'),
@@ -151,6 +171,8 @@ export const SECRET_SETTINGS: ReadonlySet<string> = new Set([
   'OPENAI_API_KEY',
   'OPENAI_HEADERS',
   'SYSTEM_PROMPT',
+  'LINK_SECRET',
+  'SMTP_URL',
 ]);
 
 /** Settings that the contract names and this version does not have yet: set, they are answered with a warning. */
@@ -167,12 +189,5 @@ export const FUTURE_SETTINGS: readonly string[] = [
   'CONTENT_FILTER_INPUT',
   'CONTENT_FILTER_OUTPUT',
   'CONTENT_FILTER_STORE',
-  'LINK_SECRET',
   'PII_MASK',
-  'EXPORT_MAX_JOBS',
-  'EXPORT_KEEP_HOURS',
-  'PURGE_ARCHIVE',
-  'SMTP_URL',
-  'MAIL_FROM',
-  'WEBHOOK_ALLOW_PRIVATE',
 ];

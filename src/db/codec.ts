@@ -119,11 +119,13 @@ export const MESSAGE_INSERT_COLUMNS =
 /**
  * A message as bindings, in the order of {@link MESSAGE_INSERT_COLUMNS}. A list, because this is the hot path.
  * @param time its timestamp by {@link toTime}
+ * @param written when it is written, which may be much later
  * @param worker the process that goes on writing it, if any does
  */
 export function fromMessage(
   message: Message,
   time: string,
+  written: string,
   worker: string | null,
 ): (string | number | null)[] {
   return [
@@ -137,7 +139,7 @@ export function fromMessage(
     fromModel(message.model),
     message.finishReason,
     fromUsage(message.usage),
-    time,
+    written,
     message.content.length,
     worker,
     message.format,

@@ -1,14 +1,17 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
+import type { ExportJobStore } from '../domain/export-jobs.ts';
 import type { ConversationRepository, ExportSource, PurgeStore } from '../domain/ports.ts';
 import type { ReplyStore, TurnWriter } from '../domain/turns.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from './client.ts';
 import { KnexConversations } from './conversations.ts';
 import { dialectOf } from './dialect.ts';
+import { KnexExportJobs } from './export-jobs.ts';
 import { KnexExportSource } from './export-source.ts';
 import { migrateLatest, pendingMigrations } from './migrations.ts';
 import { KnexPurgeStore } from './purge-store.ts';
 import { KnexReplies } from './replies.ts';
+import { Secrets } from './secrets.ts';
 import { GroupCommitWriter } from './turn-writer.ts';
 
 export interface Database {
@@ -21,6 +24,8 @@ export interface Database {
   readonly replies: ReplyStore;
   readonly purge: PurgeStore;
   readonly exports: ExportSource;
+  readonly exportJobs: ExportJobStore;
+  readonly secrets: Secrets;
   /** `SQLite data/chat.sqlite` or `MySQL host:3306/database`: for logs and health, without user and password. */
   describe(): string;
   /** The names of the migrations that are not applied yet. Rejects with the driver's error. */
@@ -51,6 +56,8 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
     replies: new KnexReplies(knex),
     purge: new KnexPurgeStore(knex),
     exports: new KnexExportSource(knex),
+    exportJobs: new KnexExportJobs(knex),
+    secrets: new Secrets(knex),
     describe: () => describeTarget(options),
     pendingMigrations: () => pendingMigrations(knex),
     migrate: () => migrate(options, logger),

@@ -6,8 +6,8 @@ import { placeholders } from './dialect.ts';
 /** Notes that the conversations, which the transaction has locked and deletes next, are gone as of `at`. */
 export async function recordDeletions(trx: Knex, ids: readonly string[], at: Instant): Promise<void> {
   await trx.raw(
-    `INSERT INTO deletions (conversation_id, owner, deleted_at)
-     SELECT id, owner, ? FROM conversations WHERE id IN (${placeholders(ids.length)})`,
+    `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed)
+     SELECT id, owner, ?, 0 FROM conversations WHERE id IN (${placeholders(ids.length)})`,
     [toTime(at), ...ids],
   );
 }

@@ -3,6 +3,8 @@ import type { Knex } from 'knex';
 import type { Instant } from '../domain/conversation.ts';
 import type {
   ExportConversation,
+  ExportCursor,
+  ExportDeletion,
   ExportFilter,
   ExportMessage,
   ExportPart,
@@ -24,6 +26,9 @@ type BodyRow = Pick<MessageRow, 'id' | 'uid' | 'conversation_id' | 'role' | 'tim
 type WholeRow = BodyRow & { content: string };
 
 const CONVERSATIONS = 500;
+/** Longer than any transaction takes, and than clocks of hosts may differ. */
+const SETTLED_MS = 600_000;
+const CURSOR_PAGE = 1000;
 /** Longer contents are fetched apart, so that a page is small in bytes too. */
 const LONG_CONTENT = 8192;
 /** Bytes of long contents in memory at once, at least one content. */
@@ -45,20 +50,65 @@ export class KnexExportSource implements ExportSource {
     filter: ExportFilter,
     conversationId: string | null,
     activeSince: Instant,
+    since: ExportCursor | null = null,
   ): Promise<ExportScope> {
     const [row] = await this.#select<{ seq: number | null; created: string | null }>(
       `SELECT (SELECT MAX(id) FROM messages) AS seq, (SELECT MAX(created_at) FROM conversations) AS created`,
       [],
     );
     const lastCreated = row?.created ? fromTime(row.created) : Number.NEGATIVE_INFINITY;
-    return { filter, conversationId, activeSince, lastSeq: row?.seq ?? 0, lastCreated };
+    return { filter, conversationId, activeSince, lastSeq: row?.seq ?? 0, lastCreated, since };
+  }
+
+  /**
+   * Row numbers are given out before their transactions commit, and clocks of hosts differ; both by less than
+   * SETTLED_MS. So nothing up to the newest row of a page that was all written longer ago can still come; and what is
+   * there of it may only change where a reply is being written.
+   */
+  async cursor(now: Instant): Promise<ExportCursor> {
+    const settled = toTime(now - SETTLED_MS);
+    let before = Number.MAX_SAFE_INTEGER;
+    for (;;) {
+      const rows = await this.#select<{ id: number; updated_at: string }>(
+        'SELECT id, updated_at FROM messages WHERE id < ? ORDER BY id DESC LIMIT ?',
+        [before, CURSOR_PAGE],
+      );
+      const [newest] = rows;
+      const oldest = rows.at(-1);
+      const still = rows.some(({ updated_at }) => updated_at >= settled);
+      if (newest && !still) return { seq: await this.#beforeGrowing(newest.id), at: now };
+      if (!oldest || rows.length < CURSOR_PAGE) return { seq: 0, at: now };
+      before = oldest.id;
+    }
+  }
+
+  async *deletions({ at }: ExportCursor): AsyncGenerator<readonly ExportDeletion[]> {
+    let after = 0;
+    for (;;) {
+      const rows = await this.#select<{ id: number; conversation_id: string; deleted_at: string }>(
+        'SELECT id, conversation_id, deleted_at FROM deletions WHERE deleted_at >= ? AND id > ? ORDER BY id LIMIT ?',
+        [toTime(at - SETTLED_MS), after, CURSOR_PAGE],
+      );
+      const last = rows.at(-1);
+      if (!last) return;
+      yield rows.map((row) => ({ id: row.conversation_id, deletedAt: shownTime(row.deleted_at) }));
+      after = last.id;
+    }
+  }
+
+  async #beforeGrowing(seq: number): Promise<number> {
+    const [row] = await this.#select<{ id: number | null }>(
+      `SELECT MIN(id) AS id FROM messages ${this.#dialect.by('messages_worker')} WHERE worker IS NOT NULL`,
+      [],
+    );
+    return row?.id ? Math.min(seq, row.id - 1) : seq;
   }
 
   async *read(
     scope: ExportScope,
     position: ExportPosition | null = null,
   ): AsyncGenerator<readonly ExportPart[]> {
-    const filtered = scope.filter.role !== null || scope.filter.status !== null;
+    const filtered = isFiltered(scope);
     /** How many conversations fill a page of messages, as far as is known. */
     let step = 20;
     for await (const heads of this.#heads(scope, position)) {
@@ -84,7 +134,7 @@ export class KnexExportSource implements ExportSource {
   /** In pages too, so that no database is busy with one statement for long. */
   async count(scope: ExportScope): Promise<{ conversations: number; messages: number }> {
     const { sql, bindings } = messageFilter(scope);
-    const filtered = scope.filter.role !== null || scope.filter.status !== null;
+    const filtered = isFiltered(scope);
     const total = { conversations: 0, messages: 0 };
     for await (const heads of this.#heads(scope)) {
       const [row] = await this.#select<{ conversations: number; messages: number }>(
@@ -114,6 +164,10 @@ export class KnexExportSource implements ExportSource {
     position: ExportPosition | null = null,
   ): AsyncGenerator<readonly HeadRow[]> {
     const { filter, conversationId } = scope;
+    const since = sinceFilter(scope);
+    const changed = scope.since
+      ? `AND EXISTS (SELECT 1 FROM messages WHERE messages.conversation_id = conversations.id ${since.sql})`
+      : '';
     const until = toTime(Math.min(filter.to ?? scope.lastCreated, scope.lastCreated));
     let from = position ? storedTime(position.createdAt) : toTime(filter.from ?? Number.NEGATIVE_INFINITY);
     let after = position?.id ?? '';
@@ -122,10 +176,11 @@ export class KnexExportSource implements ExportSource {
         `SELECT id, created_at, last_active FROM conversations
          ${conversationId === null ? this.#dialect.by('conversations_created_at') : ''}
          WHERE created_at >= ? AND created_at <= ? AND (created_at > ? OR id > ?) AND last_active >= ?
-         ${conversationId === null ? '' : 'AND id = ?'} ORDER BY created_at, id LIMIT ?`,
+         ${conversationId === null ? '' : 'AND id = ?'} ${changed} ORDER BY created_at, id LIMIT ?`,
         [
           ...[from, until, from, after, toTime(scope.activeSince)],
           ...(conversationId === null ? [] : [conversationId]),
+          ...since.bindings,
           CONVERSATIONS,
         ],
       );
@@ -250,11 +305,26 @@ export class KnexExportSource implements ExportSource {
   }
 }
 
-function messageFilter({ filter, lastSeq }: ExportScope): { sql: string; bindings: (string | number)[] } {
+/** Whether conversations without a message to export are left out. */
+function isFiltered({ filter, since }: ExportScope): boolean {
+  return filter.role !== null || filter.status !== null || since !== null;
+}
+
+/** What came after the cursor, and all of a conversation that was deleted since and began anew. */
+function sinceFilter({ since }: ExportScope): { sql: string; bindings: (string | number)[] } {
+  if (!since) return { sql: '', bindings: [] };
+  const sql = `AND (messages.id > ? OR EXISTS (SELECT 1 FROM deletions d
+     WHERE d.conversation_id = messages.conversation_id AND d.deleted_at >= ?))`;
+  return { sql, bindings: [since.seq, toTime(since.at - SETTLED_MS)] };
+}
+
+function messageFilter(scope: ExportScope): { sql: string; bindings: (string | number)[] } {
+  const { filter, lastSeq } = scope;
+  const since = sinceFilter(scope);
   const role = filter.role === null ? [] : [filter.role];
   const status = filter.status === null ? [] : [filter.status];
   const sql = `AND id <= ?${role.length > 0 ? ' AND role = ?' : ''}${status.length > 0 ? ' AND status = ?' : ''}`;
-  return { sql, bindings: [lastSeq, ...role, ...status] };
+  return { sql: `${sql} ${since.sql}`, bindings: [lastSeq, ...role, ...status, ...since.bindings] };
 }
 
 /** From a full page: those from the first on of which nothing is missing. Its last one may be cut. */

@@ -9,7 +9,7 @@ export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & Pick<Conversa
 
 /**
  * What is written so that the turn has the key; undefined when another one has it. A claim that nobody could see yet
- * makes the insert fail, and with it the whole transaction.
+ * makes the insert fail, and with it the whole transaction: see {@link isClaimConflict}.
  */
 export function claimKey(
   key: KeyClaim,
@@ -38,4 +38,11 @@ export function claimKey(
     ...free,
     { sql, bindings: [key.id, key.bodyHash, conversationId, questionId, uid, cached, toTime(timestamp)] },
   ];
+}
+
+/** Whether a transaction failed because another one, not to be seen before, had claimed one of its keys. */
+export function isClaimConflict(error: unknown): boolean {
+  // Nothing else that a batch inserts minds a row that is there; and where one process writes at a time, as in SQLite,
+  // every claim is seen.
+  return error instanceof Error && 'code' in error && error.code === 'ER_DUP_ENTRY';
 }

@@ -3,7 +3,7 @@ import type { Instant } from '../domain/conversation.ts';
 import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../domain/turns.ts';
 import { toConversation, toFinishReason, toMessage, toStatus, toTime, toUsage } from './codec.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
-import { repeatable } from './errors.ts';
+import { repeatable, transaction } from './errors.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
@@ -59,12 +59,21 @@ export class KnexReplies implements ReplyStore {
 
   /** The process that writes it stays in the row: it sees that somebody has stopped it, and adds what it still has. */
   async cancel(uid: string): Promise<boolean> {
-    return repeatable(async () => {
-      const count = await this.#knex('messages')
-        .where({ uid, status: 'streaming' })
-        .update({ status: 'cancelled', finish_reason: 'cancelled', updated_at: toTime(Date.now()) });
-      return count > 0;
-    });
+    const [row] = await this.#select<{ conversation_id: string }>(
+      'SELECT conversation_id FROM messages WHERE uid = ?',
+      [uid],
+    );
+    if (!row) return false;
+    return repeatable(() =>
+      transaction(this.#knex, async (trx) => {
+        // Whoever ends a reply holds this lock from reading how it stands until that is written.
+        await this.#dialect.lockConversations(trx, [row.conversation_id]);
+        const count = await trx('messages')
+          .where({ uid, status: 'streaming' })
+          .update({ status: 'cancelled', finish_reason: 'cancelled', updated_at: toTime(Date.now()) });
+        return count > 0;
+      }),
+    );
   }
 
   async endedElsewhere(worker: string): Promise<string[]> {

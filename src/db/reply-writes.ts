@@ -1,7 +1,7 @@
 /** How a reply that is stored already is written on and ended. */
 import type { Message } from '../domain/conversation.ts';
 import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../domain/turns.ts';
-import { fromModel, fromUsage, toTime } from './codec.ts';
+import { fromModel, fromUsage } from './codec.ts';
 import type { Statement } from './dialect.ts';
 import type { MessageRow } from './tables.ts';
 
@@ -14,6 +14,7 @@ export type ReplyRow = Pick<MessageRow, 'uid' | 'conversation_id' | 'status' | '
 export function extendReply(
   reply: ReplyProgress,
   known: ReplyRow | undefined,
+  written: string,
 ): { readonly outcome: ProgressOutcome; readonly statement?: Statement } {
   if (!known) return { outcome: 'gone' };
   if (known.status === 'cancelled') return { outcome: 'stopped' };
@@ -22,7 +23,7 @@ export function extendReply(
   if (text === '') return { outcome: 'saved' };
   const sql = `UPDATE messages SET content = CONCAT(content, ?), length = ?, status = 'streaming', finish_reason = NULL,
      worker = ?, updated_at = ? WHERE uid = ? AND length = ? AND status IN ('streaming', 'incomplete')`;
-  const bindings = [text, stored + text.length, reply.worker, toTime(reply.at), reply.uid, stored];
+  const bindings = [text, stored + text.length, reply.worker, written, reply.uid, stored];
   return { outcome: 'saved', statement: { sql, bindings } };
 }
 
@@ -35,7 +36,7 @@ export function isVoid({ content, status, finishReason }: Message): boolean {
 export function endReply(
   reply: Message,
   known: ReplyRow,
-  time: string,
+  written: string,
 ): { readonly outcome: WriteOutcome; readonly statement?: Statement } {
   if (known.status === 'complete') return { outcome: 'saved' };
   if (isVoid(reply)) {
@@ -52,7 +53,7 @@ export function endReply(
     stopped ? 'cancelled' : reply.finishReason,
     fromUsage(reply.usage),
     fromModel(reply.model),
-    time,
+    written,
     reply.uid,
   ];
   const outcome = stopped && reply.status !== 'cancelled' ? 'stopped' : 'saved';

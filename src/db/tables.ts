@@ -31,6 +31,24 @@ export interface DeletionRow {
   conversation_id: string;
   owner: string | null;
   deleted_at: string;
+  renewed: number;
+}
+
+/** `request`, `scope`, `checkpoint` and `manifest` are JSON text. */
+export interface ExportJobRow {
+  id: string;
+  owner: string | null;
+  status: string;
+  request: string;
+  scope: string | null;
+  checkpoint: string | null;
+  manifest: string | null;
+  error: string | null;
+  notified: number;
+  worker: string | null;
+  created_at: string;
+  started_at: string | null;
+  finished_at: string | null;
 }
 
 export interface IdempotencyKeyRow {
@@ -48,6 +66,8 @@ declare module 'knex/types/tables.js' {
     conversations: ConversationRow;
     messages: MessageRow;
     deletions: DeletionRow;
+    export_jobs: ExportJobRow;
+    secrets: { name: string; value: string; created_at: string };
   }
 }
 

@@ -3,9 +3,12 @@ import type { Message } from '../domain/conversation.ts';
 import type { ProgressOutcome, ReplyProgress, TurnWrite, WriteOutcome } from '../domain/turns.ts';
 import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from './codec.ts';
 import { type Dialect, type LockedConversation, placeholders, repeated, type Statement } from './dialect.ts';
-import { claimKey, type KeyUse } from './key-claims.ts';
+import { claimKey, isClaimConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isVoid, type ReplyRow } from './reply-writes.ts';
 import type { DeletionRow } from './tables.ts';
+
+/** Each time another key of the batch may be the one that somebody else got. */
+const CLAIM_RETRIES = 3;
 
 /** What goes into one transaction. */
 export interface Batch {
@@ -25,9 +28,17 @@ export interface BatchOutcomes {
  * written in the order of the units, because that order is the conversation's.
  * @throws the driver's error
  */
-export function writeBatch(knex: Knex, dialect: Dialect, batch: Batch): Promise<BatchOutcomes> {
+export async function writeBatch(knex: Knex, dialect: Dialect, batch: Batch): Promise<BatchOutcomes> {
   const reads = new Reads(dialect, batch);
-  return dialect.batch(knex, reads.statements, (rows) => new Plan(dialect, batch, reads.found(rows)).make());
+  const plan = (rows: readonly unknown[][]) => new Plan(dialect, batch, reads.found(rows)).make();
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await dialect.batch(knex, reads.statements, plan);
+    } catch (error) {
+      // Another process has claimed the same key in this moment. It has committed, so the next look finds it.
+      if (attempt === CLAIM_RETRIES || !isClaimConflict(error)) throw error;
+    }
+  }
 }
 
 /** What is there of what the batch is about. */
@@ -62,7 +73,7 @@ class Reads {
       'deletions',
       turns.flatMap(({ start, replayed }) => (start && replayed ? [start.conversationId] : [])),
       (count) => `SELECT conversation_id, MAX(deleted_at) AS deleted_at FROM deletions
-         WHERE conversation_id IN (${placeholders(count)}) GROUP BY conversation_id`,
+         WHERE renewed = 0 AND conversation_id IN (${placeholders(count)}) GROUP BY conversation_id`,
     );
   }
 
@@ -109,6 +120,8 @@ class Plan {
   /** Those that are started anew after their time: id → the time before which their last activity was. */
   readonly #expired: ReadonlyMap<string, string>;
   readonly #activity = new Map<string, Activity>();
+  /** Exports that follow changes rely on it: what waited in the journal for hours is new now. */
+  readonly #written = toTime(Date.now());
   readonly #inserts: (string | number | null)[] = [];
   readonly #updates: Statement[] = [];
 
@@ -127,12 +140,12 @@ class Plan {
   make(): { writes: Statement[]; result: BatchOutcomes } {
     const turns = this.#batch.turns.map((unit) => this.#turn(unit));
     const progress = this.#batch.progress.map((reply) => {
-      const { outcome, statement } = extendReply(reply, this.#messages.get(reply.uid));
+      const { outcome, statement } = extendReply(reply, this.#messages.get(reply.uid), this.#written);
       if (statement) this.#updates.push(statement);
       return outcome;
     });
     const writes = [
-      ...deleteExpired(this.#expired),
+      ...deleteExpired(this.#expired, this.#written),
       ...saveConversations(this.#dialect, this.#activity),
       ...saveMessages(this.#dialect, this.#inserts),
       ...this.#updates,
@@ -157,7 +170,7 @@ class Plan {
     if (reply.status === 'streaming') return 'saved';
     const time = toTime(unit.activeAt ?? reply.timestamp);
     this.#touch(reply.conversationId, time);
-    const { outcome, statement } = endReply(reply, known, time);
+    const { outcome, statement } = endReply(reply, known, this.#written);
     if (statement) this.#updates.push(statement);
     return outcome;
   }
@@ -182,7 +195,9 @@ class Plan {
     this.#touch(message.conversationId, time);
     if (activeAt !== undefined) this.#touch(message.conversationId, toTime(activeAt));
     const { uid, conversationId, status, content } = message;
-    this.#inserts.push(...fromMessage(message, time, status === 'streaming' ? (worker ?? null) : null));
+    this.#inserts.push(
+      ...fromMessage(message, time, this.#written, status === 'streaming' ? (worker ?? null) : null),
+    );
     this.#messages.set(uid, { uid, conversation_id: conversationId, status, length: content.length });
   }
 
@@ -209,15 +224,14 @@ function expiredConversations(
   return expired;
 }
 
-function deleteExpired(expired: ReadonlyMap<string, string>): Statement[] {
+function deleteExpired(expired: ReadonlyMap<string, string>, at: string): Statement[] {
   if (expired.size === 0) return [];
   const each = [...expired].map(() => '(id = ? AND last_active < ?)').join(' OR ');
   const bindings = [...expired].flat();
-  // Their deletion counts as of when they expired: what comes now is not older than that.
-  const recorded = `INSERT INTO deletions (conversation_id, owner, deleted_at)
-     SELECT id, owner, last_active FROM conversations WHERE ${each}`;
+  const recorded = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed)
+     SELECT id, owner, ?, 1 FROM conversations WHERE ${each}`;
   return [
-    { sql: recorded, bindings },
+    { sql: recorded, bindings: [at, ...bindings] },
     { sql: `DELETE FROM conversations WHERE ${each}`, bindings },
   ];
 }

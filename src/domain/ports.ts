@@ -81,6 +81,22 @@ export interface ExportScope {
   readonly activeSince: Instant;
   readonly lastSeq: number;
   readonly lastCreated: Instant;
+  /** Only what came or changed after it; null: everything. */
+  readonly since: ExportCursor | null;
+}
+
+/** Where an incremental export begins: what came or changed since the export that had this cursor. */
+export interface ExportCursor {
+  /** All messages up to this row number were in, in their last state. */
+  readonly seq: number;
+  /** When that export fixed its scope. */
+  readonly at: Instant;
+}
+
+/** A conversation that was deleted or purged; its time is RFC 3339. */
+export interface ExportDeletion {
+  readonly id: string;
+  readonly deletedAt: string;
 }
 
 /** Its times are RFC 3339 text already: over millions of rows, two conversions cost more than all the rest. */
@@ -116,7 +132,16 @@ export interface ExportPosition {
 /** Reads much in small steps: no connection is held and no transaction is open between two of them. */
 export interface ExportSource {
   /** @throws AppError `database_unavailable` */
-  scope(filter: ExportFilter, conversationId: string | null, activeSince: Instant): Promise<ExportScope>;
+  scope(
+    filter: ExportFilter,
+    conversationId: string | null,
+    activeSince: Instant,
+    since?: ExportCursor | null,
+  ): Promise<ExportScope>;
+  /** From where the next export goes on so that it misses nothing, not even what commits late. */
+  cursor(now: Instant): Promise<ExportCursor>;
+  /** What was deleted since, oldest first; some of it may have been told before. */
+  deletions(since: ExportCursor): AsyncIterable<readonly ExportDeletion[]>;
   /**
    * Conversations by `createdAt`, then id, their messages oldest first. No row comes twice, and every row that is
    * there from start to end comes; what is deleted or changed meanwhile may show either way.

@@ -58,7 +58,6 @@ export type WriteOutcome = 'saved' | 'journalled' | 'gone' | 'stopped' | 'taken'
 export interface ReplyProgress {
   readonly uid: string;
   readonly worker: string;
-  readonly at: Instant;
   /** What the reply says after that many UTF-16 units of it, up to now. Asked at the time of writing. */
   after(length: number): string;
 }

@@ -4,6 +4,8 @@ import type { Clock, TextFormat } from '../domain/ports.ts';
 import type { RequestContext } from '../request-context.ts';
 import type { ChatService } from '../services/chat.ts';
 import type { ConversationService } from '../services/conversations.ts';
+import type { CursorCodec } from '../services/cursor-codec.ts';
+import type { ExportJobService } from '../services/export-jobs.ts';
 import type { ExportService } from '../services/exports.ts';
 import type { HealthService } from '../services/health.ts';
 import type { StreamService } from '../services/streams.ts';
@@ -16,6 +18,7 @@ import { mountRoutes, type Route } from './route.ts';
 import { chatRoutes } from './routes/chat.ts';
 import { conversationRoutes } from './routes/conversations.ts';
 import { documentRoutes, mountAssets } from './routes/documents.ts';
+import { exportJobRoutes } from './routes/export-jobs.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { healthRoutes } from './routes/health.ts';
 import { streamRoutes } from './routes/streams.ts';
@@ -35,6 +38,8 @@ export interface AppParts {
   readonly streams: StreamService;
   readonly conversations: ConversationService;
   readonly exports: ExportService;
+  readonly exportJobs: ExportJobService;
+  readonly cursors: CursorCodec;
   readonly health: HealthService;
   readonly text: TextFormat;
   readonly clock: Clock;
@@ -53,6 +58,13 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
     // Before the conversations: "export-all" is nobody's id.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
     ...conversationRoutes(parts.conversations),
+    ...exportJobRoutes({
+      jobs: parts.exportJobs,
+      cursors: parts.cursors,
+      clock: parts.clock,
+      readBody,
+      heartbeatMs,
+    }),
     ...healthRoutes(parts.health, options.version),
   ];
 }

@@ -79,7 +79,7 @@ export class ChatService {
     const together = !generation.running || (mode === 'whole' && input.conversationId === undefined);
     const started = together ? undefined : this.#parts.keeper.begin(question).then(() => {});
     const stream = this.#parts.keeper.keep(question, new Reply(generation), started);
-    return { ...stream, cache, cached: cache.kind === 'hit' };
+    return { ...stream, cache, cached: cache.kind === 'hit', replayed: false };
   }
 
   /**
@@ -102,7 +102,7 @@ export class ChatService {
       const stream = keeper.keep(question, new Reply(hit.generation), undefined);
       try {
         await stream.started;
-        return { ...stream, cache: hit.cache, cached: true };
+        return { ...stream, cache: hit.cache, cached: true, replayed: false };
       } catch (error) {
         if (error instanceof KeyTaken) return TAKEN;
         throw error;
@@ -118,7 +118,7 @@ export class ChatService {
       throw error;
     }
     const stream = keeper.keep(question, new Reply(opened.generation), Promise.resolve());
-    return { ...stream, cache: opened.cache, cached: false };
+    return { ...stream, cache: opened.cache, cached: false, replayed: false };
   }
 
   #expiredBefore(): Instant {

@@ -1,5 +1,5 @@
 import { AppError } from '../domain/errors.ts';
-import type { Clock, Log } from '../domain/ports.ts';
+import type { Log } from '../domain/ports.ts';
 import type { ReplyProgress, ReplyStore, TurnWriter } from '../domain/turns.ts';
 import type { Reply } from './reply.ts';
 
@@ -19,7 +19,6 @@ interface CheckpointParts {
   readonly writer: Pick<TurnWriter, 'progress'>;
   readonly replies: Pick<ReplyStore, 'endedElsewhere'>;
   readonly worker: string;
-  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -62,11 +61,10 @@ export class Checkpoints {
 
   async #store(growing: Growing): Promise<void> {
     const { uid, reply, written } = growing;
-    const { writer, worker, clock } = this.#parts;
+    const { writer, worker } = this.#parts;
     const progress: ReplyProgress = {
       uid,
       worker,
-      at: clock.now(),
       after: (length) => {
         growing.written = reply.length;
         return reply.after(length);

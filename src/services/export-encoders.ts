@@ -1,16 +1,29 @@
 /** The formats of exports: parts of conversations in, text out. */
 import type { Instant } from '../domain/conversation.ts';
-import type { CsvFormat, ExportConversation, ExportFilter, ExportMessage } from '../domain/ports.ts';
+import type {
+  CsvFormat,
+  ExportConversation,
+  ExportDeletion,
+  ExportFilter,
+  ExportMessage,
+} from '../domain/ports.ts';
 
 export interface ExportCounts {
   readonly conversations: number;
   readonly messages: number;
+  /** Conversations that were told to be gone; only of an incremental export. */
+  readonly deleted?: number;
 }
 
 /** Gets conversations in order; the messages of one may come in several pieces. */
 export interface ExportEncoder {
   /** Before everything; may be empty. */
   opening(): string;
+  /**
+   * Conversations that are gone, before those that are there. CSV has no way to say so.
+   * @param first whether they are the first of all
+   */
+  deletions(deletions: readonly ExportDeletion[], first: boolean): string;
   /** @param first whether it is the first conversation of all */
   begin(conversation: ExportConversation, first: boolean): string;
   /** @param first whether they are the first messages of their conversation */
@@ -26,6 +39,8 @@ export interface ExportMetadata {
   readonly filter: ExportFilter;
   readonly conversationId: string | null;
   readonly exportedAt: Instant;
+  /** When the export was made whose changes these are; null: it is no incremental one. */
+  readonly since: Instant | null;
 }
 
 const MESSAGE_COLUMNS = ['message_id', 'role', 'content', 'timestamp', 'status'] as const;
@@ -61,6 +76,7 @@ export function csvEncoder(csv: CsvFormat, raw: boolean): ExportEncoder {
   const gathered = () => (rows.length < CSV_ROWS && chars < CSV_CHARS ? '' : rest());
   return {
     opening: () => (raw ? '' : BOM) + csv.lines([EXPORT_COLUMNS]),
+    deletions: () => '',
     begin: () => '',
     messages({ id, createdAt, lastActive }, messages) {
       for (const { uid, role, content, timestamp, status } of messages) {
@@ -88,6 +104,10 @@ function jsonMessages(messages: readonly ExportMessage[], first: boolean): strin
   return text;
 }
 
+function jsonDeletion({ id, deletedAt }: ExportDeletion): string {
+  return `{"conversation_id":"${id}","deleted":true,"deleted_at":"${deletedAt}"}`;
+}
+
 function jsonHead(conversation: ExportConversation, ttlMs: number): string {
   const { id, createdAt, lastActive } = conversation;
   const expires = ttlMs === 0 ? 'null' : `"${new Date(Date.parse(lastActive) + ttlMs).toISOString()}"`;
@@ -98,6 +118,7 @@ function jsonHead(conversation: ExportConversation, ttlMs: number): string {
 export function ndjsonEncoder(ttlMs: number): ExportEncoder {
   return {
     opening: () => '',
+    deletions: (deletions) => deletions.map((one) => `${jsonDeletion(one)}\n`).join(''),
     begin: (conversation) => jsonHead(conversation, ttlMs),
     messages: (_conversation, messages, first) => jsonMessages(messages, first),
     end: () => ']}\n',
@@ -109,7 +130,7 @@ export function ndjsonEncoder(ttlMs: number): ExportEncoder {
 /** @param ttlMs 0: conversations never expire */
 export function jsonEncoder(
   ttlMs: number,
-  { filter, conversationId, exportedAt }: ExportMetadata,
+  { filter, conversationId, exportedAt, since }: ExportMetadata,
 ): ExportEncoder {
   const time = (at: Instant | null) => (at === null ? null : new Date(at).toISOString());
   const { from, to, role, status } = filter;
@@ -117,17 +138,21 @@ export function jsonEncoder(
     format: 'json',
     filter:
       conversationId === null
-        ? { start_date: time(from), end_date: time(to), role, status }
+        ? { start_date: time(from), end_date: time(to), role, status, ...(since && { since: time(since) }) }
         : { conversation_id: conversationId },
     exported_at: time(exportedAt),
   };
   return {
     opening: () => `{"metadata":${JSON.stringify(metadata)},"conversations":[`,
+    deletions: (deletions, first) =>
+      deletions.map((one, index) => `${first && index === 0 ? '' : ','}\n${jsonDeletion(one)}`).join(''),
     begin: (conversation, first) => `${first ? '\n' : ',\n'}${jsonHead(conversation, ttlMs)}`,
     messages: (_conversation, messages, first) => jsonMessages(messages, first),
     end: () => ']}',
     rest: () => '',
-    closing: (counts) =>
-      `\n],"summary":{"conversations":${counts.conversations},"messages":${counts.messages}}}\n`,
+    closing: ({ conversations, messages, deleted }) => {
+      const summary = { conversations, messages, ...(since && { deleted }) };
+      return `\n],"summary":${JSON.stringify(summary)}}\n`;
+    },
   };
 }

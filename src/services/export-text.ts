@@ -17,15 +17,19 @@ const CHUNK_CHARS = 64 * 1024;
 const SLICE = 100;
 const SLICE_CHARS = 64 * 1024;
 
-/** What comes between opening and closing, in pieces that are neither tiny nor large. Counts as it goes. */
+/**
+ * What comes between opening and closing, in pieces that are neither tiny nor large. Counts as it goes.
+ * @param begins whether nothing was told before the first conversation
+ */
 export async function* exportText(
   pages: AsyncIterable<readonly ExportPart[]>,
   encoder: ExportEncoder,
   counts: RunningCounts,
+  begins: boolean,
 ): AsyncGenerator<ExportText> {
   for await (const parts of pages) {
     let text = '';
-    for (const piece of encoded(encoder, parts, counts)) {
+    for (const piece of encoded(encoder, parts, counts, begins)) {
       text += piece;
       if (text.length < CHUNK_CHARS) continue;
       yield { text, position: null };
@@ -39,16 +43,17 @@ export async function* exportText(
   }
 }
 
-/** The encoder holds nothing back after the last piece. */
+/** The encoder holds nothing back after the last piece. @param begins as for {@link exportText} */
 export function* encoded(
   encoder: ExportEncoder,
   parts: readonly ExportPart[],
   counts: RunningCounts,
+  begins: boolean,
 ): Generator<string> {
-  for (const { conversation, messages, begins, ends } of parts) {
-    if (begins) yield encoder.begin(conversation, counts.conversations === 0);
-    if (begins) counts.conversations += 1;
-    let first = begins;
+  for (const { conversation, messages, begins: opens, ends } of parts) {
+    if (opens) yield encoder.begin(conversation, begins && counts.conversations === 0);
+    if (opens) counts.conversations += 1;
+    let first = opens;
     for (const slice of slices(messages)) {
       yield encoder.messages(conversation, slice, first);
       first = false;

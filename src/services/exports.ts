@@ -1,5 +1,13 @@
 import type { Instant } from '../domain/conversation.ts';
 import type {
+  ExportFormat,
+  ExportJob,
+  ExportManifest,
+  ExportRequest,
+  JobCheckpoint,
+  JobScope,
+} from '../domain/export-jobs.ts';
+import type {
   Clock,
   CsvFormat,
   ExportFilter,
@@ -7,6 +15,7 @@ import type {
   ExportScope,
   ExportSource,
 } from '../domain/ports.ts';
+import type { CursorCodec } from './cursor-codec.ts';
 import {
   csvEncoder,
   type ExportCounts,
@@ -15,8 +24,6 @@ import {
   ndjsonEncoder,
 } from './export-encoders.ts';
 import { encoded, exportText } from './export-text.ts';
-
-export type ExportFormat = 'json' | 'csv' | 'ndjson';
 
 export interface ExportForm {
   readonly format: ExportFormat;
@@ -62,12 +69,14 @@ export class ExportService {
   readonly #source: ExportSource;
   readonly #csv: CsvFormat;
   readonly #clock: Clock;
+  readonly #cursors: CursorCodec;
   readonly #ttlMs: number;
 
   /** @param ttlMs 0: conversations never expire */
-  constructor(source: ExportSource, csv: CsvFormat, clock: Clock, ttlMs: number) {
+  constructor(source: ExportSource, csv: CsvFormat, cursors: CursorCodec, clock: Clock, ttlMs: number) {
     this.#source = source;
     this.#csv = csv;
+    this.#cursors = cursors;
     this.#clock = clock;
     this.#ttlMs = ttlMs;
   }
@@ -97,7 +106,7 @@ export class ExportService {
     let bytes = 0;
     for await (const parts of this.#source.read(scope)) {
       for (const part of parts) rows.push(...rowsOf(part).slice(0, limit - rows.length));
-      for (const piece of encoded(encoder, parts, sampled)) bytes += Buffer.byteLength(piece);
+      for (const piece of encoded(encoder, parts, sampled, true)) bytes += Buffer.byteLength(piece);
       if (rows.length >= limit && sampled.messages >= Math.min(limit, SAMPLE)) break;
     }
     const total = await this.#source.count(scope);
@@ -105,8 +114,83 @@ export class ExportService {
     return { rows, estimate: { ...total, bytes: Math.round(frame + bytes * share(total, sampled)) } };
   }
 
+  /**
+   * What a job exports, fixed when it begins.
+   * @throws AppError `database_unavailable`
+   */
+  async fixScope({ filter, since }: ExportRequest): Promise<JobScope> {
+    const exportedAt = this.#clock.now();
+    // The cursor first: what comes between the two is told twice rather than never.
+    const cursor = await this.#source.cursor(exportedAt);
+    const scope = await this.#source.scope(filter, null, this.#activeSince(exportedAt), since);
+    const total = await this.#source.count(scope);
+    return { scope, exportedAt, cursor, ...total };
+  }
+
+  /** The text of a job's file from its checkpoint on. */
+  async *jobText(
+    { format, raw }: ExportRequest,
+    { scope, exportedAt }: JobScope,
+    from: JobCheckpoint,
+  ): AsyncGenerator<JobText> {
+    const encoder = this.#encoder(scope, { format, raw }, exportedAt);
+    const counts = { conversations: from.conversations, messages: from.messages };
+    const ids = { first: from.firstMessageId, last: from.lastMessageId };
+    let { position, deleted } = from;
+    const state = () => ({
+      ...from,
+      ...counts,
+      deleted,
+      position,
+      firstMessageId: ids.first,
+      lastMessageId: ids.last,
+    });
+    if (from.bytes === 0) {
+      yield { text: encoder.opening(), state: state(), resumable: false };
+      for await (const page of scope.since ? this.#source.deletions(scope.since) : []) {
+        const text = encoder.deletions(page, deleted === 0);
+        deleted += page.length;
+        yield { text, state: state(), resumable: false };
+      }
+    }
+    const pages = noted(this.#source.read(scope, position), ids);
+    for await (const piece of exportText(pages, encoder, counts, deleted === 0)) {
+      position = piece.position ?? position;
+      yield { text: piece.text, state: state(), resumable: piece.position !== null };
+    }
+    yield { text: encoder.closing({ ...counts, deleted }), state: state(), resumable: false };
+  }
+
+  /** What proves the file that `jobText` has made. */
+  async manifest(job: ExportJob, whole: JobCheckpoint, sha256: string): Promise<ExportManifest> {
+    const { request, startedAt, scope } = job;
+    const { from, to, role, status } = request.filter;
+    const time = (at: Instant | null) => (at === null ? null : new Date(at).toISOString());
+    const now = this.#clock.now();
+    return {
+      format: request.format,
+      csv: request.format === 'csv' ? (request.raw ? 'raw' : 'escaped') : null,
+      compression: request.compression,
+      filter: { start_date: time(from), end_date: time(to), role, status },
+      conversations: whole.conversations,
+      messages: whole.messages,
+      deleted: whole.deleted,
+      bytes: whole.bytes,
+      sha256,
+      first_message_id: whole.firstMessageId,
+      last_message_id: whole.lastMessageId,
+      started_at: new Date(startedAt ?? now).toISOString(),
+      finished_at: new Date(now).toISOString(),
+      cursor: scope ? await this.#cursors.encode(scope.cursor) : '',
+    };
+  }
+
+  #activeSince(now: Instant): Instant {
+    return this.#ttlMs === 0 ? 0 : now - this.#ttlMs;
+  }
+
   #scope(target: ExportTarget, now: Instant): Promise<ExportScope> {
-    const activeSince = this.#ttlMs === 0 ? 0 : now - this.#ttlMs;
+    const activeSince = this.#activeSince(now);
     return target.conversationId === undefined
       ? this.#source.scope(target.filter, null, activeSince)
       : this.#source.scope(EVERYTHING, target.conversationId, activeSince);
@@ -119,7 +203,7 @@ export class ExportService {
       case 'ndjson':
         return ndjsonEncoder(this.#ttlMs);
       case 'json':
-        return jsonEncoder(this.#ttlMs, { ...scope, exportedAt: now });
+        return jsonEncoder(this.#ttlMs, { ...scope, exportedAt: now, since: scope.since?.at ?? null });
     }
   }
 
@@ -131,11 +215,34 @@ export class ExportService {
     // Leaves at once, whatever the first page takes.
     const opening = encoder.opening();
     if (opening !== '') yield Buffer.from(opening);
-    for await (const { text } of exportText(this.#source.read(scope), encoder, counts)) {
+    for await (const { text } of exportText(this.#source.read(scope), encoder, counts, true)) {
       if (text !== '') yield Buffer.from(text);
     }
     const closing = encoder.closing(counts);
     if (closing !== '') yield Buffer.from(closing);
+  }
+}
+
+/** A piece of a job's file, and what the job has behind itself with it. */
+export interface JobText {
+  readonly text: string;
+  /** Its `bytes` are for the writer of the file to say. */
+  readonly state: JobCheckpoint;
+  /** Whether another process could go on from here. */
+  readonly resumable: boolean;
+}
+
+/** Notes the ids of the first and the last message. */
+async function* noted(
+  pages: AsyncIterable<readonly ExportPart[]>,
+  ids: { first: string | null; last: string | null },
+): AsyncGenerator<readonly ExportPart[]> {
+  for await (const parts of pages) {
+    for (const { messages } of parts) {
+      ids.first ??= messages[0]?.uid ?? null;
+      ids.last = messages.at(-1)?.uid ?? ids.last;
+    }
+    yield parts;
   }
 }
 

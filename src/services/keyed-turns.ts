@@ -38,11 +38,15 @@ export class KeyedTurns {
   /** @throws AppError `idempotency_mismatch` when the key was used for another body, `database_unavailable` */
   async run(key: RequestKey, activeSince: Instant, start: Start): Promise<Turn> {
     const running = this.#running.get(key.id);
+    if (running && running.bodyHash !== key.bodyHash) {
+      // Which of the two has the key is known when the other one has found out.
+      await running.turn.catch(() => {});
+      return this.#find(key, activeSince, start);
+    }
     if (running) {
-      checkBody(key, running.bodyHash);
       const turn = await running.turn;
       // What is read from the store has a reader of its own for each.
-      return turn.cache ? turn : this.#find(key, activeSince, start);
+      return turn.cache ? { ...turn, replayed: true } : this.#find(key, activeSince, start);
     }
     const turn = this.#find(key, activeSince, start);
     this.#running.set(key.id, { bodyHash: key.bodyHash, turn });
@@ -67,11 +71,11 @@ export class KeyedTurns {
   async #join(stored: StoredKey): Promise<Turn | null> {
     const { replyId, cached } = stored;
     const running = this.#keeper.find(replyId);
-    if (running) return { ...running, cache: undefined, cached };
+    if (running) return { ...running, cache: undefined, cached, replayed: true };
     const reply = await this.#replies.find(replyId);
     const failed =
       !reply || (reply.message.status === 'incomplete' && reply.message.finishReason === 'error');
-    return failed ? null : { ...this.#stored.open(reply), cache: undefined, cached };
+    return failed ? null : { ...this.#stored.open(reply), cache: undefined, cached, replayed: true };
   }
 }
 

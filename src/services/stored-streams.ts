@@ -16,7 +16,7 @@ interface Followed {
 }
 
 interface StoredParts {
-  readonly replies: Pick<ReplyStore, 'tail'>;
+  readonly replies: Pick<ReplyStore, 'find' | 'tail'>;
   readonly pending: Pick<PendingTurns, 'reply'>;
   readonly log: Log;
 }
@@ -48,8 +48,9 @@ export class StoredStreams {
       return known.stream;
     }
     const generation = new Generation();
-    const result = generation.ended.then(() => this.#result(generation, conversation, true));
-    result.catch(() => {});
+    const result = generation.ended.then(async () =>
+      this.#result(generation, await this.#latest(message.uid, conversation), true),
+    );
     const followed: Followed = {
       stream: this.#stream(message, generation, result, () => {
         followed.readers -= 1;
@@ -95,6 +96,12 @@ export class StoredStreams {
       if (generation.running) await new Promise((resolve) => setTimeout(resolve, pause));
     }
     this.#followed.delete(message.uid);
+  }
+
+  /** The end of a reply has moved its conversation on. */
+  async #latest(uid: string, before: Conversation): Promise<Conversation> {
+    const reply = await this.#parts.replies.find(uid).catch(() => null);
+    return reply?.conversation ?? before;
   }
 
   /** Null: it was deleted. Undefined: the database is away, nobody knows. */

@@ -36,7 +36,9 @@ export interface ReplyStream {
 
 /** A reply to a question that was just asked, or asked again with the same idempotency key. */
 export interface Turn extends ReplyStream {
-  /** Undefined: the question had been asked before. */
+  /** Whether an earlier request with the same idempotency key asked the question. */
+  readonly replayed: boolean;
+  /** Undefined where the response cache had no say: the reply was there before the request came. */
   readonly cache: CacheUse | undefined;
   /** Whether the reply came from the response cache. */
   readonly cached: boolean;

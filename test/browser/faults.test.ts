@@ -1,26 +1,56 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import type { Browser } from 'playwright-core';
+import type { Browser, Page, Request } from 'playwright-core';
 import { launchChromium, provideChromium } from '../support/chromium.ts';
+import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
 import { ask, openPage } from './page.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
 
+const LONG = 'a long one';
+const ANSWER = Array.from({ length: 60 }, (_, n) => `part ${n} `)
+  .join('')
+  .trim();
+
 describe('the home page when something goes wrong', { skip: chromium === undefined }, () => {
   let server: TestServer;
   let upstream: Upstream;
   let browser: Browser;
+  let proxy: FaultProxy;
 
   before(async () => {
-    upstream = await startUpstream();
-    const env = { OPENAI_BASE_URL: upstream.baseUrl, OPENAI_MAX_RETRIES: '0', MESSAGE_MAX_CHARS: '40' };
-    [server, browser] = await Promise.all([startServer(env), launchChromium(chromium ?? '')]);
+    upstream = await startUpstream({ [LONG]: ANSWER });
+    const limits = { OPENAI_MAX_RETRIES: '0', MESSAGE_MAX_CHARS: '40', CACHE_MAX_BYTES: '0' };
+    [server, browser] = await Promise.all([
+      startServer({ OPENAI_BASE_URL: upstream.baseUrl, ...limits }),
+      launchChromium(chromium ?? ''),
+    ]);
+    proxy = await startFaultProxy(Number(new URL(server.url).port));
   });
+
+  /** The page behind the proxy, and what it sends for the chat. */
+  async function openThroughProxy() {
+    const opened = await openPage(browser, `http://127.0.0.1:${proxy.port}`);
+    await opened.page.locator('[data-part="upstream"]:not([data-state="wait"])').waitFor();
+    const sent: Request[] = [];
+    opened.page.on('request', (request) => {
+      if (request.url().includes('/api/chat-stream')) sent.push(request);
+    });
+    return { ...opened, sent };
+  }
+
+  async function storedMessages(page: Page) {
+    const path = (await page.locator('#record').getAttribute('href')) ?? '';
+    const answer = await server.get(path);
+    const { messages }: { messages: { content: string; status: string }[] } = JSON.parse(await answer.text());
+    return messages;
+  }
 
   after(async () => {
     await browser?.close();
+    await proxy?.close();
     await server?.stop();
     await upstream?.close();
   });
@@ -64,17 +94,32 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await close();
   });
 
-  test('stops reading when asked to, and can be used at once', async () => {
-    const { page, close } = await openPage(browser, server.url);
+  test('stops a reply when asked to, keeps what was said, and can be used at once', async () => {
+    const { page, faults, close } = await openPage(browser, server.url);
     await page.locator('#message').fill('endless');
     await page.locator('#message').press('Enter');
     await page.locator('.reply', { hasText: 'word 3' }).waitFor();
     await page.locator('#stop').click();
     const stopped = page.locator('.reply[data-state="stopped"]');
-    assert.match((await stopped.locator('.meta').textContent()) ?? '', /You stopped reading/);
+    assert.match((await stopped.locator('.meta').textContent()) ?? '', /stopped, what was said is stored/);
     assert.equal(await page.evaluate('document.activeElement.id'), 'message');
+    const [, said] = await storedMessages(page);
+    assert.equal(said?.status, 'cancelled');
+    assert.equal(await stopped.locator('.text').textContent(), said?.content.trimEnd());
     await ask(page, 'more');
     await page.locator('.reply[data-state="done"]').waitFor();
+    assert.deepEqual(faults, []);
+    await close();
+  });
+
+  test('only stops reading where the server cannot be told to stop', async () => {
+    const { page, close } = await openPage(browser, server.url, { locale: 'zh-CN' });
+    await page.locator('#message').fill('endless');
+    await page.locator('#message').press('Enter');
+    await page.locator('.reply', { hasText: 'word 3' }).waitFor();
+    await page.route(/chat-stream\/./, (route) => route.abort());
+    await page.locator('#stop').click();
+    await page.locator('.reply[data-state="stopped"] .meta', { hasText: '未能通知服务端' }).waitFor();
     await close();
   });
 
@@ -92,16 +137,103 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await close();
   });
 
+  test('goes on by itself with a reply whose connection broke, and shows it once', async () => {
+    const { page, sent, close } = await openThroughProxy();
+    await page.locator('#message').fill(LONG);
+    await page.locator('#message').press('Enter');
+    await page.locator('.reply', { hasText: 'part 9 ' }).waitFor();
+    proxy.cut();
+    await page.locator('.meta', { hasText: /^The connection was lost; trying again in [34] s…$/ }).waitFor();
+    await page.locator('.reply[data-state="done"]').waitFor();
+    assert.equal(await page.locator('.reply .text').textContent(), ANSWER);
+    assert.deepEqual(
+      (await storedMessages(page)).map(({ content }) => content),
+      [LONG, ANSWER],
+    );
+    assert.deepEqual(
+      sent.map((request) => request.method()),
+      ['POST', 'GET'],
+    );
+    const position = (await sent[1]?.headerValue('last-event-id')) ?? '';
+    assert.ok(Number(position.split(':')[1]) >= 'part 9 '.length * 9, position);
+    await close();
+  });
+
+  test('goes on with a reply when asked to, where the connection stayed away for long', async () => {
+    const { page, close } = await openThroughProxy();
+    await page.clock.install();
+    await page.locator('#message').fill(LONG);
+    await page.locator('#message').press('Enter');
+    await page.locator('.reply', { hasText: 'part 2 ' }).waitFor();
+    proxy.refuse();
+    proxy.cut();
+    for (const wait of [/in [34] s/, /in [678] s/, /in 1[2345] s/]) {
+      await page.locator('.meta', { hasText: wait }).waitFor();
+      await page.clock.fastForward(16_000);
+    }
+    await page.locator('.error', { hasText: 'lost before the reply was complete' }).waitFor();
+    proxy.accept();
+    await page.locator('.error button', { hasText: 'Go on reading' }).click();
+    assert.equal(await page.evaluate('document.activeElement.id'), 'message');
+    await page.locator('.reply[data-state="done"]').waitFor();
+    assert.equal(await page.locator('.reply .text').textContent(), ANSWER);
+    assert.equal(await page.locator('.error').count(), 0);
+    await close();
+  });
+
+  test('asks a question once, however often it has to be sent', async () => {
+    const { page, sent, close } = await openThroughProxy();
+    // Over a connection that is left, or a new one, the browser would send the request again and the page not know.
+    proxy.watch((piece, way) => {
+      if (way !== 'toClient' || !piece.includes('text/event-stream')) return undefined;
+      proxy.refuse();
+      proxy.cut();
+      return 0;
+    });
+    await page.locator('#message').fill('once');
+    await page.locator('#message').press('Enter');
+    await page.locator('.meta', { hasText: 'trying again' }).waitFor();
+    proxy.accept();
+    await page.locator('.reply[data-state="done"]', { hasText: 'word 0 word 1 word 2' }).waitFor();
+    const keys = await Promise.all(sent.map((request) => request.headerValue('idempotency-key')));
+    assert.equal(keys.length, 2);
+    assert.ok(keys[0]);
+    assert.equal(keys[1], keys[0]);
+    assert.equal((await storedMessages(page)).length, 2);
+    await ask(page, 'once');
+    assert.notEqual(await sent.at(-1)?.headerValue('idempotency-key'), keys[0]);
+    assert.equal((await storedMessages(page)).length, 4);
+    await close();
+  });
+
+  test('sends a question that was not answered with its key again, so that it is stored once', async () => {
+    const { page, close } = await openPage(browser, server.url);
+    await ask(page, 'first');
+    await ask(page, 'busy');
+    await page.locator('.error', { hasText: '503' }).waitFor();
+    await page.locator('#message').press('Enter');
+    await page.locator('.error').nth(1).waitFor();
+    const stored = await storedMessages(page);
+    assert.equal(stored.filter(({ content }) => content === 'busy').length, 1);
+    await close();
+  });
+
   test('shows that the server does not answer any more', async () => {
     const { page, close } = await openPage(browser, server.url);
+    await page.clock.install();
     await page
       .locator('[data-part="upstream"][data-state="good"], [data-part="upstream"][data-state="bad"]')
       .waitFor();
     await page.context().setOffline(true);
     await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))");
     await page.locator('[data-part="service"][data-state="bad"]', { hasText: 'no answer' }).waitFor();
-    await ask(page, 'Hello');
-    assert.match((await page.locator('.error').textContent()) ?? '', /cannot be reached/);
+    await page.locator('#message').fill('Hello');
+    await page.locator('#message').press('Enter');
+    for (const wait of [/in 2 s/, /in 3 s/, /in [45] s/]) {
+      await page.locator('.meta', { hasText: wait }).waitFor();
+      await page.clock.fastForward(6000);
+    }
+    await page.locator('.error', { hasText: 'cannot be reached' }).waitFor();
     assert.equal(await page.locator('#message').inputValue(), 'Hello');
     await close();
   });

@@ -6,6 +6,7 @@ interface PageEvent {
   readonly type: string;
   readonly data: string;
   readonly id: string;
+  readonly retry: number | undefined;
 }
 
 // The module is a browser's and has no types: its path must not be one that the compiler follows.
@@ -27,6 +28,7 @@ const SAMPLE = [
   'data: two',
   'data',
   'unknown: field',
+  'retry: soon',
   '',
   'event: forgotten',
   '',
@@ -38,10 +40,10 @@ const SAMPLE = [
 ];
 
 const EVENTS: readonly PageEvent[] = [
-  { type: 'start', data: '{"content":""}', id: 'a:0' },
-  { type: 'message', data: '{"content":"您好😀"}', id: 'a:2' },
-  { type: 'message', data: 'one\ntwo\n', id: 'a:2' },
-  { type: 'done', data: '{"content":""}', id: 'a:2:end' },
+  { type: 'start', data: '{"content":""}', id: 'a:0', retry: 3000 },
+  { type: 'message', data: '{"content":"您好😀"}', id: 'a:2', retry: 3000 },
+  { type: 'message', data: 'one\ntwo\n', id: 'a:2', retry: 3000 },
+  { type: 'done', data: '{"content":""}', id: 'a:2:end', retry: 3000 },
 ];
 
 test('the page reads the same events for every way of cutting the stream and every kind of line end', () => {
@@ -66,6 +68,6 @@ test('the page reads the same events for every way of cutting the stream and eve
 
 test('an event is there as soon as its blank line is, not one piece later', () => {
   const push = eventParser();
-  assert.deepEqual(push('data: x\r\n\r'), [{ type: 'message', data: 'x', id: '' }]);
-  assert.deepEqual(push('\ndata: y\r\r'), [{ type: 'message', data: 'y', id: '' }]);
+  assert.deepEqual(push('data: x\r\n\r'), [{ type: 'message', data: 'x', id: '', retry: undefined }]);
+  assert.deepEqual(push('\ndata: y\r\r'), [{ type: 'message', data: 'y', id: '', retry: undefined }]);
 });

@@ -60,8 +60,8 @@ describe('the home page', () => {
   }
 
   test('says every sentence in both languages, and has no sentence that nobody says', () => {
-    const sources = ['index.html', 'assets/app.js', 'assets/chat.js', 'assets/reply.js', 'assets/health.js'];
-    const used = sources.map(read).join('\n');
+    const scripts = ['app', 'chat', 'reply', 'stream', 'health'].map((name) => `assets/${name}.js`);
+    const used = ['index.html', ...scripts].map(read).join('\n');
     for (const [key, sentences] of Object.entries(STRINGS)) {
       const [zh, en] = sentences;
       assert.match(used, new RegExp(`['"]${key}['"]`), `nobody says ${key}`);

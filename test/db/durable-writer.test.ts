@@ -124,7 +124,7 @@ const end = (question: Message): TurnWrite => ({
 });
 
 /** A checkpoint of a reply. */
-const grown = (uid: string): ReplyProgress => ({ uid, worker: newId(), at: 0, after: () => '' });
+const grown = (uid: string): ReplyProgress => ({ uid, worker: newId(), after: () => '' });
 
 /** Nobody else of the host replays until the returned function is called. */
 async function heldReplay(journal: Journal): Promise<() => Promise<unknown>> {

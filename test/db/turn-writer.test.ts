@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/client.ts';
 import { GroupCommitWriter } from '../../src/db/turn-writer.ts';
 import type { Message } from '../../src/domain/conversation.ts';
+import type { KeyClaim, ReplyProgress, TurnWriter } from '../../src/domain/turns.ts';
 import { eachDatabase, silent } from '../support/databases.ts';
 import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 
@@ -20,6 +22,63 @@ function watched(knex: Knex): { commits: number; errors: unknown[] } {
 
 /** A role that no schema takes, as a bad row. */
 const bad = (message: Message): Message => ({ ...message, role: 'robot' as 'user' });
+
+const WORKER = newId();
+const BROKEN = { status: 'incomplete', finishReason: 'error' } as const;
+/** What is stored of {@link ended} with these words. */
+const WHOLE = {
+  content: 'Half 😀 of it',
+  length: 13,
+  status: 'complete',
+  worker: null,
+  finish_reason: 'stop',
+};
+
+/** The first state of a reply. */
+function streaming(question: Message): Message {
+  return replyTo(question, { content: '', status: 'streaming', finishReason: null, usage: null });
+}
+
+async function begin(writer: TurnWriter): Promise<Message> {
+  const question = userMessage(newId());
+  const reply = streaming(question);
+  assert.equal(await writer.write({ start: startOf(question), reply, worker: WORKER }), 'saved');
+  return reply;
+}
+
+function ended(begun: Message, content: string, over: Partial<Message> = {}): Message {
+  return { ...begun, content, status: 'complete', finishReason: 'stop', ...over };
+}
+
+/** The reply as it has grown to be `text`. */
+function saying({ uid }: Message, text: string): ReplyProgress {
+  return { uid, worker: WORKER, after: (length) => text.slice(length) };
+}
+
+async function rowOf(knex: Knex, uid: string) {
+  const columns = ['content', 'length', 'status', 'worker', 'finish_reason'] as const;
+  const [row] = await knex('messages')
+    .select(...columns)
+    .where({ uid });
+  return row && { ...row };
+}
+
+/** What other processes do with the replies of one that is silent. */
+async function closedByOthers(knex: Knex, uid: string): Promise<void> {
+  await knex('messages')
+    .where({ uid })
+    .update({ status: 'incomplete', finish_reason: 'error', worker: null });
+}
+
+function keyOf(): KeyClaim {
+  const hash = () => randomBytes(32).toString('hex');
+  return { id: hash(), bodyHash: hash(), cached: false, replaces: null, expiredBefore: NOON - 24 * HOUR };
+}
+
+/** The beginning of a turn that claims a key. */
+function keyed(question: Message, key: KeyClaim) {
+  return { start: startOf(question), reply: streaming(question), worker: WORKER, key };
+}
 
 eachDatabase((_name, open, options) => {
   describe('a start', () => {
@@ -100,6 +159,332 @@ eachDatabase((_name, open, options) => {
       ]);
       assert.deepEqual(outcomes, ['saved', 'saved']);
       assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'an answer']);
+    });
+  });
+
+  describe('a reply that is begun', () => {
+    test('is an empty row of its writer until progress and end fill it', async () => {
+      const { writer, knex } = open();
+      const begun = await begin(writer);
+      assert.deepEqual(await rowOf(knex, begun.uid), {
+        content: '',
+        length: 0,
+        status: 'streaming',
+        worker: WORKER,
+        finish_reason: null,
+      });
+      assert.equal(await writer.progress(saying(begun, 'Half 😀')), 'saved');
+      assert.deepEqual(await rowOf(knex, begun.uid), {
+        content: 'Half 😀',
+        length: 7,
+        status: 'streaming',
+        worker: WORKER,
+        finish_reason: null,
+      });
+      assert.equal(await writer.write({ reply: ended(begun, 'Half 😀 of it') }), 'saved');
+      assert.deepEqual(await rowOf(knex, begun.uid), WHOLE);
+    });
+
+    test('and ended in the same transaction is one whole row', async () => {
+      const { writer, knex } = open();
+      const question = userMessage(newId());
+      const begun = streaming(question);
+      const outcomes = await Promise.all([
+        writer.write({ start: startOf(question), reply: begun, worker: WORKER }),
+        writer.progress(saying(begun, 'Half')),
+        writer.write({ reply: ended(begun, 'Half 😀 of it') }),
+      ]);
+      assert.deepEqual(outcomes, ['saved', 'saved', 'saved']);
+      assert.deepEqual(await rowOf(knex, begun.uid), WHOLE);
+    });
+
+    test('moves its conversation on to when it ended, not to when it began', async () => {
+      const { writer, conversations } = open();
+      const begun = await begin(writer);
+      await writer.write({ reply: ended(begun, 'x'), activeAt: NOON + HOUR });
+      const conversation = await conversations.find(begun.conversationId);
+      assert.equal(conversation?.lastActive, NOON + HOUR);
+      assert.equal(conversation?.createdAt, NOON);
+    });
+
+    test('asks its progress for what comes after the units that are stored, whatever these are', async () => {
+      const { writer, knex } = open();
+      const begun = await begin(writer);
+      const asked: number[] = [];
+      for (const text of ['您好', '您好😀', '您好😀', '您好😀 **x**']) {
+        const progress = saying(begun, text);
+        const after = (length: number) => {
+          asked.push(length);
+          return progress.after(length);
+        };
+        assert.equal(await writer.progress({ ...progress, after }), 'saved');
+        assert.equal((await rowOf(knex, begun.uid))?.content, text);
+      }
+      assert.deepEqual(asked, [0, 2, 4, 4]);
+    });
+
+    test('many at once, grows by one transaction for all', async (t) => {
+      const knex = createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true });
+      t.after(() => knex.destroy());
+      const writer = new GroupCommitWriter(knex, silent);
+      const all = await Promise.all(Array.from({ length: 40 }, () => begin(writer)));
+      const seen = watched(knex);
+      await Promise.all(all.map((begun, n) => writer.progress(saying(begun, `reply ${n}`))));
+      assert.equal(seen.commits, 1);
+      const rows = await Promise.all(all.map(({ uid }) => rowOf(knex, uid)));
+      assert.deepEqual(
+        rows.map((row) => row?.content),
+        all.map((_, n) => `reply ${n}`),
+      );
+    });
+
+    test('is repeated without harm, also after its end', async () => {
+      const { writer, knex } = open();
+      const question = userMessage(newId());
+      const begun = streaming(question);
+      const first = { start: startOf(question), reply: begun, worker: WORKER };
+      await writer.write(first);
+      await writer.progress(saying(begun, 'Half'));
+      assert.equal(await writer.write(first), 'saved');
+      assert.equal((await rowOf(knex, begun.uid))?.content, 'Half');
+      const last = { reply: ended(begun, 'Half 😀 of it') };
+      for (const unit of [last, last, first]) assert.equal(await writer.write(unit), 'saved');
+      assert.equal(await writer.progress(saying(begun, 'Half 😀 of it, and more')), 'saved');
+      assert.deepEqual(await rowOf(knex, begun.uid), WHOLE);
+    });
+
+    test('and fails before it says anything leaves only its question', async () => {
+      const { writer, conversations } = open();
+      const begun = await begin(writer);
+      await writer.write({ reply: ended(begun, '', BROKEN) });
+      assert.deepEqual(await contents(conversations, begun.conversationId), ['a question']);
+      // Nor does a write that is repeated bring it back.
+      await writer.write({ reply: ended(begun, '', BROKEN) });
+      assert.deepEqual(await contents(conversations, begun.conversationId), ['a question']);
+    });
+
+    test('and fails with something said keeps that, as incomplete', async () => {
+      const { writer, knex } = open();
+      const begun = await begin(writer);
+      await writer.write({ reply: ended(begun, 'Half', BROKEN) });
+      const row = await rowOf(knex, begun.uid);
+      assert.deepEqual([row?.content, row?.status, row?.worker], ['Half', 'incomplete', null]);
+    });
+
+    test('goes on when others closed it, taking its writer for dead', async () => {
+      const { writer, knex } = open();
+      const begun = await begin(writer);
+      await writer.progress(saying(begun, 'Half'));
+      await closedByOthers(knex, begun.uid);
+      assert.equal(await writer.progress(saying(begun, 'Half 😀')), 'saved');
+      assert.deepEqual(await rowOf(knex, begun.uid), {
+        content: 'Half 😀',
+        length: 7,
+        status: 'streaming',
+        worker: WORKER,
+        finish_reason: null,
+      });
+      await closedByOthers(knex, begun.uid);
+      assert.equal(await writer.progress(saying(begun, 'Half 😀')), 'saved', 'nothing new to say');
+      assert.equal(await writer.write({ reply: ended(begun, 'Half 😀 of it') }), 'saved');
+      assert.deepEqual(await rowOf(knex, begun.uid), WHOLE);
+    });
+
+    test('stays cancelled when somebody cancelled it elsewhere, with all that was said', async () => {
+      const { writer, replies, knex } = open();
+      const begun = await begin(writer);
+      await writer.progress(saying(begun, 'Half'));
+      assert.equal(await replies.cancel(begun.uid), true);
+      assert.equal(await writer.progress(saying(begun, 'Half and more')), 'stopped');
+      assert.equal((await rowOf(knex, begun.uid))?.content, 'Half', 'progress writes nothing any more');
+      assert.equal(await writer.write({ reply: ended(begun, 'Half and more') }), 'stopped');
+      const stopped = {
+        content: 'Half and more',
+        length: 13,
+        status: 'cancelled',
+        worker: null,
+        finish_reason: 'cancelled',
+      };
+      assert.deepEqual(await rowOf(knex, begun.uid), stopped);
+      const cancelled = { status: 'cancelled', finishReason: 'cancelled' } as const;
+      assert.equal(await writer.write({ reply: ended(begun, 'Half and more', cancelled) }), 'saved');
+      assert.deepEqual(await rowOf(knex, begun.uid), stopped);
+    });
+
+    test('cancelled elsewhere before a word stays, even when its call fails', async () => {
+      const { writer, replies, knex } = open();
+      const begun = await begin(writer);
+      await replies.cancel(begun.uid);
+      await writer.write({ reply: ended(begun, '', BROKEN) });
+      assert.equal((await rowOf(knex, begun.uid))?.status, 'cancelled');
+    });
+
+    test('is gone, progress and end alike, when its conversation was deleted', async () => {
+      const { writer, conversations, knex } = open();
+      const begun = await begin(writer);
+      await conversations.delete(begun.conversationId);
+      assert.equal(await writer.progress(saying(begun, 'Half')), 'gone');
+      assert.equal(await writer.write({ reply: ended(begun, 'Half') }), 'gone');
+      assert.equal(await conversations.find(begun.conversationId), null);
+      assert.equal(await rowOf(knex, begun.uid), undefined);
+    });
+  });
+
+  describe('what waited in the journal', () => {
+    test('of a conversation deleted since is not brought back', async () => {
+      const { writer, conversations } = open();
+      const question = await writeTurn(writer, userMessage(newId()));
+      const { conversationId } = question;
+      await conversations.delete(conversationId);
+      // A deletion is dated by the clock, the fixtures are not.
+      const said = userMessage(conversationId, { timestamp: Date.now() - HOUR });
+      const late = { start: startOf(said), reply: replyTo(said), replayed: true };
+      assert.equal(await writer.write(late), 'gone');
+      assert.equal(await conversations.find(conversationId), null);
+    });
+
+    test('of a conversation begun anew since the deletion is written', async () => {
+      const { writer, conversations } = open();
+      const { conversationId } = await writeTurn(writer, userMessage(newId()));
+      await conversations.delete(conversationId);
+      const said = userMessage(conversationId, { timestamp: Date.now() + HOUR, content: 'anew' });
+      assert.equal(await writer.write({ start: startOf(said), replayed: true }), 'saved');
+      assert.deepEqual(await contents(conversations, conversationId), ['anew']);
+    });
+
+    test('of a conversation that began in the journal is written, and its reply after it', async () => {
+      const { writer, conversations } = open();
+      const question = userMessage(newId());
+      const { conversationId } = question;
+      assert.equal(await writer.write({ start: startOf(question), replayed: true }), 'saved');
+      assert.equal(await writer.write({ reply: replyTo(question), replayed: true }), 'saved');
+      assert.deepEqual(await contents(conversations, conversationId), ['a question', 'an answer']);
+    });
+
+    test('of two, of which one was deleted, is written for the other in the same batch', async () => {
+      const { writer, conversations } = open();
+      const deleted = await writeTurn(writer, userMessage(newId()));
+      await conversations.delete(deleted.conversationId);
+      const late = userMessage(deleted.conversationId);
+      const other = userMessage(newId());
+      const units = [late, other].map((message) => ({ start: startOf(message), replayed: true }));
+      assert.deepEqual(await Promise.all(units.map((unit) => writer.write(unit))), ['gone', 'saved']);
+    });
+  });
+
+  describe('an idempotency key', () => {
+    test('belongs to the turn that claimed it first, also within one batch', async () => {
+      const { writer, replies, conversations } = open();
+      const key = keyOf();
+      const turns = [1, 2, 3].map(() => userMessage(newId()));
+      const outcomes = await Promise.all(turns.map((question) => writer.write(keyed(question, key))));
+      assert.deepEqual(outcomes, ['saved', 'taken', 'taken']);
+      for (const [n, { conversationId }] of turns.entries()) {
+        assert.equal((await conversations.find(conversationId)) !== null, n === 0);
+      }
+      assert.equal(await writer.write(keyed(userMessage(newId()), key)), 'taken');
+      const stored = await replies.key(key.id, 0);
+      assert.equal(stored?.questionId, turns[0]?.uid);
+      assert.equal(stored?.bodyHash, key.bodyHash);
+    });
+
+    test('that two processes claim at the same moment goes to one of them', async () => {
+      // Each of its own connection, so that neither sees what the other has not committed.
+      const pair = [1, 2].map(() => open({}));
+      for (let round = 0; round < 15; round++) {
+        const key = keyOf();
+        const named = round % 2 === 0;
+        const turns = pair.map(({ writer }) => {
+          const unit = keyed(userMessage(newId()), key);
+          return writer.write({ ...unit, start: { ...unit.start, named } });
+        });
+        const settled = await Promise.allSettled(turns);
+        const outcomes = settled.map((one) => (one.status === 'fulfilled' ? one.value : String(one.reason)));
+        assert.deepEqual(outcomes.sort(), ['saved', 'taken'], `round ${round}`);
+      }
+    });
+
+    test('goes with its conversation', async () => {
+      const { writer, replies, conversations } = open();
+      const key = keyOf();
+      const question = userMessage(newId());
+      await writer.write(keyed(question, key));
+      await conversations.delete(question.conversationId);
+      assert.equal(await replies.key(key.id, 0), null);
+      assert.equal(await writer.write(keyed(userMessage(newId()), key)), 'saved');
+    });
+
+    test('of an expired conversation is free, of the same conversation or for another', async () => {
+      const { writer, replies } = open();
+      const later = { timestamp: NOON + 25 * HOUR };
+      for (const same of [true, false]) {
+        const key = keyOf();
+        const question = userMessage(newId());
+        await writer.write(keyed(question, key));
+        const next = userMessage(same ? question.conversationId : newId(), later);
+        const claim = { ...key, expiredBefore: NOON + HOUR };
+        assert.equal(await replies.key(key.id, claim.expiredBefore), null);
+        const unit = keyed(next, claim);
+        const start = { ...unit.start, expiredBefore: claim.expiredBefore };
+        assert.equal(await writer.write({ ...unit, start }), 'saved');
+        assert.equal((await replies.key(key.id, 0))?.questionId, next.uid);
+      }
+    });
+
+    test('of a reply that failed goes to the next one, once, and its question is not stored again', async () => {
+      const { writer, replies, conversations } = open();
+      const key = keyOf();
+      const question = userMessage(newId());
+      const first = keyed(question, key);
+      await writer.write(first);
+      await writer.write({ reply: ended(first.reply, 'Half', BROKEN) });
+      const claim = { ...key, replaces: first.reply.uid };
+      const again = [1, 2].map(() => ({ reply: streaming(question), key: claim, worker: WORKER }));
+      const outcomes = await Promise.all(again.map((unit) => writer.write(unit)));
+      assert.deepEqual(outcomes, ['saved', 'taken']);
+      assert.equal((await replies.key(key.id, 0))?.replyId, again[0]?.reply.uid);
+      assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'Half', '']);
+    });
+
+    test('of a reply that failed without a word leaves no trace of that', async () => {
+      const { writer, conversations } = open();
+      const key = keyOf();
+      const question = userMessage(newId());
+      const first = keyed(question, key);
+      // As when a process died before the first word, and others closed the row.
+      await writer.write(first);
+      const reply = streaming(question);
+      await writer.write({ reply, key: { ...key, replaces: first.reply.uid }, worker: WORKER });
+      await writer.write({ reply: ended(reply, 'at last') });
+      assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'at last']);
+    });
+
+    test('of a reply whose conversation was deleted is not given to another try', async () => {
+      const { writer, conversations } = open();
+      const key = keyOf();
+      const question = userMessage(newId());
+      const first = keyed(question, key);
+      await writer.write(first);
+      await conversations.delete(question.conversationId);
+      const claim = { ...key, replaces: first.reply.uid };
+      assert.equal(await writer.write({ reply: streaming(question), key: claim, worker: WORKER }), 'gone');
+      assert.equal(await conversations.find(question.conversationId), null);
+    });
+
+    test('that is taken takes nothing from its neighbours in the batch', async () => {
+      const { writer, conversations } = open();
+      const key = keyOf();
+      await writer.write(keyed(userMessage(newId()), key));
+      const [before, after] = [userMessage(newId()), userMessage(newId())];
+      const outcomes = await Promise.all([
+        writer.write({ start: startOf(before) }),
+        writer.write(keyed(userMessage(newId()), key)),
+        writer.write({ start: startOf(after) }),
+      ]);
+      assert.deepEqual(outcomes, ['saved', 'taken', 'saved']);
+      for (const { conversationId } of [before, after]) {
+        assert.equal((await contents(conversations, conversationId)).length, 1);
+      }
     });
   });
 

@@ -1,7 +1,8 @@
 /**
  * Every curl command of the documents, run by the shell against a live server, its answer compared with the block
- * that follows it. Commands may use two shell variables, filled from the answers before them in the same document:
- * $ID, the first conversation_id of the latest answer that has one, and $CURSOR, the next_cursor likewise.
+ * that follows it. Commands may use shell variables, filled from the answers before them in the same document: $ID,
+ * the first conversation_id of the latest answer that has one, and likewise $STREAM, the stream_id, $LAST, the id of
+ * the last event, and $CURSOR, the next_cursor.
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
@@ -54,11 +55,18 @@ function run(script: string, variables: Readonly<Record<string, string>>): Promi
   });
 }
 
+const REMEMBERED = [
+  ['ID', /"conversation_id":"([^"]+)"/],
+  ['STREAM', /"stream_id":"([^"]+)"/],
+  ['LAST', /^id: (\S+:end)$/m],
+  ['CURSOR', /"next_cursor":"([^"]+)"/],
+] as const;
+
 function remember(variables: Record<string, string>, answer: string): void {
-  const id = /"conversation_id":"([^"]+)"/.exec(answer)?.[1];
-  const cursor = /"next_cursor":"([^"]+)"/.exec(answer)?.[1];
-  if (id !== undefined) variables.ID = id;
-  if (cursor !== undefined) variables.CURSOR = cursor;
+  for (const [name, pattern] of REMEMBERED) {
+    const value = pattern.exec(answer)?.[1];
+    if (value !== undefined) variables[name] = value;
+  }
 }
 
 function checkDocument(file: string, calls: readonly Call[]): void {

@@ -17,9 +17,14 @@ import {
   rowsUnder,
 } from './documents.ts';
 
-const TWINS = ['README', 'docs/api', 'docs/deployment', 'docs/exports', 'docs/text-format'].filter((name) =>
-  documents().includes(`${name}.zh-CN.md`),
-);
+const TWINS = [
+  'README',
+  'docs/api',
+  'docs/deployment',
+  'docs/exports',
+  'docs/reliability',
+  'docs/text-format',
+].filter((name) => documents().includes(`${name}.zh-CN.md`));
 const RECORDS = readdirSync(fileUrl('docs/adr/')).map((file) => `docs/adr/${file}`);
 
 /** The levels of the headings in order, such as `# ## ## ###`. */
@@ -88,6 +93,20 @@ describe('the documents', () => {
         rows,
         Object.entries(ERROR_CODES).map(([code, [status, title]]) => [code, status, title]),
       );
+    });
+  }
+
+  for (const file of ['docs/reliability.md', 'docs/reliability.zh-CN.md']) {
+    it(`name tests that are there: ${file}`, () => {
+      const named = [...read(file).matchAll(/`(test\/[^`]+)`((?: “[^”]+”)+)/g)].flatMap(
+        ([, path = '', names = '']) =>
+          [...names.matchAll(/“([^”]+)”/g)].map(([, name = '']) => ({ path, name })),
+      );
+      assert.ok(named.length > 20);
+      const missing = named.filter(
+        ({ path, name }) => !existsSync(fileUrl(path)) || !read(path).includes(name),
+      );
+      assert.deepEqual(missing, []);
     });
   }
 

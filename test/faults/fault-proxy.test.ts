@@ -172,6 +172,19 @@ describe('the fault proxy', () => {
     assert.equal(await client.has(9), 'held back');
   });
 
+  it('holds a connection that says a certain thing, and no other', async () => {
+    const [first, firstPeer] = await dial();
+    const [second, secondPeer] = await dial();
+    proxy.hold('SELECT');
+    first.socket.write('SELECT 1');
+    second.socket.write('UPDATE');
+    assert.equal(await secondPeer.has(6), 'UPDATE');
+    await pause(20);
+    assert.equal(firstPeer.received.length, 0);
+    proxy.resume();
+    assert.equal(await firstPeer.has(8), 'SELECT 1');
+  });
+
   it('does not keep a stalled connection from being cut, nor from ending the proxy', async () => {
     const [client, peer] = await dial();
     proxy.stall('toServer');

@@ -13,11 +13,9 @@ function told(): { ledger: Ledger; entry: Entry; asked: StoredMessage; reply: St
   const ledger = new Ledger();
   const entry = ledger.add(question({ pieces: 20, pace: 0 }));
   const common = { conversation_id: CONVERSATION, status: 'complete', finish_reason: null } as const;
-  entry.conversationId = CONVERSATION;
-  entry.streamId = 'reply-1';
-  entry.acknowledged = true;
+  entry.acknowledge(CONVERSATION, 'reply-1');
   entry.show(entry.expected);
-  entry.end = { kind: 'done', finishReason: 'stop', persisted: true };
+  entry.reply.end = { kind: 'done', finishReason: 'stop', persisted: true };
   const asked = {
     ...common,
     id: 1,
@@ -61,7 +59,7 @@ describe('a ledger', () => {
 
   it('sees that a reply is lost, there twice, other than shown, or cut', () => {
     const { ledger, asked, reply } = told();
-    assertSees(ledger, stored(asked), /reply was shown and is not stored/);
+    assertSees(ledger, stored(asked), /its reply reply-1 was shown and is not stored/);
     assertSees(ledger, stored(asked, reply, { ...reply, id: 3, uid: 'r-2' }), /has 2 replies/);
     assertSees(
       ledger,
@@ -69,7 +67,11 @@ describe('a ledger', () => {
       /was done with another text/,
     );
     assertSees(ledger, stored(asked, { ...reply, content: reply.content.slice(0, 9) }), /is complete with/);
-    assertSees(ledger, stored(asked, { ...reply, uid: 'other' }), /its reply has another id/);
+    assertSees(
+      ledger,
+      stored(asked, { ...reply, uid: 'other' }),
+      /has 1 replies.*\n.*reply-1 was shown and is not/,
+    );
   });
 
   it('sees a row without what it belongs to, a uid that is there twice, and a wrong order', () => {
@@ -86,14 +88,14 @@ describe('a ledger', () => {
     assertSees(ledger, as('streaming'), /is still streaming/);
     assertSees(ledger, as('incomplete'), /was done with stop and is stored as incomplete/);
     assertSees(ledger, as('cancelled'), /nobody asked for that/);
-    entry.end = { kind: 'error', code: 'upstream_error' };
+    entry.reply.end = { kind: 'error', code: 'upstream_error' };
     assertSees(ledger, as('complete'), /ended with an error, stored as complete/);
     assertSees(ledger, as('incomplete'), /is incomplete without a reason/);
   });
 
   it('sees a reply that says it is not persisted while the database was there', () => {
     const { ledger, entry, asked, reply } = told();
-    entry.end = { kind: 'done', finishReason: 'stop', persisted: false };
+    entry.reply.end = { kind: 'done', finishReason: 'stop', persisted: false };
     assertSees(ledger, stored(asked, reply), /persisted: false/);
     ledger.databaseWasAway = true;
     assert.deepEqual(discrepancies(ledger, stored(asked, reply)), []);
@@ -112,7 +114,7 @@ describe('a ledger', () => {
     const ledger = new Ledger();
     const entry = ledger.add(question({ pieces: 20, pace: 0 }));
     const { asked, reply } = told();
-    Object.assign(entry, { conversationId: CONVERSATION, streamId: 'reply-1', acknowledged: true });
+    entry.acknowledge(CONVERSATION, 'reply-1');
     entry.show(entry.expected.slice(0, 10));
     now = 3000;
     entry.show(entry.expected.slice(0, 20));
@@ -126,6 +128,29 @@ describe('a ledger', () => {
     assert.deepEqual(discrepancies(ledger, kept(20)), []);
     assert.deepEqual(discrepancies(ledger, kept(10)), []);
     assertSees(ledger, kept(9), /10 units had been shown long before the crash, 9 are stored/);
+  });
+
+  it('allows a second reply where the first broke and its key was used again, and only there', () => {
+    const { ledger, asked, reply } = told();
+    const first = { ...reply, id: 2, uid: 'reply-0', content: '', status: 'incomplete' } as const;
+    assertSees(ledger, stored(asked, first, { ...reply, id: 3 }), /has 2 replies/);
+    const keyed = new Ledger();
+    const entry = keyed.add(question({ pieces: 20, pace: 0 }), { key: 'k' });
+    entry.mayBreak = true;
+    const rows = (start: string) => [
+      { ...asked, content: entry.question },
+      { ...first, content: start },
+      { ...reply, id: 3, content: entry.expected },
+    ];
+    entry.acknowledge(CONVERSATION, 'reply-0');
+    entry.show(entry.expected.slice(0, 7));
+    entry.acknowledge(CONVERSATION, 'reply-1');
+    entry.show(entry.expected);
+    assert.deepEqual(discrepancies(keyed, stored(...rows(entry.expected.slice(0, 9)))), []);
+    assertSees(keyed, stored(...rows(entry.expected.slice(0, 5))), /is no prefix of what is stored/);
+    entry.reply.end = { kind: 'done', finishReason: 'stop', persisted: true };
+    entry.acknowledge(CONVERSATION, 'reply-2');
+    assertSees(keyed, stored(...rows(entry.expected)), /its reply was reply-1 and is said to be reply-2/);
   });
 
   it('notes when a reader is shown something else than before', () => {

@@ -1,7 +1,7 @@
 /** Balances a ledger against the store: what every caller was told must be there, once, and nothing else. */
 import assert from 'node:assert/strict';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Entry, excerpt, type Ledger } from './ledger.ts';
+import { type End, type Entry, excerpt, type Ledger, type Telling } from './ledger.ts';
 import { type Snapshot, type StoredIn, type StoredMessage, takeSnapshot } from './snapshot.ts';
 
 const SETTLE_MS = 10_000;
@@ -82,38 +82,56 @@ function problemsOf(
   if (asked.length > 1) return [`its question is stored ${asked.length} times`];
   const [question] = asked;
   if (!question) return entry.acknowledged ? ['was acknowledged, but its question is not stored'] : [];
-  const answers = replies.get(question.uid) ?? [];
-  if (answers.length > 1) return [`has ${answers.length} replies`];
   const wrongPlace = entry.conversationId !== undefined && question.conversation_id !== entry.conversationId;
   return [
     ...(wrongPlace ? ['is in another conversation than its caller was told'] : []),
-    ...replyProblems(ledger, entry, answers[0]),
+    ...answerProblems(ledger, entry, replies.get(question.uid) ?? []),
   ];
 }
 
-function replyProblems(ledger: Ledger, entry: Entry, reply: StoredMessage | undefined): string[] {
-  if (!reply) return absenceProblems(ledger, entry);
-  const { content, status, uid } = reply;
-  const problems: string[] = [];
-  if (entry.streamId !== undefined && uid !== entry.streamId) problems.push('its reply has another id');
-  if (!entry.expected.startsWith(content)) problems.push(`stored is ${excerpt(content, entry.expected)}`);
-  if (entry.format === 'markdown') problems.push(...shownProblems(ledger, entry, content));
-  return [...problems, ...statusProblems(ledger, entry, content, status)];
+/** The replies to one question: its own, and those before it that broke and were made anew. */
+function answerProblems(ledger: Ledger, entry: Entry, answers: readonly StoredMessage[]): string[] {
+  const told = [entry.reply, ...entry.broken];
+  const left = answers.filter(({ uid }) => !told.some(({ streamId }) => streamId === uid));
+  // Nobody was told the id of these: one may be its own, the others broke before their key was used again.
+  const own = entry.streamId === undefined ? left.pop() : undefined;
+  const broke = entry.key === undefined ? [] : left.filter(({ status }) => status === 'incomplete');
+  return [
+    ...(left.length > broke.length ? [`has ${answers.length} replies`] : []),
+    ...told.flatMap((reply) => {
+      const stored =
+        answers.find(({ uid }) => uid === reply.streamId) ?? (reply === entry.reply ? own : undefined);
+      return replyProblems(ledger, entry, reply, stored);
+    }),
+  ];
 }
 
-function absenceProblems(ledger: Ledger, entry: Entry): string[] {
-  const durable = ledger.durable(entry) ?? entry.shown.length;
-  if (durable > 0 || entry.end?.kind === 'done') return ['its reply was shown and is not stored'];
+function replyProblems(ledger: Ledger, entry: Entry, reply: Telling, stored?: StoredMessage): string[] {
+  if (!stored) return absenceProblems(ledger, entry, reply);
+  const { content, status } = stored;
+  const problems: string[] = [];
+  if (!entry.expected.startsWith(content)) problems.push(`stored is ${excerpt(content, entry.expected)}`);
+  if (entry.format === 'markdown') problems.push(...shownProblems(ledger, entry, reply, content));
+  return [...problems, ...statusProblems(ledger, entry, reply.end, content, status)];
+}
+
+function absenceProblems(ledger: Ledger, entry: Entry, reply: Telling): string[] {
+  const { shown, end, streamId } = reply;
+  const durable = ledger.durable(entry, reply) ?? shown.length;
+  if (durable > 0 || end?.kind === 'done') return [`its reply ${streamId} was shown and is not stored`];
   return entry.mayBreak || entry.refusals.length > 0 || ledger.crashed(entry) ? [] : ['has no reply'];
 }
 
 /** For Markdown: what was shown and what is stored are the same text, up to what a crash excuses. */
-function shownProblems(ledger: Ledger, entry: Entry, content: string): string[] {
-  const { shown, end } = entry;
+function shownProblems(ledger: Ledger, entry: Entry, reply: Telling, content: string): string[] {
+  const { shown, end } = reply;
   if (shown === content) return [];
   if (end?.kind === 'done') return [`was done with another text: ${excerpt(shown, content)}`];
   if (content.startsWith(shown)) return [];
-  const durable = ledger.durable(entry);
+  if (end?.kind === 'error' && end.stored !== undefined && end.stored !== content.length) {
+    return [`its reader was told that ${end.stored} units are stored, ${content.length} are`];
+  }
+  const durable = ledger.durable(entry, reply);
   if (durable === undefined || !shown.startsWith(content)) {
     return [`what was shown is no prefix of what is stored: ${excerpt(shown, content)}`];
   }
@@ -124,10 +142,10 @@ function shownProblems(ledger: Ledger, entry: Entry, content: string): string[] 
 function statusProblems(
   ledger: Ledger,
   entry: Entry,
+  end: End | undefined,
   content: string,
   status: StoredMessage['status'],
 ): string[] {
-  const { end } = entry;
   const problems: string[] = [];
   if (end?.kind === 'done') {
     if (!end.persisted && !ledger.databaseWasAway) problems.push('persisted: false, with a database there');

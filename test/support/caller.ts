@@ -22,7 +22,7 @@ export interface Leave {
 
 const startData = z.object({ conversation_id: z.uuid(), stream_id: z.uuid(), message_id: z.uuid() });
 const doneData = z.looseObject({ finish_reason: z.string(), persisted: z.boolean(), length: z.number() });
-const errorData = z.looseObject({ code: z.string() });
+const errorData = z.looseObject({ code: z.string(), length: z.number().optional() });
 const wholeReply = z.looseObject({
   response: z.string(),
   conversation_id: z.uuid(),
@@ -70,9 +70,9 @@ export async function ask(url: string, entry: Entry, leave: Leave = {}): Promise
     return 'refused';
   }
   const { data } = told;
-  acknowledge(entry, data.conversation_id, data.message_id);
+  entry.acknowledge(data.conversation_id, data.message_id);
   entry.show(data.response);
-  entry.end = { kind: 'done', finishReason: data.finish_reason, persisted: data.persisted };
+  entry.reply.end = { kind: 'done', finishReason: data.finish_reason, persisted: data.persisted };
   return 'ended';
 }
 
@@ -159,13 +159,13 @@ class Reading {
     if (!this.#text.isWellFormed()) entry.problems.push('a surrogate pair is torn apart');
     entry.show(this.#text);
     if (type === 'done') this.#done(event);
-    if (type === 'error') this.#end({ kind: 'error', code: errorData.parse(data).code });
-    // Who is told that the rest was lost had more than is stored: no place fits.
+    if (type === 'error') this.#error(event);
+    // Who is told that the rest was lost has more than is stored, and learns how much that is.
     if (type === 'error' && data.code === 'reply_cut') return;
     const place = `${entry.streamId}:${this.#text.length}${this.ended ? ':end' : ''}`;
     if (event.id !== place && type !== 'start')
       this.#problem(`an event ${type} has the id ${event.id}`, place);
-    if (this.#text.length >= entry.shown.length) entry.lastId = event.id;
+    if (this.#text.length >= entry.shown.length) entry.reply.lastId = event.id;
   }
 
   #start({ data, id }: StreamEvent): void {
@@ -174,7 +174,7 @@ class Reading {
       this.#problem('a start event is out of shape', told.error.message);
       return;
     }
-    acknowledge(this.#entry, told.data.conversation_id, told.data.stream_id);
+    this.#entry.acknowledge(told.data.conversation_id, told.data.stream_id);
     const place = `${told.data.stream_id}:${this.#text.length}`;
     if (id !== place) this.#problem(`the start has the id ${id}`, place);
   }
@@ -190,6 +190,24 @@ class Reading {
     this.#end({ kind: 'done', finishReason, persisted });
   }
 
+  #error({ data, id }: StreamEvent): void {
+    const told = errorData.safeParse(data);
+    if (!told.success) {
+      this.#problem('an error event is out of shape', told.error.message);
+      return;
+    }
+    const { code, length } = told.data;
+    if (code !== 'reply_cut') {
+      this.#end({ kind: 'error', code });
+      return;
+    }
+    const place = `${this.#entry.streamId}:${length}:end`;
+    if (id !== place || length === undefined || length >= this.#text.length) {
+      this.#problem(`reply_cut has the id ${id} with ${this.#text.length} units shown`, place);
+    }
+    this.#end({ kind: 'error', code, ...(length === undefined ? {} : { stored: length }) });
+  }
+
   /** Who reads a stream a second time must be told the same end. */
   #end(end: NonNullable<Entry['end']>): void {
     this.ended = true;
@@ -200,24 +218,12 @@ class Reading {
         ? end.kind === 'done' && before.finishReason === end.finishReason
         : end.kind === 'error');
     if (!same) this.#problem(`ended as ${JSON.stringify(end)}`, JSON.stringify(before));
-    this.#entry.end = before ?? end;
+    this.#entry.reply.end = before ?? end;
   }
 
   #problem(what: string, wanted: string): void {
     this.#entry.problems.push(`${what}; wanted: ${wanted}`);
   }
-}
-
-function acknowledge(entry: Entry, conversationId: string, streamId: string): void {
-  if (entry.conversationId !== undefined && entry.conversationId !== conversationId) {
-    entry.problems.push(`was in ${entry.conversationId}, is said to be in ${conversationId}`);
-  }
-  if (entry.streamId !== undefined && entry.streamId !== streamId) {
-    entry.problems.push(`its reply was ${entry.streamId} and is said to be ${streamId}`);
-  }
-  entry.conversationId = conversationId;
-  entry.streamId = streamId;
-  entry.acknowledged = true;
 }
 
 function refused(entry: Entry, status: number | undefined): Outcome {
@@ -236,7 +242,7 @@ async function send(
   const headers: Record<string, string> = {};
   if (method === 'POST') headers['content-type'] = 'application/json';
   if (method === 'POST' && key !== undefined) headers['idempotency-key'] = key;
-  if (method === 'GET' && entry.lastId !== undefined) headers['last-event-id'] = entry.lastId;
+  if (method === 'GET' && entry.reply.lastId !== undefined) headers['last-event-id'] = entry.reply.lastId;
   const outgoing = request(`${url}${path}`, { method, agent: false, headers, ...(signal ? { signal } : {}) });
   outgoing.end(method === 'POST' ? body : undefined);
   const [response] = await once(outgoing, 'response');

@@ -26,6 +26,8 @@ export interface FaultProxy {
   halve(on: boolean): void;
   /** Nothing moves in this direction any more, while the connections stay open, until {@link resume}. */
   stall(direction: Direction): void;
+  /** From now on a connection over which this text goes to the target stops right before it, until {@link resume}. */
+  hold(text: string): void;
   resume(): void;
   /** New connections are reset at once; the port stays taken, so that nobody else gets it meanwhile. */
   refuse(): void;
@@ -35,6 +37,7 @@ export interface FaultProxy {
 }
 
 const HALF_MS = 3;
+const NOTHING = Buffer.alloc(0);
 
 /** The faults that are on at the moment, shared by all connections. */
 class Faults {
@@ -43,6 +46,11 @@ class Faults {
   refusing = false;
   watch: Watch | undefined;
   readonly #stalled = new Map<Direction, PromiseWithResolvers<void>>();
+  #held: { readonly text: string; readonly until: PromiseWithResolvers<void> } | undefined;
+
+  hold(text: string): void {
+    this.#held = { text, until: Promise.withResolvers() };
+  }
 
   stall(direction: Direction): void {
     if (!this.#stalled.has(direction)) this.#stalled.set(direction, Promise.withResolvers());
@@ -51,9 +59,13 @@ class Faults {
   resume(): void {
     for (const { resolve } of this.#stalled.values()) resolve();
     this.#stalled.clear();
+    this.#held?.until.resolve();
+    this.#held = undefined;
   }
 
-  async moving(direction: Direction): Promise<void> {
+  async moving(piece: Buffer, direction: Direction): Promise<void> {
+    if (this.#held && direction === 'toServer' && piece.includes(this.#held.text))
+      await this.#held.until.promise;
     for (let stop = this.#stalled.get(direction); stop; stop = this.#stalled.get(direction))
       await stop.promise;
   }
@@ -94,7 +106,7 @@ class Pair {
         assert(piece instanceof Buffer);
         if (!(await this.#pass(piece, sink, direction))) return;
       }
-      await this.#free(direction);
+      await this.#free(NOTHING, direction);
       sink.end();
     } catch {
       this.cut();
@@ -104,7 +116,7 @@ class Pair {
   async #pass(piece: Buffer, sink: Socket, direction: Direction): Promise<boolean> {
     const faults = this.#faults;
     if (faults.delayMs > 0) await Promise.race([pause(faults.delayMs), this.#gone.promise]);
-    await this.#free(direction);
+    await this.#free(piece, direction);
     const allowed = faults.watch?.(piece, direction);
     if (allowed !== undefined) {
       faults.watch = undefined;
@@ -120,8 +132,8 @@ class Pair {
     return !sink.destroyed;
   }
 
-  async #free(direction: Direction): Promise<void> {
-    await Promise.race([this.#faults.moving(direction), this.#gone.promise]);
+  async #free(piece: Buffer, direction: Direction): Promise<void> {
+    await Promise.race([this.#faults.moving(piece, direction), this.#gone.promise]);
   }
 }
 
@@ -179,6 +191,7 @@ export async function startFaultProxy(target: number): Promise<FaultProxy> {
       faults.halved = on;
     },
     stall: (direction) => faults.stall(direction),
+    hold: (text) => faults.hold(text),
     resume: () => faults.resume(),
     refuse() {
       faults.refusing = true;

@@ -4,7 +4,8 @@ import { piecesOf, plotOf } from './story.ts';
 /** How a reply ended, as its reader or the caller of a whole reply was told. */
 export type End =
   | { readonly kind: 'done'; readonly finishReason: string; readonly persisted: boolean }
-  | { readonly kind: 'error'; readonly code: string };
+  /** With code `reply_cut` also how much is stored, in units of its format. */
+  | { readonly kind: 'error'; readonly code: string; readonly stored?: number };
 
 interface Mark {
   readonly at: number;
@@ -14,6 +15,31 @@ interface Mark {
 /** What may be missing of a running reply after its server was killed. */
 const CHECKPOINT_MS = 1500;
 
+/** What was told of one reply. */
+export class Telling {
+  streamId: string | undefined;
+  /** Content units in the order in which they were shown, over all connections. */
+  shown = '';
+  lastId: string | undefined;
+  end: End | undefined;
+  readonly #marks: Mark[] = [];
+
+  /** Takes note of the reply shown from its beginning up to here by one connection; false if it does not fit. */
+  show(text: string): boolean {
+    if (this.shown.startsWith(text)) return true;
+    if (!text.startsWith(this.shown)) return false;
+    this.shown = text;
+    this.#marks.push({ at: performance.now(), length: text.length });
+    return true;
+  }
+
+  /** How many units had been shown at a time on the monotonic clock. */
+  shownAt(at: number): number {
+    return this.#marks.findLast((mark) => mark.at <= at)?.length ?? 0;
+  }
+}
+
+/** A question, and what became of it. */
 export class Entry {
   readonly question: string;
   /** The whole reply as the model gives it, were it not for faults. */
@@ -24,26 +50,26 @@ export class Entry {
   readonly body: string;
   /** Of the server that was asked, in its cluster. */
   readonly server: number;
+  readonly askedAt = performance.now();
   conversationId: string | undefined;
-  streamId: string | undefined;
   /** A `start` event or a whole reply has come: from then on the question must be stored. */
   acknowledged = false;
-  /** Content units in the order in which they were shown, over all connections. */
-  shown = '';
-  lastId: string | undefined;
-  end: End | undefined;
+  reply = new Telling();
+  /** With a key: replies that broke, after which the same request was made again. */
+  readonly broken: Telling[] = [];
   /** Status codes of answers that were no reply. */
   readonly refusals: number[] = [];
   /** Somebody asked for a stop, or for the deletion of the conversation, whatever the answer was. */
   stopAsked = false;
   deletion: 'none' | 'asked' | 'done' = 'none';
   /** Its server was told to stop, its connections to the model were cut, or the like: it may be incomplete. */
-  mayBreak = false;
+  mayBreak: boolean;
+  /** From when on nothing of it could be written, and its caller was told so by an error. */
+  unwritableSince: number | undefined;
   /** What was wrong at the time. */
   readonly problems: string[] = [];
-  readonly #marks: Mark[] = [];
 
-  constructor(question: string, options: EntryOptions) {
+  constructor(question: string, options: EntryOptions = {}) {
     this.question = question;
     this.expected = piecesOf(question).join('');
     this.format = options.format ?? 'markdown';
@@ -55,24 +81,43 @@ export class Entry {
     this.mayBreak = plotOf(question).fault !== undefined;
   }
 
-  /** Takes note of the reply shown from its beginning up to here by one connection. */
-  show(text: string): void {
-    if (this.shown.startsWith(text)) return;
-    if (!text.startsWith(this.shown)) {
-      this.problems.push(`was shown ${excerpt(text, this.shown)} after something else`);
-      return;
+  get streamId(): string | undefined {
+    return this.reply.streamId;
+  }
+
+  get shown(): string {
+    return this.reply.shown;
+  }
+
+  get end(): End | undefined {
+    return this.reply.end;
+  }
+
+  /** Takes note of which conversation and reply it is said to be. */
+  acknowledge(conversationId: string, streamId: string): void {
+    const { reply } = this;
+    if (this.conversationId !== undefined && this.conversationId !== conversationId) {
+      this.problems.push(`was in ${this.conversationId}, is said to be in ${conversationId}`);
     }
-    this.shown = text;
-    this.#marks.push({ at: performance.now(), length: text.length });
+    if (reply.streamId !== undefined && reply.streamId !== streamId) this.#anew(streamId);
+    this.conversationId = conversationId;
+    this.reply.streamId = streamId;
+    this.acknowledged = true;
   }
 
-  /** How many units had been shown at a time on the monotonic clock. */
-  shownAt(at: number): number {
-    return this.#marks.findLast((mark) => mark.at <= at)?.length ?? 0;
+  /** Only the request with a key whose reply broke may be answered by another reply. */
+  #anew(streamId: string): void {
+    const { reply, key } = this;
+    if (key === undefined || reply.end?.kind === 'done') {
+      this.problems.push(`its reply was ${reply.streamId} and is said to be ${streamId}`);
+    }
+    this.broken.push(reply);
+    this.reply = new Telling();
   }
 
-  get began(): number {
-    return this.#marks[0]?.at ?? Number.POSITIVE_INFINITY;
+  show(text: string): void {
+    if (this.reply.show(text)) return;
+    this.problems.push(`was shown ${excerpt(text, this.shown)} after something else`);
   }
 }
 
@@ -86,7 +131,7 @@ export interface EntryOptions {
 interface Crash {
   readonly server: number;
   readonly at: number;
-  /** From when on nothing could be written any more, before the crash itself. */
+  /** From when on nothing could be written any more: the crash itself, or something before it. */
   readonly writableUntil: number;
 }
 
@@ -108,19 +153,24 @@ export class Ledger {
   }
 
   /**
-   * How much of the shown reply must be stored, in units: all of it, unless a crash of its server excuses the last
+   * How much of a shown reply must be stored, in units: all of it, unless a crash of its server excuses the last
    * moments. Undefined: all.
    */
-  durable(entry: Entry): number | undefined {
+  durable(entry: Entry, reply: Telling = entry.reply): number | undefined {
     const crash = this.#crashes.find(
-      ({ server, at }) => (server === entry.server || entry.key !== undefined) && at >= entry.began,
+      ({ server, at }) => (server === entry.server || entry.key !== undefined) && at >= entry.askedAt,
     );
-    return crash && entry.shownAt(Math.min(crash.at, crash.writableUntil) - CHECKPOINT_MS);
+    const told = reply.end?.kind === 'error' ? entry.unwritableSince : undefined;
+    const until = Math.min(
+      crash?.writableUntil ?? Number.POSITIVE_INFINITY,
+      told ?? Number.POSITIVE_INFINITY,
+    );
+    return until === Number.POSITIVE_INFINITY ? undefined : reply.shownAt(until - CHECKPOINT_MS);
   }
 
-  /** Whether its server crashed at any time after the question was handed in, so that no end may have been made. */
+  /** Whether its server crashed after it was asked, so that no end may have been made. */
   crashed(entry: Entry): boolean {
-    return this.#crashes.some(({ server }) => server === entry.server || entry.key !== undefined);
+    return this.durable(entry) !== undefined;
   }
 }
 

@@ -103,6 +103,29 @@ export async function openStream(
   return new SseReader(response);
 }
 
+export interface ResumeOptions {
+  /** Several are sent as several header lines. */
+  readonly lastEventId?: string | readonly string[];
+  /** As it goes into the URL, without the question mark. */
+  readonly query?: string;
+  readonly headers?: Record<string, string>;
+}
+
+/** Goes on with a stream and resolves with its headers, on a connection of its own. */
+export async function resumeStream(url: string, id: string, options: ResumeOptions = {}): Promise<SseReader> {
+  const { lastEventId, query, headers = {} } = options;
+  const position = lastEventId === undefined ? {} : { 'last-event-id': [lastEventId].flat() };
+  const outgoing = request(`${url}/api/chat-stream/${id}${query === undefined ? '' : `?${query}`}`, {
+    agent: false,
+    headers: { ...position, ...headers },
+  });
+  outgoing.end();
+  const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+  response.on('error', () => {});
+  outgoing.on('error', () => {});
+  return new SseReader(response);
+}
+
 /** What the pieces of a reply come to, from anywhere in a list of events. */
 export function joined(events: readonly StreamEvent[]): string {
   return events.map(({ content }) => content).join('');
@@ -110,7 +133,7 @@ export function joined(events: readonly StreamEvent[]): string {
 
 /**
  * Checks what holds for every stream, whatever happened: `start` first and once, one `done` or `error` and nothing
- * after it, ids of one stream that count the output, no torn characters. Returns the last event.
+ * after it, ids of one stream that count the output from where it begins, no torn characters. Returns the last event.
  */
 export function checkStream(events: readonly StreamEvent[]): StreamEvent {
   const told = events.filter(({ type }) => type !== 'ping');
@@ -124,10 +147,12 @@ export function checkStream(events: readonly StreamEvent[]): StreamEvent {
     [...new Set(told.slice(1, -1).map(({ type }) => type))].join(),
     told.length > 2 ? 'content' : '',
   );
-  let length = 0;
+  let length = Number(first.data.offset ?? 0);
   for (const event of told) {
     assert(event.content.isWellFormed(), 'a surrogate pair is split');
     length += event.content.length;
+    // Who has more than there is learns how much that is.
+    if (event.data.code === 'reply_cut') length = Number(event.data.length);
     assert.equal(event.id, `${first.data.stream_id}:${length}${event === last ? ':end' : ''}`);
   }
   return last;

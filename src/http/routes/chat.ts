@@ -33,9 +33,9 @@ function inputOf(body: ChatRequest, format: ReplyFormat): ChatInput {
 }
 
 /** A repeated request is told so; what the response cache did once is no news then. */
-function tellCacheUse(response: Response, { cache }: Turn): void {
-  if (cache) response.setHeader('Cache-Status', presentCacheUse(cache));
-  else response.setHeader('Idempotent-Replayed', 'true');
+function tellCacheUse(response: Response, { cache, replayed }: Turn): void {
+  if (replayed) response.setHeader('Idempotent-Replayed', 'true');
+  else if (cache) response.setHeader('Cache-Status', presentCacheUse(cache));
 }
 
 const REPLAYED = {
@@ -121,11 +121,12 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       const body = check(schema, await parts.readBody(request));
       const input = inputOf(body, 'text');
       const turn = await parts.chat.begin(input, 'stream', requestKey(request, input));
-      if (!turn.cache) tellCacheUse(response, turn);
       const { format } = input;
       const text = format === 'text' ? parts.text.stream() : undefined;
-      const { cache, cached } = turn;
-      const reading = { stream: turn, format, text, from: 0, resumed: !cache, cache, cached };
+      const { cached, replayed } = turn;
+      const cache = replayed ? undefined : turn.cache;
+      const reading = { stream: turn, format, text, from: 0, resumed: !turn.cache, cache, cached };
+      if (replayed) tellCacheUse(response, turn);
       const session = new StreamSession(response, reading, parts.stream, (error) =>
         problemOf(error, pathOf(request), response.locals.requestId),
       );

@@ -2,6 +2,7 @@ import type { Request } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import type { TextFormat } from '../../domain/ports.ts';
 import type { StreamService } from '../../services/streams.ts';
+import type { ReplyStream } from '../../services/turn.ts';
 import { pathOf, problemOf, sendJson } from '../problem.ts';
 import { readQuery } from '../query.ts';
 import type { Route } from '../route.ts';
@@ -34,6 +35,16 @@ function positionOf(request: Request, id: string): ReadPosition {
   throw new AppError('validation', `${path} ${message}`, { errors: [{ path, message }] });
 }
 
+/**
+ * An end that the reader was told may have been too early: the process that makes the reply was taken for dead, or had
+ * more of it than was stored when somebody stopped it through another one.
+ */
+function hasEverything({ offset, ended }: ReadPosition, stream: ReplyStream, text: TextFormat): boolean {
+  const { reply, format } = stream;
+  if (!ended || reply.running) return false;
+  return offset >= (format === 'text' ? text.whole(reply.text).length : reply.length);
+}
+
 function resumeRoute({ streams, text, stream: options }: StreamRouteParts): Route {
   return {
     method: 'get',
@@ -60,11 +71,13 @@ function resumeRoute({ streams, text, stream: options }: StreamRouteParts): Rout
     },
     async handle(request, response) {
       const { id } = check(streamId, request.params);
-      const { offset: from, ended } = positionOf(request, id);
+      const position = positionOf(request, id);
+      const { offset: from } = position;
       const stream = await streams.open(id);
-      if (ended || request.method === 'HEAD') {
+      const complete = hasEverything(position, stream, text);
+      if (complete || request.method === 'HEAD') {
         stream.release();
-        response.writeHead(ended ? 204 : 200, ended ? {} : streamHeaders(stream));
+        response.writeHead(complete ? 204 : 200, complete ? {} : streamHeaders(stream));
         response.end();
         return;
       }

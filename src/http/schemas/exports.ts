@@ -45,8 +45,13 @@ function bound(end: boolean) {
     });
 }
 
+export const exportFormat = z.enum(['json', 'csv', 'ndjson'], 'must be json, csv or ndjson');
+
+/** Which conversations: the first and the last `created_at`. */
+export const exportBounds = { start_date: bound(false), end_date: bound(true) };
+
 const form = {
-  format: z.enum(['json', 'csv', 'ndjson'], 'must be json, csv or ndjson').default('json'),
+  format: exportFormat.default('json'),
   csv: z
     .literal('raw', 'must be raw, or not be there')
     .optional()
@@ -68,8 +73,7 @@ export const exportQuery = z.object(form);
 export const exportAllQuery = z
   .object({
     ...form,
-    start_date: bound(false),
-    end_date: bound(true),
+    ...exportBounds,
     role: z.enum(['user', 'assistant'], 'must be user or assistant').optional(),
     status: z
       .enum(

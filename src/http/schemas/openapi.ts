@@ -6,8 +6,10 @@ import { problem } from './common.ts';
 const MEANING: Readonly<Record<number, string>> = {
   400: 'The request is not valid; `errors` names the fields',
   404: 'There is nothing (any more) with this id',
+  409: 'There is no file (yet)',
   413: 'The body is too large',
   415: 'The body is not JSON in UTF-8',
+  416: 'The range lies beyond the end of the file',
   422: 'The `Idempotency-Key` was used for another body before',
   502: 'The model server failed',
   503: 'The model server, the database or this server is busy or away; `Retry-After` says when to ask again',
@@ -19,7 +21,7 @@ export function jsonBody(schema: z.ZodType) {
 }
 
 export function problems(
-  ...statuses: (keyof typeof MEANING & (400 | 404 | 413 | 415 | 422 | 502 | 503 | 504))[]
+  ...statuses: (keyof typeof MEANING & (400 | 404 | 409 | 413 | 415 | 416 | 422 | 502 | 503 | 504))[]
 ): ZodOpenApiResponsesObject {
   const entries = statuses.map((status) => [
     String(status),

@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createCsvFormat } from '../../../src/csv/format.ts';
 import type { ExportPart, ExportScope, ExportSource } from '../../../src/domain/ports.ts';
+import { CursorCodec } from '../../../src/services/cursor-codec.ts';
 import { escapeFormula } from '../../../src/services/export-encoders.ts';
 import { ExportService } from '../../../src/services/exports.ts';
 
@@ -11,6 +12,7 @@ const SCOPE: ExportScope = {
   conversationId: null,
   activeSince: 0,
   lastSeq: 0,
+  since: null,
   lastCreated: 0,
 };
 const FORM = { format: 'csv', raw: false } as const;
@@ -20,9 +22,12 @@ function serviceOver(read: () => AsyncIterable<readonly ExportPart[]>): ExportSe
   const source: ExportSource = {
     scope: () => Promise.resolve(SCOPE),
     count: () => Promise.resolve({ conversations: 0, messages: 0 }),
+    cursor: () => Promise.resolve({ seq: 0, at: 0 }),
+    async *deletions() {},
     read,
   };
-  return new ExportService(source, createCsvFormat(), { now: () => 0 }, 0);
+  const cursors = new CursorCodec(() => Promise.resolve('a secret'));
+  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, 0);
 }
 
 describe('formula escaping', () => {

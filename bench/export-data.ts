@@ -1,0 +1,85 @@
+/** Half a million messages and more, Chinese and English, put straight into MariaDB or MySQL. */
+import mysql from 'mysql2/promise';
+
+const PER_CONVERSATION = 10;
+const BATCH = 500;
+/** Copies are made in the database, told apart by the first two digits of their ids. */
+const BASE = 500_000;
+
+const SENTENCES = [
+  '请保存后重新启动服务，配置才会生效。',
+  'The connection pool is shared by all readers, so a long export must not hold one of them.',
+  '导出文件较大时，建议使用 NDJSON 格式并按月份分段。',
+  'Formulas such as =SUM(A1:A9) are escaped, "quotes" are doubled, and lines\nmay be broken.',
+  '谢谢，问题已经解决了！😀',
+];
+
+function text(n: number): string {
+  let content = '';
+  for (let i = 0; i < 2 + (n % 7); i += 1) content += `${SENTENCES[(n + i) % SENTENCES.length]} `;
+  return content;
+}
+
+function id(prefix: string, n: number): string {
+  const hex = n.toString(16).padStart(12, '0');
+  return `00${prefix}-0000-7000-8000-${hex}`;
+}
+
+/** `2024-01-01` plus so many minutes, as the database has it. */
+function time(minutes: number): string {
+  return new Date(Date.UTC(2024, 0, 1) + minutes * 60_000).toISOString().replace('T', ' ').slice(0, 23);
+}
+
+/** @param messages a multiple of BASE, or less than it */
+export async function fill(url: string, messages: number): Promise<void> {
+  const connection = await mysql.createConnection(url);
+  try {
+    await connection.query('SET SESSION foreign_key_checks = 0, unique_checks = 0');
+    const base = Math.min(messages, BASE);
+    for (let from = 0; from < base; from += BATCH * PER_CONVERSATION) await fillBatch(connection, from, base);
+    for (let copy = 1; copy < messages / BASE; copy += 1) await copyAll(connection, copy);
+    await connection.query('ANALYZE TABLE conversations, messages');
+  } finally {
+    await connection.end();
+  }
+}
+
+async function fillBatch(connection: mysql.Connection, from: number, until: number): Promise<void> {
+  const conversations: string[][] = [];
+  const rows: (string | number)[][] = [];
+  for (let n = from; n < Math.min(until, from + BATCH * PER_CONVERSATION); n += 1) {
+    const c = Math.floor(n / PER_CONVERSATION);
+    const conversation = id('c0ffee', c);
+    if (n % PER_CONVERSATION === 0) conversations.push([conversation, time(c), time(c + 9)]);
+    const role = n % 2 === 0 ? 'user' : 'assistant';
+    const content = text(n);
+    const at = time(c + (n % PER_CONVERSATION));
+    rows.push([id('feed00', n), conversation, role, content, at, 'complete', at, content.length]);
+  }
+  await connection.query('INSERT INTO conversations (id, created_at, last_active) VALUES ?', [conversations]);
+  await connection.query(
+    'INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at, length) VALUES ?',
+    [rows],
+  );
+}
+
+/** Conversations of a copy are a year younger than those of the one before. */
+async function copyAll(connection: mysql.Connection, copy: number): Promise<void> {
+  const digits = copy.toString(16).padStart(2, '0');
+  const copied = (column: string) => `CONCAT('${digits}', SUBSTRING(${column}, 3))`;
+  const later = (column: string) => `DATE_ADD(${column}, INTERVAL ${copy} YEAR)`;
+  await connection.query(
+    `INSERT INTO conversations (id, created_at, last_active)
+     SELECT ${copied('id')}, ${later('created_at')}, ${later('last_active')} FROM conversations WHERE id LIKE '00%'`,
+  );
+  await connection.query(
+    `INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at, length)
+     SELECT ${copied('uid')}, ${copied('conversation_id')}, role, content, ${later('timestamp')}, status,
+       ${later('updated_at')}, length FROM messages WHERE uid LIKE '00%' ORDER BY id`,
+  );
+}
+
+/** What is in it: the last `created_at` of so many conversations of the first copy. */
+export function lastCreatedOf(conversations: number): string {
+  return new Date(Date.UTC(2024, 0, 1) + (conversations - 1) * 60_000).toISOString();
+}

@@ -1,0 +1,57 @@
+import type { Knex } from 'knex';
+import { dialectOf } from '../src/db/dialect.ts';
+
+const STATUSES = `CHECK (status IN ('queued', 'running', 'done', 'failed', 'cancelled'))`;
+
+/**
+ * Exports to files. `request`, `scope`, `checkpoint` and `manifest` are JSON; `worker` is the process that writes the
+ * file, null when nobody does, so that another one may go on.
+ */
+export async function up(knex: Knex): Promise<void> {
+  await dialectOf(knex).ddl(knex, {
+    mysql: `CREATE TABLE export_jobs (
+      id CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+      owner VARCHAR(255) COLLATE utf8mb4_bin NULL,
+      status VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+      request TEXT NOT NULL,
+      scope TEXT NULL,
+      checkpoint TEXT NULL,
+      manifest TEXT NULL,
+      error VARCHAR(255) NULL,
+      notified TINYINT NOT NULL,
+      worker CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NULL,
+      created_at DATETIME(3) NOT NULL,
+      started_at DATETIME(3) NULL,
+      finished_at DATETIME(3) NULL,
+      PRIMARY KEY (id),
+      KEY export_jobs_status (status, created_at),
+      KEY export_jobs_created_at (created_at),
+      KEY export_jobs_worker (worker),
+      CONSTRAINT export_jobs_status ${STATUSES}
+    ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin ROW_FORMAT = DYNAMIC`,
+    sqlite: [
+      `CREATE TABLE export_jobs (
+        id TEXT NOT NULL PRIMARY KEY,
+        owner TEXT NULL,
+        status TEXT NOT NULL CONSTRAINT export_jobs_status ${STATUSES},
+        request TEXT NOT NULL,
+        scope TEXT NULL,
+        checkpoint TEXT NULL,
+        manifest TEXT NULL,
+        error TEXT NULL,
+        notified INTEGER NOT NULL,
+        worker TEXT NULL,
+        created_at TEXT NOT NULL,
+        started_at TEXT NULL,
+        finished_at TEXT NULL
+      ) STRICT, WITHOUT ROWID`,
+      'CREATE INDEX export_jobs_status ON export_jobs (status, created_at)',
+      'CREATE INDEX export_jobs_created_at ON export_jobs (created_at)',
+      'CREATE INDEX export_jobs_worker ON export_jobs (worker) WHERE worker IS NOT NULL',
+    ],
+  });
+}
+
+export async function down(knex: Knex): Promise<void> {
+  await knex.schema.dropTable('export_jobs');
+}

@@ -1,0 +1,34 @@
+import { randomBytes } from 'node:crypto';
+import type { Knex } from 'knex';
+import { toTime } from './codec.ts';
+import { repeatable } from './errors.ts';
+
+const BYTES = 32;
+
+/** Secrets that all processes on the database share. */
+export class Secrets {
+  readonly #knex: Knex;
+  readonly #known = new Map<string, string>();
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+  }
+
+  /**
+   * The secret of that name, made when nobody has needed it before.
+   * @throws AppError `database_unavailable`
+   */
+  async get(name: string): Promise<string> {
+    const known = this.#known.get(name);
+    if (known !== undefined) return known;
+    const value = await repeatable(async () => {
+      const made = { name, value: randomBytes(BYTES).toString('base64url'), created_at: toTime(Date.now()) };
+      const stored = await this.#knex('secrets').where({ name }).first('value');
+      if (stored) return stored.value;
+      await this.#knex('secrets').insert(made).onConflict('name').ignore();
+      return (await this.#knex('secrets').where({ name }).first('value'))?.value ?? made.value;
+    });
+    this.#known.set(name, value);
+    return value;
+  }
+}

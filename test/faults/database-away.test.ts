@@ -1,0 +1,226 @@
+/** Rows "DB down at start, or gone later", "DB frozen" and "Pool exhausted". */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { balance } from '../support/balance.ts';
+import { takeBaseline } from '../support/baseline.ts';
+import { ask, stream } from '../support/caller.ts';
+import { until } from '../support/chat-server.ts';
+import { type Cluster, startCluster } from '../support/cluster.ts';
+import { serverUrls } from '../support/databases.ts';
+import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
+import { Ledger } from '../support/ledger.ts';
+import { findMariadbd } from '../support/mariadb.ts';
+import { type OwnDatabase, startOwnDatabase } from '../support/own-database.ts';
+import { question } from '../support/story.ts';
+
+const away = () => Object.assign(new Ledger(), { databaseWasAway: true });
+
+/** An answer that must be 503 with Retry-After, in a bounded time. */
+async function unavailable(
+  url: string,
+  path: string,
+  init: RequestInit = {},
+  withinMs = 8000,
+): Promise<void> {
+  const began = performance.now();
+  const response = await fetch(`${url}${path}`, { ...init, signal: AbortSignal.timeout(20_000) });
+  const body = await response.text();
+  assert.equal(response.status, 503, `${init.method ?? 'GET'} ${path}: ${response.status} ${body}`);
+  assert.match(response.headers.get('retry-after') ?? '', /^\d+$/);
+  assert.doesNotMatch(body, /ECONN|127\.0\.0\.1|mysql|knex|SELECT/i);
+  assert(performance.now() - began < withinMs, `${path} took ${performance.now() - began} ms`);
+}
+
+const post = (body: object, headers: Record<string, string> = {}): RequestInit => ({
+  method: 'POST',
+  headers: { 'content-type': 'application/json', ...headers },
+  body: JSON.stringify(body),
+});
+
+if (serverUrls().length > 0 && findMariadbd()) {
+  describe('a database that is away at the start', () => {
+    it('keeps nobody from a new conversation, refuses what needs it before any call, and gets all of it when it comes', async (t) => {
+      const database = await startOwnDatabase();
+      await database.server.kill();
+      const cluster = await startCluster(2, database.env());
+      t.after(async () => {
+        await cluster.close();
+        await database.server.stop();
+      });
+      const { url } = cluster.at(0);
+      const ledger = away();
+
+      assert.equal((await fetch(`${url}/health`)).status, 200);
+      assert.equal((await fetch(`${url}/health/ready`)).status, 503);
+      for (let n = 0; n < 20; n += 1) {
+        const entry = ledger.add(question({ pieces: 5, pace: 2 }));
+        const outcome = await (n % 2 === 0 ? stream : ask)(cluster.at(n % 2).url, entry);
+        assert.equal(outcome, 'ended', String(entry.refusals));
+        assert.deepEqual(entry.end, { kind: 'done', finishReason: 'stop', persisted: false });
+      }
+      const calls = cluster.upstream.requests.length;
+      const id = crypto.randomUUID();
+      const message = question({ pieces: 1, pace: 0 });
+      await unavailable(url, '/api/chat', post({ message, conversation_id: id }));
+      await unavailable(url, '/api/chat-stream', post({ message, conversation_id: id }));
+      await unavailable(url, '/api/chat', post({ message }, { 'idempotency-key': 'away' }));
+      await unavailable(url, '/api/chat-stream', post({ message }, { 'idempotency-key': 'away' }));
+      await unavailable(url, '/api/conversations');
+      await unavailable(url, `/api/conversations/${id}`);
+      await unavailable(url, `/api/conversations/${id}`, { method: 'DELETE' });
+      assert.equal(cluster.upstream.requests.length, calls, 'the model was asked for nothing');
+
+      await database.server.start();
+      await until('readiness', async () => (await fetch(`${url}/health/ready`)).status === 200);
+      await balance(ledger, database.place, { absent: [message] });
+      const later = ledger.add(question({ pieces: 2, pace: 0 }));
+      assert.equal(await ask(url, later), 'ended');
+      assert.deepEqual(later.end, { kind: 'done', finishReason: 'stop', persisted: true });
+      await balance(ledger, database.place);
+    });
+  });
+
+  describe('a database that is frozen', () => {
+    it('is given up in the time for a query, holds no loop and no stream up, and has everything once after it thaws', async (t) => {
+      const database = await startOwnDatabase();
+      const cluster = await startCluster(2, database.env());
+      t.after(async () => {
+        database.server.thaw();
+        await cluster.close();
+        await database.server.stop();
+      });
+      const { url } = cluster.at(0);
+      const ledger = away();
+      const warm = ledger.add(question({ pieces: 3, pace: 1 }));
+      assert.equal(await ask(url, warm), 'ended');
+      const baseline = await takeBaseline(cluster);
+
+      const running = Array.from({ length: 20 }, (_, n) => {
+        const { index, url: at } = cluster.at(n % 2);
+        const entry = ledger.add(question({ pieces: 20 + n * 3, pace: 20 }), { server: index });
+        return [entry, stream(at, entry)] as const;
+      });
+      await pause(200);
+      database.server.freeze();
+      const pulse = new AbortController();
+      const beating = heartbeats(url, pulse.signal);
+      // A statement under way may hold a question up for the time of a query, not longer.
+      const fresh = Array.from({ length: 6 }, (_, n) => {
+        const entry = ledger.add(question({ pieces: 3, pace: 1 }), { server: n % 2 });
+        return [entry, (n < 3 ? ask : stream)(cluster.at(n % 2).url, entry)] as const;
+      });
+      await unavailable(url, '/api/conversations');
+      await unavailable(url, `/api/conversations/${warm.conversationId}`);
+      for (const [entry, outcome] of [...running, ...fresh]) {
+        assert.equal(await outcome, 'ended', `${entry.question}: ${entry.refusals}`);
+        assert.equal(entry.end?.kind, 'done');
+      }
+      pulse.abort();
+      const slowest = Math.max(...(await beating));
+      assert(slowest < 200, `/health took ${slowest} ms`);
+
+      database.server.thaw();
+      await until('readiness', async () => (await fetch(`${url}/health/ready`)).status === 200);
+      await balance(ledger, database.place);
+      await baseline.back();
+    });
+  });
+
+  describe('a journal that is full', () => {
+    it('takes no more questions, says so to those whose reply it cannot keep, and leaves nothing open afterwards', async (t) => {
+      const database = await startOwnDatabase();
+      const cluster = await startCluster(1, database.env(), { JOURNAL_MAX_BYTES: '1mb' });
+      t.after(async () => {
+        await cluster.close();
+        await database.server.stop();
+      });
+      const { url } = cluster.at(0);
+      const ledger = away();
+      const running = Array.from({ length: 4 }, () => {
+        const entry = ledger.add(question({ pieces: 250, pace: 20 }));
+        return [entry, stream(url, entry)] as const;
+      });
+      await until('the streams', () => running.every(([{ shown }]) => shown.length > 100));
+      await database.server.kill();
+      const since = performance.now();
+      const answers = await until('a refusal', async () => {
+        const entry = ledger.add(question({ pieces: 3000, pace: 0 }));
+        await ask(url, entry);
+        return entry.refusals.length > 0 && ledger.entries.length - running.length;
+      });
+      t.diagnostic(`${answers} large replies fill the journal`);
+      await unavailable(url, '/api/chat', post({ message: question({ pieces: 3000, pace: 0 }) }));
+      for (const [entry, outcome] of running) {
+        assert.equal(await outcome, 'ended');
+        assert.equal(entry.shown, entry.expected);
+        Object.assign(entry, { mayBreak: true, unwritableSince: since });
+      }
+      await database.server.start();
+      await until('readiness', async () => (await fetch(`${url}/health/ready`)).status === 200);
+      await balance(ledger, database.place);
+    });
+  });
+
+  describe('a pool that is exhausted', () => {
+    it('makes others wait for a bounded time, while running replies are saved', async (t) => {
+      const database = await startOwnDatabase();
+      const proxy = await startFaultProxy(database.port);
+      const env = { DB_POOL_MAX: '2', DB_ACQUIRE_TIMEOUT_MS: '500', DB_QUERY_TIMEOUT_MS: '20000' };
+      const cluster = await startCluster(1, database.env(proxy), env, database.place);
+      t.after(async () => {
+        proxy.resume();
+        await cluster.close();
+        await proxy.close();
+        await database.server.stop();
+      });
+      await exhaust(cluster, database, proxy);
+    });
+  });
+}
+
+async function exhaust(cluster: Cluster, { place }: OwnDatabase, proxy: FaultProxy): Promise<void> {
+  const { url } = cluster.at(0);
+  const ledger = new Ledger();
+  const held = ledger.add(question({ pieces: 2, pace: 1 }));
+  const other = ledger.add(question({ pieces: 2, pace: 1 }));
+  for (const entry of [held, other]) assert.equal(await ask(url, entry), 'ended');
+  const running = Array.from({ length: 5 }, () => {
+    const entry = ledger.add(question({ pieces: 60, pace: 20 }));
+    return [entry, stream(url, entry)] as const;
+  });
+  await until('the streams', () => running.every(([{ acknowledged }]) => acknowledged));
+  // Both connections of the pool are taken by statements that get no answer.
+  proxy.hold(String(held.conversationId));
+  const stuck = [1, 2].map(() => fetch(`${url}/api/conversations/${held.conversationId}`));
+  await pause(200);
+  const began = performance.now();
+  const waiting = Array.from({ length: 40 }, () =>
+    unavailable(url, `/api/conversations/${other.conversationId}`),
+  );
+  await Promise.all(waiting);
+  assert(performance.now() - began < 3000, `40 in the queue took ${performance.now() - began} ms`);
+  assert.equal((await fetch(`${url}/health`)).status, 200);
+  for (const [entry, outcome] of running) {
+    assert.equal(await outcome, 'ended');
+    assert.deepEqual(entry.end, { kind: 'done', finishReason: 'stop', persisted: true });
+  }
+  proxy.resume();
+  for (const response of await Promise.all(stuck)) assert.equal(response.status, 200);
+  assert.equal((await fetch(`${url}/api/conversations/${other.conversationId}`)).status, 200);
+  await balance(ledger, place);
+}
+
+/** How long /health took each time, in milliseconds, until the signal. */
+async function heartbeats(url: string, signal: AbortSignal): Promise<number[]> {
+  const took: number[] = [];
+  while (!signal.aborted) {
+    const began = performance.now();
+    const response = await fetch(`${url}/health`);
+    await response.arrayBuffer();
+    assert.equal(response.status, 200);
+    took.push(performance.now() - began);
+    await pause(25);
+  }
+  return took;
+}

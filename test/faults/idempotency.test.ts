@@ -1,0 +1,167 @@
+/** Row "Idempotency replay", over several processes, and over their end. */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { after, before, describe, it } from 'node:test';
+import { balance } from '../support/balance.ts';
+import { ask, forget, readToTheEnd, stream } from '../support/caller.ts';
+import { databases } from '../support/chat-server.ts';
+import { type Cluster, startCluster } from '../support/cluster.ts';
+import { status } from '../support/fake-upstream.ts';
+import { Entry, Ledger } from '../support/ledger.ts';
+import { randomised } from '../support/random.ts';
+import { question } from '../support/story.ts';
+
+const WORKERS = 4;
+const AT_ONCE = 50;
+
+const newKey = () => `key-${randomBytes(8).toString('hex')}`;
+
+/** The same request again, by a caller who knows nothing of the first. */
+const again = ({ question: asked, key = '', format }: Entry) => new Entry(asked, { key, format });
+
+for (const place of databases().slice(1)) {
+  describe(`a request with an Idempotency-Key, on ${WORKERS} processes on ${place.name},`, () => {
+    let cluster: Cluster;
+    const ledger = new Ledger();
+    before(async () => {
+      cluster = await startCluster(WORKERS, await place.create());
+    });
+    after(async () => {
+      await cluster.close();
+      await place.drop();
+    });
+
+    const callsFor = (asked: string) =>
+      cluster.upstream.requests.filter(({ body }) => body.messages.at(-1)?.content === asked).length;
+    const url = (n: number) => cluster.at(n % WORKERS).url;
+
+    for (const [name, call] of [
+      ['/api/chat', ask],
+      ['/api/chat-stream', stream],
+    ] as const) {
+      it(`to ${name}, ${AT_ONCE} times at once: one call, one turn, ${AT_ONCE} equal replies`, async () => {
+        const entry = ledger.add(question({ pieces: 40, pace: 20 }), { key: newKey() });
+        const others = Array.from({ length: AT_ONCE - 1 }, () => again(entry));
+        const outcomes = await Promise.all([entry, ...others].map((one, n) => call(url(n), one)));
+        for (const [n, one] of [entry, ...others].entries()) {
+          assert.equal(outcomes[n], 'ended', String(one.refusals));
+          const { problems, shown, end, streamId, conversationId } = one;
+          assert.deepEqual([problems, shown, end], [[], entry.expected, entry.end]);
+          assert.deepEqual([streamId, conversationId], [entry.streamId, entry.conversationId]);
+        }
+        assert.equal(callsFor(entry.question), 1);
+        await balance(ledger, cluster.place);
+      });
+    }
+
+    it('is answered again after its process was killed, without a call', async () => {
+      for (const call of [ask, stream]) {
+        const entry = ledger.add(question({ pieces: 5, pace: 1 }), { key: newKey(), server: 1 });
+        assert.equal(await call(url(1), entry), 'ended');
+        await cluster.at(1).kill(ledger);
+        const before = again(entry);
+        assert.equal(await call(url(2), before), 'ended');
+        await cluster.at(1).start();
+        const later = again(entry);
+        assert.equal(await call(url(1), later), 'ended');
+        for (const one of [before, later]) {
+          assert.deepEqual([one.problems, one.shown, one.streamId], [[], entry.shown, entry.streamId]);
+        }
+        assert.equal(callsFor(entry.question), 1);
+      }
+      await balance(ledger, cluster.place);
+    });
+
+    it(
+      'whose process is killed in the middle is made again at the next try, its question stored once',
+      randomised(async (random) => {
+        const entries = Array.from({ length: 6 }, () =>
+          ledger.add(question({ pieces: 60, pace: 20 }), { key: newKey(), server: 3 }),
+        );
+        const readings = entries.map((entry) => stream(url(3), entry));
+        await new Promise((resolve) => setTimeout(resolve, random.int(50, 900)));
+        await cluster.at(3).kill(ledger);
+        await Promise.all(readings);
+        await cluster.at(3).start();
+        // Joined as long as nobody knows that its writer is dead, then made anew.
+        for (const entry of entries) {
+          await insist(entry);
+          assert.equal(entry.shown, entry.expected);
+          assert(callsFor(entry.question) <= 2);
+        }
+        await balance(ledger, cluster.place);
+      }),
+    );
+
+    /** As a good client does it: again with the same key until the reply is whole. */
+    async function insist(entry: Entry): Promise<void> {
+      for (let n = 0; entry.end?.kind !== 'done'; n += 1) {
+        assert(n < 50, `${entry.refusals} ${JSON.stringify(entry.end)}`);
+        if ((await stream(url(n), entry)) !== 'ended')
+          await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    }
+
+    it('whose model failed is free again: the retry writes no second question', async () => {
+      for (const call of [ask, stream]) {
+        cluster.upstream.respond([status(400)]);
+        const entry = ledger.add(question({ pieces: 5, pace: 1 }), { key: newKey() });
+        entry.mayBreak = true;
+        await call(url(0), entry);
+        assert.notEqual(entry.end?.kind, 'done');
+        assert.equal(await call(url(1), entry), 'ended', String(entry.refusals));
+        assert.equal(entry.end?.kind, 'done');
+        assert.equal(callsFor(entry.question), 2);
+      }
+      await balance(ledger, cluster.place);
+    });
+
+    it('ends with its conversation: deleted, it is a new request', async () => {
+      const key = newKey();
+      const entry = ledger.add(question({ pieces: 3, pace: 1 }), { key });
+      assert.equal(await ask(url(0), entry), 'ended');
+      assert.equal(await forget(url(1), [entry]), 200);
+      const next = ledger.add(question({ pieces: 4, pace: 1 }), { key });
+      assert.equal(await ask(url(2), next), 'ended', String(next.refusals));
+      await balance(ledger, cluster.place);
+    });
+
+    it('with another body is 422 on every process, and 400 with a key that is none', async () => {
+      const entry = ledger.add(question({ pieces: 3, pace: 1 }), { key: newKey() });
+      assert.equal(await ask(url(0), entry), 'ended');
+      const post = async (at: number, path: string, key: string) => {
+        const init = {
+          method: 'POST',
+          headers: { 'content-type': 'application/json', 'idempotency-key': key },
+        };
+        const response = await fetch(`${url(at)}${path}`, { ...init, body: '{"message":"something else"}' });
+        await response.arrayBuffer();
+        return response.status;
+      };
+      for (let n = 0; n < WORKERS; n += 1) assert.equal(await post(n, '/api/chat', entry.key ?? ''), 422);
+      for (const bad of ['a'.repeat(256), '', 'a\tb']) {
+        assert.equal(await post(0, '/api/chat', bad), 400, JSON.stringify(bad));
+        assert.equal(await post(0, '/api/chat-stream', bad), 400, JSON.stringify(bad));
+      }
+      await balance(ledger, cluster.place);
+    });
+
+    it(
+      'goes on with the stream where a cut reader repeats it',
+      randomised(async (random) => {
+        const entries = Array.from({ length: 10 }, () =>
+          ledger.add(question({ pieces: 60, pace: 10 }), { key: newKey() }),
+        );
+        await Promise.all(
+          entries.map(async (entry) => {
+            await stream(url(random.int(0, 3)), entry, { after: random.int(0, 20) });
+            if (random.chance(0.5)) await stream(url(random.int(0, 3)), entry);
+            await readToTheEnd(() => url(random.int(0, 3)), entry);
+            assert.equal(callsFor(entry.question), 1);
+          }),
+        );
+        await balance(ledger, cluster.place);
+      }),
+    );
+  });
+}
