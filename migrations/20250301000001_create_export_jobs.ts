@@ -5,7 +5,8 @@ const STATUSES = `CHECK (status IN ('queued', 'running', 'done', 'failed', 'canc
 
 /**
  * Exports to files. `request`, `scope`, `checkpoint` and `manifest` are JSON; `worker` is the process that writes the
- * file, null when nobody does, so that another one may go on.
+ * file, or tells of its end, null when nobody does, so that another one may go on. Somebody is to be told for as long
+ * as `notify_at` is not null: by those ways that `notify_left` names.
  */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
@@ -18,7 +19,9 @@ export async function up(knex: Knex): Promise<void> {
       checkpoint TEXT NULL,
       manifest TEXT NULL,
       error VARCHAR(255) NULL,
-      notified TINYINT NOT NULL,
+      notify_at DATETIME(3) NULL,
+      notify_left VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+      notify_tries SMALLINT NOT NULL,
       worker CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NULL,
       created_at DATETIME(3) NOT NULL,
       started_at DATETIME(3) NULL,
@@ -26,6 +29,8 @@ export async function up(knex: Knex): Promise<void> {
       PRIMARY KEY (id),
       KEY export_jobs_status (status, created_at),
       KEY export_jobs_created_at (created_at),
+      KEY export_jobs_finished_at (finished_at),
+      KEY export_jobs_notify_at (notify_at),
       KEY export_jobs_worker (worker),
       CONSTRAINT export_jobs_status ${STATUSES}
     ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin ROW_FORMAT = DYNAMIC`,
@@ -39,7 +44,9 @@ export async function up(knex: Knex): Promise<void> {
         checkpoint TEXT NULL,
         manifest TEXT NULL,
         error TEXT NULL,
-        notified INTEGER NOT NULL,
+        notify_at TEXT NULL,
+        notify_left TEXT NOT NULL,
+        notify_tries INTEGER NOT NULL,
         worker TEXT NULL,
         created_at TEXT NOT NULL,
         started_at TEXT NULL,
@@ -47,6 +54,8 @@ export async function up(knex: Knex): Promise<void> {
       ) STRICT, WITHOUT ROWID`,
       'CREATE INDEX export_jobs_status ON export_jobs (status, created_at)',
       'CREATE INDEX export_jobs_created_at ON export_jobs (created_at)',
+      'CREATE INDEX export_jobs_finished_at ON export_jobs (finished_at)',
+      'CREATE INDEX export_jobs_notify_at ON export_jobs (notify_at) WHERE notify_at IS NOT NULL',
       'CREATE INDEX export_jobs_worker ON export_jobs (worker) WHERE worker IS NOT NULL',
     ],
   });

@@ -67,7 +67,7 @@ async function chaos({ seed, ms, servers, callers }: Run): Promise<void> {
   }
 }
 
-function line(ms: number, { entries }: Ledger, { counts }: Faults): string {
+function line(ms: number, { entries }: Ledger, { counts, now }: Faults): string {
   const count = (which: (entry: Ledger['entries'][number]) => boolean) => entries.filter(which).length;
   const done = count(({ end }) => end?.kind === 'done');
   const cut = count(({ end }) => end?.kind === 'error');
@@ -75,7 +75,7 @@ function line(ms: number, { entries }: Ledger, { counts }: Faults): string {
   const broken = [...counts].map(([name, times]) => `${name} ${times}`).join(', ');
   return (
     `${Math.round(ms / 1000)} s: ${entries.length} asked, ${done} done, ${cut} broken off, ` +
-    `${count(({ deletion }) => deletion === 'done')} deleted, ${wrong} wrong; ${broken}`
+    `${count(({ deletion }) => deletion === 'done')} deleted, ${wrong} wrong; ${broken}${now === '' ? '' : `; now ${now}`}`
   );
 }
 

@@ -6,12 +6,21 @@ import type {
   ExportManifest,
   JobCheckpoint,
   JobListCursor,
+  JobNotification,
   JobScope,
   JobStatus,
+  NotifyChannel,
 } from '../domain/export-jobs.ts';
+import { fromText, toText } from '../domain/json-text.ts';
 import { fromTime, toTime } from './codec.ts';
 import { repeatable, transaction, translated } from './errors.ts';
 import type { ExportJobRow } from './tables.ts';
+
+type Rows = Knex.QueryBuilder<ExportJobRow, ExportJobRow[]>;
+
+type Changes = { [Column in keyof ExportJobRow]?: ExportJobRow[Column] | Knex.Raw };
+
+const CHANNELS: readonly NotifyChannel[] = ['email', 'webhook'];
 
 /** Requests, scopes and checkpoints are JSON that only this program writes. */
 export class KnexExportJobs implements ExportJobStore {
@@ -22,16 +31,19 @@ export class KnexExportJobs implements ExportJobStore {
   }
 
   async add(job: ExportJob): Promise<void> {
+    const left = CHANNELS.filter((channel) => job.request.notify[channel] !== null);
     const row: ExportJobRow = {
       id: job.id,
       owner: job.owner,
       status: job.status,
-      request: JSON.stringify(job.request),
+      request: toText(job.request),
       scope: null,
       checkpoint: null,
       manifest: null,
       error: null,
-      notified: 0,
+      notify_at: null,
+      notify_left: left.join(),
+      notify_tries: 0,
       worker: null,
       created_at: toTime(job.createdAt),
       started_at: null,
@@ -64,52 +76,30 @@ export class KnexExportJobs implements ExportJobStore {
     return rows.map(toJob);
   }
 
-  /** Whoever changes the row first has the job; the others look for the next one. */
-  async claim(worker: string, now: Instant): Promise<ExportJob | null> {
-    for (;;) {
-      const row = await repeatable(() =>
-        this.#knex('export_jobs')
-          .whereIn('status', ['queued', 'running'])
-          .whereNull('worker')
-          .orderBy('created_at')
-          .orderBy('id')
-          .first(),
-      );
-      if (!row) return null;
-      const { id, status } = row;
-      const taken = await this.#change(
-        { id, status, worker: null },
-        {
-          status: 'running',
-          worker,
-          started_at: row.started_at ?? toTime(now),
-        },
-      );
-      if (taken)
-        return toJob({ ...row, status: 'running', worker, started_at: row.started_at ?? toTime(now) });
-    }
+  async claim(worker: string, now: Instant, known: readonly string[]): Promise<ExportJob | null> {
+    const row = await this.#take(
+      worker,
+      known,
+      (free) => free.whereIn('status', ['queued', 'running']).orderBy('created_at').orderBy('id'),
+      ({ started_at }) => ({ status: 'running', started_at: started_at ?? toTime(now) }),
+    );
+    return row && toJob(row);
   }
 
   saveScope(id: string, worker: string, scope: JobScope): Promise<boolean> {
-    return this.#mine(id, worker, { scope: JSON.stringify(scope, infinities) });
+    return this.#mine(id, worker, { scope: toText(scope) });
   }
 
   saveCheckpoint(id: string, worker: string, checkpoint: JobCheckpoint): Promise<boolean> {
-    return this.#mine(id, worker, { checkpoint: JSON.stringify(checkpoint) });
+    return this.#mine(id, worker, { checkpoint: toText(checkpoint) });
   }
 
   finish(id: string, worker: string, manifest: ExportManifest, at: Instant): Promise<boolean> {
-    const finished_at = toTime(at);
-    return this.#mine(id, worker, {
-      status: 'done',
-      worker: null,
-      manifest: JSON.stringify(manifest),
-      finished_at,
-    });
+    return this.#end(id, worker, { status: 'done', manifest: toText(manifest) }, at);
   }
 
   fail(id: string, worker: string, error: string, at: Instant): Promise<boolean> {
-    return this.#mine(id, worker, { status: 'failed', worker: null, error, finished_at: toTime(at) });
+    return this.#end(id, worker, { status: 'failed', error }, at);
   }
 
   async release(id: string, worker: string): Promise<void> {
@@ -137,16 +127,61 @@ export class KnexExportJobs implements ExportJobStore {
     return rows.map(toJob);
   }
 
-  async claimNotification(): Promise<ExportJob | null> {
-    const row = await repeatable(() =>
-      this.#knex('export_jobs').whereIn('status', ['done', 'failed']).where({ notified: 0 }).first(),
+  async claimNotification(
+    worker: string,
+    now: Instant,
+    known: readonly string[],
+  ): Promise<JobNotification | null> {
+    const row = await this.#take(
+      worker,
+      known,
+      (free) => free.where('notify_at', '<=', toTime(now)).orderBy('notify_at'),
+      ({ notify_tries }) => ({ notify_tries: notify_tries + 1 }),
     );
     if (!row) return null;
-    const mine = await this.#change({ id: row.id, notified: 0 }, { notified: 1 });
-    return mine ? toJob(row) : null;
+    const left = CHANNELS.filter((channel) => row.notify_left.split(',').includes(channel));
+    return { job: toJob(row), left, attempt: row.notify_tries };
   }
 
-  #mine(id: string, worker: string, changes: Partial<ExportJobRow>): Promise<boolean> {
+  saveNotification(
+    id: string,
+    worker: string,
+    left: readonly NotifyChannel[],
+    nextAt: Instant | null,
+  ): Promise<boolean> {
+    const notify_at = nextAt === null ? null : toTime(nextAt);
+    return this.#change({ id, worker }, { worker: null, notify_left: left.join(), notify_at });
+  }
+
+  /** Whoever changes the row first has it; the others look for the next one. */
+  async #take(
+    worker: string,
+    known: readonly string[],
+    choose: (free: Rows) => Rows,
+    changes: (row: ExportJobRow) => Partial<ExportJobRow>,
+  ): Promise<ExportJobRow | null> {
+    for (;;) {
+      const free = this.#knex('export_jobs')
+        .where((where) => where.whereNull('worker').orWhere({ worker }))
+        .whereNotIn('id', known);
+      const row = await repeatable(() => choose(free.clone()).first());
+      if (!row) return null;
+      const { id, status, notify_tries } = row;
+      const changed = { ...changes(row), worker };
+      if (await this.#change({ id, status, notify_tries, worker: row.worker }, changed)) {
+        return { ...row, ...changed };
+      }
+    }
+  }
+
+  /** Whoever cancels a job knows of it; of any other end those are told who asked for it. */
+  #end(id: string, worker: string, how: Partial<ExportJobRow>, at: Instant): Promise<boolean> {
+    const finished_at = toTime(at);
+    const notify_at = this.#knex.raw(`CASE WHEN notify_left = '' THEN NULL ELSE ? END`, [finished_at]);
+    return this.#mine(id, worker, { ...how, worker: null, finished_at, notify_at });
+  }
+
+  #mine(id: string, worker: string, changes: Changes): Promise<boolean> {
     return this.#change({ id, worker, status: 'running' }, changes);
   }
 
@@ -154,7 +189,7 @@ export class KnexExportJobs implements ExportJobStore {
    * False when no row was as expected. In a transaction with a look at the row, because MySQL counts a row that had
    * these values already as unchanged.
    */
-  async #change(expected: Partial<ExportJobRow>, changes: Partial<ExportJobRow>): Promise<boolean> {
+  async #change(expected: Partial<ExportJobRow>, changes: Changes): Promise<boolean> {
     try {
       return await transaction(this.#knex, async (trx) => {
         const found = await trx('export_jobs').where(expected).forUpdate().first('id');
@@ -168,18 +203,8 @@ export class KnexExportJobs implements ExportJobStore {
   }
 }
 
-/** JSON has no infinities, which mean "no bound" here. */
-function infinities(_key: string, value: unknown): unknown {
-  if (value === Number.NEGATIVE_INFINITY) return '-Infinity';
-  return value === Number.POSITIVE_INFINITY ? 'Infinity' : value;
-}
-
-function withInfinities(_key: string, value: unknown): unknown {
-  return value === '-Infinity' || value === 'Infinity' ? Number(value) : value;
-}
-
 function toJob(row: ExportJobRow): ExportJob {
-  const json = (text: string | null) => (text === null ? null : JSON.parse(text, withInfinities));
+  const json = (text: string | null) => (text === null ? null : fromText(text));
   return {
     id: row.id,
     owner: row.owner,

@@ -3,8 +3,9 @@ import type { Instant } from '../domain/conversation.ts';
 import type { PurgeCount, PurgeStore } from '../domain/ports.ts';
 import { toTime } from './codec.ts';
 import { recordDeletions } from './deletions.ts';
-import { dialectOf } from './dialect.ts';
+import { dialectOf, placeholders, type Unlock } from './dialect.ts';
 import { repeatable, transaction, translated } from './errors.ts';
+import { takeFileLock } from './file-lock.ts';
 
 /** A reply that is being written belongs to a conversation in use, whatever its last activity says. */
 const STREAMING = `messages.status = 'streaming'`;
@@ -34,12 +35,18 @@ export class KnexPurgeStore implements PurgeStore {
   }
 
   /** Candidates are looked for without a lock; all of a batch may be in use again, then the next are looked for. */
-  async deleteExpired(cutoff: Instant, limit: number): Promise<PurgeCount> {
+  async deleteExpired(
+    cutoff: Instant,
+    limit: number,
+    keep?: (ids: readonly string[]) => Promise<void>,
+  ): Promise<PurgeCount> {
     const time = toTime(cutoff);
     for (;;) {
       const ids = await repeatable(() => this.#candidates(time, limit));
       if (ids.length === 0) return NOTHING;
-      const count = await this.#delete(ids, time);
+      const kept = keep && (await repeatable(() => versionsOf(this.#knex, ids)));
+      await keep?.(ids);
+      const count = await this.#delete(ids, time, kept);
       if (count.conversations > 0) return count;
     }
   }
@@ -58,13 +65,21 @@ export class KnexPurgeStore implements PurgeStore {
     if (this.#purging) return false;
     this.#purging = true;
     try {
-      const unlock = await repeatable(() => dialectOf(this.#knex).advisoryLock(this.#knex, 'chat-purge', 0));
+      const unlock = await repeatable(() => this.#lock());
       if (!unlock) return false;
       await work().finally(unlock);
       return true;
     } finally {
       this.#purging = false;
     }
+  }
+
+  /** A file has no locks for its users' own purposes, so it gets one beside it. */
+  async #lock(): Promise<Unlock | null> {
+    const dialect = dialectOf(this.#knex);
+    return dialect.pooled
+      ? dialect.advisoryLock(this.#knex, 'chat-purge', 0)
+      : takeFileLock(`${this.#knex.client.config.connection.filename}-purge.lock`);
   }
 
   #candidates(time: string, limit: number): Promise<string[]> {
@@ -76,7 +91,12 @@ export class KnexPurgeStore implements PurgeStore {
       .pluck('id');
   }
 
-  async #delete(candidates: readonly string[], time: string): Promise<PurgeCount> {
+  /** @param kept what they were when they were kept; those that are something else now are left alone */
+  async #delete(
+    candidates: readonly string[],
+    time: string,
+    kept: ReadonlyMap<string, string> | undefined,
+  ): Promise<PurgeCount> {
     const dialect = dialectOf(this.#knex);
     try {
       return await transaction(this.#knex, async (trx) => {
@@ -86,7 +106,9 @@ export class KnexPurgeStore implements PurgeStore {
           .whereIn('conversation_id', expired)
           .whereRaw(STREAMING)
           .pluck('conversation_id');
-        const ids = expired.filter((id) => !growing.includes(id));
+        const idle = expired.filter((id) => !growing.includes(id));
+        const now = kept && (await versionsOf(trx, idle));
+        const ids = now ? idle.filter((id) => now.get(id) === kept.get(id)) : idle;
         if (ids.length === 0) return NOTHING;
         const [messages] = await trx('messages').whereIn('conversation_id', ids).count({ count: '*' });
         await recordDeletions(trx, ids, Date.now());
@@ -100,4 +122,17 @@ export class KnexPurgeStore implements PurgeStore {
       throw translated(error);
     }
   }
+}
+
+/** What tells whether anything of the conversations has changed: every write of a message notes its time. */
+async function versionsOf(knex: Knex, ids: readonly string[]): Promise<Map<string, string>> {
+  if (ids.length === 0) return new Map();
+  const rows = await dialectOf(knex).select<{ id: string }>(
+    knex,
+    `SELECT c.id, c.last_active, COUNT(m.id) AS count, MAX(m.id) AS newest, MAX(m.updated_at) AS changed
+     FROM conversations c LEFT JOIN messages m ON m.conversation_id = c.id
+     WHERE c.id IN (${placeholders(ids.length)}) GROUP BY c.id, c.last_active`,
+    ids,
+  );
+  return new Map(rows.map((row) => [row.id, JSON.stringify(row)]));
 }

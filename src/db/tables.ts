@@ -44,7 +44,9 @@ export interface ExportJobRow {
   checkpoint: string | null;
   manifest: string | null;
   error: string | null;
-  notified: number;
+  notify_at: string | null;
+  notify_left: string;
+  notify_tries: number;
   worker: string | null;
   created_at: string;
   started_at: string | null;

@@ -33,7 +33,8 @@ interface WorkerRow {
 }
 
 /**
- * Shows the other processes of the database that this one is alive, and closes the replies of those that are not.
+ * Shows the other processes of the database that this one is alive, closes the replies of those that are not, and lets
+ * go of the export jobs that they had.
  * No clock of a host or of the database is asked: whoever counts on is alive, however slow.
  */
 export class WorkerRegistry {
@@ -118,7 +119,7 @@ export class WorkerRegistry {
     for (const id of ids) {
       const replies = await transaction(this.#knex, async (trx) => {
         await trx<WorkerRow>('workers').where({ id }).delete();
-        return closeReplies(trx, id);
+        return release(trx, id);
       });
       this.#seen.delete(id);
       this.#tell(id, replies);
@@ -161,7 +162,8 @@ export class WorkerRegistry {
     const rows = await dialect.select<{ id: string; beat: Beat }>(
       this.#knex,
       `SELECT id, beat FROM workers
-       UNION ALL SELECT DISTINCT worker, NULL FROM messages ${dialect.by('messages_worker')} WHERE worker IS NOT NULL`,
+       UNION ALL SELECT DISTINCT worker, NULL FROM messages ${dialect.by('messages_worker')} WHERE worker IS NOT NULL
+       UNION ALL SELECT DISTINCT worker, NULL FROM export_jobs ${dialect.by('export_jobs_worker')} WHERE worker IS NOT NULL`,
       [],
     );
     const beats = new Map<string, Beat>();
@@ -195,7 +197,7 @@ export class WorkerRegistry {
         beat === null
           ? (await row.where({ id }).increment('beat', 0)) === 0
           : (await row.where({ id, beat }).delete()) > 0;
-      return same ? closeReplies(trx, id) : null;
+      return same ? release(trx, id) : null;
     });
   }
 
@@ -205,8 +207,11 @@ export class WorkerRegistry {
   }
 }
 
-/** @returns how many replies ended so; the others had ended before, and only lose the name of their writer */
-async function closeReplies(trx: Knex, worker: string): Promise<number> {
+/**
+ * Its export jobs are for others to go on with, and so is telling of those that have ended.
+ * @returns how many replies ended so; the others had ended before, and only lose the name of their writer
+ */
+async function release(trx: Knex, worker: string): Promise<number> {
   const replies = await trx('messages')
     .where({ worker, status: 'streaming' })
     .update({
@@ -216,5 +221,6 @@ async function closeReplies(trx: Knex, worker: string): Promise<number> {
       updated_at: toTime(Date.now()),
     });
   await trx('messages').where({ worker }).update({ worker: null });
+  await trx('export_jobs').where({ worker }).update({ worker: null });
   return replies;
 }

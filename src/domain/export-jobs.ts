@@ -74,6 +74,17 @@ export interface ExportJob {
   readonly finishedAt: Instant | null;
 }
 
+export type NotifyChannel = keyof ExportRequest['notify'];
+
+/** That a job has ended, for those who asked to be told. */
+export interface JobNotification {
+  readonly job: ExportJob;
+  /** The ways by which nobody was told yet. */
+  readonly left: readonly NotifyChannel[];
+  /** From 1 on. */
+  readonly attempt: number;
+}
+
 /** Where a page of jobs (newest first) goes on. */
 export interface JobListCursor {
   readonly createdAt: Instant;
@@ -85,8 +96,11 @@ export interface ExportJobStore {
   add(job: ExportJob): Promise<void>;
   find(id: string): Promise<ExportJob | null>;
   list(limit: number, before: JobListCursor | null): Promise<ExportJob[]>;
-  /** Takes the oldest job that nobody works on; null when there is none. */
-  claim(worker: string, now: Instant): Promise<ExportJob | null>;
+  /**
+   * Takes the oldest job that nobody works on; null when there is none. One that the worker has already is taken too,
+   * unless it is among those it knows to have: it may not have heard that it got it.
+   */
+  claim(worker: string, now: Instant, known: readonly string[]): Promise<ExportJob | null>;
   /** False when the job is not this worker's any more: it was cancelled, or given to another. */
   saveScope(id: string, worker: string, scope: JobScope): Promise<boolean>;
   saveCheckpoint(id: string, worker: string, checkpoint: JobCheckpoint): Promise<boolean>;
@@ -99,8 +113,23 @@ export interface ExportJobStore {
   remove(id: string): Promise<void>;
   /** Jobs that ended before. */
   endedBefore(at: Instant, limit: number): Promise<ExportJob[]>;
-  /** Ended jobs whose requester is to be told and was not yet; claims them, so that one process tells. */
-  claimNotification(): Promise<ExportJob | null>;
+  /**
+   * Takes a done or failed job of which somebody is to be told by now, so that one process tells; null when there is
+   * none. Counts as an attempt. `known` as for {@link claim}.
+   */
+  claimNotification(worker: string, now: Instant, known: readonly string[]): Promise<JobNotification | null>;
+  /**
+   * Lets it go after an attempt.
+   * @param left who is still to be told
+   * @param nextAt when; null: never
+   * @returns false when it is not this worker's any more
+   */
+  saveNotification(
+    id: string,
+    worker: string,
+    left: readonly NotifyChannel[],
+    nextAt: Instant | null,
+  ): Promise<boolean>;
 }
 
 /** One file in the making. Everything rejects with the error of the file system, `code` included. */

@@ -5,6 +5,8 @@ import type { Reply } from './reply.ts';
 
 /** The longest pace, so that a crash never loses more than a second and what a write takes. */
 const SLOWEST_MS = 1000;
+/** One that says nothing is looked after this often: its conversation may be deleted meanwhile. */
+const LOOK_MS = 1000;
 /** What each growing reply adds to the pace: at most two thousand rows are written on in a second. */
 const MS_PER_REPLY = 0.5;
 
@@ -13,6 +15,8 @@ interface Growing {
   readonly reply: Reply;
   /** How much of it was handed to the writer. */
   written: number;
+  /** When that was, on the monotonic clock. */
+  writtenAt: number;
 }
 
 interface CheckpointParts {
@@ -40,7 +44,7 @@ export class Checkpoints {
   /** Follows a reply whose row was begun, until it ends. */
   follow(uid: string, reply: Reply): void {
     if (!reply.running) return;
-    this.#growing.set(uid, { uid, reply, written: 0 });
+    this.#growing.set(uid, { uid, reply, written: 0, writtenAt: performance.now() });
     void reply.ended.then(() => this.#growing.delete(uid));
     this.#schedule(this.#intervalMs);
   }
@@ -51,9 +55,11 @@ export class Checkpoints {
   }
 
   async #beat(): Promise<void> {
-    const due = [...this.#growing.values()].filter(({ reply, written }) => reply.length > written);
-    const pace = Math.max(this.#intervalMs, Math.min(SLOWEST_MS, due.length * MS_PER_REPLY));
     const start = performance.now();
+    const due = [...this.#growing.values()].filter(
+      ({ reply, written, writtenAt }) => reply.length > written || start - writtenAt >= LOOK_MS,
+    );
+    const pace = Math.max(this.#intervalMs, Math.min(SLOWEST_MS, due.length * MS_PER_REPLY));
     await Promise.all([...due.map((one) => this.#store(one)), this.#lookForStops()]);
     this.#timer = undefined;
     this.#schedule(Math.max(0, pace - (performance.now() - start)));
@@ -67,6 +73,7 @@ export class Checkpoints {
       worker,
       after: (length) => {
         growing.written = reply.length;
+        growing.writtenAt = performance.now();
         return reply.after(length);
       },
     };

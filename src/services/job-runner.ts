@@ -101,7 +101,7 @@ export class JobRunner {
     const { store, worker, clock, log, notify } = this.#parts;
     try {
       while (this.#running.size < this.#settings.maxJobs && !this.#quit.signal.aborted) {
-        const job = await store.claim(worker, clock.now());
+        const job = await store.claim(worker, clock.now(), [...this.#running.keys()]);
         if (!job) break;
         this.#begin(job);
       }

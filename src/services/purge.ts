@@ -1,4 +1,5 @@
 import type { Clock, Log, PurgeCount, PurgeStore } from '../domain/ports.ts';
+import type { PurgeArchiver } from './purge-archiver.ts';
 
 /** How many conversations one delete takes: small, so that chats wait for no long lock. */
 const BATCH = 200;
@@ -17,13 +18,18 @@ export class PurgeService {
   readonly #clock: Clock;
   readonly #ttlMs: number;
   readonly #log: Log;
+  readonly #archive: PurgeArchiver | undefined;
 
-  /** @param ttlMs 0: nothing is ever purged */
-  constructor(store: PurgeStore, clock: Clock, ttlMs: number, log: Log) {
+  /**
+   * @param ttlMs 0: nothing is ever purged
+   * @param archive where all that is purged is put first
+   */
+  constructor(store: PurgeStore, clock: Clock, ttlMs: number, log: Log, archive?: PurgeArchiver) {
     this.#store = store;
     this.#clock = clock;
     this.#ttlMs = ttlMs;
     this.#log = log;
+    this.#archive = archive;
   }
 
   /** What a run would delete now. */
@@ -32,7 +38,10 @@ export class PurgeService {
     return this.#store.countExpired(this.#clock.now() - this.#ttlMs);
   }
 
-  /** Purges in small batches until nothing is left or `signal` says to stop (between two batches). */
+  /**
+   * Purges in small batches until nothing is left or `signal` says to stop (between two batches).
+   * Rejects when the archive cannot be written, and what is not in it is not purged.
+   */
   async run(signal: AbortSignal): Promise<PurgeReport> {
     const none = { conversations: 0, messages: 0 };
     if (this.#ttlMs === 0) return { ...none, outcome: 'off' };
@@ -49,10 +58,12 @@ export class PurgeService {
 
   async #batches(signal: AbortSignal): Promise<PurgeCount> {
     const cutoff = this.#clock.now() - this.#ttlMs;
+    const archive = this.#archive;
+    const keep = archive && ((ids: readonly string[]) => archive.keep(ids));
     let conversations = 0;
     let messages = 0;
     while (!signal.aborted) {
-      const removed = await this.#store.deleteExpired(cutoff, BATCH);
+      const removed = await this.#store.deleteExpired(cutoff, BATCH, keep);
       conversations += removed.conversations;
       messages += removed.messages;
       if (removed.conversations === 0) break;

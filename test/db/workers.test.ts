@@ -9,8 +9,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/client.ts';
 import { dialectOf } from '../../src/db/dialect.ts';
+import { KnexExportJobs } from '../../src/db/export-jobs.ts';
 import { Presence } from '../../src/db/presence.ts';
 import { WorkerRegistry } from '../../src/db/workers.ts';
+import { AT, manifest, queuedJob, request } from '../notify/jobs.ts';
 import { eachDatabase, silent } from '../support/databases.ts';
 import { newId } from './fixtures.ts';
 
@@ -147,6 +149,38 @@ eachDatabase((_name, _open, options) => {
       assert.deepEqual(await replyOf(knex, uid), open(nobody));
       await watcher.round();
       assert.deepEqual(await replyOf(knex, uid), CLOSED);
+    });
+
+    test('has its export jobs taken from it, those it made and those it told of; those of others stay', async (t) => {
+      const { knex, process } = await setUp(t);
+      await knex('export_jobs').delete();
+      const store = new KnexExportJobs(knex);
+      const [dead, watcher] = [process(), process()];
+      const nobody = newId();
+      await watcher.round();
+      const had = new Map<string, string>();
+      for (const worker of [dead.id, watcher.id, nobody]) {
+        const told = queuedJob({ request: request({ email: 'ann@example.com' }) });
+        await store.add(told);
+        await store.claim(worker, AT, []);
+        await store.finish(told.id, worker, manifest, AT);
+        await store.claimNotification(worker, AT, []);
+        const made = queuedJob();
+        await store.add(made);
+        await store.claim(worker, AT, [told.id]);
+        for (const { id } of [told, made]) had.set(id, worker);
+      }
+      const workers = async () =>
+        new Map((await knex('export_jobs').select()).map((row) => [row.id, row.worker]));
+      assert.deepEqual(await workers(), had);
+      await watcher.round(3);
+      assert.deepEqual(await workers(), had);
+      await watcher.round();
+      const kept = [...had].map(([id, worker]) => [id, worker === watcher.id ? worker : null] as const);
+      assert.deepEqual(await workers(), new Map(kept));
+      // And both can be had by somebody else now.
+      assert.notEqual(await store.claim(watcher.id, AT, [...had.keys()].slice(2, 4)), null);
+      assert.equal((await store.claimNotification(newId(), AT, []))?.attempt, 2);
     });
 
     test('is closed once by two that watch at the same time, other rows untouched', async (t) => {

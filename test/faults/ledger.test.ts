@@ -153,6 +153,17 @@ describe('a ledger', () => {
     assertSees(keyed, stored(...rows(entry.expected)), /its reply was reply-1 and is said to be reply-2/);
   });
 
+  it('sees two questions in the wrong order, unless they were asked at the same time', () => {
+    const { ledger, entry, asked, reply } = told();
+    const options = { conversationId: CONVERSATION };
+    const next = ledger.add(question({ pieces: 1, pace: 0 }), options);
+    next.mayBreak = true;
+    const before = { ...asked, id: 0, uid: 'q-0', content: next.question };
+    assertSees(ledger, stored(before, asked, reply), /q-1 stands behind one that was asked after/);
+    entry.acknowledgedAt = next.askedAt + 1;
+    assert.deepEqual(discrepancies(ledger, stored(before, asked, reply)), []);
+  });
+
   it('notes when a reader is shown something else than before', () => {
     const { ledger, entry, asked, reply } = told();
     entry.show('something else');

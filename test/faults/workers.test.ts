@@ -100,6 +100,25 @@ for (const place of databases().slice(1)) {
       assert.deepEqual([late.end, late.shown], [entry.end, entry.shown]);
     });
 
+    it('tell the same end of a stopped reply to its readers at all of them, however close they look', async () => {
+      for (let n = 0; n < 8; n += 1) {
+        const [entry, reading] = await begin();
+        const followers = cluster.members.slice(1).map(({ url }) => {
+          const twin = twinOf(entry);
+          return [twin, readToTheEnd(() => url, twin)] as const;
+        });
+        await until('the followers', () => followers.every(([{ shown }]) => shown !== ''));
+        assert.equal(await stop(cluster.at(1).url, entry), 200);
+        const late = twinOf(entry);
+        await readToTheEnd(() => cluster.at(1).url, late);
+        await Promise.all([reading, ...followers.map(([, read]) => read)]);
+        for (const one of [...followers.map(([twin]) => twin), late]) {
+          assert.deepEqual([one.problems, one.end, one.shown.length], [[], entry.end, entry.shown.length]);
+        }
+      }
+      await balance(ledger, cluster.place);
+    });
+
     it(
       'let a deletion at one of them win over a reply that another writes',
       randomised(async (random) => {

@@ -570,6 +570,23 @@ for (const place of databases()) {
       await first.rest();
     });
 
+    it('ends soon when it is deleted through the other, although it says nothing', async () => {
+      const { a, b } = pair;
+      const number = a.upstream.requests.length + 1;
+      a.upstream.respond([script(delta('some '), silence())]);
+      const first = await openStream(a.url, { message: 'silent', format: 'markdown', cache: false });
+      const { 'x-stream-id': id, 'x-conversation-id': conversation } = first.headers;
+      await until('what was said to be stored', async () => {
+        const [, row] = await b.rows(String(conversation));
+        return row?.content === 'some ';
+      });
+      assert.equal((await b.call('DELETE', `/api/conversations/${conversation}`)).status, 200);
+      const end = (await first.rest()).at(-1);
+      assert.deepEqual([end?.type, end?.data.code], ['error', 'conversation_not_found']);
+      await a.upstream.waitForClosed(number);
+      problemOf(await a.call('GET', `/api/chat-stream/${id}`), 404, 'stream_not_found');
+    });
+
     it('ends everywhere with conversation_not_found when it is deleted through the other, for good', async () => {
       const { a, b } = pair;
       const gate = createGate();

@@ -227,8 +227,11 @@ for (const place of databases()) {
 
     it('brings nothing back when the conversation was deleted', async () => {
       const { reader, id, conversation, number } = await silentAfter(chat, WORDS);
+      const asked = performance.now();
       assert.equal((await chat.call('DELETE', `/api/conversations/${conversation}`)).status, 200);
       const end = (await reader.rest()).at(-1);
+      // By the one who deletes, not only by the next checkpoint, which would find it out too.
+      assert(performance.now() - asked < 800);
       assert.deepEqual([end?.type, end?.data.code], ['error', 'conversation_not_found']);
       await chat.upstream.waitForClosed(number);
       problemOf(await chat.call('DELETE', `/api/chat-stream/${id}`), 404, 'stream_not_found');

@@ -163,11 +163,12 @@ function statusProblems(
   return problems;
 }
 
-/** Within a conversation the questions stand in the order in which they were acknowledged, each reply behind its own. */
+/** What was acknowledged stands before whatever was asked in the same conversation afterwards, replies behind their own. */
 function disorder(ledger: Ledger, { messages }: Snapshot): string[] {
   const problems: string[] = [];
-  const order = new Map(ledger.entries.map(({ question }, index) => [question, index]));
-  const last = new Map<string, number>();
+  const entries = new Map(ledger.entries.map((entry) => [entry.question, entry]));
+  /** By conversation: when the latest of those so far was asked. */
+  const latest = new Map<string, number>();
   const seen = new Set<string>();
   for (const { uid, role, content, reply_to, conversation_id } of messages) {
     if (role === 'assistant') {
@@ -175,9 +176,13 @@ function disorder(ledger: Ledger, { messages }: Snapshot): string[] {
       continue;
     }
     seen.add(uid);
-    const place = order.get(content) ?? -1;
-    if (place < (last.get(conversation_id) ?? -1)) problems.push(`the question ${uid} is out of order`);
-    last.set(conversation_id, place);
+    const entry = entries.get(content);
+    const before = latest.get(conversation_id) ?? Number.NEGATIVE_INFINITY;
+    if (!entry) continue;
+    if (before > (entry.acknowledgedAt ?? Number.POSITIVE_INFINITY)) {
+      problems.push(`the question ${uid} stands behind one that was asked after it was acknowledged`);
+    }
+    latest.set(conversation_id, Math.max(before, entry.askedAt));
   }
   return problems;
 }

@@ -11,6 +11,8 @@ const RECOVERY_MS = 3000;
 
 export class Faults {
   readonly counts = new Map<string, number>();
+  /** What is broken at this moment. */
+  now = '';
   readonly #cluster: Cluster;
   readonly #database: OwnDatabase;
   readonly #proxy: FaultProxy;
@@ -47,7 +49,9 @@ export class Faults {
     };
     while (!signal.aborted) {
       const name = this.#random.pick(Object.keys(all));
+      this.now = name;
       await all[name]?.();
+      this.now = '';
       this.counts.set(name, (this.counts.get(name) ?? 0) + 1);
       await pause(this.#random.int(100, 3000));
     }

@@ -52,13 +52,22 @@ export class Caller {
     entry.mayBreak = true;
     this.#talk.push(entry);
     const first = random.chance(0.25) ? ask : stream;
-    const leave = random.chance(0.4) ? { signal: AbortSignal.timeout(random.int(1, 1500)) } : {};
-    const outcome = await first(member.url, entry, leave);
+    const outcome = await this.#patiently(first, member, entry, random.chance(0.4) ? 1500 : undefined);
     if (random.chance(0.1) && entry.streamId !== undefined) await stop(this.#member().url, entry);
     if (keyed) await this.#insist(entry, first, outcome);
     else if (first === stream && random.chance(0.8)) await this.#comeBack(entry);
     // Nobody was told its id: what is said next belongs to a conversation of its own.
     if (entry.conversationId === undefined) this.#talk = [];
+  }
+
+  /** Leaves after a random time up to `leaveMs`; whoever hears nothing for very long goes too, and says so. */
+  async #patiently(call: typeof ask, member: Member, entry: Entry, leaveMs?: number): Promise<Outcome> {
+    const patience = AbortSignal.timeout(leaveMs === undefined ? PATIENCE_MS : this.#random.int(1, leaveMs));
+    const outcome = await call(member.url, entry, { signal: patience });
+    if (patience.aborted && leaveMs === undefined) {
+      entry.problems.push(`server ${member.index} let it wait for ${PATIENCE_MS} ms (${call.name})`);
+    }
+    return outcome;
   }
 
   /** With a key: the same again until the reply is whole, or stopped. */
@@ -70,7 +79,7 @@ export class Caller {
         return;
       }
       await pause(this.#random.int(50, 500));
-      outcome = await call(this.#member().url, entry);
+      outcome = await this.#patiently(call, this.#member(), entry);
     }
   }
 
@@ -82,8 +91,12 @@ export class Caller {
         entry.problems.push(`has no end after ${PATIENCE_MS} ms: ${entry.refusals.slice(-5)}`);
         return;
       }
-      const leave = this.#random.chance(0.2) ? { signal: AbortSignal.timeout(this.#random.int(1, 500)) } : {};
-      const outcome = await resume(this.#member().url, entry, leave);
+      const outcome = await this.#patiently(
+        resume,
+        this.#member(),
+        entry,
+        this.#random.chance(0.2) ? 500 : undefined,
+      );
       if (outcome === 'nothing') entry.problems.push('204, although its reader never saw the end');
       if (outcome !== 'ended') await pause(this.#random.int(20, 300));
     }

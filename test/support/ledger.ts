@@ -53,7 +53,7 @@ export class Entry {
   readonly askedAt = performance.now();
   conversationId: string | undefined;
   /** A `start` event or a whole reply has come: from then on the question must be stored. */
-  acknowledged = false;
+  acknowledgedAt: number | undefined;
   reply = new Telling();
   /** With a key: replies that broke, after which the same request was made again. */
   readonly broken: Telling[] = [];
@@ -81,6 +81,10 @@ export class Entry {
     this.mayBreak = plotOf(question).fault !== undefined;
   }
 
+  get acknowledged(): boolean {
+    return this.acknowledgedAt !== undefined;
+  }
+
   get streamId(): string | undefined {
     return this.reply.streamId;
   }
@@ -102,7 +106,7 @@ export class Entry {
     if (reply.streamId !== undefined && reply.streamId !== streamId) this.#anew(streamId);
     this.conversationId = conversationId;
     this.reply.streamId = streamId;
-    this.acknowledged = true;
+    this.acknowledgedAt ??= performance.now();
   }
 
   /** Only the request with a key whose reply broke may be answered by another reply. */
