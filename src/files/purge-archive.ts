@@ -121,6 +121,8 @@ async function appendTo(
 async function openAt(path: string, bytes: number): Promise<FileHandle> {
   const handle = await open(path, bytes === 0 ? 'w' : 'r+');
   try {
+    // Cutting a shorter file off would make it longer. The next attempt sets it aside.
+    if ((await handle.stat()).size < bytes) throw new Error('an archive is shorter than its manifest says');
     await handle.truncate(bytes);
     return handle;
   } catch (error) {

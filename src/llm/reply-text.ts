@@ -1,6 +1,9 @@
+const NUL = '\0';
+const REPLACEMENT = '\ufffd';
+
 /**
- * Makes handable text of what a model says in pieces: no split pair, no lone surrogate, not more than a number of
- * bytes of UTF-8.
+ * Makes handable text of what a model says in pieces: no split pair, no lone surrogate, no NUL, not more than a number
+ * of bytes of UTF-8.
  */
 export class ReplyText {
   /** A high surrogate whose partner has not come yet. */
@@ -41,6 +44,8 @@ export class ReplyText {
   #measure(text: string): string {
     if (text === '' || this.#truncated) return '';
     let whole = text.toWellFormed();
+    // Databases and languages end a text there.
+    if (whole.includes(NUL)) whole = whole.replaceAll(NUL, REPLACEMENT);
     const bytes = Buffer.byteLength(whole);
     if (bytes > this.#left) {
       this.#truncated = true;

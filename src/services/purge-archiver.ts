@@ -12,12 +12,12 @@ const WHOLE: Omit<ExportScope, 'conversationId'> = {
 
 /** Writes conversations to the archive, as an export to NDJSON has them. */
 export class PurgeArchiver {
-  readonly #source: ExportSource;
+  readonly #source: Pick<ExportSource, 'read'>;
   readonly #archive: PurgeArchive;
   readonly #clock: Clock;
   readonly #ttlMs: number;
 
-  constructor(source: ExportSource, archive: PurgeArchive, clock: Clock, ttlMs: number) {
+  constructor(source: Pick<ExportSource, 'read'>, archive: PurgeArchive, clock: Clock, ttlMs: number) {
     this.#source = source;
     this.#archive = archive;
     this.#clock = clock;
@@ -54,5 +54,5 @@ interface Ends {
 }
 
 async function* texts(pieces: AsyncIterable<{ readonly text: string }>): AsyncGenerator<string> {
-  for await (const { text } of pieces) yield text;
+  for await (const { text } of pieces) if (text !== '') yield text;
 }

@@ -82,6 +82,59 @@ eachDatabase((_name, open, options) => {
       assert.equal(await conversations.find(idle), null);
     });
 
+    test('hands over what it is going to delete before it does, and deletes nothing when that fails', async () => {
+      const { purge, ids, knex } = await filled(3);
+      const cutoff = NOON + HOUR;
+      const rows = () => knex('messages').pluck('uid');
+      const all = await rows();
+      const full = Object.assign(new Error('no space'), { code: 'ENOSPC' });
+      await assert.rejects(
+        purge.deleteExpired(cutoff, 10, () => Promise.reject(full)),
+        full,
+      );
+      assert.deepEqual(await rows(), all);
+      const kept: string[] = [];
+      const removed = await purge.deleteExpired(cutoff, 10, async (batch) => {
+        kept.push(...batch);
+        assert.equal((await rows()).length, all.length, 'nothing is deleted, and no transaction is open');
+      });
+      assert.deepEqual(removed, { conversations: 3, messages: 6 });
+      assert.deepEqual(kept.sort(), [...ids].sort());
+    });
+
+    for (const [what, change] of [
+      ['a late message', (id: string) => ({ reply: replyTo(userMessage(id), { timestamp: NOON }) })],
+      ['a reply that was written on', () => undefined],
+    ] as const) {
+      test(`spares for now what changed after it was handed over: ${what}`, async () => {
+        const { purge, ids, writer, knex, conversations } = await filled(2);
+        const [changed = '', idle = ''] = ids;
+        const handed: string[][] = [];
+        const keep = async (batch: readonly string[]) => {
+          handed.push([...batch].sort());
+          if (handed.length > 1) return;
+          const late = change(changed);
+          if (late) {
+            const message = { ...late.reply, replyTo: null, role: 'user' as const };
+            await writer.write({ start: { ...startOf(message), expiredBefore: 0 } });
+            await knex('conversations')
+              .where({ id: changed })
+              .update({ last_active: '2024-03-21 12:00:01.123' });
+          } else {
+            await knex('messages')
+              .where({ conversation_id: changed, role: 'assistant' })
+              .update({ content: 'more', updated_at: '2026-03-21 12:00:00.000' });
+          }
+        };
+        assert.equal((await purge.deleteExpired(NOON + HOUR, 10, keep)).conversations, 1);
+        assert.deepEqual(handed, [[changed, idle].sort()]);
+        assert.ok(await conversations.find(changed));
+        assert.equal((await purge.deleteExpired(NOON + HOUR, 10, keep)).conversations, 1);
+        assert.deepEqual(handed[1], [changed]);
+        assert.equal(await conversations.find(changed), null);
+      });
+    }
+
     test('by two at once deletes each row once, and no deadlock comes to the surface', async () => {
       const { knex } = await filled(60);
       // Two connections of one process would wait for each other in SQLite, whose driver is synchronous.
@@ -169,16 +222,14 @@ eachDatabase((_name, open, options) => {
       assert.equal(inner, false);
     });
 
-    if (options.target.kind === 'mysql') {
-      test('does not run while another process purges', async () => {
-        const [one, two] = [open(), open()];
-        let inner: boolean | undefined;
-        const outer = await one.purge.exclusively(async () => {
-          inner = await two.purge.exclusively(() => Promise.reject(new Error('must not run')));
-        });
-        assert.deepEqual([outer, inner], [true, false]);
-        assert.equal(await two.purge.exclusively(async () => {}), true);
+    test('does not run while another process purges', async () => {
+      const [one, two] = [open(), open()];
+      let inner: boolean | undefined;
+      const outer = await one.purge.exclusively(async () => {
+        inner = await two.purge.exclusively(() => Promise.reject(new Error('must not run')));
       });
-    }
+      assert.deepEqual([outer, inner], [true, false]);
+      assert.equal(await two.purge.exclusively(async () => {}), true);
+    });
   });
 });

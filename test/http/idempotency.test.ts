@@ -153,6 +153,15 @@ for (const place of databases()) {
       const id = String(first.headers['x-stream-id']);
       const rest = await (await resumeStream(chat.url, id, { lastEventId: `${id}:5` })).rest();
       assert.equal(joined(rest), 'and half 😀');
+      // And so does a client that repeats its question with what it has, as fetch-event-source does.
+      const repeated = await openStream(
+        chat.url,
+        { message: 'q', cache: false, format: 'markdown' },
+        { headers: { 'idempotency-key': key, 'last-event-id': `${id}:5` } },
+      );
+      const again = await repeated.rest();
+      assert.equal(joined(again), 'and half 😀');
+      assert.equal(checkStream(again).id, end.id);
     });
 
     it('makes one call of 50 streams at once', async () => {

@@ -1,4 +1,4 @@
-import type { Response } from 'express';
+import type { Request, Response } from 'express';
 import type { ReplyFormat } from '../../domain/conversation.ts';
 import type { TextFormat } from '../../domain/ports.ts';
 import type { ChatInput, ChatService } from '../../services/chat.ts';
@@ -11,6 +11,7 @@ import type { Route } from '../route.ts';
 import { type ChatRequest, chatReply, chatRequest } from '../schemas/chat.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { idempotencyHeader } from '../schemas/streams.ts';
+import { readPosition } from '../sse/encode.ts';
 import { type SessionOptions, StreamSession } from '../sse/session.ts';
 import { check } from '../validate.ts';
 
@@ -91,6 +92,14 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
   };
 }
 
+/**
+ * What a client that repeats its request has of the stream: some send the id of the last event along. One of another
+ * stream says nothing.
+ */
+function knownOf(request: Request, streamId: string): number {
+  return readPosition(streamId, request.get('last-event-id') ?? '')?.offset ?? 0;
+}
+
 function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>): Route {
   return {
     method: 'post',
@@ -125,7 +134,8 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       const text = format === 'text' ? parts.text.stream() : undefined;
       const { cached, replayed } = turn;
       const cache = replayed ? undefined : turn.cache;
-      const reading = { stream: turn, format, text, from: 0, resumed: !turn.cache, cache, cached };
+      const from = replayed ? knownOf(request, turn.messageId) : 0;
+      const reading = { stream: turn, format, text, from, resumed: !turn.cache || from > 0, cache, cached };
       if (replayed) tellCacheUse(response, turn);
       const session = new StreamSession(response, reading, parts.stream, (error) =>
         problemOf(error, pathOf(request), response.locals.requestId),

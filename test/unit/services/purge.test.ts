@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { PurgeStore } from '../../../src/domain/ports.ts';
+import type { ArchiveBatch, ExportScope, PurgeStore } from '../../../src/domain/ports.ts';
 import { PurgeService } from '../../../src/services/purge.ts';
+import { PurgeArchiver } from '../../../src/services/purge-archiver.ts';
 import { silentLog } from '../../support/fakes.ts';
 
 const DAY = 86_400_000;
@@ -58,6 +59,44 @@ describe('a purge', () => {
     };
     assert.equal((await purge.run(abort.signal)).outcome, 'stopped');
     assert.ok(left() > 0);
+  });
+
+  it('purges nothing when what it is to purge cannot be archived, and tries again the next time', async () => {
+    const full = Object.assign(new Error('no space'), { code: 'ENOSPC' });
+    let space = false;
+    const kept: string[] = [];
+    const archive = {
+      async append(_at: number, { lines }: ArchiveBatch) {
+        if (!space) throw full;
+        for await (const text of lines) kept.push(text);
+      },
+    };
+    const source = {
+      async *read({ conversationId }: ExportScope) {
+        const time = '2026-03-20T00:00:00.000Z';
+        const conversation = { id: String(conversationId), createdAt: time, lastActive: time };
+        yield [{ conversation, messages: [], begins: true, ends: true }];
+      },
+    };
+    const clock = { now: () => NOW };
+    const archiver = new PurgeArchiver(source, archive, clock, DAY);
+    const { store, left } = setUp(5);
+    const deleteExpired = store.deleteExpired;
+    store.deleteExpired = async (cutoff, limit, keep) => {
+      if (left() > 0) await keep?.(['one', 'two']);
+      return deleteExpired(cutoff, limit);
+    };
+    const purge = new PurgeService(store, clock, DAY, silentLog, archiver);
+    await assert.rejects(purge.run(new AbortController().signal), full);
+    assert.equal(left(), 5);
+    space = true;
+    assert.equal((await purge.run(new AbortController().signal)).outcome, 'done');
+    assert.equal(left(), 0);
+    const lines = kept.join('').trimEnd().split('\n');
+    assert.deepEqual(
+      lines.map((line) => JSON.parse(line).conversation_id),
+      ['one', 'two'],
+    );
   });
 
   it('leaves the work to another process that is at it', async () => {

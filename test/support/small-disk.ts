@@ -1,0 +1,27 @@
+/** Disks that are soon full. Only root on Linux can make them; elsewhere there is nothing to test on. */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+/** For `assert.rejects`. */
+export const FULL = { code: 'ENOSPC' };
+
+export interface SmallDisk {
+  readonly folder: string;
+  remove(): void;
+}
+
+/** An empty disk of so many kilobytes; undefined where none can be made. */
+export function smallDisk(kilobytes: number): SmallDisk | undefined {
+  if (process.platform !== 'linux' || process.getuid?.() !== 0) return undefined;
+  const folder = mkdtempSync(join(tmpdir(), 'chat-disk-'));
+  const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${kilobytes}k`, 'tmpfs', folder]);
+  const remove = () => {
+    if (status === 0) spawnSync('umount', [folder]);
+    rmdirSync(folder);
+  };
+  if (status === 0) return { folder, remove };
+  remove();
+  return undefined;
+}
