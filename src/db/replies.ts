@@ -13,7 +13,7 @@ import {
   type StoredMessage,
 } from './tables.ts';
 
-type TailRow = Pick<MessageRow, 'content' | 'status' | 'model' | 'finish_reason' | 'usage'>;
+type TailRow = Pick<MessageRow, 'content' | 'status' | 'model' | 'finish_reason' | 'usage' | 'worker'>;
 
 /** Every write here changes nothing when it is repeated. */
 export class KnexReplies implements ReplyStore {
@@ -26,8 +26,8 @@ export class KnexReplies implements ReplyStore {
   }
 
   async find(uid: string): Promise<StoredReply | null> {
-    const [row] = await this.#select<StoredMessage>(
-      `SELECT ${MESSAGE_COLUMNS} FROM messages WHERE uid = ? AND role = 'assistant'`,
+    const [row] = await this.#select<StoredMessage & Pick<MessageRow, 'worker'>>(
+      `SELECT ${MESSAGE_COLUMNS}, worker FROM messages WHERE uid = ? AND role = 'assistant'`,
       [uid],
     );
     if (!row) return null;
@@ -37,12 +37,16 @@ export class KnexReplies implements ReplyStore {
     );
     // Deleted between the two.
     if (!conversation) return null;
-    return { message: toMessage(row), conversation: toConversation(conversation) };
+    return {
+      message: toMessage(row),
+      conversation: toConversation(conversation),
+      settling: isSettling(row),
+    };
   }
 
   async tail(uid: string, afterChars: number): Promise<ReplyTail | null> {
     const [row] = await this.#select<TailRow>(
-      'SELECT SUBSTR(content, ?) AS content, status, model, finish_reason, `usage` FROM messages WHERE uid = ?',
+      'SELECT SUBSTR(content, ?) AS content, status, model, finish_reason, `usage`, worker FROM messages WHERE uid = ?',
       [afterChars + 1, uid],
     );
     if (!row) return null;
@@ -50,6 +54,7 @@ export class KnexReplies implements ReplyStore {
     const status = toStatus(row.status);
     return {
       content,
+      settling: isSettling(row),
       status,
       model,
       finishReason: toFinishReason(row.finish_reason),
@@ -103,4 +108,9 @@ export class KnexReplies implements ReplyStore {
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
     return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
+}
+
+/** Stopped, but the process that writes it has not said its last word yet. */
+function isSettling({ status, worker }: Pick<MessageRow, 'status' | 'worker'>): boolean {
+  return status === 'cancelled' && worker !== null;
 }

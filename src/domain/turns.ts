@@ -82,11 +82,15 @@ export interface TurnWriter {
 export interface StoredReply {
   readonly message: Message;
   readonly conversation: Conversation;
+  /** Whether its process may still add to it, although somebody has stopped it. */
+  readonly settling: boolean;
 }
 
 /** What came to a stored reply since somebody looked last. */
 export interface ReplyTail {
   readonly content: string;
+  /** As for {@link StoredReply}. */
+  readonly settling: boolean;
   readonly status: MessageStatus;
   readonly model: string | null;
   readonly finishReason: FinishReason | null;

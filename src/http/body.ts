@@ -83,10 +83,12 @@ async function readBytes(request: Request, limit: number): Promise<Buffer> {
     else pieces.push(piece);
   });
   source.on('end', () => resolve(Buffer.concat(pieces, size)));
-  request.on('close', () => {
-    if (!request.complete) reject(new AppError('malformed_request', 'The body did not arrive whole'));
-  });
-  request.on('error', reject);
+  const cutShort = (cause?: Error) => {
+    if (!request.complete)
+      reject(new AppError('malformed_request', 'The body did not arrive whole', { cause }));
+  };
+  request.on('close', cutShort);
+  request.on('error', cutShort);
   if (decoder) {
     decoder.on('error', () => reject(new AppError('malformed_request', 'The body cannot be decompressed')));
     request.pipe(decoder);

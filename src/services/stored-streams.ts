@@ -35,8 +35,8 @@ export class StoredStreams {
   }
 
   /** @param persisted false: it waits in the journal */
-  open({ message, conversation }: StoredReply, persisted = true): ReplyStream {
-    if (message.status === 'streaming') return this.#follow(message, conversation);
+  open({ message, conversation, settling }: StoredReply, persisted = true): ReplyStream {
+    if (message.status === 'streaming' || settling) return this.#follow(message, conversation);
     const generation = endedGeneration(message);
     return this.#stream(message, generation, this.#result(generation, conversation, persisted), () => {});
   }
@@ -108,7 +108,7 @@ export class StoredStreams {
   async #tail(uid: string, afterChars: number): Promise<ReplyTail | null | undefined> {
     const waiting = this.#parts.pending.reply(uid);
     if (waiting && waiting.status !== 'streaming') {
-      return { ...waiting, content: [...waiting.content].slice(afterChars).join('') };
+      return { ...waiting, settling: false, content: [...waiting.content].slice(afterChars).join('') };
     }
     try {
       const tail = await this.#parts.replies.tail(uid, afterChars);
@@ -137,7 +137,7 @@ function grow(generation: Generation, tail: ReplyTail | null, message: Message):
     return;
   }
   if (tail.content !== '') generation.append(tail.content);
-  if (tail.status !== 'streaming') finish(generation, { ...message, ...tail });
+  if (tail.status !== 'streaming' && !tail.settling) finish(generation, { ...message, ...tail });
 }
 
 function endedGeneration(message: Message): Generation {

@@ -60,7 +60,7 @@ export class StreamService {
     if (!message || message.status === 'streaming') return null;
     const { conversationId, timestamp } = message;
     const conversation = { id: conversationId, owner: null, createdAt: timestamp, lastActive: timestamp };
-    return { message, conversation };
+    return { message, conversation, settling: false };
   }
 
   async #find(id: string): Promise<StoredReply> {

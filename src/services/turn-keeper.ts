@@ -5,6 +5,7 @@ import type { KeyClaim, TurnStart, TurnWrite, TurnWriter, WriteOutcome } from '.
 import type { Checkpoints } from './checkpoints.ts';
 import { type Reply, storedEnd } from './reply.ts';
 import type { ReplyStream, TurnResult } from './turn.ts';
+import { UnsavedEnds } from './unsaved-ends.ts';
 
 /** A question with the ids that it and its reply will have. */
 export interface Question {
@@ -31,11 +32,13 @@ interface KeeperParts {
 export class TurnKeeper {
   readonly #parts: KeeperParts;
   readonly #ttlMs: number;
+  readonly #unsaved: UnsavedEnds;
   readonly #open = new Map<string, ReplyStream>();
 
   /** @param ttlMs 0: conversations never expire */
   constructor(parts: KeeperParts, ttlMs: number) {
     this.#parts = parts;
+    this.#unsaved = new UnsavedEnds(parts.writer, parts.log);
     this.#ttlMs = ttlMs;
   }
 
@@ -143,6 +146,8 @@ export class TurnKeeper {
       outcome = await this.#parts.writer.write(unit);
     } catch (error) {
       this.#parts.log.error({ err: error, ...fields }, 'a reply could not be saved');
+      // Its row is there already, and must not say for ever that the reply is being written.
+      if (!unit.start) this.#unsaved.add(reply.uid, unit);
       throw error;
     }
     if (outcome === 'gone') throw deleted();

@@ -85,12 +85,31 @@ eachDatabase((_name, open, options) => {
       const database = open();
       const reply = await growing(database, 'Half');
       const none = { finishReason: null, usage: null };
-      const running = { content: 'f', status: 'streaming', model: 'some-model', ...none };
+      const running = { content: 'f', settling: false, status: 'streaming', model: 'some-model', ...none };
       assert.deepEqual(await database.replies.tail(reply.uid, 3), running);
       const usage = { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
       const end = { status: 'complete', model: 'it says m', finishReason: 'stop', usage } as const;
       await database.writer.write({ reply: { ...reply, ...end, content: 'Half of it' } });
-      assert.deepEqual(await database.replies.tail(reply.uid, 4), { ...end, content: ' of it' });
+      assert.deepEqual(await database.replies.tail(reply.uid, 4), {
+        ...end,
+        settling: false,
+        content: ' of it',
+      });
+    });
+
+    test('says that a stopped reply may still get its last words, until it has got them', async () => {
+      const database = open();
+      const reply = await growing(database, 'Half');
+      const settling = async () => [
+        (await database.replies.find(reply.uid))?.settling,
+        (await database.replies.tail(reply.uid, 0))?.settling,
+      ];
+      assert.deepEqual(await settling(), [false, false]);
+      await database.replies.cancel(reply.uid);
+      assert.deepEqual(await settling(), [true, true]);
+      const end = { status: 'cancelled', finishReason: 'cancelled', content: 'Half and more' } as const;
+      await database.writer.write({ reply: { ...reply, ...end } });
+      assert.deepEqual(await settling(), [false, false]);
     });
   });
 

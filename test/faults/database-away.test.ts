@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { balance } from '../support/balance.ts';
 import { takeBaseline } from '../support/baseline.ts';
-import { ask, stream } from '../support/caller.ts';
+import { ask, forget, stream } from '../support/caller.ts';
 import { until } from '../support/chat-server.ts';
 import { type Cluster, startCluster } from '../support/cluster.ts';
 import { serverUrls } from '../support/databases.ts';
@@ -127,6 +127,41 @@ if (serverUrls().length > 0 && findMariadbd()) {
     });
   });
 
+  describe('a conversation that still waits in the journal when the database is back', () => {
+    it('is not unknown: whoever deletes it or reads it is told the truth, and the deletion wins', async (t) => {
+      const database = await startOwnDatabase();
+      const cluster = await startCluster(2, database.env());
+      t.after(async () => {
+        await cluster.close();
+        await database.server.stop();
+      });
+      const ledger = away();
+      for (let n = 0; n < 6; n += 1) {
+        await database.server.kill();
+        const entries = Array.from({ length: 6 }, () => ledger.add(question({ pieces: 2, pace: 1 })));
+        for (const entry of entries) assert.equal(await ask(cluster.at(0).url, entry), 'ended');
+        await database.server.start();
+        const each = entries.map(async (entry, i) => {
+          const { url } = cluster.at(i % 2);
+          if (i < 2) {
+            return until('a reading', async () => {
+              const { status } = await whole(await fetch(`${url}/api/conversations/${entry.conversationId}`));
+              return status !== 503 && status;
+            });
+          }
+          return until('a deletion', async () => {
+            const status = await forget(url, [entry]);
+            return status !== 503 && status;
+          });
+        });
+        assert.deepEqual(await Promise.all(each), [200, 200, 200, 200, 200, 200]);
+      }
+      await balance(ledger, database.place);
+      await pause(1500);
+      await balance(ledger, database.place, { withinMs: 0 });
+    });
+  });
+
   describe('a journal that is full', () => {
     it('takes no more questions, says so to those whose reply it cannot keep, and leaves nothing open afterwards', async (t) => {
       const database = await startOwnDatabase();
@@ -209,6 +244,12 @@ async function exhaust(cluster: Cluster, { place }: OwnDatabase, proxy: FaultPro
   for (const response of await Promise.all(stuck)) assert.equal(response.status, 200);
   assert.equal((await fetch(`${url}/api/conversations/${other.conversationId}`)).status, 200);
   await balance(ledger, place);
+}
+
+/** Read to its end, so that its connection is free again. */
+async function whole(response: Response): Promise<Response> {
+  await response.arrayBuffer();
+  return response;
 }
 
 /** How long /health took each time, in milliseconds, until the signal. */

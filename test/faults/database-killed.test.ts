@@ -64,6 +64,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
         await Promise.all(warm.map(([, outcome]) => outcome));
         const baseline = await takeBaseline(cluster);
         const stop = new AbortController();
+        t.after(() => stop.abort());
         const talks = Array.from({ length: 3 }, () => goOn(random.fork(), stop.signal));
         for (let n = 0; n < KILLS; n += 1) {
           const running = Array.from({ length: 6 }, () =>
@@ -119,8 +120,9 @@ if (serverUrls().length > 0 && findMariadbd()) {
 
     it(
       'by a restart under load fails no question, and no server has to be restarted',
-      randomised(async (random) => {
+      randomised(async (random, t) => {
         const stop = new AbortController();
+        t.after(() => stop.abort());
         const pids = cluster.members.map(({ pid }) => pid);
         const lane = async (own: Random) => {
           while (!stop.signal.aborted) {

@@ -82,11 +82,18 @@ export async function stop(url: string, entry: Entry): Promise<number> {
   return remove(`${url}/api/chat-stream/${entry.streamId}`);
 }
 
-/** DELETE of the conversation with all its entries. */
+/**
+ * DELETE of the conversation with all its entries; resolves with the status, 0 when no answer came. Nothing is
+ * promised of a question that was not acknowledged before: it may come after the deletion and begin anew.
+ */
 export async function forget(url: string, entries: readonly Entry[]): Promise<number> {
+  const known = entries.filter(({ acknowledged }) => acknowledged);
   for (const entry of entries) if (entry.deletion === 'none') entry.deletion = 'asked';
   const status = await remove(`${url}/api/conversations/${entries[0]?.conversationId}`);
-  if (status === 200 || status === 404) for (const entry of entries) entry.deletion = 'done';
+  for (const entry of known) {
+    if (status === 200) entry.deletion = 'done';
+    else if (status === 404) entry.deletion = 'not found';
+  }
   return status;
 }
 

@@ -108,7 +108,8 @@ export class Caller {
     this.#talk = [];
     if (talk[0]?.conversationId === undefined || !this.#random.chance(0.3)) return;
     for (let tries = 0; tries < 5; tries += 1) {
-      if ((await forget(this.#member().url, talk)) === 200) return;
+      const status = await forget(this.#member().url, talk);
+      if (status === 200 || status === 404) return;
       await pause(500);
     }
   }

@@ -7,14 +7,12 @@ csv.field_size_limit(2**31 - 1)
 text = io.TextIOWrapper(sys.stdin.buffer, encoding='utf-8', newline='')
 print(json.dumps(list(csv.reader(text, strict=True))))`;
 
-function python(): string | undefined {
-  return ['python3', 'python'].find((name) => spawnSync(name, ['-c', 'import csv']).status === 0);
-}
+const PYTHON = ['python3', 'python'].find((name) => spawnSync(name, ['-c', 'import csv']).status === 0);
 
 const FIELD = /(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r\n)/y;
 
 /** Only what RFC 4180 allows: CRLF, quotes doubled, nothing bare that has to be quoted. */
-function strictly(text: string): string[][] {
+export function readStrictCsv(text: string): string[][] {
   const rows: string[][] = [];
   let row: string[] = [];
   for (let at = 0; at < text.length; at = FIELD.lastIndex) {
@@ -32,11 +30,10 @@ function strictly(text: string): string[][] {
 
 /** The rows, without a byte order mark; both readers must agree. */
 export function readCsv(text: string): string[][] {
-  const rows = strictly(text);
-  const command = python();
-  if (command === undefined) return rows;
+  const rows = readStrictCsv(text);
+  if (PYTHON === undefined) return rows;
   const env = { ...process.env, PYTHONUTF8: '1' };
-  const { status, stdout, stderr } = spawnSync(command, ['-c', SCRIPT], {
+  const { status, stdout, stderr } = spawnSync(PYTHON, ['-c', SCRIPT], {
     input: text,
     env,
     maxBuffer: 2 ** 30,

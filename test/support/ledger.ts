@@ -61,7 +61,7 @@ export class Entry {
   readonly refusals: number[] = [];
   /** Somebody asked for a stop, or for the deletion of the conversation, whatever the answer was. */
   stopAsked = false;
-  deletion: 'none' | 'asked' | 'done' = 'none';
+  deletion: 'none' | 'asked' | 'done' | 'not found' = 'none';
   /** Its server was told to stop, its connections to the model were cut, or the like: it may be incomplete. */
   mayBreak: boolean;
   /** From when on nothing of it could be written, and its caller was told so by an error. */

@@ -396,4 +396,28 @@ describe('a running reply', () => {
     assert.equal((await other.result).content, 'for both, for one');
     assert.equal(model.aborted, undefined);
   });
+
+  it('that could be saved nowhere is tried again until it can', async (t) => {
+    const { chat, writer } = setUp();
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    writer.automatic = false;
+    const turn = await chat.begin(ask(), 'stream');
+    writer.writes[0]?.done();
+    await turn.started;
+    const settled = () => new Promise(setImmediate);
+    await settled();
+    writer.writes[1]?.fail(new AppError('database_unavailable'));
+    await assert.rejects(turn.result, { code: 'database_unavailable' });
+    t.mock.timers.tick(1000);
+    await settled();
+    writer.writes[2]?.fail(new AppError('database_unavailable'));
+    await settled();
+    writer.automatic = true;
+    t.mock.timers.tick(1000);
+    await settled();
+    t.mock.timers.tick(1000);
+    await settled();
+    assert.equal(writer.writes.length, 4);
+    assert.deepEqual(writer.writes[3]?.unit, writer.writes[1]?.unit);
+  });
 });
