@@ -209,7 +209,7 @@ function buildServices(config: Config, parts: ServiceParts) {
       ids,
     }),
     streams: new StreamService({ keeper, stored, replies, pending: writer, clock }, ttlMs),
-    conversations: new ConversationService(conversations, clock, ttlMs, forget),
+    conversations: new ConversationService(conversations, writer, clock, ttlMs, forget),
     exports,
     cursors,
     exportJobs: new ExportJobService({ store: database.exportJobs, files, runner: jobRunner, clock, ids }),

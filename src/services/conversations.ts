@@ -1,6 +1,7 @@
 import type { Conversation, Instant } from '../domain/conversation.ts';
 import { AppError } from '../domain/errors.ts';
 import type { Clock, ConversationCursor, ConversationRepository, SequencedMessage } from '../domain/ports.ts';
+import type { PendingTurns } from '../domain/turns.ts';
 
 export interface ConversationView extends Conversation {
   /** Null when conversations are kept for ever. */
@@ -18,9 +19,13 @@ export interface ConversationList {
   readonly next: ConversationCursor | null;
 }
 
+/** How long a request waits for what its conversation still has in the journal. */
+const JOURNAL_WAIT_MS = 5000;
+
 /** Reading and deleting. An expired conversation is not there, whether it has been purged or not. */
 export class ConversationService {
   readonly #repository: ConversationRepository;
+  readonly #pending: Pick<PendingTurns, 'holds' | 'drained'>;
   readonly #deleted: (id: string) => void;
   readonly #clock: Clock;
   readonly #ttlMs: number;
@@ -31,11 +36,13 @@ export class ConversationService {
    */
   constructor(
     repository: ConversationRepository,
+    pending: Pick<PendingTurns, 'holds' | 'drained'>,
     clock: Clock,
     ttlMs: number,
     deleted: (id: string) => void = () => {},
   ) {
     this.#repository = repository;
+    this.#pending = pending;
     this.#deleted = deleted;
     this.#clock = clock;
     this.#ttlMs = ttlMs;
@@ -52,6 +59,7 @@ export class ConversationService {
 
   /** Without its messages. @throws AppError `conversation_not_found` */
   async view(id: string): Promise<ConversationView> {
+    await this.#settled(id);
     const conversation = await this.#repository.find(id);
     if (!conversation || this.#expired(conversation)) throw notFound();
     return this.#view(conversation);
@@ -69,10 +77,16 @@ export class ConversationService {
 
   /** @throws AppError `conversation_not_found` */
   async delete(id: string): Promise<void> {
+    await this.#settled(id);
     const conversation = await this.#repository.find(id);
     const deleted = conversation !== null && (await this.#repository.delete(id));
     if (deleted) this.#deleted(id);
     if (!deleted || this.#expired(conversation)) throw notFound();
+  }
+
+  /** What waits in the journal is there for its caller, and must be in the database before anybody may say it is not. */
+  async #settled(id: string): Promise<void> {
+    if (this.#pending.holds(id)) await this.#pending.drained(JOURNAL_WAIT_MS);
   }
 
   #activeSince(): Instant {

@@ -143,7 +143,9 @@ export class Mariadb {
   /** The server refuses to run as root unless told so. */
   #base(): string[] {
     const root = process.getuid?.() === 0 ? ['--user=root'] : [];
-    return ['--no-defaults', `--datadir=${join(this.#folder, 'data')}`, ...root];
+    // A temporary folder of its own: servers that start at the same moment take each other's files for their own.
+    const folders = [`--datadir=${join(this.#folder, 'data')}`, `--tmpdir=${this.#folder}`];
+    return ['--no-defaults', ...folders, ...root];
   }
 
   #initialize(): void {

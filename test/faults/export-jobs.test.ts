@@ -1,0 +1,268 @@
+/** Export jobs whose process, database or disk fails: the file is whole in the end, or there is none. */
+import assert from 'node:assert/strict';
+import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import type { DatabaseOptions } from '../../src/db/client.ts';
+import { openDatabase } from '../../src/db/database.ts';
+import { startChat, until } from '../support/chat-server.ts';
+import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';
+import { optionsFor, serverUrls, silent } from '../support/databases.ts';
+import { store, storedConversation } from '../support/export-data.ts';
+import { download, jobOf, jobThatIs, startJob, taken } from '../support/export-jobs.ts';
+import { findMariadbd } from '../support/mariadb.ts';
+import { type OwnDatabase, startOwnDatabase } from '../support/own-database.ts';
+import { randomised } from '../support/random.ts';
+import { smallDisk } from '../support/small-disk.ts';
+
+const HOUR = 3_600_000;
+const MESSAGES = 30_000;
+const KILLS = 10;
+const ALL = '/api/conversations/export-all';
+const QUICK = { LOG_FORMAT: 'json', STREAM_LEASE_MS: '1500', PURGE_CRON: '0 0 1 1 *', DB_AUTO_MIGRATE: 'on' };
+
+/** Many conversations, and one that is many pages long. */
+async function fill(target: DatabaseOptions['target'], messages = MESSAGES): Promise<void> {
+  const database = openDatabase(optionsFor(target), silent);
+  await database.migrate();
+  const at = Date.now() - HOUR;
+  const text = (n: number) => `message ${n} 今天天气很好 "quoted" `.repeat(20);
+  const short = Array.from({ length: messages / 50 }, (_, n) =>
+    storedConversation(at + n, Array(40).fill(text(n))),
+  );
+  await store(database, [...short, storedConversation(at + 500, Array(messages / 5).fill('one of many '))]);
+  await database.close();
+}
+
+async function directly(url: string, format: string): Promise<string> {
+  const { status, bytes } = await download(`${url}${ALL}?format=${format}`);
+  assert.equal(status, 200);
+  return bytes.toString();
+}
+
+/** The file of the job is whole, proven, and what a direct export gives. */
+async function checkFile(url: string, id: string, format: string): Promise<void> {
+  const { text, manifest } = await taken(url, id);
+  assert.equal(manifest.messages, MESSAGES);
+  assert(text === (await directly(url, format)), 'the file differs from a direct export');
+}
+
+async function kill(child: ChildServer): Promise<void> {
+  child.process.kill('SIGKILL');
+  await child.exited();
+}
+
+describe('an export job of a server that is killed', () => {
+  let folder: ChildFolder;
+  before(async () => {
+    folder = await makeFolder();
+    await mkdir(join(folder.path, 'data'));
+    await fill({ kind: 'sqlite', file: join(folder.path, 'data', 'chat.sqlite') });
+  });
+  after(() => folder.remove());
+  const files = () => readdir(join(folder.path, 'data', 'exports'));
+
+  it(
+    `${KILLS} times at random is whole in the end`,
+    randomised(async (random, t) => {
+      let child = folder.start(QUICK);
+      let url = await child.listening();
+      const format = 'ndjson';
+      const started = [await startJob(url, { format })];
+      let gone = 0;
+      for (let n = 0; n < KILLS; n += 1) {
+        await pause(random.int(0, 900));
+        await kill(child);
+        child = folder.start(QUICK);
+        url = await child.listening();
+        const { status, progress, id } = await jobOf(url, started.at(-1)?.id ?? '');
+        if (progress.messages > 0 && status !== 'done') gone += 1;
+        if (status === 'done')
+          started.push(await startJob(url, { format, compression: random.pick(['none', 'zstd']) }));
+        else assert.equal(id, started.at(-1)?.id);
+      }
+      for (const { id } of started) {
+        await jobThatIs(url, id);
+        await checkFile(url, id, format);
+      }
+      t.diagnostic(`${started.length} jobs, ${gone} kills that found something done`);
+      assert(gone > 0, 'no kill came while something was done already');
+      assert.deepEqual(
+        (await files()).filter((name) => name.includes('.part')),
+        [],
+      );
+      await kill(child);
+    }),
+  );
+
+  it('and removed is gone with what it had written', async () => {
+    let child = folder.start(QUICK);
+    let url = await child.listening();
+    const { id } = await startJob(url, { format: 'json' });
+    await until('the file', async () => (await files()).some((name) => name === `${id}.part`));
+    await kill(child);
+    child = folder.start({ ...QUICK, EXPORT_MAX_JOBS: '1' });
+    url = await child.listening();
+    await fetch(`${url}/api/exports/${id}`, { method: 'DELETE' });
+    await until('its file to go', async () => !(await files()).some((name) => name.startsWith(id)));
+    await kill(child);
+  });
+
+  it('takes little memory, packed or not, and others are served meanwhile', async (t) => {
+    if (process.platform !== 'linux') return;
+    const child = folder.start(QUICK);
+    const url = await child.listening();
+    const memory = async () => {
+      const status = await readFile(`/proc/${child.process.pid}/status`, 'utf8');
+      return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1]) / 1024;
+    };
+    const make = async (body: object) => jobThatIs(url, (await startJob(url, body)).id);
+    // What V8 makes ready for the first busy seconds it keeps for all that follow.
+    for (let n = 0; n < 3; n += 1) await make({ format: 'csv' });
+    const idle = await memory();
+    let most = 0;
+    const waits: number[] = [];
+    for (const body of [
+      { format: 'csv' },
+      { format: 'json', compression: 'gzip' },
+      { format: 'ndjson', compression: 'zstd' },
+    ]) {
+      const { id } = await startJob(url, body);
+      for (let status = ''; status !== 'done'; ) {
+        most = Math.max(most, await memory());
+        const began = performance.now();
+        ({ status } = await jobOf(url, id));
+        waits.push(performance.now() - began);
+        await pause(10);
+      }
+    }
+    const slow = waits.sort((a, b) => a - b).at(Math.floor(waits.length * 0.99)) ?? 0;
+    t.diagnostic(
+      `idle ${idle.toFixed()} MB, at most ${(most - idle).toFixed()} MB more; p99 of calls meanwhile ${slow.toFixed()} ms`,
+    );
+    assert(most - idle < 64, `${most - idle} MB over idle`);
+    await kill(child);
+  });
+});
+
+if (serverUrls().length > 0 && findMariadbd()) {
+  describe('an export job of two processes on a database of their own', () => {
+    let database: OwnDatabase;
+    let folder: ChildFolder;
+    const servers: ChildServer[] = [];
+    before(async () => {
+      database = await startOwnDatabase();
+      folder = await makeFolder();
+      await fill({ kind: 'mysql', url: database.place.url });
+    });
+    after(async () => {
+      await folder.remove();
+      await database.server.stop();
+    });
+
+    /** A server that runs already, or a new one. */
+    const server = async (n: number) => {
+      const known = servers[n];
+      const child =
+        known && known.process.signalCode === null ? known : folder.start({ ...QUICK, ...database.env() });
+      servers[n] = child;
+      return { child, url: await child.listening() };
+    };
+
+    /** A job that the first of two processes makes, at the moment when something of it is done. */
+    const begin = async (format: string) => {
+      const [a, b] = [await server(0), await server(1)];
+      // Whoever does not run takes no job.
+      b.child.process.kill('SIGSTOP');
+      const { id } = await startJob(a.url, { format });
+      await until('some progress', async () => (await jobOf(a.url, id)).progress.messages > 0);
+      b.child.process.kill('SIGCONT');
+      return { a, b, id };
+    };
+
+    it('is gone on with by the other when one is killed', async () => {
+      const { a, b, id } = await begin('ndjson');
+      await kill(a.child);
+      const began = performance.now();
+      await jobThatIs(b.url, id);
+      assert(performance.now() - began < 20_000);
+      await checkFile(b.url, id, 'ndjson');
+    });
+
+    it('is made whole by the other when one is frozen, and not damaged when that one wakes up', async () => {
+      const { a, b, id } = await begin('csv');
+      a.child.process.kill('SIGSTOP');
+      await jobThatIs(b.url, id);
+      a.child.process.kill('SIGCONT');
+      await until('a word of the one that slept', () =>
+        a.child.lines.find(
+          ({ export_id: of, msg }) => of === id && /^(let go of an|an) export/.test(String(msg)),
+        ),
+      );
+      await checkFile(b.url, id, 'csv');
+      await kill(b.child);
+    });
+
+    it('waits for a database that dies, and is whole', async () => {
+      const { child, url } = await server(0);
+      const { id } = await startJob(url, { format: 'csv' });
+      const job = () => jobOf(url, id).catch(() => undefined);
+      for (let n = 0; n < 3; n += 1) {
+        const made = await until('progress', async () => {
+          const now = await job();
+          return now && now.progress.messages > 0 ? now : undefined;
+        });
+        if (made.status === 'done') break;
+        await database.server.kill();
+        await pause(300);
+        await database.server.start();
+      }
+      await until('the end', async () => (await job())?.status === 'done');
+      await checkFile(url, id, 'csv');
+      await kill(child);
+    });
+  });
+}
+
+const disk = smallDisk(24 * 1024);
+if (disk) {
+  describe('an export job on a disk that is full', () => {
+    after(() => disk.remove());
+    // Twice as long in the file as in the database.
+    const texts = (n: number) => Array(n).fill('"'.repeat(10_000));
+
+    for (const shared of [true, false]) {
+      it(`fails with what to do and leaves nothing, the database ${shared ? 'beside it' : 'elsewhere'}`, async (t) => {
+        const elsewhere = await mkdtemp(join(tmpdir(), 'chat-elsewhere-'));
+        const sqlite = shared ? disk.folder : elsewhere;
+        const env = { DATA_DIR: disk.folder, DATABASE_URL: `sqlite:${join(sqlite, 'chat.sqlite')}` };
+        const chat = await startChat({ ...env, DB_AUTO_MIGRATE: 'on' });
+        t.after(async () => {
+          await chat.stop();
+          for (const name of await readdir(disk.folder))
+            await rm(join(disk.folder, name), { recursive: true });
+          await rm(elsewhere, { recursive: true, force: true });
+        });
+        const at = Date.now() - 2 * HOUR;
+        await store(chat.server.database, [
+          storedConversation(at, texts(10)),
+          storedConversation(at + HOUR, texts(shared ? 700 : 1500)),
+        ]);
+        for (const compression of ['none', 'gzip']) {
+          const { id } = await startJob(chat.url, { format: 'csv', compression });
+          const { error, file } = await jobThatIs(chat.url, id, 'failed');
+          assert.match(String(error), /^The disk is full: free some space/);
+          assert.equal(file, null);
+          const left = async () => (await readdir(join(disk.folder, 'exports'))).length;
+          await until('its file to go', async () => (await left()) === 0);
+        }
+        const small = await startJob(chat.url, { format: 'csv', end_date: new Date(at).toISOString() });
+        await jobThatIs(chat.url, small.id);
+        assert.equal((await taken(chat.url, small.id)).manifest.messages, 10);
+        await chat.ask({ message: 'still there?' });
+      });
+    }
+  });
+}
