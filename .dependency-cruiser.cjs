@@ -28,6 +28,8 @@ module.exports = {
     outside('cache-knows-the-domain', 'cache', ['^src/domain/']),
     outside('text-knows-the-domain', 'text', ['^src/domain/']),
     outside('csv-knows-the-domain', 'csv', ['^src/domain/']),
+    outside('files-know-the-domain', 'files', ['^src/domain/']),
+    outside('notify-knows-the-domain', 'notify', ['^src/domain/']),
     outside('jobs-know-the-services', 'jobs', ['^src/domain/', '^src/services/']),
     outside('http-knows-the-services', 'http', [
       '^src/domain/',
@@ -46,6 +48,9 @@ module.exports = {
       ['mysql2', '^src/db/'],
       ['better-sqlite3', '^src/db/'],
       ['opossum', '^src/llm/'],
+      ['nodemailer', '^src/notify/'],
+      ['ipaddr.js', '^src/notify/'],
+      ['cli-progress', '^scripts/'],
       ['express', '^src/http/'],
       ['lru-cache', '^src/cache/'],
       ['csv-stringify', '^src/csv/'],

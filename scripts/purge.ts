@@ -1,5 +1,6 @@
 /** One purge now: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
 import { parseArgs } from 'node:util';
+import { purgeArchiver } from '../src/compose.ts';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { createLogger } from '../src/logger.ts';
@@ -13,7 +14,9 @@ async function main(dryRun: boolean): Promise<void> {
   process.once('SIGINT', () => stop.abort());
   try {
     await database.conversations.check();
-    const purge = new PurgeService(database.purge, { now: () => Date.now() }, config.chat.ttlMs, log);
+    const clock = { now: () => Date.now() };
+    const archiver = purgeArchiver(config, database, clock, log);
+    const purge = new PurgeService(database.purge, clock, config.chat.ttlMs, log, archiver);
     console.log(
       dryRun ? sentence(await purge.preview(), 'would be removed') : report(await purge.run(stop.signal)),
     );

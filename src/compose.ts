@@ -9,7 +9,9 @@ import { refusalOf } from './db/errors.ts';
 import { PendingMigrationsError, prepareSchema } from './db/prepare.ts';
 import type { ChatModel, Clock, IdSource } from './domain/ports.ts';
 import { createExportFiles } from './files/export-files.ts';
+import { createPurgeArchive } from './files/purge-archive.ts';
 import { createApp } from './http/app.ts';
+import { presentJob } from './http/presenters-exports.ts';
 import { HttpServer } from './http/server.ts';
 import { createIdSource } from './ids.ts';
 import { startPurgeJob } from './jobs/purge-job.ts';
@@ -17,18 +19,22 @@ import type { BreakerOptions } from './llm/breaker.ts';
 import { startDemoModel } from './llm/demo.ts';
 import { createChatModel } from './llm/model.ts';
 import type { Logger } from './logger.ts';
+import { createMailer } from './notify/mail.ts';
+import { Notifier, notificationFaults } from './notify/notifier.ts';
+import { createWebhook, webhookSecret } from './notify/webhook.ts';
 import type { RequestContext } from './request-context.ts';
 import { ChatService } from './services/chat.ts';
 import { Checkpoints } from './services/checkpoints.ts';
 import { ConversationService } from './services/conversations.ts';
 import { CursorCodec } from './services/cursor-codec.ts';
-import { ExportJobService } from './services/export-jobs.ts';
+import { ExportJobService, progressOf } from './services/export-jobs.ts';
 import { ExportService } from './services/exports.ts';
 import { Generations } from './services/generations.ts';
 import { HealthService } from './services/health.ts';
 import { JobRunner } from './services/job-runner.ts';
 import { KeyedTurns } from './services/keyed-turns.ts';
 import { PurgeService } from './services/purge.ts';
+import { PurgeArchiver } from './services/purge-archiver.ts';
 import { StoredStreams } from './services/stored-streams.ts';
 import { StreamService } from './services/streams.ts';
 import { TurnKeeper } from './services/turn-keeper.ts';
@@ -90,6 +96,7 @@ export async function startServer(
   const stop = async () => {
     services.health.stop();
     await Promise.all([purgeJob.stop(), services.jobRunner.stop()]);
+    await services.notifier.close();
     await drain(server, services.turns, services.generations, config.shutdownGraceMs);
     await closeParts();
   };
@@ -187,10 +194,20 @@ function buildServices(config: Config, parts: ServiceParts) {
   const cursors = new CursorCodec(secret);
   const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs);
   const files = createExportFiles(join(config.dataDir, 'exports'));
-  const jobRunner = new JobRunner(
-    { store: database.exportJobs, files, exports, clock, worker, log, notify: () => Promise.resolve() },
-    config.exports,
-  );
+  const store = database.exportJobs;
+  const notifier = buildNotifier(config, { store, worker, clock, log, secret });
+  const notify = (signal: AbortSignal) => notifier.notify(signal);
+  const jobRunner = new JobRunner({ store, files, exports, clock, worker, log, notify }, config.exports);
+  const mail = config.notify.smtpUrl !== undefined;
+  const { allowPrivate } = config.notify;
+  const exportJobs = new ExportJobService({
+    store,
+    files,
+    runner: jobRunner,
+    clock,
+    ids,
+    notifyFaults: (asked) => notificationFaults(asked, { mail, allowPrivate }),
+  });
   const forget = (conversationId: string) => {
     keeper.abandon(conversationId);
     writer.drop(conversationId);
@@ -212,9 +229,42 @@ function buildServices(config: Config, parts: ServiceParts) {
     conversations: new ConversationService(conversations, writer, clock, ttlMs, forget),
     exports,
     cursors,
-    exportJobs: new ExportJobService({ store: database.exportJobs, files, runner: jobRunner, clock, ids }),
+    exportJobs,
     jobRunner,
+    notifier,
     health: new HealthService(conversations, model, writer, config.model.demo),
-    purge: new PurgeService(database.purge, clock, ttlMs, log),
+    purge: new PurgeService(database.purge, clock, ttlMs, log, purgeArchiver(config, database, clock, log)),
   };
+}
+
+/** Undefined: what is purged is not archived. */
+export function purgeArchiver(
+  config: Config,
+  database: Pick<Database, 'exports'>,
+  clock: Clock,
+  log: Logger,
+): PurgeArchiver | undefined {
+  if (!config.exports.archive) return undefined;
+  const archive = createPurgeArchive(join(config.dataDir, 'archive'), log);
+  return new PurgeArchiver(database.exports, archive, clock, config.chat.ttlMs);
+}
+
+interface NotifierNeeds {
+  readonly store: Database['exportJobs'];
+  readonly worker: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly secret: () => Promise<string>;
+}
+
+function buildNotifier(config: Config, { store, worker, clock, log, secret }: NotifierNeeds): Notifier {
+  const { smtpUrl, mailFrom, allowPrivate } = config.notify;
+  const webhook = createWebhook({
+    secret: async () => webhookSecret(await secret()),
+    present: (job) => presentJob(job, progressOf(job, clock.now())),
+    allowPrivate,
+    clock,
+  });
+  const mailer = smtpUrl === undefined ? undefined : createMailer({ smtpUrl, from: mailFrom });
+  return new Notifier({ store, worker, mailer, webhook, clock, log });
 }

@@ -29,6 +29,11 @@ const CONVERSATIONS = 500;
 /** Longer than any transaction takes, and than clocks of hosts may differ. */
 const SETTLED_MS = 600_000;
 const CURSOR_PAGE = 1000;
+/**
+ * A reply that has not said a word may yet leave without one, and nobody could be told of that. Not asked where only
+ * numbers are wanted, which an index tells without a look at contents.
+ */
+const BEGUN = `(status <> 'streaming' OR LENGTH(content) > 0)`;
 /** Longer contents are fetched apart, so that a page is small in bytes too. */
 const LONG_CONTENT = 8192;
 /** Bytes of long contents in memory at once, at least one content. */
@@ -200,7 +205,7 @@ export class KnexExportSource implements ExportSource {
       `SELECT id, uid, conversation_id, role, timestamp, status, LENGTH(content) AS size,
          CASE WHEN LENGTH(content) <= ${LONG_CONTENT} THEN content END AS content
        FROM messages ${this.#dialect.by('messages_conversation')}
-       WHERE conversation_id IN (${placeholders(heads.length)}) AND id > ? ${sql}
+       WHERE conversation_id IN (${placeholders(heads.length)}) AND id > ? AND ${BEGUN} ${sql}
        ORDER BY conversation_id, id LIMIT ?`,
       [...heads.map(({ id }) => id), afterSeq, ...bindings, this.#page],
     );
@@ -310,12 +315,17 @@ function isFiltered({ filter, since }: ExportScope): boolean {
   return filter.role !== null || filter.status !== null || since !== null;
 }
 
-/** What came after the cursor, and all of a conversation that was deleted since and began anew. */
+/**
+ * What came or changed after the cursor, and all of a conversation that was deleted since and began anew. By row
+ * number and by time: numbers do not depend on clocks, and a reply that was given up for dead may be written to the
+ * end much later, out of a journal.
+ */
 function sinceFilter({ since }: ExportScope): { sql: string; bindings: (string | number)[] } {
   if (!since) return { sql: '', bindings: [] };
-  const sql = `AND (messages.id > ? OR EXISTS (SELECT 1 FROM deletions d
+  const changed = toTime(since.at - SETTLED_MS);
+  const sql = `AND (messages.id > ? OR messages.updated_at >= ? OR EXISTS (SELECT 1 FROM deletions d
      WHERE d.conversation_id = messages.conversation_id AND d.deleted_at >= ?))`;
-  return { sql, bindings: [since.seq, toTime(since.at - SETTLED_MS)] };
+  return { sql, bindings: [since.seq, changed, changed] };
 }
 
 function messageFilter(scope: ExportScope): { sql: string; bindings: (string | number)[] } {

@@ -14,6 +14,7 @@ export const ERROR_CODES = {
   method_not_allowed: [405, 'This method is not allowed here'],
   request_timeout: [408, 'The request took too long to arrive'],
   export_not_ready: [409, 'This export has no file'],
+  precondition_failed: [412, 'The file is another one'],
   body_too_large: [413, 'The body is too large'],
   unsupported_media_type: [415, 'This kind of body is not supported'],
   range_not_satisfiable: [416, 'The range is beyond the end'],

@@ -24,7 +24,7 @@ export interface JobCheckpoint {
   readonly conversations: number;
   readonly messages: number;
   readonly deleted: number;
-  /** Bytes of the file that belong to it; what is behind them is written again. */
+  /** Bytes of text, before compression, that belong to it; what is behind them is written again. */
   readonly bytes: number;
   readonly firstMessageId: string | null;
   readonly lastMessageId: string | null;
@@ -134,13 +134,13 @@ export interface ExportJobStore {
 
 /** One file in the making. Everything rejects with the error of the file system, `code` included. */
 export interface ExportFileWriter {
-  /** Bytes so far, after compression; exact after `sync`. */
+  /** Bytes of text so far, before compression; exact after `sync`. */
   readonly bytes: number;
   write(text: string): Promise<void>;
   /** Everything written is on the disk, and the file could go on from here. */
   sync(): Promise<number>;
-  /** The file has its name now. */
-  finish(): Promise<{ readonly bytes: number; readonly sha256: string }>;
+  /** Compresses it where that is asked for, which `signal` breaks off; then the file has its name. */
+  finish(signal?: AbortSignal): Promise<{ readonly bytes: number; readonly sha256: string }>;
   /** Closes it; what is there stays. */
   close(): Promise<void>;
 }

@@ -19,7 +19,7 @@ interface Day {
   readonly hash: Hash;
 }
 
-/** Each batch is a gzip member of its own: joined they are one file to every reader. */
+/** Each batch is a gzip member of its own; `zcat` and the like read them as one file. */
 export function createPurgeArchive(folder: string, log: Log): PurgeArchive {
   /** Spares reading the whole file again for each batch. */
   let last: Day | undefined;

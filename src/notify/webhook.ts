@@ -56,6 +56,14 @@ export function createWebhook(options: WebhookOptions): Webhook {
   };
 }
 
+/**
+ * The key of webhooks, out of the secret that signs cursors too: whoever may check the one must not be able to make
+ * the other. In a shell: `openssl dgst -sha256 -hmac "$LINK_SECRET"` over the word `webhook`, in base64.
+ */
+export function webhookSecret(linkSecret: string): string {
+  return `whsec_${createHmac('sha256', linkSecret).update('webhook').digest('base64')}`;
+}
+
 /** What keeps a URL from being told anything; undefined when nothing does, as far as it can be seen. */
 export function webhookFault(text: string, allowPrivate: boolean): string | undefined {
   const url = URL.canParse(text) ? new URL(text) : undefined;

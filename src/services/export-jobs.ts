@@ -1,5 +1,5 @@
 import type { Instant } from '../domain/conversation.ts';
-import { AppError } from '../domain/errors.ts';
+import { AppError, type FieldError } from '../domain/errors.ts';
 import type {
   ExportFiles,
   ExportJob,
@@ -17,6 +17,8 @@ interface ExportJobParts {
   readonly runner: JobRunner;
   readonly clock: Clock;
   readonly ids: IdSource;
+  /** What keeps somebody from being told of the end of a job. */
+  readonly notifyFaults: (notify: ExportRequest['notify']) => readonly FieldError[];
 }
 
 export interface JobProgress {
@@ -42,8 +44,17 @@ export class ExportJobService {
     this.#parts = parts;
   }
 
+  /** Aborted when this process lets go of its jobs. */
+  get stopping(): AbortSignal {
+    return this.#parts.runner.stopping;
+  }
+
+  /** @throws AppError `validation` when nobody can be told as it is asked for */
   async start(request: ExportRequest): Promise<ExportJob> {
-    const { ids, clock, store, runner } = this.#parts;
+    const { ids, clock, store, runner, notifyFaults } = this.#parts;
+    const errors = notifyFaults(request.notify);
+    const [first] = errors;
+    if (first) throw new AppError('validation', `${first.path}: ${first.message}`, { errors });
     const job: ExportJob = {
       id: ids.next(),
       owner: null,

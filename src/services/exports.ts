@@ -171,7 +171,10 @@ export class ExportService {
       format: request.format,
       csv: request.format === 'csv' ? (request.raw ? 'raw' : 'escaped') : null,
       compression: request.compression,
-      filter: { start_date: time(from), end_date: time(to), role, status },
+      filter: {
+        ...{ start_date: time(from), end_date: time(to), role, status },
+        ...(request.since && { since: time(request.since.at) }),
+      },
       conversations: whole.conversations,
       messages: whole.messages,
       deleted: whole.deleted,

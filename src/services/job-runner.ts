@@ -1,23 +1,24 @@
 import { AppError } from '../domain/errors.ts';
-import type {
-  ExportFiles,
-  ExportFileWriter,
-  ExportJob,
-  ExportJobStore,
-  JobCheckpoint,
-} from '../domain/export-jobs.ts';
+import type { ExportJob } from '../domain/export-jobs.ts';
 import type { Clock, Log } from '../domain/ports.ts';
-import type { ExportService, JobText } from './exports.ts';
+import {
+  type JobFileParts,
+  keptOrLetGo,
+  LetGo,
+  makeJobFile,
+  NOTHING_YET,
+  type RunningJob,
+} from './job-file.ts';
 
-interface RunnerParts {
-  readonly store: ExportJobStore;
-  readonly files: ExportFiles;
-  readonly exports: ExportService;
+interface RunnerParts extends JobFileParts {
   readonly clock: Clock;
-  readonly worker: string;
   readonly log: Log;
   /** Tells those who asked for it that a job has ended; called once in a while. */
   readonly notify: (signal: AbortSignal) => Promise<void>;
+}
+
+interface Running extends RunningJob {
+  done: Promise<void>;
 }
 
 export interface RunnerSettings {
@@ -30,17 +31,11 @@ export interface RunnerSettings {
 }
 
 const POLL_MS = 1000;
-/** What a crash repeats at most, and how soon a cancel from elsewhere is seen. */
-const CHECKPOINT_MS = 800;
 const AWAY_MS = 2000;
+/** How long whoever cancels a job waits for its end. */
+const LETTING_GO_MS = 500;
 const SWEEP_MS = 600_000;
 const SWEEP_BATCH = 100;
-
-interface Running {
-  readonly abort: AbortController;
-  job: ExportJob;
-  done: Promise<void>;
-}
 
 /** Makes the files of export jobs: any job that nobody works on, a few at once. */
 export class JobRunner {
@@ -50,11 +45,18 @@ export class JobRunner {
   readonly #quit = new AbortController();
   #timer: NodeJS.Timeout | undefined;
   #looking: Promise<void> | undefined;
+  /** There may be a job that the look under way has passed over. */
+  #again = false;
   #sweptAt = Number.NEGATIVE_INFINITY;
 
   constructor(parts: RunnerParts, settings: RunnerSettings) {
     this.#parts = parts;
     this.#settings = settings;
+  }
+
+  /** Aborted when this process lets go of everything. */
+  get stopping(): AbortSignal {
+    return this.#quit.signal;
   }
 
   /** Looks for jobs from now on. */
@@ -66,11 +68,17 @@ export class JobRunner {
   wake(): void {
     if (this.#quit.signal.aborted) return;
     clearTimeout(this.#timer);
-    this.#looking ??= this.#look().finally(() => {
+    if (this.#looking) {
+      this.#again = true;
+      return;
+    }
+    this.#looking = this.#look().finally(() => {
       this.#looking = undefined;
       if (this.#quit.signal.aborted) return;
-      this.#timer = setTimeout(() => this.wake(), this.#settings.pollMs ?? POLL_MS).unref();
+      if (this.#again) this.wake();
+      else this.#timer = setTimeout(() => this.wake(), this.#settings.pollMs ?? POLL_MS).unref();
     });
+    this.#again = false;
   }
 
   /** With what this process knows of it already. */
@@ -80,11 +88,12 @@ export class JobRunner {
     return { ...job, scope: here.scope, checkpoint: here.checkpoint };
   }
 
-  /** Resolves when this process has let go of the job. */
+  /** Resolves when this process has let go of the job, or is in the midst of a step that takes longer. */
   async cancelled(id: string): Promise<void> {
     const running = this.#running.get(id);
-    running?.abort.abort();
-    await running?.done;
+    if (!running) return;
+    running.abort.abort();
+    await Promise.race([running.done, pause(LETTING_GO_MS, this.#quit.signal)]);
   }
 
   /** Lets go of all jobs, so that other processes go on with them. */
@@ -114,7 +123,8 @@ export class JobRunner {
 
   #begin(job: ExportJob): void {
     const abort = new AbortController();
-    const running: Running = { abort, job, done: Promise.resolve() };
+    const saved = job.checkpoint ?? NOTHING_YET;
+    const running: Running = { abort, job, saved, manifest: undefined, done: Promise.resolve() };
     this.#running.set(job.id, running);
     running.done = this.#run(running).finally(() => {
       this.#running.delete(job.id);
@@ -132,71 +142,48 @@ export class JobRunner {
         await this.#make(running);
         return;
       } catch (error) {
-        if (error instanceof LetGo) break;
-        if (!isAway(error)) return this.#failed(running.job, error);
+        if (error instanceof LetGo || running.abort.signal.aborted) break;
+        if (!isAway(error) || isFull(error)) return this.#failed(running.job, error);
         log.warn(fields, 'an export waits for the database');
         await pause(AWAY_MS, running.abort.signal);
       }
     }
-    await store.release(id, worker).catch(() => {});
+    if (!running.abort.signal.aborted)
+      log.info(fields, 'let go of an export: it was cancelled elsewhere, or another process has it');
+    try {
+      await store.release(id, worker);
+      await this.#forget(id);
+    } catch {
+      // Whoever takes the job up next, or sweeps, sees to it.
+    }
+  }
+
+  /** Nobody has a use for what this process wrote of a job that was cancelled elsewhere. */
+  async #forget(id: string): Promise<void> {
+    const job = await this.#parts.store.find(id);
+    if (!job || job.status === 'cancelled') await this.#parts.files.remove(id);
   }
 
   async #make(running: Running): Promise<void> {
-    const { files, exports, store, worker, log, clock } = this.#parts;
-    const { id, request } = running.job;
-    const scope = running.job.scope ?? (await exports.fixScope(request));
-    if (!running.job.scope) keptOrLetGo(await store.saveScope(id, worker, scope));
-    let checkpoint = running.job.checkpoint ?? NOTHING;
-    let file = await files.open(id, request, checkpoint.bytes);
-    if (!file) {
-      checkpoint = NOTHING;
-      file = await files.open(id, request, 0);
-    }
-    if (!file) throw new Error('a new file cannot be opened');
-    running.job = { ...running.job, scope, checkpoint };
-    try {
-      checkpoint = await this.#write(running, file, exports.jobText(request, scope, checkpoint));
-      const { bytes, sha256 } = await file.finish();
-      const manifest = await exports.manifest(running.job, { ...checkpoint, bytes }, sha256);
-      await files.saveManifest(id, manifest);
-      keptOrLetGo(await store.finish(id, worker, manifest, clock.now()));
-      log.info({ export_id: id, messages: checkpoint.messages, bytes }, 'an export is done');
-    } finally {
-      await file.close();
-    }
-  }
-
-  /** @returns what the whole file holds */
-  async #write(
-    running: Running,
-    file: ExportFileWriter,
-    texts: AsyncIterable<JobText>,
-  ): Promise<JobCheckpoint> {
-    const { store, worker } = this.#parts;
+    const { store, worker, log, clock } = this.#parts;
     const { id } = running.job;
-    let state = running.job.checkpoint ?? NOTHING;
-    let saved = state;
-    let savedAt = performance.now();
-    for await (const { text, state: next, resumable } of texts) {
-      if (running.abort.signal.aborted) throw new LetGo();
-      if (text !== '') await file.write(text);
-      state = { ...next, bytes: file.bytes };
-      if (performance.now() - savedAt < CHECKPOINT_MS) continue;
-      if (resumable) saved = { ...next, bytes: await file.sync() };
-      // Also where it cannot be resumed: only so a cancel from elsewhere is seen.
-      keptOrLetGo(await store.saveCheckpoint(id, worker, saved));
-      running.job = { ...running.job, checkpoint: { ...state, bytes: file.bytes } };
-      savedAt = performance.now();
-    }
-    return state;
+    running.manifest ??= await makeJobFile(this.#parts, running);
+    const { messages, bytes } = running.manifest;
+    keptOrLetGo(await store.finish(id, worker, running.manifest, clock.now()));
+    log.info({ export_id: id, messages, bytes }, 'an export is done');
   }
 
   async #failed(job: ExportJob, error: unknown): Promise<void> {
     const { store, files, worker, clock, log } = this.#parts;
     log.error({ err: error, export_id: job.id }, 'an export failed');
+    const note = () => store.fail(job.id, worker, reasonOf(error), clock.now());
     try {
-      await files.remove(job.id);
-      await store.fail(job.id, worker, reasonOf(error), clock.now());
+      // On a full disk the database may need the room that the file takes; else it may be another's file by now.
+      const mine = await note().catch(async () => {
+        await files.remove(job.id);
+        return note();
+      });
+      if (mine) await files.remove(job.id);
     } catch (fault) {
       log.error({ err: fault, export_id: job.id }, 'that an export failed could not be noted');
     }
@@ -220,34 +207,26 @@ export class JobRunner {
   }
 }
 
-/** The job is not this process's any more. */
-class LetGo extends Error {}
-
-function keptOrLetGo(kept: boolean): void {
-  if (!kept) throw new LetGo();
-}
-
-const NOTHING: JobCheckpoint = {
-  position: null,
-  conversations: 0,
-  messages: 0,
-  deleted: 0,
-  bytes: 0,
-  firstMessageId: null,
-  lastMessageId: null,
-};
-
 function isAway(error: unknown): boolean {
   return error instanceof AppError && error.code === 'database_unavailable';
 }
 
-const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT']);
+const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
+
+/** The disk of the file, or that of the database where it is one file beside it. */
+function isFull(error: unknown): boolean {
+  return FULL.has(codeOf(error)) || (error instanceof Error && FULL.has(codeOf(error.cause)));
+}
+
+function codeOf(error: unknown): string {
+  return error instanceof Error && 'code' in error ? String(error.code) : '';
+}
 
 /** What went wrong, and what to do, for whoever asked for the export: no paths, no database's words. */
 function reasonOf(error: unknown): string {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-  if (FULL.has(code))
+  if (isFull(error))
     return 'The disk is full: free some space or remove old exports, then start the export anew';
+  const code = codeOf(error);
   if (/^E[A-Z]+$/.test(code))
     return `The file could not be written (${code}); see the log, then start the export anew`;
   return 'Something went wrong here; the log says more';

@@ -90,8 +90,7 @@ eachDatabase((_name, _open, options) => {
 
   async function setUp(t: TestContext) {
     const knex = createKnex(options);
-    await knex('workers').delete();
-    await knex('conversations').delete();
+    for (const table of ['workers', 'conversations', 'export_jobs']) await knex(table).delete();
     t.after(() => knex.destroy());
     let time = 1_000_000;
     return {
@@ -153,7 +152,6 @@ eachDatabase((_name, _open, options) => {
 
     test('has its export jobs taken from it, those it made and those it told of; those of others stay', async (t) => {
       const { knex, process } = await setUp(t);
-      await knex('export_jobs').delete();
       const store = new KnexExportJobs(knex);
       const [dead, watcher] = [process(), process()];
       const nobody = newId();

@@ -2,7 +2,7 @@
  * Every curl command of the documents, run by the shell against a live server, its answer compared with the block
  * that follows it. Commands may use shell variables, filled from the answers before them in the same document: $ID,
  * the first conversation_id of the latest answer that has one, and likewise $STREAM, the stream_id, $LAST, the id of
- * the last event, and $CURSOR, the next_cursor.
+ * the last event, $CURSOR, the next_cursor, $JOB, the id of the export that was started, and $SINCE, its cursor.
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
@@ -60,6 +60,8 @@ const REMEMBERED = [
   ['STREAM', /"stream_id":"([^"]+)"/],
   ['LAST', /^id: (\S+:end)$/m],
   ['CURSOR', /"next_cursor":"([^"]+)"/],
+  ['JOB', /"id":"([^"]+)","status":"queued"/],
+  ['SINCE', /"cursor":"([^"]+)"/],
 ] as const;
 
 function remember(variables: Record<string, string>, answer: string): void {

@@ -32,9 +32,10 @@ export interface ScriptFolder {
   remove(): void;
 }
 
-export function scriptFolder(): ScriptFolder {
+/** @param databaseUrl unset: a file in the folder */
+export function scriptFolder(databaseUrl = ''): ScriptFolder {
   const path = mkdtempSync(join(tmpdir(), 'chat-script-'));
-  const env = { ...process.env, DATA_DIR: path, DATABASE_URL: '', NODE_OPTIONS: '' };
+  const env = { ...process.env, DATA_DIR: path, DATABASE_URL: databaseUrl, NODE_OPTIONS: '' };
   const start = (script: string, args: readonly string[], node: readonly string[] = []): Script => {
     const file = fileURLToPath(new URL(`../../scripts/${script}.ts`, import.meta.url));
     const child = spawn(process.execPath, [...node, file, ...args], { cwd: path, env });

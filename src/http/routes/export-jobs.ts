@@ -166,7 +166,8 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
     operation: {
       summary: 'Follow an export',
       description:
-        'Server-sent events: `progress` with the job whenever it changed, then one `done` when it has ended.',
+        'Server-sent events: `progress` with the job whenever it changed, then one `done` when it has ended, or ' +
+        '`error` with a problem when it was removed. Again with the `Last-Event-ID` of `done` it is 204.',
       tags: ['exports'],
       requestParams: { path: exportId },
       responses: {
@@ -174,13 +175,19 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
           description: 'The events',
           content: { 'text/event-stream': { schema: { type: 'string' } } },
         },
+        204: { description: 'The reader has been told the end' },
         ...problems(400, 404, 503),
       },
     },
     async handle(request, response) {
       const { id } = check(exportId, request.params);
       const look = async () => present(await jobs.get(id), clock);
-      await followJob(request, response, await look(), look, heartbeatMs);
+      await followJob(request, response, {
+        first: await look(),
+        look,
+        heartbeatMs,
+        stopping: jobs.stopping,
+      });
     },
   };
 }
@@ -205,13 +212,14 @@ function fileRoute(jobs: ExportJobService): Route {
         },
         206: { description: 'A part of it' },
         304: { description: 'It is the one that the client has' },
-        ...problems(400, 404, 409, 416, 503),
+        ...problems(400, 404, 409, 412, 416, 503),
       },
     },
     async handle(request: Request, response: Response) {
       const { id } = check(exportId, request.params);
       const { folder, name, job, manifest } = await jobs.file(id);
-      await sendFile(request, response, { folder, name, ...typeOf(job.request), sha256: manifest.sha256 });
+      const { bytes, sha256 } = manifest;
+      await sendFile(request, response, { folder, name, ...typeOf(job.request), bytes, sha256 });
     },
   };
 }

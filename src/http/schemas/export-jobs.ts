@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { JobListCursor } from '../../domain/export-jobs.ts';
-import { cursor, instant, limit, messageStatus, uuid } from './common.ts';
-import { exportBounds, exportFormat } from './exports.ts';
+import { cursor, instant, limit, uuid } from './common.ts';
+import { exportBounds, exportFormat, exportMessages } from './exports.ts';
 
 const status = z.enum(['queued', 'running', 'done', 'failed', 'cancelled']).meta({ id: 'ExportStatus' });
 
@@ -11,8 +11,7 @@ export const exportRequest = z
   .object({
     format: exportFormat.default('json'),
     ...exportBounds,
-    role: z.enum(['user', 'assistant'], 'must be user or assistant').optional(),
-    status: messageStatus.optional(),
+    ...exportMessages,
     csv: z
       .literal('raw', 'must be raw, or not be there')
       .optional()

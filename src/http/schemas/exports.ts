@@ -5,6 +5,8 @@ import { conversation } from './conversations.ts';
 const TIME =
   /^(\d{4}-\d\d-\d\d)(?:[Tt]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(?:[Zz]|([+ -])((?:[01]\d|2[0-3]):[0-5]\d)))?$/;
 const DAY_MS = 86_400_000;
+const FIRST = Date.parse('0000-01-01T00:00:00.000Z');
+const LAST = Date.parse('9999-12-31T23:59:59.999Z');
 
 /**
  * A day of UTC or an instant with its zone → epoch milliseconds; undefined for what is neither.
@@ -23,7 +25,9 @@ export function readBound(text: string, end: boolean): number | undefined {
   const finer = !end && /[1-9]/.test(fraction.slice(3)) ? 1 : 0;
   // A plus sign that nobody escaped arrives as a space.
   const offset = zone === undefined ? 'Z' : `${sign === '-' ? '-' : '+'}${zone}`;
-  return Date.parse(`${day}T${time}${offset}`) + finer;
+  const value = Date.parse(`${day}T${time}${offset}`) + finer;
+  // The zone may move it out of the years that can be written.
+  return value >= FIRST && value <= LAST ? value : undefined;
 }
 
 function bound(end: boolean) {
@@ -50,6 +54,17 @@ export const exportFormat = z.enum(['json', 'csv', 'ndjson'], 'must be json, csv
 /** Which conversations: the first and the last `created_at`. */
 export const exportBounds = { start_date: bound(false), end_date: bound(true) };
 
+/** Which of their messages. */
+export const exportMessages = {
+  role: z.enum(['user', 'assistant'], 'must be user or assistant').optional(),
+  status: z
+    .enum(
+      ['complete', 'streaming', 'incomplete', 'cancelled'],
+      'must be complete, streaming, incomplete or cancelled',
+    )
+    .optional(),
+};
+
 const form = {
   format: exportFormat.default('json'),
   csv: z
@@ -74,13 +89,7 @@ export const exportAllQuery = z
   .object({
     ...form,
     ...exportBounds,
-    role: z.enum(['user', 'assistant'], 'must be user or assistant').optional(),
-    status: z
-      .enum(
-        ['complete', 'streaming', 'incomplete', 'cancelled'],
-        'must be complete, streaming, incomplete or cancelled',
-      )
-      .optional(),
+    ...exportMessages,
   })
   .refine(
     ({ start_date: start, end_date: end }) => start === undefined || end === undefined || start <= end,

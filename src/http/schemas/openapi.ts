@@ -7,6 +7,7 @@ const MEANING: Readonly<Record<number, string>> = {
   400: 'The request is not valid; `errors` names the fields',
   404: 'There is nothing (any more) with this id',
   409: 'There is no file (yet)',
+  412: 'The file is not the one that `If-Match` names',
   413: 'The body is too large',
   415: 'The body is not JSON in UTF-8',
   416: 'The range lies beyond the end of the file',
@@ -21,7 +22,7 @@ export function jsonBody(schema: z.ZodType) {
 }
 
 export function problems(
-  ...statuses: (keyof typeof MEANING & (400 | 404 | 409 | 413 | 415 | 416 | 422 | 502 | 503 | 504))[]
+  ...statuses: (keyof typeof MEANING & (400 | 404 | 409 | 412 | 413 | 415 | 416 | 422 | 502 | 503 | 504))[]
 ): ZodOpenApiResponsesObject {
   const entries = statuses.map((status) => [
     String(status),

@@ -1,0 +1,67 @@
+/** The command line of an export → what is asked for. */
+import { AppError } from '../../src/domain/errors.ts';
+import type { ExportRequest } from '../../src/domain/export-jobs.ts';
+import { exportRequest } from '../../src/http/schemas/export-jobs.ts';
+import { check } from '../../src/http/validate.ts';
+import type { CursorCodec } from '../../src/services/cursor-codec.ts';
+
+export const OPTIONS = {
+  format: { type: 'string' },
+  start: { type: 'string' },
+  end: { type: 'string' },
+  role: { type: 'string' },
+  status: { type: 'string' },
+  csv: { type: 'string' },
+  compression: { type: 'string' },
+  since: { type: 'string' },
+  out: { type: 'string' },
+  restart: { type: 'boolean' },
+  help: { type: 'boolean' },
+} as const;
+
+type Values = { readonly [Name in keyof typeof OPTIONS]?: string | boolean | undefined };
+
+/** A fault of the person at the keyboard: its message is all there is to say. */
+export class UsageError extends Error {}
+
+const NAMES: Readonly<Record<string, string>> = { start_date: 'start', end_date: 'end' };
+
+/** So long it is known what was deleted. */
+const CURSOR_DAYS = 30;
+
+/** The same rules as those of POST /api/exports. @throws UsageError */
+export async function readRequest(values: Values, cursors: CursorCodec): Promise<ExportRequest> {
+  const { start: start_date, end: end_date, format, role, status, csv, compression, since } = values;
+  const given = { format, start_date, end_date, role, status, csv, compression, since };
+  const body = checked(given);
+  const cursor = body.since === undefined ? null : await cursors.decode(body.since);
+  if (body.since !== undefined && !cursor) {
+    throw new UsageError('--since must be the cursor of a manifest of this database');
+  }
+  if (cursor && cursor.at < Date.now() - CURSOR_DAYS * 86_400_000) {
+    throw new UsageError(`--since is more than ${CURSOR_DAYS} days old: make a whole export again`);
+  }
+  return {
+    format: body.format,
+    raw: body.csv === 'raw',
+    compression: body.compression,
+    filter: {
+      from: body.start_date ?? null,
+      to: body.end_date ?? null,
+      role: body.role ?? null,
+      status: body.status ?? null,
+    },
+    since: cursor,
+    notify: { email: null, webhook: null },
+  };
+}
+
+function checked(given: object) {
+  try {
+    return check(exportRequest, given);
+  } catch (error) {
+    if (!(error instanceof AppError)) throw error;
+    const lines = (error.errors ?? []).map(({ path, message }) => `--${NAMES[path] ?? path} ${message}`);
+    throw new UsageError(lines.join('\n'));
+  }
+}

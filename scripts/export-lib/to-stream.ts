@@ -1,0 +1,38 @@
+import { Readable, type Writable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGzip, createZstdCompress } from 'node:zlib';
+import type { ExportRequest } from '../../src/domain/export-jobs.ts';
+import type { ExportService } from '../../src/services/exports.ts';
+import type { Progress } from './progress.ts';
+import { NOTHING } from './to-file.ts';
+
+/** An export to whoever reads, as fast as they read. Rejects with the signal's reason when it is stopped. */
+export async function exportToStream(
+  exports: ExportService,
+  request: ExportRequest,
+  target: Writable,
+  progress: Progress,
+  stop: AbortSignal,
+): Promise<void> {
+  const scope = await exports.fixScope(request);
+  let bytes = 0;
+  async function* chunks() {
+    progress.begin(scope, NOTHING);
+    for await (const { text, state } of exports.jobText(request, scope, NOTHING)) {
+      stop.throwIfAborted();
+      const chunk = Buffer.from(text);
+      bytes += chunk.length;
+      progress.update({ ...state, bytes });
+      if (chunk.length > 0) yield chunk;
+    }
+  }
+  const source = Readable.from(chunks(), { objectMode: false });
+  switch (request.compression) {
+    case 'none':
+      return pipeline(source, target);
+    case 'gzip':
+      return pipeline(source, createGzip(), target);
+    case 'zstd':
+      return pipeline(source, createZstdCompress(), target);
+  }
+}

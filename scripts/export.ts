@@ -1,0 +1,89 @@
+/** An export straight from the database, without the server: `npm run export -- --format csv --out FILE`. */
+import { parseArgs } from 'node:util';
+import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
+import { createCsvFormat } from '../src/csv/format.ts';
+import { openDatabase } from '../src/db/database.ts';
+import { AppError } from '../src/domain/errors.ts';
+import { createLogger } from '../src/logger.ts';
+import { CursorCodec } from '../src/services/cursor-codec.ts';
+import { ExportService } from '../src/services/exports.ts';
+import { createProgress } from './export-lib/progress.ts';
+import { OPTIONS, readRequest, UsageError } from './export-lib/request.ts';
+import { exportToFile } from './export-lib/to-file.ts';
+import { exportToStream } from './export-lib/to-stream.ts';
+
+const USAGE = `usage: npm run export -- [options]
+  --format json|csv|ndjson       json unless said
+  --start, --end DATE            first and last created_at of a conversation: 2026-03-21, or an instant with zone
+  --role user|assistant          only such messages
+  --status complete|streaming|incomplete|cancelled
+  --csv raw                      CSV without byte order mark and formula escaping
+  --compression none|gzip|zstd   none unless said
+  --since CURSOR                 only what came, changed or was deleted after the export whose manifest has it
+  --out FILE                     - or none: to standard output
+  --restart                      begins anew where an earlier run was interrupted
+Interrupted, it goes on with the same command line. Beside FILE there is FILE.manifest.json in the end.`;
+
+type Values = ReturnType<typeof parseArgs<{ options: typeof OPTIONS }>>['values'];
+
+async function main(values: Values): Promise<void> {
+  const config = loadConfig(loadEnvironment(), process.stdout.isTTY);
+  const log = createLogger({ ...config.log, level: 'silent' }, () => ({}));
+  const database = openDatabase(config.database, log);
+  const stop = new AbortController();
+  const quit = () => stop.abort(new Stopped());
+  // Once: whoever is in a hurry presses the keys again.
+  process.once('SIGINT', quit).once('SIGTERM', quit);
+  const progress = createProgress(process.stderr);
+  try {
+    await database.conversations.check();
+    const { linkSecret } = config;
+    const cursors = new CursorCodec(async () => linkSecret ?? (await database.secrets.get('link')));
+    const clock = { now: () => Date.now() };
+    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, config.chat.ttlMs);
+    const request = await readRequest(values, cursors);
+    const { out = '-', restart = false } = values;
+    if (out === '-') {
+      if (process.stdout.isTTY && request.compression !== 'none') {
+        throw new UsageError('nobody can read that in a terminal: name a file with --out');
+      }
+      await exportToStream(exports, request, process.stdout, progress, stop.signal);
+    } else {
+      const place = { out, restart, database: database.describe() };
+      await exportToFile({ ...place, exports, request, progress, stop: stop.signal });
+    }
+  } finally {
+    progress.end();
+    await database.close();
+  }
+}
+
+class Stopped extends Error {}
+
+const STOPPED = 130;
+
+function tell(error: unknown, out: string | undefined): void {
+  process.exitCode = 1;
+  if (error instanceof Stopped) {
+    process.exitCode = STOPPED;
+    const next = out === undefined || out === '-' ? '' : ': the same command line goes on with it';
+    console.error(`Stopped${next}.`);
+    return;
+  }
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  // Whoever read it has had enough.
+  if (code === 'EPIPE') return;
+  const known =
+    [AppError, ConfigError, UsageError].some((kind) => error instanceof kind) || code !== undefined;
+  console.error(known && error instanceof Error ? error.message : error);
+}
+
+let out: string | undefined;
+try {
+  const { values } = parseArgs({ options: OPTIONS });
+  ({ out } = values);
+  if (values.help) console.log(USAGE);
+  else await main(values);
+} catch (error) {
+  tell(error, out);
+}

@@ -1,0 +1,179 @@
+import { createHash, type Hash } from 'node:crypto';
+import { createReadStream, createWriteStream } from 'node:fs';
+import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
+import type { Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGzip, createZstdCompress } from 'node:zlib';
+import type { Compression, ExportFileWriter } from '../domain/export-jobs.ts';
+
+/** How much is written, and hashed, at once: about a millisecond. */
+const BLOCK_BYTES = 1024 * 1024;
+
+/**
+ * The whole file in one gzip member or zstd frame: of several joined ones some readers see only the first, Node's own
+ * for zstd among them, and say nothing of the rest.
+ */
+const PACKER: Readonly<Record<Exclude<Compression, 'none'>, () => Transform>> = {
+  gzip: () => createGzip({ level: 5 }),
+  zstd: () => createZstdCompress(),
+};
+
+export interface PartPlace {
+  /** What an earlier attempt wrote: text, packed or not in the end. */
+  readonly part: string;
+  /** Its name until it is gone on with. */
+  readonly fresh: string;
+  readonly target: string;
+}
+
+/**
+ * Goes on behind so many bytes of the part; null when so much is not there. Never in the file of before: a process that
+ * was only taken for dead could still write into it.
+ */
+export async function openPart(
+  place: PartPlace,
+  compression: Compression,
+  bytes: number,
+): Promise<ExportFileWriter | null> {
+  const { part, fresh } = place;
+  const handle = await open(fresh, 'w');
+  try {
+    const hash = createHash('sha256');
+    if (await copied(part, bytes, handle, hash)) {
+      await rename(fresh, part);
+      return new PartFile(place, compression, handle, hash, bytes);
+    }
+  } catch (error) {
+    await discard(handle, fresh);
+    throw error;
+  }
+  await discard(handle, fresh);
+  return null;
+}
+
+class PartFile implements ExportFileWriter {
+  readonly #place: PartPlace;
+  readonly #compression: Compression;
+  readonly #handle: FileHandle;
+  readonly #hash: Hash;
+  #bytes: number;
+  #waiting: Buffer[] = [];
+  #waitingBytes = 0;
+
+  constructor(place: PartPlace, compression: Compression, handle: FileHandle, hash: Hash, bytes: number) {
+    this.#place = place;
+    this.#compression = compression;
+    this.#handle = handle;
+    this.#hash = hash;
+    this.#bytes = bytes;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  async write(text: string): Promise<void> {
+    const piece = Buffer.from(text);
+    this.#waiting.push(piece);
+    this.#waitingBytes += piece.length;
+    if (this.#waitingBytes >= BLOCK_BYTES) await this.#flush();
+  }
+
+  async sync(): Promise<number> {
+    await this.#flush();
+    await this.#handle.datasync();
+    return this.#bytes;
+  }
+
+  async finish(signal?: AbortSignal): Promise<{ bytes: number; sha256: string }> {
+    await this.sync();
+    const { part, fresh, target } = this.#place;
+    if (this.#compression === 'none') {
+      await this.#checkMine();
+      await this.#handle.close();
+      await rename(part, target);
+      return { bytes: this.#bytes, sha256: this.#hash.digest('hex') };
+    }
+    try {
+      const packed = await packInto(part, PACKER[this.#compression](), fresh, signal);
+      await this.#checkMine();
+      await this.#handle.close();
+      await rename(fresh, target);
+      await rm(part, { force: true });
+      return packed;
+    } catch (error) {
+      await rm(fresh, { force: true });
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+
+  /** This process may have been taken for dead, and another one has begun again. */
+  async #checkMine(): Promise<void> {
+    const mine = await this.#handle.stat({ bigint: true });
+    const named = await stat(this.#place.part, { bigint: true });
+    if (mine.ino !== named.ino) throw new Error('another process writes the file of this export');
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#waitingBytes === 0) return;
+    const block = Buffer.concat(this.#waiting);
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+    if (this.#compression === 'none') this.#hash.update(block);
+    await writeAll(this.#handle, block, this.#bytes);
+    this.#bytes += block.length;
+  }
+}
+
+async function packInto(from: string, packer: Transform, to: string, signal: AbortSignal | undefined) {
+  const hash = createHash('sha256');
+  let bytes = 0;
+  await pipeline(
+    createReadStream(from, { highWaterMark: BLOCK_BYTES }),
+    packer,
+    async function* (packed: AsyncIterable<Buffer>) {
+      for await (const block of packed) {
+        hash.update(block);
+        bytes += block.length;
+        yield block;
+      }
+    },
+    createWriteStream(to, { flush: true }),
+    signal ? { signal } : {},
+  );
+  return { bytes, sha256: hash.digest('hex') };
+}
+
+async function writeAll(handle: FileHandle, block: Buffer, position: number): Promise<void> {
+  for (let at = 0; at < block.length; ) {
+    const { bytesWritten } = await handle.write(block, at, block.length - at, position + at);
+    at += bytesWritten;
+  }
+}
+
+/** Hands on what is there already; false when so much is not there, or there is no room for it twice. */
+async function copied(from: string, bytes: number, to: FileHandle, hash: Hash): Promise<boolean> {
+  if (bytes === 0) return true;
+  let position = 0;
+  try {
+    for await (const block of createReadStream(from, { end: bytes - 1, highWaterMark: BLOCK_BYTES })) {
+      hash.update(block);
+      await writeAll(to, block, position);
+      position += block.length;
+    }
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (code === 'ENOENT' || code === 'ENOSPC' || code === 'EDQUOT') return false;
+    throw error;
+  }
+  return position === bytes;
+}
+
+async function discard(handle: FileHandle, path: string): Promise<void> {
+  await handle.close();
+  await rm(path, { force: true });
+}

@@ -1,0 +1,129 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { buffer } from 'node:stream/consumers';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { unpacked } from '../../scripts/export-lib/unpack.ts';
+import { storedConversation } from '../support/export-data.ts';
+import { type Script, scriptFolder } from '../support/script.ts';
+
+const KILLS = 10;
+
+const folder = scriptFolder();
+const file = (name: string) => join(folder.path, name);
+const read = (name: string) => readFileSync(file(name));
+const json = (name: string) => JSON.parse(read(name).toString());
+const run = (...args: string[]) => folder.run('export', ...args);
+
+/** A few ten thousand messages, so that an export takes a while. */
+const began = Date.now() - 3_600_000;
+const TEXTS = ['a question', 'an answer 好 😀 '.repeat(150), 'another', '# 标题\n\n- 一\n- 二\n'.repeat(80)];
+const conversations = Array.from({ length: 8000 }, (_, index) => storedConversation(began + index, TEXTS));
+
+before(async () => {
+  const database = folder.open();
+  await database.migrate();
+  await database.close();
+  folder.fill(conversations);
+});
+after(() => folder.remove());
+
+async function verified(name: string): Promise<void> {
+  const { code, stderr } = await folder.run('export-verify', name);
+  assert.deepEqual([code, stderr], [0, '']);
+}
+
+/** Waits until the run has noted how far it is. */
+async function checkpointed({ child }: Script, name: string, before: number): Promise<boolean> {
+  while (child.exitCode === null) {
+    if (checkpoint(name) > before) return true;
+    await delay(5);
+  }
+  return false;
+}
+
+/** The messages that a run has behind itself. */
+function checkpoint(name: string): number {
+  return existsSync(file(`${name}.part.json`)) ? json(`${name}.part.json`).checkpoint.messages : 0;
+}
+
+/** An export that was killed in the midst. */
+async function interrupted(name: string, ...args: string[]): Promise<void> {
+  const script = folder.start('export', [...args, '--out', name]);
+  assert.ok(await checkpointed(script, name, 0), 'it was done before it could be killed');
+  script.child.kill('SIGKILL');
+  await script.ended;
+}
+
+function left(name: string): string[] {
+  return readdirSync(folder.path).filter((entry) => entry.startsWith(`${name}.`) || entry === name);
+}
+
+describe('npm run export, interrupted,', () => {
+  it('goes on where it was killed, ten times at any moment, to the same bytes', async (t) => {
+    const args = ['--format', 'ndjson', '--compression', 'zstd', '--out', 'killed'];
+    assert.equal((await run('--format', 'ndjson', '--out', 'reference')).code, 0);
+    let wentOn = 0;
+    for (let kills = 0; kills < KILLS; ) {
+      const behind = checkpoint('killed');
+      const script = folder.start('export', args);
+      if (kills % 2 === 0) await checkpointed(script, 'killed', behind);
+      await delay(Math.random() * (kills % 2 === 0 ? 100 : 600));
+      if (script.child.exitCode === null && script.child.kill('SIGKILL')) kills += 1;
+      await script.ended;
+      const now = checkpoint('killed');
+      t.diagnostic(`${behind} → ${now} messages`);
+      assert.ok(now >= behind || existsSync(file('killed')), 'what was noted is not lost');
+      if (behind > 0 && now > behind) wentOn += 1;
+    }
+    const { code, stderr } = await run(...args);
+    assert.deepEqual([code, stderr], [0, '']);
+    assert.ok(wentOn > 0, 'at least one of them went on where another was killed');
+    await verified('killed');
+    const text = await buffer(unpacked(blocks(read('killed')), 'zstd'));
+    assert.ok(text.equals(read('reference')));
+    assert.deepEqual(left('killed').sort(), ['killed', 'killed.manifest.json']);
+  });
+
+  it('does not go on with what another command line has begun, unless it may begin anew', async () => {
+    await interrupted('c', '--format', 'json');
+    const state = read('c.part.json');
+    const other = await run('--format', 'csv', '--out', 'c');
+    assert.equal(other.code, 1);
+    assert.match(other.stderr, /^c\.part belongs to another export .*--restart.*\n$/);
+    assert.deepEqual(read('c.part.json'), state);
+    assert.equal((await run('--format', 'csv', '--out', 'c', '--restart')).code, 0);
+    assert.equal(json('c.manifest.json').format, 'csv');
+    await verified('c');
+  });
+
+  it('begins anew where the part is gone, and says so where the state is none', async () => {
+    await interrupted('d', '--format', 'json');
+    writeFileSync(file('d.part'), 'short');
+    assert.equal((await run('--format', 'json', '--out', 'd')).code, 0);
+    await verified('d');
+    writeFileSync(file('d.part.json'), '{');
+    const { code, stderr } = await run('--format', 'json', '--out', 'd');
+    assert.deepEqual([code, stderr.split('\n').length], [1, 2]);
+    assert.match(stderr, /--restart/);
+  });
+
+  it('leaves on Ctrl-C what it can go on with, and a file of before as it was', async () => {
+    writeFileSync(file('e'), 'of before');
+    const args = ['--format', 'json', '--out', 'e'];
+    const script = folder.start('export', args);
+    await checkpointed(script, 'e', 0);
+    script.child.kill('SIGINT');
+    const { code, stderr } = await script.ended;
+    assert.deepEqual([code, stderr], [130, 'Stopped: the same command line goes on with it.\n']);
+    assert.equal(read('e').toString(), 'of before');
+    assert.ok(checkpoint('e') > 0);
+    assert.equal((await run(...args)).code, 0);
+    await verified('e');
+  });
+});
+
+async function* blocks(bytes: Buffer): AsyncGenerator<Buffer> {
+  for (let at = 0; at < bytes.length; at += 50_000) yield bytes.subarray(at, at + 50_000);
+}
