@@ -1,13 +1,13 @@
 import { createHash, type Hash } from 'node:crypto';
-import { createReadStream, createWriteStream } from 'node:fs';
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import type { Transform } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import { createGzip, createZstdCompress } from 'node:zlib';
 import type { Compression, ExportFileWriter } from '../domain/export-jobs.ts';
 
 /** How much is written, and hashed, at once: about a millisecond. */
 const BLOCK_BYTES = 1024 * 1024;
+
+const encoder = new TextEncoder();
 
 /**
  * The whole file in one gzip member or zstd frame: of several joined ones some readers see only the first, Node's own
@@ -57,8 +57,9 @@ class PartFile implements ExportFileWriter {
   readonly #handle: FileHandle;
   readonly #hash: Hash;
   #bytes: number;
-  #waiting: Buffer[] = [];
-  #waitingBytes = 0;
+  /** The same memory all the time: new buffers would be garbage faster than it is collected. */
+  readonly #block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+  #waiting = 0;
 
   constructor(place: PartPlace, compression: Compression, handle: FileHandle, hash: Hash, bytes: number) {
     this.#place = place;
@@ -73,10 +74,13 @@ class PartFile implements ExportFileWriter {
   }
 
   async write(text: string): Promise<void> {
-    const piece = Buffer.from(text);
-    this.#waiting.push(piece);
-    this.#waitingBytes += piece.length;
-    if (this.#waitingBytes >= BLOCK_BYTES) await this.#flush();
+    for (let rest = text; rest !== ''; ) {
+      const { read, written } = encoder.encodeInto(rest, this.#block.subarray(this.#waiting));
+      this.#waiting += written;
+      rest = rest.slice(read);
+      // No room for the next character, which takes four bytes at most.
+      if (rest !== '') await this.#flush();
+    }
   }
 
   async sync(): Promise<number> {
@@ -119,33 +123,64 @@ class PartFile implements ExportFileWriter {
   }
 
   async #flush(): Promise<void> {
-    if (this.#waitingBytes === 0) return;
-    const block = Buffer.concat(this.#waiting);
-    this.#waiting = [];
-    this.#waitingBytes = 0;
+    if (this.#waiting === 0) return;
+    const block = this.#block.subarray(0, this.#waiting);
     if (this.#compression === 'none') this.#hash.update(block);
     await writeAll(this.#handle, block, this.#bytes);
     this.#bytes += block.length;
+    this.#waiting = 0;
   }
 }
 
-async function packInto(from: string, packer: Transform, to: string, signal: AbortSignal | undefined) {
+async function packInto(part: string, packer: Transform, to: string, signal: AbortSignal | undefined) {
   const hash = createHash('sha256');
+  const target = await open(to, 'w');
   let bytes = 0;
-  await pipeline(
-    createReadStream(from, { highWaterMark: BLOCK_BYTES }),
-    packer,
-    async function* (packed: AsyncIterable<Buffer>) {
-      for await (const block of packed) {
-        hash.update(block);
-        bytes += block.length;
-        yield block;
-      }
-    },
-    createWriteStream(to, { flush: true }),
-    signal ? { signal } : {},
-  );
+  const take = async () => {
+    for await (const block of packer) {
+      hash.update(block);
+      await writeAll(target, block, bytes);
+      bytes += block.length;
+    }
+  };
+  const give = async () => {
+    for await (const block of blocksOf(part)) {
+      signal?.throwIfAborted();
+      await new Promise<void>((resolve, reject) => {
+        packer.write(block, (error) => (error ? reject(error) : resolve()));
+      });
+    }
+    packer.end();
+  };
+  try {
+    await Promise.all([
+      take(),
+      give().catch((error: unknown) => {
+        packer.destroy();
+        throw error;
+      }),
+    ]);
+    await target.datasync();
+  } finally {
+    await target.close();
+  }
   return { bytes, sha256: hash.digest('hex') };
+}
+
+/** A block is good until the next one is asked for. @param most bytes from the start */
+async function* blocksOf(path: string, most = Number.POSITIVE_INFINITY): AsyncGenerator<Buffer> {
+  const handle = await open(path);
+  try {
+    const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    for (let left = most; left > 0; ) {
+      const { bytesRead } = await handle.read(block, 0, Math.min(left, BLOCK_BYTES), null);
+      if (bytesRead === 0) return;
+      left -= bytesRead;
+      yield block.subarray(0, bytesRead);
+    }
+  } finally {
+    await handle.close();
+  }
 }
 
 async function writeAll(handle: FileHandle, block: Buffer, position: number): Promise<void> {
@@ -160,7 +195,7 @@ async function copied(from: string, bytes: number, to: FileHandle, hash: Hash): 
   if (bytes === 0) return true;
   let position = 0;
   try {
-    for await (const block of createReadStream(from, { end: bytes - 1, highWaterMark: BLOCK_BYTES })) {
+    for await (const block of blocksOf(from, bytes)) {
       hash.update(block);
       await writeAll(to, block, position);
       position += block.length;
