@@ -137,11 +137,15 @@ export class KnexExportSource implements ExportSource {
   }
 
   /** In pages too, so that no database is busy with one statement for long. */
-  async count(scope: ExportScope): Promise<{ conversations: number; messages: number }> {
+  async count(
+    scope: ExportScope,
+    signal?: AbortSignal,
+  ): Promise<{ conversations: number; messages: number }> {
     const { sql, bindings } = messageFilter(scope);
     const filtered = isFiltered(scope);
     const total = { conversations: 0, messages: 0 };
     for await (const heads of this.#heads(scope)) {
+      signal?.throwIfAborted();
       const [row] = await this.#select<{ conversations: number; messages: number }>(
         `SELECT COUNT(DISTINCT conversation_id) AS conversations, COUNT(*) AS messages
          FROM messages ${this.#dialect.by('messages_conversation')}

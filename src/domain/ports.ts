@@ -171,7 +171,11 @@ export interface ExportSource {
    * @param after goes on behind that conversation
    */
   read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<readonly ExportPart[]>;
-  count(scope: ExportScope): Promise<{ readonly conversations: number; readonly messages: number }>;
+  /** Rejects with the signal's reason when that breaks it off. */
+  count(
+    scope: ExportScope,
+    signal?: AbortSignal,
+  ): Promise<{ readonly conversations: number; readonly messages: number }>;
 }
 
 /** RFC 4180. */

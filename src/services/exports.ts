@@ -115,15 +115,15 @@ export class ExportService {
   }
 
   /**
-   * What a job exports, fixed when it begins.
+   * What a job exports, fixed when it begins. What there is is counted, which `signal` breaks off.
    * @throws AppError `database_unavailable`
    */
-  async fixScope({ filter, since }: ExportRequest): Promise<JobScope> {
+  async fixScope({ filter, since }: ExportRequest, signal?: AbortSignal): Promise<JobScope> {
     const exportedAt = this.#clock.now();
     // The cursor first: what comes between the two is told twice rather than never.
     const cursor = await this.#source.cursor(exportedAt);
     const scope = await this.#source.scope(filter, null, this.#activeSince(exportedAt), since);
-    const total = await this.#source.count(scope);
+    const total = await this.#source.count(scope, signal);
     return { scope, exportedAt, cursor, ...total };
   }
 

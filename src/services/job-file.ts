@@ -54,13 +54,14 @@ const LOOK_MS = 800;
 export async function makeJobFile(parts: JobFileParts, running: RunningJob): Promise<ExportManifest> {
   const { files, exports, store, worker } = parts;
   const { id, request } = running.job;
-  const scope = running.job.scope ?? (await exports.fixScope(request));
+  const { signal } = running.abort;
+  const scope = running.job.scope ?? (await exports.fixScope(request, signal));
   if (!running.job.scope) keptOrLetGo(await store.saveScope(id, worker, scope));
   const file = await openFile(files, running);
   running.job = { ...running.job, scope, checkpoint: running.saved };
   try {
     const whole = await write(parts, running, file, exports.jobText(request, scope, running.saved));
-    const packed = file.finish(running.abort.signal);
+    const packed = file.finish(signal);
     const { bytes, sha256 } = await watched(parts, running, packed);
     const manifest = await exports.manifest(running.job, { ...whole, bytes }, sha256);
     await files.saveManifest(id, manifest);

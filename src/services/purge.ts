@@ -3,8 +3,8 @@ import type { PurgeArchiver } from './purge-archiver.ts';
 
 /** How many conversations one delete takes: small, so that chats wait for no long lock. */
 const BATCH = 200;
-/** How long it is known that a conversation was deleted: longer than anything waits in a journal. */
-const DELETIONS_KEPT_MS = 30 * 24 * 3_600_000;
+/** How long it is known that a conversation was deleted: longer than anything waits in a journal, and a day longer than a cursor is good. */
+const DELETIONS_KEPT_MS = 31 * 24 * 3_600_000;
 const DELETIONS_BATCH = 1000;
 
 export interface PurgeReport extends PurgeCount {
