@@ -12,6 +12,7 @@ import { fromText, toText } from '../../src/domain/json-text.ts';
 import { saveManifest, saveText } from '../../src/files/export-files.ts';
 import { openPart } from '../../src/files/part-file.ts';
 import type { ExportService } from '../../src/services/exports.ts';
+import { NOTHING_YET } from '../../src/services/job-file.ts';
 import type { Progress } from './progress.ts';
 import { UsageError } from './request.ts';
 
@@ -38,16 +39,6 @@ interface Saved {
 /** What a crash repeats at most, and a page. */
 const CHECKPOINT_MS = 250;
 
-export const NOTHING: JobCheckpoint = {
-  position: null,
-  conversations: 0,
-  messages: 0,
-  deleted: 0,
-  bytes: 0,
-  firstMessageId: null,
-  lastMessageId: null,
-};
-
 /** @throws UsageError when what is there belongs to another command line; the signal's reason when it is stopped */
 export async function exportToFile(options: FileExport): Promise<ExportManifest> {
   const { exports, out, stop } = options;
@@ -59,7 +50,7 @@ export async function exportToFile(options: FileExport): Promise<ExportManifest>
   if (!saved || !file) {
     const scope = await exports.fixScope(options.request);
     const { request, database } = options;
-    saved = { request, database, startedAt: Date.now(), scope, checkpoint: NOTHING };
+    saved = { request, database, startedAt: Date.now(), scope, checkpoint: NOTHING_YET };
     file = await openPart(place, compression, 0);
   }
   if (!file) throw new Error(`${part} cannot be written`);

@@ -3,8 +3,8 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip, createZstdCompress } from 'node:zlib';
 import type { ExportRequest } from '../../src/domain/export-jobs.ts';
 import type { ExportService } from '../../src/services/exports.ts';
+import { NOTHING_YET } from '../../src/services/job-file.ts';
 import type { Progress } from './progress.ts';
-import { NOTHING } from './to-file.ts';
 
 /** An export to whoever reads, as fast as they read. Rejects with the signal's reason when it is stopped. */
 export async function exportToStream(
@@ -17,8 +17,8 @@ export async function exportToStream(
   const scope = await exports.fixScope(request);
   let bytes = 0;
   async function* chunks() {
-    progress.begin(scope, NOTHING);
-    for await (const { text, state } of exports.jobText(request, scope, NOTHING)) {
+    progress.begin(scope, NOTHING_YET);
+    for await (const { text, state } of exports.jobText(request, scope, NOTHING_YET)) {
       stop.throwIfAborted();
       const chunk = Buffer.from(text);
       bytes += chunk.length;

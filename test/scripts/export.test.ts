@@ -6,12 +6,12 @@ import { buffer } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 import { createProgress } from '../../scripts/export-lib/progress.ts';
-import { NOTHING } from '../../scripts/export-lib/to-file.ts';
 import { unpacked } from '../../scripts/export-lib/unpack.ts';
 import { createCsvFormat } from '../../src/csv/format.ts';
 import type { JobScope } from '../../src/domain/export-jobs.ts';
 import { CursorCodec } from '../../src/services/cursor-codec.ts';
 import { ExportService } from '../../src/services/exports.ts';
+import { NOTHING_YET } from '../../src/services/job-file.ts';
 import { readCsv } from '../support/csv.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { csvRows, inOrder, shown, store, storedConversation } from '../support/export-data.ts';
@@ -201,8 +201,8 @@ describe('the progress bar', () => {
   it('shows rows, size, rate and what is left, where somebody looks', () => {
     const { stream, text } = terminal(true);
     const progress = createProgress(stream);
-    progress.begin(scope(2000), { ...NOTHING, messages: 500 });
-    progress.update({ ...NOTHING, messages: 1500, bytes: 12_345_678 });
+    progress.begin(scope(2000), { ...NOTHING_YET, messages: 500 });
+    progress.update({ ...NOTHING_YET, messages: 1500, bytes: 12_345_678 });
     progress.end();
     assert.match(text(), /75% \| 1,500 rows \| 12\.3 MB \| [\d,]+ rows\/s \| \d+ s left/);
   });
@@ -210,8 +210,8 @@ describe('the progress bar', () => {
   it('counts conversations where there are no messages', () => {
     const { stream, text } = terminal(true);
     const progress = createProgress(stream);
-    progress.begin(scope(0), NOTHING);
-    progress.update({ ...NOTHING, conversations: 5 });
+    progress.begin(scope(0), NOTHING_YET);
+    progress.update({ ...NOTHING_YET, conversations: 5 });
     progress.end();
     assert.match(text(), /50% \| 5 rows/);
   });
@@ -220,7 +220,7 @@ describe('the progress bar', () => {
     for (const isTTY of [false, true]) {
       const { stream, text } = terminal(isTTY);
       const progress = createProgress(stream);
-      if (!isTTY) progress.begin(scope(1), NOTHING);
+      if (!isTTY) progress.begin(scope(1), NOTHING_YET);
       progress.end();
       assert.equal(text(), '');
     }
