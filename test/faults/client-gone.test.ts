@@ -127,7 +127,7 @@ async function cutOne(cluster: Cluster, ledger: Ledger, proxy: FaultProxy, rando
 }
 
 describe('slow readers', () => {
-  const PIECES = 30_000;
+  const PIECES = 60_000;
   const READERS = 12;
   let cluster: Cluster;
   let proxy: FaultProxy;
@@ -155,12 +155,14 @@ describe('slow readers', () => {
     const readers = Array.from({ length: READERS }, () => slowly(url, first));
     await until('the readers', () => proxy.connections() === READERS);
     await ask(cluster.at(0).url, ledger.add(question({ pieces: 1, pace: 0 })));
-    await pause(500);
-    const grown = (await memory(cluster)) - before;
     // The text itself, as it came from the store, but no second copy made into events that wait for a slow reader.
     const bytes = Buffer.byteLength(replyTo(asked));
     const most = READERS * (2 * bytes + 1024 * 1024);
-    assert(grown < most, `${READERS} readers of ${bytes} bytes cost ${grown} bytes, more than ${most}`);
+    // What was garbage already goes when V8 sees fit.
+    await until(`${READERS} readers of ${bytes} bytes to cost less than ${most}`, async () => {
+      await pause(250);
+      return (await memory(cluster)) - before < most;
+    });
     proxy.resume();
     for (const text of await Promise.all(readers)) assert.equal(text, first.expected);
     await balance(ledger, cluster.place);

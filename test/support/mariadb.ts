@@ -1,7 +1,7 @@
 /** A private MariaDB (or MySQL) server that tests may kill, freeze and restart. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -112,8 +112,11 @@ export class Mariadb {
   }
 
   /** Connections stay open and nothing is answered any more. */
+  /** Returns when none of its threads runs any more: a signal alone lets those on other cores finish their answer. */
   freeze(): void {
-    this.#process?.kill('SIGSTOP');
+    const child = this.#process;
+    if (!child?.kill('SIGSTOP')) return;
+    while (!hasStopped(child.pid ?? 0)) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
   }
 
   thaw(): void {
@@ -177,4 +180,19 @@ async function freePort(): Promise<number> {
   await once(server, 'close');
   if (typeof address !== 'object' || address === null) throw new Error('no port');
   return address.port;
+}
+
+/** Whether every thread of the process is stopped, by what Linux says of each: `pid (name) state …`. */
+function hasStopped(pid: number): boolean {
+  const folder = `/proc/${pid}/task`;
+  if (!existsSync(folder)) return true;
+  return readdirSync(folder).every((thread) => {
+    try {
+      const stat = readFileSync(join(folder, thread, 'stat'), 'utf8');
+      return /^[TtZX]/.test(stat.slice(stat.lastIndexOf(')') + 2));
+    } catch {
+      // It ended meanwhile.
+      return true;
+    }
+  });
 }
