@@ -1,4 +1,4 @@
-/** The direction of the layers: http, jobs → services → domain ← db, llm, cache, text, csv. See docs/architecture.md. */
+/** The direction of the layers: http, jobs → services → domain ← db, llm, cache, text, csv, files, notify, limits, filter. See docs/architecture.md. */
 const outside = (name, from, allowed) => ({
   name,
   severity: 'error',
@@ -30,6 +30,8 @@ module.exports = {
     outside('csv-knows-the-domain', 'csv', ['^src/domain/']),
     outside('files-know-the-domain', 'files', ['^src/domain/']),
     outside('notify-knows-the-domain', 'notify', ['^src/domain/']),
+    outside('limits-know-the-domain', 'limits', ['^src/domain/']),
+    outside('filter-knows-the-domain', 'filter', ['^src/domain/']),
     outside('jobs-know-the-services', 'jobs', ['^src/domain/', '^src/services/']),
     outside('http-knows-the-services', 'http', [
       '^src/domain/',
@@ -51,6 +53,9 @@ module.exports = {
       ['nodemailer', '^src/notify/'],
       ['ipaddr.js', '^src/notify/'],
       ['cli-progress', '^scripts/'],
+      ['rate-limiter-flexible', '^src/limits/'],
+      ['ioredis', '^src/limits/'],
+      ['opencc-js', '^src/filter/'],
       ['express', '^src/http/'],
       ['lru-cache', '^src/cache/'],
       ['csv-stringify', '^src/csv/'],

@@ -7,6 +7,7 @@ import { loadConfig } from '../src/config.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
 import { DurableWriter } from '../src/db/durable-writer.ts';
 import { Journal } from '../src/db/journal.ts';
+import { UNRESTRICTED } from '../src/domain/access.ts';
 import type { Message } from '../src/domain/conversation.ts';
 import { AppError } from '../src/domain/errors.ts';
 import type { TurnWrite } from '../src/domain/turns.ts';
@@ -35,7 +36,7 @@ function turn(content: string): TurnWrite & { readonly reply: Message } {
     usage: null,
     format: 'text',
   };
-  return { start: { conversationId, named: false, expiredBefore: 0, message }, reply };
+  return { start: { conversationId, named: false, expiredBefore: 0, by: UNRESTRICTED, message }, reply };
 }
 
 async function withDatabase<T>(url: string, work: (database: Database) => Promise<T>): Promise<T> {

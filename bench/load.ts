@@ -4,6 +4,7 @@ export interface Call {
   readonly port: number;
   readonly path: string;
   readonly body: string;
+  readonly headers?: Readonly<Record<string, string>>;
 }
 
 export interface Timing {
@@ -15,7 +16,11 @@ export interface Timing {
 const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });
 
 function post(call: Call): ClientRequest {
-  const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(call.body) };
+  const headers = {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(call.body),
+    ...call.headers,
+  };
   const { port, path } = call;
   return request({ host: '127.0.0.1', port, path, method: 'POST', agent, headers });
 }

@@ -8,6 +8,7 @@ import { parseArgs } from 'node:util';
 import { benchDatabases } from './databases.ts';
 import { replayMs, resumeMs } from './durability.ts';
 import { type Call, hold, percentile, run, type Timing } from './load.ts';
+import { startLocked } from './locked.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
 const AT_ONCE = 16;
@@ -94,6 +95,23 @@ async function streams(subject: Measured, pipe: Measured, format: 'text' | 'mark
   );
 }
 
+/** What it costs a cached chat that keys are asked for and limits counted. */
+async function locked(subject: Measured, upstreamPort: number, databaseUrl: string | undefined) {
+  const other = await startLocked(upstreamPort, databaseUrl);
+  const body = JSON.stringify({ message: 'the same question' });
+  const call = (server: Measured, headers = {}) =>
+    cost(server, CALLS, 0, () => ({ port: server.port, path: '/api/chat', body, headers }));
+  try {
+    return await compare(
+      ROUNDS,
+      () => call(other, other.headers),
+      () => call(subject),
+    );
+  } finally {
+    await other.stop();
+  }
+}
+
 async function heldMemory(server: Measured, call: Call): Promise<number> {
   const before = await server.sample(true);
   const held = await hold(HELD, call);
@@ -147,6 +165,7 @@ async function measure(name: string, databaseUrl: string | undefined): Promise<R
           body: '{"message":"the same question"}',
         })),
     );
+    const keys = await locked(subject, upstream.port, databaseUrl);
     const ourMemory = await heldMemory(subject, {
       port: subject.port,
       path: '/api/chat-stream',
@@ -207,6 +226,14 @@ async function measure(name: string, databaseUrl: string | undefined): Promise<R
         'ms',
         'ratio',
         3,
+      ),
+      row(
+        'CPU per cached chat with keys and limits, against without',
+        keys.ours.cpuMs,
+        keys.base.cpuMs,
+        'ms',
+        'ratio',
+        1.15,
       ),
       row(`memory per open stream at ${HELD} open (pipe beside it)`, ourMemory, pipeMemory, 'KB', 'none', 40),
       row('going on with a reply of 100 KB at its middle, p50', resume, Number.NaN, 'ms', 'none', 50),

@@ -4,6 +4,7 @@ import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
 import { createCsvFormat } from '../src/csv/format.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { AppError } from '../src/domain/errors.ts';
+import { maskPersonal } from '../src/filter/index.ts';
 import { createLogger } from '../src/logger.ts';
 import { CursorCodec } from '../src/services/cursor-codec.ts';
 import { ExportService } from '../src/services/exports.ts';
@@ -37,10 +38,12 @@ async function main(values: Values): Promise<void> {
   const progress = createProgress(process.stderr);
   try {
     await database.conversations.check();
-    const { linkSecret } = config;
-    const cursors = new CursorCodec(async () => linkSecret ?? (await database.secrets.get('link')));
+    const { linkSecrets } = config;
+    const cursors = new CursorCodec(async () => linkSecrets ?? [await database.secrets.get('link')]);
     const clock = { now: () => Date.now() };
-    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, config.chat.ttlMs);
+    const personal = { mask: maskPersonal, masked: config.piiMask.exports };
+    const { ttlMs } = config.chat;
+    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, personal);
     const request = await readRequest(values, cursors);
     const { out = '-', restart = false } = values;
     if (out === '-') {

@@ -1,4 +1,5 @@
 /** The composition root: builds every part once, in the order in which they need each other. */
+import cluster from 'node:cluster';
 import { join } from 'node:path';
 import { createResponseCache } from './cache/response-cache.ts';
 import type { Config } from './config.ts';
@@ -7,14 +8,21 @@ import { type Database, openDatabase } from './db/database.ts';
 import { type Durability, openDurability } from './db/durability.ts';
 import { refusalOf } from './db/errors.ts';
 import { PendingMigrationsError, prepareSchema } from './db/prepare.ts';
+import { AppError } from './domain/errors.ts';
 import type { ChatModel, Clock, IdSource } from './domain/ports.ts';
 import { createExportFiles } from './files/export-files.ts';
 import { createPurgeArchive } from './files/purge-archive.ts';
+import { filterReplies, maskPersonal } from './filter/index.ts';
 import { createApp } from './http/app.ts';
 import { presentJob } from './http/presenters-exports.ts';
+import { Quotas } from './http/quotas.ts';
+import { ReplyForms } from './http/reply-forms.ts';
 import { HttpServer } from './http/server.ts';
 import { createIdSource } from './ids.ts';
 import { startPurgeJob } from './jobs/purge-job.ts';
+import { Gauge } from './limits/gauge.ts';
+import { Limiter } from './limits/limiter.ts';
+import { openRedisCounters } from './limits/redis.ts';
 import type { BreakerOptions } from './llm/breaker.ts';
 import { startDemoModel } from './llm/demo.ts';
 import { createChatModel } from './llm/model.ts';
@@ -22,7 +30,9 @@ import type { Logger } from './logger.ts';
 import { createMailer } from './notify/mail.ts';
 import { Notifier, notificationFaults } from './notify/notifier.ts';
 import { createWebhook, webhookSecret } from './notify/webhook.ts';
+import { type ContentFilter, openContentFilter } from './open-content-filter.ts';
 import type { RequestContext } from './request-context.ts';
+import { ApiKeyService } from './services/api-keys.ts';
 import { ChatService } from './services/chat.ts';
 import { Checkpoints } from './services/checkpoints.ts';
 import { ConversationService } from './services/conversations.ts';
@@ -31,10 +41,12 @@ import { ExportJobService, progressOf } from './services/export-jobs.ts';
 import { ExportService } from './services/exports.ts';
 import { Generations } from './services/generations.ts';
 import { HealthService } from './services/health.ts';
+import { InputFilter } from './services/input-filter.ts';
 import { JobRunner } from './services/job-runner.ts';
 import { KeyedTurns } from './services/keyed-turns.ts';
 import { PurgeService } from './services/purge.ts';
 import { PurgeArchiver } from './services/purge-archiver.ts';
+import { SignedLinks } from './services/signed-links.ts';
 import { StoredStreams } from './services/stored-streams.ts';
 import { StreamService } from './services/streams.ts';
 import { TurnKeeper } from './services/turn-keeper.ts';
@@ -50,6 +62,8 @@ export interface Overrides {
   readonly headersTimeoutMs?: number;
   /** When the model server counts as broken. */
   readonly breaker?: Partial<BreakerOptions>;
+  /** How often the list of words is looked at. */
+  readonly lookAtWordsMs?: number;
 }
 
 export interface RunningServer {
@@ -74,18 +88,29 @@ export async function startServer(
 ): Promise<RunningServer> {
   const ids = overrides.ids ?? createIdSource();
   const worker = ids.next();
-  const storage = await openStorage(config, worker, log);
+  const filter = await openContentFilter(config.filter, log, overrides.lookAtWordsMs);
+  const storage = await openStorage(config, worker, log).catch(async (error: unknown) => {
+    await filter.stop();
+    throw error;
+  });
   const upstream = await openModel(config, log, overrides.breaker);
+  const clock = overrides.clock ?? systemClock;
+  const model = filter.stored ? filterReplies(upstream.model, filter.stored) : upstream.model;
+  const services = buildServices(config, { ...storage, worker, model, filter, clock, ids, log });
   const closeParts = async () => {
     await upstream.close();
+    await Promise.all([services.keys.close(), services.limits.close(), filter.stop()]);
     await storage.close();
   };
-  const clock = overrides.clock ?? systemClock;
-  const services = buildServices(config, { ...storage, worker, model: upstream.model, clock, ids, log });
-  const text = createTextFormat();
-  const options = { ...config.http, version, messageMaxChars: config.chat.messageMaxChars };
-  const app = createApp(options, { ...services, text, log, context });
-  const server = new HttpServer(app, { bodyLimit: config.http.bodyLimit, ...overrides });
+  await checkKeys(config, services.keys, log).catch(async (error: unknown) => {
+    await closeParts();
+    throw error;
+  });
+  const forms = new ReplyForms(createTextFormat(), filter.output);
+  const { messageMaxChars } = config.chat;
+  const options = { ...config.http, ...config.auth, version, messageMaxChars };
+  const app = createApp(options, { ...services, forms, log, context });
+  const server = new HttpServer(app, { bodyLimit: config.http.bodyLimit, log, ...overrides });
   const address = await server.listen(config.port, config.host).catch(async (error: unknown) => {
     await closeParts();
     throw listenError(error, config);
@@ -125,7 +150,7 @@ async function openStorage(config: Config, worker: string, log: Logger) {
       await durability.close();
       await database.close();
     };
-    return { database, writer: durability.writer, close };
+    return { database, writer: durability.writer, processes: durability.processes, close };
   } catch (error) {
     await durability.close();
     await database.close();
@@ -138,6 +163,27 @@ function startFault(error: unknown): unknown {
   if (error instanceof PendingMigrationsError) return new StartError(error.message, error);
   const code = refusalOf(error);
   return code === undefined ? error : new StartError(`the database refuses to be used (${code})`, error);
+}
+
+/**
+ * A server that asks for keys and knows none serves nobody. One whose database is away may know some.
+ * @throws StartError
+ */
+async function checkKeys(config: Config, keys: ApiKeyService, log: Logger): Promise<void> {
+  if (!config.auth.required) return;
+  try {
+    if (await keys.any()) return;
+  } catch (error) {
+    if (!(error instanceof AppError)) throw error;
+    log.warn('whether there are any API keys is not known while the database is away');
+    return;
+  }
+  const host = config.loopback ? '' : ` on HOST ${config.host}, which others can reach`;
+  throw new StartError(
+    `keys are asked for${host}, and there is none that could be used: make one with ` +
+      'npm run keys -- create --owner NAME --scopes admin',
+    undefined,
+  );
 }
 
 function openStore(
@@ -171,7 +217,9 @@ async function openModel(config: Config, log: Logger, breaker: Partial<BreakerOp
 interface ServiceParts {
   readonly database: Database;
   readonly writer: Durability['writer'];
+  readonly processes: Durability['processes'];
   readonly model: ChatModel;
+  readonly filter: ContentFilter;
   readonly worker: string;
   readonly clock: Clock;
   readonly ids: IdSource;
@@ -188,14 +236,14 @@ function buildServices(config: Config, parts: ServiceParts) {
   const keeper = new TurnKeeper({ writer, checkpoints, worker, clock, log }, ttlMs);
   const stored = new StoredStreams({ replies, pending: writer, log }, ttlMs);
   const keyed = new KeyedTurns(replies, keeper, stored);
-  const { linkSecret } = config;
-  const secret = () =>
-    linkSecret === undefined ? database.secrets.get('link') : Promise.resolve(linkSecret);
-  const cursors = new CursorCodec(secret);
-  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs);
+  const { linkSecrets } = config;
+  const secrets = async () => linkSecrets ?? [await database.secrets.get('link')];
+  const cursors = new CursorCodec(secrets);
+  const personal = { mask: maskPersonal, masked: config.piiMask.exports };
+  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, personal);
   const files = createExportFiles(join(config.dataDir, 'exports'));
   const store = database.exportJobs;
-  const notifier = buildNotifier(config, { store, worker, clock, log, secret });
+  const notifier = buildNotifier(config, { store, worker, clock, log, secrets });
   const notify = (signal: AbortSignal) => notifier.notify(signal);
   const jobRunner = new JobRunner({ store, files, exports, clock, worker, log, notify }, config.exports);
   const mail = config.notify.smtpUrl !== undefined;
@@ -216,15 +264,22 @@ function buildServices(config: Config, parts: ServiceParts) {
     clock,
     generations,
     turns: keeper,
-    chat: new ChatService(config.chat, {
-      conversations,
-      pending: writer,
-      generations,
-      keeper,
-      keyed,
-      clock,
-      ids,
-    }),
+    keys: new ApiKeyService({ store: database.apiKeys, clock, ids, log }),
+    links: new SignedLinks(secrets),
+    ...buildLimits(config, parts),
+    chat: new ChatService(
+      { ...config.chat, cacheByOwner: config.cacheByOwner },
+      {
+        conversations,
+        pending: writer,
+        generations,
+        keeper,
+        keyed,
+        filter: parts.filter.input && new InputFilter(parts.filter.input, !config.filter.store),
+        clock,
+        ids,
+      },
+    ),
     streams: new StreamService({ keeper, stored, replies, pending: writer, clock }, ttlMs),
     conversations: new ConversationService(conversations, writer, clock, ttlMs, forget),
     exports,
@@ -235,6 +290,24 @@ function buildServices(config: Config, parts: ServiceParts) {
     health: new HealthService(conversations, model, writer, config.model.demo),
     purge: new PurgeService(database.purge, clock, ttlMs, log, purgeArchiver(config, database, clock, log)),
   };
+}
+
+function buildLimits(config: Config, { database, processes: alive, clock, log }: ServiceParts) {
+  const { redisUrl } = config.limits;
+  const sqlite = config.database.target.kind === 'sqlite';
+  // Under PM2 the others are to come, when they are not there yet.
+  const expected = cluster.isWorker ? config.workers : 1;
+  const processes = sqlite ? () => 1 : () => Math.max(alive(), expected);
+  const redis = redisUrl === undefined ? undefined : openRedisCounters(redisUrl);
+  const store = redis ?? database.counters;
+  const limiter = new Limiter({ store, processes, always: redis !== undefined, clock, log });
+  const gauge = new Gauge(sqlite ? null : { limiter, processes, clock });
+  const close = async () => {
+    gauge.stop();
+    await limiter.stop();
+    redis?.close();
+  };
+  return { limits: { close }, quotas: new Quotas(config.limits, { limiter, gauge }) };
 }
 
 /** Undefined: what is purged is not archived. */
@@ -254,13 +327,13 @@ interface NotifierNeeds {
   readonly worker: string;
   readonly clock: Clock;
   readonly log: Logger;
-  readonly secret: () => Promise<string>;
+  readonly secrets: () => Promise<readonly string[]>;
 }
 
-function buildNotifier(config: Config, { store, worker, clock, log, secret }: NotifierNeeds): Notifier {
+function buildNotifier(config: Config, { store, worker, clock, log, secrets }: NotifierNeeds): Notifier {
   const { smtpUrl, mailFrom, allowPrivate } = config.notify;
   const webhook = createWebhook({
-    secret: async () => webhookSecret(await secret()),
+    secret: async () => webhookSecret((await secrets())[0] ?? ''),
     present: (job) => presentJob(job, progressOf(job, clock.now())),
     allowPrivate,
     clock,

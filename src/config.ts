@@ -4,7 +4,7 @@ import { isIPv4 } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parse } from 'dotenv';
-import { FUTURE_SETTINGS, SECRET_SETTINGS, type Settings, settingsSchema } from './settings.ts';
+import { SECRET_SETTINGS, type Settings, settingsSchema } from './settings.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -18,6 +18,8 @@ export interface DatabaseConfig {
   readonly queryTimeoutMs: number;
   readonly autoMigrate: boolean;
 }
+
+type FilterAction = 'mask' | 'block' | 'off';
 
 export interface Config {
   readonly host: string;
@@ -74,8 +76,36 @@ export interface Config {
     readonly mailFrom: string | undefined;
     readonly allowPrivate: boolean;
   };
-  /** Signs cursors and webhooks; undefined: one that is kept in the database. */
-  readonly linkSecret: string | undefined;
+  /** Sign cursors, links and webhooks: the first one, the others are still good. Undefined: one kept in the database. */
+  readonly linkSecrets: readonly string[] | undefined;
+  readonly auth: {
+    /** Whether a key is asked for. */
+    readonly required: boolean;
+    /** By which names beside those of the loopback the server may be called; undefined: by any. */
+    readonly hosts: readonly string[] | undefined;
+  };
+  /** Whether the response cache tells nobody what somebody else was told. */
+  readonly cacheByOwner: boolean;
+  /** How often each caller may; 0: as often as they like. */
+  readonly limits: {
+    readonly requestsPerMinute: number;
+    readonly openStreams: number;
+    readonly tokensPerDay: number;
+    readonly exportsPerHour: number;
+    readonly authFailuresPerMinute: number;
+    /** Where several processes share their counts; undefined: in the database. */
+    readonly redisUrl: string | undefined;
+  };
+  readonly filter: {
+    /** The list of words; undefined: nothing is filtered. */
+    readonly file: string | undefined;
+    readonly input: FilterAction;
+    readonly output: FilterAction;
+    /** Whether what is stored is filtered too. */
+    readonly store: boolean;
+  };
+  /** Where personal data is masked. */
+  readonly piiMask: { readonly logs: boolean; readonly exports: boolean };
   readonly http: {
     readonly bodyLimit: number;
     readonly corsOrigins: '*' | 'loopback' | readonly string[];
@@ -141,7 +171,7 @@ function databaseTarget(settings: Settings): DatabaseConfig['target'] {
 }
 
 /** Rules between settings: each fault a line. */
-function crossFaults(settings: Settings, sqlite: boolean, loopback: boolean): string[] {
+function crossFaults(settings: Settings, sqlite: boolean): string[] {
   const faults: string[] = [];
   if (settings.DB_POOL_MIN > settings.DB_POOL_MAX) {
     faults.push(
@@ -151,16 +181,6 @@ function crossFaults(settings: Settings, sqlite: boolean, loopback: boolean): st
   if (sqlite && (settings.WEB_CONCURRENCY ?? 1) > 1) {
     faults.push(
       `WEB_CONCURRENCY must be 1 on SQLite (set DATABASE_URL to MySQL for more); it is ${settings.WEB_CONCURRENCY}`,
-    );
-  }
-  if (settings.AUTH === 'required') {
-    faults.push(
-      'AUTH=required is not in this version yet; set AUTH=off and keep strangers away by other means',
-    );
-  } else if (!loopback && settings.AUTH === undefined) {
-    faults.push(
-      `HOST ${JSON.stringify(settings.HOST)} can be reached by others and this version has no API keys yet: ` +
-        'set HOST=127.0.0.1, or AUTH=off to say that everybody who reaches the port may read and write everything',
     );
   }
   return faults;
@@ -176,10 +196,8 @@ function changedSettings(environment: Environment, settings: Settings): Record<s
   return changed;
 }
 
-function warningsOf(environment: Environment, settings: Settings, loopback: boolean): string[] {
-  const warnings = FUTURE_SETTINGS.filter((name) => (environment[name] ?? '') !== '').map(
-    (name) => `${name} is set, but this version does not have it yet: it has no effect`,
-  );
+function warningsOf(settings: Settings, loopback: boolean): string[] {
+  const warnings: string[] = [];
   if (!loopback && settings.AUTH === 'off') {
     warnings.push(
       `AUTH=off on ${settings.HOST}: everybody who reaches the port may read and write everything`,
@@ -216,6 +234,30 @@ function chatConfig(settings: Settings): Config['chat'] {
   };
 }
 
+function authConfig(settings: Settings, loopback: boolean): Config['auth'] {
+  const required = asksForKeys(settings, loopback);
+  // Without keys, a page of a stranger must not reach a server that only this host can reach.
+  const closed = loopback && !required;
+  return { required, hosts: settings.ALLOWED_HOSTS ?? (closed ? [] : undefined) };
+}
+
+function asksForKeys(settings: Settings, loopback: boolean): boolean {
+  return (settings.AUTH ?? (loopback ? 'off' : 'required')) === 'required';
+}
+
+/** Where no keys are asked for, there are limits only where somebody wants them. */
+function limitsConfig(settings: Settings, loopback: boolean): Config['limits'] {
+  const usual = (limit: number) => (asksForKeys(settings, loopback) ? limit : 0);
+  return {
+    requestsPerMinute: settings.RATE_LIMIT_REQUESTS ?? usual(60),
+    openStreams: settings.RATE_LIMIT_STREAMS ?? usual(10),
+    tokensPerDay: settings.RATE_LIMIT_TOKENS ?? 0,
+    exportsPerHour: settings.RATE_LIMIT_EXPORTS ?? usual(20),
+    authFailuresPerMinute: settings.RATE_LIMIT_AUTH_FAILURES ?? usual(10),
+    redisUrl: settings.REDIS_URL,
+  };
+}
+
 function deepFreeze<T extends object>(value: T): T {
   for (const member of Object.values(value)) {
     if (typeof member === 'object' && member !== null && !Object.isFrozen(member)) deepFreeze(member);
@@ -232,7 +274,7 @@ export function loadConfig(environment: Environment, terminal = false): Config {
   const target = databaseTarget(settings);
   const sqlite = target.kind === 'sqlite';
   const loopback = isLoopback(settings.HOST);
-  const faults = crossFaults(settings, sqlite, loopback);
+  const faults = crossFaults(settings, sqlite);
   if (faults.length > 0) throw new ConfigError(faults);
   return deepFreeze({
     host: settings.HOST,
@@ -268,7 +310,20 @@ export function loadConfig(environment: Environment, terminal = false): Config {
       mailFrom: settings.MAIL_FROM,
       allowPrivate: settings.WEBHOOK_ALLOW_PRIVATE,
     },
-    linkSecret: settings.LINK_SECRET,
+    linkSecrets: settings.LINK_SECRET,
+    auth: authConfig(settings, loopback),
+    cacheByOwner: settings.CACHE_SCOPE === 'owner',
+    limits: limitsConfig(settings, loopback),
+    filter: {
+      file: settings.CONTENT_FILTER_FILE && resolve(settings.CONTENT_FILTER_FILE),
+      input: settings.CONTENT_FILTER_INPUT,
+      output: settings.CONTENT_FILTER_OUTPUT,
+      store: settings.CONTENT_FILTER_STORE === 'filtered',
+    },
+    piiMask: {
+      logs: settings.PII_MASK === 'logs' || settings.PII_MASK === 'on',
+      exports: settings.PII_MASK === 'exports' || settings.PII_MASK === 'on',
+    },
     http: {
       bodyLimit: settings.BODY_LIMIT,
       corsOrigins: settings.CORS_ORIGINS ?? (loopback ? 'loopback' : []),
@@ -282,6 +337,6 @@ export function loadConfig(environment: Environment, terminal = false): Config {
       file: settings.LOG_FILE,
     },
     changed: changedSettings(environment, settings),
-    warnings: warningsOf(environment, settings, loopback),
+    warnings: warningsOf(settings, loopback),
   });
 }

@@ -8,6 +8,7 @@ import {
   stdTimeFunctions,
 } from 'pino';
 import pretty from 'pino-pretty';
+import { maskLogLine } from './filter/pii-log.ts';
 
 export type { Logger };
 
@@ -36,6 +37,8 @@ function serializeError(error: unknown): unknown {
 export interface LogOptions {
   readonly level: string;
   readonly pretty: boolean;
+  /** Whether personal data is masked in every line. */
+  readonly masked?: boolean;
   /** Appended to, made with its folder where missing; undefined: standard output. */
   readonly file: string | undefined;
 }
@@ -56,6 +59,7 @@ export function createLogger(options: LogOptions, fields: () => object, stream?:
       paths: REDACTED.flatMap((name) => [`["${name}"]`, `headers["${name}"]`]),
       censor: '[redacted]',
     },
+    ...(options.masked && { hooks: { streamWrite: maskLogLine } }),
   };
   return pino(settings, stream ?? destination(options));
 }

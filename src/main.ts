@@ -56,7 +56,7 @@ function exitSoon(code: number): void {
 
 const config = readConfig();
 const context = new RequestContext();
-const log = createLogger(config.log, () => context.fields());
+const log = createLogger({ ...config.log, masked: config.piiMask.logs }, () => context.fields());
 
 process.on('unhandledRejection', (error) =>
   log.error({ err: error }, 'a promise failed and nobody had asked for it'),

@@ -69,10 +69,28 @@ const smtpUrl = () =>
 
 const SECRET_MIN = 24;
 
-const secret = () =>
-  setting(`a secret of at least ${SECRET_MIN} characters`, (value) =>
-    value.length >= SECRET_MIN ? value : undefined,
+const secrets = () =>
+  setting(
+    `a secret of at least ${SECRET_MIN} characters, or several with commas between: the one to sign with, then older ones`,
+    (value) => {
+      const list = value.split(',').map((part) => part.trim());
+      return list.every((part) => part.length >= SECRET_MIN) ? list : undefined;
+    },
   );
+
+const redisUrl = () =>
+  setting('redis://user:password@host:6379/0 or rediss://…', (value) => {
+    const url = URL.canParse(value) ? new URL(value) : undefined;
+    return url && /^rediss?:$/.test(url.protocol) && url.hostname !== '' ? value : undefined;
+  });
+
+const HOST_NAME = /^(?=.{1,253}$)[a-z\d_-]+(?:\.[a-z\d_-]+)*$|^\[[\da-f:.]+\]$/;
+
+const hostNames = () =>
+  setting('names of hosts without ports, separated by commas, such as chat.example.com', (value) => {
+    const list = value.split(',').map((part) => part.trim().toLowerCase());
+    return list.every((part) => HOST_NAME.test(part)) ? list : undefined;
+  });
 
 const headers = () =>
   setting('a JSON object whose values are strings, such as {"x-team":"blue"}', (value) => {
@@ -147,7 +165,7 @@ export const settingsSchema = z.object({
   PURGE_ARCHIVE: onOff().default(false),
   EXPORT_MAX_JOBS: integer(1, 100).default(2),
   EXPORT_KEEP_HOURS: decimal(0.1, 876_000).default(72),
-  LINK_SECRET: secret().optional(),
+  LINK_SECRET: secrets().optional(),
   SMTP_URL: smtpUrl().optional(),
   MAIL_FROM: text().optional(),
   WEBHOOK_ALLOW_PRIVATE: onOff().default(false),
@@ -161,6 +179,19 @@ export const settingsSchema = z.object({
   SSE_HEARTBEAT_MS: integer(10, MAX_MS).default(10_000),
   SSE_OPEN_MS: integer(0, MAX_MS).default(1000),
   AUTH: oneOf('off', 'required').optional(),
+  ALLOWED_HOSTS: hostNames().optional(),
+  REDIS_URL: redisUrl().optional(),
+  CACHE_SCOPE: oneOf('owner', 'global').default('owner'),
+  RATE_LIMIT_REQUESTS: integer(0, 1_000_000_000).optional(),
+  RATE_LIMIT_STREAMS: integer(0, 1_000_000).optional(),
+  RATE_LIMIT_TOKENS: integer(0, Number.MAX_SAFE_INTEGER).optional(),
+  RATE_LIMIT_EXPORTS: integer(0, 1_000_000_000).optional(),
+  RATE_LIMIT_AUTH_FAILURES: integer(0, 1_000_000_000).optional(),
+  CONTENT_FILTER_FILE: text().optional(),
+  CONTENT_FILTER_INPUT: oneOf('mask', 'block', 'off').default('mask'),
+  CONTENT_FILTER_OUTPUT: oneOf('mask', 'block', 'off').default('mask'),
+  CONTENT_FILTER_STORE: oneOf('original', 'filtered').default('original'),
+  PII_MASK: oneOf('off', 'logs', 'exports', 'on').default('off'),
 });
 
 export type Settings = z.output<typeof settingsSchema>;
@@ -173,21 +204,5 @@ export const SECRET_SETTINGS: ReadonlySet<string> = new Set([
   'SYSTEM_PROMPT',
   'LINK_SECRET',
   'SMTP_URL',
-]);
-
-/** Settings that the contract names and this version does not have yet: set, they are answered with a warning. */
-export const FUTURE_SETTINGS: readonly string[] = [
-  'ALLOWED_HOSTS',
   'REDIS_URL',
-  'CACHE_SCOPE',
-  'RATE_LIMIT_REQUESTS',
-  'RATE_LIMIT_STREAMS',
-  'RATE_LIMIT_TOKENS',
-  'RATE_LIMIT_EXPORTS',
-  'RATE_LIMIT_AUTH_FAILURES',
-  'CONTENT_FILTER_FILE',
-  'CONTENT_FILTER_INPUT',
-  'CONTENT_FILTER_OUTPUT',
-  'CONTENT_FILTER_STORE',
-  'PII_MASK',
-];
+]);

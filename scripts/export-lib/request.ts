@@ -46,6 +46,7 @@ export async function readRequest(values: Values, cursors: CursorCodec): Promise
     raw: body.csv === 'raw',
     compression: body.compression,
     filter: {
+      owner: null,
       from: body.start_date ?? null,
       to: body.end_date ?? null,
       role: body.role ?? null,

@@ -22,9 +22,10 @@ export function createResponseCache(maxBytes: number, ttlMs: number): ResponseCa
 
   return {
     enabled,
-    keyOf(request: ModelRequest): string {
+    keyOf(request: ModelRequest, owner: string | null): string {
       const { model, messages, temperature, maxTokens } = request;
-      const parts = [model, temperature ?? null, maxTokens ?? null, messages.map((m) => [m.role, m.content])];
+      const said = messages.map(({ role, content }) => [role, content]);
+      const parts = [owner, model, temperature ?? null, maxTokens ?? null, said];
       return hash('sha256', JSON.stringify(parts), 'base64url');
     },
     get(key: string): CacheHit | undefined {

@@ -1,6 +1,8 @@
 import type { Knex } from 'knex';
+import { type Access, mayUse } from '../domain/access.ts';
 import { ContextTurns } from '../domain/context.ts';
 import type { ContextMessage, Conversation, Instant } from '../domain/conversation.ts';
+import { noConversation } from '../domain/errors.ts';
 import type { ConversationCursor, ConversationRepository, SequencedMessage } from '../domain/ports.ts';
 import { toConversation, toMessage, toTime } from './codec.ts';
 import { recordDeletions } from './deletions.ts';
@@ -15,7 +17,8 @@ import {
   type StoredMessage,
 } from './tables.ts';
 
-type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to'>;
+type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to'> &
+  Pick<ConversationRow, 'owner'>;
 
 /** Where a list without a cursor begins; ids are hexadecimal, so every one of them sorts before g. */
 const LAST_TIME = toTime(Number.POSITIVE_INFINITY);
@@ -42,12 +45,19 @@ export class KnexConversations implements ConversationRepository {
    * Reads back from the newest message and pairs here: nearly always one short index scan, where a join of questions
    * and replies would need one more index on the hottest table.
    */
-  async history(id: string, limit: number, activeSince: Instant, except?: string): Promise<ContextMessage[]> {
+  async history(
+    id: string,
+    access: Access,
+    limit: number,
+    activeSince: Instant,
+    except?: string,
+  ): Promise<ContextMessage[]> {
     const turns = new ContextTurns(limit, except);
     let page = limit;
     let before = Number.MAX_SAFE_INTEGER;
     while (!turns.full) {
       const rows = await this.#newestFirst(id, page, before, activeSince);
+      if (rows[0] && !mayUse(access, rows[0].owner)) throw noConversation();
       for (const { reply_to: replyTo, ...row } of rows) turns.addOlder({ ...row, replyTo });
       const oldest = rows.at(-1);
       if (!oldest || rows.length < page) break;
@@ -67,25 +77,30 @@ export class KnexConversations implements ConversationRepository {
   }
 
   async list(
+    access: Access,
     limit: number,
     before: ConversationCursor | null,
     activeSince: Instant,
   ): Promise<Conversation[]> {
     const until = before ? toTime(before.lastActive) : LAST_TIME;
+    const [index, theirs, owner] = access.all
+      ? ['conversations_last_active', '', []]
+      : ['conversations_owner_last_active', 'owner = ? AND', [access.owner ?? '']];
     const rows = await this.#select<ConversationRow>(
-      `SELECT ${CONVERSATION_COLUMNS} FROM conversations ${this.#dialect.by('conversations_last_active')}
-       WHERE last_active >= ? AND last_active <= ? AND (last_active < ? OR id < ?)
+      `SELECT ${CONVERSATION_COLUMNS} FROM conversations ${this.#dialect.by(index)}
+       WHERE ${theirs} last_active >= ? AND last_active <= ? AND (last_active < ? OR id < ?)
        ORDER BY last_active DESC, id DESC LIMIT ?`,
-      [toTime(activeSince), until, until, before?.id ?? AFTER_EVERY_ID, limit],
+      [...owner, toTime(activeSince), until, until, before?.id ?? AFTER_EVERY_ID, limit],
     );
     return rows.map(toConversation);
   }
 
   /** Not tried again when the connection broke: the second try would say that there was none. */
-  async delete(id: string): Promise<boolean> {
+  async delete(id: string, access: Access): Promise<boolean> {
     try {
       return await transaction(this.#knex, async (trx) => {
-        await this.#dialect.lockConversations(trx, [id]);
+        const [there] = await this.#dialect.lockConversations(trx, [id]);
+        if (!there || !mayUse(access, there.owner)) return false;
         await recordDeletions(trx, [id], Date.now());
         return (await trx('conversations').where({ id }).delete()) > 0;
       });
@@ -104,7 +119,7 @@ export class KnexConversations implements ConversationRepository {
 
   #newestFirst(id: string, limit: number, before: number, activeSince: Instant): Promise<HistoryRow[]> {
     return this.#select(
-      `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to
+      `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to, c.owner
        FROM conversations c JOIN messages m ${this.#dialect.by('messages_conversation')} ON m.conversation_id = c.id
        WHERE c.id = ? AND c.last_active >= ? AND m.id < ? ORDER BY m.id DESC LIMIT ?`,
       [id, toTime(activeSince), before, limit],

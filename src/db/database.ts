@@ -1,8 +1,11 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
+import type { ApiKeyStore } from '../domain/api-keys.ts';
 import type { ExportJobStore } from '../domain/export-jobs.ts';
+import type { CounterStore } from '../domain/limits.ts';
 import type { ConversationRepository, ExportSource, PurgeStore } from '../domain/ports.ts';
 import type { ReplyStore, TurnWriter } from '../domain/turns.ts';
+import { KnexApiKeys } from './api-keys.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from './client.ts';
 import { KnexConversations } from './conversations.ts';
 import { dialectOf } from './dialect.ts';
@@ -10,6 +13,7 @@ import { KnexExportJobs } from './export-jobs.ts';
 import { KnexExportSource } from './export-source.ts';
 import { migrateLatest, pendingMigrations } from './migrations.ts';
 import { KnexPurgeStore } from './purge-store.ts';
+import { KnexCounters } from './rate-limits.ts';
 import { KnexReplies } from './replies.ts';
 import { Secrets } from './secrets.ts';
 import { GroupCommitWriter } from './turn-writer.ts';
@@ -25,6 +29,9 @@ export interface Database {
   readonly purge: PurgeStore;
   readonly exports: ExportSource;
   readonly exportJobs: ExportJobStore;
+  readonly apiKeys: ApiKeyStore;
+  /** What processes share of their limits. */
+  readonly counters: CounterStore;
   readonly secrets: Secrets;
   /** `SQLite data/chat.sqlite` or `MySQL host:3306/database`: for logs and health, without user and password. */
   describe(): string;
@@ -57,6 +64,8 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
     purge: new KnexPurgeStore(knex),
     exports: new KnexExportSource(knex),
     exportJobs: new KnexExportJobs(knex),
+    apiKeys: new KnexApiKeys(knex),
+    counters: new KnexCounters(knex),
     secrets: new Secrets(knex),
     describe: () => describeTarget(options),
     pendingMigrations: () => pendingMigrations(knex),

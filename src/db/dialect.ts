@@ -17,7 +17,7 @@ export interface Dialect {
   /** After `VALUES …` of messages: one that is there stays as it is. Any other fault of a row is still an error. */
   readonly onKnownMessage: string;
   /**
-   * Locks those conversations that are there until the transaction ends and tells their activity. Must be the first
+   * Locks those conversations that are there until the transaction ends and tells of them. Must be the first
    * statement of a transaction. Whoever deletes messages locks their conversation first, so they are safe too.
    */
   lockConversations(trx: Knex, ids: readonly string[]): Promise<LockedConversation[]>;
@@ -58,7 +58,7 @@ type BatchPlan<T> = (rows: readonly unknown[][]) => {
   readonly result: T;
 };
 
-export type LockedConversation = Pick<ConversationRow, 'id' | 'last_active'>;
+export type LockedConversation = Pick<ConversationRow, 'id' | 'owner' | 'last_active'>;
 
 /** `?, ?, ?` */
 export function placeholders(count: number): string {
@@ -89,7 +89,7 @@ const mysql: Dialect = {
 
   // By the primary key whatever the optimizer thinks of a small table: all processes then lock in the same order.
   lockSql(count) {
-    return `SELECT id, last_active FROM conversations ${this.by('PRIMARY')}
+    return `SELECT id, owner, last_active FROM conversations ${this.by('PRIMARY')}
        WHERE id IN (${placeholders(count)}) ORDER BY id FOR UPDATE`;
   },
 
@@ -178,7 +178,7 @@ const sqlite: Dialect = {
   },
 
   lockSql(count) {
-    return `SELECT id, last_active FROM conversations WHERE id IN (${placeholders(count)})`;
+    return `SELECT id, owner, last_active FROM conversations WHERE id IN (${placeholders(count)})`;
   },
 
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {

@@ -17,6 +17,8 @@ export interface DurabilityOptions {
 
 export interface Durability {
   readonly writer: DurableWriter;
+  /** How many processes use the database, this one included. */
+  processes(): number;
   /** Begins to show that this process lives, and to close the replies of those that do not. Never rejects. */
   start(): Promise<void>;
   close(): Promise<void>;
@@ -40,6 +42,7 @@ export function openDurability(database: Database, options: DurabilityOptions, l
   );
   return {
     writer,
+    processes: () => registry.alive,
     start: () => registry.start(),
     async close() {
       await writer.close();

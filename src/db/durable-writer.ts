@@ -98,6 +98,10 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     return this.#journal.whole(conversationId);
   }
 
+  ownerOf(conversationId: string): string | null | undefined {
+    return this.#journal.ownerOf(conversationId);
+  }
+
   reply(uid: string): Message | null {
     return this.#journal.reply(uid);
   }

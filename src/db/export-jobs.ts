@@ -1,4 +1,5 @@
 import type { Knex } from 'knex';
+import type { Access } from '../domain/access.ts';
 import type { Instant } from '../domain/conversation.ts';
 import type {
   ExportJob,
@@ -57,12 +58,13 @@ export class KnexExportJobs implements ExportJobStore {
     return row ? toJob(row) : null;
   }
 
-  async list(limit: number, before: JobListCursor | null): Promise<ExportJob[]> {
+  async list(access: Access, limit: number, before: JobListCursor | null): Promise<ExportJob[]> {
     const rows = await repeatable(() => {
       const query = this.#knex('export_jobs').orderBy([
         { column: 'created_at', order: 'desc' },
         { column: 'id', order: 'desc' },
       ]);
+      if (!access.all) query.where({ owner: access.owner ?? '' });
       if (before) {
         const at = toTime(before.createdAt);
         query.where((where) =>

@@ -87,12 +87,14 @@ export class KnexExportSource implements ExportSource {
     }
   }
 
-  async *deletions({ at }: ExportCursor): AsyncGenerator<readonly ExportDeletion[]> {
+  async *deletions({ at }: ExportCursor, owner: string | null): AsyncGenerator<readonly ExportDeletion[]> {
+    const theirs = owner === null ? [] : [owner];
     let after = 0;
     for (;;) {
       const rows = await this.#select<{ id: number; conversation_id: string; deleted_at: string }>(
-        'SELECT id, conversation_id, deleted_at FROM deletions WHERE deleted_at >= ? AND id > ? ORDER BY id LIMIT ?',
-        [toTime(at - SETTLED_MS), after, CURSOR_PAGE],
+        `SELECT id, conversation_id, deleted_at FROM deletions
+         WHERE deleted_at >= ? AND id > ? ${theirs.length > 0 ? 'AND owner = ?' : ''} ORDER BY id LIMIT ?`,
+        [toTime(at - SETTLED_MS), after, ...theirs, CURSOR_PAGE],
       );
       const last = rows.at(-1);
       if (!last) return;
@@ -109,10 +111,13 @@ export class KnexExportSource implements ExportSource {
     return row?.id ? Math.min(seq, row.id - 1) : seq;
   }
 
-  async *read(
-    scope: ExportScope,
-    position: ExportPosition | null = null,
-  ): AsyncGenerator<readonly ExportPart[]> {
+  /** Where the database works beside this process, it looks for the next page while this one is being sent. */
+  read(scope: ExportScope, position: ExportPosition | null = null): AsyncGenerator<readonly ExportPart[]> {
+    const pages = this.#pages(scope, position);
+    return this.#dialect.pooled ? oneAhead(pages) : pages;
+  }
+
+  async *#pages(scope: ExportScope, position: ExportPosition | null): AsyncGenerator<readonly ExportPart[]> {
     const filtered = isFiltered(scope);
     /** How many conversations fill a page of messages, as far as is known. */
     let step = 20;
@@ -173,6 +178,10 @@ export class KnexExportSource implements ExportSource {
     position: ExportPosition | null = null,
   ): AsyncGenerator<readonly HeadRow[]> {
     const { filter, conversationId } = scope;
+    // A job of a version that knew no owners has none in its filter.
+    const owner = filter.owner ?? null;
+    const theirs = owner === null ? [] : [owner];
+    const index = theirs.length > 0 ? 'conversations_owner_created_at' : 'conversations_created_at';
     const since = sinceFilter(scope);
     const changed = scope.since
       ? `AND EXISTS (SELECT 1 FROM messages WHERE messages.conversation_id = conversations.id ${since.sql})`
@@ -183,11 +192,11 @@ export class KnexExportSource implements ExportSource {
     for (;;) {
       const heads = await this.#select<HeadRow>(
         `SELECT id, created_at, last_active FROM conversations
-         ${conversationId === null ? this.#dialect.by('conversations_created_at') : ''}
-         WHERE created_at >= ? AND created_at <= ? AND (created_at > ? OR id > ?) AND last_active >= ?
+         ${conversationId === null ? this.#dialect.by(index) : ''}
+         WHERE ${theirs.length > 0 ? 'owner = ? AND' : ''} created_at >= ? AND created_at <= ? AND (created_at > ? OR id > ?) AND last_active >= ?
          ${conversationId === null ? '' : 'AND id = ?'} ${changed} ORDER BY created_at, id LIMIT ?`,
         [
-          ...[from, until, from, after, toTime(scope.activeSince)],
+          ...[...theirs, from, until, from, after, toTime(scope.activeSince)],
           ...(conversationId === null ? [] : [conversationId]),
           ...since.bindings,
           CONVERSATIONS,
@@ -311,6 +320,23 @@ export class KnexExportSource implements ExportSource {
 
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
     return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+  }
+}
+
+/** Asks for each item before the one before it has been dealt with. */
+async function* oneAhead<T>(items: AsyncGenerator<T>): AsyncGenerator<T> {
+  try {
+    let next = items.next();
+    for (;;) {
+      const { value, done } = await next;
+      if (done) return;
+      next = items.next();
+      // Whoever leaves now does not hear of its fault.
+      next.catch(() => {});
+      yield value;
+    }
+  } finally {
+    await items.return(undefined);
   }
 }
 

@@ -1,4 +1,5 @@
 /** A turn as the journal stores it, and back. */
+import { type Access, UNRESTRICTED } from '../domain/access.ts';
 import type { Message, Usage } from '../domain/conversation.ts';
 import type { TurnStart, TurnWrite } from '../domain/turns.ts';
 
@@ -35,7 +36,9 @@ export function toEntry(unit: TurnWrite): EntryRow {
 export function toUnit(body: string): TurnWrite | null {
   try {
     const unit: unknown = JSON.parse(body);
-    return isUnit(unit) ? unit : null;
+    if (!isUnit(unit)) return null;
+    // Written by a version that knew no owners.
+    return unit.start && !unit.start.by ? { ...unit, start: { ...unit.start, by: UNRESTRICTED } } : unit;
   } catch {
     return null;
   }
@@ -61,7 +64,16 @@ function isStart(value: unknown): value is TurnStart {
     typeof value.conversationId === 'string' &&
     typeof value.named === 'boolean' &&
     typeof value.expiredBefore === 'number' &&
+    (value.by === undefined || isAccess(value.by)) &&
     isMessage(value.message)
+  );
+}
+
+function isAccess(value: unknown): value is Access {
+  return (
+    isFields(value) &&
+    typeof value.all === 'boolean' &&
+    (value.owner === null || typeof value.owner === 'string')
   );
 }
 

@@ -61,6 +61,7 @@ async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[])
     if ('outcome' in result) {
       if (held.has(conversationId)) continue;
       if (result.outcome === 'gone' && orphaned(parts.journal, entry)) refuse(parts, entry, 'orphaned');
+      else if (result.outcome === 'foreign') refuse(parts, entry, 'foreign');
       else done.push(seq);
       continue;
     }

@@ -144,6 +144,14 @@ export class Journal implements Omit<PendingTurns, 'drained'> {
     return [...messages.values()];
   }
 
+  ownerOf(conversationId: string): string | null | undefined {
+    for (const body of this.#use(() => this.#sql.bodies.all(conversationId))) {
+      const start = toUnit(body)?.start;
+      if (start) return start.by.owner;
+    }
+    return undefined;
+  }
+
   reply(uid: string): Message | null {
     const body = this.#use(() => this.#sql.reply.get(uid));
     return (body === undefined ? null : toUnit(body))?.reply ?? null;

@@ -9,7 +9,7 @@ export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & Pick<Conversa
 
 /**
  * What is written so that the turn has the key; undefined when another one has it. A claim that nobody could see yet
- * makes the insert fail, and with it the whole transaction: see {@link isClaimConflict}.
+ * makes the insert fail, and with it the whole transaction: see {@link isConflict}.
  */
 export function claimKey(
   key: KeyClaim,
@@ -40,8 +40,11 @@ export function claimKey(
   ];
 }
 
-/** Whether a transaction failed because another one, not to be seen before, had claimed one of its keys. */
-export function isClaimConflict(error: unknown): boolean {
+/**
+ * Whether a transaction failed because another one, not to be seen before, had claimed one of its keys or begun one of
+ * its conversations.
+ */
+export function isConflict(error: unknown): boolean {
   // Nothing else that a batch inserts minds a row that is there; and where one process writes at a time, as in SQLite,
   // every claim is seen.
   return error instanceof Error && 'code' in error && error.code === 'ER_DUP_ENTRY';

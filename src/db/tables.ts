@@ -63,8 +63,23 @@ export interface IdempotencyKeyRow {
   created_at: string;
 }
 
+/** `scopes` are words with commas between; `hash` is SHA-256 in hexadecimal. */
+export interface ApiKeyRow {
+  id: string;
+  prefix: string;
+  hash: string;
+  owner: string;
+  scopes: string;
+  created_at: string;
+  expires_at: string | null;
+  last_used_at: string | null;
+  revoked_at: string | null;
+}
+
 declare module 'knex/types/tables.js' {
   interface Tables {
+    api_keys: ApiKeyRow;
+    rate_limits: { id: string; points: number; ends_at: number };
     conversations: ConversationRow;
     messages: MessageRow;
     deletions: DeletionRow;

@@ -1,9 +1,10 @@
 import type { Knex } from 'knex';
+import { mayUse } from '../domain/access.ts';
 import type { Message } from '../domain/conversation.ts';
-import type { ProgressOutcome, ReplyProgress, TurnWrite, WriteOutcome } from '../domain/turns.ts';
+import type { ProgressOutcome, ReplyProgress, TurnStart, TurnWrite, WriteOutcome } from '../domain/turns.ts';
 import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from './codec.ts';
 import { type Dialect, type LockedConversation, placeholders, repeated, type Statement } from './dialect.ts';
-import { claimKey, isClaimConflict, type KeyUse } from './key-claims.ts';
+import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isVoid, type ReplyRow } from './reply-writes.ts';
 import type { DeletionRow } from './tables.ts';
 
@@ -35,8 +36,9 @@ export async function writeBatch(knex: Knex, dialect: Dialect, batch: Batch): Pr
     try {
       return await dialect.batch(knex, reads.statements, plan);
     } catch (error) {
-      // Another process has claimed the same key in this moment. It has committed, so the next look finds it.
-      if (attempt === CLAIM_RETRIES || !isClaimConflict(error)) throw error;
+      // Another process has claimed the same key, or begun the same conversation, in this moment. It has committed, so
+      // the next look finds it.
+      if (attempt === CLAIM_RETRIES || !isConflict(error)) throw error;
     }
   }
 }
@@ -89,14 +91,20 @@ class Reads {
   }
 }
 
-/** Those that callers named or that replies belong to, in the order in which they are locked. */
+/** Those that may be there, or that replies belong to, in the order in which they are locked. */
 function concernedConversations(turns: readonly TurnWrite[]): string[] {
   const ids = new Set<string>();
-  for (const { start, reply } of turns) {
-    if (start?.named) ids.add(start.conversationId);
+  for (const unit of turns) {
+    const { start, reply } = unit;
+    if (start && mayBeThere(unit)) ids.add(start.conversationId);
     else if (!start && reply) ids.add(reply.conversationId);
   }
   return [...ids].sort();
+}
+
+/** A caller named the conversation, or has known its id for as long as the turn waited in the journal. */
+function mayBeThere({ start, replayed }: TurnWrite): boolean {
+  return start?.named === true || replayed === true;
 }
 
 /** The messages that a reply without its question needs: that question, and what is there of itself. */
@@ -108,12 +116,16 @@ function messagesOf({ start, reply }: TurnWrite): string[] {
 interface Activity {
   readonly created: string;
   last: string;
+  readonly owner: string | null;
+  /** It may be there, and was not. Somebody else may begin it in this moment. */
+  readonly unseen: boolean;
 }
 
 /** From what is there to what is written. */
 class Plan {
   readonly #dialect: Dialect;
   readonly #batch: Batch;
+  readonly #conversations: ReadonlyMap<string, LockedConversation>;
   readonly #messages: Map<string, ReplyRow>;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
@@ -128,7 +140,8 @@ class Plan {
   constructor(dialect: Dialect, batch: Batch, found: Found) {
     this.#dialect = dialect;
     this.#batch = batch;
-    this.#expired = expiredConversations(batch.turns, found.conversations);
+    this.#conversations = new Map(found.conversations.map((row) => [row.id, row]));
+    this.#expired = expiredConversations(batch.turns, this.#conversations);
     this.#messages = new Map(found.messages.map((row) => [row.uid, row]));
     for (const [uid, { conversation_id }] of this.#messages) {
       if (this.#expired.has(conversation_id)) this.#messages.delete(uid);
@@ -156,6 +169,7 @@ class Plan {
   #turn(unit: TurnWrite): WriteOutcome {
     const { start, reply, key } = unit;
     if (start && this.#deletedSince(unit)) return 'gone';
+    if (start && this.#isForeign(start)) return 'foreign';
     const question = reply?.replyTo ? this.#messages.get(reply.replyTo) : undefined;
     if (!start && reply && question?.conversation_id !== reply.conversationId) return 'gone';
     if (key && !this.#claim(unit)) return 'taken';
@@ -175,6 +189,12 @@ class Plan {
     return outcome;
   }
 
+  /** One that somebody else began in this same batch counts too. */
+  #isForeign({ conversationId, by }: TurnStart): boolean {
+    const known = this.#activity.get(conversationId) ?? this.#conversations.get(conversationId);
+    return known !== undefined && !mayUse(by, known.owner);
+  }
+
   #deletedSince({ start, replayed }: TurnWrite): boolean {
     const deletedAt = replayed && start ? this.#deletions.get(start.conversationId) : undefined;
     return deletedAt !== undefined && start !== undefined && deletedAt >= toTime(start.message.timestamp);
@@ -190,9 +210,10 @@ class Plan {
     return true;
   }
 
-  #insert(message: Message, { worker, activeAt }: TurnWrite): void {
+  #insert(message: Message, unit: TurnWrite): void {
+    const { worker, activeAt } = unit;
     const time = toTime(message.timestamp);
-    this.#touch(message.conversationId, time);
+    this.#touch(message.conversationId, time, unit);
     if (activeAt !== undefined) this.#touch(message.conversationId, toTime(activeAt));
     const { uid, conversationId, status, content } = message;
     this.#inserts.push(
@@ -201,25 +222,32 @@ class Plan {
     this.#messages.set(uid, { uid, conversation_id: conversationId, status, length: content.length });
   }
 
-  #touch(conversationId: string, time: string): void {
+  #touch(conversationId: string, time: string, unit: TurnWrite = {}): void {
     const known = this.#activity.get(conversationId);
-    if (!known) this.#activity.set(conversationId, { created: time, last: time });
-    else if (known.last < time) known.last = time;
+    if (known) {
+      if (known.last < time) known.last = time;
+      return;
+    }
+    const there = this.#conversations.get(conversationId);
+    this.#activity.set(conversationId, {
+      created: time,
+      last: time,
+      owner: there ? there.owner : (unit.start?.by.owner ?? null),
+      unseen: !there && unit.start !== undefined && mayBeThere(unit),
+    });
   }
 }
 
 function expiredConversations(
   turns: readonly TurnWrite[],
-  locked: readonly LockedConversation[],
+  locked: ReadonlyMap<string, LockedConversation>,
 ): Map<string, string> {
-  const cutoffs = new Map<string, string>();
-  for (const { start } of turns) {
-    if (start?.named) cutoffs.set(start.conversationId, toTime(start.expiredBefore));
-  }
   const expired = new Map<string, string>();
-  for (const { id, last_active } of locked) {
-    const cutoff = cutoffs.get(id);
-    if (cutoff !== undefined && last_active < cutoff) expired.set(id, cutoff);
+  for (const { start } of turns) {
+    const there = start?.named ? locked.get(start.conversationId) : undefined;
+    if (!start || !there || !mayUse(start.by, there.owner)) continue;
+    const cutoff = toTime(start.expiredBefore);
+    if (there.last_active < cutoff) expired.set(there.id, cutoff);
   }
   return expired;
 }
@@ -236,18 +264,27 @@ function deleteExpired(expired: ReadonlyMap<string, string>, at: string): Statem
   ];
 }
 
-const CONVERSATION_TUPLE = `(${placeholders(3)})`;
+const CONVERSATION_TUPLE = `(${placeholders(4)})`;
 const MESSAGE_COLUMN_COUNT = MESSAGE_INSERT_COLUMNS.split(',').length;
 const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
 
-/** Those that are there are only moved forward; those of replies are there, because they are locked. */
+/**
+ * Those that are there are only moved forward; those of replies are there, because they are locked. One that might have
+ * been there, and was not, must not be there now either: whoever began it meanwhile may be somebody else.
+ */
 function saveConversations(dialect: Dialect, activity: ReadonlyMap<string, Activity>): Statement[] {
-  if (activity.size === 0) return [];
-  const bindings = [...activity]
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .flatMap(([id, { created, last }]) => [id, created, last]);
-  const sql = `INSERT INTO conversations (id, created_at, last_active)
-     VALUES ${repeated(CONVERSATION_TUPLE, activity.size)} ${dialect.onKnownConversation}`;
+  const rows = [...activity].sort(([a], [b]) => (a < b ? -1 : 1));
+  const [unseen = [], others = []] = [true, false].map((kind) =>
+    rows.filter(([, row]) => row.unseen === kind),
+  );
+  return [...insertConversations(others, dialect.onKnownConversation), ...insertConversations(unseen, '')];
+}
+
+function insertConversations(rows: readonly (readonly [string, Activity])[], onKnown: string): Statement[] {
+  if (rows.length === 0) return [];
+  const bindings = rows.flatMap(([id, { created, last, owner }]) => [id, owner, created, last]);
+  const sql = `INSERT INTO conversations (id, owner, created_at, last_active)
+     VALUES ${repeated(CONVERSATION_TUPLE, rows.length)} ${onKnown}`;
   return [{ sql, bindings }];
 }
 

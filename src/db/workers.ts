@@ -63,6 +63,14 @@ export class WorkerRegistry {
     this.#logger = logger;
   }
 
+  /** How many processes of the database are alive as far as is known, this one included. */
+  get alive(): number {
+    let others = 0;
+    for (const { beat, unchanged } of this.#seen.values())
+      if (beat !== null && unchanged < LOOKS) others += 1;
+    return 1 + others;
+  }
+
   /** Begins the rounds. Resolves after the first, whether it succeeded or the database is away; never rejects. */
   start(): Promise<void> {
     if (!this.#stopped && !this.#timer) this.#running ??= this.#cycle();

@@ -7,10 +7,14 @@ export const ERROR_CODES = {
   malformed_json: [400, 'The body is not JSON'],
   malformed_path: [400, 'The path is not valid'],
   malformed_request: [400, 'The request is not valid HTTP'],
+  unauthorized: [401, 'This needs a key'],
+  forbidden: [403, 'This key may not do that'],
+  link_invalid: [403, 'This link is not valid'],
   not_found: [404, 'Nothing is here'],
   conversation_not_found: [404, 'No such conversation'],
   stream_not_found: [404, 'No such stream'],
   export_not_found: [404, 'No such export'],
+  key_not_found: [404, 'No such key'],
   method_not_allowed: [405, 'This method is not allowed here'],
   request_timeout: [408, 'The request took too long to arrive'],
   export_not_ready: [409, 'This export has no file'],
@@ -18,7 +22,10 @@ export const ERROR_CODES = {
   body_too_large: [413, 'The body is too large'],
   unsupported_media_type: [415, 'This kind of body is not supported'],
   range_not_satisfiable: [416, 'The range is beyond the end'],
+  misdirected_request: [421, 'This host is not served here'],
   idempotency_mismatch: [422, 'This key belongs to another request'],
+  content_blocked: [422, 'The message has words that are not allowed here'],
+  rate_limited: [429, 'Too many requests'],
   headers_too_large: [431, 'The header section is too large'],
   internal: [500, 'Something went wrong here'],
   upstream_error: [502, 'The model server failed'],
@@ -75,4 +82,19 @@ export class AppError extends Error {
   get title(): string {
     return ERROR_CODES[this.code][1];
   }
+}
+
+/** One and the same for what never was, what is gone, and what is somebody else's. */
+export function noConversation(): AppError {
+  return new AppError('conversation_not_found', 'There is no conversation with this id, or it has expired');
+}
+
+/** As {@link noConversation}, for a reply. */
+export function noStream(): AppError {
+  return new AppError('stream_not_found', 'There is no stream with this id, or it has expired');
+}
+
+/** As {@link noConversation}, for an export. */
+export function noExport(): AppError {
+  return new AppError('export_not_found', 'There is no export with this id, or it was removed');
 }

@@ -1,4 +1,5 @@
 /** Exports to files on this host, and the ports they need. */
+import type { Access } from './access.ts';
 import type { Instant } from './conversation.ts';
 import type { ExportCursor, ExportFilter, ExportPosition, ExportScope } from './ports.ts';
 
@@ -39,6 +40,8 @@ export interface JobScope {
   readonly messages: number;
   /** What the manifest's cursor will be. */
   readonly cursor: ExportCursor;
+  /** Whether personal data is masked, in all of the file, whoever goes on with it. Not there: it is not. */
+  readonly masked?: boolean;
 }
 
 /** What proves a file complete. Times are RFC 3339. */
@@ -57,10 +60,13 @@ export interface ExportManifest {
   readonly started_at: string;
   readonly finished_at: string;
   readonly cursor: string;
+  /** Only where personal data is masked. */
+  readonly pii_masked?: true | undefined;
 }
 
 export interface ExportJob {
   readonly id: string;
+  /** Whose conversations it exports, and to whom it so is open; null: everybody's. */
   readonly owner: string | null;
   readonly status: JobStatus;
   readonly request: ExportRequest;
@@ -95,7 +101,7 @@ export interface JobListCursor {
 export interface ExportJobStore {
   add(job: ExportJob): Promise<void>;
   find(id: string): Promise<ExportJob | null>;
-  list(limit: number, before: JobListCursor | null): Promise<ExportJob[]>;
+  list(access: Access, limit: number, before: JobListCursor | null): Promise<ExportJob[]>;
   /**
    * Takes the oldest job that nobody works on; null when there is none. One that the worker has already is taken too,
    * unless it is among those it knows to have: it may not have heard that it got it.

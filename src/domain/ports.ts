@@ -1,4 +1,5 @@
 /** What the services need from the world. Implemented in db/, llm/, cache/, text/ and csv/; faked in unit tests. */
+import type { Access } from './access.ts';
 import type {
   ContextMessage,
   Conversation,
@@ -30,14 +31,26 @@ export interface ConversationRepository {
    * first; empty when the conversation is unknown or was last active before `activeSince`.
    * A turn without a reply, or whose reply is empty or still streaming, is left out, and so is the one whose user
    * message is `except` (a question that is asked again is no context of itself).
+   * @throws AppError `conversation_not_found` when the conversation is somebody else's
    */
-  history(id: string, limit: number, activeSince: Instant, except?: string): Promise<ContextMessage[]>;
+  history(
+    id: string,
+    access: Access,
+    limit: number,
+    activeSince: Instant,
+    except?: string,
+  ): Promise<ContextMessage[]>;
   /** Messages after `afterSeq` (0: from the first), oldest first, at most `limit`. */
   messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]>;
-  /** Conversations last active at `activeSince` or later, newest activity first, then by id descending. */
-  list(limit: number, before: ConversationCursor | null, activeSince: Instant): Promise<Conversation[]>;
-  /** Deletes the conversation with all its messages. False when there was none. */
-  delete(id: string): Promise<boolean>;
+  /** Those open to `access`, last active at `activeSince` or later, newest activity first, then by id descending. */
+  list(
+    access: Access,
+    limit: number,
+    before: ConversationCursor | null,
+    activeSince: Instant,
+  ): Promise<Conversation[]>;
+  /** Deletes the conversation with all its messages. False when there was none that is open to `access`. */
+  delete(id: string, access: Access): Promise<boolean>;
   /** Resolves when the database answers and its schema is the one this version needs. */
   check(): Promise<void>;
 }
@@ -87,6 +100,8 @@ export interface PurgeArchive {
 
 /** What of all conversations is exported; null: no bound. */
 export interface ExportFilter {
+  /** Only what belongs to them. */
+  readonly owner: string | null;
   /** Both bounds are included and mean the conversation's `createdAt`. */
   readonly from: Instant | null;
   readonly to: Instant | null;
@@ -163,8 +178,8 @@ export interface ExportSource {
   ): Promise<ExportScope>;
   /** From where the next export goes on so that it misses nothing, not even what commits late. */
   cursor(now: Instant): Promise<ExportCursor>;
-  /** What was deleted since, oldest first; some of it may have been told before. */
-  deletions(since: ExportCursor): AsyncIterable<readonly ExportDeletion[]>;
+  /** What was deleted since (of that owner; null: of all), oldest first; some of it may have been told before. */
+  deletions(since: ExportCursor, owner: string | null): AsyncIterable<readonly ExportDeletion[]>;
   /**
    * Conversations by `createdAt`, then id, their messages oldest first. No row comes twice, and every row that is
    * there from start to end comes; what is deleted or changed meanwhile may show either way.
@@ -253,8 +268,11 @@ export interface CacheHit {
 /** Complete replies by what was sent to the model. Holds nothing when the cache is turned off. */
 export interface ResponseCache {
   readonly enabled: boolean;
-  /** The key of exactly this request: equal requests and no others have equal keys. */
-  keyOf(request: ModelRequest): string;
+  /**
+   * The key of exactly this request: equal requests and no others have equal keys.
+   * @param owner whose replies they are, where nobody gets what another one was told
+   */
+  keyOf(request: ModelRequest, owner: string | null): string;
   get(key: string): CacheHit | undefined;
   set(key: string, reply: ModelReply): void;
 }

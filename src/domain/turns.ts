@@ -1,4 +1,5 @@
 /** How a question and its reply come to be stored: what is written, what is read back of it, and the ports for both. */
+import type { Access } from './access.ts';
 import type { Conversation, FinishReason, Instant, Message, MessageStatus, Usage } from './conversation.ts';
 
 /** A user message to be stored, with the conversation that it starts or goes on with. */
@@ -11,6 +12,8 @@ export interface TurnStart {
    */
   readonly named: boolean;
   readonly expiredBefore: Instant;
+  /** Whoever asks: a conversation that is there must be open to them, a new one will be theirs. */
+  readonly by: Access;
   readonly message: Message;
 }
 
@@ -50,9 +53,10 @@ export interface TurnWrite {
  * `saved`: everything is committed. `journalled`: the database is away; it is safe on this host and will be written
  * when the database is back. `gone`: the conversation, or the message the reply answers, was deleted in the meantime;
  * nothing was written, and nothing was brought back. `stopped`: saved, but somebody had stopped the reply, and its
- * status stays `cancelled`. `taken`: another request has the idempotency key; nothing was written.
+ * status stays `cancelled`. `taken`: another request has the idempotency key; nothing was written. `foreign`: the
+ * conversation is somebody else's; nothing was written.
  */
-export type WriteOutcome = 'saved' | 'journalled' | 'gone' | 'stopped' | 'taken';
+export type WriteOutcome = 'saved' | 'journalled' | 'gone' | 'stopped' | 'taken' | 'foreign';
 
 /** A reply that grew. */
 export interface ReplyProgress {
@@ -128,6 +132,8 @@ export interface PendingTurns {
    * null when it did not, so that the database knows more of it.
    */
   whole(conversationId: string): Message[] | null;
+  /** To whom it belongs as far as what waits tells; undefined when nothing that waits began it. */
+  ownerOf(conversationId: string): string | null | undefined;
   /** A reply that waits. */
   reply(uid: string): Message | null;
   /** Whether anything waits, and how much. */

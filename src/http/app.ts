@@ -1,19 +1,25 @@
 import express, { type Express } from 'express';
 import type { Logger } from 'pino';
-import type { Clock, TextFormat } from '../domain/ports.ts';
+import type { Clock } from '../domain/ports.ts';
 import type { RequestContext } from '../request-context.ts';
+import type { ApiKeyService } from '../services/api-keys.ts';
 import type { ChatService } from '../services/chat.ts';
 import type { ConversationService } from '../services/conversations.ts';
 import type { CursorCodec } from '../services/cursor-codec.ts';
 import type { ExportJobService } from '../services/export-jobs.ts';
 import type { ExportService } from '../services/exports.ts';
 import type { HealthService } from '../services/health.ts';
+import type { SignedLinks } from '../services/signed-links.ts';
 import type { StreamService } from '../services/streams.ts';
 import { createBodyReader } from './body.ts';
+import { createGuard } from './guard.ts';
 import { answerErrors, notFound } from './middleware/errors.ts';
+import { knownHosts } from './middleware/host.ts';
 import { observe } from './middleware/observe.ts';
 import { crossOrigin, securityHeaders } from './middleware/security.ts';
 import { normalizeTarget } from './middleware/target.ts';
+import type { Quotas } from './quotas.ts';
+import type { ReplyForms } from './reply-forms.ts';
 import { mountRoutes, type Route } from './route.ts';
 import { chatRoutes } from './routes/chat.ts';
 import { conversationRoutes } from './routes/conversations.ts';
@@ -21,6 +27,7 @@ import { documentRoutes, mountAssets } from './routes/documents.ts';
 import { exportJobRoutes } from './routes/export-jobs.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { healthRoutes } from './routes/health.ts';
+import { keyRoutes } from './routes/keys.ts';
 import { streamRoutes } from './routes/streams.ts';
 
 export interface AppOptions {
@@ -29,6 +36,10 @@ export interface AppOptions {
   readonly messageMaxChars: number;
   readonly corsOrigins: '*' | 'loopback' | readonly string[];
   readonly trustProxy: number | readonly string[];
+  /** Whether a key is asked for. */
+  readonly required: boolean;
+  /** By which names beside those of the loopback the server may be called; undefined: by any. */
+  readonly hosts: readonly string[] | undefined;
   readonly heartbeatMs: number;
   readonly openMs: number;
 }
@@ -41,7 +52,10 @@ export interface AppParts {
   readonly exportJobs: ExportJobService;
   readonly cursors: CursorCodec;
   readonly health: HealthService;
-  readonly text: TextFormat;
+  readonly forms: ReplyForms;
+  readonly keys: ApiKeyService;
+  readonly links: SignedLinks;
+  readonly quotas: Quotas;
   readonly clock: Clock;
   readonly log: Logger;
   readonly context: RequestContext;
@@ -50,21 +64,23 @@ export interface AppParts {
 function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   const { heartbeatMs, openMs, messageMaxChars } = options;
   const readBody = createBodyReader(options.bodyLimit);
-  const { chat, streams, text } = parts;
+  const { chat, streams, forms, quotas } = parts;
   const stream = { heartbeatMs, openMs };
   return [
-    ...chatRoutes({ chat, text, readBody, messageMaxChars, stream }),
-    ...streamRoutes({ streams, text, stream }),
+    ...chatRoutes({ chat, forms, readBody, quotas, messageMaxChars, stream }),
+    ...streamRoutes({ streams, forms, stream }),
     // Before the conversations: "export-all" is nobody's id.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
     ...conversationRoutes(parts.conversations),
     ...exportJobRoutes({
       jobs: parts.exportJobs,
+      links: parts.links,
       cursors: parts.cursors,
       clock: parts.clock,
       readBody,
       heartbeatMs,
     }),
+    ...keyRoutes({ keys: parts.keys, readBody }),
     ...healthRoutes(parts.health, options.version),
   ];
 }
@@ -83,9 +99,11 @@ export function createApp(options: AppOptions, parts: AppParts): Express {
   app.use(observe(parts.log, parts.context));
   app.use(securityHeaders());
   app.use(normalizeTarget());
+  if (options.hosts) app.use(knownHosts(options.hosts));
   app.use(crossOrigin(options.corsOrigins));
   const routes = apiRoutes(options, parts);
-  mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)]);
+  const guard = createGuard({ ...parts, required: options.required });
+  mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)], guard);
   mountAssets(app);
   app.use(notFound());
   app.use(answerErrors(parts.log));

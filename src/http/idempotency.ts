@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { Request } from 'express';
+import type { Access } from '../domain/access.ts';
 import { AppError } from '../domain/errors.ts';
 import type { RequestKey } from '../services/keyed-turns.ts';
 
@@ -8,10 +9,12 @@ const MALFORMED = 'must stand once and be 1 to 255 visible ASCII characters, bar
 /**
  * The request's `Idempotency-Key`, if it has one. A quoted key (a structured field, as the IETF draft has it) and the
  * same characters bare are one key.
- * @param asked what makes two requests the same, as plain data
+ * Of each owner of API keys, the same key is another one; and of a key to which everything is open, because what it
+ * asked may lie in somebody else's conversation.
+ * @param asked what makes two requests the same
  * @throws AppError `validation`
  */
-export function requestKey(request: Request, asked: unknown): RequestKey | undefined {
+export function requestKey(request: Request, { access, ...asked }: Asked): RequestKey | undefined {
   const sent = request.headersDistinct['idempotency-key'];
   if (sent === undefined) return undefined;
   const key = sent.length === 1 ? unquoted(sent[0] ?? '') : undefined;
@@ -20,7 +23,13 @@ export function requestKey(request: Request, asked: unknown): RequestKey | undef
       errors: [{ path: 'Idempotency-Key', message: MALFORMED }],
     });
   }
-  return { id: sha256([request.path, key]), bodyHash: sha256(asked) };
+  const { owner, all } = access;
+  return { id: sha256([request.path, key, owner, all]), bodyHash: sha256(asked) };
+}
+
+/** Plain data, and who asks. */
+interface Asked {
+  readonly access: Access;
 }
 
 function unquoted(text: string): string | undefined {

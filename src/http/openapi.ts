@@ -1,6 +1,7 @@
 import { createDocument, type ZodOpenApiPathsObject } from 'zod-openapi';
-import type { Route } from './route.ts';
+import type { Route, RouteAccess } from './route.ts';
 import { problem } from './schemas/common.ts';
+import { problems } from './schemas/openapi.ts';
 
 /** What any request can meet before or beside its operation: 404, 405, 408, 431, 500. */
 const OTHER_FAULT = {
@@ -8,14 +9,25 @@ const OTHER_FAULT = {
   content: { 'application/problem+json': { schema: problem } },
 };
 
+/** Either of them, where the server asks for keys. */
+const SECURITY = [{ bearer: [] }, { apiKey: [] }];
+
+function guardFaults(access: RouteAccess) {
+  if (access === 'open') return {};
+  return access === 'any' ? problems(401, 429) : problems(401, 403, 429);
+}
+
 /** The OpenAPI 3.1 document of the routes, made from the same schemas that check the requests. */
 export function openApiDocument(routes: readonly Route[], version: string): object {
   const paths: ZodOpenApiPathsObject = {};
-  for (const { method, path, operation } of routes) {
+  for (const { method, path, operation, access } of routes) {
     if (operation === undefined) continue;
     const template = path.replace(/:(\w+)/g, '{$1}');
-    const responses = { ...operation.responses, default: OTHER_FAULT };
-    paths[template] = { ...paths[template], [method]: { ...operation, responses } };
+    const responses = { ...operation.responses, ...guardFaults(access), default: OTHER_FAULT };
+    const security = access === 'open' ? [] : SECURITY;
+    const note = access === 'open' ? '' : `Scope: \`${access}\`.`;
+    const description = [operation.description, note].filter(Boolean).join(' ');
+    paths[template] = { ...paths[template], [method]: { ...operation, description, security, responses } };
   }
   return createDocument({
     openapi: '3.1.0',
@@ -27,7 +39,19 @@ export function openApiDocument(routes: readonly Route[], version: string): obje
         'Every error is an RFC 9457 problem document.',
     },
     servers: [{ url: '/' }],
-    tags: [{ name: 'chat' }, { name: 'conversations' }, { name: 'exports' }, { name: 'health' }],
+    tags: [
+      { name: 'chat' },
+      { name: 'conversations' },
+      { name: 'exports' },
+      { name: 'keys' },
+      { name: 'health' },
+    ],
+    components: {
+      securitySchemes: {
+        bearer: { type: 'http', scheme: 'bearer', description: 'An API key, where the server asks for keys' },
+        apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key' },
+      },
+    },
     paths,
   });
 }

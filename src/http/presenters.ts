@@ -3,6 +3,7 @@ import type { Instant } from '../domain/conversation.ts';
 import type { ConversationList, ConversationPage, ConversationView } from '../services/conversations.ts';
 import type { CacheUse } from '../services/generations.ts';
 import type { Turn, TurnResult } from '../services/turn.ts';
+import type { ShownReply } from './reply-forms.ts';
 import type { ChatReplyBody } from './schemas/chat.ts';
 import {
   type ConversationBody,
@@ -29,21 +30,21 @@ export function presentCacheUse(use: CacheUse): string {
   }
 }
 
-/** @param response the reply in the form that was asked for */
+/** @param shown the reply as its reader gets it */
 export function presentReply(
   turn: Turn,
   result: TurnResult,
   format: 'markdown' | 'text',
-  response: string,
+  shown: ShownReply,
 ): ChatReplyBody {
   return {
-    response,
+    response: shown.text,
     conversation_id: turn.conversationId,
     message_id: turn.messageId,
     cached: turn.cached,
     model: result.model,
     format,
-    finish_reason: result.finishReason,
+    finish_reason: shown.blocked ? 'content_filter' : result.finishReason,
     usage: result.usage,
     expires_at: result.expiresAt === null ? null : time(result.expiresAt),
     persisted: result.persisted,

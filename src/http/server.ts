@@ -1,9 +1,12 @@
-import { randomUUID } from 'node:crypto';
-import { createServer, type Server, type ServerResponse } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, type Socket, Server as TcpServer } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { Express } from 'express';
 import { AppError } from '../domain/errors.ts';
-import { problemOf } from './problem.ts';
+import type { Log } from '../domain/ports.ts';
+import { ConnectionBound } from './connection-bound.ts';
+import { framingFault } from './framing.ts';
+import { refuse, refuseOn } from './refusal.ts';
 
 const MAX_HEADER_BYTES = 16 * 1024;
 const HEADERS_TIMEOUT_MS = 15_000;
@@ -12,6 +15,10 @@ const REQUEST_TIMEOUT_MS = 30_000;
 const CHECK_INTERVAL_MS = 1000;
 /** Longer than the idle timeout of the usual proxies (60 s), so that they close first and never meet a closed socket. */
 const KEEP_ALIVE_MS = 72_000;
+/** A client that takes nothing of what waits for it for this long is let go, and with it what is held for it. */
+const STALL_MS = 60_000;
+/** Enough for the open streams of one process several times over; with a few kilobytes for each, no memory to speak of. */
+const MAX_CONNECTIONS = 10_000;
 
 /** While stopping, how long an idle connection may still send a request (and be told to close). */
 const IDLE_GRACE_MS = 1000;
@@ -21,49 +28,49 @@ export interface ServerLimits {
   /** For tests; else the contract's 15 s and 30 s. */
   readonly headersTimeoutMs?: number;
   readonly requestTimeoutMs?: number;
+  /** For tests; else 60 s and 10,000. */
+  readonly stallMs?: number;
+  readonly maxConnections?: number;
+  /** Told when there are too many connections. */
+  readonly log?: Pick<Log, 'warn'>;
 }
 
-/** A server in front of the app that also answers what never becomes a request: broken, too large, too slow. */
+/** A server in front of the app that also answers what never becomes a request: broken, too large, too slow, too many. */
 export class HttpServer {
   readonly #server: Server;
+  readonly #app: Express;
+  readonly #bound: ConnectionBound;
+  /** The last response of each connection. */
+  readonly #current = new WeakMap<Duplex, ServerResponse>();
   #closing = false;
 
   constructor(app: Express, limits: ServerLimits) {
+    this.#app = app;
     const requestTimeout = limits.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
-    this.#server = createServer(
-      {
-        maxHeaderSize: MAX_HEADER_BYTES,
-        headersTimeout: Math.min(limits.headersTimeoutMs ?? HEADERS_TIMEOUT_MS, requestTimeout),
-        requestTimeout,
-        connectionsCheckingInterval: Math.min(CHECK_INTERVAL_MS, requestTimeout),
-        keepAliveTimeout: KEEP_ALIVE_MS,
-      },
-      app,
-    );
+    const server = createServer({
+      maxHeaderSize: MAX_HEADER_BYTES,
+      headersTimeout: Math.min(limits.headersTimeoutMs ?? HEADERS_TIMEOUT_MS, requestTimeout),
+      requestTimeout,
+      connectionsCheckingInterval: Math.min(CHECK_INTERVAL_MS, requestTimeout),
+      keepAliveTimeout: KEEP_ALIVE_MS,
+      // Node would answer without a word; this is found and said with everything else that is wrong.
+      requireHostHeader: false,
+    });
+    this.#server = server;
+    this.#bound = new ConnectionBound(server, limits.maxConnections ?? MAX_CONNECTIONS, limits.log);
     // No limit by silent dropping: the app counts the fields and says 431.
-    this.#server.maxHeadersCount = 0;
-    const current = new WeakMap<Socket, ServerResponse>();
-    this.#server.on('request', ({ socket }, response) => {
-      current.set(socket, response);
-      // A reply that had begun before the stop could not say "close": its connection would stay for the keep-alive.
-      response.once('close', () => {
-        if (!this.#closing) return;
-        setTimeout(() => {
-          if (current.get(socket) === response) socket.destroy();
-        }, IDLE_GRACE_MS).unref();
-      });
-    });
-    this.#server.on('clientError', (error, socket) => {
-      const response = current.get(socket as Socket);
-      // In the middle of another reply on this connection there is nothing that could be said.
-      const underWay = response?.headersSent && !(response.writableFinished && response.req.complete);
-      if (underWay) socket.destroy();
-      else answerBrokenRequest(error, socket as Socket);
-    });
+    server.maxHeadersCount = 0;
+    server.setTimeout(limits.stallMs ?? STALL_MS, (socket) => this.#idle(socket));
+    server.on('request', (request, response) => this.#serve(request, response));
+    server.on('clientError', (error, socket) => this.#broken(error, socket));
+    server.on('connect', (_request, socket) => refuseTunnel(socket));
+    // An expectation that nobody here knows is none: else Node would answer, without a word.
+    server.on('checkExpectation', (request, response) => server.emit('request', request, response));
     // "Expect: 100-continue": a body that would be refused is not even asked for.
-    this.#server.on('checkContinue', (request, response: ServerResponse) => {
-      if (Number(request.headers['content-length'] ?? 0) <= limits.bodyLimit) response.writeContinue();
-      this.#server.emit('request', request, response);
+    server.on('checkContinue', (request, response: ServerResponse) => {
+      const fits = Number(request.headers['content-length'] ?? 0) <= limits.bodyLimit;
+      if (fits && !this.#refusal(request)) response.writeContinue();
+      server.emit('request', request, response);
     });
   }
 
@@ -98,9 +105,51 @@ export class HttpServer {
     void closed.then(() => clearTimeout(idle));
     return { closed, force: () => this.#server.closeAllConnections() };
   }
+
+  #serve(request: IncomingMessage, response: ServerResponse): void {
+    const { socket } = request;
+    this.#current.set(socket, response);
+    // A reply that had begun before the stop could not say "close": its connection would stay for the keep-alive.
+    response.once('close', () => {
+      if (!this.#closing) return;
+      setTimeout(() => {
+        if (this.#current.get(socket) === response) socket.destroy();
+      }, IDLE_GRACE_MS).unref();
+    });
+    const refusal = this.#refusal(request);
+    if (refusal) refuse(response, refusal);
+    else this.#app(request, response);
+  }
+
+  #refusal(request: IncomingMessage): AppError | undefined {
+    if (this.#bound.isOver(request.socket)) {
+      return new AppError('capacity', 'Too many connections are open here', { retryAfter: 5 });
+    }
+    const fault = framingFault(request);
+    return fault === undefined ? undefined : new AppError('malformed_request', fault);
+  }
+
+  /** Nothing moved for a while. Somebody who waits for the model has nothing to take. */
+  #idle(socket: Socket): void {
+    const response = this.#current.get(socket);
+    const waiting = response !== undefined && !response.writableFinished;
+    if (!waiting || socket.writableLength > 0) socket.destroy();
+  }
+
+  #broken(error: NodeJS.ErrnoException, socket: Duplex): void {
+    const response = this.#current.get(socket);
+    if (error.code === 'ECONNRESET' || !socket.writable || this.#bound.isOver(socket)) socket.destroy();
+    else if (!response || (response.writableFinished && response.req.complete))
+      refuseOn(socket, faultOf(error));
+    // In the middle of a reply there is nothing that could be said.
+    else if (response.headersSent) socket.destroy();
+    // What is broken came after this request: it is still answered, and then no other.
+    else if (response.req.complete) response.setHeader('Connection', 'close');
+    else refuseOn(socket, faultOf(error));
+  }
 }
 
-function brokenRequest(error: NodeJS.ErrnoException): AppError {
+function faultOf(error: NodeJS.ErrnoException): AppError {
   switch (error.code) {
     case 'HPE_HEADER_OVERFLOW':
       return new AppError(
@@ -114,24 +163,10 @@ function brokenRequest(error: NodeJS.ErrnoException): AppError {
   }
 }
 
-/** Only the bare socket is left here, so the answer is written by hand. */
-function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
-    socket.destroy();
-    return;
-  }
-  const fault = brokenRequest(error);
-  const requestId = randomUUID();
-  const body = JSON.stringify(problemOf(fault, '/', requestId));
-  socket.end(
-    `HTTP/1.1 ${fault.status} ${REASON[fault.status] ?? 'Bad Request'}\r\n` +
-      'Content-Type: application/problem+json; charset=utf-8\r\n' +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nX-Request-Id: ${requestId}\r\n` +
-      `Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n${body}`,
-  );
+/** For Node this is a connection of its own from here on, with nobody to look after it. */
+function refuseTunnel(socket: Duplex): void {
+  socket.on('error', () => socket.destroy());
+  socket.resume();
+  const allow = { Allow: 'GET, HEAD, POST, DELETE, OPTIONS' };
+  refuseOn(socket, new AppError('method_not_allowed', 'CONNECT is not possible here', { headers: allow }));
 }
-
-const REASON: Readonly<Record<number, string>> = {
-  408: 'Request Timeout',
-  431: 'Request Header Fields Too Large',
-};

@@ -1,8 +1,11 @@
+import { type Access, mayUse } from '../domain/access.ts';
 import { ContextTurns } from '../domain/context.ts';
 import type { ContextMessage, Instant, Message, ReplyFormat } from '../domain/conversation.ts';
+import { noConversation } from '../domain/errors.ts';
 import type { Clock, ConversationRepository, IdSource, ModelRequest } from '../domain/ports.ts';
 import type { KeyClaim, PendingTurns, StoredKey } from '../domain/turns.ts';
-import type { Generations, ReplyMode } from './generations.ts';
+import type { CacheSharing, Generations, ReplyMode } from './generations.ts';
+import type { InputFilter, JudgedMessage } from './input-filter.ts';
 import { type KeyedTurns, type RequestKey, TAKEN } from './keyed-turns.ts';
 import { Reply } from './reply.ts';
 import type { Turn } from './turn.ts';
@@ -17,6 +20,8 @@ export interface ChatSettings {
   readonly historyLimit: number;
   /** 0: conversations never expire. */
   readonly ttlMs: number;
+  /** Whether the response cache tells nobody what somebody else was told. */
+  readonly cacheByOwner: boolean;
 }
 
 export interface ChatInput {
@@ -27,6 +32,7 @@ export interface ChatInput {
   readonly model: string | undefined;
   /** False goes past the response cache. */
   readonly cache: boolean;
+  readonly access: Access;
 }
 
 interface ChatParts {
@@ -35,6 +41,8 @@ interface ChatParts {
   readonly generations: Generations;
   readonly keeper: TurnKeeper;
   readonly keyed: KeyedTurns;
+  /** Undefined: every message goes to the model as it came. */
+  readonly filter: InputFilter | undefined;
   readonly clock: Clock;
   readonly ids: IdSource;
 }
@@ -54,7 +62,8 @@ export class ChatService {
 
   /**
    * Starts a turn, or joins the one that the key stands for.
-   * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`
+   * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`, `conversation_not_found` when the
+   * conversation is somebody else's, `content_blocked` before anything is stored or asked
    */
   begin(input: ChatInput, mode: ReplyMode, key?: RequestKey): Promise<Turn> {
     if (!key) return this.#begin(input, mode);
@@ -71,9 +80,11 @@ export class ChatService {
 
   /** The model is called before the user message is stored wherever no history is needed. */
   async #begin(input: ChatInput, mode: ReplyMode): Promise<Turn> {
-    const request = this.#request(input, await this.#history(input.conversationId));
-    const { generation, cache } = this.#parts.generations.start(request, mode, input.cache);
-    const question = this.#question(input, request.model);
+    const message = this.#judged(input);
+    const history = await this.#history(input.conversationId, input.access);
+    const request = this.#request(input, message, history);
+    const { generation, cache } = this.#parts.generations.start(request, mode, this.#cacheUse(input));
+    const question = this.#question(input, message, request.model);
     // One write instead of two: for a reply that is there already, and for a whole reply in a conversation that
     // nobody can have heard of before it. A named one could be deleted meanwhile, and must not come back.
     const together = !generation.running || (mode === 'whole' && input.conversationId === undefined);
@@ -93,11 +104,13 @@ export class ChatService {
     before: StoredKey | null,
   ): Promise<Turn | typeof TAKEN> {
     const { generations, keeper } = this.#parts;
-    const history = await this.#history(before?.conversationId ?? input.conversationId, before?.questionId);
-    const request = this.#request(input, history);
-    const hit = generations.cached(request, input.cache);
+    const message = this.#judged(input);
+    const id = before?.conversationId ?? input.conversationId;
+    const history = await this.#history(id, input.access, before?.questionId);
+    const request = this.#request(input, message, history);
+    const hit = generations.cached(request, this.#cacheUse(input));
     const key = { ...claim, cached: hit !== undefined };
-    const question = { ...this.#question(input, request.model, before), key };
+    const question = { ...this.#question(input, message, request.model, before), key };
     if (hit) {
       const stream = keeper.keep(question, new Reply(hit.generation), undefined);
       try {
@@ -112,7 +125,7 @@ export class ChatService {
     if (outcome === 'taken' || outcome === 'gone') return TAKEN;
     let opened: ReturnType<Generations['start']>;
     try {
-      opened = generations.start(request, mode, input.cache);
+      opened = generations.start(request, mode, this.#cacheUse(input));
     } catch (error) {
       await keeper.giveUp(question);
       throw error;
@@ -121,47 +134,69 @@ export class ChatService {
     return { ...stream, cache: opened.cache, cached: false, replayed: false };
   }
 
+  #judged({ message }: ChatInput): JudgedMessage {
+    return this.#parts.filter?.judge(message) ?? { asked: message, stored: message };
+  }
+
+  #cacheUse({ cache, access }: ChatInput): CacheSharing | undefined {
+    return cache ? { owner: this.#settings.cacheByOwner ? access.owner : null } : undefined;
+  }
+
   #expiredBefore(): Instant {
     const { ttlMs } = this.#settings;
     return ttlMs === 0 ? 0 : this.#parts.clock.now() - ttlMs;
   }
 
-  #question(input: ChatInput, model: string, before?: StoredKey | null): Question {
+  #question(input: ChatInput, { stored }: JudgedMessage, model: string, before?: StoredKey | null): Question {
     const { ids, clock } = this.#parts;
-    const { format } = input;
+    const { format, access } = input;
     const conversationId = before?.conversationId ?? input.conversationId ?? ids.next();
     const questionId = before?.questionId ?? ids.next();
-    const question = { conversationId, questionId, messageId: ids.next(), model, format, key: undefined };
+    // Somebody to whom all is open may ask in anybody's conversation: whose the reply is the database says.
+    const owner = access.all ? null : access.owner;
+    const question = {
+      conversationId,
+      owner,
+      questionId,
+      messageId: ids.next(),
+      model,
+      format,
+      key: undefined,
+    };
     if (before) return { ...question, start: undefined };
-    const message = userMessage(questionId, conversationId, input.message, clock.now());
+    const message = userMessage(questionId, conversationId, stored, clock.now());
     const named = input.conversationId !== undefined;
-    return { ...question, start: { conversationId, named, expiredBefore: this.#expiredBefore(), message } };
+    const expiredBefore = this.#expiredBefore();
+    return { ...question, start: { conversationId, named, expiredBefore, by: access, message } };
   }
 
   /**
    * What waits in the journal belongs to it. A conversation that began there is whole there; of any other the
    * database knows more, so it must be back first.
    */
-  async #history(id: string | undefined, except?: string): Promise<ContextMessage[]> {
+  async #history(id: string | undefined, access: Access, except?: string): Promise<ContextMessage[]> {
     const { historyLimit } = this.#settings;
-    if (id === undefined || historyLimit === 0) return [];
+    if (id === undefined) return [];
     const { pending, conversations } = this.#parts;
     const expiredBefore = this.#expiredBefore();
-    if (pending.holds(id)) {
-      const messages = pending.whole(id);
-      if (messages) return contextOf(messages, historyLimit, expiredBefore);
-      await pending.drained(JOURNAL_WAIT_MS);
-    }
-    return conversations.history(id, historyLimit, expiredBefore, except);
+    const waits = pending.holds(id);
+    const messages = waits ? pending.whole(id) : null;
+    if (messages && !mayUse(access, pending.ownerOf(id) ?? null)) throw noConversation();
+    if (historyLimit === 0) return [];
+    if (messages) return contextOf(messages, historyLimit, expiredBefore);
+    if (waits) await pending.drained(JOURNAL_WAIT_MS);
+    return conversations.history(id, access, historyLimit, expiredBefore, except);
   }
 
-  #request(input: ChatInput, history: readonly ContextMessage[]): ModelRequest {
+  #request(input: ChatInput, { asked }: JudgedMessage, history: readonly ContextMessage[]): ModelRequest {
+    const { filter } = this.#parts;
+    const past = filter ? filter.past(history) : history;
     const { model, systemPrompt, temperature, maxTokens } = this.#settings;
     const system: ContextMessage[] =
       systemPrompt === undefined ? [] : [{ role: 'system', content: systemPrompt }];
     return {
       model: input.model ?? model,
-      messages: [...system, ...history, { role: 'user', content: input.message }],
+      messages: [...system, ...past, { role: 'user', content: asked }],
       ...(temperature === undefined ? {} : { temperature }),
       ...(maxTokens === undefined ? {} : { maxTokens }),
     };

@@ -1,5 +1,6 @@
+import { type Access, mayUse } from '../domain/access.ts';
 import type { Conversation, Instant } from '../domain/conversation.ts';
-import { AppError } from '../domain/errors.ts';
+import { noConversation } from '../domain/errors.ts';
 import type { Clock, ConversationCursor, ConversationRepository, SequencedMessage } from '../domain/ports.ts';
 import type { PendingTurns } from '../domain/turns.ts';
 
@@ -22,7 +23,10 @@ export interface ConversationList {
 /** How long a request waits for what its conversation still has in the journal. */
 const JOURNAL_WAIT_MS = 5000;
 
-/** Reading and deleting. An expired conversation is not there, whether it has been purged or not. */
+/**
+ * Reading and deleting. An expired conversation is not there, whether it has been purged or not, and neither is
+ * somebody else's.
+ */
 export class ConversationService {
   readonly #repository: ConversationRepository;
   readonly #pending: Pick<PendingTurns, 'holds' | 'drained'>;
@@ -49,8 +53,8 @@ export class ConversationService {
   }
 
   /** @throws AppError `conversation_not_found` */
-  async get(id: string, afterSeq: number, limit: number): Promise<ConversationPage> {
-    const view = await this.view(id);
+  async get(id: string, access: Access, afterSeq: number, limit: number): Promise<ConversationPage> {
+    const view = await this.view(id, access);
     const rows = await this.#repository.messages(id, afterSeq, limit + 1);
     const messages = rows.slice(0, limit);
     const next = rows.length > limit ? (messages.at(-1)?.seq ?? null) : null;
@@ -58,15 +62,16 @@ export class ConversationService {
   }
 
   /** Without its messages. @throws AppError `conversation_not_found` */
-  async view(id: string): Promise<ConversationView> {
+  async view(id: string, access: Access): Promise<ConversationView> {
     await this.#settled(id);
     const conversation = await this.#repository.find(id);
-    if (!conversation || this.#expired(conversation)) throw notFound();
+    if (!conversation || !mayUse(access, conversation.owner)) throw noConversation();
+    if (this.#expired(conversation)) throw noConversation();
     return this.#view(conversation);
   }
 
-  async list(limit: number, before: ConversationCursor | null): Promise<ConversationList> {
-    const rows = await this.#repository.list(limit + 1, before, this.#activeSince());
+  async list(access: Access, limit: number, before: ConversationCursor | null): Promise<ConversationList> {
+    const rows = await this.#repository.list(access, limit + 1, before, this.#activeSince());
     const page = rows.slice(0, limit);
     const last = rows.length > limit ? page.at(-1) : undefined;
     return {
@@ -76,12 +81,12 @@ export class ConversationService {
   }
 
   /** @throws AppError `conversation_not_found` */
-  async delete(id: string): Promise<void> {
+  async delete(id: string, access: Access): Promise<void> {
     await this.#settled(id);
     const conversation = await this.#repository.find(id);
-    const deleted = conversation !== null && (await this.#repository.delete(id));
+    const deleted = conversation !== null && (await this.#repository.delete(id, access));
     if (deleted) this.#deleted(id);
-    if (!deleted || this.#expired(conversation)) throw notFound();
+    if (!deleted || this.#expired(conversation)) throw noConversation();
   }
 
   /** What waits in the journal is there for its caller, and must be in the database before anybody may say it is not. */
@@ -100,8 +105,4 @@ export class ConversationService {
   #view(conversation: Conversation): ConversationView {
     return { ...conversation, expiresAt: this.#ttlMs === 0 ? null : conversation.lastActive + this.#ttlMs };
   }
-}
-
-function notFound(): AppError {
-  return new AppError('conversation_not_found', 'There is no conversation with this id, or it has expired');
 }

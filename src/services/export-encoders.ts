@@ -41,6 +41,8 @@ export interface ExportMetadata {
   readonly exportedAt: Instant;
   /** When the export was made whose changes these are; null: it is no incremental one. */
   readonly since: Instant | null;
+  /** Whether personal data is masked. */
+  readonly masked: boolean;
 }
 
 const MESSAGE_COLUMNS = ['message_id', 'role', 'content', 'timestamp', 'status'] as const;
@@ -130,7 +132,7 @@ export function ndjsonEncoder(ttlMs: number): ExportEncoder {
 /** @param ttlMs 0: conversations never expire */
 export function jsonEncoder(
   ttlMs: number,
-  { filter, conversationId, exportedAt, since }: ExportMetadata,
+  { filter, conversationId, exportedAt, since, masked }: ExportMetadata,
 ): ExportEncoder {
   const time = (at: Instant | null) => (at === null ? null : new Date(at).toISOString());
   const { from, to, role, status } = filter;
@@ -141,6 +143,7 @@ export function jsonEncoder(
         ? { start_date: time(from), end_date: time(to), role, status, ...(since && { since: time(since) }) }
         : { conversation_id: conversationId },
     exported_at: time(exportedAt),
+    ...(masked && { pii_masked: true }),
   };
   return {
     opening: () => `{"metadata":${JSON.stringify(metadata)},"conversations":[`,
@@ -153,6 +156,17 @@ export function jsonEncoder(
     closing: ({ conversations, messages, deleted }) => {
       const summary = { conversations, messages, ...(since && { deleted }) };
       return `\n],"summary":${JSON.stringify(summary)}}\n`;
+    },
+  };
+}
+
+/** The same with contents as `mask` leaves them, a few at a time as they are encoded. */
+export function masking(encoder: ExportEncoder, mask: (text: string) => string): ExportEncoder {
+  return {
+    ...encoder,
+    messages(conversation, messages, first) {
+      const masked = messages.map((message) => ({ ...message, content: mask(message.content) }));
+      return encoder.messages(conversation, masked, first);
     },
   };
 }

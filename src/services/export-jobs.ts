@@ -1,5 +1,6 @@
+import { type Access, mayUse } from '../domain/access.ts';
 import type { Instant } from '../domain/conversation.ts';
-import { AppError, type FieldError } from '../domain/errors.ts';
+import { AppError, type FieldError, noExport } from '../domain/errors.ts';
 import type {
   ExportFiles,
   ExportJob,
@@ -49,7 +50,10 @@ export class ExportJobService {
     return this.#parts.runner.stopping;
   }
 
-  /** @throws AppError `validation` when nobody can be told as it is asked for */
+  /**
+   * The job is open to whom its filter lets see all that is in it.
+   * @throws AppError `validation` when nobody can be told as it is asked for
+   */
   async start(request: ExportRequest): Promise<ExportJob> {
     const { ids, clock, store, runner, notifyFaults } = this.#parts;
     const errors = notifyFaults(request.notify);
@@ -57,7 +61,7 @@ export class ExportJobService {
     if (first) throw new AppError('validation', `${first.path}: ${first.message}`, { errors });
     const job: ExportJob = {
       id: ids.next(),
-      owner: null,
+      owner: request.filter.owner,
       status: 'queued',
       request,
       scope: null,
@@ -74,23 +78,23 @@ export class ExportJobService {
   }
 
   /** @throws AppError `export_not_found` */
-  async get(id: string): Promise<ExportJob> {
+  async get(id: string, access: Access): Promise<ExportJob> {
     const job = await this.#parts.store.find(id);
-    if (!job) throw notFound();
+    if (!job || !mayUse(access, job.owner)) throw noExport();
     return this.#parts.runner.current(job);
   }
 
-  async list(limit: number, before: JobListCursor | null): Promise<JobList> {
-    const rows = await this.#parts.store.list(limit + 1, before);
+  async list(access: Access, limit: number, before: JobListCursor | null): Promise<JobList> {
+    const rows = await this.#parts.store.list(access, limit + 1, before);
     const jobs = rows.slice(0, limit).map((job) => this.#parts.runner.current(job));
     const last = rows.length > limit ? jobs.at(-1) : undefined;
     return { jobs, next: last ? { createdAt: last.createdAt, id: last.id } : null };
   }
 
   /** Cancels a job that has not ended, else removes it with its file. @throws AppError `export_not_found` */
-  async delete(id: string): Promise<'cancelled' | 'removed'> {
+  async delete(id: string, access: Access): Promise<'cancelled' | 'removed'> {
     const { store, files, runner, clock } = this.#parts;
-    await this.get(id);
+    await this.get(id, access);
     if (await store.cancel(id, clock.now())) {
       await runner.cancelled(id);
       await files.remove(id);
@@ -102,8 +106,8 @@ export class ExportJobService {
   }
 
   /** The finished file. @throws AppError `export_not_found`, `export_not_ready` */
-  async file(id: string) {
-    const job = await this.get(id);
+  async file(id: string, access: Access) {
+    const job = await this.get(id, access);
     if (job.status !== 'done' || !job.manifest) throw notReady(job);
     const place = await this.#parts.files.find(id, job.request);
     if (!place) throw new AppError('export_not_found', 'The file of this export is not here (any more)');
@@ -111,8 +115,8 @@ export class ExportJobService {
   }
 
   /** @throws AppError `export_not_found`, `export_not_ready` */
-  async manifest(id: string) {
-    const job = await this.get(id);
+  async manifest(id: string, access: Access) {
+    const job = await this.get(id, access);
     if (!job.manifest) throw notReady(job);
     return job.manifest;
   }
@@ -144,10 +148,6 @@ function shareOf(
   const whole = total.messages > 0 ? total.messages : total.conversations;
   const part = total.messages > 0 ? done.messages : done.conversations;
   return whole === 0 ? 0 : Math.min(0.999, part / whole);
-}
-
-function notFound(): AppError {
-  return new AppError('export_not_found', 'There is no export with this id, or it was removed');
 }
 
 function notReady({ status, error }: ExportJob): AppError {

@@ -21,6 +21,7 @@ import {
   type ExportCounts,
   type ExportEncoder,
   jsonEncoder,
+  masking,
   ndjsonEncoder,
 } from './export-encoders.ts';
 import { encoded, exportText } from './export-text.ts';
@@ -60,7 +61,15 @@ export interface ExportPreview {
   readonly estimate: ExportCounts & { readonly bytes: number };
 }
 
-const EVERYTHING: ExportFilter = { from: null, to: null, role: null, status: null };
+/** Personal data in what was said. */
+export interface PersonalData {
+  readonly mask: (text: string) => string;
+  /** Whether exports are masked, but for those that began before that was so. */
+  readonly masked: boolean;
+}
+
+const SHOWN: PersonalData = { mask: (text) => text, masked: false };
+const EVERYTHING: ExportFilter = { owner: null, from: null, to: null, role: null, status: null };
 /** So few messages say how long one is on average. */
 const SAMPLE = 500;
 
@@ -71,14 +80,23 @@ export class ExportService {
   readonly #clock: Clock;
   readonly #cursors: CursorCodec;
   readonly #ttlMs: number;
+  readonly #personal: PersonalData;
 
   /** @param ttlMs 0: conversations never expire */
-  constructor(source: ExportSource, csv: CsvFormat, cursors: CursorCodec, clock: Clock, ttlMs: number) {
+  constructor(
+    source: ExportSource,
+    csv: CsvFormat,
+    cursors: CursorCodec,
+    clock: Clock,
+    ttlMs: number,
+    personal = SHOWN,
+  ) {
     this.#source = source;
     this.#csv = csv;
     this.#cursors = cursors;
     this.#clock = clock;
     this.#ttlMs = ttlMs;
+    this.#personal = personal;
   }
 
   /**
@@ -89,7 +107,7 @@ export class ExportService {
     const now = this.#clock.now();
     const scope = await this.#scope(target, now);
     const counts = { conversations: 0, messages: 0 };
-    const chunks = this.#chunks(scope, this.#encoder(scope, form, now), counts);
+    const chunks = this.#chunks(scope, this.#encoder(scope, form, now, this.#personal.masked), counts);
     return { chunks, counts: () => ({ ...counts }) };
   }
 
@@ -100,12 +118,14 @@ export class ExportService {
   async preview(target: ExportTarget, form: ExportForm, limit: number): Promise<ExportPreview> {
     const now = this.#clock.now();
     const scope = await this.#scope(target, now);
-    const encoder = this.#encoder(scope, form, now);
+    const { mask, masked } = this.#personal;
+    const encoder = this.#encoder(scope, form, now, masked);
+    const shown = masked ? mask : SHOWN.mask;
     const rows: ExportRow[] = [];
     const sampled = { conversations: 0, messages: 0 };
     let bytes = 0;
     for await (const parts of this.#source.read(scope)) {
-      for (const part of parts) rows.push(...rowsOf(part).slice(0, limit - rows.length));
+      for (const part of parts) rows.push(...rowsOf(part, limit - rows.length, shown));
       for (const piece of encoded(encoder, parts, sampled, true)) bytes += Buffer.byteLength(piece);
       if (rows.length >= limit && sampled.messages >= Math.min(limit, SAMPLE)) break;
     }
@@ -124,16 +144,16 @@ export class ExportService {
     const cursor = await this.#source.cursor(exportedAt);
     const scope = await this.#source.scope(filter, null, this.#activeSince(exportedAt), since);
     const total = await this.#source.count(scope, signal);
-    return { scope, exportedAt, cursor, ...total };
+    return { scope, exportedAt, cursor, ...total, masked: this.#personal.masked };
   }
 
   /** The text of a job's file from its checkpoint on. */
   async *jobText(
     { format, raw }: ExportRequest,
-    { scope, exportedAt }: JobScope,
+    { scope, exportedAt, masked = false }: JobScope,
     from: JobCheckpoint,
   ): AsyncGenerator<JobText> {
-    const encoder = this.#encoder(scope, { format, raw }, exportedAt);
+    const encoder = this.#encoder(scope, { format, raw }, exportedAt, masked);
     const counts = { conversations: from.conversations, messages: from.messages };
     const ids = { first: from.firstMessageId, last: from.lastMessageId };
     let { position, deleted } = from;
@@ -147,7 +167,9 @@ export class ExportService {
     });
     if (from.bytes === 0) {
       yield { text: encoder.opening(), state: state(), resumable: false };
-      for await (const page of scope.since ? this.#source.deletions(scope.since) : []) {
+      for await (const page of scope.since
+        ? this.#source.deletions(scope.since, scope.filter.owner ?? null)
+        : []) {
         const text = encoder.deletions(page, deleted === 0);
         deleted += page.length;
         yield { text, state: state(), resumable: false };
@@ -185,6 +207,7 @@ export class ExportService {
       started_at: new Date(startedAt ?? now).toISOString(),
       finished_at: new Date(now).toISOString(),
       cursor: scope ? await this.#cursors.encode(scope.cursor) : '',
+      ...(scope?.masked && { pii_masked: true }),
     };
   }
 
@@ -199,14 +222,29 @@ export class ExportService {
       : this.#source.scope(EVERYTHING, target.conversationId, activeSince);
   }
 
-  #encoder(scope: ExportScope, { format, raw }: ExportForm, now: Instant): ExportEncoder {
+  #encoder(scope: ExportScope, form: ExportForm, now: Instant, masked: boolean): ExportEncoder {
+    const encoder = this.#plainEncoder(scope, form, now, masked);
+    return masked ? masking(encoder, this.#personal.mask) : encoder;
+  }
+
+  #plainEncoder(
+    scope: ExportScope,
+    { format, raw }: ExportForm,
+    now: Instant,
+    masked: boolean,
+  ): ExportEncoder {
     switch (format) {
       case 'csv':
         return csvEncoder(this.#csv, raw);
       case 'ndjson':
         return ndjsonEncoder(this.#ttlMs);
       case 'json':
-        return jsonEncoder(this.#ttlMs, { ...scope, exportedAt: now, since: scope.since?.at ?? null });
+        return jsonEncoder(this.#ttlMs, {
+          ...scope,
+          exportedAt: now,
+          since: scope.since?.at ?? null,
+          masked,
+        });
     }
   }
 
@@ -255,12 +293,17 @@ function share(total: ExportCounts, sampled: ExportCounts): number {
   return sampled.conversations > 0 ? total.conversations / sampled.conversations : 0;
 }
 
-function rowsOf({ conversation, messages, begins, ends }: ExportPart): ExportRow[] {
+/** @param shown what is shown of a content */
+function rowsOf(
+  { conversation, messages, begins, ends }: ExportPart,
+  limit: number,
+  shown: (content: string) => string,
+): ExportRow[] {
   const { id: conversation_id, createdAt: created_at, lastActive: last_active } = conversation;
   const head = { conversation_id, created_at, last_active };
   const none = { message_id: null, role: null, content: null, timestamp: null, status: null };
-  if (messages.length === 0) return begins && ends ? [{ ...head, ...none }] : [];
-  return messages.map(({ uid, role, content, timestamp, status }) => {
-    return { ...head, message_id: uid, role, content, timestamp, status };
+  if (messages.length === 0) return begins && ends && limit > 0 ? [{ ...head, ...none }] : [];
+  return messages.slice(0, limit).map(({ uid, role, content, timestamp, status }) => {
+    return { ...head, message_id: uid, role, content: shown(content), timestamp, status };
   });
 }

@@ -11,6 +11,12 @@ export type CacheUse =
   | { readonly kind: 'collapsed' }
   | { readonly kind: 'bypass' };
 
+/** Who shares replies in the response cache, and calls under way. */
+export interface CacheSharing {
+  /** Only whoever asks for the same owner; null: everybody. */
+  readonly owner: string | null;
+}
+
 export interface OpenedGeneration {
   readonly generation: Generation;
   readonly cache: CacheUse;
@@ -38,12 +44,15 @@ export class Generations {
     return this.#running.size;
   }
 
-  /** @throws AppError `capacity` when too many calls are open */
-  start(request: ModelRequest, mode: ReplyMode, useCache: boolean): OpenedGeneration {
-    if (!useCache || !this.#cache.enabled) {
+  /**
+   * @param sharing undefined: past the cache
+   * @throws AppError `capacity` when too many calls are open
+   */
+  start(request: ModelRequest, mode: ReplyMode, sharing: CacheSharing | undefined): OpenedGeneration {
+    if (!sharing || !this.#cache.enabled) {
       return { generation: this.#call(request, mode), cache: { kind: 'bypass' } };
     }
-    const key = this.#cache.keyOf(request);
+    const key = this.#cache.keyOf(request, sharing.owner);
     const hit = this.#cache.get(key);
     if (hit) return { generation: Generation.of(hit.reply), cache: { kind: 'hit', ttlMs: hit.ttlMs } };
     const flight = this.#flight(key, mode);
@@ -52,8 +61,9 @@ export class Generations {
   }
 
   /** The cached reply, if there is one; nothing is started. */
-  cached(request: ModelRequest, useCache: boolean): OpenedGeneration | undefined {
-    const hit = useCache && this.#cache.enabled ? this.#cache.get(this.#cache.keyOf(request)) : undefined;
+  cached(request: ModelRequest, sharing: CacheSharing | undefined): OpenedGeneration | undefined {
+    if (!sharing || !this.#cache.enabled) return undefined;
+    const hit = this.#cache.get(this.#cache.keyOf(request, sharing.owner));
     return hit && { generation: Generation.of(hit.reply), cache: { kind: 'hit', ttlMs: hit.ttlMs } };
   }
 

@@ -3,7 +3,7 @@ import { ndjsonEncoder } from './export-encoders.ts';
 import { exportText } from './export-text.ts';
 
 const WHOLE: Omit<ExportScope, 'conversationId'> = {
-  filter: { from: null, to: null, role: null, status: null },
+  filter: { owner: null, from: null, to: null, role: null, status: null },
   activeSince: Number.NEGATIVE_INFINITY,
   lastSeq: Number.MAX_SAFE_INTEGER,
   lastCreated: Number.POSITIVE_INFINITY,

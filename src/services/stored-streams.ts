@@ -38,7 +38,8 @@ export class StoredStreams {
   open({ message, conversation, settling }: StoredReply, persisted = true): ReplyStream {
     if (message.status === 'streaming' || settling) return this.#follow(message, conversation);
     const generation = endedGeneration(message);
-    return this.#stream(message, generation, this.#result(generation, conversation, persisted), () => {});
+    const result = this.#result(generation, conversation, persisted);
+    return this.#stream(message, conversation.owner, generation, result, () => {});
   }
 
   #follow(message: Message, conversation: Conversation): ReplyStream {
@@ -52,7 +53,7 @@ export class StoredStreams {
       this.#result(generation, await this.#latest(message.uid, conversation), true),
     );
     const followed: Followed = {
-      stream: this.#stream(message, generation, result, () => {
+      stream: this.#stream(message, conversation.owner, generation, result, () => {
         followed.readers -= 1;
       }),
       readers: 1,
@@ -64,6 +65,7 @@ export class StoredStreams {
 
   #stream(
     message: Message,
+    owner: string | null,
     generation: Generation,
     result: Promise<TurnResult>,
     release: () => void,
@@ -71,6 +73,7 @@ export class StoredStreams {
     result.catch(() => {});
     return {
       conversationId: message.conversationId,
+      owner,
       messageId: message.uid,
       model: message.model ?? '',
       format: message.format ?? 'markdown',

@@ -1,5 +1,5 @@
 import type { Instant, Message, ReplyFormat } from '../domain/conversation.ts';
-import { AppError } from '../domain/errors.ts';
+import { AppError, noConversation } from '../domain/errors.ts';
 import type { Clock, Log } from '../domain/ports.ts';
 import type { KeyClaim, TurnStart, TurnWrite, TurnWriter, WriteOutcome } from '../domain/turns.ts';
 import type { Checkpoints } from './checkpoints.ts';
@@ -10,6 +10,8 @@ import { UnsavedEnds } from './unsaved-ends.ts';
 /** A question with the ids that it and its reply will have. */
 export interface Question {
   readonly conversationId: string;
+  /** Whoever asked. */
+  readonly owner: string | null;
   /** The uid of the user message. */
   readonly questionId: string;
   readonly messageId: string;
@@ -42,12 +44,17 @@ export class TurnKeeper {
     this.#ttlMs = ttlMs;
   }
 
-  /** Stores the question together with the row that its reply will grow in. */
+  /**
+   * Stores the question together with the row that its reply will grow in.
+   * @throws AppError `conversation_not_found` when the conversation is somebody else's, `database_unavailable`
+   */
   async begin(question: Question): Promise<WriteOutcome> {
     const { clock, worker, writer } = this.#parts;
     const { start, key } = question;
     const reply = emptyReply(question, clock.now());
-    return writer.write({ ...(start && { start }), ...(key && { key }), reply, worker });
+    const outcome = await writer.write({ ...(start && { start }), ...(key && { key }), reply, worker });
+    if (outcome === 'foreign') throw noConversation();
+    return outcome;
   }
 
   /**
@@ -58,9 +65,10 @@ export class TurnKeeper {
     const result = started
       ? this.#begun(question, reply, started)
       : reply.ended.then(() => this.#end(question, reply, true));
-    const { conversationId, messageId, model, format } = question;
+    const { conversationId, owner, messageId, model, format } = question;
     const stream: ReplyStream = {
       conversationId,
+      owner,
       messageId,
       model,
       format,
@@ -138,7 +146,7 @@ export class TurnKeeper {
     };
   }
 
-  /** @throws AppError `conversation_not_found` when it was deleted, `database_unavailable` */
+  /** @throws AppError `conversation_not_found` when it was deleted or is somebody else's, `database_unavailable` */
   async #write(reply: Message, unit: TurnWrite): Promise<WriteOutcome> {
     const fields = { conversation_id: reply.conversationId, message_id: reply.uid };
     let outcome: WriteOutcome;
@@ -151,6 +159,7 @@ export class TurnKeeper {
       throw error;
     }
     if (outcome === 'gone') throw deleted();
+    if (outcome === 'foreign') throw noConversation();
     if (outcome === 'taken') throw new KeyTaken();
     return outcome;
   }

@@ -16,6 +16,8 @@ export interface TurnResult {
 /** A reply that can be read along, whether it is being made here, elsewhere, or is stored. */
 export interface ReplyStream {
   readonly conversationId: string;
+  /** Whose it is, as far as this process knows: of a conversation that was there before, whoever asked. */
+  readonly owner: string | null;
   /** The reply's public id; the id of its stream too. */
   readonly messageId: string;
   /** The model that was asked. */

@@ -1,5 +1,6 @@
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { plantText } from '../support/planted.ts';
 
 const PACE_MS = 15;
 
@@ -42,6 +43,7 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
       return;
     }
     const asked = lastQuestion(body);
+    for (const text of [asked, answers[asked] ?? '']) plantText(text);
     if (asked === 'busy') {
       response.writeHead(429, { 'retry-after': '7' }).end('{}');
       return;

@@ -4,6 +4,7 @@ import { createCsvFormat } from '../../src/csv/format.ts';
 import type { Database } from '../../src/db/database.ts';
 import { KnexExportSource } from '../../src/db/export-source.ts';
 import { WorkerRegistry } from '../../src/db/workers.ts';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { Message } from '../../src/domain/conversation.ts';
 import type { ExportFormat, ExportRequest } from '../../src/domain/export-jobs.ts';
 import type { ExportCursor } from '../../src/domain/ports.ts';
@@ -46,7 +47,7 @@ export class Follower {
   #cursor: ExportCursor | null = null;
 
   constructor(database: Database, clock: Clock, page?: number) {
-    const codec = new CursorCodec(() => Promise.resolve('secret'));
+    const codec = new CursorCodec(async () => ['secret']);
     const source = new KnexExportSource(database.knex, page);
     this.#service = new ExportService(source, createCsvFormat(), codec, clock, 0);
   }
@@ -60,7 +61,7 @@ export class Follower {
       format,
       raw: false,
       compression: 'none',
-      filter: { from: null, to: null, role: null, status: null },
+      filter: { owner: null, from: null, to: null, role: null, status: null },
       since: this.#cursor,
       notify: { email: null, webhook: null },
     };
@@ -113,7 +114,7 @@ export class World {
     fail: (n) => this.#fail(n),
     stop: (n) => this.database.replies.cancel(this.#reply(n)?.uid ?? newId()),
     die: (n) => this.#die(n),
-    delete: (n) => this.database.conversations.delete(this.#id(n)),
+    delete: (n) => this.database.conversations.delete(this.#id(n), UNRESTRICTED),
     purge: (n) => this.database.purge.deleteExpired(this.clock.now() - n * MINUTE, 3),
     pass: (n) => this.clock.pass(n * MINUTE),
   };

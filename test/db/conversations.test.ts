@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { ConversationCursor } from '../../src/domain/ports.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
@@ -93,7 +94,7 @@ eachDatabase((_name, open) => {
       const id = newId();
       for (const n of [1, 2, 3])
         await writeTurn(writer, userMessage(id, { content: `q${n}` }), { content: `a${n}` });
-      assert.deepEqual(await conversations.history(id, 10, EVER), [
+      assert.deepEqual(await conversations.history(id, UNRESTRICTED, 10, EVER), [
         { role: 'user', content: 'q1' },
         { role: 'assistant', content: 'a1' },
         { role: 'user', content: 'q2' },
@@ -117,7 +118,7 @@ eachDatabase((_name, open) => {
         for (const n of [1, 2, 3, 4, 5]) {
           await writeTurn(writer, userMessage(id, { content: `q${n}` }), { content: `a${n}` });
         }
-        const history = await conversations.history(id, limit, EVER);
+        const history = await conversations.history(id, UNRESTRICTED, limit, EVER);
         assert.deepEqual(
           history.map((message) => message.content),
           expected,
@@ -133,7 +134,7 @@ eachDatabase((_name, open) => {
       await writer.write({ start: startOf(second) });
       await writer.write({ reply: replyTo(second, { content: 'a2' }) });
       await writer.write({ reply: replyTo(first, { content: 'a1' }) });
-      const history = await conversations.history(id, 10, EVER);
+      const history = await conversations.history(id, UNRESTRICTED, 10, EVER);
       assert.deepEqual(
         history.map((message) => message.content),
         ['q1', 'a1', 'q2', 'a2'],
@@ -154,7 +155,7 @@ eachDatabase((_name, open) => {
         content: 'half',
         status: 'cancelled',
       });
-      const history = await conversations.history(id, 10, EVER);
+      const history = await conversations.history(id, UNRESTRICTED, 10, EVER);
       assert.deepEqual(
         history.map((message) => message.content),
         ['good', 'answer', 'stopped', 'half'],
@@ -166,7 +167,7 @@ eachDatabase((_name, open) => {
       const id = newId();
       await writeTurn(writer, userMessage(id, { content: 'good' }), { content: 'answer' });
       for (let n = 0; n < 60; n++) await writer.write({ start: startOf(userMessage(id)) });
-      assert.equal((await conversations.history(id, 4, EVER)).length, 2);
+      assert.equal((await conversations.history(id, UNRESTRICTED, 4, EVER)).length, 2);
     });
 
     test('takes the newest of two replies to one question', async () => {
@@ -176,7 +177,7 @@ eachDatabase((_name, open) => {
         status: 'incomplete',
       });
       await writer.write({ reply: replyTo(question, { content: 'whole' }) });
-      const history = await conversations.history(question.conversationId, 10, EVER);
+      const history = await conversations.history(question.conversationId, UNRESTRICTED, 10, EVER);
       assert.deepEqual(
         history.map((message) => message.content),
         ['a question', 'whole'],
@@ -186,9 +187,9 @@ eachDatabase((_name, open) => {
     test('is empty when the conversation is unknown or was last active before', async () => {
       const { conversations, writer } = open();
       const { conversationId } = await writeTurn(writer, userMessage(newId()));
-      assert.deepEqual(await conversations.history(newId(), 10, EVER), []);
-      assert.equal((await conversations.history(conversationId, 10, NOON + 1000)).length, 2);
-      assert.deepEqual(await conversations.history(conversationId, 10, NOON + 1001), []);
+      assert.deepEqual(await conversations.history(newId(), UNRESTRICTED, 10, EVER), []);
+      assert.equal((await conversations.history(conversationId, UNRESTRICTED, 10, NOON + 1000)).length, 2);
+      assert.deepEqual(await conversations.history(conversationId, UNRESTRICTED, 10, NOON + 1001), []);
     });
   });
 
@@ -222,14 +223,14 @@ eachDatabase((_name, open) => {
       const seen: string[] = [];
       let before: ConversationCursor | null = null;
       while (seen.length < 20) {
-        const page = await conversations.list(2, before, EVER);
+        const page = await conversations.list(UNRESTRICTED, 2, before, EVER);
         seen.push(...page.map((conversation) => conversation.id));
         const last = page.at(-1);
         if (!last) break;
         before = { lastActive: last.lastActive, id: last.id };
       }
       assert.deepEqual(seen, ids.toReversed());
-      const active = await conversations.list(100, null, NOON + 1);
+      const active = await conversations.list(UNRESTRICTED, 100, null, NOON + 1);
       assert.deepEqual(
         active.map((conversation) => conversation.id),
         ids.slice(3).toReversed(),
@@ -242,21 +243,21 @@ eachDatabase((_name, open) => {
       const { conversations, writer, knex } = open();
       const gone = await writeTurn(writer, userMessage(newId()));
       const kept = await writeTurn(writer, userMessage(newId()));
-      assert.equal(await conversations.delete(gone.conversationId), true);
+      assert.equal(await conversations.delete(gone.conversationId, UNRESTRICTED), true);
       assert.equal(await conversations.find(gone.conversationId), null);
       assert.deepEqual(await knex('messages').where({ conversation_id: gone.conversationId }), []);
       assert.equal((await contents(conversations, kept.conversationId)).length, 2);
     });
 
     test('says when there was nothing', async () => {
-      assert.equal(await open().conversations.delete(newId()), false);
+      assert.equal(await open().conversations.delete(newId(), UNRESTRICTED), false);
     });
 
     test('never lets a row number be used again', async () => {
       const { conversations, writer } = open();
       const first = await writeTurn(writer, userMessage(newId()));
       const last = (await conversations.messages(first.conversationId, 0, 10)).at(-1)?.seq ?? 0;
-      await conversations.delete(first.conversationId);
+      await conversations.delete(first.conversationId, UNRESTRICTED);
       const next = await writeTurn(writer, userMessage(newId()));
       const [stored] = await conversations.messages(next.conversationId, 0, 1);
       assert.ok((stored?.seq ?? 0) > last);

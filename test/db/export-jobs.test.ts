@@ -6,7 +6,7 @@ import { AT, manifest, queuedJob, request } from '../notify/jobs.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { newId } from './fixtures.ts';
 
-const EVERYTHING = { from: null, to: null, role: null, status: null };
+const EVERYTHING = { owner: null, from: null, to: null, role: null, status: null };
 
 eachDatabase((_name, open, options) => {
   /** An empty table. */

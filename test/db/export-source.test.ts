@@ -13,7 +13,7 @@ import {
 } from '../support/export-data.ts';
 
 const START = Date.UTC(2024, 2, 21, 12, 0, 0, 123);
-const EVERYTHING: ExportFilter = { from: null, to: null, role: null, status: null };
+const EVERYTHING: ExportFilter = { owner: null, from: null, to: null, role: null, status: null };
 const PAGE = 7;
 
 /** Lengths around a page, an empty conversation, equal times, and contents too long to come with their page. */

@@ -9,6 +9,7 @@ import { createKnex } from '../../src/db/client.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { faultOf, isAway, isTransient, translated } from '../../src/db/errors.ts';
 import { GroupCommitWriter } from '../../src/db/turn-writer.ts';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import { AppError } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
 import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
@@ -57,7 +58,7 @@ describe('a MySQL that is not there', () => {
     };
     await assert.rejects(database.conversations.check(), away);
     await assert.rejects(database.conversations.find(newId()), away);
-    await assert.rejects(database.conversations.delete(newId()), away);
+    await assert.rejects(database.conversations.delete(newId(), UNRESTRICTED), away);
     await assert.rejects(database.purge.countExpired(0), away);
     await assert.rejects(
       database.purge.exclusively(async () => {}),

@@ -1,4 +1,5 @@
 import { v7 } from 'uuid';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { Message } from '../../src/domain/conversation.ts';
 import type { ConversationRepository } from '../../src/domain/ports.ts';
 import type { TurnStart, TurnWriter } from '../../src/domain/turns.ts';
@@ -46,6 +47,7 @@ export function startOf(message: Message, over: Partial<TurnStart> = {}): TurnSt
     conversationId: message.conversationId,
     named: true,
     expiredBefore: message.timestamp - 24 * HOUR,
+    by: UNRESTRICTED,
     message,
     ...over,
   };

@@ -53,7 +53,8 @@ function child(t: TestContext, path: string, code: string) {
       replyTo: null, model: null, finishReason: null, usage: null, format: null,
     });
     const unit = (name, n) => ({
-      start: { conversationId: name, named: n > 0, expiredBefore: 0, message: message(name, n) },
+      start: { conversationId: name, named: n > 0, expiredBefore: 0, by: { owner: null, all: true },
+        message: message(name, n) },
     });`;
   const process_ = spawn(process.execPath, ['--input-type=module', '-e', prelude + code], {
     stdio: ['ignore', 'pipe', 'inherit'],

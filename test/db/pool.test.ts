@@ -11,6 +11,7 @@ import {
   QueueFullError,
   translated,
 } from '../../src/db/errors.ts';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import { AppError } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
 import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
@@ -86,7 +87,7 @@ eachDatabase((_name, open, options) => {
       // Far less than the acquire timeout.
       assert.ok(performance.now() - began < 1000);
       assert.deepEqual(new Set(codes(refused)), new Set([AWAY.code]));
-      await assert.rejects(conversations.delete(newId()), AWAY);
+      await assert.rejects(conversations.delete(newId(), UNRESTRICTED), AWAY);
       await assert.rejects(
         knex.transaction(async () => {}),
         QueueFullError,

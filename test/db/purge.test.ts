@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { createKnex } from '../../src/db/client.ts';
 import { KnexPurgeStore } from '../../src/db/purge-store.ts';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 
@@ -187,7 +188,7 @@ eachDatabase((_name, open, options) => {
     await knex('deletions').delete();
     const [purged, deleted] = [userMessage(newId()), userMessage(newId())];
     for (const question of [purged, deleted]) await writeTurn(writer, question);
-    await conversations.delete(deleted.conversationId);
+    await conversations.delete(deleted.conversationId, UNRESTRICTED);
     await purge.deleteExpired(NOON + HOUR, 10);
     const noted = () => knex('deletions').orderBy('id').pluck('conversation_id');
     assert.deepEqual(await noted(), [deleted.conversationId, purged.conversationId]);

@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
 import type { Knex } from 'knex';
 import type { Database } from '../../src/db/database.ts';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { Message } from '../../src/domain/conversation.ts';
 import { until } from '../support/chat-server.ts';
 import { eachDatabase } from '../support/databases.ts';
@@ -60,7 +61,7 @@ eachDatabase((_name, open, options) => {
       const reply = replyTo(question);
       await writer.write({ reply });
       assert.equal((await replies.find(reply.uid))?.message.uid, reply.uid);
-      await conversations.delete(question.conversationId);
+      await conversations.delete(question.conversationId, UNRESTRICTED);
       assert.equal(await replies.find(reply.uid), null);
       assert.equal(await replies.tail(reply.uid, 0), null);
     });

@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/client.ts';
 import { GroupCommitWriter } from '../../src/db/turn-writer.ts';
+import { type Access, UNRESTRICTED } from '../../src/domain/access.ts';
 import type { Message } from '../../src/domain/conversation.ts';
 import type { KeyClaim, ReplyProgress, TurnWriter } from '../../src/domain/turns.ts';
 import { eachDatabase, silent } from '../support/databases.ts';
@@ -23,6 +24,8 @@ function watched(knex: Knex): { commits: number; errors: unknown[] } {
 /** A role that no schema takes, as a bad row. */
 const bad = (message: Message): Message => ({ ...message, role: 'robot' as 'user' });
 
+const ALICE: Access = { owner: 'alice', all: false };
+const BOB: Access = { owner: 'bob', all: false };
 const WORKER = newId();
 const BROKEN = { status: 'incomplete', finishReason: 'error' } as const;
 /** What is stored of {@link ended} with these words. */
@@ -98,6 +101,47 @@ eachDatabase((_name, open, options) => {
       assert.equal((await conversations.find(conversationId))?.createdAt, NOON);
     });
 
+    test('of an id that is somebody else’s writes nothing, not even when it has expired', async () => {
+      const { conversations, writer, knex } = open();
+      const question = userMessage(newId());
+      const { conversationId } = question;
+      assert.equal(await writer.write({ start: startOf(question, { by: ALICE }) }), 'saved');
+      const late = NOON + 1000;
+      for (const expiredBefore of [0, late]) {
+        const start = startOf(userMessage(conversationId), { by: BOB, expiredBefore });
+        assert.equal(await writer.write({ start }), 'foreign');
+        const keyed = { start, reply: streaming(start.message), worker: WORKER, key: keyOf() };
+        assert.equal(await writer.write(keyed), 'foreign');
+      }
+      assert.deepEqual(await contents(conversations, conversationId), [question.content]);
+      assert.equal((await conversations.find(conversationId))?.owner, 'alice');
+      const [deletions] = await knex('deletions')
+        .where({ conversation_id: conversationId })
+        .count({ count: '*' });
+      assert.equal(Number(deletions?.count), 0);
+      const admin = { owner: 'bob', all: true };
+      const more = startOf(userMessage(conversationId), { by: admin, expiredBefore: 0 });
+      assert.equal(await writer.write({ start: more }), 'saved');
+      assert.equal((await conversations.find(conversationId))?.owner, 'alice');
+    });
+
+    test('of an id that two begin at once belongs to one of them', async () => {
+      const { conversations, writer } = open();
+      const { writer: other } = open();
+      for (let round = 0; round < 30; round += 1) {
+        const id = newId();
+        const begin = async (by: Access, at: TurnWriter) => {
+          const message = userMessage(id, { content: by.owner ?? '' });
+          return [by.owner, await at.write({ start: startOf(message, { by }) })];
+        };
+        const both = [begin(ALICE, writer), begin(BOB, writer), begin(BOB, other), begin(ALICE, other)];
+        const outcomes = await Promise.all(both);
+        const owner = (await conversations.find(id))?.owner ?? '';
+        assert.deepEqual(await contents(conversations, id), [owner, owner]);
+        for (const [name, outcome] of outcomes) assert.equal(outcome, name === owner ? 'saved' : 'foreign');
+      }
+    });
+
     test('begins an expired conversation anew: the old messages go first', async () => {
       const { conversations, writer } = open();
       const { conversationId } = await writeTurn(writer, userMessage(newId()));
@@ -122,7 +166,7 @@ eachDatabase((_name, open, options) => {
       const { conversations, writer, knex } = open();
       const question = userMessage(newId());
       await writer.write({ start: startOf(question) });
-      await conversations.delete(question.conversationId);
+      await conversations.delete(question.conversationId, UNRESTRICTED);
       assert.equal(await writer.write({ reply: replyTo(question) }), 'gone');
       assert.equal(await conversations.find(question.conversationId), null);
       assert.deepEqual(await knex('messages').where({ conversation_id: question.conversationId }), []);
@@ -133,7 +177,7 @@ eachDatabase((_name, open, options) => {
       const question = userMessage(newId());
       const { conversationId } = question;
       await writer.write({ start: startOf(question) });
-      await conversations.delete(conversationId);
+      await conversations.delete(conversationId, UNRESTRICTED);
       await writer.write({ start: startOf(userMessage(conversationId, { content: 'new' })) });
       const late = replyTo(question, { timestamp: NOON + HOUR });
       assert.equal(await writer.write({ reply: late }), 'gone');
@@ -322,7 +366,7 @@ eachDatabase((_name, open, options) => {
     test('is gone, progress and end alike, when its conversation was deleted', async () => {
       const { writer, conversations, knex } = open();
       const begun = await begin(writer);
-      await conversations.delete(begun.conversationId);
+      await conversations.delete(begun.conversationId, UNRESTRICTED);
       assert.equal(await writer.progress(saying(begun, 'Half')), 'gone');
       assert.equal(await writer.write({ reply: ended(begun, 'Half') }), 'gone');
       assert.equal(await conversations.find(begun.conversationId), null);
@@ -335,7 +379,7 @@ eachDatabase((_name, open, options) => {
       const { writer, conversations } = open();
       const question = await writeTurn(writer, userMessage(newId()));
       const { conversationId } = question;
-      await conversations.delete(conversationId);
+      await conversations.delete(conversationId, UNRESTRICTED);
       // A deletion is dated by the clock, the fixtures are not.
       const said = userMessage(conversationId, { timestamp: Date.now() - HOUR });
       const late = { start: startOf(said), reply: replyTo(said), replayed: true };
@@ -346,7 +390,7 @@ eachDatabase((_name, open, options) => {
     test('of a conversation begun anew since the deletion is written', async () => {
       const { writer, conversations } = open();
       const { conversationId } = await writeTurn(writer, userMessage(newId()));
-      await conversations.delete(conversationId);
+      await conversations.delete(conversationId, UNRESTRICTED);
       const said = userMessage(conversationId, { timestamp: Date.now() + HOUR, content: 'anew' });
       assert.equal(await writer.write({ start: startOf(said), replayed: true }), 'saved');
       assert.deepEqual(await contents(conversations, conversationId), ['anew']);
@@ -364,7 +408,7 @@ eachDatabase((_name, open, options) => {
     test('of two, of which one was deleted, is written for the other in the same batch', async () => {
       const { writer, conversations } = open();
       const deleted = await writeTurn(writer, userMessage(newId()));
-      await conversations.delete(deleted.conversationId);
+      await conversations.delete(deleted.conversationId, UNRESTRICTED);
       const late = userMessage(deleted.conversationId);
       const other = userMessage(newId());
       const units = [late, other].map((message) => ({ start: startOf(message), replayed: true }));
@@ -409,7 +453,7 @@ eachDatabase((_name, open, options) => {
       const key = keyOf();
       const question = userMessage(newId());
       await writer.write(keyed(question, key));
-      await conversations.delete(question.conversationId);
+      await conversations.delete(question.conversationId, UNRESTRICTED);
       assert.equal(await replies.key(key.id, 0), null);
       assert.equal(await writer.write(keyed(userMessage(newId()), key)), 'saved');
     });
@@ -465,7 +509,7 @@ eachDatabase((_name, open, options) => {
       const question = userMessage(newId());
       const first = keyed(question, key);
       await writer.write(first);
-      await conversations.delete(question.conversationId);
+      await conversations.delete(question.conversationId, UNRESTRICTED);
       const claim = { ...key, replaces: first.reply.uid };
       assert.equal(await writer.write({ reply: streaming(question), key: claim, worker: WORKER }), 'gone');
       assert.equal(await conversations.find(question.conversationId), null);

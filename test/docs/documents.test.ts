@@ -24,6 +24,8 @@ const TWINS = [
   'docs/exports',
   'docs/reliability',
   'docs/text-format',
+  'docs/content-filter',
+  'docs/security',
 ].filter((name) => documents().includes(`${name}.zh-CN.md`));
 const RECORDS = readdirSync(fileUrl('docs/adr/')).map((file) => `docs/adr/${file}`);
 

@@ -153,7 +153,7 @@ describe('POST /api/chat', () => {
   it('writes nothing and asks nobody when the caller goes before the body is whole', async () => {
     const before = [await chat.countRows(), chat.upstream.requests.length];
     const text = JSON.stringify({ message: 'cut off' });
-    const head = `POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n\r\n`;
+    const head = `POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n\r\n`;
     const gone = () =>
       chat.server.lines.filter(({ msg, client }) => msg === 'request' && client === 'gone').length;
     for (const sent of [0, 1, text.length - 1]) {

@@ -8,7 +8,7 @@ export const request = (notify: Partial<ExportRequest['notify']> = {}): ExportRe
   format: 'csv',
   raw: false,
   compression: 'gzip',
-  filter: { from: null, to: null, role: null, status: null },
+  filter: { owner: null, from: null, to: null, role: null, status: null },
   since: null,
   notify: { email: null, webhook: null, ...notify },
 });

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { recordLog } from '../support/planted.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 const PM2 = join(PROJECT, 'node_modules', 'pm2', 'bin', 'pm2');
@@ -109,7 +110,11 @@ describe('under PM2', () => {
   after(async () => {
     await pm2('kill');
     await rm(home, { recursive: true, force: true });
-    for (const file of await logFiles()) if (!logsBefore.has(file)) await rm(join(PROJECT, 'logs', file));
+    for (const file of await logFiles()) {
+      if (logsBefore.has(file)) continue;
+      recordLog(await readFile(join(PROJECT, 'logs', file), 'utf8'));
+      await rm(join(PROJECT, 'logs', file));
+    }
   });
 
   it('starts in cluster mode and is ready when the command returns', async () => {

@@ -8,6 +8,7 @@ import { gunzipSync } from 'node:zlib';
 import { createProgress } from '../../scripts/export-lib/progress.ts';
 import { unpacked } from '../../scripts/export-lib/unpack.ts';
 import { createCsvFormat } from '../../src/csv/format.ts';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { JobScope } from '../../src/domain/export-jobs.ts';
 import { CursorCodec } from '../../src/services/cursor-codec.ts';
 import { ExportService } from '../../src/services/exports.ts';
@@ -122,7 +123,7 @@ describe('npm run export', () => {
     const { cursor } = json('whole.manifest.json');
     const database = folder.open();
     const gone = String(conversations[5]?.id);
-    await database.conversations.delete(gone);
+    await database.conversations.delete(gone, UNRESTRICTED);
     await database.close();
     const added = storedConversation(Date.now(), ['new']);
     folder.fill([added]);
@@ -151,10 +152,10 @@ eachDatabase((_name, open, { target }) => {
     const database = open();
     await store(database, conversations.slice(0, 60));
     const clock = { now: () => Date.now() };
-    const cursors = new CursorCodec(() => database.secrets.get('link'));
+    const cursors = new CursorCodec(async () => [await database.secrets.get('link')]);
     const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, 24 * HOUR);
     for (const format of ['csv', 'ndjson'] as const) {
-      const filter = { from: null, to: null, role: null, status: null };
+      const filter = { owner: null, from: null, to: null, role: null, status: null };
       const { chunks } = await exports.start({ filter }, { format, raw: false });
       const direct = await buffer(chunks);
       const { code, stderr } = await own.run('export', '--format', format, '--out', 'x');

@@ -7,6 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../src/config.ts';
 import { openDatabase } from '../../src/db/database.ts';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import { createIdSource } from '../../src/ids.ts';
 import { silent } from '../support/databases.ts';
 
@@ -30,7 +31,9 @@ describe('npm run purge', () => {
     const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
     const head = { uid: ids.next(), conversationId, role: 'user', content: 'q', status: 'complete' } as const;
     const message = { ...head, ...none, timestamp: Date.now() - age };
-    await database.writer.write({ start: { conversationId, named: false, expiredBefore: 0, message } });
+    await database.writer.write({
+      start: { conversationId, named: false, expiredBefore: 0, by: UNRESTRICTED, message },
+    });
     await database.close();
   }
 

@@ -13,6 +13,7 @@ import { problem } from '../../src/http/schemas/common.ts';
 import { conversation } from '../../src/http/schemas/conversations.ts';
 import { serverUrls } from './databases.ts';
 import { type FakeUpstream, startFakeUpstream } from './fake-upstream.ts';
+import { plantMessage } from './planted.ts';
 import { startServer, type TestServer } from './server.ts';
 
 /** Must never be seen anywhere but by the model server. */
@@ -94,6 +95,7 @@ async function send(
   body?: unknown,
   headers: Record<string, string> = {},
 ): Promise<Answer> {
+  plantMessage(body);
   const outgoing = request(`${url}${path}`, {
     method,
     agent: false,

@@ -2,11 +2,14 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { existsSync, readFileSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { parse } from 'dotenv';
+import { plantSettings, recordLog } from './planted.ts';
 
 const MAIN = fileURLToPath(new URL('../../src/main.ts', import.meta.url));
 const WAIT_MS = 20_000;
@@ -52,12 +55,18 @@ export async function makeFolder(): Promise<ChildFolder> {
         child.process.kill('SIGKILL');
         await child.exited();
       }
+      // Where they were told to write a file of their own.
+      for (const name of await readdir(path)) {
+        if (name.endsWith('.log')) recordLog(await readFile(join(path, name), 'utf8'));
+      }
       await rm(path, { recursive: true, force: true });
     },
   };
 }
 
 function startChild(cwd: string, env: Record<string, string>): ChildServer {
+  const file = join(cwd, '.env');
+  plantSettings({ ...(existsSync(file) ? parse(readFileSync(file)) : {}), ...env });
   const kept = ['PATH', 'SYSTEMROOT', 'TEMP', 'TMP', 'HOME'];
   const inherited = Object.fromEntries(
     kept.flatMap((name) => Object.entries(process.env).filter(([key]) => key === name)),
@@ -74,10 +83,14 @@ function startChild(cwd: string, env: Record<string, string>): ChildServer {
   const errors: string[] = [];
   const waiting = new Set<() => void>();
   createInterface({ input: stdout }).on('line', (text) => {
+    recordLog(text);
     lines.push(JSON.parse(text));
     for (const look of waiting) look();
   });
-  createInterface({ input: stderr }).on('line', (text) => void errors.push(text));
+  createInterface({ input: stderr }).on('line', (text) => {
+    recordLog(text);
+    errors.push(text);
+  });
 
   const line = (message: RegExp) => {
     const { promise, resolve, reject } = Promise.withResolvers<Record<string, unknown>>();

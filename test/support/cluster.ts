@@ -7,8 +7,9 @@ import { type ChildFolder, type ChildServer, type Exit, makeFolder } from './chi
 import { type FakeUpstream, startFakeUpstream } from './fake-upstream.ts';
 import { type FaultProxy, startFaultProxy } from './fault-proxy.ts';
 import type { Ledger } from './ledger.ts';
+import { SECRET_WORD } from './planted.ts';
 import { type StoredIn, storedIn } from './snapshot.ts';
-import { SECRET_WORD, storyteller } from './story.ts';
+import { storyteller } from './story.ts';
 
 /** Short times, so that a test sees in seconds what takes minutes otherwise. */
 const QUICK = {

@@ -9,6 +9,7 @@ import type { Socket } from 'node:net';
 import { text as readText } from 'node:stream/consumers';
 import { setImmediate as immediate, setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
+import { plantText } from './planted.ts';
 
 const chatBody = z.looseObject({
   model: z.string(),
@@ -81,6 +82,7 @@ export async function startFakeUpstream(): Promise<FakeUpstream> {
       return;
     }
     const body = chatBody.parse(JSON.parse(await readText(incoming)));
+    for (const { content } of body.messages) plantText(content);
     const { method = '', headers } = incoming;
     const connection = sockets.get(incoming.socket) ?? 0;
     const request = { method, path, headers, body, connection, at: performance.now(), closed: false };
@@ -170,7 +172,10 @@ export const raw =
   ({ response }) =>
     void response.write(data);
 export const role = (): Step => raw(chunk({ role: 'assistant', content: '' }));
-export const delta = (content: string): Step => raw(chunk({ content }));
+export const delta = (content: string): Step => {
+  plantText(content);
+  return raw(chunk({ content }));
+};
 export const reasoning = (text: string): Step => raw(chunk({ reasoning_content: text }));
 export const finish = (reason = 'stop'): Step => raw(chunk({}, reason));
 export const usage = (prompt = 3, completion = 5): Step => {
@@ -242,6 +247,7 @@ export interface ReplyOptions {
 /** A good reply, streamed or whole as the request wants it. */
 export function reply(text: string, options: ReplyOptions = {}): Handler {
   const { chunks = 3, delayMs = 0, usage: counted = true, finishReason = 'stop' } = options;
+  plantText(text);
   return (exchange) => {
     if (!exchange.request.body.stream) return wholeReply(text, finishReason, counted)(exchange);
     const characters = [...text];

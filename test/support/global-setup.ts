@@ -1,17 +1,29 @@
 /**
  * Runs once around the whole test run: finds or makes the MySQL or MariaDB that it uses and passes the URL on to the
  * test files in TEST_DATABASE_URL. Set by hand (one URL, or several separated by commas) that variable is left alone.
+ * In the end it reads all that was logged for what should not be there.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { findMariadbd, type Mariadb, startMariadb } from './mariadb.ts';
+import { recordOutput, searchLogs } from './planted.ts';
 
 /** The script that makes the data directory, of the first, calls a program of the second. */
 const PACKAGES = ['mariadb-server-core', 'mariadb-client-core'];
 
 let server: Mariadb | undefined;
+let logs: string | undefined;
 
 export async function globalSetup(): Promise<void> {
+  logs = mkdtempSync(join(tmpdir(), 'chat-test-logs-'));
+  process.env.TEST_LOG_DIR = logs;
+  recordOutput();
+  await provideDatabase();
+}
+
+async function provideDatabase(): Promise<void> {
   if (process.env.TEST_DATABASE_URL !== undefined) return;
   if (!findMariadbd()) install();
   if (!findMariadbd()) {
@@ -25,8 +37,25 @@ export async function globalSetup(): Promise<void> {
   process.env.TEST_DATABASE_URL = server.url;
 }
 
+/** @throws Error when something secret was logged; what was logged is then left for whoever looks into it */
 export async function globalTeardown(): Promise<void> {
   await server?.stop();
+  if (logs === undefined) return;
+  // Nothing more is to be written down.
+  delete process.env.TEST_LOG_DIR;
+  const { leaks, files, characters, planted } = searchLogs(logs);
+  if (leaks.length === 0) {
+    rmSync(logs, { recursive: true, force: true });
+    process.stderr.write(
+      `none of ${planted} planted secrets is in ${files} logs (${characters} characters)\n`,
+    );
+    return;
+  }
+  const places = leaks.map(({ file, line, kind }) => `${join(logs ?? '', file)}:${line}: ${kind}`);
+  const said = `the logs of this run hold what must never be in a log:\n${places.join('\n')}`;
+  // The runner only fails by the error, and does not always say it.
+  process.stderr.write(`\n*** ${said}\n`);
+  throw new Error(said);
 }
 
 function install(): void {

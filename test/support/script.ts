@@ -9,6 +9,7 @@ import { loadConfig } from '../../src/config.ts';
 import { type Database, openDatabase } from '../../src/db/database.ts';
 import { silent } from './databases.ts';
 import type { StoredConversation } from './export-data.ts';
+import { plantSettings, recordLog } from './planted.ts';
 
 export interface Ended {
   readonly code: number | null;
@@ -35,6 +36,7 @@ export interface ScriptFolder {
 /** @param databaseUrl unset: a file in the folder */
 export function scriptFolder(databaseUrl = ''): ScriptFolder {
   const path = mkdtempSync(join(tmpdir(), 'chat-script-'));
+  plantSettings({ DATABASE_URL: databaseUrl });
   const env = { ...process.env, DATA_DIR: path, DATABASE_URL: databaseUrl, NODE_OPTIONS: '' };
   const start = (script: string, args: readonly string[], node: readonly string[] = []): Script => {
     const file = fileURLToPath(new URL(`../../scripts/${script}.ts`, import.meta.url));
@@ -44,7 +46,10 @@ export function scriptFolder(databaseUrl = ''): ScriptFolder {
     child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk));
     const ended = new Promise<Ended>((resolve) => {
       child.once('close', (code) => {
-        resolve({ code, stdout: Buffer.concat(stdout), stderr: Buffer.concat(stderr).toString() });
+        const said = Buffer.concat(stderr).toString();
+        // What it writes to standard output is what was asked for, such as an export.
+        if (said !== '') recordLog(said);
+        resolve({ code, stdout: Buffer.concat(stdout), stderr: said });
       });
     });
     return { child, ended };

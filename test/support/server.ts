@@ -5,6 +5,7 @@ import { startServer as compose, type Overrides, type RunningServer } from '../.
 import { loadConfig } from '../../src/config.ts';
 import { createLogger } from '../../src/logger.ts';
 import { RequestContext } from '../../src/request-context.ts';
+import { plantMessage, plantSettings, recordLog } from './planted.ts';
 
 export interface TestServer extends RunningServer {
   /** Every log line so far, parsed. */
@@ -25,10 +26,15 @@ export async function startServer(
   const folder = await mkdtemp(join(tmpdir(), 'chat-api-test-'));
   const lines: Record<string, unknown>[] = [];
   const context = new RequestContext();
-  const log = createLogger({ level: 'debug', pretty: false, file: undefined }, () => context.fields(), {
-    write: (line) => void lines.push(JSON.parse(line)),
-  });
+  plantSettings(env);
   const config = loadConfig({ PORT: '0', DATA_DIR: folder, SHUTDOWN_GRACE_MS: '5000', ...env });
+  const options = { level: 'debug', pretty: false, file: undefined, masked: config.piiMask.logs };
+  const log = createLogger(options, () => context.fields(), {
+    write(line) {
+      recordLog(line);
+      lines.push(JSON.parse(line));
+    },
+  });
   const server = await compose(config, '0.0.0-test', log, context, overrides);
   return {
     ...server,
@@ -37,12 +43,14 @@ export async function startServer(
       await server.stop();
       await rm(folder, { recursive: true, force: true });
     },
-    post: (path, body, headers = {}) =>
-      fetch(`${server.url}${path}`, {
+    post(path, body, headers = {}) {
+      plantMessage(body);
+      return fetch(`${server.url}${path}`, {
         method: 'POST',
         headers: { 'content-type': 'application/json', ...headers },
         body: typeof body === 'string' ? body : JSON.stringify(body),
-      }),
+      });
+    },
     get: (path, headers = {}) => fetch(`${server.url}${path}`, { headers }),
   };
 }

@@ -17,10 +17,8 @@ import {
   usage,
   wait,
 } from './fake-upstream.ts';
+import { SECRET_WORD } from './planted.ts';
 import { randomFrom } from './random.ts';
-
-/** Stands in every question; must never stand in a log. */
-export const SECRET_WORD = 'Geheimnisträger';
 
 export interface Plot {
   /** How many pieces the model sends. */
@@ -62,9 +60,9 @@ export function plotOf(asked: string): Plot {
 export function piecesOf(asked: string): string[] {
   const digest = createHash('sha256').update(asked).digest();
   const random = randomFrom(digest.readUInt32BE(0));
-  return Array.from({ length: plotOf(asked).pieces }, () => {
+  return Array.from({ length: plotOf(asked).pieces }, (_, index) => {
     const words = Array.from({ length: random.int(1, 3) }, () => random.pick(WORDS));
-    return `${words.join(' ')} `;
+    return `${index === 0 ? `${SECRET_WORD} ` : ''}${words.join(' ')} `;
   });
 }
 

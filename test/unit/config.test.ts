@@ -79,16 +79,50 @@ describe('settings', () => {
     assert.equal(loadConfig({ OPENAI_API_KEY: '' }).model.demo, true);
   });
 
-  it('refuse a host that others can reach, unless AUTH=off says so', () => {
-    assert.match(faults({ HOST: '0.0.0.0' }).join(), /AUTH=off/);
+  it('ask for keys on a host that others can reach, unless AUTH=off says otherwise', () => {
+    assert.deepEqual(loadConfig({}).auth, { required: false, hosts: [] });
+    assert.deepEqual(loadConfig({ HOST: '0.0.0.0' }).auth, { required: true, hosts: undefined });
+    assert.deepEqual(loadConfig({ AUTH: 'required' }).auth, { required: true, hosts: undefined });
+    assert.deepEqual(loadConfig({ ALLOWED_HOSTS: 'Chat.example.com, b' }).auth.hosts, [
+      'chat.example.com',
+      'b',
+    ]);
     const config = loadConfig({ HOST: '0.0.0.0', AUTH: 'off' });
+    assert.deepEqual(config.auth, { required: false, hosts: undefined });
     assert.match(config.warnings.join(), /everybody who reaches the port/);
     assert.deepEqual(config.http.corsOrigins, []);
   });
 
-  it('refuse AUTH=required rather than pretend, and warn of settings that have no effect yet', () => {
-    assert.match(faults({ AUTH: 'required' }).join(), /not in this version/);
-    assert.match(loadConfig({ REDIS_URL: 'redis://x' }).warnings.join(), /REDIS_URL .* no effect/);
+  it('limit callers where keys are asked for, and elsewhere where somebody says so', () => {
+    const none = {
+      requestsPerMinute: 0,
+      openStreams: 0,
+      tokensPerDay: 0,
+      exportsPerHour: 0,
+      authFailuresPerMinute: 0,
+    };
+    const usual = {
+      ...none,
+      requestsPerMinute: 60,
+      openStreams: 10,
+      exportsPerHour: 20,
+      authFailuresPerMinute: 10,
+    };
+    const limits = (environment: Record<string, string>) => loadConfig(environment).limits;
+    assert.deepEqual(limits({}), { ...none, redisUrl: undefined });
+    assert.deepEqual(limits({ AUTH: 'required' }), { ...usual, redisUrl: undefined });
+    assert.deepEqual(limits({ AUTH: 'required', RATE_LIMIT_REQUESTS: '0' }).requestsPerMinute, 0);
+    assert.deepEqual(limits({ RATE_LIMIT_TOKENS: '5', REDIS_URL: 'redis://x' }), {
+      ...none,
+      tokensPerDay: 5,
+      redisUrl: 'redis://x',
+    });
+  });
+
+  it('take several secrets to sign with, none of them short', () => {
+    const [one, two] = ['a'.repeat(24), 'b'.repeat(24)];
+    assert.deepEqual(loadConfig({ LINK_SECRET: `${one}, ${two}` }).linkSecrets, [one, two]);
+    assert.match(faults({ LINK_SECRET: `${one},short` }).join(), /LINK_SECRET .* not shown here/);
   });
 
   it('refuse several workers on SQLite', () => {

@@ -25,6 +25,7 @@ export function observe(log: Logger, context: RequestContext): RequestHandler {
         status: response.statusCode,
         ms: Math.round((performance.now() - began) * 10) / 10,
         bytes: socket.bytesWritten - bytesBefore,
+        ...(response.locals.caller?.key && { key_id: response.locals.caller.key.id }),
         ...(response.writableFinished ? {} : { client: 'gone' }),
       };
       log.info(line, 'request');

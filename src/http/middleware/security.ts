@@ -2,8 +2,8 @@ import cors from 'cors';
 import type { Request, RequestHandler, Response } from 'express';
 import helmet from 'helmet';
 
-/** Nothing of an API answer may be run or framed; pages bring their own policy. */
-function shield(secure: boolean): Headers {
+/** Nothing of an API answer may be run or framed; pages bring their own policy. @param secure whether it goes over TLS */
+export function shield(secure: boolean): Headers {
   const handler = helmet({
     contentSecurityPolicy: {
       useDefaults: false,
@@ -45,6 +45,8 @@ export function crossOrigin(origins: '*' | 'loopback' | readonly string[]): Requ
       'Cache-Status',
       'Idempotent-Replayed',
       'Retry-After',
+      'RateLimit',
+      'RateLimit-Policy',
       'Location',
       'Content-Disposition',
     ],

@@ -6,12 +6,6 @@ import { readTarget } from '../target.ts';
 /** More than any client sends; Node itself would silently drop what is beyond its own limit. */
 const MAX_HEADERS = 200;
 
-function countHosts(rawHeaders: readonly string[]): number {
-  let hosts = 0;
-  for (let i = 0; i < rawHeaders.length; i += 2) if (rawHeaders[i]?.toLowerCase() === 'host') hosts += 1;
-  return hosts;
-}
-
 /** One spelling of the path for everything that follows; odd requests end here. */
 export function normalizeTarget(): RequestHandler {
   return (request, response, next) => {
@@ -19,8 +13,6 @@ export function normalizeTarget(): RequestHandler {
     if (rawHeaders.length / 2 > MAX_HEADERS) {
       throw new AppError('headers_too_large', `A request may have at most ${MAX_HEADERS} header fields`);
     }
-    if (countHosts(rawHeaders) > 1)
-      throw new AppError('malformed_request', 'A request must have one Host header');
     const target = readTarget(request.url);
     if (target.kind === 'bad') {
       request.url = '/';

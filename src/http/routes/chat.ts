@@ -1,12 +1,14 @@
 import type { Request, Response } from 'express';
 import type { ReplyFormat } from '../../domain/conversation.ts';
-import type { TextFormat } from '../../domain/ports.ts';
 import type { ChatInput, ChatService } from '../../services/chat.ts';
 import type { Turn } from '../../services/turn.ts';
 import type { createBodyReader } from '../body.ts';
+import { type Caller, callerOf } from '../caller.ts';
 import { requestKey } from '../idempotency.ts';
 import { presentCacheUse, presentReply } from '../presenters.ts';
 import { pathOf, problemOf, sendJson } from '../problem.ts';
+import type { Quotas } from '../quotas.ts';
+import type { ReplyForms } from '../reply-forms.ts';
 import type { Route } from '../route.ts';
 import { type ChatRequest, chatReply, chatRequest } from '../schemas/chat.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
@@ -17,19 +19,21 @@ import { check } from '../validate.ts';
 
 export interface ChatRouteParts {
   readonly chat: ChatService;
-  readonly text: TextFormat;
+  readonly forms: ReplyForms;
   readonly readBody: ReturnType<typeof createBodyReader>;
+  readonly quotas: Quotas;
   readonly messageMaxChars: number;
   readonly stream: SessionOptions;
 }
 
-function inputOf(body: ChatRequest, format: ReplyFormat): ChatInput {
+function inputOf(body: ChatRequest, format: ReplyFormat, { access }: Caller): ChatInput {
   return {
     message: body.message,
     conversationId: body.conversation_id,
     format: body.format ?? format,
     model: body.model,
     cache: body.cache ?? true,
+    access,
   };
 }
 
@@ -57,6 +61,8 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
   return {
     method: 'post',
     path: '/api/chat',
+    access: 'chat',
+    quotas: ['tokens'],
     operation: {
       summary: 'Ask, and get the whole reply',
       description:
@@ -81,12 +87,14 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
     },
     async handle(request, response) {
       const body = check(schema, await parts.readBody(request));
-      const input = inputOf(body, 'markdown');
+      const caller = callerOf(response);
+      const input = inputOf(body, 'markdown', caller);
       const turn = await parts.chat.begin(input, 'whole', requestKey(request, input));
+      parts.quotas.meter(caller.subject, input.message, turn);
       tellCacheUse(response, turn);
       const result = await turn.result.finally(() => turn.release());
       const { format } = input;
-      const shown = format === 'text' ? parts.text.whole(result.content) : result.content;
+      const shown = parts.forms.whole(turn.reply, format, result.content);
       sendJson(response, 200, presentReply(turn, result, format, shown));
     },
   };
@@ -104,6 +112,8 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
   return {
     method: 'post',
     path: '/api/chat-stream',
+    access: 'chat',
+    quotas: ['tokens', 'streams'],
     operation: {
       summary: 'Ask, and read the reply as it is made',
       description:
@@ -128,14 +138,16 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
     },
     async handle(request, response) {
       const body = check(schema, await parts.readBody(request));
-      const input = inputOf(body, 'text');
+      const caller = callerOf(response);
+      const input = inputOf(body, 'text', caller);
       const turn = await parts.chat.begin(input, 'stream', requestKey(request, input));
+      parts.quotas.meter(caller.subject, input.message, turn);
       const { format } = input;
-      const text = format === 'text' ? parts.text.stream() : undefined;
+      const shown = parts.forms.stream(turn.reply, format);
       const { cached, replayed } = turn;
       const cache = replayed ? undefined : turn.cache;
       const from = replayed ? knownOf(request, turn.messageId) : 0;
-      const reading = { stream: turn, format, text, from, resumed: !turn.cache || from > 0, cache, cached };
+      const reading = { stream: turn, format, shown, from, resumed: !turn.cache || from > 0, cache, cached };
       if (replayed) tellCacheUse(response, turn);
       const session = new StreamSession(response, reading, parts.stream, (error) =>
         problemOf(error, pathOf(request), response.locals.requestId),

@@ -1,4 +1,5 @@
 import type { ConversationService } from '../../services/conversations.ts';
+import { callerOf } from '../caller.ts';
 import { presentConversation, presentList } from '../presenters.ts';
 import { sendJson } from '../problem.ts';
 import { readQuery } from '../query.ts';
@@ -22,6 +23,7 @@ function listRoute(conversations: ConversationService): Route {
   return {
     method: 'get',
     path: '/api/conversations',
+    access: 'read',
     operation: {
       summary: 'List conversations, the last active first',
       tags: ['conversations'],
@@ -30,7 +32,8 @@ function listRoute(conversations: ConversationService): Route {
     },
     async handle(request, response) {
       const { limit, cursor } = readQuery(request, listQuery);
-      sendJson(response, 200, presentList(await conversations.list(limit, cursor ?? null)));
+      const { access } = callerOf(response);
+      sendJson(response, 200, presentList(await conversations.list(access, limit, cursor ?? null)));
     },
   };
 }
@@ -39,6 +42,7 @@ function getRoute(conversations: ConversationService): Route {
   return {
     method: 'get',
     path: '/api/conversations/:id',
+    access: 'read',
     operation: {
       summary: 'Read a conversation, oldest message first',
       tags: ['conversations'],
@@ -51,7 +55,9 @@ function getRoute(conversations: ConversationService): Route {
     async handle(request, response) {
       const { id } = check(conversationId, request.params);
       const { limit, cursor } = readQuery(request, conversationQuery);
-      sendJson(response, 200, presentConversation(await conversations.get(id, cursor ?? 0, limit)));
+      const { access } = callerOf(response);
+      const page = await conversations.get(id, access, cursor ?? 0, limit);
+      sendJson(response, 200, presentConversation(page));
     },
   };
 }
@@ -60,6 +66,7 @@ function deleteRoute(conversations: ConversationService): Route {
   return {
     method: 'delete',
     path: '/api/conversations/:id',
+    access: 'chat',
     operation: {
       summary: 'Delete a conversation with its messages',
       description: 'Nothing brings it back, not even a reply that is still being made.',
@@ -69,7 +76,7 @@ function deleteRoute(conversations: ConversationService): Route {
     },
     async handle(request, response) {
       const { id } = check(conversationId, request.params);
-      await conversations.delete(id);
+      await conversations.delete(id, callerOf(response).access);
       sendJson(response, 200, { conversation_id: id, deleted: true });
     },
   };

@@ -5,6 +5,7 @@ import express, { type Express, type RequestHandler, type Response } from 'expre
 import { AppError } from '../../domain/errors.ts';
 import { openApiDocument } from '../openapi.ts';
 import { sendJson } from '../problem.ts';
+import { queryParameters } from '../query.ts';
 import type { Route } from '../route.ts';
 import { STRINGS } from '../web/assets/strings.js';
 
@@ -35,7 +36,9 @@ const DOCS_POLICY = HOME_POLICY.replace("style-src 'self'", "style-src 'self' 'u
 );
 
 /**
- * The home page, the OpenAPI document and its browser.
+ * The home page, the OpenAPI document and its browser. The latter needs a key where keys are asked for, and a browser
+ * that goes to a page sends none: the home page, which has the key, fetches it and writes it in its own place. That
+ * is done at `/?docs`, so that only there the home page goes by the policy that Swagger UI needs.
  * @param apiRoutes what the OpenAPI document is made of
  */
 export function documentRoutes(apiRoutes: readonly Route[], version: string): Route[] {
@@ -46,9 +49,15 @@ export function documentRoutes(apiRoutes: readonly Route[], version: string): Ro
     {
       method: 'get',
       path: '/openapi.json',
+      access: 'any',
       handle: (_request, response) => sendJson(response, 200, document),
     },
-    { method: 'get', path: '/docs', handle: (_request, response) => sendPage(response, docs, DOCS_POLICY) },
+    {
+      method: 'get',
+      path: '/docs',
+      access: 'any',
+      handle: (_request, response) => sendPage(response, docs, DOCS_POLICY),
+    },
   ];
 }
 
@@ -69,11 +78,13 @@ function homeRoute(apiRoutes: readonly Route[], version: string): Route {
   return {
     method: 'get',
     path: '/',
+    access: 'open',
     handle(request, response) {
       response.vary('Accept');
       // The first of the two is for callers that take anything, as curl does.
       const wanted = request.accepts(['application/json', 'text/html']);
-      if (wanted === 'text/html') sendPage(response, home, HOME_POLICY);
+      const policy = 'docs' in queryParameters(request.url) ? DOCS_POLICY : HOME_POLICY;
+      if (wanted === 'text/html') sendPage(response, home, policy);
       else sendJson(response, 200, summary);
     },
   };

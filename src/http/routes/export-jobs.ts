@@ -1,10 +1,13 @@
 import type { Request, Response } from 'express';
+import { type Access, ownerOnly } from '../../domain/access.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { ExportJob, ExportRequest } from '../../domain/export-jobs.ts';
 import type { Clock } from '../../domain/ports.ts';
 import type { CursorCodec } from '../../services/cursor-codec.ts';
 import { type ExportJobService, progressOf } from '../../services/export-jobs.ts';
+import type { SignedLinks } from '../../services/signed-links.ts';
 import type { createBodyReader } from '../body.ts';
+import { callerOf } from '../caller.ts';
 import { presentJob, presentJobList } from '../presenters-exports.ts';
 import { sendJson } from '../problem.ts';
 import { readQuery } from '../query.ts';
@@ -15,9 +18,11 @@ import {
   exportId,
   exportJob,
   exportJobList,
+  exportLink,
   exportManifest,
   exportRequest,
   jobListQuery,
+  linkRequest,
 } from '../schemas/export-jobs.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { sendFile } from '../send-file.ts';
@@ -26,6 +31,7 @@ import { check } from '../validate.ts';
 
 export interface ExportJobRouteParts {
   readonly jobs: ExportJobService;
+  readonly links: Pick<SignedLinks, 'sign'>;
   readonly cursors: CursorCodec;
   readonly clock: Clock;
   readonly readBody: ReturnType<typeof createBodyReader>;
@@ -40,6 +46,7 @@ export function exportJobRoutes(parts: ExportJobRouteParts): Route[] {
     deleteRoute(parts.jobs),
     eventsRoute(parts),
     fileRoute(parts.jobs),
+    linkRoute(parts),
     manifestRoute(parts.jobs),
   ];
 }
@@ -49,6 +56,7 @@ const CURSOR_DAYS = 30;
 
 async function requestOf(
   body: ExportRequestBody,
+  access: Access,
   { cursors, clock }: ExportJobRouteParts,
 ): Promise<ExportRequest> {
   const since = body.since === undefined ? null : await cursors.decode(body.since);
@@ -61,6 +69,7 @@ async function requestOf(
     raw: body.csv === 'raw',
     compression: body.compression,
     filter: {
+      owner: ownerOnly(access),
       from: body.start_date ?? null,
       to: body.end_date ?? null,
       role: body.role ?? null,
@@ -79,6 +88,8 @@ function startRoute(parts: ExportJobRouteParts): Route {
   return {
     method: 'post',
     path: '/api/exports',
+    access: 'export',
+    quotas: ['exports'],
     operation: {
       summary: 'Start an export to a file',
       description:
@@ -96,7 +107,7 @@ function startRoute(parts: ExportJobRouteParts): Route {
     },
     async handle(request, response) {
       const body = check(exportRequest, await parts.readBody(request));
-      const job = await parts.jobs.start(await requestOf(body, parts));
+      const job = await parts.jobs.start(await requestOf(body, callerOf(response).access, parts));
       response.setHeader('Location', `/api/exports/${job.id}`);
       sendJson(response, 202, present(job, parts.clock));
     },
@@ -111,6 +122,7 @@ function listRoute({ jobs, clock }: ExportJobRouteParts): Route {
   return {
     method: 'get',
     path: '/api/exports',
+    access: 'export',
     operation: {
       summary: 'List exports, the newest first',
       tags: ['exports'],
@@ -119,7 +131,8 @@ function listRoute({ jobs, clock }: ExportJobRouteParts): Route {
     },
     async handle(request, response) {
       const { limit, cursor } = readQuery(request, jobListQuery);
-      sendJson(response, 200, presentJobList(await jobs.list(limit, cursor ?? null), clock.now()));
+      const { access } = callerOf(response);
+      sendJson(response, 200, presentJobList(await jobs.list(access, limit, cursor ?? null), clock.now()));
     },
   };
 }
@@ -128,6 +141,7 @@ function getRoute({ jobs, clock }: ExportJobRouteParts): Route {
   return {
     method: 'get',
     path: '/api/exports/:id',
+    access: 'export',
     operation: {
       summary: 'How far an export is',
       tags: ['exports'],
@@ -136,7 +150,7 @@ function getRoute({ jobs, clock }: ExportJobRouteParts): Route {
     },
     async handle(request, response) {
       const { id } = check(exportId, request.params);
-      sendJson(response, 200, present(await jobs.get(id), clock));
+      sendJson(response, 200, present(await jobs.get(id, callerOf(response).access), clock));
     },
   };
 }
@@ -145,6 +159,7 @@ function deleteRoute(jobs: ExportJobService): Route {
   return {
     method: 'delete',
     path: '/api/exports/:id',
+    access: 'export',
     operation: {
       summary: 'Cancel an export, or remove an ended one with its file',
       tags: ['exports'],
@@ -153,7 +168,7 @@ function deleteRoute(jobs: ExportJobService): Route {
     },
     async handle(request, response) {
       const { id } = check(exportId, request.params);
-      const status = await jobs.delete(id);
+      const status = await jobs.delete(id, callerOf(response).access);
       sendJson(response, 200, { id, deleted: true, status });
     },
   };
@@ -163,6 +178,8 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
   return {
     method: 'get',
     path: '/api/exports/:id/events',
+    access: 'export',
+    quotas: ['streams'],
     operation: {
       summary: 'Follow an export',
       description:
@@ -181,7 +198,8 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
     },
     async handle(request, response) {
       const { id } = check(exportId, request.params);
-      const look = async () => present(await jobs.get(id), clock);
+      const { access } = callerOf(response);
+      const look = async () => present(await jobs.get(id, access), clock);
       await followJob(request, response, {
         first: await look(),
         look,
@@ -196,6 +214,8 @@ function fileRoute(jobs: ExportJobService): Route {
   return {
     method: 'get',
     path: '/api/exports/:id/file',
+    access: 'export',
+    linked: true,
     operation: {
       summary: 'Download the file of an export',
       description: 'With `Range`, `If-Range` and a strong `ETag`, so that a download that broke off goes on.',
@@ -217,7 +237,7 @@ function fileRoute(jobs: ExportJobService): Route {
     },
     async handle(request: Request, response: Response) {
       const { id } = check(exportId, request.params);
-      const { folder, name, job, manifest } = await jobs.file(id);
+      const { folder, name, job, manifest } = await jobs.file(id, callerOf(response).access);
       const { bytes, sha256 } = manifest;
       await sendFile(request, response, { folder, name, ...typeOf(job.request), bytes, sha256 });
     },
@@ -235,10 +255,41 @@ function typeOf({ format, compression }: ExportRequest): { readonly type: string
   return { type: PACKED[compression] ?? TYPES[format] };
 }
 
+function linkRoute({ jobs, links, clock, readBody }: ExportJobRouteParts): Route {
+  return {
+    method: 'post',
+    path: '/api/exports/:id/link',
+    access: 'export',
+    operation: {
+      summary: 'Make a link that opens the file without a key',
+      description:
+        'For mails and browsers. Whoever has it may fetch the file, and nothing else, until it expires.',
+      tags: ['exports'],
+      requestParams: { path: exportId },
+      requestBody: { required: true, ...jsonBody(linkRequest) },
+      responses: {
+        200: { description: 'The link', ...jsonBody(exportLink) },
+        ...problems(400, 404, 409, 413, 415, 503),
+      },
+    },
+    async handle(request, response) {
+      const { id } = check(exportId, request.params);
+      const { expires_in } = check(linkRequest, await readBody(request));
+      await jobs.file(id, callerOf(response).access);
+      // Whole seconds, as the link has them.
+      const expiresAt = Math.floor(clock.now() / 1000 + expires_in) * 1000;
+      const path = `/api/exports/${id}/file`;
+      const url = `${path}?${await links.sign(path, expiresAt)}`;
+      sendJson(response, 200, { url, expires_at: new Date(expiresAt).toISOString() });
+    },
+  };
+}
+
 function manifestRoute(jobs: ExportJobService): Route {
   return {
     method: 'get',
     path: '/api/exports/:id/manifest',
+    access: 'export',
     operation: {
       summary: 'What proves the file of an export complete',
       tags: ['exports'],
@@ -250,7 +301,7 @@ function manifestRoute(jobs: ExportJobService): Route {
     },
     async handle(request, response) {
       const { id } = check(exportId, request.params);
-      sendJson(response, 200, await jobs.manifest(id));
+      sendJson(response, 200, await jobs.manifest(id, callerOf(response).access));
     },
   };
 }

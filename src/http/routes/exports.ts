@@ -1,7 +1,9 @@
 import type { Request, Response } from 'express';
+import { ownerOnly } from '../../domain/access.ts';
 import type { Clock } from '../../domain/ports.ts';
 import type { ConversationService } from '../../services/conversations.ts';
 import type { ExportForm, ExportService, ExportTarget } from '../../services/exports.ts';
+import { callerOf } from '../caller.ts';
 import { sendDownload } from '../download.ts';
 import { sendJson } from '../problem.ts';
 import { readQuery } from '../query.ts';
@@ -39,6 +41,8 @@ function exportAllRoute(exports: ExportService, clock: Clock): Route {
   return {
     method: 'get',
     path: '/api/conversations/export-all',
+    access: 'export',
+    quotas: ['exports'],
     operation: {
       summary: 'Export conversations as a file',
       description: 'Oldest first, streamed. A file that breaks off did so by a broken connection.',
@@ -49,6 +53,7 @@ function exportAllRoute(exports: ExportService, clock: Clock): Route {
     async handle(request, response) {
       const { start_date, end_date, role, status, ...asked } = readQuery(request, exportAllQuery);
       const filter = {
+        owner: ownerOnly(callerOf(response).access),
         from: start_date ?? null,
         to: end_date ?? null,
         role: role ?? null,
@@ -64,6 +69,8 @@ function exportOneRoute(exports: ExportService, conversations: ConversationServi
   return {
     method: 'get',
     path: '/api/conversations/:id/export',
+    access: 'export',
+    quotas: ['exports'],
     operation: {
       summary: 'Export a conversation as a file',
       tags: ['exports'],
@@ -73,7 +80,7 @@ function exportOneRoute(exports: ExportService, conversations: ConversationServi
     async handle(request, response) {
       const { id } = check(conversationId, request.params);
       const asked = readQuery(request, exportQuery);
-      await conversations.view(id);
+      await conversations.view(id, callerOf(response).access);
       await answer(exports, { conversationId: id }, asked, `conversation-${id}`, request, response);
     },
   };

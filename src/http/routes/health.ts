@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { HealthService } from '../../services/health.ts';
+import { callerOf } from '../caller.ts';
 import { sendJson } from '../problem.ts';
 import type { Route } from '../route.ts';
 import { instant } from '../schemas/common.ts';
@@ -10,18 +11,30 @@ const alive = z.object({ status: z.literal('ok'), version: z.string() }).meta({ 
 const readiness = z
   .object({
     status: z.enum(['ready', 'not_ready', 'stopping']),
-    database: z.enum(['up', 'down']).meta({ description: '`down` also while its migrations are pending' }),
-    upstream: z.enum(['demo', 'up', 'down']).meta({ description: 'Shown, but does not decide the status' }),
+    // Where keys are asked for, the rest is for those with the scope admin.
+    database: z
+      .enum(['up', 'down'])
+      .optional()
+      .meta({ description: '`down` also while its migrations are pending' }),
+    upstream: z
+      .enum(['demo', 'up', 'down'])
+      .optional()
+      .meta({ description: 'Shown, but does not decide the status' }),
     journal: z
       .object({ turns: z.int(), bytes: z.int(), oldest: instant.nullable() })
+      .optional()
       .meta({ description: 'What waits on this host until the database is back' }),
   })
-  .meta({ id: 'Readiness' });
+  .meta({
+    id: 'Readiness',
+    description: 'More than the status only where no keys are asked for, or to admins',
+  });
 
 function aliveRoute(path: string, version: string): Route {
   return {
     method: 'get',
     path,
+    access: 'open',
     operation: {
       summary: 'Whether this process lives',
       tags: ['health'],
@@ -37,6 +50,7 @@ function readyRoute(health: HealthService): Route {
   return {
     method: 'get',
     path: '/health/ready',
+    access: 'open',
     operation: {
       summary: 'Whether this process should get requests',
       tags: ['health'],
@@ -49,8 +63,8 @@ function readyRoute(health: HealthService): Route {
       const { ready, stopping, database, upstream, journal } = await health.report();
       const status = ready ? 'ready' : stopping ? 'stopping' : 'not_ready';
       const oldest = journal.oldest === null ? null : new Date(journal.oldest).toISOString();
-      const body = { status, database, upstream, journal: { ...journal, oldest } };
-      sendJson(response, ready ? 200 : 503, body);
+      const details = { database, upstream, journal: { ...journal, oldest } };
+      sendJson(response, ready ? 200 : 503, { status, ...(callerOf(response).access.all && details) });
     },
   };
 }

@@ -1,10 +1,11 @@
 import type { Request } from 'express';
 import { AppError } from '../../domain/errors.ts';
-import type { TextFormat } from '../../domain/ports.ts';
 import type { StreamService } from '../../services/streams.ts';
 import type { ReplyStream } from '../../services/turn.ts';
+import { callerOf } from '../caller.ts';
 import { pathOf, problemOf, sendJson } from '../problem.ts';
 import { readQuery } from '../query.ts';
+import type { ReplyForms } from '../reply-forms.ts';
 import type { Route } from '../route.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { lastEventHeader, stopped, streamId, streamQuery } from '../schemas/streams.ts';
@@ -14,7 +15,7 @@ import { check } from '../validate.ts';
 
 export interface StreamRouteParts {
   readonly streams: StreamService;
-  readonly text: TextFormat;
+  readonly forms: ReplyForms;
   readonly stream: SessionOptions;
 }
 
@@ -39,16 +40,16 @@ function positionOf(request: Request, id: string): ReadPosition {
  * An end that the reader was told may have been too early: the process that makes the reply was taken for dead, or had
  * more of it than was stored when somebody stopped it through another one.
  */
-function hasEverything({ offset, ended }: ReadPosition, stream: ReplyStream, text: TextFormat): boolean {
-  const { reply, format } = stream;
-  if (!ended || reply.running) return false;
-  return offset >= (format === 'text' ? text.whole(reply.text).length : reply.length);
+function hasEverything({ offset, ended }: ReadPosition, stream: ReplyStream, forms: ReplyForms): boolean {
+  return ended && !stream.reply.running && offset >= forms.length(stream);
 }
 
-function resumeRoute({ streams, text, stream: options }: StreamRouteParts): Route {
+function resumeRoute({ streams, forms, stream: options }: StreamRouteParts): Route {
   return {
     method: 'get',
     path: '/api/chat-stream/:id',
+    access: 'chat',
+    quotas: ['streams'],
     operation: {
       summary: 'Go on with a reply where its stream broke off',
       description:
@@ -73,8 +74,8 @@ function resumeRoute({ streams, text, stream: options }: StreamRouteParts): Rout
       const { id } = check(streamId, request.params);
       const position = positionOf(request, id);
       const { offset: from } = position;
-      const stream = await streams.open(id);
-      const complete = hasEverything(position, stream, text);
+      const stream = await streams.open(id, callerOf(response).access);
+      const complete = hasEverything(position, stream, forms);
       if (complete || request.method === 'HEAD') {
         stream.release();
         response.writeHead(complete ? 204 : 200, complete ? {} : streamHeaders(stream));
@@ -85,7 +86,7 @@ function resumeRoute({ streams, text, stream: options }: StreamRouteParts): Rout
       const reading = {
         stream,
         format,
-        text: format === 'text' ? text.stream() : undefined,
+        shown: forms.stream(stream.reply, format),
         from,
         resumed: true,
         cache: undefined,
@@ -103,6 +104,7 @@ function stopRoute(streams: StreamService): Route {
   return {
     method: 'delete',
     path: '/api/chat-stream/:id',
+    access: 'chat',
     operation: {
       summary: 'Stop a reply that is being made',
       description:
@@ -116,7 +118,7 @@ function stopRoute(streams: StreamService): Route {
     },
     async handle(request, response) {
       const { id } = check(streamId, request.params);
-      const report = await streams.stop(id);
+      const report = await streams.stop(id, callerOf(response).access);
       sendJson(response, 200, {
         stream_id: id,
         conversation_id: report.conversationId,

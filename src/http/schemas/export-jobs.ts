@@ -99,6 +99,10 @@ export const exportManifest = z
     started_at: instant,
     finished_at: instant,
     cursor: z.string().meta({ description: 'For `since` of the next export' }),
+    pii_masked: z
+      .literal(true)
+      .optional()
+      .meta({ description: 'There where personal data was masked (`PII_MASK`)' }),
   })
   .meta({ id: 'ExportManifest' });
 
@@ -119,3 +123,24 @@ export const jobCursor = {
 
 export const exportId = z.object({ id: uuid });
 export const jobListQuery = z.object({ limit: limit(100), cursor: cursor(jobCursor.decode) });
+
+/** A week: long enough for a mail that waits over a weekend. */
+const LINK_MAX_SECONDS = 7 * 86_400;
+
+export const linkRequest = z
+  .object({
+    expires_in: z
+      .int('must be a whole number of seconds')
+      .min(1, 'must be at least 1')
+      .max(LINK_MAX_SECONDS, `must be at most ${LINK_MAX_SECONDS}, a week`)
+      .default(3600)
+      .meta({ description: 'Seconds' }),
+  })
+  .meta({ id: 'ExportLinkRequest' });
+
+export const exportLink = z
+  .object({
+    url: z.string().meta({ description: 'Path and query; good for GET and HEAD, with Range, without a key' }),
+    expires_at: instant,
+  })
+  .meta({ id: 'ExportLink' });

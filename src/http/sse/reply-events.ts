@@ -1,5 +1,5 @@
-import type { TextStream } from '../../domain/ports.ts';
 import type { Reply } from '../../services/reply.ts';
+import type { ShownStream } from '../reply-forms.ts';
 import { contentEvent, contentPieces, replayPieceSize } from './encode.ts';
 
 /**
@@ -9,8 +9,8 @@ import { contentEvent, contentPieces, replayPieceSize } from './encode.ts';
 const PART = 64 * 1024;
 
 export interface ReplyForm {
-  /** Undefined for Markdown, which goes out as it comes. */
-  readonly text: TextStream | undefined;
+  /** Undefined: it goes out as it comes. */
+  readonly shown: ShownStream | undefined;
   /** UTF-16 units of output that the reader has: they are made again, since the form needs them, and passed over. */
   readonly from: number;
 }
@@ -19,7 +19,7 @@ export interface ReplyForm {
 export class ReplyEvents {
   readonly #id: string;
   readonly #reply: Reply;
-  readonly #text: TextStream | undefined;
+  readonly #shown: ShownStream | undefined;
   /** Of the events' contents; undefined: as they come. */
   readonly #pieceSize: number | undefined;
   /** Pieces of the reply that were taken, and how much of the next one. */
@@ -28,10 +28,10 @@ export class ReplyEvents {
   #skip: number;
   #offset: number;
 
-  constructor(id: string, reply: Reply, { text, from }: ReplyForm) {
+  constructor(id: string, reply: Reply, { shown, from }: ReplyForm) {
     this.#id = id;
     this.#reply = reply;
-    this.#text = text;
+    this.#shown = shown;
     this.#skip = from;
     this.#offset = from;
     this.#pieceSize = reply.running ? undefined : replayPieceSize(reply.length);
@@ -47,6 +47,11 @@ export class ReplyEvents {
     return this.#skip;
   }
 
+  /** Whether what the reader gets has ended, though the reply may go on. */
+  get blocked(): boolean {
+    return this.#shown?.blocked ?? false;
+  }
+
   /** Whether everything that was said so far has been given. */
   get caughtUp(): boolean {
     return this.#taken === this.#reply.count;
@@ -56,12 +61,12 @@ export class ReplyEvents {
   next(): string | undefined {
     const part = this.#part();
     if (part === '') return undefined;
-    return this.#eventsOf(this.#text ? this.#text.push(part) : part);
+    return this.#eventsOf(this.#shown ? this.#shown.push(part) : part);
   }
 
   /** What the form has held back; after the end. */
   rest(): string {
-    return this.#text ? this.#eventsOf(this.#text.end()) : '';
+    return this.#shown ? this.#eventsOf(this.#shown.end()) : '';
   }
 
   /** What came since the last look, at most PART of it; empty when there is nothing new. */

@@ -184,12 +184,15 @@ export class StreamSession {
   }
 
   #lastEvent(result: unknown): string {
-    const { offset, missing } = this.#events;
-    if (missing > 0) return this.#cutEvent(offset - missing);
+    const { offset, missing, blocked } = this.#events;
+    const length = offset - missing;
+    // Of a blocked reply the reader may have more only because the words have changed since.
+    if (missing > 0 && !blocked) return this.#cutEvent(length);
     if (!isResult(result)) return this.#errorEvent(result);
-    const { finishReason, usage, persisted } = result;
-    const data = { content: '', finish_reason: finishReason, usage, persisted, length: offset };
-    return endEvent(this.#stream.messageId, offset, 'done', data);
+    const { usage, persisted } = result;
+    const finishReason = blocked ? 'content_filter' : result.finishReason;
+    const data = { content: '', finish_reason: finishReason, usage, persisted, length };
+    return endEvent(this.#stream.messageId, length, 'done', data);
   }
 
   #errorEvent(fault: unknown): string {

@@ -16,7 +16,7 @@ const requestOf = (compression: Compression): ExportRequest => ({
   format: 'ndjson',
   raw: false,
   compression,
-  filter: { from: null, to: null, role: null, status: null },
+  filter: { owner: null, from: null, to: null, role: null, status: null },
   since: null,
   notify: { email: null, webhook: null },
 });

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { Request } from 'express';
 import fc from 'fast-check';
+import { UNRESTRICTED } from '../../../src/domain/access.ts';
 import { requestKey } from '../../../src/http/idempotency.ts';
 
 /** As much of a request as the key is read from. */
@@ -10,11 +11,12 @@ function request(lines: string[] | undefined, path = '/api/chat'): Request {
   return { path, headersDistinct } as unknown as Request;
 }
 
-const keyOf = (text: string, asked: unknown = 'q', path?: string) => requestKey(request([text], path), asked);
+const keyOf = (text: string, asked: unknown = 'q', path?: string) =>
+  requestKey(request([text], path), Object.assign({ asked }, { access: UNRESTRICTED }));
 
 describe('an Idempotency-Key', () => {
   it('is not needed', () => {
-    assert.equal(requestKey(request(undefined), {}), undefined);
+    assert.equal(requestKey(request(undefined), { access: UNRESTRICTED }), undefined);
   });
 
   it('is one key bare and quoted, with the characters that a quoted one has to escape', () => {
@@ -73,7 +75,7 @@ describe('an Idempotency-Key', () => {
       );
     }
     for (const lines of [['a', 'a'], ['a', 'b'], []]) {
-      assert.throws(() => requestKey(request(lines), {}), { code: 'validation' });
+      assert.throws(() => requestKey(request(lines), { access: UNRESTRICTED }), { code: 'validation' });
     }
   });
 

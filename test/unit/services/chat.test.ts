@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { createResponseCache } from '../../../src/cache/response-cache.ts';
+import { UNRESTRICTED } from '../../../src/domain/access.ts';
 import type { ContextMessage } from '../../../src/domain/conversation.ts';
 import { AppError } from '../../../src/domain/errors.ts';
 import type { ChatModel, ModelRequest } from '../../../src/domain/ports.ts';
@@ -30,6 +31,7 @@ const SETTINGS: ChatSettings = {
   maxTokens: undefined,
   historyLimit: 10,
   ttlMs: 24 * HOUR,
+  cacheByOwner: true,
 };
 
 /** Writes by hand: the test says when and how each one ends. */
@@ -75,6 +77,7 @@ class HandModel {
 const NOTHING_PENDING: PendingTurns = {
   holds: () => false,
   whole: () => null,
+  ownerOf: () => undefined,
   reply: () => null,
   state: () => ({ turns: 0, bytes: 0, oldest: null }),
   drained: () => Promise.resolve(),
@@ -135,6 +138,7 @@ function setUp(
     generations: new Generations(model, createResponseCache(100_000, HOUR), 10, silentLog),
     keeper,
     keyed: new KeyedTurns(replies, keeper, new StoredStreams(parts, settings.ttlMs)),
+    filter: undefined,
     clock,
     ids: {
       next: () => {
@@ -152,6 +156,7 @@ const ask = (input: Partial<ChatInput> = {}): ChatInput => ({
   format: 'markdown',
   model: undefined,
   cache: true,
+  access: UNRESTRICTED,
   ...input,
 });
 
@@ -215,7 +220,7 @@ describe('a turn', () => {
       temperature: 0.5,
       maxTokens: 9,
     });
-    assert.deepEqual(histories[0]?.slice(0, 3), ['c', 10, NOW - 24 * HOUR]);
+    assert.deepEqual(histories[0]?.slice(0, 4), ['c', UNRESTRICTED, 10, NOW - 24 * HOUR]);
   });
 
   it('asks for no history where there can be none', async () => {

@@ -8,7 +8,7 @@ import { escapeFormula } from '../../../src/services/export-encoders.ts';
 import { ExportService } from '../../../src/services/exports.ts';
 
 const SCOPE: ExportScope = {
-  filter: { from: null, to: null, role: null, status: null },
+  filter: { owner: null, from: null, to: null, role: null, status: null },
   conversationId: null,
   activeSince: 0,
   lastSeq: 0,
@@ -26,7 +26,7 @@ function serviceOver(read: () => AsyncIterable<readonly ExportPart[]>): ExportSe
     async *deletions() {},
     read,
   };
-  const cursors = new CursorCodec(() => Promise.resolve('a secret'));
+  const cursors = new CursorCodec(async () => ['a secret']);
   return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, 0);
 }
 

@@ -40,11 +40,18 @@ class HandModel implements ChatModel {
   reachable = () => Promise.resolve(true);
 }
 
+/** By everybody. */
+const SHARED = { owner: null };
+
 function setUp(max = 10, cacheBytes = 100_000) {
   const model = new HandModel();
   const generations = new Generations(model, createResponseCache(cacheBytes, 60_000), max, silentLog);
   const ask = (text: string, mode: 'whole' | 'stream' = 'stream', useCache = true) =>
-    generations.start({ model: 'm', messages: [{ role: 'user', content: text }] }, mode, useCache);
+    generations.start(
+      { model: 'm', messages: [{ role: 'user', content: text }] },
+      mode,
+      useCache ? SHARED : undefined,
+    );
   return { model, generations, ask };
 }
 
@@ -80,7 +87,7 @@ describe('identical questions in flight', () => {
       { ...base, messages: [{ role: 'user', content: 'a","assistant","b' }, ...base.messages] },
     ];
     for (const variant of variants)
-      assert.equal(generations.start(variant, 'stream', true).cache.kind, 'miss');
+      assert.equal(generations.start(variant, 'stream', SHARED).cache.kind, 'miss');
     assert.equal(model.calls.length, variants.length);
   });
 

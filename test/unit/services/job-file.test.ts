@@ -17,7 +17,7 @@ import { queuedJob } from '../../notify/jobs.ts';
 
 const CONVERSATIONS = 30;
 const SCOPE = {
-  filter: { from: null, to: null, role: null, status: null },
+  filter: { owner: null, from: null, to: null, role: null, status: null },
   conversationId: null,
   activeSince: 0,
   lastSeq: 1,
@@ -136,7 +136,7 @@ async function made(format: ExportFormat, deleted: number, fate: readonly number
     crashed ||= next === 0;
     return next === 0 || next === 1;
   });
-  const codec = new CursorCodec(async () => 'secret');
+  const codec = new CursorCodec(async () => ['secret']);
   const exports = new ExportService(source(deleted), createCsvFormat(), codec, { now: () => 1 }, 0);
   const parts = { store: memory.store, files, exports, worker: 'me' };
   const request = { ...queuedJob().request, format, since: deleted > 0 ? { seq: 1, at: 1 } : null };
@@ -192,7 +192,7 @@ describe('the file of a job', () => {
 
   it('is let go of when the job is another’s', async () => {
     const { files } = memoryFiles();
-    const codec = new CursorCodec(async () => 'secret');
+    const codec = new CursorCodec(async () => ['secret']);
     const exports = new ExportService(source(0), createCsvFormat(), codec, { now: () => 1 }, 0);
     const memory = memoryStore(() => false);
     const store = { ...memory.store, saveScope: async () => false };

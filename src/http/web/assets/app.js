@@ -1,18 +1,26 @@
 import { startChat } from './chat.js';
 import { watchHealth } from './health.js';
 import { initialLanguage, say, setLanguage, words } from './i18n.js';
+import { startKeyPanel } from './key-panel.js';
+import { startLinks, wroteDocs } from './links.js';
 
 const COPIED_MS = 2000;
 
+let keyHeader = '';
+
 function curl(path, flags) {
   const body = JSON.stringify({ message: words('hello') });
-  return `curl ${flags} ${location.origin}${path} \\\n  -H 'content-type: application/json' \\\n  -d '${body}'`;
+  return `curl ${flags} ${location.origin}${path} \\\n${keyHeader}  -H 'content-type: application/json' \\\n  -d '${body}'`;
+}
+
+function showCommands() {
+  document.getElementById('whole').textContent = curl('/api/chat', '-s');
+  document.getElementById('stream').textContent = curl('/api/chat-stream', '-sN');
 }
 
 function useLanguage(language, keep) {
   setLanguage(language, keep);
-  document.getElementById('whole').textContent = curl('/api/chat', '-s');
-  document.getElementById('stream').textContent = curl('/api/chat-stream', '-sN');
+  showCommands();
   for (const button of document.querySelectorAll('[data-language]')) {
     button.setAttribute('aria-pressed', String(button.dataset.language === language));
   }
@@ -39,10 +47,35 @@ function startCopyButtons() {
   }
 }
 
-useLanguage(initialLanguage(), false);
-for (const button of document.querySelectorAll('[data-language]')) {
-  button.addEventListener('click', () => useLanguage(button.dataset.language, true));
+function startLanguages() {
+  useLanguage(initialLanguage(), false);
+  for (const button of document.querySelectorAll('[data-language]')) {
+    button.addEventListener('click', () => useLanguage(button.dataset.language, true));
+  }
 }
-startCopyButtons();
-startChat();
-watchHealth();
+
+async function start() {
+  startLanguages();
+  let chat;
+  let health;
+  // Before the first question to the server: its answer may be that it wants a key.
+  startKeyPanel({
+    check: () => health.refresh(),
+    ready: () => chat.focus(),
+    forgotten() {
+      chat.renew();
+      void health.refresh();
+    },
+    asked() {
+      keyHeader = "  -H 'authorization: Bearer ck_…' \\\n";
+      showCommands();
+    },
+  });
+  if (await wroteDocs()) return;
+  startCopyButtons();
+  startLinks();
+  chat = startChat();
+  health = watchHealth();
+}
+
+await start();

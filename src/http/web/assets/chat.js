@@ -38,7 +38,10 @@ class Chat {
       this.#submit();
     });
     find('stop').addEventListener('click', () => this.#stop());
-    find('renew').addEventListener('click', () => this.#renew());
+    find('renew').addEventListener('click', () => {
+      this.renew();
+      this.focus();
+    });
     for (const sample of document.querySelectorAll('.sample')) {
       sample.addEventListener('click', () => this.#ask(sample.textContent));
     }
@@ -59,12 +62,16 @@ class Chat {
     if (again || !(await this.#stream.stop())) reading.abort();
   }
 
-  #renew() {
+  focus() {
+    this.#input.focus();
+  }
+
+  /** Leaves the conversation for a new one. */
+  renew() {
     this.#reading?.abort();
     this.#unanswered = undefined;
     this.#remember(undefined);
     this.#log.replaceChildren(this.#empty);
-    this.#input.focus();
   }
 
   async #ask(message) {
@@ -167,5 +174,7 @@ class Chat {
 }
 
 export function startChat() {
-  new Chat().listen();
+  const chat = new Chat();
+  chat.listen();
+  return chat;
 }

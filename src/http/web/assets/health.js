@@ -1,4 +1,7 @@
+import { ask } from './credentials.js';
 import { say } from './i18n.js';
+
+export const HEALTH = '/health/ready';
 
 const EVERY_MS = 10_000;
 const TIMEOUT_MS = 6000;
@@ -16,13 +19,18 @@ const NOTES = {
   demo: ['modelDemoTitle', 'modelDemo'],
 };
 const UNKNOWN = ['wait', 'unknown'];
+/** Where keys are asked for, only admins are told more than whether the server is ready. */
+const HIDDEN = ['wait', 'adminsOnly'];
 
 /** @returns the report of /health/ready, whose 503 is a report too; undefined when the server does not answer */
-async function ask() {
+async function report() {
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
-    const response = await fetch('/health/ready', { cache: 'no-store', signal });
-    return await response.json();
+    const options = { cache: 'no-store', signal };
+    const response = await ask(HEALTH, options);
+    // What is said of the key says nothing of the server.
+    const problem = response.headers.get('content-type')?.startsWith('application/problem+json');
+    return await (problem ? await fetch(HEALTH, options) : response).json();
   } catch {
     return undefined;
   }
@@ -36,22 +44,23 @@ function show(part, [state, key]) {
 
 function showAll(report) {
   show('service', report ? (SERVICE[report.status] ?? UNKNOWN) : ['bad', 'serviceSilent']);
-  show('database', DATABASE[report?.database] ?? UNKNOWN);
-  show('upstream', UPSTREAM[report?.upstream] ?? UNKNOWN);
-  const note = NOTES[report?.upstream];
+  const hidden = report !== undefined && report.database === undefined;
+  show('database', hidden ? HIDDEN : (DATABASE[report?.database] ?? UNKNOWN));
+  show('upstream', hidden ? HIDDEN : (UPSTREAM[report?.upstream] ?? UNKNOWN));
+  const note = hidden ? ['model', 'modelHidden'] : NOTES[report?.upstream];
   if (!note) return;
   const box = document.getElementById('model');
-  box.dataset.shown = report.upstream;
+  box.dataset.shown = hidden ? 'wait' : report.upstream;
   say(box.querySelector('h2'), note[0]);
   say(box.querySelector('p'), note[1]);
 }
 
-/** Keeps the health line true while somebody looks at the page. */
+/** Keeps the health line true while somebody looks at the page; `refresh` does so at once. */
 export function watchHealth() {
   let timer;
   async function refresh() {
     clearTimeout(timer);
-    showAll(await ask());
+    showAll(await report());
     clearTimeout(timer);
     if (!document.hidden) timer = setTimeout(refresh, EVERY_MS);
   }
@@ -60,4 +69,5 @@ export function watchHealth() {
     else void refresh();
   });
   void refresh();
+  return { refresh };
 }

@@ -8,6 +8,9 @@ const FINISH = {
   error: 'finishError',
 };
 
+/** What says more than that a request failed. */
+const REFUSALS = { 401: 'unauthorized', 403: 'keyScope', 429: 'keyLimited' };
+
 /** A new element; what comes from outside goes into it as text only. */
 export function element(name, className) {
   const made = document.createElement(name);
@@ -83,7 +86,9 @@ export class Reply {
     const { key, problem } = error;
     const box = element('div', 'error');
     this.#error = box;
-    box.append(say(element('strong', ''), key, { status: problem?.status ?? '' }));
+    const sentence = (key === 'failed' && REFUSALS[problem.status]) || key;
+    const values = { status: problem?.status ?? '', seconds: problem?.retry_after };
+    box.append(say(element('strong', ''), sentence, values));
     if (problem) {
       const detail = element('p', '');
       detail.textContent = problem.detail;

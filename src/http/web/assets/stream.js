@@ -1,3 +1,4 @@
+import { ask } from './credentials.js';
 import { ChatError } from './reply.js';
 import { readEvents } from './sse.js';
 
@@ -75,7 +76,7 @@ export class ReplyStream {
   async stop() {
     this.#stopping = true;
     if (!this.#id) return this.#wake === undefined;
-    const response = await fetch(`/api/chat-stream/${this.#id}`, { method: 'DELETE' }).catch(() => undefined);
+    const response = await ask(`/api/chat-stream/${this.#id}`, { method: 'DELETE' }).catch(() => undefined);
     this.#wake?.();
     return response?.ok ?? false;
   }
@@ -89,6 +90,10 @@ export class ReplyStream {
     }
     const problem = await problemOf(response);
     if (this.#id === undefined) throw new ChatError('failed', problem);
+    // With another key it can be gone on with.
+    if (response.status === 401) throw new ChatError('cutOff', problem);
+    // Not before it is said that it will do.
+    if (problem.retry_after) this.#retryMs = Math.max(this.#retryMs, problem.retry_after * 1000);
     if (!PASSING.includes(response.status)) throw new ChatError('brokenOff', problem);
     throw new Error(problem.detail);
   }
@@ -99,13 +104,13 @@ export class ReplyStream {
       accept: 'text/event-stream',
       'idempotency-key': this.#key,
     };
-    return fetch('/api/chat-stream', { method: 'POST', headers, body: this.#body, signal });
+    return ask('/api/chat-stream', { method: 'POST', headers, body: this.#body, signal });
   }
 
   #resume(signal) {
     const from = this.#lastEventId ? { 'last-event-id': this.#lastEventId } : {};
     const headers = { accept: 'text/event-stream', ...from };
-    return fetch(`/api/chat-stream/${this.#id}`, { headers, cache: 'no-store', signal });
+    return ask(`/api/chat-stream/${this.#id}`, { headers, cache: 'no-store', signal });
   }
 
   /** Shorter when the browser says that the network is back. */

@@ -1,0 +1,185 @@
+/** API keys: `npm run keys -- create --owner NAME --scopes chat,read`, `list`, `revoke ID`, `rotate ID`. */
+import { parseArgs } from 'node:util';
+import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
+import { type Database, openDatabase } from '../src/db/database.ts';
+import { refusalOf, translated } from '../src/db/errors.ts';
+import { PendingMigrationsError, prepareSchema } from '../src/db/prepare.ts';
+import { type ApiKey, isUsable, SCOPES } from '../src/domain/api-keys.ts';
+import { AppError } from '../src/domain/errors.ts';
+import { createIdSource } from '../src/ids.ts';
+import { createLogger, type Logger } from '../src/logger.ts';
+import { ApiKeyService, type CreatedKey } from '../src/services/api-keys.ts';
+
+const USAGE = `usage: npm run keys -- COMMAND
+  create --owner NAME --scopes LIST [--expires TIME]
+             makes a key and shows it, this once; LIST is some of ${SCOPES.join(',')};
+             TIME is like 2027-01-01T00:00:00Z, without it the key never expires
+  list       all keys, without what is secret of them
+  revoke ID  ends a key; running servers hear of it within a second
+  rotate ID  ends a key and makes another one for the same owner, scopes and time`;
+
+/** A mistake of whoever typed the command: its message is all there is to say. */
+class CommandError extends Error {}
+
+type Command = (keys: ApiKeyService) => Promise<string[]>;
+
+/** @throws CommandError */
+function parseCommand(args: string[]): Command {
+  const { values, positionals } = readArguments(args);
+  const [name, id, ...rest] = positionals;
+  if (name === 'create' && id === undefined) return createWith(values);
+  if (Object.keys(values).length === 0 && rest.length === 0) {
+    if (name === 'list' && id === undefined) return list;
+    if (name === 'revoke' && id !== undefined) return (keys) => revoke(keys, id);
+    if (name === 'rotate' && id !== undefined) return (keys) => rotate(keys, id);
+  }
+  throw new CommandError(USAGE);
+}
+
+function readArguments(args: string[]) {
+  const text = { type: 'string' } as const;
+  try {
+    return parseArgs({ args, allowPositionals: true, options: { owner: text, scopes: text, expires: text } });
+  } catch (error) {
+    throw new CommandError(`${error instanceof Error ? error.message : error}\n${USAGE}`);
+  }
+}
+
+function createWith({ owner, scopes, expires }: ReturnType<typeof readArguments>['values']): Command {
+  if (owner === undefined || scopes === undefined) {
+    throw new CommandError(`create needs --owner and --scopes\n${USAGE}`);
+  }
+  const request = { owner, scopes: readScopes(scopes), expiresAt: readTime(expires) };
+  return async (keys) => shown(await keys.create(request));
+}
+
+function readScopes(text: string) {
+  const names = text.split(',').map((name) => name.trim());
+  const unknown = names.filter((name) => !SCOPES.some((scope) => scope === name));
+  if (unknown.length > 0) {
+    const said = unknown.map((name) => JSON.stringify(name)).join(', ');
+    throw new CommandError(`--scopes: ${said} unknown; known are ${SCOPES.join(', ')}`);
+  }
+  return SCOPES.filter((scope) => names.includes(scope));
+}
+
+const TIME = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d(:\d\d(\.\d{1,3})?)?(Z|[+-]\d\d:\d\d)$/;
+
+function readTime(text: string | undefined): number | null {
+  if (text === undefined) return null;
+  const day = TIME.exec(text)?.[1];
+  const instant = day === undefined || !isDay(day) ? Number.NaN : Date.parse(text);
+  if (!Number.isNaN(instant)) return instant;
+  throw new CommandError(
+    `--expires must be a time with its zone, such as 2027-01-01T00:00:00Z; it is ${JSON.stringify(text)}`,
+  );
+}
+
+/** The 30th of February would be taken for a day in March. */
+function isDay(text: string): boolean {
+  const instant = Date.parse(text);
+  return !Number.isNaN(instant) && new Date(instant).toISOString().startsWith(text);
+}
+
+function shown({ key, apiKey }: CreatedKey): string[] {
+  return [
+    `key      ${key}`,
+    `id       ${apiKey.id}`,
+    `owner    ${apiKey.owner}`,
+    `scopes   ${apiKey.scopes.join(', ')}`,
+    `expires  ${timeOr(apiKey.expiresAt, 'never')}`,
+    'The key is not shown again: keep it as you keep a password.',
+  ];
+}
+
+const timeOr = (instant: number | null, otherwise: string) =>
+  instant === null ? otherwise : new Date(instant).toISOString();
+
+async function list(keys: ApiKeyService): Promise<string[]> {
+  const all = await keys.list();
+  if (all.length === 0) return ['There are no keys.'];
+  const head = ['id', 'prefix', 'owner', 'scopes', 'created', 'expires', 'last used', 'state'];
+  const rows = [head, ...all.map(columns)];
+  const widths = head.map((_, column) => Math.max(...rows.map((row) => (row[column] ?? '').length)));
+  return rows.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join('  ')
+      .trimEnd(),
+  );
+}
+
+function columns(key: ApiKey): string[] {
+  const state = key.revokedAt !== null ? 'revoked' : isUsable(key, Date.now()) ? 'good' : 'expired';
+  return [
+    key.id,
+    key.prefix,
+    key.owner,
+    key.scopes.join(),
+    timeOr(key.createdAt, ''),
+    timeOr(key.expiresAt, 'never'),
+    timeOr(key.lastUsedAt, 'never'),
+    state,
+  ];
+}
+
+async function revoke(keys: ApiKeyService, id: string): Promise<string[]> {
+  const revoked = await keys.revoke(id.toLowerCase());
+  if (!revoked) throw new CommandError(`no key has the id ${JSON.stringify(id)}: see npm run keys -- list`);
+  return [`revoked  ${revoked.prefix}… of ${revoked.owner}, at ${timeOr(revoked.revokedAt, '')}`];
+}
+
+async function rotate(keys: ApiKeyService, id: string): Promise<string[]> {
+  const made = await keys.rotate(id.toLowerCase());
+  if (made) return shown(made);
+  throw new CommandError(
+    `no key that is still good has the id ${JSON.stringify(id)}: see npm run keys -- list`,
+  );
+}
+
+/** As the server does it when it starts; but here nobody waits for a database that is away. */
+async function prepare(database: Database, autoMigrate: boolean, log: Logger): Promise<void> {
+  const quit = new AbortController();
+  const { done } = await prepareSchema(database, { autoMigrate, signal: quit.signal }, log);
+  quit.abort();
+  await done;
+}
+
+async function main(args: string[]): Promise<void> {
+  const command = parseCommand(args);
+  const config = loadConfig(loadEnvironment());
+  const log = createLogger({ ...config.log, level: 'silent' }, () => ({}));
+  const database = openDatabase(config.database, log);
+  const clock = { now: () => Date.now() };
+  const keys = new ApiKeyService({ store: database.apiKeys, clock, ids: createIdSource(), log });
+  try {
+    await prepare(database, config.database.autoMigrate, log);
+    for (const line of await command(keys)) console.log(line);
+  } catch (error) {
+    throw explained(error, database);
+  } finally {
+    await database.close();
+  }
+}
+
+/** What people can mend, in a line; anything else as it is. */
+function explained(error: unknown, database: Database): unknown {
+  if (error instanceof CommandError || error instanceof PendingMigrationsError) return error;
+  const refusal = refusalOf(error);
+  if (refusal !== undefined)
+    return new CommandError(`${database.describe()} refuses to be used (${refusal})`);
+  const known = translated(error);
+  if (!(known instanceof AppError)) return error;
+  const faults = known.errors?.map(({ path, message }) => `--${path.replace('_at', '')} ${message}`);
+  return new CommandError(faults?.join('\n') ?? `${database.describe()}: ${known.message}`);
+}
+
+const TELLING = [CommandError, ConfigError, PendingMigrationsError];
+
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  const told = error instanceof Error && TELLING.some((kind) => error instanceof kind);
+  console.error(told ? error.message : error);
+  process.exitCode = 1;
+}

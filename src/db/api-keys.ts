@@ -1,0 +1,118 @@
+import type { Knex } from 'knex';
+import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type StoredApiKey } from '../domain/api-keys.ts';
+import type { Instant } from '../domain/conversation.ts';
+import { fromTime, toTime } from './codec.ts';
+import { repeatable, transaction, translated } from './errors.ts';
+import type { ApiKeyRow } from './tables.ts';
+
+export class KnexApiKeys implements ApiKeyStore {
+  readonly #knex: Knex;
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+  }
+
+  async add(key: StoredApiKey): Promise<void> {
+    await repeatable(() => this.#knex('api_keys').insert(toRow(key)).onConflict('id').ignore());
+  }
+
+  async findByHash(hash: string): Promise<StoredApiKey | null> {
+    const row = await repeatable(() => this.#knex('api_keys').where({ hash }).first());
+    return row ? { ...toApiKey(row), hash: row.hash } : null;
+  }
+
+  async list(): Promise<ApiKey[]> {
+    const order = ['created_at', 'id'].map((column) => ({ column, order: 'desc' }));
+    const rows = await repeatable(() => this.#knex('api_keys').orderBy(order));
+    return rows.map(toApiKey);
+  }
+
+  revoke(id: string, at: Instant): Promise<ApiKey | null> {
+    return repeatable(async () => {
+      await this.#knex('api_keys')
+        .where({ id })
+        .whereNull('revoked_at')
+        .update({ revoked_at: toTime(at) });
+      const row = await this.#knex('api_keys').where({ id }).first();
+      return row ? toApiKey(row) : null;
+    });
+  }
+
+  async replace(
+    id: string,
+    successor: Pick<StoredApiKey, 'id' | 'prefix' | 'hash'>,
+    at: Instant,
+  ): Promise<ApiKey | null> {
+    try {
+      return await transaction(this.#knex, async (trx) => {
+        const row = await trx('api_keys').where({ id }).forUpdate().first();
+        const old = row && toApiKey(row);
+        if (!old || !isUsable(old, at)) return null;
+        await trx('api_keys')
+          .where({ id })
+          .update({ revoked_at: toTime(at) });
+        const made = { ...old, ...successor, createdAt: at, lastUsedAt: null };
+        await trx('api_keys').insert(toRow(made));
+        return apiKeyOf(made);
+      });
+    } catch (error) {
+      throw translated(error);
+    }
+  }
+
+  async touch(id: string, at: Instant): Promise<void> {
+    const last_used_at = toTime(at);
+    await repeatable(() =>
+      this.#knex('api_keys')
+        .where({ id })
+        .where((where) => where.whereNull('last_used_at').orWhere('last_used_at', '<', last_used_at))
+        .update({ last_used_at }),
+    );
+  }
+
+  async anyUsable(now: Instant): Promise<boolean> {
+    const row = await repeatable(() =>
+      this.#knex('api_keys')
+        .whereNull('revoked_at')
+        .where((where) => where.whereNull('expires_at').orWhere('expires_at', '>', toTime(now)))
+        .first('id'),
+    );
+    return row !== undefined;
+  }
+}
+
+function apiKeyOf({ hash: _hash, ...apiKey }: StoredApiKey): ApiKey {
+  return apiKey;
+}
+
+const timeOrNull = (instant: Instant | null) => (instant === null ? null : toTime(instant));
+const instantOrNull = (time: string | null) => (time === null ? null : fromTime(time));
+
+function toRow(key: StoredApiKey): ApiKeyRow {
+  return {
+    id: key.id,
+    prefix: key.prefix,
+    hash: key.hash,
+    owner: key.owner,
+    scopes: key.scopes.join(),
+    created_at: toTime(key.createdAt),
+    expires_at: timeOrNull(key.expiresAt),
+    last_used_at: timeOrNull(key.lastUsedAt),
+    revoked_at: timeOrNull(key.revokedAt),
+  };
+}
+
+/** A scope that only a newer version knows opens nothing here. */
+function toApiKey(row: ApiKeyRow): ApiKey {
+  const scopes = row.scopes.split(',');
+  return {
+    id: row.id,
+    prefix: row.prefix,
+    owner: row.owner,
+    scopes: SCOPES.filter((scope) => scopes.includes(scope)),
+    createdAt: fromTime(row.created_at),
+    expiresAt: instantOrNull(row.expires_at),
+    lastUsedAt: instantOrNull(row.last_used_at),
+    revokedAt: instantOrNull(row.revoked_at),
+  };
+}

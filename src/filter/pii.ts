@@ -1,0 +1,159 @@
+/**
+ * Masks for personal data of mainland China and for e-mail. All are linear: the text is walked over once, and what a
+ * pattern looks at is bounded. Digits may be full-width.
+ */
+
+const MASK = '*';
+const KEPT_BEFORE = 3;
+const KEPT_AFTER = 4;
+
+/** With `+86`, `0086` or `86` before or not, `3-4-4` with spaces or hyphens or not; not inside a longer number. */
+const MOBILE =
+  /(?<![0-9０-９]|[0-9]\.)((?:(?:\+|00)?86[- ]?)?)([1１][3-9３-９][0-9０-９][- ]?[0-9０-９]{4}[- ]?[0-9０-９]{4})(?![0-9０-９])/g;
+
+/**
+ * Mobile numbers: eleven digits from 13 to 19, such as `138****5678`. The country code and separators stay.
+ */
+export function maskMobiles(text: string): string {
+  return text.replace(MOBILE, (_whole, prefix: string, number: string) => prefix + maskMiddle(number));
+}
+
+const ID_CARD = /(?<![0-9０-９])[1-9１-９][0-9０-９]{16}[0-9０-９XxＸｘ](?![0-9０-９])/g;
+const ID_WEIGHTS = [7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2];
+const ID_CHECKS = '10X98765432';
+
+/**
+ * Numbers of identity cards: eighteen characters with a date of birth and the check character of GB 11643 (ISO 7064,
+ * MOD 11-2), such as `110***********002X`.
+ */
+export function maskIdCards(text: string): string {
+  return text.replace(ID_CARD, (number) => (isIdCard(number) ? maskMiddle(number) : number));
+}
+
+function isIdCard(number: string): boolean {
+  const plain = number.normalize('NFKC').toUpperCase();
+  const [year, month, day] = [plain.slice(6, 10), plain.slice(10, 12), plain.slice(12, 14)];
+  const born = new Date(`${year}-${month}-${day}T00:00:00Z`);
+  if (Number.isNaN(born.getTime()) || born.getUTCDate() !== Number(day)) return false;
+  if (Number(year) < 1850 || Number(year) > 2099) return false;
+  const sum = ID_WEIGHTS.reduce((total, weight, index) => total + weight * Number(plain[index]), 0);
+  return plain[17] === ID_CHECKS[sum % 11];
+}
+
+const LOCAL = /[A-Za-z0-9._%+-]/;
+const HOST = /[A-Za-z0-9.-]/;
+const DOMAIN =
+  /^(?=.{4,253}$)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]$/;
+
+/** E-mail addresses in ASCII: the first character and the domain stay, such as `z***@example.com`. */
+export function maskEmails(text: string): string {
+  let output = '';
+  let done = 0;
+  for (let at = text.indexOf('@'); at >= 0; at = text.indexOf('@', at + 1)) {
+    let start = at;
+    while (start > done && LOCAL.test(text.charAt(start - 1))) start--;
+    let end = at + 1;
+    while (end < text.length && HOST.test(text.charAt(end))) end++;
+    // The full stop of a sentence is no part of it.
+    while (end > at && /[.-]/.test(text.charAt(end - 1))) end--;
+    if (start === at || end - at > 254 || !DOMAIN.test(text.slice(at + 1, end))) continue;
+    output += `${text.slice(done, start + 1)}${MASK.repeat(3)}`;
+    done = at;
+  }
+  return output + text.slice(done);
+}
+
+const DIGIT = /[0-9０-９]/;
+const CARD_MIN = 13;
+const CARD_MAX = 19;
+/** Digits in each group of a card's number but the last one; 4-4-4-4, 4-6-5, 6-13. */
+const GROUP_MIN = 4;
+
+/** Digits in a row. */
+interface Group {
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * Numbers of bank cards: 13 to 19 digits that begin with 2 to 9 and end with the check digit of Luhn (ISO/IEC 7812),
+ * in one or in groups of four or more with single spaces or hyphens between, such as `622************0123`.
+ */
+export function maskBankCards(text: string): string {
+  let output = '';
+  let done = 0;
+  for (const groups of groupsOf(text)) {
+    for (let first = 0; first < groups.length; ) {
+      const last = cardEnd(text, groups, first);
+      if (last < 0) {
+        first++;
+        continue;
+      }
+      const [start, end] = [groups[first]?.start ?? 0, groups[last]?.end ?? 0];
+      output += text.slice(done, start) + maskMiddle(text.slice(start, end));
+      done = end;
+      first = last + 1;
+    }
+  }
+  return output + text.slice(done);
+}
+
+/** Groups of digits, those together between which stands a single space or hyphen. */
+function* groupsOf(text: string): Generator<Group[]> {
+  let groups: Group[] = [];
+  for (let at = 0; at < text.length; ) {
+    if (!DIGIT.test(text.charAt(at))) {
+      at++;
+      continue;
+    }
+    let end = at + 1;
+    while (end < text.length && DIGIT.test(text.charAt(end))) end++;
+    const last = groups.at(-1);
+    if (last && !(last.end === at - 1 && /[ -]/.test(text.charAt(at - 1)))) {
+      yield groups;
+      groups = [];
+    }
+    groups.push({ start: at, end });
+    at = end;
+  }
+  yield groups;
+}
+
+/** The last group of the longest card's number that begins with `first`; -1: none does. */
+function cardEnd(text: string, groups: readonly Group[], first: number): number {
+  let digits = '';
+  let found = -1;
+  for (let index = first; index < groups.length; index++) {
+    const { start, end } = groups[index] ?? { start: 0, end: 0 };
+    if (digits.length + end - start > CARD_MAX) break;
+    digits += text.slice(start, end).normalize('NFKC');
+    if (digits.length >= CARD_MIN && /^[2-9]/.test(digits) && passesLuhn(digits)) found = index;
+    if (end - start < GROUP_MIN) break;
+  }
+  return found;
+}
+
+function passesLuhn(digits: string): boolean {
+  let sum = 0;
+  for (let index = 0; index < digits.length; index++) {
+    const digit = Number(digits[digits.length - 1 - index]);
+    const doubled = digit * 2;
+    sum += index % 2 === 0 ? digit : doubled > 9 ? doubled - 9 : doubled;
+  }
+  return sum % 10 === 0;
+}
+
+/** All of them, in the order in which one is not taken for another. */
+export function maskPersonal(text: string): string {
+  return maskMobiles(maskBankCards(maskIdCards(maskEmails(text))));
+}
+
+/** Each digit but the first three and the last four; what separates them stays. */
+function maskMiddle(number: string): string {
+  const digits = number.replaceAll(/[- ]/g, '').length;
+  let index = 0;
+  return number.replaceAll(/[^- ]/g, (digit) => {
+    index++;
+    return index <= KEPT_BEFORE || index > digits - KEPT_AFTER ? digit : MASK;
+  });
+}

@@ -1,0 +1,45 @@
+import { z } from 'zod';
+import { SCOPES } from '../../domain/api-keys.ts';
+import { cleanText, instant, uuid } from './common.ts';
+
+const scopes = z
+  .array(z.enum(SCOPES, `must be one of ${SCOPES.join(', ')}`))
+  .min(1, `must be some of ${SCOPES.join(', ')}`)
+  .meta({ example: ['chat', 'read'] });
+
+export const keyId = z.object({ id: uuid });
+
+export const keyRequest = z
+  .object({
+    owner: cleanText(z.string()).max(255).meta({
+      description: 'Whose conversations and exports the key opens; several keys may have one owner',
+    }),
+    scopes,
+    expires_at: z.iso
+      .datetime({ offset: true, error: 'must be a time with its zone, such as 2027-01-01T00:00:00Z' })
+      .transform((text) => Date.parse(text))
+      .nullish()
+      .meta({ override: { type: ['string', 'null'], format: 'date-time' }, description: 'Null: never' }),
+  })
+  .meta({ id: 'ApiKeyRequest' });
+
+const keyMembers = {
+  id: uuid,
+  prefix: z.string().meta({ description: 'How the key begins', example: 'ck_4fT9xQ2a' }),
+  owner: z.string(),
+  scopes,
+  created_at: instant,
+  expires_at: instant.nullable(),
+  last_used_at: instant.nullable().meta({ description: 'To the minute' }),
+  revoked_at: instant.nullable(),
+};
+
+export const apiKey = z.object(keyMembers).meta({ id: 'ApiKey' });
+
+export type ApiKeyBody = z.output<typeof apiKey>;
+
+export const newKey = z
+  .object({ key: z.string().meta({ description: 'Shown this once' }), ...keyMembers })
+  .meta({ id: 'NewApiKey' });
+
+export const keyList = z.object({ keys: z.array(apiKey) }).meta({ id: 'ApiKeyList' });

@@ -1,0 +1,157 @@
+import type { Instant } from '../domain/conversation.ts';
+import type { Decision, OpenGauge, Place, Policy, RateLimiter, WindowPolicy } from '../domain/limits.ts';
+import type { Clock } from '../domain/ports.ts';
+import { windowStart } from './counter.ts';
+
+/** So long before it counts, a window begins to be filled; half its length. Clocks may be apart by half of that. */
+const HALF_SECONDS = 15;
+/** How often new windows are looked for. */
+const TELL_MS = 5000;
+
+const OFFSETS = [0, HALF_SECONDS] as const;
+
+/** What processes need to count what is open on all of them. */
+export interface GaugeSharing {
+  readonly limiter: RateLimiter;
+  /** How many processes share the limiter's store, this one included. */
+  readonly processes: () => number;
+  readonly clock: Clock;
+}
+
+/** What one subject has open here. */
+interface Entry {
+  readonly policy: Policy;
+  readonly subject: string;
+  open: number;
+  /** Those on whom the store decides at this moment. */
+  asking: number;
+  /** By offset: how much of it the limiter was told, in which window. */
+  readonly told: Map<number, { start: Instant; count: number }>;
+}
+
+/**
+ * How much is open at once: alone counted here and exact, with others by counters of the limiter.
+ *
+ * Such a counter must outlive its processes, but not for ever: what a killed one had open is to be free again. So
+ * there are two for each subject, with windows that overlap by half. Every process tells both what it has open, and
+ * the older one decides: in the half window before that everybody has told it all. What a killed process had open is
+ * gone from both after one window.
+ */
+export class Gauge implements OpenGauge {
+  readonly #entries = new Map<string, Entry>();
+  readonly #sharing: GaugeSharing | null;
+  readonly #timer: NodeJS.Timeout | undefined;
+
+  /** @param sharing null: this process is alone */
+  constructor(sharing: GaugeSharing | null) {
+    this.#sharing = sharing;
+    if (sharing) this.#timer = setInterval(() => this.tell(), TELL_MS).unref();
+  }
+
+  acquire(policy: Policy, subject: string): Place | Promise<Place> {
+    const entry = this.#entry(policy, subject);
+    if (entry.open + entry.asking >= policy.limit) return refused(policy);
+    const sharing = this.#shared();
+    if (!sharing) return this.#hold(entry);
+    this.#tell(entry);
+    const now = sharing.clock.now();
+    const counter = countersOf(policy).toSorted((a, b) => windowStart(a, now) - windowStart(b, now))[0];
+    if (!counter) return this.#hold(entry);
+    const start = windowStart(counter, now);
+    entry.asking += 1;
+    const settle = ({ allowed, remaining }: Decision): Place => {
+      entry.asking -= 1;
+      if (!allowed) {
+        this.#forget(entry);
+        return refused(policy);
+      }
+      const told = entry.told.get(counter.offsetSeconds);
+      if (told?.start === start) told.count += 1;
+      return this.#hold(entry, remaining);
+    };
+    const decision = sharing.limiter.take(counter, subject);
+    return decision instanceof Promise ? decision.then(settle) : settle(decision);
+  }
+
+  /** Tells the others of all that is open here, as far as they do not know. By itself, it does so every few seconds. */
+  tell(): void {
+    for (const entry of this.#entries.values()) this.#tell(entry);
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+
+  /** Subjects that have something open; for tests. */
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  #shared(): GaugeSharing | undefined {
+    return this.#sharing && this.#sharing.processes() > 1 ? this.#sharing : undefined;
+  }
+
+  #entry(policy: Policy, subject: string): Entry {
+    const name = nameOf({ policy, subject });
+    const known = this.#entries.get(name);
+    if (known) return known;
+    const entry = { policy, subject, open: 0, asking: 0, told: new Map() };
+    this.#entries.set(name, entry);
+    return entry;
+  }
+
+  #hold(entry: Entry, remaining = Number.POSITIVE_INFINITY): Place {
+    const { policy } = entry;
+    entry.open += 1;
+    this.#tell(entry);
+    let held = true;
+    const release = () => {
+      if (!held) return;
+      held = false;
+      entry.open -= 1;
+      this.#tell(entry);
+      this.#forget(entry);
+    };
+    const left = Math.max(0, Math.min(remaining, policy.limit - entry.open));
+    return { policy, resetSeconds: null, allowed: true, remaining: left, release };
+  }
+
+  #forget(entry: Entry): void {
+    if (entry.open + entry.asking === 0) this.#entries.delete(nameOf(entry));
+  }
+
+  #tell(entry: Entry): void {
+    const sharing = this.#shared();
+    if (!sharing) return;
+    const now = sharing.clock.now();
+    for (const counter of countersOf(entry.policy)) {
+      const start = windowStart(counter, now);
+      let told = entry.told.get(counter.offsetSeconds);
+      if (told?.start !== start) {
+        told = { start, count: 0 };
+        entry.told.set(counter.offsetSeconds, told);
+      }
+      const news = entry.open - told.count;
+      if (news !== 0) sharing.limiter.charge(counter, entry.subject, news);
+      told.count = entry.open;
+    }
+  }
+}
+
+function countersOf(policy: Policy): (WindowPolicy & { readonly offsetSeconds: number })[] {
+  return OFFSETS.map((offsetSeconds) => ({
+    ...policy,
+    name: `${policy.name} ${offsetSeconds}`,
+    windowSeconds: 2 * HALF_SECONDS,
+    offsetSeconds,
+    falls: true,
+  }));
+}
+
+function nameOf({ policy, subject }: Pick<Entry, 'policy' | 'subject'>): string {
+  return `${policy.name}\n${subject}`;
+}
+
+function refused(policy: Policy): Place {
+  return { policy, resetSeconds: null, allowed: false, remaining: 0, release() {} };
+}

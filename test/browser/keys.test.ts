@@ -1,0 +1,300 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import type { Browser, Page, Request } from 'playwright-core';
+import type { Scope } from '../../src/domain/api-keys.ts';
+import { createIdSource } from '../../src/ids.ts';
+import { ApiKeyService, type CreatedKey } from '../../src/services/api-keys.ts';
+import { launchChromium, provideChromium } from '../support/chromium.ts';
+import { silent } from '../support/databases.ts';
+import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
+import { startServer, type TestServer } from '../support/server.ts';
+import { ask, openPage, until } from './page.ts';
+import { startUpstream, type Upstream } from './upstream.ts';
+
+const chromium = provideChromium();
+
+const LONG = 'a long one';
+const ANSWER = Array.from({ length: 60 }, (_, n) => `part ${n} `)
+  .join('')
+  .trim();
+
+function keysOf(server: TestServer): ApiKeyService {
+  const clock = { now: () => Date.now() };
+  return new ApiKeyService({ store: server.database.apiKeys, clock, ids: createIdSource(), log: silent });
+}
+
+describe('the home page of a server that asks for keys', { skip: chromium === undefined }, () => {
+  let folder: string;
+  let server: TestServer;
+  let keys: ApiKeyService;
+  let upstream: Upstream;
+  let browser: Browser;
+  let proxy: FaultProxy;
+  let admin: CreatedKey;
+
+  const create = (owner: string, ...scopes: Scope[]) => keys.create({ owner, scopes, expiresAt: null });
+
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'chat-keys-'));
+    upstream = await startUpstream({ [LONG]: ANSWER });
+    const env = {
+      DATABASE_URL: `sqlite:${join(folder, 'chat.sqlite')}`,
+      OPENAI_BASE_URL: upstream.baseUrl,
+      CACHE_MAX_BYTES: '0',
+      RATE_LIMIT_REQUESTS: '20',
+      RATE_LIMIT_AUTH_FAILURES: '0',
+    };
+    // A server that asks for keys does not start without one.
+    const open = await startServer(env);
+    admin = await keysOf(open).create({ owner: 'admin', scopes: ['admin'], expiresAt: null });
+    await open.stop();
+    [server, browser] = await Promise.all([
+      startServer({ ...env, AUTH: 'required' }),
+      launchChromium(chromium ?? ''),
+    ]);
+    keys = keysOf(server);
+    proxy = await startFaultProxy(Number(new URL(server.url).port));
+  });
+
+  after(async () => {
+    await browser?.close();
+    await proxy?.close();
+    await server?.stop();
+    await upstream?.close();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  const state = (page: Page) => page.locator('#key-state');
+  const stored = (page: Page) => page.evaluate('JSON.stringify([{ ...sessionStorage }, document.cookie])');
+
+  async function give(page: Page, key: string): Promise<void> {
+    await page.locator('#key-input').fill(key);
+    await page.locator('#key-input').press('Enter');
+  }
+
+  /** A page whose user has already given a key. */
+  async function openWith({ key }: CreatedKey, url = server.url) {
+    const opened = await openPage(browser, url);
+    await opened.page.locator('[data-part="database"] b', { hasText: 'shown to admins' }).waitFor();
+    await opened.page.locator('nav a[href="/openapi.json"]').click();
+    await give(opened.page, key);
+    await state(opened.page)
+      .filter({ hasText: key.slice(0, 11) })
+      .waitFor();
+    return opened;
+  }
+
+  test('asks for a key at the first refusal, not before, and gives the message back', async () => {
+    const { page, foreign, close } = await openPage(browser, server.url);
+    await page.locator('[data-part="service"][data-state="good"]').waitFor();
+    await page.locator('#model', { hasText: 'only keys with the scope admin' }).waitFor();
+    assert.equal(await page.locator('#key').isVisible(), false);
+    assert.doesNotMatch((await page.locator('#whole').textContent()) ?? '', /authorization/);
+    await ask(page, 'Hello');
+    await state(page).filter({ hasText: 'This server asks for an API key' }).waitFor();
+    assert.match(
+      (await page.locator('.error strong').textContent()) ?? '',
+      /valid API key is needed \(401\)/,
+    );
+    assert.equal(await page.evaluate('document.activeElement.id'), 'key-input');
+    assert.match((await page.locator('#whole').textContent()) ?? '', /-H 'authorization: Bearer ck_…'/);
+    assert.equal(await page.locator('#message').inputValue(), 'Hello');
+    await page.locator('[data-language="zh-CN"]').click();
+    assert.match((await page.locator('#key').innerText()) ?? '', /^API 密钥\s+此服务器需要.*\s+使用此密钥$/);
+    assert.deepEqual(foreign, []);
+    await close();
+  });
+
+  test('keeps a key for the tab, shows only how it begins, and forgets it when asked to', async () => {
+    const mine = await create('keeper', 'chat', 'read');
+    const { page, close } = await openWith(mine);
+    await until(page, "document.activeElement.id === 'message'");
+    await ask(page, 'Hello');
+    await page.locator('.reply[data-state="done"]').waitFor();
+    assert.equal(await stored(page), JSON.stringify([{ 'api-key': mine.key }, '']));
+    assert.doesNotMatch(String(await page.evaluate('JSON.stringify({ ...localStorage })')), /ck_/);
+    assert.doesNotMatch(await page.content(), new RegExp(mine.key.slice(12)));
+    await page.reload();
+    await state(page).filter({ hasText: mine.apiKey.prefix }).waitFor();
+    await ask(page, 'Hello again');
+    await page.locator('.reply[data-state="done"]').waitFor();
+
+    const other = await page.context().newPage();
+    await other.goto(server.url);
+    assert.equal(await other.evaluate('sessionStorage.length'), 0);
+
+    await page.locator('#key-forget').click();
+    assert.equal(await stored(page), '[{},""]');
+    assert.equal(await page.locator('.reply').count(), 0);
+    assert.equal(await page.evaluate('document.activeElement.id'), 'key-input');
+    await ask(page, 'Hello');
+    assert.match((await page.locator('.error').textContent()) ?? '', /\(401\)/);
+    await close();
+  });
+
+  test('says that a key was refused, and does not show it to the server again', async () => {
+    const revoked = await create('gone', 'chat');
+    await keys.revoke(revoked.apiKey.id);
+    const { page, close } = await openPage(browser, server.url);
+    const sent: Request[] = [];
+    page.on('request', (request) => sent.push(request));
+    await ask(page, 'Hello');
+    for (const key of [revoked.key, 'nonsense']) {
+      const before = sent.length;
+      await give(page, ` ${key}\t`);
+      await state(page).filter({ hasText: 'refused the key (401)' }).waitFor();
+      assert.equal(await stored(page), '[{},""]');
+      await until(page, "document.activeElement.id === 'key-input'");
+      await ask(page, 'Hello');
+      const shown = await Promise.all(
+        sent.slice(before).map((request) => request.headerValue('authorization')),
+      );
+      assert.equal(shown.filter((value) => value !== null).length, 1);
+    }
+    const before = sent.length;
+    await give(page, 'ck_密钥 with blanks');
+    await state(page).filter({ hasText: 'cannot be a key' }).waitFor();
+    assert.equal(sent.length, before);
+    await close();
+  });
+
+  test('says that a key lacks the scope, and when one has asked too often', async () => {
+    const reader = await create('reader', 'read');
+    const { page, close } = await openWith(reader);
+    await ask(page, 'Hello');
+    await state(page).filter({ hasText: 'lacks the scope for that (403)' }).waitFor();
+    assert.match(
+      (await page.locator('.error strong').textContent()) ?? '',
+      /lacks the scope for that \(403\)/,
+    );
+    assert.match((await page.locator('.error p').textContent()) ?? '', /scope "chat"/);
+    await page.locator('#key-forget').click();
+
+    const eager = await create('eager', 'chat');
+    const headers = { authorization: `Bearer ${eager.key}` };
+    for (let status = 200; status !== 429; ) status = (await server.get('/openapi.json', headers)).status;
+    await give(page, eager.key);
+    await state(page).filter({ hasText: eager.apiKey.prefix }).waitFor();
+    await ask(page, 'Hello');
+    const said = /Too many requests \(429\): try again in ([1-9]\d*) s/;
+    await state(page).filter({ hasText: said }).waitFor();
+    assert.match((await page.locator('.error strong').last().textContent()) ?? '', said);
+    await close();
+  });
+
+  test('sends the key with every call: a reply gone on with after a break, its stop, the details of the health', async () => {
+    const { page, foreign, close } = await openPage(browser, `http://127.0.0.1:${proxy.port}`);
+    await ask(page, 'Hello');
+    await give(page, admin.key);
+    await page.locator('[data-part="database"][data-state="good"]', { hasText: 'up' }).waitFor();
+    await page.locator('[data-part="upstream"][data-state="good"]').waitFor();
+    await page.locator('#model', { hasText: 'is configured and answers' }).waitFor();
+    const sent: Request[] = [];
+    page.on('request', (request) => sent.push(request));
+    await page.locator('#message').fill(LONG);
+    await page.locator('#message').press('Enter');
+    await page.locator('.reply', { hasText: 'part 9 ' }).waitFor();
+    proxy.cut();
+    await page.locator('.reply[data-state="done"]').waitFor();
+    assert.equal(await page.locator('.reply[data-state="done"] .text').textContent(), ANSWER);
+    await page.locator('#message').fill('endless');
+    await page.locator('#message').press('Enter');
+    await page.locator('.reply', { hasText: 'word 3' }).waitFor();
+    await page.locator('#stop').click();
+    await page.locator('.meta', { hasText: 'stopped, what was said is stored' }).waitFor();
+    assert.deepEqual(
+      sent.filter((request) => request.url().includes('/api/')).map((request) => request.method()),
+      ['POST', 'GET', 'POST', 'DELETE'],
+    );
+    for (const request of sent)
+      assert.equal(await request.headerValue('authorization'), `Bearer ${admin.key}`, request.url());
+    assert.deepEqual(foreign, []);
+    await close();
+  });
+
+  test('goes on with a reply whose key was taken away meanwhile, after another one is given', async () => {
+    const [first, second] = [await create('two', 'chat'), await create('two', 'chat')];
+    const { page, close } = await openWith(first, `http://127.0.0.1:${proxy.port}`);
+    await page.locator('#message').fill(LONG);
+    await page.locator('#message').press('Enter');
+    await page.locator('.reply', { hasText: 'part 9 ' }).waitFor();
+    await page.route(/chat-stream\/./, async (route) => {
+      const headers = { ...route.request().headers(), authorization: 'Bearer revoked' };
+      await route.continue({ headers });
+    });
+    proxy.cut();
+    await state(page).filter({ hasText: 'refused the key (401)' }).waitFor();
+    await page.unroute(/chat-stream\/./);
+    await give(page, second.key);
+    await page.locator('.error button', { hasText: 'Go on reading' }).click();
+    await page.locator('.reply[data-state="done"]').waitFor();
+    assert.equal(await page.locator('.reply .text').textContent(), ANSWER);
+    await close();
+  });
+
+  test('opens the documents and the stored conversation, which a link alone could not', async () => {
+    const mine = await create('browser', 'chat', 'read');
+    const { page, foreign, close } = await openWith(mine);
+    await ask(page, 'Hello');
+    await page.locator('.reply[data-state="done"]').waitFor();
+    await page.locator('#record').click();
+    await page.waitForURL(/^blob:/);
+    assert.match(await page.content(), /"content":"word 0 word 1 word 2 "/);
+    await page.goBack();
+    await state(page).waitFor();
+    await page.locator('nav a[href="/openapi.json"]').click();
+    await page.waitForURL(/^blob:/);
+    assert.match(await page.content(), /"openapi":"3\.1\.0"/);
+    assert.deepEqual(foreign, []);
+    await close();
+  });
+
+  test('opens the API docs in its own place, which take the key over for what is tried out', async () => {
+    const mine = await create('reader of documents', 'read');
+    const { page, faults, foreign, close } = await openWith(mine);
+    const before = faults.length;
+    await page.locator('nav a[href="/docs"]').click();
+    await page.locator('.opblock').first().waitFor();
+    await page.goBack();
+    await state(page).filter({ hasText: mine.apiKey.prefix }).waitFor();
+    await page.locator('nav a[href="/docs"]').click();
+    const operation = page.locator('.opblock', { has: page.locator('[data-path="/api/conversations"]') });
+    await operation.first().click();
+    await operation.locator('.try-out__btn').click();
+    await operation.locator('.execute').click();
+    await operation.locator('.live-responses-table .response-col_status', { hasText: '200' }).waitFor();
+    assert.match(await page.title(), /– docs$/);
+    assert.equal(await page.locator('#form').count(), 0);
+    assert.deepEqual(faults.slice(before), []);
+    await page.reload();
+    await page.locator('.opblock').first().waitFor();
+    assert.deepEqual(foreign, []);
+    await keys.revoke(mine.apiKey.id);
+    await page.goto(`${server.url}/?docs`);
+    await state(page).filter({ hasText: 'refused the key (401)' }).waitFor();
+    assert.equal(await page.locator('#form').isVisible(), true);
+    await close();
+  });
+
+  test('loosens its policy only where it writes the API docs, and a stranger gets neither', async () => {
+    const html = { accept: 'text/html' };
+    const policyOf = async (path: string) =>
+      (await server.get(path, html)).headers.get('content-security-policy');
+    assert.doesNotMatch((await policyOf('/')) ?? 'none', /unsafe|data:/);
+    assert.doesNotMatch((await policyOf('/?doc=1')) ?? 'none', /unsafe|data:/);
+    assert.equal(
+      await policyOf('/?docs'),
+      `${await policyOf('/')}`
+        .replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+        .replace("img-src 'self'", "img-src 'self' data:"),
+    );
+    for (const path of ['/docs', '/openapi.json']) {
+      const answer = await server.get(path, html);
+      assert.equal(answer.status, 401);
+      assert.match(answer.headers.get('content-type') ?? '', /^application\/problem\+json/);
+    }
+  });
+});

@@ -1,0 +1,283 @@
+/** Every route with every kind of key. A route that is not in the table, or is only in the table, is a fault. */
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { makeKey } from '../../src/services/api-key-text.ts';
+import { type Answer, databases, problemOf, until } from '../support/chat-server.ts';
+import {
+  bearer,
+  bodyOf,
+  essence,
+  type LockedServer,
+  type Person,
+  startLocked,
+  USER,
+} from '../support/keys.ts';
+
+/** Something to ask for: of hers, of nobody, or of whoever asks. */
+interface Target {
+  readonly path: string;
+  readonly body?: object;
+}
+
+interface Things {
+  readonly chat: LockedServer;
+  readonly alice: Person;
+}
+
+interface Row {
+  readonly access: 'open' | 'any' | 'chat' | 'read' | 'export' | 'admin';
+  /** What the rightful one gets. */
+  readonly status: number;
+  /** Something new of hers. */
+  hers(things: Things): Promise<Target>;
+  /**
+   * What somebody else is told when they name it: as of an id that nobody has. Without it what is asked for is
+   * everybody's own, and nothing of hers may be in it.
+   */
+  readonly unknown?: Target & { readonly method?: string };
+}
+
+const NOBODY = crypto.randomUUID();
+const SECRET = 'what-she-said';
+
+const plain = (path: string, body?: object) => async (): Promise<Target> => ({ path, ...(body && { body }) });
+
+async function conversation({ alice }: Things): Promise<string> {
+  return bodyOf(await alice.call('POST', '/api/chat', { message: SECRET })).conversation_id;
+}
+
+async function stream({ alice }: Things): Promise<string> {
+  return bodyOf(await alice.call('POST', '/api/chat', { message: SECRET })).message_id;
+}
+
+async function exported({ alice }: Things): Promise<string> {
+  const { id } = bodyOf(await alice.call('POST', '/api/exports', { format: 'ndjson' }), 202);
+  await until('the export', async () => {
+    return bodyOf(await alice.call('GET', `/api/exports/${id}`)).status === 'done';
+  });
+  return id;
+}
+
+async function key({ chat }: Things): Promise<string> {
+  return (await chat.person('somebody')).id;
+}
+
+/** A row of one thing of hers. @param path around its id */
+function thing(
+  access: Row['access'],
+  status: number,
+  make: (things: Things) => Promise<string>,
+  path: (id: string) => string,
+  body?: object,
+): Row {
+  const target = (id: string): Target => ({ path: path(id), ...(body && { body }) });
+  return { access, status, hers: async (things) => target(await make(things)), unknown: target(NOBODY) };
+}
+
+const asking = (path: string): Row => ({
+  access: 'chat',
+  status: 200,
+  hers: async (things) => {
+    return { path, body: { message: 'again', conversation_id: await conversation(things) } };
+  },
+  // A new id is no fault here; somebody else's is told as one that cannot be read is.
+  unknown: { method: 'GET', path: `/api/conversations/${NOBODY}` },
+});
+
+const TABLE: Readonly<Record<string, Row>> = {
+  'GET /': { access: 'open', status: 200, hers: plain('/') },
+  'GET /health': { access: 'open', status: 200, hers: plain('/health') },
+  'GET /api/health': { access: 'open', status: 200, hers: plain('/api/health') },
+  'GET /health/ready': { access: 'open', status: 200, hers: plain('/health/ready') },
+  'GET /docs': { access: 'any', status: 200, hers: plain('/docs') },
+  'GET /openapi.json': { access: 'any', status: 200, hers: plain('/openapi.json') },
+  'POST /api/chat': asking('/api/chat'),
+  'POST /api/chat-stream': asking('/api/chat-stream'),
+  'GET /api/chat-stream/{id}': thing('chat', 200, stream, (id) => `/api/chat-stream/${id}`),
+  'DELETE /api/chat-stream/{id}': thing('chat', 200, stream, (id) => `/api/chat-stream/${id}`),
+  'GET /api/conversations': { access: 'read', status: 200, hers: plain('/api/conversations?limit=1000') },
+  'GET /api/conversations/{id}': thing('read', 200, conversation, (id) => `/api/conversations/${id}`),
+  'DELETE /api/conversations/{id}': thing('chat', 200, conversation, (id) => `/api/conversations/${id}`),
+  'GET /api/conversations/{id}/export': thing(
+    'export',
+    200,
+    conversation,
+    (id) => `/api/conversations/${id}/export?format=json`,
+  ),
+  'GET /api/conversations/export-all': {
+    access: 'export',
+    status: 200,
+    hers: plain('/api/conversations/export-all?format=ndjson'),
+  },
+  'POST /api/exports': { access: 'export', status: 202, hers: plain('/api/exports', { format: 'csv' }) },
+  'GET /api/exports': { access: 'export', status: 200, hers: plain('/api/exports?limit=1000') },
+  'GET /api/exports/{id}': thing('export', 200, exported, (id) => `/api/exports/${id}`),
+  'DELETE /api/exports/{id}': thing('export', 200, exported, (id) => `/api/exports/${id}`),
+  'GET /api/exports/{id}/events': thing('export', 200, exported, (id) => `/api/exports/${id}/events`),
+  'GET /api/exports/{id}/file': thing('export', 200, exported, (id) => `/api/exports/${id}/file`),
+  'GET /api/exports/{id}/manifest': thing('export', 200, exported, (id) => `/api/exports/${id}/manifest`),
+  'POST /api/exports/{id}/link': thing('export', 200, exported, (id) => `/api/exports/${id}/link`, {
+    expires_in: 60,
+  }),
+  'GET /api/keys': { access: 'admin', status: 200, hers: plain('/api/keys') },
+  'POST /api/keys': {
+    access: 'admin',
+    status: 201,
+    hers: plain('/api/keys', { owner: 'new', scopes: ['read'] }),
+  },
+  'DELETE /api/keys/{id}': thing('admin', 200, key, (id) => `/api/keys/${id}`),
+  'POST /api/keys/{id}/rotate': thing('admin', 201, key, (id) => `/api/keys/${id}/rotate`),
+};
+
+/** The operations that the server says it has, and what it serves beside them. */
+async function operations({ alice }: Things): Promise<string[]> {
+  const { paths } = bodyOf(await alice.call('GET', '/openapi.json'));
+  const documented = Object.entries(Object(paths)).flatMap(([path, operations]) =>
+    Object.keys(Object(operations)).map((method) => `${method.toUpperCase()} ${path}`),
+  );
+  return ['GET /', 'GET /docs', 'GET /openapi.json', ...documented];
+}
+
+for (const place of databases()) {
+  describe(`the routes, by key, on ${place.name}`, () => {
+    let chat: LockedServer;
+    let things: Things;
+    let alice: Person;
+    let bob: Person;
+    let bad: Readonly<Record<string, Record<string, string>>>;
+    before(async () => {
+      chat = await startLocked(place, { SSE_OPEN_MS: '0' });
+      alice = await chat.person('alice');
+      bob = await chat.person('bob');
+      things = { chat, alice };
+      const { key: wrong } = makeKey();
+      bad = {
+        malformed: bearer(wrong.slice(0, -1)),
+        'malformed, in X-API-Key': { 'x-api-key': 'ck_' },
+        wrong: bearer(wrong),
+        'wrong, in X-API-Key': { 'x-api-key': wrong },
+        expired: bearer(await chat.expired('alice')),
+        revoked: bearer(await chat.revoked('alice')),
+        'not the same in both headers': { ...bearer(alice.key), 'x-api-key': bob.key },
+        'the same, but one is wrong': { ...bearer(alice.key), 'x-api-key': wrong },
+      };
+    });
+    after(() => chat.stop());
+
+    /** How much there is of everything that a request could make or take away. */
+    const inventory = async () => {
+      const tables = ['conversations', 'messages', 'export_jobs', 'idempotency_keys', 'deletions'];
+      const counts = tables.map(async (table) => (await chat.server.database.knex(table).select('*')).length);
+      const keys = await chat.server.database.knex('api_keys').select('id', 'revoked_at').orderBy('id');
+      return { counts: await Promise.all(counts), keys, calls: chat.upstream.requests.length };
+    };
+    const send = (method: string, { path, body }: Target, headers: Record<string, string>) =>
+      chat.call(method, path, body, headers);
+
+    it('are all in this table, and no others are', async () => {
+      assert.deepEqual((await operations(things)).sort(), Object.keys(TABLE).sort());
+    });
+
+    for (const [name, row] of Object.entries(TABLE)) {
+      const [method = ''] = name.split(' ');
+      const { access, status } = row;
+
+      it(`${name} is for ${access === 'open' ? 'everybody' : access === 'any' ? 'every key' : `the scope ${access}`}`, async () => {
+        const target = await row.hers(things);
+        const unscoped = await chat.person(
+          'alice',
+          access === 'admin' ? USER : USER.filter((one) => one !== access),
+        );
+        const before = await inventory();
+
+        const stranger = await send(method, target, {});
+        const refused: [string, Answer][] = [];
+        for (const [kind, headers] of Object.entries(bad))
+          refused.push([kind, await send(method, target, headers)]);
+        if (access === 'open') assert.equal(stranger.status, status, stranger.text);
+        else refused.push(['none', stranger]);
+        for (const [kind, answer] of refused) {
+          problemOf(answer, 401, 'unauthorized');
+          assert.deepEqual(essence(answer), essence(refused[0]?.[1] ?? answer), kind);
+          assert.equal(answer.headers['www-authenticate'], 'Bearer realm="chat"');
+        }
+        if (method === 'GET' && access !== 'open') {
+          const head = await send('HEAD', target, {});
+          assert.deepEqual([head.status, head.text], [401, '']);
+        }
+
+        if (access !== 'open' && access !== 'any') {
+          const answer = await unscoped.call(method, target.path, target.body);
+          problemOf(answer, 403, 'forbidden');
+          assert.match(String(answer.headers['www-authenticate']), new RegExp(`scope="${access}"$`));
+        }
+        assert.deepEqual(await inventory(), before, 'somebody who may not has changed something');
+      });
+
+      if (row.unknown && access !== 'admin') {
+        const { unknown } = row;
+        it(`${name} tells nobody whether somebody else has what they name`, async () => {
+          const target = await row.hers(things);
+          const before = await inventory();
+          const foreign = await bob.call(method, target.path, target.body);
+          const none = await bob.call(unknown.method ?? method, unknown.path, unknown.body);
+          assert.equal(foreign.status, 404, foreign.text);
+          assert.deepEqual(essence(foreign), essence(none));
+          assert.deepEqual(await inventory(), before);
+        });
+      }
+
+      it(`${name} works for whom it is meant`, async () => {
+        const first = await row.hers(things);
+        if (access === 'admin') {
+          const other = await chat.person('ops', ['admin']);
+          assert.equal((await other.call(method, first.path, first.body)).status, status);
+        } else {
+          const answer = await alice.call(method, first.path, first.body);
+          assert.equal(answer.status, status, answer.text);
+          const scopes = access === 'open' || access === 'any' ? (['read'] as const) : [access];
+          const narrow = await chat.person('alice', scopes);
+          const again = await row.hers(things);
+          assert.equal((await narrow.call(method, again.path, again.body)).status, status);
+          if (!row.unknown) {
+            const mine = await bob.call(method, first.path, first.body);
+            assert.equal(mine.status, status, mine.text);
+            assert(!mine.text.includes(SECRET), 'what somebody else said');
+          }
+        }
+        const target = await row.hers(things);
+        const { key: root } = chat.root;
+        const admin = await send(method, target, { 'x-api-key': root });
+        assert.equal(admin.status, status, admin.text);
+        const both = await row.hers(things);
+        const twice = await send(method, both, { 'x-api-key': root, authorization: `bEARER  ${root}` });
+        assert.equal(twice.status, status, twice.text);
+      });
+
+      if (row.unknown && access === 'admin') {
+        const { unknown } = row;
+        it(`${name} is 404 for an id that nobody has`, async () => {
+          problemOf(await chat.root.call(method, unknown.path, unknown.body), 404, 'key_not_found');
+        });
+      }
+    }
+
+    it('say in /health/ready to admins only what is behind it', async () => {
+      const members = async (headers: Record<string, string>) =>
+        Object.keys(bodyOf(await chat.call('GET', '/health/ready', undefined, headers)));
+      assert.deepEqual(await members({}), ['status']);
+      assert.deepEqual(await members(bearer(alice.key)), ['status']);
+      assert.deepEqual(await members(bearer(chat.root.key)), ['status', 'database', 'upstream', 'journal']);
+    });
+
+    it('never leave a key in the log, not even a wrong one', () => {
+      const said = JSON.stringify(chat.server.lines);
+      assert.match(said, /"audit":true/);
+      assert.doesNotMatch(said, /ck_[0-9A-Za-z]{8}_/);
+      assert.deepEqual(
+        chat.server.lines.filter(({ level }) => Number(level) >= 50),
+        [],
+      );
+    });
+  });
+}

@@ -1,0 +1,351 @@
+/** What several processes together let each caller do: at least the limit, and at most a fifth more. */
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { z } from 'zod';
+import type { Overrides } from '../../src/compose.ts';
+import { databases, startChat, until } from '../support/chat-server.ts';
+import { type Cluster, startCluster } from '../support/cluster.ts';
+import { serverUrls } from '../support/databases.ts';
+import { startFaultProxy } from '../support/fault-proxy.ts';
+import { type OwnDatabase, startOwnDatabase } from '../support/own-database.ts';
+import { provideRedis, REDIS_PASSWORD, type RedisServer, startRedis } from '../support/redis.ts';
+import { query, type StoredIn } from '../support/snapshot.ts';
+import { question } from '../support/story.ts';
+
+const WORKERS = 4;
+const AWAY = /limits cannot be shared/;
+const REQUESTS = 50;
+const EXPORTS = 10;
+const STREAMS = 10;
+const LIMITS = {
+  RATE_LIMIT_REQUESTS: `${REQUESTS}`,
+  RATE_LIMIT_EXPORTS: `${EXPORTS}`,
+  RATE_LIMIT_STREAMS: `${STREAMS}`,
+  // Each caller of a test has an address of its own.
+  TRUST_PROXY: '1',
+};
+
+const workerRows = z.array(z.object({ id: z.string(), beat: z.number() }));
+
+let callers = 0;
+const somebody = () => `10.${process.pid % 256}.${callers >> 8}.${callers++ & 255}`;
+
+/** Every process has looked around once since the last of them showed itself. */
+async function untilAllKnow(place: StoredIn): Promise<void> {
+  const beats = async () => {
+    const rows = workerRows.parse(await query(place, 'SELECT id, beat FROM workers'));
+    return new Map(rows.map(({ id, beat }) => [id, beat]));
+  };
+  const first = await until('all workers', async () => {
+    const found = await beats();
+    return found.size === WORKERS && found;
+  });
+  await until('another look of all', async () => {
+    const found = await beats();
+    return [...first].every(([id, beat]) => (found.get(id) ?? 0) >= beat + 2);
+  });
+}
+
+/** Whether a window of this many seconds lasts long enough; else waits for the next. */
+async function roomIn(seconds: number, needed = 8): Promise<void> {
+  const left = seconds - ((Date.now() / 1000) % seconds);
+  if (left < needed) await pause(left * 1000 + 50);
+}
+
+/** The statuses of so many requests, one after the other to each process in turn, all at once. */
+async function burst(
+  cluster: Cluster,
+  size: number,
+  path: string,
+  body?: () => object,
+  signal?: AbortSignal,
+): Promise<number[]> {
+  const address = somebody();
+  const answers = Array.from({ length: size }, async (_, n) => {
+    const response = await fetch(`${cluster.at(n % WORKERS).url}${path}`, {
+      method: body ? 'POST' : 'GET',
+      headers: { 'x-forwarded-for': address, ...(body && { 'content-type': 'application/json' }) },
+      ...(body && { body: JSON.stringify(body()) }),
+      ...(signal && { signal }),
+    });
+    if (!signal || response.status !== 200) await response.arrayBuffer();
+    return response.status;
+  });
+  return Promise.all(answers);
+}
+
+function assertThrough(statuses: readonly number[], limit: number): void {
+  const through = statuses.filter((status) => status === 200).length;
+  const refused = statuses.filter((status) => status === 429).length;
+  assert.equal(through + refused, statuses.length, `${statuses}`);
+  assert.ok(through >= limit && through <= limit * 1.2, `${through} of ${limit}`);
+}
+
+/** The suite of four processes that share their counts one way or the other. */
+function sharing(name: string, start: () => Promise<Cluster>, end: () => Promise<void>): void {
+  describe(name, () => {
+    let cluster: Cluster;
+    before(async () => {
+      cluster = await start();
+      await untilAllKnow(cluster.place);
+    });
+    after(async () => {
+      await cluster.close();
+      await end();
+    });
+
+    /**
+     * Where the machine is so busy that the store does not answer in half a second, each process is by itself, which
+     * is not what these tests are about: they try again then.
+     */
+    const answered = async (attempt: () => Promise<void>) => {
+      const faults = () =>
+        cluster.members.flatMap(({ child }) => child.lines).filter(({ msg }) => AWAY.test(String(msg)))
+          .length;
+      for (let left = 5; ; left--) {
+        const before = faults();
+        try {
+          return await attempt();
+        } catch (error) {
+          if (faults() === before || left === 0) throw error;
+          await pause(2000);
+        }
+      }
+    };
+
+    it('let a burst of requests through up to the limit, and a fifth more at most', async () => {
+      await answered(async () => {
+        await roomIn(60);
+        assertThrough(await burst(cluster, 3 * REQUESTS, '/openapi.json'), REQUESTS);
+      });
+    });
+
+    it('let one after the other through up to the limit, and a fifth more at most', async () => {
+      await answered(async () => {
+        await roomIn(60, 15);
+        const address = somebody();
+        const statuses: number[] = [];
+        for (let n = 0; n < 2 * REQUESTS; n++) {
+          const url = `${cluster.at(n % WORKERS).url}/openapi.json`;
+          const response = await fetch(url, { headers: { 'x-forwarded-for': address } });
+          await response.arrayBuffer();
+          statuses.push(response.status);
+        }
+        assertThrough(statuses, REQUESTS);
+      });
+    });
+
+    it('let a burst of exports through up to the limit, and a fifth more at most', async () => {
+      await answered(async () => {
+        await roomIn(3600);
+        const path = '/api/conversations/export-all?format=ndjson';
+        assertThrough(await burst(cluster, 3 * EXPORTS, path), EXPORTS);
+      });
+    });
+
+    it('have as many streams open as the limit says, a fifth more at most', async () => {
+      await answered(async () => {
+        await roomIn(60);
+        const gone = new AbortController();
+        const body = () => ({ message: question({ pieces: 100, pace: 50 }) });
+        try {
+          assertThrough(await burst(cluster, 3 * STREAMS, '/api/chat-stream', body, gone.signal), STREAMS);
+        } finally {
+          gone.abort();
+        }
+      });
+    });
+  });
+}
+
+const program = provideRedis();
+
+for (const place of databases().slice(1)) {
+  sharing(
+    `${WORKERS} processes on ${place.name}`,
+    async () => startCluster(WORKERS, await place.create(), LIMITS),
+    () => place.drop(),
+  );
+
+  let redis: RedisServer | undefined;
+  if (program !== undefined) {
+    const store = databases().find(({ name }) => name === place.name);
+    assert(store);
+    sharing(
+      `${WORKERS} processes on ${place.name} that count in Redis`,
+      async () => {
+        redis = await startRedis(program);
+        const env = { ...LIMITS, REDIS_URL: redis.url };
+        return startCluster(WORKERS, await store.create(), env);
+      },
+      async () => {
+        await redis?.stop();
+        await store.drop();
+      },
+    );
+  }
+}
+
+for (const place of databases().slice(1)) {
+  it(`a process on ${place.name} writes each counter at most once in 100 ms`, async (t) => {
+    const env = {
+      ...(await place.create()),
+      ...LIMITS,
+      RATE_LIMIT_REQUESTS: '100000',
+      STREAM_LEASE_MS: '400',
+    };
+    const [chat, other] = [await startChat(env), await startChat(env)];
+    t.after(async () => {
+      await Promise.all([chat.stop(), other.stop()]);
+      await place.drop();
+    });
+    await pause(500);
+    const writes: number[] = [];
+    chat.server.database.knex.on('query', ({ sql }: { sql: string }) => {
+      if (/^INSERT INTO rate_limits/.test(sql)) writes.push(performance.now());
+    });
+    let asked = 0;
+    const enough = performance.now() + 1000;
+    const ask = async () => {
+      while (performance.now() < enough || asked < 200) {
+        assert.equal((await chat.call('GET', '/openapi.json')).status, 200);
+        asked += 1;
+      }
+    };
+    await Promise.all([ask(), ask(), ask(), ask()]);
+    assert.ok(writes.length >= 5, `${writes.length} writes of ${asked} requests`);
+    // One counter only: at least 100 ms from one write to the next, as far as clocks are exact.
+    for (const [index, at] of writes.entries()) {
+      const gap = at - (writes[index - 1] ?? Number.NEGATIVE_INFINITY);
+      assert.ok(gap > 95, `${gap} ms between two writes`);
+    }
+  });
+}
+
+/** No window ends in the middle of a test. */
+const stopped = (): Overrides => ({ clock: { now: () => Date.UTC(2030, 2, 21, 12, 30, 20) } });
+
+/** Two servers, of which one loses the store in the middle; what it then lets through, and how fast. */
+async function withoutStore(
+  start: (env: Record<string, string>, overrides: Overrides) => ReturnType<typeof startChat>,
+  lose: () => void | Promise<void>,
+): Promise<void> {
+  const env = {
+    ...LIMITS,
+    STREAM_LEASE_MS: '400',
+    DB_ACQUIRE_TIMEOUT_MS: '3000',
+    DB_QUERY_TIMEOUT_MS: '3000',
+  };
+  const [chat, other] = [await start(env, stopped()), await start(env, stopped())];
+  try {
+    await pause(500);
+    const ask = async (address: string) => {
+      const began = performance.now();
+      const headers = { 'x-forwarded-for': address };
+      const { status } = await chat.call('GET', '/openapi.json', undefined, headers);
+      return { status, took: performance.now() - began };
+    };
+    assert.equal((await ask(somebody())).status, 200);
+    await lose();
+    const address = somebody();
+    const first = await Promise.all(Array.from({ length: 3 * REQUESTS }, () => ask(address)));
+    assert.equal(first.filter(({ status }) => status === 200).length, REQUESTS);
+    const slowest = Math.max(...first.map(({ took }) => took));
+    assert.ok(slowest < 1500, `the first waited ${slowest} ms`);
+    // The store is tried again meanwhile, and nobody waits for that.
+    const later: number[] = [];
+    for (let n = 0; n < 40; n++) {
+      const { status, took } = await ask(somebody());
+      assert.equal(status, 200);
+      later.push(took);
+      await pause(50);
+    }
+    const sorted = later.toSorted((a, b) => a - b);
+    assert.ok((sorted[36] ?? 0) < 100, `they waited ${sorted.map(Math.round)} ms`);
+    const said = chat.server.lines.filter(({ msg }) => AWAY.test(String(msg)));
+    assert.equal(said.length, 1);
+    const all = JSON.stringify(chat.server.lines);
+    assert.ok(!all.includes(REDIS_PASSWORD), 'a secret is in the log');
+  } finally {
+    await Promise.all([chat.stop(), other.stop()]);
+  }
+}
+
+describe('limits without the database that they are shared by', { skip: serverUrls().length === 0 }, () => {
+  let own: OwnDatabase;
+  before(async () => {
+    own = await startOwnDatabase();
+  });
+  after(() => own.server.stop());
+
+  it('are kept by each process, and keep nobody waiting, when connections are refused', async () => {
+    const proxy = await startFaultProxy(own.port);
+    await withoutStore(
+      (env, overrides) => startChat({ ...own.env(proxy), ...env }, overrides),
+      () => {
+        proxy.refuse();
+        proxy.cut();
+      },
+    );
+    await proxy.close();
+  });
+
+  it('are kept by each process, and keep nobody waiting for long, when it is frozen', async () => {
+    try {
+      await withoutStore(
+        (env, overrides) => startChat({ ...own.env(), ...env }, overrides),
+        () => own.server.freeze(),
+      );
+    } finally {
+      own.server.thaw();
+    }
+  });
+});
+
+describe('limits that are counted in Redis', { skip: program === undefined }, () => {
+  let redis: RedisServer;
+  before(async () => {
+    redis = await startRedis(program ?? '');
+  });
+  after(() => redis.stop());
+
+  it('are those of all who use it, also where each has a database of its own, and end with no window', async () => {
+    const env = { ...LIMITS, REDIS_URL: redis.url };
+    const first = await startChat(env, stopped());
+    const address = somebody();
+    const ask = (chat: typeof first) =>
+      chat.call('GET', '/openapi.json', undefined, { 'x-forwarded-for': address });
+    for (let n = 0; n < REQUESTS; n++) assert.equal((await ask(first)).status, 200);
+    await first.stop();
+    const second = await startChat(env, stopped());
+    assert.equal((await ask(second)).status, 429);
+    await second.stop();
+  });
+
+  it('are kept by each process, and keep nobody waiting for long, while it is frozen or gone', async () => {
+    const start = (env: Record<string, string>, overrides: Overrides) =>
+      startChat({ ...env, REDIS_URL: redis.url }, overrides);
+    await withoutStore(start, () => redis.freeze());
+    redis.thaw();
+    await withoutStore(start, () => redis.kill());
+    await redis.start();
+  });
+
+  it('are kept from the first request on where it was never there', async () => {
+    const chat = await startChat(
+      { ...LIMITS, REDIS_URL: `redis://u:${REDIS_PASSWORD}@127.0.0.1:1` },
+      stopped(),
+    );
+    const address = somebody();
+    const statuses = await Promise.all(
+      Array.from({ length: 2 * EXPORTS }, async () => {
+        const path = '/api/conversations/export-all?format=ndjson';
+        return (await chat.call('GET', path, undefined, { 'x-forwarded-for': address })).status;
+      }),
+    );
+    assert.equal(statuses.filter((status) => status === 200).length, EXPORTS);
+    await chat.stop();
+    assert.ok(!JSON.stringify(chat.server.lines).includes(REDIS_PASSWORD));
+  });
+});

@@ -1,0 +1,47 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import type { Database } from '../../src/db/database.ts';
+import { KnexCounters } from '../../src/db/rate-limits.ts';
+import type { WindowPolicy } from '../../src/domain/limits.ts';
+import { Limiter } from '../../src/limits/limiter.ts';
+import { eachDatabase } from '../support/databases.ts';
+import { silentLog } from '../support/fakes.ts';
+
+const PROCESSES = 3;
+const NOON = Date.UTC(2030, 2, 21, 12, 30, 20);
+
+eachDatabase((name, open) => {
+  describe('limits that processes share by the database', () => {
+    // SQLite is for one process: connections that wait for each other in it stand still until one gives up.
+    let database: Database | undefined;
+    const limiter = () => {
+      database = name === 'SQLite' ? (database ?? open()) : open();
+      const store = new KnexCounters(database.knex);
+      const clock = { now: () => NOON };
+      return new Limiter({ store, processes: () => PROCESSES, clock, log: silentLog });
+    };
+
+    for (const limit of [5, 60, 300]) {
+      test(`let ${limit} through, a fifth more at most, though each could take all`, async () => {
+        const policy: WindowPolicy = { name: `of ${limit}`, limit, windowSeconds: 3600, unit: 'requests' };
+        const limiters = Array.from({ length: PROCESSES }, limiter);
+        let through = 0;
+        // One request after the other, of many callers at once.
+        const caller = async (mine: Limiter) => {
+          for (let refused = 0; refused < 3; ) {
+            const { allowed } = await mine.take(policy, 'a');
+            if (allowed) through += 1;
+            else refused += 1;
+          }
+        };
+        await Promise.all(limiters.flatMap((mine) => Array.from({ length: 8 }, () => caller(mine))));
+        assert.ok(through >= limit && through <= limit * 1.2, `${through} of ${limit}`);
+        await Promise.all(limiters.map((mine) => mine.stop()));
+        const late = limiter();
+        assert.equal((await late.take(policy, 'b')).allowed, true);
+        assert.equal((await late.take(policy, 'a', 0)).allowed, false);
+        await late.stop();
+      });
+    }
+  });
+});

@@ -1,0 +1,159 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { KnexApiKeys } from '../../src/db/api-keys.ts';
+import { hashOf, looksLikeKey } from '../../src/services/api-key-text.ts';
+import { eachDatabase } from '../support/databases.ts';
+
+const SCRIPT = fileURLToPath(new URL('../../scripts/keys.ts', import.meta.url));
+
+function runIn(folder: string, env: NodeJS.ProcessEnv, args: readonly string[]) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [SCRIPT, ...args], {
+    cwd: folder,
+    env: { ...process.env, NODE_ENV: '', DATA_DIR: folder, ...env },
+    encoding: 'utf8',
+  });
+  return { status, stdout, stderr };
+}
+
+/** The value of a line `name  value`. */
+function line(stdout: string, name: string): string {
+  return new RegExp(`^${name} +(.*)$`, 'm').exec(stdout)?.[1] ?? '';
+}
+
+const CREATE = ['create', '--owner', 'team blue', '--scopes', 'read,chat'];
+
+eachDatabase(
+  (name, open, { target }) => {
+    describe('npm run keys', () => {
+      let folder: string;
+      const url = target.kind === 'mysql' ? target.url : `sqlite:${target.file}`;
+      const run = (...args: string[]) => runIn(folder, { DATABASE_URL: url, DB_AUTO_MIGRATE: 'on' }, args);
+      before(async () => {
+        folder = await mkdtemp(join(tmpdir(), 'chat-api-keys-'));
+      });
+      after(() => rm(folder, { recursive: true, force: true }));
+
+      it('says which command to run where the schema is missing and is not to be made unasked', () => {
+        const env = { DATABASE_URL: url, DB_AUTO_MIGRATE: 'off' };
+        const { status, stdout, stderr } = runIn(folder, env, CREATE);
+        assert.equal(status, 1);
+        assert.equal(stdout, '');
+        assert.match(
+          stderr,
+          /^The schema of the database .* Run "npm run migrate", or set DB_AUTO_MIGRATE=on\.\n$/,
+        );
+      });
+
+      it(`makes a key before the first start of a server on ${name}, and shows it once`, async () => {
+        const made = run(...CREATE, '--expires', '2999-01-01T08:00:00+08:00');
+        assert.equal(made.stderr, '');
+        assert.equal(made.status, 0);
+        const key = line(made.stdout, 'key');
+        assert.ok(looksLikeKey(key));
+        assert.equal(line(made.stdout, 'expires'), '2999-01-01T00:00:00.000Z');
+        const stored = await new KnexApiKeys(open().knex).findByHash(hashOf(key));
+        assert.equal(stored?.id, line(made.stdout, 'id'));
+        assert.equal(stored?.owner, 'team blue');
+        assert.deepEqual(stored?.scopes, ['chat', 'read']);
+        const listed = run('list').stdout;
+        assert.match(
+          listed,
+          new RegExp(`^${stored?.id}  ${stored?.prefix}  team blue  chat,read  .* never +good$`, 'm'),
+        );
+        assert.equal(listed.includes(key.slice(12)), false);
+      });
+
+      it('revokes and replaces a key, and shows the new one', async () => {
+        const first = run(...CREATE).stdout;
+        assert.equal(line(first, 'expires'), 'never');
+        const rotated = run('rotate', line(first, 'id').toUpperCase());
+        const next = line(rotated.stdout, 'id');
+        assert.ok(looksLikeKey(line(rotated.stdout, 'key')));
+        assert.notEqual(line(rotated.stdout, 'key'), line(first, 'key'));
+        assert.equal(line(rotated.stdout, 'owner'), 'team blue');
+        assert.match(run('revoke', next).stdout, /^revoked {2}ck_\w{8}… of team blue, at \d{4}-/);
+        const states = run('list').stdout;
+        for (const id of [line(first, 'id'), next]) {
+          assert.match(states, new RegExp(`^${id} .* revoked$`, 'm'));
+        }
+        for (const id of [next, "' OR 1=1 --"]) {
+          const again = run('rotate', id);
+          assert.equal(again.status, 1);
+          assert.match(again.stderr, /^no key that is still good has the id .*npm run keys -- list\n$/);
+        }
+        assert.match(
+          run('revoke', 'nothing').stderr,
+          /^no key has the id "nothing": see npm run keys -- list\n$/,
+        );
+      });
+    });
+  },
+  { migrated: false },
+);
+
+describe('npm run keys, given what it cannot use,', () => {
+  let folder: string;
+  const refused = (...args: string[]) => {
+    const { status, stdout, stderr } = runIn(folder, { DATABASE_URL: '' }, args);
+    assert.equal(status, 1);
+    assert.equal(stdout, '');
+    assert.doesNotMatch(stderr, /\n\s+at /);
+    return stderr;
+  };
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'chat-api-keys-'));
+  });
+  after(() => rm(folder, { recursive: true, force: true }));
+
+  it('shows how it is used', () => {
+    for (const args of [
+      [],
+      ['lost'],
+      ['revoke'],
+      ['list', 'all'],
+      ['revoke', 'a', 'b'],
+      ['list', '--owner', 'a'],
+    ]) {
+      assert.match(refused(...args), /^usage: npm run keys -- COMMAND\n/);
+    }
+    assert.match(refused('create', '--owner', 'a'), /^create needs --owner and --scopes\nusage:/);
+    assert.match(refused('create', '--name', 'a'), /--name.*\n(.*\n)?usage:/);
+  });
+
+  it('names the scopes that there are not', () => {
+    const said = refused('create', '--owner', 'a', '--scopes', 'chat,root,,Admin');
+    assert.equal(said, '--scopes: "root", "", "Admin" unknown; known are chat, read, export, admin\n');
+  });
+
+  it('wants a time with a zone that is still to come', () => {
+    for (const time of [
+      'tomorrow',
+      '2999-01-01',
+      '2999-01-01T00:00:00',
+      '2999-02-30T00:00:00Z',
+      '2999-01-01T25:00Z',
+    ]) {
+      const said = refused(...CREATE, '--expires', time);
+      assert.match(said, /^--expires must be a time with its zone, such as 2027-01-01T00:00:00Z; it is /);
+    }
+    const past = refused(...CREATE, '--expires', '2020-01-01T00:00:00Z');
+    assert.equal(past, '--expires must be a time that is still to come\n');
+  });
+
+  it('wants an owner that can be read', () => {
+    const said = refused('create', '--owner', 'a\tb', '--scopes', 'chat');
+    assert.equal(said, '--owner must be 1 to 255 visible characters without blanks around them\n');
+  });
+
+  it('says in a line that the database does not answer, without its password', () => {
+    const DATABASE_URL = 'mysql://root:hunter2@127.0.0.1:1/chat';
+    const { status, stderr } = runIn(folder, { DATABASE_URL }, CREATE);
+    assert.equal(status, 1);
+    assert.equal(stderr, 'MySQL 127.0.0.1:1/chat: The database does not answer\n');
+  });
+});

@@ -1,0 +1,117 @@
+/** slowhttptest, in its three modes at once, against a server of its own, while somebody else uses it. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { Agent, request } from 'node:http';
+import { text } from 'node:stream/consumers';
+import { after, describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { stripVTControlCharacters } from 'node:util';
+import { makeFolder } from '../support/child-server.ts';
+import { provideProgram } from '../support/debian.ts';
+
+const CONNECTIONS = 300;
+/** Longer than the 15 s after which a head must be whole; slowhttptest reports every 5 s. */
+const SECONDS = 23;
+const CLIENTS = 2;
+/** Between two requests of a client: people are no load test. */
+const PAUSE_MS = 50;
+
+const MODES: Readonly<Record<string, (url: string) => string[]>> = {
+  'slow headers': (url) => ['-H', '-u', `${url}/`],
+  'slow bodies': (url) => ['-B', '-f', 'application/json', '-u', `${url}/api/chat`],
+  'slow readers': (url) => [
+    '-X',
+    '-n',
+    '2',
+    '-w',
+    '1',
+    '-y',
+    '512',
+    '-z',
+    '5',
+    '-u',
+    `${url}/docs-assets/swagger-ui-bundle.js`,
+  ],
+};
+
+interface Attack {
+  readonly connected: number;
+  /** In its own words. */
+  readonly end: string;
+  /** What the attacker's own probe saw. */
+  readonly available: readonly string[];
+}
+
+async function attack(program: string, args: readonly string[]): Promise<Attack> {
+  const shape = ['-c', String(CONNECTIONS), '-r', '150', '-l', String(SECONDS), '-i', '2', '-p', '3'];
+  const child = spawn(program, [...shape, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const [coloured] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
+  const output = stripVTControlCharacters(coloured);
+  const told = (name: string) =>
+    [...output.matchAll(new RegExp(`^${name}: +(.+)`, 'gm'))].map(([, value]) => String(value));
+  return {
+    connected: Math.max(0, ...told('connected').map(Number)),
+    end: told('Exit status')[0] ?? '',
+    available: told('service available'),
+  };
+}
+
+/** Milliseconds of each request of one after the other, until told to stop; any failure rejects. */
+async function use(url: string, stop: AbortSignal): Promise<number[]> {
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const taken: number[] = [];
+  for (let turn = 0; !stop.aborted; turn += 1) {
+    const began = performance.now();
+    const outgoing = request(`${url}/api/chat`, {
+      method: 'POST',
+      agent,
+      headers: { 'content-type': 'application/json' },
+    });
+    outgoing.end(JSON.stringify({ message: `How are you, ${turn % 20}?` }));
+    const [response] = await once(outgoing, 'response');
+    const body = await text(response);
+    assert.equal(response.statusCode, 200, body);
+    taken.push(performance.now() - began);
+    await pause(PAUSE_MS);
+  }
+  agent.destroy();
+  return taken;
+}
+
+const program = provideProgram('slowhttptest', 'slowhttptest');
+
+describe('slowhttptest', { skip: program === undefined && 'there is no slowhttptest here' }, async () => {
+  const folder = await makeFolder();
+  after(() => folder.remove());
+
+  it(`in three modes with ${CONNECTIONS} connections each leaves others served`, async (t) => {
+    const url = await folder.start().listening();
+    const done = new AbortController();
+    const clients = Promise.all(Array.from({ length: CLIENTS }, () => use(url, done.signal)));
+    const attacks = Promise.all(
+      Object.entries(MODES).map(
+        async ([mode, args]) => [mode, await attack(program ?? '', args(url))] as const,
+      ),
+    ).finally(() => done.abort());
+    const [all, told] = await Promise.all([clients, attacks]);
+    const taken = all.flat().sort((a, b) => a - b);
+    const p99 = taken[Math.floor(taken.length * 0.99)] ?? Number.POSITIVE_INFINITY;
+    t.diagnostic(
+      `${taken.length} requests, p99 ${Math.round(p99)} ms, slowest ${Math.round(taken.at(-1) ?? 0)} ms`,
+    );
+    for (const [mode, { connected, available }] of told) {
+      assert(connected >= CONNECTIONS * 0.9, `${mode}: only ${connected} connections were made`);
+      assert(available.length > 0);
+      assert.deepEqual(
+        available.filter((said) => said !== 'YES'),
+        [],
+        mode,
+      );
+    }
+    const heads = told.find(([mode]) => mode === 'slow headers');
+    assert.equal(heads?.[1].end, 'No open connections left', 'heads that are not whole in 15 s are not cut');
+    assert(taken.length > 200, `only ${taken.length} requests were answered`);
+    assert(p99 < 1000, `p99 is ${p99} ms`);
+  });
+});

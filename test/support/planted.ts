@@ -1,0 +1,182 @@
+/**
+ * Looks for what must never be in a log: keys, passwords, questions, replies. Everything that a server of a test run
+ * writes is also written to a folder of the run, whose path is in TEST_LOG_DIR, beside what was planted in it; the end
+ * of the run reads all of it. Without that variable, as where a file is run alone, nothing is written down.
+ */
+import { openSync, readdirSync, readFileSync, writeSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { z } from 'zod';
+
+const VARIABLE = 'TEST_LOG_DIR';
+const LOG = '.log';
+const OUTPUT = 'run.log';
+const PLANTED = '.planted';
+
+/** Stands in every question of a story, and in every reply to one. */
+export const SECRET_WORD = 'Geheimnisträger';
+
+type Pattern = readonly [kind: string, pattern: RegExp];
+
+/** What is a secret wherever it stands, and whoever planted it. */
+const ALWAYS: readonly Pattern[] = [
+  ['an API key', /\bck_[\dA-Za-z]{8}_[\dA-Za-z]{6}/],
+  ['a key of the model server', /\bsk-[\w-]{6}/],
+  ['a question or a reply', new RegExp(SECRET_WORD)],
+];
+
+/** And what the runner says too, as the name of a test. */
+const IN_LOGS: readonly Pattern[] = [
+  ...ALWAYS,
+  // But not the one that a message shows as an example.
+  ['a password in a URL', /\b[a-z][a-z\d+.-]*:\/\/[^\s/:@"']*:(?!pass(?:word)?@)[^\s/:@"'[]+@/i],
+  ['a password', /hunter2/],
+  ['the words of the model server', /upstream says no/],
+];
+
+/** Below that, a text stands in a log by chance too: some say what fault is wanted. */
+const LEAST_TEXT = 20;
+const LEAST_SECRET = 6;
+/** Of a long text the beginning is enough. */
+const MOST = 64;
+
+const planted = z.object({ kind: z.string(), text: z.string() });
+
+export interface Leak {
+  readonly file: string;
+  /** From 1. */
+  readonly line: number;
+  /** What it is; never the secret itself. */
+  readonly kind: string;
+}
+
+export interface Search {
+  readonly leaks: readonly Leak[];
+  readonly files: number;
+  readonly characters: number;
+  readonly planted: number;
+}
+
+/** The test file that this process runs. */
+const here = `${basename(process.argv[1] ?? '')}-${process.pid}`;
+const open = new Map<string, number>();
+const known = new Set<string>();
+
+function append(name: string, text: string): void {
+  const folder = process.env[VARIABLE];
+  if (!folder) return;
+  let file = open.get(name);
+  if (file === undefined) {
+    file = openSync(join(folder, name), 'a');
+    open.set(name, file);
+  }
+  writeSync(file, text);
+}
+
+/** Writes down what a server said: whole lines. */
+export function recordLog(lines: string): void {
+  append(here + LOG, lines.endsWith('\n') ? lines : `${lines}\n`);
+}
+
+/** From now on everything that this process, the runner, writes to its standard output and error is written down too. */
+export function recordOutput(): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    const write = stream.write.bind(stream);
+    stream.write = (piece: string | Uint8Array, ...rest: never[]) => {
+      append(OUTPUT, typeof piece === 'string' ? piece : Buffer.from(piece).toString());
+      return write(piece, ...rest);
+    };
+  }
+}
+
+/** A question or a reply. What is short, or has a word that is looked for anyway, needs no looking for. */
+export function plantText(text: string): void {
+  if (text.length >= LEAST_TEXT && !text.includes(SECRET_WORD)) plant('a question or a reply', text);
+}
+
+/** The question in the body of a request, if it has one. */
+export function plantMessage(body: unknown): void {
+  const { data } = z.object({ message: z.string() }).safeParse(body);
+  if (data) plantText(data.message);
+}
+
+/** What of the settings of a server is secret. */
+export function plantSettings(env: Readonly<Record<string, string | undefined>>): void {
+  const values = ['OPENAI_API_KEY', 'LINK_SECRET'].flatMap((name) => env[name]?.split(',') ?? []);
+  const headers = z.record(z.string(), z.string()).safeParse(parsed(env.OPENAI_HEADERS ?? ''));
+  values.push(...Object.values(headers.data ?? {}));
+  for (const name of ['DATABASE_URL', 'SMTP_URL', 'REDIS_URL']) {
+    const password = URL.parse(env[name] ?? '')?.password ?? '';
+    values.push(password, decoded(password));
+  }
+  for (const value of values.map((each) => each.trim())) {
+    if (value.length >= LEAST_SECRET) plant('a secret of the settings', value);
+  }
+}
+
+function plant(kind: string, text: string): void {
+  const beginning = text.slice(0, MOST).toWellFormed();
+  if (!process.env[VARIABLE] || known.has(beginning)) return;
+  known.add(beginning);
+  append(here + PLANTED, `${JSON.stringify({ kind, text: beginning })}\n`);
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/**
+ * Reads all that was written down. What one test file planted is looked for in what that file's servers said; for what
+ * is always a secret everywhere.
+ */
+export function searchLogs(folder: string): Search {
+  const names = readdirSync(folder).sort();
+  const leaks: Leak[] = [];
+  let characters = 0;
+  let count = 0;
+  const logs = names.filter((name) => name.endsWith(LOG));
+  for (const file of logs) {
+    const text = readFileSync(join(folder, file), 'utf8');
+    const own = file.replace(LOG, PLANTED);
+    const needles = names.includes(own) ? readPlanted(join(folder, own)) : [];
+    characters += text.length;
+    count += needles.length;
+    leaks.push(...leaksOf(file, text, needles));
+  }
+  return { leaks, files: logs.length, characters, planted: count };
+}
+
+type Needle = z.output<typeof planted>;
+
+function readPlanted(path: string): Needle[] {
+  const lines = readFileSync(path, 'utf8').split('\n');
+  return lines.filter(Boolean).map((line) => planted.parse(JSON.parse(line)));
+}
+
+function leaksOf(file: string, text: string, needles: readonly Needle[]): Leak[] {
+  const tests: (readonly [string, (part: string) => boolean])[] = [
+    ...(file === OUTPUT ? ALWAYS : IN_LOGS).map(
+      ([kind, pattern]) => [kind, (part: string) => pattern.test(part)] as const,
+    ),
+    ...needles.map(({ kind, text: secret }) => {
+      const quoted = JSON.stringify(secret).slice(1, -1);
+      return [kind, (part: string) => part.includes(secret) || part.includes(quoted)] as const;
+    }),
+  ];
+  return tests
+    .filter(([, isIn]) => isIn(text))
+    .flatMap(([kind, isIn]) =>
+      text.split('\n').flatMap((line, index) => (isIn(line) ? [{ file, line: index + 1, kind }] : [])),
+    );
+}

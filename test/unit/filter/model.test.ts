@@ -1,0 +1,104 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import type { FilterAction } from '../../../src/domain/filter.ts';
+import type { ChatModel } from '../../../src/domain/ports.ts';
+import { createWordFilters, Fold, filterReplies } from '../../../src/filter/index.ts';
+
+const words = { filters: createWordFilters(['敏感词'], new Fold()) };
+const REQUEST = { model: 'm', messages: [] };
+const usage = { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
+const outcome = { finishReason: 'stop', usage, model: 'm-1', truncated: false } as const;
+const live = () => new AbortController().signal;
+
+function filtered(action: FilterAction, model: Partial<ChatModel>) {
+  const whole: ChatModel = {
+    complete: () => Promise.reject(new Error('not asked')),
+    stream: () => Promise.reject(new Error('not asked')),
+    reachable: () => Promise.resolve(true),
+    ...model,
+  };
+  return filterReplies(whole, { words, action });
+}
+
+const saying =
+  (...pieces: string[]): ChatModel['stream'] =>
+  async (_request, onDelta) => {
+    for (const piece of pieces) onDelta(piece);
+    return outcome;
+  };
+
+describe('a model whose replies are filtered', () => {
+  it('masks as the reply comes, and lets everything out that begins no word in the end', async () => {
+    const pieces: string[] = [];
+    const model = filtered('mask', { stream: saying('很**敏', '感**词', '好敏') });
+    assert.deepEqual(await model.stream(REQUEST, (piece) => pieces.push(piece), live()), outcome);
+    assert.equal(pieces.join(''), '很**〇〇**〇好敏');
+    assert.ok(!pieces.includes(''));
+  });
+
+  it('masks a whole reply, or ends it before the first word', async () => {
+    const complete = () => Promise.resolve({ ...outcome, content: '很敏感词好' });
+    assert.deepEqual(await filtered('mask', { complete }).complete(REQUEST, live()), {
+      ...outcome,
+      content: '很〇〇〇好',
+    });
+    assert.deepEqual(await filtered('block', { complete }).complete(REQUEST, live()), {
+      ...outcome,
+      content: '很',
+      finishReason: 'content_filter',
+    });
+  });
+
+  it('breaks a blocked call off, and ends the reply well', async () => {
+    const pieces: string[] = [];
+    let aborted = false;
+    const stream: ChatModel['stream'] = (_request, onDelta, signal) =>
+      new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => {
+          aborted = true;
+          reject(signal.reason);
+        });
+        for (const piece of ['很敏', '感词', '更多']) onDelta(piece);
+      });
+    const ended = await filtered('block', { stream }).stream(REQUEST, (piece) => pieces.push(piece), live());
+    assert.deepEqual(ended, { finishReason: 'content_filter', usage: null, model: 'm', truncated: false });
+    assert.deepEqual([pieces.join(''), aborted], ['很', true]);
+  });
+
+  it('ends a blocked reply well that was whole before it could be broken off', async () => {
+    const pieces: string[] = [];
+    const model = filtered('block', { stream: saying('很敏感词好') });
+    assert.deepEqual(await model.stream(REQUEST, (piece) => pieces.push(piece), live()), {
+      ...outcome,
+      finishReason: 'content_filter',
+    });
+    assert.equal(pieces.join(''), '很');
+  });
+
+  it('hands on what it held back when the reply breaks, and why it broke', async () => {
+    const pieces: string[] = [];
+    const fault = new Error('upstream');
+    const stream: ChatModel['stream'] = async (_request, onDelta) => {
+      onDelta('很敏感');
+      throw fault;
+    };
+    const model = filtered('mask', { stream });
+    await assert.rejects(
+      model.stream(REQUEST, (piece) => pieces.push(piece), live()),
+      fault,
+    );
+    assert.equal(pieces.join(''), '很敏感');
+  });
+
+  it('is broken off by its caller with the reason of the caller', async () => {
+    const quit = new AbortController();
+    const stream: ChatModel['stream'] = (_request, _onDelta, signal) =>
+      new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => reject(signal.reason));
+      });
+    const asked = filtered('mask', { stream }).stream(REQUEST, () => {}, quit.signal);
+    const reason = new Error('enough');
+    quit.abort(reason);
+    await assert.rejects(asked, reason);
+  });
+});
