@@ -7,7 +7,7 @@ import type { SignedLinks } from '../services/signed-links.ts';
 import { anybody, type Caller, holderOf, stranger } from './caller.ts';
 import { clientSubject } from './client-subject.ts';
 import { presentedKey } from './credentials.ts';
-import { pathOf } from './problem.ts';
+import { loggedPath, pathOf } from './problem.ts';
 import { queryParameters } from './query.ts';
 import type { Quotas } from './quotas.ts';
 import type { Guard, Route, RouteAccess } from './route.ts';
@@ -115,7 +115,7 @@ async function linkHolder({ links, clock }: GuardParts, request: Request): Promi
 /** One line for each try to use what lets somebody see or take away much: who, what, and what came of it. */
 function audit(log: Log, request: Request, response: Response): void {
   const { method } = request;
-  const path = pathOf(request);
+  const path = loggedPath(request);
   const subject = subjectOf(request);
   response.once('close', () => {
     const { requestId, caller }: { requestId?: string; caller?: Caller } = response.locals;

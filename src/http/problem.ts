@@ -63,3 +63,10 @@ export function pathOf(request: Request): string {
   const mark = url.indexOf('?');
   return mark < 0 ? url : url.slice(0, mark);
 }
+
+const KEY = /ck_[0-9A-Za-z]{8}_[0-9A-Za-z]+/g;
+
+/** The path as it may be logged: somebody may have put a key where its id belongs. */
+export function loggedPath(request: Request): string {
+  return pathOf(request).replace(KEY, '[a key]');
+}

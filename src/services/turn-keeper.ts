@@ -10,7 +10,7 @@ import { UnsavedEnds } from './unsaved-ends.ts';
 /** A question with the ids that it and its reply will have. */
 export interface Question {
   readonly conversationId: string;
-  /** Whoever asked. */
+  /** Whoever asked; null: somebody to whom everything is open, in a conversation that may be another's. */
   readonly owner: string | null;
   /** The uid of the user message. */
   readonly questionId: string;

@@ -16,7 +16,7 @@ export interface TurnResult {
 /** A reply that can be read along, whether it is being made here, elsewhere, or is stored. */
 export interface ReplyStream {
   readonly conversationId: string;
-  /** Whose it is, as far as this process knows: of a conversation that was there before, whoever asked. */
+  /** Whose it is; null where only the database knows: somebody to whom everything is open asked. */
   readonly owner: string | null;
   /** The reply's public id; the id of its stream too. */
   readonly messageId: string;

@@ -201,6 +201,15 @@ describe('a key that is none', () => {
     assert.equal(chat.upstream.requests.length, 0);
   });
 
+  it('is no id of itself', async () => {
+    const { key } = makeKey();
+    for (const holder of [chat, chat.root]) {
+      const answer = await holder.call('DELETE', `/api/keys/${key}`);
+      assert([400, 401].includes(answer.status), answer.text);
+    }
+    assert(chat.server.lines.some(({ path }) => path === '/api/keys/[a key]'));
+  });
+
   it('is in no line of the log, and nothing there went wrong', () => {
     const said = JSON.stringify(chat.server.lines);
     assert.doesNotMatch(said, /ck_[0-9A-Za-z]{8}_|DROP TABLE|jndi|OR '1'|x{50}/);

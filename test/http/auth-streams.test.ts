@@ -298,6 +298,24 @@ if (serverUrls().length > 0) {
       }
     });
 
+    it('is of whoever named a new id first, when two did so meanwhile', async (t) => {
+      const { chat, alice, bob, takeAway, giveBack } = await breakable(t, { HISTORY_LIMIT: '0' });
+      takeAway();
+      const ids = [crypto.randomUUID(), crypto.randomUUID(), crypto.randomUUID()];
+      for (const conversation_id of ids) {
+        bodyOf(await alice.call('POST', '/api/chat', { message: 'hers', conversation_id }));
+        bodyOf(await bob.call('POST', '/api/chat', { message: 'his', conversation_id }));
+      }
+      await giveBack();
+      for (const id of ids) {
+        assert.deepEqual(
+          (await chat.rows(id)).map(({ content }) => content),
+          ['hers', 'echo: hers'],
+        );
+        problemOf(await bob.call('GET', `/api/conversations/${id}`), 404, 'conversation_not_found');
+      }
+    });
+
     it('stays out of the conversation that somebody began elsewhere under the same id', async (t) => {
       const { where, chat, alice, bob, takeAway, giveBack } = await breakable(t);
       const other = await where.start({ DATA_DIR: `${where.env.DATA_DIR}/other-host` });

@@ -1,7 +1,7 @@
 import type { ErrorRequestHandler, RequestHandler } from 'express';
 import type { Logger } from 'pino';
 import { AppError } from '../../domain/errors.ts';
-import { pathOf, sendProblem } from '../problem.ts';
+import { loggedPath, pathOf, sendProblem } from '../problem.ts';
 
 export function notFound(): RequestHandler {
   return (request) => {
@@ -23,9 +23,9 @@ export function answerErrors(log: Logger): ErrorRequestHandler {
   return (raw: unknown, request, response, _next) => {
     const error = asAppError(raw);
     if (error.code === 'internal')
-      log.error({ err: error.cause ?? error, path: pathOf(request) }, 'unforeseen error');
+      log.error({ err: error.cause ?? error, path: loggedPath(request) }, 'unforeseen error');
     else if (error.status >= 500)
-      log.warn({ code: error.code, path: pathOf(request), cause: causeOf(error) }, error.message);
+      log.warn({ code: error.code, path: loggedPath(request), cause: causeOf(error) }, error.message);
     if (response.headersSent || response.destroyed) {
       response.destroy();
       return;

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { RequestHandler } from 'express';
 import type { Logger } from 'pino';
 import type { RequestContext } from '../../request-context.ts';
-import { pathOf } from '../problem.ts';
+import { loggedPath } from '../problem.ts';
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;
 
@@ -21,7 +21,7 @@ export function observe(log: Logger, context: RequestContext): RequestHandler {
       const line = {
         request_id: requestId,
         method,
-        path: pathOf(request),
+        path: loggedPath(request),
         status: response.statusCode,
         ms: Math.round((performance.now() - began) * 10) / 10,
         bytes: socket.bytesWritten - bytesBefore,

@@ -91,8 +91,9 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const input = inputOf(body, 'markdown', caller);
       const turn = await parts.chat.begin(input, 'whole', requestKey(request, input));
       parts.quotas.meter(caller.subject, input.message, turn);
-      tellCacheUse(response, turn);
       const result = await turn.result.finally(() => turn.release());
+      // Not before: a refusal would tell by it whether the conversation is somebody's.
+      tellCacheUse(response, turn);
       const { format } = input;
       const shown = parts.forms.whole(turn.reply, format, result.content);
       sendJson(response, 200, presentReply(turn, result, format, shown));
