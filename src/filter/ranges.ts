@@ -38,8 +38,10 @@ export class Ranges {
     return end;
   }
 
-  /** Forgets what lies behind, but for the last one, which may grow. */
-  forget(): void {
-    if (this.#found.length > 1) this.#found = this.#found.slice(-1);
+  /** Forgets what ends at `position` or before, but for the last one, which may grow. */
+  forget(position: number): void {
+    if (this.#found.length < 2) return;
+    const kept = this.#found.findIndex(({ end }) => end > position);
+    this.#found = this.#found.slice(kept < 0 ? -1 : kept);
   }
 }

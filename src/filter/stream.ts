@@ -53,7 +53,7 @@ export class WordStream implements FilterStream {
   push(piece: string): string {
     if (this.blocked || piece === '') return '';
     const text = this.#held === '' ? piece : this.#held + piece;
-    this.#ranges.forget();
+    this.#ranges.forget(this.#base);
     const decided = this.#scan(text, this.#syntax.understood(text));
     return this.#handOn(text, decided);
   }

@@ -103,6 +103,11 @@ describe('a whole text', () => {
 });
 
 describe('a stream', () => {
+  it('forgets no short word that it holds back for the sake of a long one', () => {
+    const stream = filterOf('敏', '國', 'b敏國a').stream('mask');
+    assert.equal(streamed(stream, ['ｂ', '敏', '國', '国']).join(''), 'ｂ***');
+  });
+
   it('gives, put together, the masked text of the whole, however it is cut', () => {
     fc.assert(
       fc.property(
