@@ -31,6 +31,8 @@ module.exports = {
       script: join('src', 'main.ts'),
       // Said, or PM2 looks for another runtime for a .ts file.
       interpreter: 'node',
+      // As `npm start` does: without a bound V8 keeps up to 100 MB more for what is garbage at once.
+      node_args: '--max-semi-space-size=16',
       exec_mode: 'cluster',
       instances: Number(setting('WEB_CONCURRENCY') ?? (mysql ? availableParallelism() : 1)),
       // The server says 'ready' when its port is open and its database answered.

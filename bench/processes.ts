@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import packageJson from '../package.json' with { type: 'json' };
 
 export interface Sample {
   /** User and system time of the process since its start, milliseconds. */
@@ -26,6 +27,9 @@ export interface Measured {
 }
 
 const PROBE = new URL('./probe.ts', import.meta.url).href;
+/** What `npm start` gives to Node. */
+const START_FLAGS = packageJson.scripts.start.split(' ').filter((word) => word.startsWith('--'));
+
 const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 
 function start(
@@ -33,9 +37,10 @@ function start(
   args: string[],
   env: Record<string, string>,
   stdout: 'ignore' | 'pipe',
+  flags: readonly string[] = [],
 ): ChildProcess {
   return fork(script, args, {
-    execArgv: ['--import', PROBE],
+    execArgv: [...flags, '--import', PROBE],
     env: { ...process.env, ...env },
     stdio: ['ignore', stdout, 'inherit', 'ipc'],
   });
@@ -115,6 +120,7 @@ export async function startSubject(
       ...env,
     },
     'pipe',
+    START_FLAGS,
   );
   // The access log is part of the cost, so it is written as in production; here it is only looked at for the port.
   const port = await new Promise<number>((resolve, reject) => {

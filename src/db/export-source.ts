@@ -34,6 +34,10 @@ const CURSOR_PAGE = 1000;
  * numbers are wanted, which an index tells without a look at contents.
  */
 const BEGUN = `(status <> 'streaming' OR LENGTH(content) > 0)`;
+/** Messages per query: so few that what is read is garbage before V8 makes room for more of it. */
+const PAGE = 700;
+/** Few, because the writer shares the connection. */
+const PAGE_ON_ONE_CONNECTION = 300;
 /** Longer contents are fetched apart, so that a page is small in bytes too. */
 const LONG_CONTENT = 8192;
 /** Bytes of long contents in memory at once, at least one content. */
@@ -44,11 +48,11 @@ export class KnexExportSource implements ExportSource {
   readonly #dialect: Dialect;
   readonly #page: number;
 
-  /** @param page messages per query; on a single connection, which the writer shares, few */
+  /** @param page messages per query */
   constructor(knex: Knex, page?: number) {
     this.#knex = knex;
     this.#dialect = dialectOf(knex);
-    this.#page = page ?? (this.#dialect.pooled ? 2000 : 300);
+    this.#page = page ?? (this.#dialect.pooled ? PAGE : PAGE_ON_ONE_CONNECTION);
   }
 
   async scope(
