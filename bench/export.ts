@@ -1,5 +1,5 @@
 /**
- * `npm run bench:export [-- --messages 500000,5000000] [-- --json FILE]`: exports of the running server beside the
+ * `npm run bench:export [-- --messages 500000,5000000] [-- --rounds 3] [-- --json FILE]`: exports of the running server beside the
  * database's own client, on a private MariaDB (or BENCH_DATABASE_URL), in one run.
  */
 import { spawn } from 'node:child_process';
@@ -13,10 +13,14 @@ import { benchDatabases } from './databases.ts';
 import { fill, lastCreatedOf } from './export-data.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const ROUNDS = 3;
 const { values: flags } = parseArgs({
-  options: { messages: { type: 'string', default: '500000,5000000' }, json: { type: 'string' } },
+  options: {
+    messages: { type: 'string', default: '500000,5000000' },
+    rounds: { type: 'string', default: '3' },
+    json: { type: 'string' },
+  },
 });
+const ROUNDS = Number(flags.rounds);
 
 /** What the exports have, from the database's own client. */
 const SAME_COLUMNS = `SELECT m.conversation_id, c.created_at, c.last_active, m.uid, m.role, m.content, m.timestamp, m.status
