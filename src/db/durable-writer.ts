@@ -118,7 +118,10 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   async drained(ms: number): Promise<void> {
     if (this.#journal.isEmpty()) return;
     const deadline = performance.now() + ms;
-    await Promise.race([this.#try(), delay(ms, undefined, { ref: false })]);
+    const late = delay(ms, undefined, { ref: false });
+    // One that is under way may have found the database away a moment before it came back.
+    if (this.#trying) await Promise.race([this.#trying, late]);
+    await Promise.race([this.#try(), late]);
     while (!this.#journal.isEmpty()) {
       const left = deadline - performance.now();
       if (left <= 0) throw databaseUnavailable(undefined, 'Not everything is in the database yet');
