@@ -8,7 +8,7 @@ const HALF_SECONDS = 15;
 /** How often new windows are looked for. */
 const TELL_MS = 5000;
 
-const OFFSETS = [0, HALF_SECONDS] as const;
+type OffsetPolicy = WindowPolicy & { readonly offsetSeconds: number };
 
 /** What processes need to count what is open on all of them. */
 export interface GaugeSharing {
@@ -33,9 +33,9 @@ interface Entry {
  * How much is open at once: alone counted here and exact, with others by counters of the limiter.
  *
  * Such a counter must outlive its processes, but not for ever: what a killed one had open is to be free again. So
- * there are two for each subject, with windows that overlap by half. Every process tells both what it has open, and
- * the older one decides: in the half window before that everybody has told it all. What a killed process had open is
- * gone from both after one window.
+ * there are two for each subject, with windows that overlap by half. Every process tells both what it has open and
+ * asks both for what it wants to open, and the older one decides: in the half window before that everybody has told it
+ * all. What a killed process had open is gone from both after one window.
  */
 export class Gauge implements OpenGauge {
   readonly #entries = new Map<string, Entry>();
@@ -54,23 +54,32 @@ export class Gauge implements OpenGauge {
     const sharing = this.#shared();
     if (!sharing) return this.#hold(entry);
     this.#tell(entry);
-    const now = sharing.clock.now();
-    const counter = countersOf(policy).toSorted((a, b) => windowStart(a, now) - windowStart(b, now))[0];
-    if (!counter) return this.#hold(entry);
-    const start = windowStart(counter, now);
-    entry.asking += 1;
-    const settle = ({ allowed, remaining }: Decision): Place => {
+    const { clock, limiter } = sharing;
+    const now = clock.now();
+    const [even, odd] = countersOf(policy);
+    const [older, newer] = windowStart(even, now) < windowStart(odd, now) ? [even, odd] : [odd, even];
+    const ends = windowStart(older, now) + older.windowSeconds * 1000;
+    // In both and in one sending, so that nothing is missing from the newer one when it is its turn to decide.
+    const asked = [limiter.take(older, subject), limiter.take(newer, subject)] as const;
+    const settle = ([byOlder, byNewer]: readonly [Decision, Decision]): Place => {
       entry.asking -= 1;
-      if (!allowed) {
-        this.#forget(entry);
-        return refused(policy);
+      for (const [counter, { allowed }] of [
+        [older, byOlder],
+        [newer, byNewer],
+      ] as const) {
+        const told = entry.told.get(counter.offsetSeconds);
+        if (allowed && told?.start === windowStart(counter, now)) told.count += 1;
       }
-      const told = entry.told.get(counter.offsetSeconds);
-      if (told?.start === start) told.count += 1;
-      return this.#hold(entry, remaining);
+      // Those who asked since the older one ended are not in it.
+      const { allowed, remaining } = clock.now() < ends ? byOlder : byNewer;
+      if (allowed) return this.#hold(entry, remaining);
+      this.#tell(entry);
+      this.#forget(entry);
+      return refused(policy);
     };
-    const decision = sharing.limiter.take(counter, subject);
-    return decision instanceof Promise ? decision.then(settle) : settle(decision);
+    const [byOlder, byNewer] = asked;
+    if (byOlder instanceof Promise || byNewer instanceof Promise) return Promise.all(asked).then(settle);
+    return settle([byOlder, byNewer]);
   }
 
   /** Tells the others of all that is open here, as far as they do not know. By itself, it does so every few seconds. */
@@ -138,14 +147,15 @@ export class Gauge implements OpenGauge {
   }
 }
 
-function countersOf(policy: Policy): (WindowPolicy & { readonly offsetSeconds: number })[] {
-  return OFFSETS.map((offsetSeconds) => ({
+function countersOf(policy: Policy): [OffsetPolicy, OffsetPolicy] {
+  const at = (offsetSeconds: number): OffsetPolicy => ({
     ...policy,
     name: `${policy.name} ${offsetSeconds}`,
     windowSeconds: 2 * HALF_SECONDS,
     offsetSeconds,
     falls: true,
-  }));
+  });
+  return [at(0), at(HALF_SECONDS)];
 }
 
 function nameOf({ policy, subject }: Pick<Entry, 'policy' | 'subject'>): string {

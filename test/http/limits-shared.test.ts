@@ -146,7 +146,6 @@ function sharing(name: string, start: () => Promise<Cluster>, end: () => Promise
 
     it('have as many streams open as the limit says, a fifth more at most', async () => {
       await answered(async () => {
-        await roomIn(60);
         const gone = new AbortController();
         const body = () => ({ message: question({ pieces: 100, pace: 50 }) });
         try {

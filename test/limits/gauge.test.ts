@@ -92,7 +92,10 @@ function start(t: TestContext, size: number) {
       await delay(130);
     }
   };
-  return { store, all, at, pass, alive };
+  const goOn = (ms: number) => {
+    time.now += ms;
+  };
+  return { store, all, at, pass, goOn, alive };
 }
 
 const allowed = (places: readonly Place[]) => places.filter((place) => place.allowed);
@@ -136,6 +139,27 @@ describe('gauges of several processes', () => {
     for (const place of places) place.release();
     await delay(130);
     assert.equal((await burst([at(2)], 11)).length, 10);
+  });
+
+  it('count what was opened just before a half window ended', async (t) => {
+    const { all, at, goOn } = start(t, 4);
+    goOn(HALF_MS - 101);
+    const before = await burst([at(0)], 6);
+    goOn(1);
+    const after = await burst(all, 3);
+    assert.deepEqual([before.length, after.length], [6, 4]);
+  });
+
+  it('count what is asked for while a half window ends', async (t) => {
+    const { all, at, store, goOn } = start(t, 4);
+    goOn(HALF_MS - 101);
+    store.latency = 100;
+    const early = burst([at(0)], 10);
+    while (store.calls.length === 0) await delay(1);
+    goOn(1);
+    store.latency = 1;
+    const late = await burst(all.slice(1), 10);
+    assert.equal(late.length + (await early).length, 10);
   });
 
   it('forget what a killed process had open within two half windows', async (t) => {

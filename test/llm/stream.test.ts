@@ -221,7 +221,7 @@ test('what comes after finish_reason takes nothing away: a reset, no [DONE], gar
   upstream.respond([
     script(delta('whole'), finish(), usage(), arrive(), reset()),
     script(delta('whole'), finish(), usage()),
-    script(delta('whole'), finish(), usage(), raw('data: {bad\n\n'), silence()),
+    script(delta('whole'), finish(), usage(), raw('data: {garbled\n\n'), silence()),
     script(delta('whole'), finish(), usage(), silence()),
   ]);
   for (let n = 1; n <= 4; n++) {

@@ -303,7 +303,7 @@ export const thenSilence = (...pieces: string[]): Handler => script(...said(piec
 export const thenReset = (...pieces: string[]): Handler => script(...said(pieces), arrive(), reset());
 export const endWithoutFinish = (...pieces: string[]): Handler => script(...said(pieces), done());
 export const thenGarbage = (...pieces: string[]): Handler =>
-  script(...said(pieces), raw('data: {bad\n\n'), silence());
+  script(...said(pieces), raw('data: {garbled\n\n'), silence());
 export const thenErrorObject = (...pieces: string[]): Handler =>
   script(...said(pieces), raw('data: {"error":{"message":"upstream says no","code":500}}\n\n'), silence());
 /** Chunks with nothing to say around a good reply. */
