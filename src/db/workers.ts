@@ -188,9 +188,9 @@ export class WorkerRegistry {
       .map(([id, { beat }]) => [id, beat]);
   }
 
-  /** Where this process cannot reach the database, maybe nobody can. */
+  /** Where this process cannot reach the database, maybe nobody can: nobody has been silent until now. */
   #missed(error: unknown): void {
-    this.#seen.clear();
+    for (const [id, { beat }] of this.#seen) this.#seen.set(id, { beat, unchanged: -1 });
     if (this.#away) return;
     this.#away = true;
     this.#logger.warn({ err: error }, 'this process cannot show that it is alive; it keeps trying');

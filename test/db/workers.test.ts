@@ -277,6 +277,25 @@ eachDatabase((_name, _open, options) => {
       assert.deepEqual(await replyOf(knex, uid), CLOSED);
     });
 
+    test('counts as alive while the database is away, as far as was known before', async (t) => {
+      const { process } = await setUp(t);
+      const [other, watcher] = [process(), process()];
+      assert.equal(watcher.registry.alive, 1);
+      await other.round();
+      await watcher.round();
+      assert.equal(watcher.registry.alive, 2);
+      const away = t.mock.method(watcher.knex.client, 'acquireConnection', () =>
+        Promise.reject(new Error('Unable to acquire a connection')),
+      );
+      await watcher.round(10);
+      assert.equal(watcher.registry.alive, 2);
+      away.mock.restore();
+      await watcher.round(3);
+      assert.equal(watcher.registry.alive, 2);
+      await watcher.round();
+      assert.equal(watcher.registry.alive, 1);
+    });
+
     test('is not taken for dead by one that was frozen and wakes', async (t) => {
       const { knex, process, pass } = await setUp(t);
       const [other, frozen] = [process(), process()];
