@@ -1,6 +1,7 @@
 /** The command line of an export → what is asked for. */
 import { AppError } from '../../src/domain/errors.ts';
 import type { ExportRequest } from '../../src/domain/export-jobs.ts';
+import { CURSOR_DAYS, exportRequestOf, isTooOld } from '../../src/http/export-request.ts';
 import { exportRequest } from '../../src/http/schemas/export-jobs.ts';
 import { check } from '../../src/http/validate.ts';
 import type { CursorCodec } from '../../src/services/cursor-codec.ts';
@@ -26,9 +27,6 @@ export class UsageError extends Error {}
 
 const NAMES: Readonly<Record<string, string>> = { start_date: 'start', end_date: 'end' };
 
-/** So long it is known what was deleted. */
-const CURSOR_DAYS = 30;
-
 /** The same rules as those of POST /api/exports. @throws UsageError */
 export async function readRequest(values: Values, cursors: CursorCodec): Promise<ExportRequest> {
   const { start: start_date, end: end_date, format, role, status, csv, compression, since } = values;
@@ -38,23 +36,10 @@ export async function readRequest(values: Values, cursors: CursorCodec): Promise
   if (body.since !== undefined && !cursor) {
     throw new UsageError('--since must be the cursor of a manifest of this database');
   }
-  if (cursor && cursor.at < Date.now() - CURSOR_DAYS * 86_400_000) {
+  if (cursor && isTooOld(cursor, Date.now())) {
     throw new UsageError(`--since is more than ${CURSOR_DAYS} days old: make a whole export again`);
   }
-  return {
-    format: body.format,
-    raw: body.csv === 'raw',
-    compression: body.compression,
-    filter: {
-      owner: null,
-      from: body.start_date ?? null,
-      to: body.end_date ?? null,
-      role: body.role ?? null,
-      status: body.status ?? null,
-    },
-    since: cursor,
-    notify: { email: null, webhook: null },
-  };
+  return exportRequestOf(body, null, cursor);
 }
 
 function checked(given: object) {

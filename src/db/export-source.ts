@@ -15,6 +15,8 @@ import type {
 import { fromTime, toTime } from './codec.ts';
 import { type Dialect, dialectOf, placeholders } from './dialect.ts';
 import { repeatable } from './errors.ts';
+import { isFiltered, messageFilter, SETTLED_MS, sinceFilter } from './export-filters.ts';
+import { oneAhead } from './one-ahead.ts';
 import type { ConversationRow, MessageRow } from './tables.ts';
 
 type HeadRow = Pick<ConversationRow, 'id' | 'created_at' | 'last_active'>;
@@ -26,8 +28,6 @@ type BodyRow = Pick<MessageRow, 'id' | 'uid' | 'conversation_id' | 'role' | 'tim
 type WholeRow = BodyRow & { content: string };
 
 const CONVERSATIONS = 500;
-/** Longer than any transaction takes, and than clocks of hosts may differ. */
-const SETTLED_MS = 600_000;
 const CURSOR_PAGE = 1000;
 /**
  * A reply that has not said a word may yet leave without one, and nobody could be told of that. Not asked where only
@@ -325,50 +325,6 @@ export class KnexExportSource implements ExportSource {
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
     return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
-}
-
-/** Asks for each item before the one before it has been dealt with. */
-async function* oneAhead<T>(items: AsyncGenerator<T>): AsyncGenerator<T> {
-  try {
-    let next = items.next();
-    for (;;) {
-      const { value, done } = await next;
-      if (done) return;
-      next = items.next();
-      // Whoever leaves now does not hear of its fault.
-      next.catch(() => {});
-      yield value;
-    }
-  } finally {
-    await items.return(undefined);
-  }
-}
-
-/** Whether conversations without a message to export are left out. */
-function isFiltered({ filter, since }: ExportScope): boolean {
-  return filter.role !== null || filter.status !== null || since !== null;
-}
-
-/**
- * What came or changed after the cursor, and all of a conversation that was deleted since and began anew. By row
- * number and by time: numbers do not depend on clocks, and a reply that was given up for dead may be written to the
- * end much later, out of a journal.
- */
-function sinceFilter({ since }: ExportScope): { sql: string; bindings: (string | number)[] } {
-  if (!since) return { sql: '', bindings: [] };
-  const changed = toTime(since.at - SETTLED_MS);
-  const sql = `AND (messages.id > ? OR messages.updated_at >= ? OR EXISTS (SELECT 1 FROM deletions d
-     WHERE d.conversation_id = messages.conversation_id AND d.deleted_at >= ?))`;
-  return { sql, bindings: [since.seq, changed, changed] };
-}
-
-function messageFilter(scope: ExportScope): { sql: string; bindings: (string | number)[] } {
-  const { filter, lastSeq } = scope;
-  const since = sinceFilter(scope);
-  const role = filter.role === null ? [] : [filter.role];
-  const status = filter.status === null ? [] : [filter.status];
-  const sql = `AND id <= ?${role.length > 0 ? ' AND role = ?' : ''}${status.length > 0 ? ' AND status = ?' : ''}`;
-  return { sql: `${sql} ${since.sql}`, bindings: [lastSeq, ...role, ...status, ...since.bindings] };
 }
 
 /** From a full page: those from the first on of which nothing is missing. Its last one may be cut. */

@@ -1,6 +1,6 @@
 /** Export jobs → wire. */
 import type { Instant } from '../domain/conversation.ts';
-import type { ExportJob } from '../domain/export-jobs.ts';
+import type { Compression, ExportFormat, ExportJob } from '../domain/export-jobs.ts';
 import { type JobList, type JobProgress, progressOf } from '../services/export-jobs.ts';
 import { type ExportJobBody, jobCursor } from './schemas/export-jobs.ts';
 
@@ -47,4 +47,16 @@ export function presentJobList({ jobs, next }: JobList, now: Instant) {
     has_more: next !== null,
     next_cursor: next === null ? null : jobCursor.encode(next),
   };
+}
+
+const TYPES = {
+  json: 'application/json',
+  csv: 'text/csv; charset=utf-8',
+  ndjson: 'application/x-ndjson',
+} as const;
+const PACKED = { none: null, gzip: 'application/gzip', zstd: 'application/zstd' } as const;
+
+/** What a file is, for `Content-Type`. */
+export function mediaTypeOf(format: ExportFormat, compression: Compression = 'none'): string {
+  return PACKED[compression] ?? TYPES[format];
 }

@@ -5,6 +5,7 @@ import type { ConversationService } from '../../services/conversations.ts';
 import type { ExportForm, ExportService, ExportTarget } from '../../services/exports.ts';
 import { callerOf } from '../caller.ts';
 import { sendDownload } from '../download.ts';
+import { mediaTypeOf } from '../presenters-exports.ts';
 import { sendJson } from '../problem.ts';
 import { readQuery } from '../query.ts';
 import type { Route } from '../route.ts';
@@ -12,12 +13,6 @@ import { conversationId } from '../schemas/conversations.ts';
 import { exportAllQuery, exportFile, exportPreview, exportQuery } from '../schemas/exports.ts';
 import { problems } from '../schemas/openapi.ts';
 import { check } from '../validate.ts';
-
-const TYPES = {
-  json: 'application/json',
-  csv: 'text/csv; charset=utf-8',
-  ndjson: 'application/x-ndjson',
-} as const;
 
 const FILE = {
   description: 'The file, or with `preview` its first rows',
@@ -104,7 +99,7 @@ async function answer(
   if (preview !== undefined) return sendJson(response, 200, await exports.preview(target, form, preview));
   await sendDownload(request, response, {
     name: `${name}.${format}`,
-    type: TYPES[format],
+    type: mediaTypeOf(format),
     // The JSON says its counts itself, at its end.
     trailers: format === 'json' ? [] : ['Export-Conversations', 'Export-Messages'],
     async open() {

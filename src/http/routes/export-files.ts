@@ -1,0 +1,111 @@
+import type { Request, Response } from 'express';
+import type { Clock } from '../../domain/ports.ts';
+import type { ExportJobService } from '../../services/export-jobs.ts';
+import type { SignedLinks } from '../../services/signed-links.ts';
+import type { createBodyReader } from '../body.ts';
+import { callerOf } from '../caller.ts';
+import { mediaTypeOf } from '../presenters-exports.ts';
+import { sendJson } from '../problem.ts';
+import type { Route } from '../route.ts';
+import { exportId, exportLink, exportManifest, linkRequest } from '../schemas/export-jobs.ts';
+import { jsonBody, problems } from '../schemas/openapi.ts';
+import { sendFile } from '../send-file.ts';
+import { check } from '../validate.ts';
+
+export interface ExportFileRouteParts {
+  readonly jobs: ExportJobService;
+  readonly links: Pick<SignedLinks, 'sign'>;
+  readonly clock: Clock;
+  readonly readBody: ReturnType<typeof createBodyReader>;
+}
+
+/** What there is of a job that is done: the file, a link to it, and what proves it whole. */
+export function exportFileRoutes(parts: ExportFileRouteParts): Route[] {
+  return [fileRoute(parts.jobs), linkRoute(parts), manifestRoute(parts.jobs)];
+}
+
+function fileRoute(jobs: ExportJobService): Route {
+  return {
+    method: 'get',
+    path: '/api/exports/:id/file',
+    access: 'export',
+    linked: true,
+    operation: {
+      summary: 'Download the file of an export',
+      description: 'With `Range`, `If-Range` and a strong `ETag`, so that a download that broke off goes on.',
+      tags: ['exports'],
+      requestParams: { path: exportId },
+      responses: {
+        200: {
+          description: 'The file',
+          headers: {
+            'Repr-Digest': { description: 'RFC 9530: SHA-256 of the whole file', schema: { type: 'string' } },
+            ETag: { schema: { type: 'string' } },
+          },
+          content: { 'application/octet-stream': { schema: { type: 'string' } } },
+        },
+        206: { description: 'A part of it' },
+        304: { description: 'It is the one that the client has' },
+        ...problems(400, 404, 409, 412, 416, 503),
+      },
+    },
+    async handle(request: Request, response: Response) {
+      const { id } = check(exportId, request.params);
+      const { folder, name, job, manifest } = await jobs.file(id, callerOf(response).access);
+      const { bytes, sha256 } = manifest;
+      const type = mediaTypeOf(job.request.format, job.request.compression);
+      await sendFile(request, response, { folder, name, type, bytes, sha256 });
+    },
+  };
+}
+
+function linkRoute({ jobs, links, clock, readBody }: ExportFileRouteParts): Route {
+  return {
+    method: 'post',
+    path: '/api/exports/:id/link',
+    access: 'export',
+    operation: {
+      summary: 'Make a link that opens the file without a key',
+      description:
+        'For mails and browsers. Whoever has it may fetch the file, and nothing else, until it expires.',
+      tags: ['exports'],
+      requestParams: { path: exportId },
+      requestBody: { required: true, ...jsonBody(linkRequest) },
+      responses: {
+        200: { description: 'The link', ...jsonBody(exportLink) },
+        ...problems(400, 404, 409, 413, 415, 503),
+      },
+    },
+    async handle(request, response) {
+      const { id } = check(exportId, request.params);
+      const { expires_in } = check(linkRequest, await readBody(request));
+      await jobs.file(id, callerOf(response).access);
+      // Whole seconds, as the link has them.
+      const expiresAt = Math.floor(clock.now() / 1000 + expires_in) * 1000;
+      const path = `/api/exports/${id}/file`;
+      const url = `${path}?${await links.sign(path, expiresAt)}`;
+      sendJson(response, 200, { url, expires_at: new Date(expiresAt).toISOString() });
+    },
+  };
+}
+
+function manifestRoute(jobs: ExportJobService): Route {
+  return {
+    method: 'get',
+    path: '/api/exports/:id/manifest',
+    access: 'export',
+    operation: {
+      summary: 'What proves the file of an export complete',
+      tags: ['exports'],
+      requestParams: { path: exportId },
+      responses: {
+        200: { description: 'The manifest', ...jsonBody(exportManifest) },
+        ...problems(400, 404, 409, 503),
+      },
+    },
+    async handle(request, response) {
+      const { id } = check(exportId, request.params);
+      sendJson(response, 200, await jobs.manifest(id, callerOf(response).access));
+    },
+  };
+}
