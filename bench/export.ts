@@ -11,6 +11,7 @@ import { availableParallelism, cpus, devNull } from 'node:os';
 import { parseArgs } from 'node:util';
 import { benchDatabases } from './databases.ts';
 import { fill, lastCreatedOf } from './export-data.ts';
+import { percentile, run } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
 const { values: flags } = parseArgs({
@@ -21,6 +22,9 @@ const { values: flags } = parseArgs({
   },
 });
 const ROUNDS = Number(flags.rounds);
+const CHATS = 6000;
+/** 50,000 messages. */
+const FEW = `format=csv&end_date=${lastCreatedOf(5000)}`;
 
 /** What the exports have, from the database's own client. */
 const SAME_COLUMNS = `SELECT m.conversation_id, c.created_at, c.last_active, m.uid, m.role, m.content, m.timestamp, m.status
@@ -88,6 +92,33 @@ async function download(server: Measured, query: string): Promise<Run> {
   return { ms, firstByteMs, bytes, peakMb: (peakRss - idle.rss) / 2 ** 20, loopP99Ms };
 }
 
+/** Milliseconds until the reply of a chat is there, which asks the stand-in and is stored; two callers in turn. */
+async function chats(server: Measured, until: Promise<unknown> | undefined): Promise<number[]> {
+  const found: number[] = [];
+  let over = false;
+  void until?.finally(() => {
+    over = true;
+  });
+  do {
+    const timings = await run(100, 2, 0, (i) => ({
+      port: server.port,
+      path: '/api/chat',
+      body: JSON.stringify({ message: `question ${i}`, cache: false }),
+    }));
+    found.push(...timings.map(({ first }) => first));
+  } while (until ? !over : found.length < CHATS);
+  return found;
+}
+
+/** The p99 of chats while exports run, and without. */
+async function beside(server: Measured): Promise<{ quiet: number; busy: number }> {
+  await chats(server, undefined);
+  const quiet = percentile(await chats(server, undefined), 99);
+  const busy: number[] = [];
+  while (busy.length < CHATS) busy.push(...(await chats(server, download(server, FEW))));
+  return { quiet, busy: percentile(busy, 99) };
+}
+
 const rows: string[][] = [];
 const add = (what: string, figure: string, atMost: string, met: boolean | undefined) =>
   rows.push([what, figure, atMost, met === undefined ? '' : met ? 'yes' : '**no**']);
@@ -140,11 +171,21 @@ try {
     if (filled > 0) await databases.empty();
     await fill(url, messages);
     filled = messages;
-    await download(server, `format=csv&end_date=${lastCreatedOf(5000)}`);
+    await download(server, FEW);
     peaks.push(await measure(server, url, messages));
+    if (messages <= 500_000) {
+      const { quiet, busy } = await beside(server);
+      const figure = `${busy.toFixed(1)} ms, ${(busy / quiet).toFixed(2)} ×`;
+      add(
+        `${messages.toLocaleString('en')}: p99 of chats while it runs`,
+        figure,
+        '1.5 ×',
+        busy / quiet <= 1.5,
+      );
+    }
     const few: Run[] = [];
     for (let round = 0; round < ROUNDS; round += 1) {
-      few.push(await download(server, `format=csv&end_date=${lastCreatedOf(5000)}`));
+      few.push(await download(server, FEW));
     }
     const seconds = median(few.map(({ ms }) => ms)) / 1000;
     add(`50,000 of ${messages.toLocaleString('en')}: csv`, `${seconds.toFixed(2)} s`, '1 s', seconds <= 1);

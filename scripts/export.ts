@@ -43,7 +43,9 @@ async function main(values: Values): Promise<void> {
     const clock = { now: () => Date.now() };
     const personal = { mask: maskPersonal, masked: config.piiMask.exports };
     const { ttlMs } = config.chat;
-    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, personal);
+    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, {
+      personal,
+    });
     const request = await readRequest(values, cursors);
     const { out = '-', restart = false } = values;
     if (out === '-') {

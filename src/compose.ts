@@ -44,6 +44,7 @@ import { HealthService } from './services/health.ts';
 import { InputFilter } from './services/input-filter.ts';
 import { JobRunner } from './services/job-runner.ts';
 import { KeyedTurns } from './services/keyed-turns.ts';
+import { Pace } from './services/pace.ts';
 import { PurgeService } from './services/purge.ts';
 import { PurgeArchiver } from './services/purge-archiver.ts';
 import { SignedLinks } from './services/signed-links.ts';
@@ -240,7 +241,11 @@ function buildServices(config: Config, parts: ServiceParts) {
   const secrets = async () => linkSecrets ?? [await database.secrets.get('link')];
   const cursors = new CursorCodec(secrets);
   const personal = { mask: maskPersonal, masked: config.piiMask.exports };
-  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, personal);
+  const pace = new Pace();
+  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, {
+    personal,
+    pace,
+  });
   const files = createExportFiles(join(config.dataDir, 'exports'));
   const store = database.exportJobs;
   const notifier = buildNotifier(config, { store, worker, clock, log, secrets });
@@ -275,6 +280,7 @@ function buildServices(config: Config, parts: ServiceParts) {
         generations,
         keeper,
         keyed,
+        pace,
         filter: parts.filter.input && new InputFilter(parts.filter.input, !config.filter.store),
         clock,
         ids,

@@ -7,6 +7,7 @@ import type { KeyClaim, PendingTurns, StoredKey } from '../domain/turns.ts';
 import type { CacheSharing, Generations, ReplyMode } from './generations.ts';
 import type { InputFilter, JudgedMessage } from './input-filter.ts';
 import { type KeyedTurns, type RequestKey, TAKEN } from './keyed-turns.ts';
+import type { Pace } from './pace.ts';
 import { Reply } from './reply.ts';
 import type { Turn } from './turn.ts';
 import { KeyTaken, type Question, type TurnKeeper } from './turn-keeper.ts';
@@ -41,6 +42,7 @@ interface ChatParts {
   readonly generations: Generations;
   readonly keeper: TurnKeeper;
   readonly keyed: KeyedTurns;
+  readonly pace: Pick<Pace, 'chat'>;
   /** Undefined: every message goes to the model as it came. */
   readonly filter: InputFilter | undefined;
   readonly clock: Clock;
@@ -66,6 +68,7 @@ export class ChatService {
    * conversation is somebody else's, `content_blocked` before anything is stored or asked
    */
   begin(input: ChatInput, mode: ReplyMode, key?: RequestKey): Promise<Turn> {
+    this.#parts.pace.chat();
     if (!key) return this.#begin(input, mode);
     const expiredBefore = this.#expiredBefore();
     return this.#parts.keyed.run(key, expiredBefore, (before) =>

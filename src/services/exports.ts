@@ -25,6 +25,7 @@ import {
   ndjsonEncoder,
 } from './export-encoders.ts';
 import { encoded, exportText } from './export-text.ts';
+import { Pace } from './pace.ts';
 
 export interface ExportForm {
   readonly format: ExportFormat;
@@ -68,6 +69,12 @@ export interface PersonalData {
   readonly masked: boolean;
 }
 
+interface ExportOptions {
+  readonly personal?: PersonalData;
+  /** What the export lets go first; by default nothing. */
+  readonly pace?: Pick<Pace, 'work'>;
+}
+
 const SHOWN: PersonalData = { mask: (text) => text, masked: false };
 const EVERYTHING: ExportFilter = { owner: null, from: null, to: null, role: null, status: null };
 /** So few messages say how long one is on average. */
@@ -81,6 +88,7 @@ export class ExportService {
   readonly #cursors: CursorCodec;
   readonly #ttlMs: number;
   readonly #personal: PersonalData;
+  readonly #pace: Pick<Pace, 'work'>;
 
   /** @param ttlMs 0: conversations never expire */
   constructor(
@@ -89,7 +97,7 @@ export class ExportService {
     cursors: CursorCodec,
     clock: Clock,
     ttlMs: number,
-    personal = SHOWN,
+    { personal = SHOWN, pace = new Pace() }: ExportOptions = {},
   ) {
     this.#source = source;
     this.#csv = csv;
@@ -97,6 +105,7 @@ export class ExportService {
     this.#clock = clock;
     this.#ttlMs = ttlMs;
     this.#personal = personal;
+    this.#pace = pace;
   }
 
   /**
@@ -176,7 +185,7 @@ export class ExportService {
       }
     }
     const pages = noted(this.#source.read(scope, position), ids);
-    for await (const piece of exportText(pages, encoder, counts, deleted === 0)) {
+    for await (const piece of this.#pace.work(exportText(pages, encoder, counts, deleted === 0))) {
       position = piece.position ?? position;
       yield { text: piece.text, state: state(), resumable: piece.position !== null };
     }
@@ -256,7 +265,8 @@ export class ExportService {
     // Leaves at once, whatever the first page takes.
     const opening = encoder.opening();
     if (opening !== '') yield Buffer.from(opening);
-    for await (const { text } of exportText(this.#source.read(scope), encoder, counts, true)) {
+    const pieces = exportText(this.#source.read(scope), encoder, counts, true);
+    for await (const { text } of this.#pace.work(pieces)) {
       if (text !== '') yield Buffer.from(text);
     }
     const closing = encoder.closing(counts);

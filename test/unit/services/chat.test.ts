@@ -18,6 +18,7 @@ import { type ChatInput, ChatService, type ChatSettings } from '../../../src/ser
 import { Checkpoints } from '../../../src/services/checkpoints.ts';
 import { Generations } from '../../../src/services/generations.ts';
 import { KeyedTurns } from '../../../src/services/keyed-turns.ts';
+import { Pace } from '../../../src/services/pace.ts';
 import { StoredStreams } from '../../../src/services/stored-streams.ts';
 import { TurnKeeper } from '../../../src/services/turn-keeper.ts';
 import { silentLog } from '../../support/fakes.ts';
@@ -138,6 +139,7 @@ function setUp(
     generations: new Generations(model, createResponseCache(100_000, HOUR), 10, silentLog),
     keeper,
     keyed: new KeyedTurns(replies, keeper, new StoredStreams(parts, settings.ttlMs)),
+    pace: new Pace(),
     filter: undefined,
     clock,
     ids: {

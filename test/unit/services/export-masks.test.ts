@@ -39,7 +39,7 @@ function service(masked: boolean): ExportService {
   };
   const cursors = new CursorCodec(async () => ['a secret']);
   const personal = { mask: maskPersonal, masked };
-  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, 0, personal);
+  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, 0, { personal });
 }
 
 async function made(exports: ExportService, scope: JobScope): Promise<{ text: string; masked: boolean }> {
