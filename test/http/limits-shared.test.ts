@@ -261,7 +261,8 @@ async function withoutStore(
       await pause(50);
     }
     const sorted = later.toSorted((a, b) => a - b);
-    assert.ok((sorted[36] ?? 0) < 100, `they waited ${sorted.map(Math.round)} ms`);
+    // One that waits for the store waits for half a second.
+    assert.ok((sorted[36] ?? 0) < 400, `they waited ${sorted.map(Math.round)} ms`);
     const said = chat.server.lines.filter(({ msg }) => AWAY.test(String(msg)));
     assert.equal(said.length, 1);
     const all = JSON.stringify(chat.server.lines);
