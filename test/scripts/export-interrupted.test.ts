@@ -6,6 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { unpacked } from '../../scripts/export-lib/unpack.ts';
 import { storedConversation } from '../support/export-data.ts';
+import { randomised } from '../support/random.ts';
 import { type Script, scriptFolder } from '../support/script.ts';
 
 const KILLS = 10;
@@ -61,30 +62,33 @@ function left(name: string): string[] {
 }
 
 describe('npm run export, interrupted,', () => {
-  it('goes on where it was killed, ten times at any moment, to the same bytes', async (t) => {
-    const args = ['--format', 'ndjson', '--compression', 'zstd', '--out', 'killed'];
-    assert.equal((await run('--format', 'ndjson', '--out', 'reference')).code, 0);
-    let wentOn = 0;
-    for (let kills = 0; kills < KILLS; ) {
-      const behind = checkpoint('killed');
-      const script = folder.start('export', args);
-      if (kills % 2 === 0) await checkpointed(script, 'killed', behind);
-      await delay(Math.random() * (kills % 2 === 0 ? 100 : 600));
-      if (script.child.exitCode === null && script.child.kill('SIGKILL')) kills += 1;
-      await script.ended;
-      const now = checkpoint('killed');
-      t.diagnostic(`${behind} → ${now} messages`);
-      assert.ok(now >= behind || existsSync(file('killed')), 'what was noted is not lost');
-      if (behind > 0 && now > behind) wentOn += 1;
-    }
-    const { code, stderr } = await run(...args);
-    assert.deepEqual([code, stderr], [0, '']);
-    assert.ok(wentOn > 0, 'at least one of them went on where another was killed');
-    await verified('killed');
-    const text = await buffer(unpacked(blocks(read('killed')), 'zstd'));
-    assert.ok(text.equals(read('reference')));
-    assert.deepEqual(left('killed').sort(), ['killed', 'killed.manifest.json']);
-  });
+  it(
+    'goes on where it was killed, ten times at any moment, to the same bytes',
+    randomised(async (random, t) => {
+      const args = ['--format', 'ndjson', '--compression', 'zstd', '--out', 'killed'];
+      assert.equal((await run('--format', 'ndjson', '--out', 'reference')).code, 0);
+      let wentOn = 0;
+      for (let kills = 0; kills < KILLS; ) {
+        const behind = checkpoint('killed');
+        const script = folder.start('export', args);
+        if (kills % 2 === 0) await checkpointed(script, 'killed', behind);
+        await delay(random.int(0, kills % 2 === 0 ? 100 : 600));
+        if (script.child.exitCode === null && script.child.kill('SIGKILL')) kills += 1;
+        await script.ended;
+        const now = checkpoint('killed');
+        t.diagnostic(`${behind} → ${now} messages`);
+        assert.ok(now >= behind || existsSync(file('killed')), 'what was noted is not lost');
+        if (behind > 0 && now > behind) wentOn += 1;
+      }
+      const { code, stderr } = await run(...args);
+      assert.deepEqual([code, stderr], [0, '']);
+      assert.ok(wentOn > 0, 'at least one of them went on where another was killed');
+      await verified('killed');
+      const text = await buffer(unpacked(blocks(read('killed')), 'zstd'));
+      assert.ok(text.equals(read('reference')));
+      assert.deepEqual(left('killed').sort(), ['killed', 'killed.manifest.json']);
+    }),
+  );
 
   it('does not go on with what another command line has begun, unless it may begin anew', async () => {
     await interrupted('c', '--format', 'json');
