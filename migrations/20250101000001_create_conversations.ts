@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 /** Ids compare byte by byte in both databases, so they sort alike; engine and charset leave nothing to the server. */
 export async function up(knex: Knex): Promise<void> {

@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 const ROLES = `CHECK (role IN ('user', 'assistant'))`;
 const STATUSES = `CHECK (status IN ('complete', 'streaming', 'incomplete', 'cancelled'))`;

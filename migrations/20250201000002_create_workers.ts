@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 /** The processes that write to this database. `beat` only counts: who is dead is judged without anybody's clock. */
 export async function up(knex: Knex): Promise<void> {

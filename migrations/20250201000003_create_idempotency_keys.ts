@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 /** `id` and `body_hash` are SHA-256 in hexadecimal: a key that a caller chose is nowhere to be read. */
 export async function up(knex: Knex): Promise<void> {

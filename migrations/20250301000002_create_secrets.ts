@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 /** What all processes on this database share and nobody chose: made once, by whoever needs it first. */
 export async function up(knex: Knex): Promise<void> {

@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 /** `hash` is SHA-256 of the key, in hexadecimal; the key itself is nowhere. `scopes` are words with commas between. */
 export async function up(knex: Knex): Promise<void> {

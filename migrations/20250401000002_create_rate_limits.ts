@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 /**
  * How much of a limit is used up in one window. `id` is a hash of policy, subject and window, so no address of a

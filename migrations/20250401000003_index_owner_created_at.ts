@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 /** Exports of one owner read their conversations in order of age. */
 export async function up(knex: Knex): Promise<void> {

@@ -1,9 +1,9 @@
 /** API keys: `npm run keys -- create --owner NAME --scopes chat,read`, `list`, `revoke ID`, `rotate ID`. */
 import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
+import { refusalOf, translated } from '../src/db/core/errors.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
-import { refusalOf, translated } from '../src/db/errors.ts';
-import { PendingMigrationsError, prepareSchema } from '../src/db/prepare.ts';
+import { PendingMigrationsError, prepareSchema } from '../src/db/prepare-schema.ts';
 import { type ApiKey, isUsable, SCOPES } from '../src/domain/api-keys.ts';
 import { AppError } from '../src/domain/errors.ts';
 import { createIdSource } from '../src/ids.ts';

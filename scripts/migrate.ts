@@ -4,8 +4,13 @@ import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Knex } from 'knex';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
-import { createKnex, type DatabaseOptions, describeTarget } from '../src/db/client.ts';
-import { migrateLatest, migrateRollback, migrationStatus, unlockMigrations } from '../src/db/migrations.ts';
+import { createKnex, type DatabaseOptions, describeTarget } from '../src/db/core/client.ts';
+import {
+  migrateLatest,
+  migrateRollback,
+  migrationStatus,
+  unlockMigrations,
+} from '../src/db/core/migrations.ts';
 
 const FOLDER = fileURLToPath(new URL('../migrations/', import.meta.url));
 
@@ -17,7 +22,7 @@ const USAGE = `usage: node scripts/migrate.ts COMMAND
   unlock           frees the lock of a run that died`;
 
 const EMPTY = `import type { Knex } from 'knex';
-import { dialectOf } from '../src/db/dialect.ts';
+import { dialectOf } from '../src/db/core/dialect.ts';
 
 /** One DDL statement: MySQL cannot take half a migration back. */
 export async function up(knex: Knex): Promise<void> {

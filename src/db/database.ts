@@ -5,18 +5,18 @@ import type { ExportJobStore } from '../domain/export-jobs.ts';
 import type { CounterStore } from '../domain/limits.ts';
 import type { ConversationRepository, ExportSource, PurgeStore } from '../domain/ports.ts';
 import type { ReplyStore, TurnWriter } from '../domain/turns.ts';
-import { KnexApiKeys } from './api-keys.ts';
-import { createKnex, type DatabaseOptions, describeTarget } from './client.ts';
-import { KnexConversations } from './conversations.ts';
-import { dialectOf } from './dialect.ts';
-import { KnexExportJobs } from './export-jobs.ts';
-import { KnexExportSource } from './export-source.ts';
-import { migrateLatest, pendingMigrations } from './migrations.ts';
-import { KnexPurgeStore } from './purge-store.ts';
-import { KnexCounters } from './rate-limits.ts';
-import { KnexReplies } from './replies.ts';
-import { Secrets } from './secrets.ts';
-import { GroupCommitWriter } from './turn-writer.ts';
+import { createKnex, type DatabaseOptions, describeTarget } from './core/client.ts';
+import { dialectOf } from './core/dialect.ts';
+import { migrateLatest, pendingMigrations } from './core/migrations.ts';
+import { KnexExportJobs } from './exports/jobs.ts';
+import { KnexExportSource } from './exports/reader.ts';
+import { KnexApiKeys } from './repositories/api-keys.ts';
+import { KnexConversations } from './repositories/conversations.ts';
+import { KnexCounters } from './repositories/counters.ts';
+import { KnexPurgeStore } from './repositories/purge.ts';
+import { KnexReplies } from './repositories/replies.ts';
+import { Secrets } from './repositories/secrets.ts';
+import { GroupCommitWriter } from './turns/turn-writer.ts';
 
 export interface Database {
   /** The pool that everything but the writer uses. */

@@ -1,10 +1,10 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { Database } from './database.ts';
-import { DurableWriter } from './durable-writer.ts';
-import { Journal } from './journal.ts';
-import { Presence } from './presence.ts';
-import { WorkerRegistry } from './workers.ts';
+import { Journal } from './journal/journal.ts';
+import { DurableWriter } from './turns/durable-writer.ts';
+import { Presence } from './workers/process-lock.ts';
+import { WorkerRegistry } from './workers/registry.ts';
 
 export interface DurabilityOptions {
   /** Where the journal and the marks of living processes are; shared by the processes of one host. */

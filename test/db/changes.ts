@@ -2,8 +2,8 @@
 import type { TestContext } from 'node:test';
 import { createCsvFormat } from '../../src/csv/format.ts';
 import type { Database } from '../../src/db/database.ts';
-import { KnexExportSource } from '../../src/db/export-source.ts';
-import { WorkerRegistry } from '../../src/db/workers.ts';
+import { KnexExportSource } from '../../src/db/exports/reader.ts';
+import { WorkerRegistry } from '../../src/db/workers/registry.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { Message } from '../../src/domain/conversation.ts';
 import type { ExportFormat, ExportRequest } from '../../src/domain/export-jobs.ts';

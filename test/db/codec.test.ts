@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { fromTime, toTime } from '../../src/db/codec.ts';
+import { fromTime, toTime } from '../../src/db/core/codec.ts';
 
 describe('times as text', () => {
   const instants = fc.integer({ min: Date.UTC(1000, 0, 1), max: Date.UTC(9999, 11, 31) });

@@ -7,11 +7,11 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, type TestContext, test } from 'node:test';
 import Sqlite from 'better-sqlite3';
-import { Journal } from '../../src/db/journal.ts';
+import { Journal } from '../../src/db/journal/journal.ts';
 import type { TurnWrite } from '../../src/domain/turns.ts';
 import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
 
-const MODULE = new URL('../../src/db/journal.ts', import.meta.url).href;
+const MODULE = new URL('../../src/db/journal/journal.ts', import.meta.url).href;
 const MANY_BYTES = 100_000_000;
 
 /** A file of the test's own, and instances on it as different processes would have them. */

@@ -4,14 +4,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Knex } from 'knex';
-import { createKnex } from '../../src/db/client.ts';
+import { createKnex } from '../../src/db/core/client.ts';
 import {
   MigrationFolder,
   migrateLatest,
   migrateRollback,
   migrationStatus,
   pendingMigrations,
-} from '../../src/db/migrations.ts';
+} from '../../src/db/core/migrations.ts';
 import { eachDatabase } from '../support/databases.ts';
 
 const TABLES = ['conversations', 'messages'];

@@ -2,15 +2,15 @@ import assert from 'node:assert/strict';
 import { after, before, describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import { createKnex, type DatabaseOptions } from '../../src/db/client.ts';
-import { openDatabase } from '../../src/db/database.ts';
+import { createKnex, type DatabaseOptions } from '../../src/db/core/client.ts';
 import {
   databaseUnavailable,
   faultOf,
   isTransient,
   QueueFullError,
   translated,
-} from '../../src/db/errors.ts';
+} from '../../src/db/core/errors.ts';
+import { openDatabase } from '../../src/db/database.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
 import { AppError } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';

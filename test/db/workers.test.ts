@@ -7,11 +7,11 @@ import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import { createKnex } from '../../src/db/client.ts';
-import { dialectOf } from '../../src/db/dialect.ts';
-import { KnexExportJobs } from '../../src/db/export-jobs.ts';
-import { Presence } from '../../src/db/presence.ts';
-import { WorkerRegistry } from '../../src/db/workers.ts';
+import { createKnex } from '../../src/db/core/client.ts';
+import { dialectOf } from '../../src/db/core/dialect.ts';
+import { KnexExportJobs } from '../../src/db/exports/jobs.ts';
+import { Presence } from '../../src/db/workers/process-lock.ts';
+import { WorkerRegistry } from '../../src/db/workers/registry.ts';
 import { AT, manifest, queuedJob, request } from '../notify/jobs.ts';
 import { eachDatabase, silent } from '../support/databases.ts';
 import { newId } from './fixtures.ts';
@@ -61,7 +61,7 @@ async function until(condition: () => Promise<boolean>): Promise<void> {
 /** A process that is in `folder` under `id` until it is killed. */
 async function startChild(t: TestContext, folder: string, id: string): Promise<ChildProcess> {
   const source = `
-    import { Presence } from ${JSON.stringify(new URL('../../src/db/presence.ts', import.meta.url).href)};
+    import { Presence } from ${JSON.stringify(new URL('../../src/db/workers/process-lock.ts', import.meta.url).href)};
     const presence = Presence.enter(${JSON.stringify(folder)}, ${JSON.stringify(id)}, { warn() {} });
     process.stdout.write(presence ? 'in' : 'out');
     setInterval(() => presence, 1000);`;

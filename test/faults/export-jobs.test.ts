@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { DatabaseOptions } from '../../src/db/client.ts';
+import type { DatabaseOptions } from '../../src/db/core/client.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { startChat, until } from '../support/chat-server.ts';
 import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe } from 'node:test';
 import mysql from 'mysql2/promise';
 import { pino } from 'pino';
-import type { DatabaseOptions } from '../../src/db/client.ts';
+import type { DatabaseOptions } from '../../src/db/core/client.ts';
 import { type Database, openDatabase } from '../../src/db/database.ts';
 
 export const silent = pino({ level: 'silent' });

@@ -1,6 +1,6 @@
 /** What an export takes, as conditions of its statements. */
-import type { ExportScope } from '../domain/ports.ts';
-import { toTime } from './codec.ts';
+import type { ExportScope } from '../../domain/ports.ts';
+import { toTime } from '../core/codec.ts';
 
 /** Longer than any transaction takes, and than clocks of hosts may differ. */
 export const SETTLED_MS = 600_000;

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import type { Instant } from '../domain/conversation.ts';
+import type { Instant } from '../../domain/conversation.ts';
 import type {
   ExportConversation,
   ExportCursor,
@@ -11,13 +11,13 @@ import type {
   ExportPosition,
   ExportScope,
   ExportSource,
-} from '../domain/ports.ts';
-import { fromTime, toTime } from './codec.ts';
-import { type Dialect, dialectOf, placeholders } from './dialect.ts';
-import { repeatable } from './errors.ts';
-import { isFiltered, messageFilter, SETTLED_MS, sinceFilter } from './export-filters.ts';
-import { oneAhead } from './one-ahead.ts';
-import type { ConversationRow, MessageRow } from './tables.ts';
+} from '../../domain/ports.ts';
+import { fromTime, toTime } from '../core/codec.ts';
+import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
+import { repeatable } from '../core/errors.ts';
+import type { ConversationRow, MessageRow } from '../core/tables.ts';
+import { isFiltered, messageFilter, SETTLED_MS, sinceFilter } from './filters.ts';
+import { oneAhead } from './prefetch.ts';
 
 type HeadRow = Pick<ConversationRow, 'id' | 'created_at' | 'last_active'>;
 type BodyRow = Pick<MessageRow, 'id' | 'uid' | 'conversation_id' | 'role' | 'timestamp' | 'status'> & {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import type { Message } from '../domain/conversation.ts';
+import type { Message } from '../../domain/conversation.ts';
 import type {
   PendingTurns,
   ProgressOutcome,
@@ -8,13 +8,13 @@ import type {
   TurnWrite,
   TurnWriter,
   WriteOutcome,
-} from '../domain/turns.ts';
-import { databaseUnavailable } from './errors.ts';
-import type { Journal } from './journal.ts';
-import { conversationOf } from './journal-codec.ts';
-import { Lanes } from './journal-lanes.ts';
-import { Outage } from './journal-outage.ts';
-import { isUnavailable, replay } from './journal-replay.ts';
+} from '../../domain/turns.ts';
+import { databaseUnavailable } from '../core/errors.ts';
+import { conversationOf } from '../journal/codec.ts';
+import type { Journal } from '../journal/journal.ts';
+import { isUnavailable, replay } from '../journal/replay.ts';
+import { Outage } from './database-status.ts';
+import { Lanes } from './keyed-queue.ts';
 
 const RETRY_MS = 1000;
 const DRAIN_POLL_MS = 25;

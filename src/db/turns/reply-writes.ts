@@ -1,9 +1,9 @@
 /** How a reply that is stored already is written on and ended. */
-import type { Message } from '../domain/conversation.ts';
-import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../domain/turns.ts';
-import { fromModel, fromUsage } from './codec.ts';
-import type { Statement } from './dialect.ts';
-import type { MessageRow } from './tables.ts';
+import type { Message } from '../../domain/conversation.ts';
+import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../../domain/turns.ts';
+import { fromModel, fromUsage } from '../core/codec.ts';
+import type { Statement } from '../core/dialect.ts';
+import type { MessageRow } from '../core/tables.ts';
 
 export type ReplyRow = Pick<MessageRow, 'uid' | 'conversation_id' | 'status' | 'length'>;
 

@@ -1,9 +1,15 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
-import { AppError } from '../domain/errors.ts';
-import type { ProgressOutcome, ReplyProgress, TurnWrite, TurnWriter, WriteOutcome } from '../domain/turns.ts';
-import { type Dialect, dialectOf } from './dialect.ts';
-import { databaseUnavailable, repeatable, retried } from './errors.ts';
+import { AppError } from '../../domain/errors.ts';
+import type {
+  ProgressOutcome,
+  ReplyProgress,
+  TurnWrite,
+  TurnWriter,
+  WriteOutcome,
+} from '../../domain/turns.ts';
+import { type Dialect, dialectOf } from '../core/dialect.ts';
+import { databaseUnavailable, repeatable, retried } from '../core/errors.ts';
 import { type BatchOutcomes, writeBatch } from './turn-batch.ts';
 
 /** What one transaction takes at most: statements stay far below any server's packet limit. */

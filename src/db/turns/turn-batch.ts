@@ -1,12 +1,24 @@
 import type { Knex } from 'knex';
-import { mayUse } from '../domain/access.ts';
-import type { Message } from '../domain/conversation.ts';
-import type { ProgressOutcome, ReplyProgress, TurnStart, TurnWrite, WriteOutcome } from '../domain/turns.ts';
-import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from './codec.ts';
-import { type Dialect, type LockedConversation, placeholders, repeated, type Statement } from './dialect.ts';
+import { mayUse } from '../../domain/access.ts';
+import type { Message } from '../../domain/conversation.ts';
+import type {
+  ProgressOutcome,
+  ReplyProgress,
+  TurnStart,
+  TurnWrite,
+  WriteOutcome,
+} from '../../domain/turns.ts';
+import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
+import {
+  type Dialect,
+  type LockedConversation,
+  placeholders,
+  repeated,
+  type Statement,
+} from '../core/dialect.ts';
+import type { DeletionRow } from '../core/tables.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isVoid, type ReplyRow } from './reply-writes.ts';
-import type { DeletionRow } from './tables.ts';
 
 /** Each time another key of the batch may be the one that somebody else got. */
 const CLAIM_RETRIES = 3;

@@ -1,9 +1,9 @@
 import type { Knex } from 'knex';
-import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type StoredApiKey } from '../domain/api-keys.ts';
-import type { Instant } from '../domain/conversation.ts';
-import { fromTime, toTime } from './codec.ts';
-import { repeatable, transaction, translated } from './errors.ts';
-import type { ApiKeyRow } from './tables.ts';
+import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type StoredApiKey } from '../../domain/api-keys.ts';
+import type { Instant } from '../../domain/conversation.ts';
+import { fromTime, toTime } from '../core/codec.ts';
+import { repeatable, transaction, translated } from '../core/errors.ts';
+import type { ApiKeyRow } from '../core/tables.ts';
 
 export class KnexApiKeys implements ApiKeyStore {
   readonly #knex: Knex;

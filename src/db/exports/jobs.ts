@@ -1,6 +1,6 @@
 import type { Knex } from 'knex';
-import type { Access } from '../domain/access.ts';
-import type { Instant } from '../domain/conversation.ts';
+import type { Access } from '../../domain/access.ts';
+import type { Instant } from '../../domain/conversation.ts';
 import type {
   ExportJob,
   ExportJobStore,
@@ -11,11 +11,11 @@ import type {
   JobScope,
   JobStatus,
   NotifyChannel,
-} from '../domain/export-jobs.ts';
-import { fromText, toText } from '../domain/json-text.ts';
-import { fromTime, toTime } from './codec.ts';
-import { repeatable, transaction, translated } from './errors.ts';
-import type { ExportJobRow } from './tables.ts';
+} from '../../domain/export-jobs.ts';
+import { fromText, toText } from '../../domain/json-text.ts';
+import { fromTime, toTime } from '../core/codec.ts';
+import { repeatable, transaction, translated } from '../core/errors.ts';
+import type { ExportJobRow } from '../core/tables.ts';
 
 type Rows = Knex.QueryBuilder<ExportJobRow, ExportJobRow[]>;
 

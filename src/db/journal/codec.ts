@@ -1,7 +1,7 @@
 /** A turn as the journal stores it, and back. */
-import { type Access, UNRESTRICTED } from '../domain/access.ts';
-import type { Message, Usage } from '../domain/conversation.ts';
-import type { TurnStart, TurnWrite } from '../domain/turns.ts';
+import { type Access, UNRESTRICTED } from '../../domain/access.ts';
+import type { Message, Usage } from '../../domain/conversation.ts';
+import type { TurnStart, TurnWrite } from '../../domain/turns.ts';
 
 /** What is stored of a unit beside its place and time. */
 export interface EntryRow {

@@ -1,7 +1,7 @@
 /** What the drivers throw → what the rest of the program understands, and which of it is worth another try. */
 import type { Knex } from 'knex';
-import { AppError } from '../domain/errors.ts';
-import { type Fault, faultOfCode } from './faults.ts';
+import { AppError } from '../../domain/errors.ts';
+import { type Fault, faultOfCode } from './error-classes.ts';
 
 const RETRY_AFTER_SECONDS = 2;
 const TRANSIENT_RETRIES = 3;

@@ -1,21 +1,21 @@
 import type { Knex } from 'knex';
-import { type Access, mayUse } from '../domain/access.ts';
-import { ContextTurns } from '../domain/context.ts';
-import type { ContextMessage, Conversation, Instant } from '../domain/conversation.ts';
-import { noConversation } from '../domain/errors.ts';
-import type { ConversationCursor, ConversationRepository, SequencedMessage } from '../domain/ports.ts';
-import { toConversation, toMessage, toTime } from './codec.ts';
-import { recordDeletions } from './deletions.ts';
-import { type Dialect, dialectOf } from './dialect.ts';
-import { databaseUnavailable, repeatable, transaction, translated } from './errors.ts';
-import { pendingMigrations } from './migrations.ts';
+import { type Access, mayUse } from '../../domain/access.ts';
+import { ContextTurns } from '../../domain/context.ts';
+import type { ContextMessage, Conversation, Instant } from '../../domain/conversation.ts';
+import { noConversation } from '../../domain/errors.ts';
+import type { ConversationCursor, ConversationRepository, SequencedMessage } from '../../domain/ports.ts';
+import { toConversation, toMessage, toTime } from '../core/codec.ts';
+import { type Dialect, dialectOf } from '../core/dialect.ts';
+import { databaseUnavailable, repeatable, transaction, translated } from '../core/errors.ts';
+import { pendingMigrations } from '../core/migrations.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
   MESSAGE_COLUMNS,
   type MessageRow,
   type StoredMessage,
-} from './tables.ts';
+} from '../core/tables.ts';
+import { recordDeletions } from './deletions.ts';
 
 type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to'> &
   Pick<ConversationRow, 'owner'>;

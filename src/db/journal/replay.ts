@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
-import { AppError } from '../domain/errors.ts';
-import type { TurnWrite, TurnWriter, WriteOutcome } from '../domain/turns.ts';
+import { AppError } from '../../domain/errors.ts';
+import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Journal, JournalEntry } from './journal.ts';
 
 /** As many as the group commit takes in one transaction. */

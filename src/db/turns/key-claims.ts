@@ -1,8 +1,8 @@
-import type { Message } from '../domain/conversation.ts';
-import type { KeyClaim } from '../domain/turns.ts';
-import { toTime } from './codec.ts';
-import type { Statement } from './dialect.ts';
-import type { ConversationRow, IdempotencyKeyRow } from './tables.ts';
+import type { Message } from '../../domain/conversation.ts';
+import type { KeyClaim } from '../../domain/turns.ts';
+import { toTime } from '../core/codec.ts';
+import type { Statement } from '../core/dialect.ts';
+import type { ConversationRow, IdempotencyKeyRow } from '../core/tables.ts';
 
 /** A key that is there, with the activity of its conversation. */
 export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & Pick<ConversationRow, 'last_active'>;

@@ -1,11 +1,11 @@
 import type { Knex } from 'knex';
-import type { Instant } from '../domain/conversation.ts';
-import type { PurgeCount, PurgeStore } from '../domain/ports.ts';
-import { toTime } from './codec.ts';
+import type { Instant } from '../../domain/conversation.ts';
+import type { PurgeCount, PurgeStore } from '../../domain/ports.ts';
+import { toTime } from '../core/codec.ts';
+import { dialectOf, placeholders, type Unlock } from '../core/dialect.ts';
+import { repeatable, transaction, translated } from '../core/errors.ts';
+import { takeFileLock } from '../core/file-lock.ts';
 import { recordDeletions } from './deletions.ts';
-import { dialectOf, placeholders, type Unlock } from './dialect.ts';
-import { repeatable, transaction, translated } from './errors.ts';
-import { takeFileLock } from './file-lock.ts';
 
 /** A reply that is being written belongs to a conversation in use, whatever its last activity says. */
 const STREAMING = `messages.status = 'streaming'`;

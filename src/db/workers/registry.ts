@@ -1,9 +1,9 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
-import { toTime } from './codec.ts';
-import { dialectOf } from './dialect.ts';
-import { transaction } from './errors.ts';
-import type { Presence } from './presence.ts';
+import { toTime } from '../core/codec.ts';
+import { dialectOf } from '../core/dialect.ts';
+import { transaction } from '../core/errors.ts';
+import type { Presence } from './process-lock.ts';
 
 export interface WorkerOptions {
   /** This process: a UUID that no other one has or had; `messages.worker` of the replies that it writes. */

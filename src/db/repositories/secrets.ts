@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Knex } from 'knex';
-import { toTime } from './codec.ts';
-import { repeatable } from './errors.ts';
+import { toTime } from '../core/codec.ts';
+import { repeatable } from '../core/errors.ts';
 
 const BYTES = 32;
 

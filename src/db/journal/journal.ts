@@ -1,10 +1,10 @@
 import type Sqlite from 'better-sqlite3';
-import type { Message } from '../domain/conversation.ts';
-import type { PendingTurns, TurnWrite } from '../domain/turns.ts';
-import { databaseUnavailable } from './errors.ts';
-import { type EntryRow, toEntry, toUnit } from './journal-codec.ts';
-import { isBusy, isOfTheRow, openJournalFile, openLockFile } from './journal-file.ts';
-import { prepareStatements, type StoredEntry } from './journal-sql.ts';
+import type { Message } from '../../domain/conversation.ts';
+import type { PendingTurns, TurnWrite } from '../../domain/turns.ts';
+import { databaseUnavailable } from '../core/errors.ts';
+import { type EntryRow, toEntry, toUnit } from './codec.ts';
+import { isBusy, isOfTheRow, openJournalFile, openLockFile } from './file.ts';
+import { prepareStatements, type StoredEntry } from './statements.ts';
 
 /** What one take reads at most, of bodies: many long replies must not fill the memory. */
 const TAKE_BYTES = 8_000_000;

@@ -1,5 +1,5 @@
+import { isBusy, openLockFile } from '../journal/file.ts';
 import type { Unlock } from './dialect.ts';
-import { isBusy, openLockFile } from './journal-file.ts';
 
 /**
  * Takes the lock that a file stands for, among all processes of this host; null when another holds it. It goes with

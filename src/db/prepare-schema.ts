@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
+import { isAway } from './core/errors.ts';
 import type { Database } from './database.ts';
-import { isAway } from './errors.ts';
 
 /** How long until an absent database is tried again, milliseconds. */
 const RETRY_MS = 2000;

@@ -1,9 +1,9 @@
 import type { Knex } from 'knex';
-import type { Instant } from '../domain/conversation.ts';
-import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../domain/turns.ts';
-import { toConversation, toFinishReason, toMessage, toStatus, toTime, toUsage } from './codec.ts';
-import { type Dialect, dialectOf } from './dialect.ts';
-import { repeatable, transaction } from './errors.ts';
+import type { Instant } from '../../domain/conversation.ts';
+import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../../domain/turns.ts';
+import { toConversation, toFinishReason, toMessage, toStatus, toTime, toUsage } from '../core/codec.ts';
+import { type Dialect, dialectOf } from '../core/dialect.ts';
+import { repeatable, transaction } from '../core/errors.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
@@ -11,7 +11,7 @@ import {
   MESSAGE_COLUMNS,
   type MessageRow,
   type StoredMessage,
-} from './tables.ts';
+} from '../core/tables.ts';
 
 type TailRow = Pick<MessageRow, 'content' | 'status' | 'model' | 'finish_reason' | 'usage' | 'worker'>;
 

@@ -5,7 +5,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { Knex } from 'knex';
 import { dialectOf } from './dialect.ts';
 
-const FOLDER = fileURLToPath(new URL('../../migrations/', import.meta.url));
+const FOLDER = fileURLToPath(new URL('../../../migrations/', import.meta.url));
 const TABLE = 'knex_migrations';
 /** How long a process waits for another one that is migrating the same database. */
 const WAIT_SECONDS = 60;

@@ -1,8 +1,8 @@
 import { hash } from 'node:crypto';
 import type { Knex } from 'knex';
-import type { Addition, CounterStore } from '../domain/limits.ts';
-import { dialectOf } from './dialect.ts';
-import { retried, transaction, translated } from './errors.ts';
+import type { Addition, CounterStore } from '../../domain/limits.ts';
+import { dialectOf } from '../core/dialect.ts';
+import { retried, transaction, translated } from '../core/errors.ts';
 
 const ROWS_PER_STATEMENT = 500;
 /** How long after its window a row may stay, and how often the old ones are looked for. */
