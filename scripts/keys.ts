@@ -8,7 +8,7 @@ import { type ApiKey, isUsable, SCOPES } from '../src/domain/api-keys.ts';
 import { AppError } from '../src/domain/errors.ts';
 import { createIdSource } from '../src/ids.ts';
 import { createLogger, type Logger } from '../src/logger.ts';
-import { ApiKeyService, type CreatedKey } from '../src/services/api-keys.ts';
+import { ApiKeyService, type CreatedKey } from '../src/services/access/api-keys.ts';
 
 const USAGE = `usage: npm run keys -- COMMAND
   create --owner NAME --scopes LIST [--expires TIME]

@@ -4,7 +4,7 @@ import { purgeArchiver } from '../src/compose.ts';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { createLogger } from '../src/logger.ts';
-import { PurgeService } from '../src/services/purge.ts';
+import { PurgeService } from '../src/services/conversations/purge.ts';
 
 async function main(dryRun: boolean): Promise<void> {
   const config = loadConfig(loadEnvironment(), process.stdout.isTTY);

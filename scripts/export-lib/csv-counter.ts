@@ -1,4 +1,4 @@
-import { EXPORT_COLUMNS, escapeFormula } from '../../src/services/export-encoders.ts';
+import { EXPORT_COLUMNS, escapeFormula } from '../../src/services/exports/encoders.ts';
 import { addMessage, type Found, type Scanner } from './counts.ts';
 
 const BOM = Buffer.from('\uFEFF');

@@ -4,7 +4,7 @@ import type { ExportRequest } from '../../src/domain/export-jobs.ts';
 import { CURSOR_DAYS, exportRequestOf, isTooOld } from '../../src/http/export-request.ts';
 import { exportRequest } from '../../src/http/schemas/export-jobs.ts';
 import { check } from '../../src/http/validate.ts';
-import type { CursorCodec } from '../../src/services/cursor-codec.ts';
+import type { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
 
 export const OPTIONS = {
   format: { type: 'string' },

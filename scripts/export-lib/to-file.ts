@@ -11,8 +11,8 @@ import type {
 import { fromText, toText } from '../../src/domain/json-text.ts';
 import { saveManifest, saveText } from '../../src/files/export-files.ts';
 import { openPart } from '../../src/files/part-file.ts';
-import type { ExportService } from '../../src/services/exports.ts';
-import { NOTHING_YET } from '../../src/services/job-file.ts';
+import type { ExportService } from '../../src/services/exports/exports.ts';
+import { NOTHING_YET } from '../../src/services/exports/job-file.ts';
 import type { Progress } from './progress.ts';
 import { UsageError } from './request.ts';
 

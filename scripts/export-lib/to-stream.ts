@@ -2,8 +2,8 @@ import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip, createZstdCompress } from 'node:zlib';
 import type { ExportRequest } from '../../src/domain/export-jobs.ts';
-import type { ExportService } from '../../src/services/exports.ts';
-import { NOTHING_YET } from '../../src/services/job-file.ts';
+import type { ExportService } from '../../src/services/exports/exports.ts';
+import { NOTHING_YET } from '../../src/services/exports/job-file.ts';
 import type { Progress } from './progress.ts';
 
 /** An export to whoever reads, as fast as they read. Rejects with the signal's reason when it is stopped. */

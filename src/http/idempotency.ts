@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { Request } from 'express';
 import type { Access } from '../domain/access.ts';
 import { AppError } from '../domain/errors.ts';
-import type { RequestKey } from '../services/keyed-turns.ts';
+import type { RequestKey } from '../services/chat/idempotent-turns.ts';
 
 const MALFORMED = 'must stand once and be 1 to 255 visible ASCII characters, bare or in double quotes';
 

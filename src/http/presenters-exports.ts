@@ -1,7 +1,7 @@
 /** Export jobs → wire. */
 import type { Instant } from '../domain/conversation.ts';
 import type { Compression, ExportFormat, ExportJob } from '../domain/export-jobs.ts';
-import { type JobList, type JobProgress, progressOf } from '../services/export-jobs.ts';
+import { type JobList, type JobProgress, progressOf } from '../services/exports/jobs.ts';
 import { type ExportJobBody, jobCursor } from './schemas/export-jobs.ts';
 
 function time(at: Instant | null): string | null {

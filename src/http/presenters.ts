@@ -1,8 +1,12 @@
 /** Domain → wire. */
 import type { Instant } from '../domain/conversation.ts';
-import type { ConversationList, ConversationPage, ConversationView } from '../services/conversations.ts';
-import type { CacheUse } from '../services/generations.ts';
-import type { Turn, TurnResult } from '../services/turn.ts';
+import type { CacheUse } from '../services/chat/generations.ts';
+import type { Turn, TurnResult } from '../services/chat/turn.ts';
+import type {
+  ConversationList,
+  ConversationPage,
+  ConversationView,
+} from '../services/conversations/conversations.ts';
 import type { ShownReply } from './reply-forms.ts';
 import type { ChatReplyBody } from './schemas/chat.ts';
 import {

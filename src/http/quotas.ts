@@ -1,7 +1,7 @@
 import type { Request, Response } from 'express';
 import { AppError } from '../domain/errors.ts';
 import type { Decision, OpenGauge, Place, Policy, RateLimiter, WindowPolicy } from '../domain/limits.ts';
-import type { Turn } from '../services/turn.ts';
+import type { Turn } from '../services/chat/turn.ts';
 import { rateLimitHeaders, retryAfter } from './rate-limit-headers.ts';
 import type { Quota, Route } from './route.ts';
 

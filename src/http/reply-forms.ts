@@ -1,8 +1,8 @@
 import type { ReplyFormat } from '../domain/conversation.ts';
 import type { FilterRule, FilterStream, WordFilters } from '../domain/filter.ts';
 import type { TextFormat, TextStream } from '../domain/ports.ts';
-import type { Reply } from '../services/reply.ts';
-import type { ReplyStream } from '../services/turn.ts';
+import type { Reply } from '../services/chat/reply.ts';
+import type { ReplyStream } from '../services/chat/turn.ts';
 
 /** A reply on its way to a reader. */
 export interface ShownStream extends TextStream {

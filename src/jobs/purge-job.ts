@@ -1,6 +1,6 @@
 import { schedule } from 'node-cron';
 import type { Log } from '../domain/ports.ts';
-import type { PurgeService } from '../services/purge.ts';
+import type { PurgeService } from '../services/conversations/purge.ts';
 
 export interface Job {
   /** Ends the schedule and waits for a run under way, which stops after its current batch. */

@@ -6,7 +6,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Browser, Page, Request } from 'playwright-core';
 import type { Scope } from '../../src/domain/api-keys.ts';
 import { createIdSource } from '../../src/ids.ts';
-import { ApiKeyService, type CreatedKey } from '../../src/services/api-keys.ts';
+import { ApiKeyService, type CreatedKey } from '../../src/services/access/api-keys.ts';
 import { launchChromium, provideChromium } from '../support/chromium.ts';
 import { silent } from '../support/databases.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';

@@ -14,8 +14,8 @@ import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 import { createPurgeArchive } from '../../src/files/purge-archive.ts';
-import { PurgeService } from '../../src/services/purge.ts';
-import { PurgeArchiver } from '../../src/services/purge-archiver.ts';
+import { PurgeService } from '../../src/services/conversations/purge.ts';
+import { PurgeArchiver } from '../../src/services/exports/purge-archiver.ts';
 import { eachDatabase } from '../support/databases.ts';
 import {
   inOrder,

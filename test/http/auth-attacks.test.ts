@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { crc32 } from 'node:zlib';
-import { makeKey } from '../../src/services/api-key-text.ts';
+import { makeKey } from '../../src/services/access/api-key-format.ts';
 import { StartError } from '../../src/start-error.ts';
 import { databases, problemOf, startChat, until } from '../support/chat-server.ts';
 import {

@@ -1,7 +1,7 @@
 /** Every route with every kind of key. A route that is not in the table, or is only in the table, is a fault. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { makeKey } from '../../src/services/api-key-text.ts';
+import { makeKey } from '../../src/services/access/api-key-format.ts';
 import { type Answer, databases, problemOf, until } from '../support/chat-server.ts';
 import {
   bearer,

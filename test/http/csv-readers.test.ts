@@ -8,7 +8,7 @@ import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { parse } from 'csv-parse/sync';
 import papaparse from 'papaparse';
-import { EXPORT_COLUMNS, escapeFormula } from '../../src/services/export-encoders.ts';
+import { EXPORT_COLUMNS, escapeFormula } from '../../src/services/exports/encoders.ts';
 import { type ChatServer, startChat } from '../support/chat-server.ts';
 import { readCsv } from '../support/csv.ts';
 import { csvRows, store, storedConversation } from '../support/export-data.ts';

@@ -1,7 +1,7 @@
 /** That exports and chats of a server share one pace, by which chats go first. How much first is a unit test's. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { Pace } from '../../src/services/pace.ts';
+import { Pace } from '../../src/services/exports/throttle.ts';
 import { databases, startChat } from '../support/chat-server.ts';
 import { made } from '../support/export-jobs.ts';
 

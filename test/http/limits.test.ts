@@ -5,7 +5,7 @@ import { type ClientRequest, type IncomingMessage, request } from 'node:http';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Overrides } from '../../src/compose.ts';
-import { makeKey } from '../../src/services/api-key-text.ts';
+import { makeKey } from '../../src/services/access/api-key-format.ts';
 import { type Answer, databases, problemOf, startChat, until } from '../support/chat-server.ts';
 import {
   createGate,

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { KnexApiKeys } from '../../src/db/repositories/api-keys.ts';
-import { hashOf, looksLikeKey } from '../../src/services/api-key-text.ts';
+import { hashOf, looksLikeKey } from '../../src/services/access/api-key-format.ts';
 import { eachDatabase } from '../support/databases.ts';
 
 const SCRIPT = fileURLToPath(new URL('../../scripts/keys.ts', import.meta.url));

@@ -8,7 +8,7 @@ import { loadConfig } from '../../src/config.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import type { ApiKeyStore, Scope } from '../../src/domain/api-keys.ts';
 import { createIdSource } from '../../src/ids.ts';
-import { ApiKeyService, type CreatedKey } from '../../src/services/api-keys.ts';
+import { ApiKeyService, type CreatedKey } from '../../src/services/access/api-keys.ts';
 import { type Answer, type ChatServer, type databases, startChat } from './chat-server.ts';
 import { silent } from './databases.ts';
 import { silentLog } from './fakes.ts';

@@ -1,7 +1,7 @@
 import type { Request, Response } from 'express';
 import type { ReplyFormat } from '../../domain/conversation.ts';
-import type { ChatInput, ChatService } from '../../services/chat.ts';
-import type { Turn } from '../../services/turn.ts';
+import type { ChatInput, ChatService } from '../../services/chat/chat.ts';
+import type { Turn } from '../../services/chat/turn.ts';
 import type { createBodyReader } from '../body.ts';
 import { type Caller, callerOf } from '../caller.ts';
 import { requestKey } from '../idempotency.ts';

@@ -1,4 +1,4 @@
-import type { ConversationService } from '../../services/conversations.ts';
+import type { ConversationService } from '../../services/conversations/conversations.ts';
 import { callerOf } from '../caller.ts';
 import { presentConversation, presentList } from '../presenters.ts';
 import { sendJson } from '../problem.ts';

@@ -1,7 +1,7 @@
 import type { Request, Response } from 'express';
 import type { Clock } from '../../domain/ports.ts';
-import type { ExportJobService } from '../../services/export-jobs.ts';
-import type { SignedLinks } from '../../services/signed-links.ts';
+import type { SignedLinks } from '../../services/access/signed-links.ts';
+import type { ExportJobService } from '../../services/exports/jobs.ts';
 import type { createBodyReader } from '../body.ts';
 import { callerOf } from '../caller.ts';
 import { mediaTypeOf } from '../presenters-exports.ts';

@@ -1,8 +1,8 @@
 import type { Request, Response } from 'express';
 import { ownerOnly } from '../../domain/access.ts';
 import type { Clock } from '../../domain/ports.ts';
-import type { ConversationService } from '../../services/conversations.ts';
-import type { ExportForm, ExportService, ExportTarget } from '../../services/exports.ts';
+import type { ConversationService } from '../../services/conversations/conversations.ts';
+import type { ExportForm, ExportService, ExportTarget } from '../../services/exports/exports.ts';
 import { callerOf } from '../caller.ts';
 import { sendDownload } from '../download.ts';
 import { mediaTypeOf } from '../presenters-exports.ts';

@@ -2,7 +2,7 @@ import type { Response } from 'express';
 import type { ApiKey } from '../../domain/api-keys.ts';
 import type { Instant } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { ApiKeyService, CreatedKey } from '../../services/api-keys.ts';
+import type { ApiKeyService, CreatedKey } from '../../services/access/api-keys.ts';
 import type { createBodyReader } from '../body.ts';
 import { callerOf } from '../caller.ts';
 import { sendJson } from '../problem.ts';

@@ -1,7 +1,7 @@
 import type { Request } from 'express';
 import { AppError } from '../../domain/errors.ts';
-import type { StreamService } from '../../services/streams.ts';
-import type { ReplyStream } from '../../services/turn.ts';
+import type { StreamService } from '../../services/chat/streams.ts';
+import type { ReplyStream } from '../../services/chat/turn.ts';
 import { callerOf } from '../caller.ts';
 import { pathOf, problemOf, sendJson } from '../problem.ts';
 import { readQuery } from '../query.ts';

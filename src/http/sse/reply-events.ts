@@ -1,4 +1,4 @@
-import type { Reply } from '../../services/reply.ts';
+import type { Reply } from '../../services/chat/reply.ts';
 import type { ShownStream } from '../reply-forms.ts';
 import { contentEvent, contentPieces, replayPieceSize } from './encode.ts';
 

@@ -5,8 +5,8 @@ import type { FilterAction, WordFilters } from '../../../src/domain/filter.ts';
 import { createWordFilters, Fold } from '../../../src/filter/index.ts';
 import { ReplyForms } from '../../../src/http/reply-forms.ts';
 import { ReplyEvents } from '../../../src/http/sse/reply-events.ts';
-import { Generation } from '../../../src/services/generation.ts';
-import { Reply } from '../../../src/services/reply.ts';
+import { Generation } from '../../../src/services/chat/generation.ts';
+import { Reply } from '../../../src/services/chat/reply.ts';
 import { createTextFormat } from '../../../src/text/index.ts';
 
 const fold = new Fold();

@@ -1,0 +1,220 @@
+import { type Access, mayUse } from '../../domain/access.ts';
+import { ContextTurns } from '../../domain/context.ts';
+import type { ContextMessage, Instant, Message, ReplyFormat } from '../../domain/conversation.ts';
+import { noConversation } from '../../domain/errors.ts';
+import type { Clock, ConversationRepository, IdSource, ModelRequest } from '../../domain/ports.ts';
+import type { KeyClaim, PendingTurns, StoredKey } from '../../domain/turns.ts';
+import type { Pace } from '../exports/throttle.ts';
+import type { CacheSharing, Generations, ReplyMode } from './generations.ts';
+import { type KeyedTurns, type RequestKey, TAKEN } from './idempotent-turns.ts';
+import type { InputFilter, JudgedMessage } from './input-filter.ts';
+import { Reply } from './reply.ts';
+import type { Turn } from './turn.ts';
+import { KeyTaken, type Question, type TurnKeeper } from './turn-recorder.ts';
+
+export interface ChatSettings {
+  readonly model: string;
+  readonly systemPrompt: string | undefined;
+  readonly temperature: number | undefined;
+  readonly maxTokens: number | undefined;
+  /** How many stored messages go along as context, at most. */
+  readonly historyLimit: number;
+  /** 0: conversations never expire. */
+  readonly ttlMs: number;
+  /** Whether the response cache tells nobody what somebody else was told. */
+  readonly cacheByOwner: boolean;
+}
+
+export interface ChatInput {
+  readonly message: string;
+  /** Lower case; undefined starts a conversation with a new id. */
+  readonly conversationId: string | undefined;
+  readonly format: ReplyFormat;
+  readonly model: string | undefined;
+  /** False goes past the response cache. */
+  readonly cache: boolean;
+  readonly access: Access;
+}
+
+interface ChatParts {
+  readonly conversations: ConversationRepository;
+  readonly pending: PendingTurns;
+  readonly generations: Generations;
+  readonly keeper: TurnKeeper;
+  readonly keyed: KeyedTurns;
+  readonly pace: Pick<Pace, 'chat'>;
+  /** Undefined: every message goes to the model as it came. */
+  readonly filter: InputFilter | undefined;
+  readonly clock: Clock;
+  readonly ids: IdSource;
+}
+
+/** How long a question waits for what its conversation still has in the journal. */
+const JOURNAL_WAIT_MS = 5000;
+
+/** One question, one reply: context, call, and the two rows that stay. */
+export class ChatService {
+  readonly #settings: ChatSettings;
+  readonly #parts: ChatParts;
+
+  constructor(settings: ChatSettings, parts: ChatParts) {
+    this.#settings = settings;
+    this.#parts = parts;
+  }
+
+  /**
+   * Starts a turn, or joins the one that the key stands for.
+   * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`, `conversation_not_found` when the
+   * conversation is somebody else's, `content_blocked` before anything is stored or asked
+   */
+  begin(input: ChatInput, mode: ReplyMode, key?: RequestKey): Promise<Turn> {
+    this.#parts.pace.chat();
+    if (!key) return this.#begin(input, mode);
+    const expiredBefore = this.#expiredBefore();
+    return this.#parts.keyed.run(key, expiredBefore, (before) =>
+      this.#beginKeyed(
+        input,
+        mode,
+        { ...key, expiredBefore, cached: false, replaces: before?.replyId ?? null },
+        before,
+      ),
+    );
+  }
+
+  /** The model is called before the user message is stored wherever no history is needed. */
+  async #begin(input: ChatInput, mode: ReplyMode): Promise<Turn> {
+    const message = this.#judged(input);
+    const history = await this.#history(input.conversationId, input.access);
+    const request = this.#request(input, message, history);
+    const { generation, cache } = this.#parts.generations.start(request, mode, this.#cacheUse(input));
+    const question = this.#question(input, message, request.model);
+    // One write instead of two: for a reply that is there already, and for a whole reply in a conversation that
+    // nobody can have heard of before it. A named one could be deleted meanwhile, and must not come back.
+    const together = !generation.running || (mode === 'whole' && input.conversationId === undefined);
+    const started = together ? undefined : this.#parts.keeper.begin(question).then(() => {});
+    const stream = this.#parts.keeper.keep(question, new Reply(generation), started);
+    return { ...stream, cache, cached: cache.kind === 'hit', replayed: false };
+  }
+
+  /**
+   * The key first, then the call: of many equal requests at once, on whichever worker, one gets to ask the model.
+   * @param before the question with this key whose reply failed
+   */
+  async #beginKeyed(
+    input: ChatInput,
+    mode: ReplyMode,
+    claim: KeyClaim,
+    before: StoredKey | null,
+  ): Promise<Turn | typeof TAKEN> {
+    const { generations, keeper } = this.#parts;
+    const message = this.#judged(input);
+    const id = before?.conversationId ?? input.conversationId;
+    const history = await this.#history(id, input.access, before?.questionId);
+    const request = this.#request(input, message, history);
+    const hit = generations.cached(request, this.#cacheUse(input));
+    const key = { ...claim, cached: hit !== undefined };
+    const question = { ...this.#question(input, message, request.model, before), key };
+    if (hit) {
+      const stream = keeper.keep(question, new Reply(hit.generation), undefined);
+      try {
+        await stream.started;
+        return { ...stream, cache: hit.cache, cached: true, replayed: false };
+      } catch (error) {
+        if (error instanceof KeyTaken) return TAKEN;
+        throw error;
+      }
+    }
+    const outcome = await keeper.begin(question);
+    if (outcome === 'taken' || outcome === 'gone') return TAKEN;
+    let opened: ReturnType<Generations['start']>;
+    try {
+      opened = generations.start(request, mode, this.#cacheUse(input));
+    } catch (error) {
+      await keeper.giveUp(question);
+      throw error;
+    }
+    const stream = keeper.keep(question, new Reply(opened.generation), Promise.resolve());
+    return { ...stream, cache: opened.cache, cached: false, replayed: false };
+  }
+
+  #judged({ message }: ChatInput): JudgedMessage {
+    return this.#parts.filter?.judge(message) ?? { asked: message, stored: message };
+  }
+
+  #cacheUse({ cache, access }: ChatInput): CacheSharing | undefined {
+    return cache ? { owner: this.#settings.cacheByOwner ? access.owner : null } : undefined;
+  }
+
+  #expiredBefore(): Instant {
+    const { ttlMs } = this.#settings;
+    return ttlMs === 0 ? 0 : this.#parts.clock.now() - ttlMs;
+  }
+
+  #question(input: ChatInput, { stored }: JudgedMessage, model: string, before?: StoredKey | null): Question {
+    const { ids, clock } = this.#parts;
+    const { format, access } = input;
+    const conversationId = before?.conversationId ?? input.conversationId ?? ids.next();
+    const questionId = before?.questionId ?? ids.next();
+    // Somebody to whom all is open may ask in anybody's conversation: whose the reply is the database says.
+    const owner = access.all ? null : access.owner;
+    const question = {
+      conversationId,
+      owner,
+      questionId,
+      messageId: ids.next(),
+      model,
+      format,
+      key: undefined,
+    };
+    if (before) return { ...question, start: undefined };
+    const message = userMessage(questionId, conversationId, stored, clock.now());
+    const named = input.conversationId !== undefined;
+    const expiredBefore = this.#expiredBefore();
+    return { ...question, start: { conversationId, named, expiredBefore, by: access, message } };
+  }
+
+  /**
+   * What waits in the journal belongs to it. A conversation that began there is whole there; of any other the
+   * database knows more, so it must be back first.
+   */
+  async #history(id: string | undefined, access: Access, except?: string): Promise<ContextMessage[]> {
+    const { historyLimit } = this.#settings;
+    if (id === undefined) return [];
+    const { pending, conversations } = this.#parts;
+    const expiredBefore = this.#expiredBefore();
+    const waits = pending.holds(id);
+    const messages = waits ? pending.whole(id) : null;
+    if (messages && !mayUse(access, pending.ownerOf(id) ?? null)) throw noConversation();
+    if (historyLimit === 0) return [];
+    if (messages) return contextOf(messages, historyLimit, expiredBefore);
+    if (waits) await pending.drained(JOURNAL_WAIT_MS);
+    return conversations.history(id, access, historyLimit, expiredBefore, except);
+  }
+
+  #request(input: ChatInput, { asked }: JudgedMessage, history: readonly ContextMessage[]): ModelRequest {
+    const { filter } = this.#parts;
+    const past = filter ? filter.past(history) : history;
+    const { model, systemPrompt, temperature, maxTokens } = this.#settings;
+    const system: ContextMessage[] =
+      systemPrompt === undefined ? [] : [{ role: 'system', content: systemPrompt }];
+    return {
+      model: input.model ?? model,
+      messages: [...system, ...past, { role: 'user', content: asked }],
+      ...(temperature === undefined ? {} : { temperature }),
+      ...(maxTokens === undefined ? {} : { maxTokens }),
+    };
+  }
+}
+
+function contextOf(messages: readonly Message[], limit: number, expiredBefore: Instant): ContextMessage[] {
+  const turns = new ContextTurns(limit);
+  if ((messages.at(-1)?.timestamp ?? 0) >= expiredBefore) {
+    for (const message of messages.toReversed()) turns.addOlder(message);
+  }
+  return turns.context();
+}
+
+function userMessage(uid: string, conversationId: string, content: string, timestamp: Instant): Message {
+  const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
+  return { uid, conversationId, role: 'user', content, timestamp, status: 'complete', ...none };
+}

@@ -1,0 +1,55 @@
+import type { Log } from '../../domain/ports.ts';
+import type { TurnWrite, TurnWriter } from '../../domain/turns.ts';
+
+const RETRY_MS = 1000;
+/** UTF-16 units of replies that are kept in memory at most. */
+const MAX_LENGTH = 32 * 1024 * 1024;
+
+/**
+ * Ends of replies that neither the database nor the journal took, as on a full disk: their rows would say `streaming`
+ * as long as this process lives. They are tried again until there is room.
+ */
+export class UnsavedEnds {
+  readonly #writer: Pick<TurnWriter, 'write'>;
+  readonly #log: Log;
+  readonly #waiting = new Map<string, TurnWrite>();
+  #length = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(writer: Pick<TurnWriter, 'write'>, log: Log) {
+    this.#writer = writer;
+    this.#log = log;
+  }
+
+  add(uid: string, unit: TurnWrite): void {
+    const length = unit.reply?.content.length ?? 0;
+    if (this.#length + length > MAX_LENGTH) {
+      this.#log.error({ message_id: uid }, 'too many replies wait to be saved: the end of this one is lost');
+      return;
+    }
+    this.#waiting.set(uid, unit);
+    this.#length += length;
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#timer || this.#waiting.size === 0) return;
+    this.#timer = setTimeout(() => void this.#retry(), RETRY_MS).unref();
+  }
+
+  async #retry(): Promise<void> {
+    for (const [uid, unit] of this.#waiting) {
+      try {
+        await this.#writer.write(unit);
+      } catch {
+        // As before; whoever was told so knows.
+        break;
+      }
+      this.#waiting.delete(uid);
+      this.#length -= unit.reply?.content.length ?? 0;
+      this.#log.info({ message_id: uid }, 'a reply could be saved after all');
+    }
+    this.#timer = undefined;
+    this.#schedule();
+  }
+}

@@ -1,0 +1,113 @@
+import { type Access, mayUse } from '../../domain/access.ts';
+import type { Conversation, Instant } from '../../domain/conversation.ts';
+import { noConversation } from '../../domain/errors.ts';
+import type {
+  Clock,
+  ConversationCursor,
+  ConversationRepository,
+  SequencedMessage,
+} from '../../domain/ports.ts';
+import type { PendingTurns } from '../../domain/turns.ts';
+
+export interface ConversationView extends Conversation {
+  /** Null when conversations are kept for ever. */
+  readonly expiresAt: Instant | null;
+}
+
+export interface ConversationPage extends ConversationView {
+  readonly messages: readonly SequencedMessage[];
+  /** The `seq` that the next page goes on after; null when this was the last page. */
+  readonly next: number | null;
+}
+
+export interface ConversationList {
+  readonly conversations: readonly ConversationView[];
+  readonly next: ConversationCursor | null;
+}
+
+/** How long a request waits for what its conversation still has in the journal. */
+const JOURNAL_WAIT_MS = 5000;
+
+/**
+ * Reading and deleting. An expired conversation is not there, whether it has been purged or not, and neither is
+ * somebody else's.
+ */
+export class ConversationService {
+  readonly #repository: ConversationRepository;
+  readonly #pending: Pick<PendingTurns, 'holds' | 'drained'>;
+  readonly #deleted: (id: string) => void;
+  readonly #clock: Clock;
+  readonly #ttlMs: number;
+
+  /**
+   * @param ttlMs 0: conversations never expire
+   * @param deleted told of every conversation that is gone from the database
+   */
+  constructor(
+    repository: ConversationRepository,
+    pending: Pick<PendingTurns, 'holds' | 'drained'>,
+    clock: Clock,
+    ttlMs: number,
+    deleted: (id: string) => void = () => {},
+  ) {
+    this.#repository = repository;
+    this.#pending = pending;
+    this.#deleted = deleted;
+    this.#clock = clock;
+    this.#ttlMs = ttlMs;
+  }
+
+  /** @throws AppError `conversation_not_found` */
+  async get(id: string, access: Access, afterSeq: number, limit: number): Promise<ConversationPage> {
+    const view = await this.view(id, access);
+    const rows = await this.#repository.messages(id, afterSeq, limit + 1);
+    const messages = rows.slice(0, limit);
+    const next = rows.length > limit ? (messages.at(-1)?.seq ?? null) : null;
+    return { ...view, messages, next };
+  }
+
+  /** Without its messages. @throws AppError `conversation_not_found` */
+  async view(id: string, access: Access): Promise<ConversationView> {
+    await this.#settled(id);
+    const conversation = await this.#repository.find(id);
+    if (!conversation || !mayUse(access, conversation.owner)) throw noConversation();
+    if (this.#expired(conversation)) throw noConversation();
+    return this.#view(conversation);
+  }
+
+  async list(access: Access, limit: number, before: ConversationCursor | null): Promise<ConversationList> {
+    const rows = await this.#repository.list(access, limit + 1, before, this.#activeSince());
+    const page = rows.slice(0, limit);
+    const last = rows.length > limit ? page.at(-1) : undefined;
+    return {
+      conversations: page.map((row) => this.#view(row)),
+      next: last ? { lastActive: last.lastActive, id: last.id } : null,
+    };
+  }
+
+  /** @throws AppError `conversation_not_found` */
+  async delete(id: string, access: Access): Promise<void> {
+    await this.#settled(id);
+    const conversation = await this.#repository.find(id);
+    const deleted = conversation !== null && (await this.#repository.delete(id, access));
+    if (deleted) this.#deleted(id);
+    if (!deleted || this.#expired(conversation)) throw noConversation();
+  }
+
+  /** What waits in the journal is there for its caller, and must be in the database before anybody may say it is not. */
+  async #settled(id: string): Promise<void> {
+    if (this.#pending.holds(id)) await this.#pending.drained(JOURNAL_WAIT_MS);
+  }
+
+  #activeSince(): Instant {
+    return this.#ttlMs === 0 ? 0 : this.#clock.now() - this.#ttlMs;
+  }
+
+  #expired(conversation: Conversation): boolean {
+    return conversation.lastActive < this.#activeSince();
+  }
+
+  #view(conversation: Conversation): ConversationView {
+    return { ...conversation, expiresAt: this.#ttlMs === 0 ? null : conversation.lastActive + this.#ttlMs };
+  }
+}

@@ -1,0 +1,157 @@
+import { type Access, mayUse } from '../../domain/access.ts';
+import type { Instant } from '../../domain/conversation.ts';
+import { AppError, type FieldError, noExport } from '../../domain/errors.ts';
+import type {
+  ExportFiles,
+  ExportJob,
+  ExportJobStore,
+  ExportRequest,
+  JobCheckpoint,
+  JobListCursor,
+} from '../../domain/export-jobs.ts';
+import type { Clock, IdSource } from '../../domain/ports.ts';
+import type { JobRunner } from './job-runner.ts';
+
+interface ExportJobParts {
+  readonly store: ExportJobStore;
+  readonly files: ExportFiles;
+  readonly runner: JobRunner;
+  readonly clock: Clock;
+  readonly ids: IdSource;
+  /** What keeps somebody from being told of the end of a job. */
+  readonly notifyFaults: (notify: ExportRequest['notify']) => readonly FieldError[];
+}
+
+export interface JobProgress {
+  readonly conversations: number;
+  readonly messages: number;
+  readonly bytes: number;
+  /** Null until it is known how much there is. */
+  readonly percent: number | null;
+  readonly messagesPerSecond: number | null;
+  readonly etaSeconds: number | null;
+}
+
+export interface JobList {
+  readonly jobs: readonly ExportJob[];
+  readonly next: JobListCursor | null;
+}
+
+/** Exports that are made in the background and wait as files. */
+export class ExportJobService {
+  readonly #parts: ExportJobParts;
+
+  constructor(parts: ExportJobParts) {
+    this.#parts = parts;
+  }
+
+  /** Aborted when this process lets go of its jobs. */
+  get stopping(): AbortSignal {
+    return this.#parts.runner.stopping;
+  }
+
+  /**
+   * The job is open to whom its filter lets see all that is in it.
+   * @throws AppError `validation` when nobody can be told as it is asked for
+   */
+  async start(request: ExportRequest): Promise<ExportJob> {
+    const { ids, clock, store, runner, notifyFaults } = this.#parts;
+    const errors = notifyFaults(request.notify);
+    const [first] = errors;
+    if (first) throw new AppError('validation', `${first.path}: ${first.message}`, { errors });
+    const job: ExportJob = {
+      id: ids.next(),
+      owner: request.filter.owner,
+      status: 'queued',
+      request,
+      scope: null,
+      checkpoint: null,
+      manifest: null,
+      error: null,
+      createdAt: clock.now(),
+      startedAt: null,
+      finishedAt: null,
+    };
+    await store.add(job);
+    runner.wake();
+    return job;
+  }
+
+  /** @throws AppError `export_not_found` */
+  async get(id: string, access: Access): Promise<ExportJob> {
+    const job = await this.#parts.store.find(id);
+    if (!job || !mayUse(access, job.owner)) throw noExport();
+    return this.#parts.runner.current(job);
+  }
+
+  async list(access: Access, limit: number, before: JobListCursor | null): Promise<JobList> {
+    const rows = await this.#parts.store.list(access, limit + 1, before);
+    const jobs = rows.slice(0, limit).map((job) => this.#parts.runner.current(job));
+    const last = rows.length > limit ? jobs.at(-1) : undefined;
+    return { jobs, next: last ? { createdAt: last.createdAt, id: last.id } : null };
+  }
+
+  /** Cancels a job that has not ended, else removes it with its file. @throws AppError `export_not_found` */
+  async delete(id: string, access: Access): Promise<'cancelled' | 'removed'> {
+    const { store, files, runner, clock } = this.#parts;
+    await this.get(id, access);
+    if (await store.cancel(id, clock.now())) {
+      await runner.cancelled(id);
+      await files.remove(id);
+      return 'cancelled';
+    }
+    await store.remove(id);
+    await files.remove(id);
+    return 'removed';
+  }
+
+  /** The finished file. @throws AppError `export_not_found`, `export_not_ready` */
+  async file(id: string, access: Access) {
+    const job = await this.get(id, access);
+    if (job.status !== 'done' || !job.manifest) throw notReady(job);
+    const place = await this.#parts.files.find(id, job.request);
+    if (!place) throw new AppError('export_not_found', 'The file of this export is not here (any more)');
+    return { ...place, job, manifest: job.manifest };
+  }
+
+  /** @throws AppError `export_not_found`, `export_not_ready` */
+  async manifest(id: string, access: Access) {
+    const job = await this.get(id, access);
+    if (!job.manifest) throw notReady(job);
+    return job.manifest;
+  }
+}
+
+/** How far the job is, by what it has behind itself. */
+export function progressOf(job: ExportJob, now: Instant): JobProgress {
+  const done: Pick<JobCheckpoint, 'conversations' | 'messages' | 'bytes'> = job.manifest ??
+    job.checkpoint ?? { conversations: 0, messages: 0, bytes: 0 };
+  const { conversations, messages, bytes } = done;
+  const total = job.scope;
+  const share = job.status === 'done' ? 1 : total ? shareOf(done, total) : null;
+  const seconds = job.startedAt === null ? 0 : ((job.finishedAt ?? now) - job.startedAt) / 1000;
+  const running = job.status === 'running' && share !== null && share > 0 && seconds > 0;
+  return {
+    conversations,
+    messages,
+    bytes,
+    percent: share === null ? null : Math.round(share * 1000) / 10,
+    messagesPerSecond: seconds > 0 ? Math.round(messages / seconds) : null,
+    etaSeconds: running ? Math.ceil((seconds / share) * (1 - share)) : null,
+  };
+}
+
+function shareOf(
+  done: { conversations: number; messages: number },
+  total: { conversations: number; messages: number },
+): number {
+  const whole = total.messages > 0 ? total.messages : total.conversations;
+  const part = total.messages > 0 ? done.messages : done.conversations;
+  return whole === 0 ? 0 : Math.min(0.999, part / whole);
+}
+
+function notReady({ status, error }: ExportJob): AppError {
+  const detail =
+    status === 'failed' ? `The export failed: ${error}` : `The export is ${status}; there is no file`;
+  return new AppError('export_not_ready', detail);
+}

@@ -1,0 +1,430 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { createResponseCache } from '../../../../src/cache/response-cache.ts';
+import { UNRESTRICTED } from '../../../../src/domain/access.ts';
+import type { ContextMessage } from '../../../../src/domain/conversation.ts';
+import { AppError } from '../../../../src/domain/errors.ts';
+import type { ChatModel, ModelRequest } from '../../../../src/domain/ports.ts';
+import type {
+  PendingTurns,
+  ProgressOutcome,
+  ReplyProgress,
+  ReplyStore,
+  TurnWrite,
+  TurnWriter,
+  WriteOutcome,
+} from '../../../../src/domain/turns.ts';
+import { type ChatInput, ChatService, type ChatSettings } from '../../../../src/services/chat/chat.ts';
+import { Checkpoints } from '../../../../src/services/chat/checkpoints.ts';
+import { Generations } from '../../../../src/services/chat/generations.ts';
+import { KeyedTurns } from '../../../../src/services/chat/idempotent-turns.ts';
+import { StoredStreams } from '../../../../src/services/chat/stored-streams.ts';
+import { TurnKeeper } from '../../../../src/services/chat/turn-recorder.ts';
+import { Pace } from '../../../../src/services/exports/throttle.ts';
+import { silentLog } from '../../../support/fakes.ts';
+
+const HOUR = 3_600_000;
+const NOW = Date.UTC(2026, 2, 21);
+const SETTINGS: ChatSettings = {
+  model: 'm',
+  systemPrompt: undefined,
+  temperature: undefined,
+  maxTokens: undefined,
+  historyLimit: 10,
+  ttlMs: 24 * HOUR,
+  cacheByOwner: true,
+};
+
+/** Writes by hand: the test says when and how each one ends. */
+class HandWriter implements TurnWriter {
+  readonly writes: { unit: TurnWrite; done(outcome?: WriteOutcome): void; fail(error: Error): void }[] = [];
+  readonly checkpoints: string[] = [];
+  automatic = true;
+  progressOutcome: ProgressOutcome = 'saved';
+
+  write(unit: TurnWrite): Promise<WriteOutcome> {
+    const { promise, resolve, reject } = Promise.withResolvers<WriteOutcome>();
+    this.writes.push({ unit, done: (outcome = 'saved') => resolve(outcome), fail: reject });
+    if (this.automatic) resolve('saved');
+    return promise;
+  }
+
+  progress(reply: ReplyProgress): Promise<ProgressOutcome> {
+    const stored = this.checkpoints.join('').length;
+    if (this.progressOutcome === 'saved') this.checkpoints.push(reply.after(stored));
+    return Promise.resolve(this.progressOutcome);
+  }
+
+  idle = () => Promise.resolve();
+}
+
+/** A model that says what the test feeds it. */
+class HandModel {
+  say: (text: string) => void = () => {};
+  finish: () => void = () => {};
+  aborted: unknown;
+
+  stream: ChatModel['stream'] = (_request, onDelta, signal) =>
+    new Promise((resolve, reject) => {
+      this.say = onDelta;
+      this.finish = () => resolve({ finishReason: 'stop', usage: null, model: 'm-1', truncated: false });
+      signal.addEventListener('abort', () => {
+        this.aborted = signal.reason;
+        reject(signal.reason);
+      });
+    });
+}
+
+const NOTHING_PENDING: PendingTurns = {
+  holds: () => false,
+  whole: () => null,
+  ownerOf: () => undefined,
+  reply: () => null,
+  state: () => ({ turns: 0, bytes: 0, oldest: null }),
+  drained: () => Promise.resolve(),
+};
+
+function setUp(
+  options: {
+    settings?: Partial<ChatSettings>;
+    history?: ContextMessage[];
+    model?: Partial<ChatModel>;
+    pending?: Partial<PendingTurns>;
+    checkpointMs?: number;
+  } = {},
+) {
+  const requests: ModelRequest[] = [];
+  const histories: unknown[][] = [];
+  const writer = new HandWriter();
+  const model: ChatModel = {
+    async complete(request) {
+      requests.push(request);
+      return { content: '答', finishReason: 'stop', usage: null, model: 'm-1', truncated: false };
+    },
+    async stream(request, onDelta) {
+      requests.push(request);
+      onDelta('答');
+      return { finishReason: 'stop', usage: null, model: 'm-1', truncated: false };
+    },
+    reachable: () => Promise.resolve(true),
+    ...options.model,
+  };
+  let id = 0;
+  const settings = { ...SETTINGS, ...options.settings };
+  const clock = { now: () => NOW };
+  const replies: ReplyStore = {
+    find: () => Promise.resolve(null),
+    tail: () => Promise.resolve(null),
+    cancel: () => Promise.resolve(false),
+    endedElsewhere: () => Promise.resolve([]),
+    key: () => Promise.resolve(null),
+  };
+  const pending = { ...NOTHING_PENDING, ...options.pending };
+  const parts = { writer, replies, worker: 'w', clock, log: silentLog, pending };
+  const checkpoints = new Checkpoints(parts, options.checkpointMs ?? 60_000);
+  const keeper = new TurnKeeper({ ...parts, checkpoints }, settings.ttlMs);
+  const chat = new ChatService(settings, {
+    conversations: {
+      find: () => Promise.resolve(null),
+      history: (...args) => {
+        histories.push(args);
+        return Promise.resolve(options.history ?? []);
+      },
+      messages: () => Promise.resolve([]),
+      list: () => Promise.resolve([]),
+      delete: () => Promise.resolve(false),
+      check: () => Promise.resolve(),
+    },
+    pending,
+    generations: new Generations(model, createResponseCache(100_000, HOUR), 10, silentLog),
+    keeper,
+    keyed: new KeyedTurns(replies, keeper, new StoredStreams(parts, settings.ttlMs)),
+    pace: new Pace(),
+    filter: undefined,
+    clock,
+    ids: {
+      next: () => {
+        id += 1;
+        return `id-${id}`;
+      },
+    },
+  });
+  return { chat, keeper, writer, requests, histories };
+}
+
+const ask = (input: Partial<ChatInput> = {}): ChatInput => ({
+  message: 'q',
+  conversationId: undefined,
+  format: 'markdown',
+  model: undefined,
+  cache: true,
+  access: UNRESTRICTED,
+  ...input,
+});
+
+describe('a turn', () => {
+  it('stores question and the row of its reply first, then the end of the reply', async () => {
+    const { chat, writer } = setUp();
+    const turn = await chat.begin(ask({ format: 'text' }), 'stream');
+    const result = await turn.result;
+    assert.equal(result.persisted, true);
+    assert.equal(result.content, '答');
+    assert.equal(result.expiresAt, NOW + 24 * HOUR);
+    const [begun, ended] = writer.writes.map(({ unit }) => unit);
+    assert.equal(begun?.start?.named, false);
+    assert.equal(begun?.start?.message.content, 'q');
+    assert.equal(begun?.worker, 'w');
+    assert.deepEqual(
+      [begun?.reply?.uid, begun?.reply?.status, begun?.reply?.content, begun?.reply?.format],
+      [turn.messageId, 'streaming', '', 'text'],
+    );
+    assert.equal(ended?.start, undefined);
+    assert.equal(ended?.reply?.replyTo, begun?.start?.message.uid);
+    assert.deepEqual(
+      [ended?.reply?.uid, ended?.reply?.status, ended?.reply?.content, ended?.reply?.model],
+      [turn.messageId, 'complete', '答', 'm-1'],
+    );
+  });
+
+  it('asks the model before the question is committed, and says it has started only after', async () => {
+    const { chat, writer, requests } = setUp();
+    writer.automatic = false;
+    const turn = await chat.begin(ask(), 'stream');
+    await turn.reply.ended;
+    assert.equal(requests.length, 1);
+    let started = false;
+    void turn.started.then(() => {
+      started = true;
+    });
+    await new Promise(setImmediate);
+    assert.equal(started, false);
+    assert.equal(writer.writes.length, 1, 'the reply waits for its question');
+    writer.writes[0]?.done();
+    await turn.started;
+    await new Promise(setImmediate);
+    writer.writes[1]?.done();
+    assert.equal((await turn.result).persisted, true);
+  });
+
+  it('sends system prompt, stored turns and question, in this order', async () => {
+    const history: ContextMessage[] = [
+      { role: 'user', content: 'a' },
+      { role: 'assistant', content: 'b' },
+    ];
+    const { chat, requests, histories } = setUp({
+      history,
+      settings: { systemPrompt: 'be kind', temperature: 0.5, maxTokens: 9 },
+    });
+    await (await chat.begin(ask({ conversationId: 'c', model: 'other' }), 'whole')).result;
+    assert.deepEqual(requests[0], {
+      model: 'other',
+      messages: [{ role: 'system', content: 'be kind' }, ...history, { role: 'user', content: 'q' }],
+      temperature: 0.5,
+      maxTokens: 9,
+    });
+    assert.deepEqual(histories[0]?.slice(0, 4), ['c', UNRESTRICTED, 10, NOW - 24 * HOUR]);
+  });
+
+  it('asks for no history where there can be none', async () => {
+    const { chat, histories } = setUp();
+    await (await chat.begin(ask(), 'whole')).result;
+    assert.equal(histories.length, 0);
+  });
+
+  it('waits until what its conversation has in the journal is in the database', async () => {
+    const waited: number[] = [];
+    const drained = (ms: number) => {
+      waited.push(ms);
+      return waited.length > 1 ? Promise.reject(new AppError('database_unavailable')) : Promise.resolve();
+    };
+    const { chat, histories, requests } = setUp({ pending: { holds: () => true, drained } });
+    await (await chat.begin(ask({ conversationId: 'c' }), 'whole')).result;
+    assert.equal(histories.length, 1);
+    await assert.rejects(chat.begin(ask({ conversationId: 'c' }), 'whole'), { code: 'database_unavailable' });
+    assert.equal(requests.length, 1, 'a question without its context is not asked');
+  });
+
+  it('from the cache is stored in one go, question and reply', async () => {
+    const { chat, writer, requests } = setUp();
+    await (await chat.begin(ask(), 'whole')).result;
+    const turn = await chat.begin(ask(), 'stream');
+    assert.equal(turn.cache?.kind, 'hit');
+    assert.equal((await turn.result).content, '答');
+    assert.equal(requests.length, 1);
+    assert.equal(writer.writes.length, 2);
+    assert.ok(writer.writes[1]?.unit.start && writer.writes[1].unit.reply);
+  });
+
+  it('whose question cannot be stored fails, and its call is ended', async () => {
+    const model = new HandModel();
+    const { chat, writer } = setUp({ model });
+    writer.automatic = false;
+    const turn = await chat.begin(ask(), 'stream');
+    writer.writes[0]?.fail(new AppError('database_unavailable'));
+    await assert.rejects(turn.started, { code: 'database_unavailable' });
+    await assert.rejects(turn.result, { code: 'database_unavailable' });
+    assert.ok(model.aborted);
+    assert.equal(writer.writes.length, 1);
+  });
+
+  it('that broke off keeps what was said, as incomplete', async () => {
+    const { chat, writer } = setUp({
+      model: {
+        async stream(_request, onDelta) {
+          onDelta('half');
+          throw new AppError('upstream_incomplete');
+        },
+      },
+    });
+    const turn = await chat.begin(ask(), 'stream');
+    await assert.rejects(turn.result, { code: 'upstream_incomplete' });
+    const reply = writer.writes[1]?.unit.reply;
+    assert.deepEqual([reply?.content, reply?.status, reply?.finishReason], ['half', 'incomplete', 'error']);
+  });
+
+  it('cut by a cap of this server ends well, with length, stored as incomplete', async () => {
+    const { chat, writer } = setUp({
+      model: {
+        async stream(_request, onDelta) {
+          onDelta('long');
+          return { finishReason: 'length', usage: null, model: 'm', truncated: true };
+        },
+      },
+    });
+    const result = await (await chat.begin(ask(), 'stream')).result;
+    assert.equal(result.finishReason, 'length');
+    assert.equal(writer.writes[1]?.unit.reply?.status, 'incomplete');
+  });
+
+  it('tells what came of saving its reply', async () => {
+    const outcomes = [
+      ['journalled', { persisted: false, finishReason: 'stop' }],
+      ['stopped', { persisted: true, finishReason: 'cancelled' }],
+      ['gone', 'conversation_not_found'],
+      [new AppError('database_unavailable'), 'database_unavailable'],
+    ] as const;
+    for (const [outcome, told] of outcomes) {
+      const { chat, writer } = setUp();
+      writer.automatic = false;
+      const turn = await chat.begin(ask(), 'stream');
+      writer.writes[0]?.done();
+      await turn.started;
+      await turn.reply.ended;
+      await new Promise(setImmediate);
+      if (outcome instanceof Error) writer.writes[1]?.fail(outcome);
+      else writer.writes[1]?.done(outcome);
+      if (typeof told === 'string') await assert.rejects(turn.result, { code: told });
+      else {
+        const { persisted, finishReason } = await turn.result;
+        assert.deepEqual({ persisted, finishReason }, told);
+      }
+    }
+  });
+
+  it('that nobody can have heard of yet is written in one go, at its end', async () => {
+    const { chat, writer } = setUp();
+    const result = await (await chat.begin(ask(), 'whole')).result;
+    assert.equal(result.persisted, true);
+    assert.equal(writer.writes.length, 1);
+    assert.ok(writer.writes[0]?.unit.start && writer.writes[0].unit.reply);
+  });
+
+  it('in a conversation that the caller named stores its question first: a deletion meanwhile must win', async () => {
+    const { chat, writer } = setUp();
+    await (await chat.begin(ask({ conversationId: 'c' }), 'whole')).result;
+    assert.equal(writer.writes.length, 2);
+    assert.equal(writer.writes[0]?.unit.reply?.status, 'streaming');
+  });
+
+  it('is saved although nobody waits for it', async () => {
+    const { chat, keeper, writer } = setUp();
+    await chat.begin(ask(), 'stream');
+    await keeper.idle();
+    assert.equal(writer.writes.length, 2);
+  });
+
+  it('of a conversation that is kept for ever has no end to tell', async () => {
+    const { chat } = setUp({ settings: { ttlMs: 0 } });
+    assert.equal((await (await chat.begin(ask(), 'whole')).result).expiresAt, null);
+  });
+});
+
+describe('a running reply', () => {
+  const moment = () => new Promise((resolve) => setTimeout(resolve, 5));
+
+  it('is stored as it grows, each character once', async () => {
+    const model = new HandModel();
+    const { chat, writer } = setUp({ model, checkpointMs: 1 });
+    const turn = await chat.begin(ask(), 'stream');
+    await turn.started;
+    for (const word of ['one ', 'two ', 'three']) {
+      model.say(word);
+      while (!writer.checkpoints.join('').endsWith(word)) await moment();
+    }
+    assert.equal(writer.checkpoints.join(''), 'one two three');
+    model.finish();
+    assert.equal((await turn.result).content, 'one two three');
+  });
+
+  it('that was stopped elsewhere ends with what was said, and its call ends', async () => {
+    const model = new HandModel();
+    const { chat, writer } = setUp({ model, checkpointMs: 1 });
+    const turn = await chat.begin(ask(), 'stream');
+    await turn.started;
+    writer.progressOutcome = 'stopped';
+    model.say('so far');
+    const { content, finishReason } = await turn.result;
+    assert.deepEqual([content, finishReason], ['so far', 'cancelled']);
+    assert.ok(model.aborted);
+    assert.equal(writer.writes[1]?.unit.reply?.status, 'cancelled');
+  });
+
+  it('whose conversation was deleted elsewhere fails, and its call ends', async () => {
+    const model = new HandModel();
+    const { chat, writer } = setUp({ model, checkpointMs: 1 });
+    const turn = await chat.begin(ask(), 'stream');
+    await turn.started;
+    writer.progressOutcome = 'gone';
+    model.say('so far');
+    await assert.rejects(turn.result, { code: 'conversation_not_found' });
+    assert.ok(model.aborted);
+  });
+
+  it('that two questions share goes on for the one when the other is stopped', async () => {
+    const model = new HandModel();
+    const { chat } = setUp({ model });
+    const one = await chat.begin(ask(), 'stream');
+    const other = await chat.begin(ask(), 'stream');
+    model.say('for both');
+    one.reply.stop();
+    model.say(', for one');
+    model.finish();
+    assert.equal((await one.result).content, 'for both');
+    assert.equal((await other.result).content, 'for both, for one');
+    assert.equal(model.aborted, undefined);
+  });
+
+  it('that could be saved nowhere is tried again until it can', async (t) => {
+    const { chat, writer } = setUp();
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    writer.automatic = false;
+    const turn = await chat.begin(ask(), 'stream');
+    writer.writes[0]?.done();
+    await turn.started;
+    const settled = () => new Promise(setImmediate);
+    await settled();
+    writer.writes[1]?.fail(new AppError('database_unavailable'));
+    await assert.rejects(turn.result, { code: 'database_unavailable' });
+    t.mock.timers.tick(1000);
+    await settled();
+    writer.writes[2]?.fail(new AppError('database_unavailable'));
+    await settled();
+    writer.automatic = true;
+    t.mock.timers.tick(1000);
+    await settled();
+    t.mock.timers.tick(1000);
+    await settled();
+    assert.equal(writer.writes.length, 4);
+    assert.deepEqual(writer.writes[3]?.unit, writer.writes[1]?.unit);
+  });
+});

@@ -1,0 +1,192 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { AppError } from '../../../../src/domain/errors.ts';
+import type { ModelOutcome } from '../../../../src/domain/ports.ts';
+import { Generation } from '../../../../src/services/chat/generation.ts';
+import { Reply, storedEnd } from '../../../../src/services/chat/reply.ts';
+
+const WHOLE: ModelOutcome = { finishReason: 'stop', usage: null, model: 'm', truncated: false };
+const deleted = () => new AppError('conversation_not_found');
+
+/** Whether it has ended already, without waiting for it. */
+async function hasEnded(reply: Reply): Promise<boolean> {
+  return Promise.race([reply.ended.then(() => true), new Promise<false>((no) => setImmediate(no, false))]);
+}
+
+/** A reply to which so much was said. */
+function said(...pieces: string[]) {
+  const generation = new Generation();
+  const reply = new Reply(generation);
+  for (const piece of pieces) generation.append(piece);
+  return { generation, reply };
+}
+
+describe('a reply', () => {
+  it('is what its generation says, until that ends', async () => {
+    const { generation, reply } = said('您', '好');
+    assert.deepEqual(
+      [reply.running, reply.count, reply.length, reply.text, reply.end],
+      [true, 2, 2, '您好', undefined],
+    );
+    assert.deepEqual([reply.piece(0), reply.piece(1), reply.piece(2)], ['您', '好', undefined]);
+    assert.equal(await hasEnded(reply), false);
+    generation.finish(WHOLE);
+    assert.deepEqual([reply.running, reply.end], [false, { kind: 'whole', outcome: WHOLE }]);
+    assert.equal(await hasEnded(reply), true);
+  });
+
+  it('is broken when its generation fails', async () => {
+    const { generation, reply } = said('Half');
+    const error = new AppError('upstream_incomplete');
+    generation.fail(error);
+    assert.deepEqual(reply.end, { kind: 'broken', error });
+    assert.equal(reply.text, 'Half');
+    assert.equal(await hasEnded(reply), true);
+  });
+
+  it('tells what was said after any number of UTF-16 units, however it came in pieces', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.string({ unit: 'grapheme', maxLength: 6 })),
+        fc.nat(),
+        fc.nat(),
+        (pieces, known, stop) => {
+          const text = pieces.join('');
+          const { generation, reply } = said(...pieces);
+          const length = known % (text.length + 4);
+          assert.equal(reply.after(length), text.slice(length));
+          // What the others who share the generation hear later is none of it.
+          const shared = new Reply(generation);
+          shared.stop();
+          for (let more = 0; more < stop % 3; more++) generation.append('more');
+          assert.equal(shared.after(length), text.slice(length));
+        },
+      ),
+    );
+  });
+});
+
+describe('a reply that is stopped', () => {
+  it('ends with what was said until then, and the call to the model with it', async () => {
+    const { generation, reply } = said('a', 'b');
+    reply.stop();
+    assert.deepEqual([reply.running, reply.end, reply.text], [false, { kind: 'stopped' }, 'ab']);
+    assert.equal(await hasEnded(reply), true);
+    assert.equal(generation.signal.aborted, true);
+    // The model may take a moment to notice.
+    generation.append('c');
+    generation.fail(new AppError('upstream_incomplete'));
+    assert.deepEqual([reply.end, reply.text, reply.count], [{ kind: 'stopped' }, 'ab', 2]);
+    assert.deepEqual([reply.length, reply.piece(2)], [2, undefined]);
+  });
+
+  it('does not end the generation for another that shares it', async () => {
+    const { generation, reply } = said('a');
+    const other = new Reply(generation);
+    reply.stop();
+    assert.equal(generation.signal.aborted, false);
+    generation.append('b');
+    generation.finish(WHOLE);
+    assert.deepEqual([reply.text, other.text], ['a', 'ab']);
+    assert.deepEqual([reply.end?.kind, other.end?.kind], ['stopped', 'whole']);
+  });
+
+  it('ends the call when all who share it have stopped, with the last one', () => {
+    const { generation, reply } = said('a');
+    const others = [new Reply(generation), new Reply(generation)];
+    for (const each of [reply, ...others]) {
+      assert.equal(generation.signal.aborted, false);
+      each.stop();
+      each.stop();
+    }
+    assert.equal(generation.signal.aborted, true);
+  });
+
+  it('is not stopped, nor failed, when it has ended already', () => {
+    const { generation, reply } = said('a');
+    generation.finish(WHOLE);
+    reply.stop();
+    reply.fail(deleted());
+    assert.equal(reply.end?.kind, 'whole');
+    const { reply: stopped } = said('a');
+    stopped.stop();
+    stopped.fail(deleted());
+    assert.equal(stopped.end?.kind, 'stopped');
+  });
+
+  it('because its conversation is gone ends with that error, which the call is told too', () => {
+    const { generation, reply } = said('a');
+    const error = deleted();
+    reply.fail(error);
+    assert.deepEqual(reply.end, { kind: 'broken', error });
+    assert.equal(generation.signal.reason, error);
+  });
+});
+
+describe('who watches a reply', () => {
+  it('hears of every piece and of the end', () => {
+    const { generation, reply } = said();
+    const seen: [number, boolean][] = [];
+    reply.watch(() => seen.push([reply.length, reply.running]));
+    generation.append('ab');
+    generation.append('c');
+    generation.finish(WHOLE);
+    assert.deepEqual(seen, [
+      [2, true],
+      [3, true],
+      [3, false],
+    ]);
+  });
+
+  it('hears of the stop once, and of nothing that is said to others after it', () => {
+    const { generation, reply } = said();
+    new Reply(generation);
+    let calls = 0;
+    reply.watch(() => {
+      calls += 1;
+    });
+    generation.append('a');
+    reply.stop();
+    assert.equal(calls, 2);
+    generation.append('b');
+    generation.finish(WHOLE);
+    assert.equal(calls, 2);
+  });
+
+  it('hears nothing any more after turning away', () => {
+    const { generation, reply } = said();
+    let calls = 0;
+    const unwatch = reply.watch(() => {
+      calls += 1;
+    });
+    generation.append('a');
+    unwatch();
+    generation.append('b');
+    reply.stop();
+    assert.equal(calls, 1);
+  });
+});
+
+describe('what is stored of a reply that ended', () => {
+  it('tells whole, capped, stopped and broken apart', () => {
+    const capped = { ...WHOLE, finishReason: 'length', truncated: true } as const;
+    const filtered = { ...WHOLE, finishReason: 'content_filter' } as const;
+    assert.deepEqual(
+      [
+        storedEnd({ kind: 'whole', outcome: WHOLE }),
+        storedEnd({ kind: 'whole', outcome: filtered }),
+        storedEnd({ kind: 'whole', outcome: capped }),
+        storedEnd({ kind: 'stopped' }),
+        storedEnd({ kind: 'broken', error: deleted() }),
+      ],
+      [
+        { status: 'complete', finishReason: 'stop' },
+        { status: 'complete', finishReason: 'content_filter' },
+        { status: 'incomplete', finishReason: 'length' },
+        { status: 'cancelled', finishReason: 'cancelled' },
+        { status: 'incomplete', finishReason: 'error' },
+      ],
+    );
+  });
+});

@@ -1,0 +1,210 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { createCsvFormat } from '../../../../src/csv/format.ts';
+import { AppError } from '../../../../src/domain/errors.ts';
+import type {
+  ExportFiles,
+  ExportFormat,
+  ExportJob,
+  ExportJobStore,
+} from '../../../../src/domain/export-jobs.ts';
+import type { ExportConversation, ExportPart, ExportSource } from '../../../../src/domain/ports.ts';
+import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
+import { ExportService } from '../../../../src/services/exports/exports.ts';
+import {
+  LetGo,
+  makeJobFile,
+  NOTHING_YET,
+  type RunningJob,
+} from '../../../../src/services/exports/job-file.ts';
+import { queuedJob } from '../../../notify/jobs.ts';
+
+const CONVERSATIONS = 30;
+const SCOPE = {
+  filter: { owner: null, from: null, to: null, role: null, status: null },
+  conversationId: null,
+  activeSince: 0,
+  lastSeq: 1,
+  lastCreated: 1,
+};
+
+function conversation(n: number): ExportConversation {
+  const createdAt = new Date(n).toISOString();
+  return { id: String(n).padStart(3, '0'), createdAt, lastActive: createdAt };
+}
+
+/** Two short conversations a page, and every fifth one alone in many pieces. */
+function source(deleted: number): ExportSource {
+  const messages = (n: number, count: number) =>
+    Array.from({ length: count }, (_, m) => ({
+      ...{ uid: `${n}-${m}-${count}`, role: 'user', content: `${n} `.repeat(200), timestamp: '', status: '' },
+    }));
+  return {
+    scope: async (_filter, _id, _active, since = null) => ({ ...SCOPE, since }),
+    cursor: async () => ({ seq: 1, at: 1 }),
+    count: async () => ({ conversations: CONVERSATIONS, messages: 1 }),
+    async *deletions() {
+      for (let n = 0; n < deleted; n += 1) yield [{ id: `gone ${n}`, deletedAt: '' }];
+    },
+    async *read(_scope, after): AsyncGenerator<ExportPart[]> {
+      let page: ExportPart[] = [];
+      for (let n = after ? Number(after.id) + 1 : 0; n < CONVERSATIONS; n += 1) {
+        const one = conversation(n);
+        if (n % 5 === 4) {
+          if (page.length > 0) yield page;
+          page = [];
+          for (let piece = 1; piece <= 6; piece += 1) {
+            yield [
+              { conversation: one, messages: messages(n, piece), begins: piece === 1, ends: piece === 6 },
+            ];
+          }
+        } else page.push({ conversation: one, messages: messages(n, 2), begins: true, ends: true });
+        if (page.length === 2 || n === CONVERSATIONS - 1) {
+          if (page.length > 0) yield page;
+          page = [];
+        }
+      }
+    },
+  };
+}
+
+/** Files in memory, of which only what was synced survives a crash. */
+function memoryFiles() {
+  const parts = new Map<string, string>();
+  const done = new Map<string, string>();
+  const files: Pick<ExportFiles, 'open' | 'saveManifest'> = {
+    async open(id, _request, bytes) {
+      const kept = parts.get(id) ?? '';
+      if (kept.length < bytes) return null;
+      let text = kept.slice(0, bytes);
+      return {
+        get bytes() {
+          return text.length;
+        },
+        async write(more) {
+          text += more;
+        },
+        async sync() {
+          parts.set(id, text);
+          return text.length;
+        },
+        async finish() {
+          done.set(id, text);
+          parts.delete(id);
+          return { bytes: text.length, sha256: '' };
+        },
+        async close() {},
+      };
+    },
+    async saveManifest() {},
+  };
+  const never = () => Promise.reject(new Error('not here'));
+  return { done, files: { ...files, find: never, remove: never, sweep: never } };
+}
+
+/** The row of one job, in a database that is away whenever `away` says so. */
+function memoryStore(away: () => boolean) {
+  let row: ExportJob | undefined;
+  const change = async (changes: Partial<ExportJob>) => {
+    if (away()) throw new AppError('database_unavailable');
+    if (row) row = { ...row, ...changes };
+    return true;
+  };
+  const store: Pick<ExportJobStore, 'saveScope' | 'saveCheckpoint'> = {
+    saveScope: (_id, _worker, scope) => change({ scope }),
+    saveCheckpoint: (_id, _worker, checkpoint) => change({ checkpoint }),
+  };
+  return {
+    // Nothing else of it is asked here.
+    store: store as ExportJobStore,
+    get row() {
+      return row;
+    },
+    put(job: ExportJob) {
+      row = job;
+    },
+  };
+}
+
+function runningOf(job: ExportJob): RunningJob {
+  return { abort: new AbortController(), job, saved: job.checkpoint ?? NOTHING_YET, manifest: undefined };
+}
+
+/** @param fate for each time that the job is written down: 0 is a crash, 1 a database that is away */
+async function made(format: ExportFormat, deleted: number, fate: readonly number[]) {
+  const left = [...fate];
+  let crashed = false;
+  const { files, done } = memoryFiles();
+  const memory = memoryStore(() => {
+    const next = left.shift();
+    crashed ||= next === 0;
+    return next === 0 || next === 1;
+  });
+  const codec = new CursorCodec(async () => ['secret']);
+  const exports = new ExportService(source(deleted), createCsvFormat(), codec, { now: () => 1 }, 0);
+  const parts = { store: memory.store, files, exports, worker: 'me' };
+  const request = { ...queuedJob().request, format, since: deleted > 0 ? { seq: 1, at: 1 } : null };
+  const job = queuedJob({ request, status: 'running' });
+  memory.put(job);
+  let running = runningOf(job);
+  for (let attempts = 0; attempts < 1000; attempts += 1) {
+    try {
+      const manifest = await makeJobFile(parts, running);
+      return { manifest: { ...manifest, sha256: '' }, text: done.get(job.id), attempts };
+    } catch (error) {
+      assert(error instanceof AppError, String(error));
+      // After a crash another process knows only what is in the row.
+      if (crashed) running = runningOf(memory.row ?? job);
+      crashed = false;
+    }
+  }
+  return assert.fail('it comes to no end');
+}
+
+describe('the file of a job', () => {
+  it('is the same, whatever happens while it is made', async (t) => {
+    let now = 0;
+    let steps: readonly number[] = [];
+    let asked = 0;
+    t.mock.method(performance, 'now', () => {
+      now += steps[asked++ % Math.max(1, steps.length)] ?? 0;
+      return now;
+    });
+    let interrupted = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom<ExportFormat[]>('json', 'csv', 'ndjson'),
+        fc.nat(3),
+        fc.array(fc.nat(4), { maxLength: 40 }),
+        fc.array(fc.constantFrom(0, 10, 100, 300, 600, 1000), { minLength: 1, maxLength: 20 }),
+        async (format, deleted, fate, times) => {
+          const gone = format === 'csv' ? 0 : deleted;
+          steps = [];
+          const quiet = await made(format, gone, []);
+          steps = times;
+          const stormy = await made(format, gone, fate);
+          interrupted += stormy.attempts;
+          assert(stormy.text === quiet.text, `${stormy.text?.length} instead of ${quiet.text?.length}`);
+          assert.deepEqual(stormy.manifest, quiet.manifest);
+          assert.equal(quiet.manifest.deleted, gone);
+        },
+      ),
+      { numRuns: 200 },
+    );
+    assert(interrupted > 200, `only ${interrupted} interruptions`);
+  });
+
+  it('is let go of when the job is another’s', async () => {
+    const { files } = memoryFiles();
+    const codec = new CursorCodec(async () => ['secret']);
+    const exports = new ExportService(source(0), createCsvFormat(), codec, { now: () => 1 }, 0);
+    const memory = memoryStore(() => false);
+    const store = { ...memory.store, saveScope: async () => false };
+    const running = runningOf(queuedJob({ status: 'running' }));
+    await assert.rejects(makeJobFile({ store, files, exports, worker: 'me' }, running), LetGo);
+    running.abort.abort();
+    const kept = { ...memory.store, saveScope: async () => true };
+    await assert.rejects(makeJobFile({ store: kept, files, exports, worker: 'me' }, running), LetGo);
+  });
+});

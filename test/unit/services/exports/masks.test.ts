@@ -1,0 +1,72 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { createCsvFormat } from '../../../../src/csv/format.ts';
+import type { ExportJob, ExportRequest, JobScope } from '../../../../src/domain/export-jobs.ts';
+import type { ExportScope, ExportSource } from '../../../../src/domain/ports.ts';
+import { maskPersonal } from '../../../../src/filter/index.ts';
+import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
+import { ExportService } from '../../../../src/services/exports/exports.ts';
+import { NOTHING_YET } from '../../../../src/services/exports/job-file.ts';
+
+const SCOPE: ExportScope = {
+  filter: { owner: null, from: null, to: null, role: null, status: null },
+  conversationId: null,
+  activeSince: 0,
+  lastSeq: 1,
+  since: null,
+  lastCreated: 0,
+};
+const REQUEST: ExportRequest = {
+  format: 'ndjson',
+  raw: false,
+  compression: 'none',
+  filter: SCOPE.filter,
+  since: null,
+  notify: { email: null, webhook: null },
+};
+
+function service(masked: boolean): ExportService {
+  const message = { uid: 'u', role: 'user', content: '13812345678', timestamp: 't', status: 'complete' };
+  const conversation = { id: 'c', createdAt: 't', lastActive: 't' };
+  const source: ExportSource = {
+    scope: () => Promise.resolve(SCOPE),
+    count: () => Promise.resolve({ conversations: 1, messages: 1 }),
+    cursor: () => Promise.resolve({ seq: 0, at: 0 }),
+    async *deletions() {},
+    async *read() {
+      yield [{ conversation, messages: [message], begins: true, ends: true }];
+    },
+  };
+  const cursors = new CursorCodec(async () => ['a secret']);
+  const personal = { mask: maskPersonal, masked };
+  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, 0, { personal });
+}
+
+async function made(exports: ExportService, scope: JobScope): Promise<{ text: string; masked: boolean }> {
+  let text = '';
+  for await (const piece of exports.jobText(REQUEST, scope, NOTHING_YET)) text += piece.text;
+  const job: ExportJob = {
+    ...{ id: '', owner: null, status: 'running', request: REQUEST, scope, checkpoint: null, manifest: null },
+    ...{ error: null, createdAt: 0, startedAt: 0, finishedAt: null },
+  };
+  const { pii_masked } = await exports.manifest(job, NOTHING_YET, '');
+  return { text, masked: pii_masked ?? false };
+}
+
+describe('an export job', () => {
+  it('is masked as it was when it began, by whoever goes on with it', async () => {
+    const begun = await service(true).fixScope(REQUEST);
+    const { text, masked } = await made(service(false), begun);
+    assert.ok(text.includes('138****5678'), text);
+    assert.ok(masked);
+  });
+
+  it('is not masked from the middle on, nor says that it is', async () => {
+    const { masked: _, ...begunLongAgo } = await service(false).fixScope(REQUEST);
+    for (const scope of [begunLongAgo, await service(false).fixScope(REQUEST)]) {
+      const { text, masked } = await made(service(true), scope);
+      assert.ok(text.includes('13812345678'), text);
+      assert.ok(!masked);
+    }
+  });
+});

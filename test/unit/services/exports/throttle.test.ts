@@ -1,0 +1,83 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { Pace } from '../../../../src/services/exports/throttle.ts';
+
+/** Work that takes so long for each piece, by a clock that only work and rests move. */
+function start() {
+  const time = { at: 1000 };
+  const rests: number[] = [];
+  const pace = new Pace({
+    now: () => time.at,
+    pause: async (ms) => {
+      rests.push(ms);
+      time.at += ms;
+    },
+  });
+  async function* pieces(...durations: number[]): AsyncGenerator<number> {
+    for (const ms of durations) {
+      time.at += ms;
+      yield ms;
+    }
+  }
+  return { pace, time, rests, pieces };
+}
+
+async function all<T>(pieces: AsyncIterable<T>): Promise<T[]> {
+  const found: T[] = [];
+  for await (const piece of pieces) found.push(piece);
+  return found;
+}
+
+describe('work in the background', () => {
+  it('never rests while nobody chats', async () => {
+    const { pace, rests, pieces } = start();
+    assert.deepEqual(await all(pace.work(pieces(1, 2, 300))), [1, 2, 300]);
+    assert.deepEqual(rests, []);
+  });
+
+  it('rests twelve times as long as it worked for 50 ms after each chat', async () => {
+    const { pace, time, rests, pieces } = start();
+    pace.chat();
+    assert.deepEqual(await all(pace.work(pieces(2, 3, 4, 5))), [2, 3, 4, 5]);
+    // 2 + 24 + 3 ms are 29: the third piece, after 36 ms of rest, ends when the chat is long over.
+    assert.deepEqual(rests, [24, 36]);
+    time.at += 1000;
+    pace.chat();
+    assert.equal((await all(pace.work(pieces(0.4)))).length, 1);
+    assert.deepEqual(rests.slice(2), [5]);
+  });
+
+  it('does not count as work what took very long', async () => {
+    const { pace, rests, pieces } = start();
+    pace.chat();
+    await all(pace.work(pieces(30, 1)));
+    assert.deepEqual(rests, [60]);
+  });
+
+  it('goes as fast as one would, however many they are', async () => {
+    const { pace, rests, pieces } = start();
+    const [one, two] = [pace.work(pieces(1, 1)), pace.work(pieces(1, 1))];
+    await one.next();
+    await two.next();
+    pace.chat();
+    await one.next();
+    assert.deepEqual(rests, [48]);
+    // Whoever leaves in the middle is no longer counted.
+    await two.return(undefined);
+    pace.chat();
+    await one.next();
+    assert.deepEqual(rests, [48, 12]);
+  });
+
+  it('ends with the fault of the work, and is over then', async () => {
+    const { pace, rests, pieces } = start();
+    async function* broken() {
+      yield* pieces(1);
+      throw new Error('broken');
+    }
+    await assert.rejects(all(pace.work(broken())), /broken/);
+    pace.chat();
+    await all(pace.work(pieces(1)));
+    assert.deepEqual(rests, [12]);
+  });
+});
