@@ -1,5 +1,5 @@
 import { AppError } from './domain/errors.ts';
-import type { HttpServer } from './http/server.ts';
+import type { HttpServer } from './http/server/server.ts';
 import type { Generations } from './services/chat/generations.ts';
 import type { TurnKeeper } from './services/chat/turn-recorder.ts';
 

@@ -10,7 +10,7 @@ interface PageEvent {
 }
 
 // The module is a browser's and has no types: its path must not be one that the compiler follows.
-const path = new URL('../../src/http/web/assets/sse.js', import.meta.url).href;
+const path = new URL('../../src/http/web/assets/chat/sse.js', import.meta.url).href;
 const { eventParser }: { eventParser: () => (text: string) => PageEvent[] } = await import(path);
 
 const SAMPLE = [

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib';
-import type { Problem } from '../../src/http/problem.ts';
+import type { Problem } from '../../src/http/response/problem.ts';
 import type { ConversationListBody } from '../../src/http/schemas/conversations.ts';
 import { sendRaw } from '../support/raw-http.ts';
 import { startServer, type TestServer } from '../support/server.ts';

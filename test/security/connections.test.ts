@@ -6,10 +6,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
 import express, { type Express } from 'express';
-import { sendDownload } from '../../src/http/download.ts';
-import { sendJson } from '../../src/http/problem.ts';
-import { sendFile } from '../../src/http/send-file.ts';
-import { HttpServer, type ServerLimits } from '../../src/http/server.ts';
+import { sendDownload } from '../../src/http/response/download.ts';
+import { sendJson } from '../../src/http/response/problem.ts';
+import { sendFile } from '../../src/http/response/send-file.ts';
+import { HttpServer, type ServerLimits } from '../../src/http/server/server.ts';
 import { until } from '../support/chat-server.ts';
 import { converse } from './raw-connection.ts';
 

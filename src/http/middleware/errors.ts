@@ -1,7 +1,7 @@
 import type { ErrorRequestHandler, RequestHandler } from 'express';
 import type { Logger } from 'pino';
 import { AppError } from '../../domain/errors.ts';
-import { loggedPath, pathOf, sendProblem } from '../problem.ts';
+import { loggedPath, pathOf, sendProblem } from '../response/problem.ts';
 
 export function notFound(): RequestHandler {
   return (request) => {

@@ -1,7 +1,7 @@
 import type { RequestHandler } from 'express';
 import { AppError } from '../../domain/errors.ts';
-import { queryParameters } from '../query.ts';
-import { readTarget } from '../target.ts';
+import { queryParameters } from '../request/query.ts';
+import { readTarget } from '../request/target.ts';
 
 /** More than any client sends; Node itself would silently drop what is beyond its own limit. */
 const MAX_HEADERS = 200;

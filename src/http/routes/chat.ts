@@ -2,20 +2,20 @@ import type { Request, Response } from 'express';
 import type { ReplyFormat } from '../../domain/conversation.ts';
 import type { ChatInput, ChatService } from '../../services/chat/chat.ts';
 import type { Turn } from '../../services/chat/turn.ts';
-import type { createBodyReader } from '../body.ts';
-import { type Caller, callerOf } from '../caller.ts';
-import { requestKey } from '../idempotency.ts';
-import { presentCacheUse, presentReply } from '../presenters.ts';
-import { pathOf, problemOf, sendJson } from '../problem.ts';
-import type { Quotas } from '../quotas.ts';
-import type { ReplyForms } from '../reply-forms.ts';
+import { type Caller, callerOf } from '../access/caller.ts';
+import type { Quotas } from '../access/quotas.ts';
+import type { createBodyReader } from '../request/body.ts';
+import { requestKey } from '../request/idempotency.ts';
+import { check } from '../request/validate.ts';
+import { presentCacheUse, presentReply } from '../response/presenters.ts';
+import { pathOf, problemOf, sendJson } from '../response/problem.ts';
+import type { ReplyForms } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
 import { type ChatRequest, chatReply, chatRequest } from '../schemas/chat.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { idempotencyHeader } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
 import { type SessionOptions, StreamSession } from '../sse/session.ts';
-import { check } from '../validate.ts';
 
 export interface ChatRouteParts {
   readonly chat: ChatService;

@@ -1,8 +1,9 @@
 import type { ConversationService } from '../../services/conversations/conversations.ts';
-import { callerOf } from '../caller.ts';
-import { presentConversation, presentList } from '../presenters.ts';
-import { sendJson } from '../problem.ts';
-import { readQuery } from '../query.ts';
+import { callerOf } from '../access/caller.ts';
+import { readQuery } from '../request/query.ts';
+import { check } from '../request/validate.ts';
+import { presentConversation, presentList } from '../response/presenters.ts';
+import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import {
   conversation,
@@ -13,7 +14,6 @@ import {
   listQuery,
 } from '../schemas/conversations.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
-import { check } from '../validate.ts';
 
 export function conversationRoutes(conversations: ConversationService): Route[] {
   return [listRoute(conversations), getRoute(conversations), deleteRoute(conversations)];

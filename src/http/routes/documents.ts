@@ -4,8 +4,8 @@ import { fileURLToPath } from 'node:url';
 import express, { type Express, type RequestHandler, type Response } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import { openApiDocument } from '../openapi.ts';
-import { sendJson } from '../problem.ts';
-import { queryParameters } from '../query.ts';
+import { queryParameters } from '../request/query.ts';
+import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import { STRINGS } from '../web/assets/strings.js';
 

@@ -2,15 +2,15 @@ import type { Request, Response } from 'express';
 import type { Clock } from '../../domain/ports.ts';
 import type { SignedLinks } from '../../services/access/signed-links.ts';
 import type { ExportJobService } from '../../services/exports/jobs.ts';
-import type { createBodyReader } from '../body.ts';
-import { callerOf } from '../caller.ts';
-import { mediaTypeOf } from '../presenters-exports.ts';
-import { sendJson } from '../problem.ts';
+import { callerOf } from '../access/caller.ts';
+import type { createBodyReader } from '../request/body.ts';
+import { check } from '../request/validate.ts';
+import { mediaTypeOf } from '../response/export-presenters.ts';
+import { sendJson } from '../response/problem.ts';
+import { sendFile } from '../response/send-file.ts';
 import type { Route } from '../route.ts';
 import { exportId, exportLink, exportManifest, linkRequest } from '../schemas/export-jobs.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
-import { sendFile } from '../send-file.ts';
-import { check } from '../validate.ts';
 
 export interface ExportFileRouteParts {
   readonly jobs: ExportJobService;

@@ -4,11 +4,12 @@ import type { ExportJob, ExportRequest } from '../../domain/export-jobs.ts';
 import type { Clock } from '../../domain/ports.ts';
 import type { CursorCodec } from '../../services/exports/cursor-codec.ts';
 import { type ExportJobService, progressOf } from '../../services/exports/jobs.ts';
-import { callerOf } from '../caller.ts';
-import { CURSOR_DAYS, exportRequestOf, isTooOld } from '../export-request.ts';
-import { presentJob, presentJobList } from '../presenters-exports.ts';
-import { sendJson } from '../problem.ts';
-import { readQuery } from '../query.ts';
+import { callerOf } from '../access/caller.ts';
+import { CURSOR_DAYS, exportRequestOf, isTooOld } from '../request/export-request.ts';
+import { readQuery } from '../request/query.ts';
+import { check } from '../request/validate.ts';
+import { presentJob, presentJobList } from '../response/export-presenters.ts';
+import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import {
   type ExportRequestBody,
@@ -21,7 +22,6 @@ import {
 } from '../schemas/export-jobs.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { followJob } from '../sse/job-session.ts';
-import { check } from '../validate.ts';
 import { type ExportFileRouteParts, exportFileRoutes } from './export-files.ts';
 
 export interface ExportJobRouteParts extends ExportFileRouteParts {

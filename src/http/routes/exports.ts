@@ -3,16 +3,16 @@ import { ownerOnly } from '../../domain/access.ts';
 import type { Clock } from '../../domain/ports.ts';
 import type { ConversationService } from '../../services/conversations/conversations.ts';
 import type { ExportForm, ExportService, ExportTarget } from '../../services/exports/exports.ts';
-import { callerOf } from '../caller.ts';
-import { sendDownload } from '../download.ts';
-import { mediaTypeOf } from '../presenters-exports.ts';
-import { sendJson } from '../problem.ts';
-import { readQuery } from '../query.ts';
+import { callerOf } from '../access/caller.ts';
+import { readQuery } from '../request/query.ts';
+import { check } from '../request/validate.ts';
+import { sendDownload } from '../response/download.ts';
+import { mediaTypeOf } from '../response/export-presenters.ts';
+import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import { conversationId } from '../schemas/conversations.ts';
 import { exportAllQuery, exportFile, exportPreview, exportQuery } from '../schemas/exports.ts';
 import { problems } from '../schemas/openapi.ts';
-import { check } from '../validate.ts';
 
 const FILE = {
   description: 'The file, or with `preview` its first rows',

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { HealthService } from '../../services/health.ts';
-import { callerOf } from '../caller.ts';
-import { sendJson } from '../problem.ts';
+import { callerOf } from '../access/caller.ts';
+import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import { instant } from '../schemas/common.ts';
 import { jsonBody } from '../schemas/openapi.ts';

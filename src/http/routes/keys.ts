@@ -3,13 +3,13 @@ import type { ApiKey } from '../../domain/api-keys.ts';
 import type { Instant } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { ApiKeyService, CreatedKey } from '../../services/access/api-keys.ts';
-import type { createBodyReader } from '../body.ts';
-import { callerOf } from '../caller.ts';
-import { sendJson } from '../problem.ts';
+import { callerOf } from '../access/caller.ts';
+import type { createBodyReader } from '../request/body.ts';
+import { check } from '../request/validate.ts';
+import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import { type ApiKeyBody, apiKey, keyId, keyList, keyRequest, newKey } from '../schemas/keys.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
-import { check } from '../validate.ts';
 
 interface KeyRouteParts {
   readonly keys: ApiKeyService;

@@ -2,16 +2,16 @@ import type { Request } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import type { StreamService } from '../../services/chat/streams.ts';
 import type { ReplyStream } from '../../services/chat/turn.ts';
-import { callerOf } from '../caller.ts';
-import { pathOf, problemOf, sendJson } from '../problem.ts';
-import { readQuery } from '../query.ts';
-import type { ReplyForms } from '../reply-forms.ts';
+import { callerOf } from '../access/caller.ts';
+import { readQuery } from '../request/query.ts';
+import { check } from '../request/validate.ts';
+import { pathOf, problemOf, sendJson } from '../response/problem.ts';
+import type { ReplyForms } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { lastEventHeader, stopped, streamId, streamQuery } from '../schemas/streams.ts';
 import { type ReadPosition, readPosition } from '../sse/encode.ts';
 import { type SessionOptions, StreamSession, streamHeaders } from '../sse/session.ts';
-import { check } from '../validate.ts';
 
 export interface StreamRouteParts {
   readonly streams: StreamService;

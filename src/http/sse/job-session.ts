@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Request, Response } from 'express';
 import { AppError } from '../../domain/errors.ts';
-import { pathOf, problemOf } from '../problem.ts';
+import { pathOf, problemOf } from '../response/problem.ts';
 import type { ExportJobBody } from '../schemas/export-jobs.ts';
 import { PING } from './encode.ts';
 

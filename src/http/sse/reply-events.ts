@@ -1,5 +1,5 @@
 import type { Reply } from '../../services/chat/reply.ts';
-import type { ShownStream } from '../reply-forms.ts';
+import type { ShownStream } from '../response/reply-renderer.ts';
 import { contentEvent, contentPieces, replayPieceSize } from './encode.ts';
 
 /**

@@ -3,7 +3,7 @@ import type { ReplyFormat } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
 import type { ReplyStream, TurnResult } from '../../services/chat/turn.ts';
-import { presentCacheUse } from '../presenters.ts';
+import { presentCacheUse } from '../response/presenters.ts';
 import { endEvent, httpChunk, PING, startEvent } from './encode.ts';
 import { ReplyEvents, type ReplyForm } from './reply-events.ts';
 

@@ -1,4 +1,4 @@
-import { startChat } from './chat.js';
+import { startChat } from './chat/chat.js';
 import { watchHealth } from './health.js';
 import { initialLanguage, say, setLanguage, words } from './i18n.js';
 import { startKeyPanel } from './key-panel.js';

@@ -1,0 +1,88 @@
+/** Domain → wire. */
+import type { Instant } from '../../domain/conversation.ts';
+import type { CacheUse } from '../../services/chat/generations.ts';
+import type { Turn, TurnResult } from '../../services/chat/turn.ts';
+import type {
+  ConversationList,
+  ConversationPage,
+  ConversationView,
+} from '../../services/conversations/conversations.ts';
+import type { ChatReplyBody } from '../schemas/chat.ts';
+import {
+  type ConversationBody,
+  type ConversationListBody,
+  conversationCursor,
+  messageCursor,
+} from '../schemas/conversations.ts';
+import type { ShownReply } from './reply-renderer.ts';
+
+function time(at: Instant): string {
+  return new Date(at).toISOString();
+}
+
+/** `Cache-Status` (RFC 9211) of the response cache. */
+export function presentCacheUse(use: CacheUse): string {
+  switch (use.kind) {
+    case 'hit':
+      return `chat; hit; ttl=${Math.ceil(use.ttlMs / 1000)}`;
+    case 'miss':
+      return 'chat; fwd=miss';
+    case 'collapsed':
+      return 'chat; fwd=miss; collapsed';
+    case 'bypass':
+      return 'chat; fwd=bypass';
+  }
+}
+
+/** @param shown the reply as its reader gets it */
+export function presentReply(
+  turn: Turn,
+  result: TurnResult,
+  format: 'markdown' | 'text',
+  shown: ShownReply,
+): ChatReplyBody {
+  return {
+    response: shown.text,
+    conversation_id: turn.conversationId,
+    message_id: turn.messageId,
+    cached: turn.cached,
+    model: result.model,
+    format,
+    finish_reason: shown.blocked ? 'content_filter' : result.finishReason,
+    usage: result.usage,
+    expires_at: result.expiresAt === null ? null : time(result.expiresAt),
+    persisted: result.persisted,
+  };
+}
+
+function presentSummary(view: ConversationView) {
+  return {
+    conversation_id: view.id,
+    created_at: time(view.createdAt),
+    last_active: time(view.lastActive),
+    expires_at: view.expiresAt === null ? null : time(view.expiresAt),
+  };
+}
+
+export function presentConversation(page: ConversationPage): ConversationBody {
+  return {
+    ...presentSummary(page),
+    messages: page.messages.map(({ uid, role, content, timestamp, status }) => ({
+      id: uid,
+      role,
+      content,
+      timestamp: time(timestamp),
+      status,
+    })),
+    has_more: page.next !== null,
+    next_cursor: page.next === null ? null : messageCursor.encode(page.next),
+  };
+}
+
+export function presentList(list: ConversationList): ConversationListBody {
+  return {
+    conversations: list.conversations.map(presentSummary),
+    has_more: list.next !== null,
+    next_cursor: list.next === null ? null : conversationCursor.encode(list.next),
+  };
+}
