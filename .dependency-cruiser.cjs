@@ -1,4 +1,4 @@
-/** The direction of the layers: http, jobs → services → domain ← db, llm, cache, text, csv, files, notify, limits, filter. See docs/architecture.md. */
+/** The direction of the layers: http, jobs → services → domain ← db, llm, cache, markdown, csv, files, notify, limits, filter. See docs/architecture.md. */
 const outside = (name, from, allowed) => ({
   name,
   severity: 'error',
@@ -26,7 +26,7 @@ module.exports = {
     outside('db-knows-the-domain', 'db', ['^src/domain/']),
     outside('llm-knows-the-domain', 'llm', ['^src/domain/']),
     outside('cache-knows-the-domain', 'cache', ['^src/domain/']),
-    outside('text-knows-the-domain', 'text', ['^src/domain/']),
+    outside('markdown-knows-the-domain', 'markdown', ['^src/domain/']),
     outside('csv-knows-the-domain', 'csv', ['^src/domain/']),
     outside('files-know-the-domain', 'files', ['^src/domain/']),
     outside('notify-knows-the-domain', 'notify', ['^src/domain/']),

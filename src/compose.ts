@@ -27,6 +27,7 @@ import type { BreakerOptions } from './llm/breaker.ts';
 import { startDemoModel } from './llm/demo.ts';
 import { createChatModel } from './llm/model.ts';
 import type { Logger } from './logger.ts';
+import { createTextFormat } from './markdown/index.ts';
 import { createMailer } from './notify/mail.ts';
 import { Notifier, notificationFaults } from './notify/notifier.ts';
 import { createWebhook, webhookSecret } from './notify/webhook.ts';
@@ -53,7 +54,6 @@ import { Pace } from './services/exports/throttle.ts';
 import { HealthService } from './services/health.ts';
 import { drain } from './shutdown.ts';
 import { listenError, StartError } from './start-error.ts';
-import { createTextFormat } from './text/index.ts';
 
 /** What tests put in place of the real thing. */
 export interface Overrides {

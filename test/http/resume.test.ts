@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { createTextFormat } from '../../src/text/index.ts';
+import { createTextFormat } from '../../src/markdown/index.ts';
 import {
   type ChatServer,
   checkedProblem,

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createWordFilters, Fold } from '../../../src/filter/index.ts';
-import { createTextFormat } from '../../../src/text/index.ts';
+import { createTextFormat } from '../../../src/markdown/index.ts';
 
 const fold = new Fold();
 const format = createTextFormat();

@@ -5,9 +5,9 @@ import type { FilterAction, WordFilters } from '../../../../src/domain/filter.ts
 import { createWordFilters, Fold } from '../../../../src/filter/index.ts';
 import { ReplyForms } from '../../../../src/http/response/reply-renderer.ts';
 import { ReplyEvents } from '../../../../src/http/sse/reply-events.ts';
+import { createTextFormat } from '../../../../src/markdown/index.ts';
 import { Generation } from '../../../../src/services/chat/generation.ts';
 import { Reply } from '../../../../src/services/chat/reply.ts';
-import { createTextFormat } from '../../../../src/text/index.ts';
 
 const fold = new Fold();
 const filtersOf = (...words: string[]): WordFilters => createWordFilters(words, fold);

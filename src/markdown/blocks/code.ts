@@ -1,7 +1,7 @@
+import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
 import type { Fence, HtmlEnd } from './line-starts.ts';
-import type { Output } from './output.ts';
 
 /** Fenced code: every line after the fence as it is. */
 export class FencedCode implements Leaf {

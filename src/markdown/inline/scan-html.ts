@@ -20,7 +20,7 @@ import {
   SLASH,
   SPACE,
   UNDERSCORE,
-} from './chars.ts';
+} from '../chars.ts';
 import { find, peek, type Scan, skip, type Unfound } from './scan.ts';
 import { END, type Source } from './source.ts';
 

@@ -24,8 +24,8 @@ import {
   STAR,
   TILDE,
   UNDERSCORE,
-} from './chars.ts';
-import { type Cursor, LINE_END } from './cursor.ts';
+} from '../chars.ts';
+import { type Cursor, LINE_END } from '../cursor.ts';
 
 export interface Fence {
   readonly mark: number;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { createTextFormat } from '../../../src/text/index.ts';
+import { createTextFormat } from '../../../src/markdown/index.ts';
 
 /** Each row: a piece, and what leaves with it. The last piece is the end when it is null. */
 type Steps = readonly (readonly [piece: string | null, leaves: string])[];

@@ -1,8 +1,8 @@
-import { Inline } from './inline.ts';
+import { Inline } from '../inline/inline.ts';
+import { isPlain } from '../inline/plain.ts';
+import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
-import type { Output } from './output.ts';
-import { isPlain } from './plain.ts';
 import { rowText, splitRow, Table } from './table.ts';
 
 /**

@@ -1,9 +1,9 @@
-import { isSpace } from './chars.ts';
-import { Inline } from './inline.ts';
+import { isSpace } from '../chars.ts';
+import { Inline } from '../inline/inline.ts';
+import { isPlain } from '../inline/plain.ts';
+import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
-import type { Output } from './output.ts';
-import { isPlain } from './plain.ts';
 
 /** The rows of a table after its header: each leaves when its line is complete. */
 export class Table implements Leaf {

@@ -1,4 +1,4 @@
-import { BACKTICK } from './chars.ts';
+import { BACKTICK } from '../chars.ts';
 import { type Scan, skip } from './scan.ts';
 import { END, MORE, type Source } from './source.ts';
 

@@ -1,10 +1,10 @@
+import { Cursor } from '../cursor.ts';
+import type { Output } from '../output.ts';
 import { FencedCode, HtmlBlock, IndentedCode } from './code.ts';
-import { Cursor } from './cursor.ts';
 import { Heading } from './heading.ts';
 import type { Leaf } from './leaf.ts';
 import { type Container, type LinePlan, planLine, type Role } from './line-plan.ts';
 import type { ItemStart } from './line-starts.ts';
-import type { Output } from './output.ts';
 import { Paragraph } from './paragraph.ts';
 
 /** The start of a line is looked at again with every piece up to this length, later when it has grown by an eighth. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { createTextFormat } from '../../../src/text/index.ts';
+import { createTextFormat } from '../../../src/markdown/index.ts';
 import { blockMarkdown, inlineMarkdown, isExempt, markdown } from './generator.ts';
 import { oracle } from './oracle.ts';
 import { SAMPLES } from './samples.ts';

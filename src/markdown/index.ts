@@ -1,5 +1,5 @@
 import type { TextFormat, TextStream } from '../domain/ports.ts';
-import { Blocks } from './blocks.ts';
+import { Blocks } from './blocks/blocks.ts';
 import { Output } from './output.ts';
 
 const BYTE_ORDER_MARK = '\ufeff';

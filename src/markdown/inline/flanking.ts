@@ -7,7 +7,7 @@ import {
   isSpaceOrPunctuation,
   isUnicodeWhitespace,
 } from 'micromark-extension-cjk-friendly-util';
-import { STAR, TILDE, UNDERSCORE } from './chars.ts';
+import { STAR, TILDE, UNDERSCORE } from '../chars.ts';
 
 export interface Flanking {
   readonly opens: boolean;

@@ -16,7 +16,7 @@ import {
   STAR,
   TILDE,
   UNDERSCORE,
-} from './chars.ts';
+} from '../chars.ts';
 import { flanking } from './flanking.ts';
 import { isSpecial } from './plain.ts';
 import { decodeString, scanReference } from './references.ts';

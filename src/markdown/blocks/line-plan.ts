@@ -1,5 +1,5 @@
-import { GREATER } from './chars.ts';
-import type { Cursor } from './cursor.ts';
+import { GREATER } from '../chars.ts';
+import type { Cursor } from '../cursor.ts';
 import {
   type Fence,
   type HtmlEnd,

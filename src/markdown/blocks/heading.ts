@@ -1,8 +1,8 @@
-import { HASH, isSpace } from './chars.ts';
-import { Inline } from './inline.ts';
+import { HASH, isSpace } from '../chars.ts';
+import { Inline } from '../inline/inline.ts';
+import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
-import type { Output } from './output.ts';
 
 /** A heading of one line. White space and `#` are held: at the end of the line they are no text. */
 export class Heading implements Leaf {

@@ -10,7 +10,7 @@ import {
   PAREN_OPEN,
   QUOTE,
   SPACE,
-} from './chars.ts';
+} from '../chars.ts';
 import { peek, type Scan, skip, type Unfound } from './scan.ts';
 import { END, MORE, type Source } from './source.ts';
 

@@ -9,7 +9,7 @@ import {
   PAREN_OPEN,
   SEMICOLON,
   SPACE,
-} from './chars.ts';
+} from '../chars.ts';
 import { peek, type Scan, skip } from './scan.ts';
 import type { Source } from './source.ts';
 

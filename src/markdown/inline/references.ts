@@ -1,5 +1,5 @@
 import { decodeNamedCharacterReference } from 'decode-named-character-reference';
-import { HASH, isAlphanumeric, SEMICOLON } from './chars.ts';
+import { HASH, isAlphanumeric, SEMICOLON } from '../chars.ts';
 import { peek, type Scan } from './scan.ts';
 import type { Source } from './source.ts';
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { createTextFormat } from '../../../src/text/index.ts';
+import { createTextFormat } from '../../../src/markdown/index.ts';
 
 const format = createTextFormat();
 const MEGABYTE = 1_000_000;
