@@ -1,6 +1,6 @@
 /** An export straight from the database, without the server: `npm run export -- --format csv --out FILE`. */
 import { parseArgs } from 'node:util';
-import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
+import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { createCsvFormat } from '../src/csv/format.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { AppError } from '../src/domain/errors.ts';

@@ -1,6 +1,6 @@
 /** API keys: `npm run keys -- create --owner NAME --scopes chat,read`, `list`, `revoke ID`, `rotate ID`. */
 import { parseArgs } from 'node:util';
-import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
+import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { refusalOf, translated } from '../src/db/core/errors.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
 import { PendingMigrationsError, prepareSchema } from '../src/db/prepare-schema.ts';

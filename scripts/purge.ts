@@ -1,7 +1,7 @@
 /** One purge now: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
 import { parseArgs } from 'node:util';
-import { purgeArchiver } from '../src/compose.ts';
-import { ConfigError, loadConfig, loadEnvironment } from '../src/config.ts';
+import { purgeArchiver } from '../src/compose/index.ts';
+import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { createLogger } from '../src/logger.ts';
 import { PurgeService } from '../src/services/conversations/purge.ts';

@@ -8,7 +8,7 @@ import {
   stdTimeFunctions,
 } from 'pino';
 import pretty from 'pino-pretty';
-import { maskLogLine } from './filter/pii-log.ts';
+import { maskLogLine } from './filter/pii/log.ts';
 
 export type { Logger };
 

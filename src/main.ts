@@ -1,11 +1,11 @@
 /** Loads the configuration, starts the server, ends it on a signal. */
 
 import packageJson from '../package.json' with { type: 'json' };
-import { type RunningServer, startServer } from './compose.ts';
-import { type Config, ConfigError, loadConfig, loadEnvironment } from './config.ts';
+import { type RunningServer, startServer } from './compose/index.ts';
+import { type Config, ConfigError, loadConfig, loadEnvironment } from './config/config.ts';
 import { createLogger, type Logger } from './logger.ts';
 import { RequestContext } from './request-context.ts';
-import { StartError } from './start-error.ts';
+import { StartError } from './startup/start-error.ts';
 
 const LAST_LINES_MS = 100;
 

@@ -8,7 +8,7 @@ import type {
   JobCheckpoint,
   JobScope,
 } from '../../src/domain/export-jobs.ts';
-import { fromText, toText } from '../../src/domain/json-text.ts';
+import { fromText, toText } from '../../src/domain/infinity-json.ts';
 import { saveManifest, saveText } from '../../src/files/export-files.ts';
 import { openPart } from '../../src/files/part-file.ts';
 import type { ExportService } from '../../src/services/exports/exports.ts';

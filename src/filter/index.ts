@@ -1,6 +1,6 @@
-export { createWordFilters } from './filters.ts';
-export { Fold } from './fold.ts';
 export { filterReplies } from './model.ts';
-export { maskBankCards, maskEmails, maskIdCards, maskMobiles, maskPersonal } from './pii.ts';
-export { openWordSource, type WordSource } from './source.ts';
-export { loadWords, WordListError } from './words.ts';
+export { maskBankCards, maskEmails, maskIdCards, maskMobiles, maskPersonal } from './pii/pii.ts';
+export { createWordFilters } from './words/filters.ts';
+export { Fold } from './words/fold.ts';
+export { openWordSource, type WordSource } from './words/source.ts';
+export { loadWords, WordListError } from './words/words.ts';

@@ -1,7 +1,7 @@
 import CircuitBreaker from 'opossum';
 import { AppError } from '../domain/errors.ts';
 import type { Log } from '../domain/ports.ts';
-import { UpstreamFault } from './faults.ts';
+import { UpstreamFault } from './errors.ts';
 
 /** Milliseconds, but for `minCalls`. */
 export interface BreakerOptions {

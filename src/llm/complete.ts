@@ -1,10 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { ModelReply, ModelRequest } from '../domain/ports.ts';
-import { runAttempt } from './attempt.ts';
-import type { ModelServerClient } from './client.ts';
-import { requestIdOf, UpstreamFault } from './faults.ts';
+import { requestIdOf, UpstreamFault } from './errors.ts';
 import { wireBytes } from './limits.ts';
-import { connectionFault, openAnswer, systemCode } from './open-answer.ts';
 import { ReplyText } from './reply-text.ts';
 import {
   finishReason,
@@ -15,7 +12,10 @@ import {
   textOf,
   usageOf,
 } from './shapes.ts';
-import { Watch } from './watch.ts';
+import { runAttempt } from './transport/attempt.ts';
+import type { ModelServerClient } from './transport/client.ts';
+import { Watch } from './transport/idle-timeout.ts';
+import { connectionFault, openAnswer, systemCode } from './transport/send-request.ts';
 
 /** One attempt at a whole reply within `timeoutMs`. Rejects with an UpstreamFault, or the signal's reason. */
 export function completeOnce(

@@ -1,14 +1,14 @@
 /** The chat model behind any server that speaks OpenAI's chat completions. */
 import type { ChatModel, Log } from '../domain/ports.ts';
-import { runAttempt } from './attempt.ts';
 import { Breaker, type BreakerOptions } from './breaker.ts';
-import { type ClientOptions, ModelServerClient } from './client.ts';
 import { completeOnce } from './complete.ts';
 import type { ReplyLimits } from './limits.ts';
-import { openAnswer } from './open-answer.ts';
 import { withRetries } from './retries.ts';
 import { StreamedReply } from './streamed-reply.ts';
-import { Watch } from './watch.ts';
+import { runAttempt } from './transport/attempt.ts';
+import { type ClientOptions, ModelServerClient } from './transport/client.ts';
+import { Watch } from './transport/idle-timeout.ts';
+import { openAnswer } from './transport/send-request.ts';
 
 /** Times are milliseconds. */
 export interface ModelOptions extends ClientOptions, ReplyLimits {

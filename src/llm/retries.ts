@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Log } from '../domain/ports.ts';
-import { UpstreamFault } from './faults.ts';
+import { UpstreamFault } from './errors.ts';
 
 export interface RetryPlan {
   readonly maxRetries: number;

@@ -3,10 +3,8 @@ import { createParser, type EventSourceParser, type ParseError } from 'eventsour
 import type { FinishReason, Usage } from '../domain/conversation.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import type { ModelOutcome } from '../domain/ports.ts';
-import type { Attempt } from './attempt.ts';
-import { requestIdOf, UpstreamFault } from './faults.ts';
+import { requestIdOf, UpstreamFault } from './errors.ts';
 import { type ReplyLimits, wireBytes } from './limits.ts';
-import { connectionFault, systemCode } from './open-answer.ts';
 import { ReplyText } from './reply-text.ts';
 import {
   finishReason,
@@ -17,7 +15,9 @@ import {
   textOf,
   usageOf,
 } from './shapes.ts';
-import { Watch } from './watch.ts';
+import type { Attempt } from './transport/attempt.ts';
+import { Watch } from './transport/idle-timeout.ts';
+import { connectionFault, systemCode } from './transport/send-request.ts';
 
 /** After the reply itself has ended: how long the token counts may take. */
 const USAGE_WAIT_MS = 5000;

@@ -3,8 +3,8 @@ import { existsSync, readdirSync } from 'node:fs';
 import { posix } from 'node:path';
 import { describe, it } from 'node:test';
 import packageJson from '../../package.json' with { type: 'json' };
+import { settingsSchema } from '../../src/config/settings.ts';
 import { ERROR_CODES } from '../../src/domain/errors.ts';
-import { settingsSchema } from '../../src/settings.ts';
 import {
   anchorsOf,
   blocksOf,

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { makeKey } from '../../src/services/access/api-key-format.ts';
-import { StartError } from '../../src/start-error.ts';
+import { StartError } from '../../src/startup/start-error.ts';
 import { databases, problemOf, startChat, until } from '../support/chat-server.ts';
 import {
   bearer,

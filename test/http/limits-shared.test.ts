@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
-import type { Overrides } from '../../src/compose.ts';
+import type { Overrides } from '../../src/compose/index.ts';
 import { databases, startChat, until } from '../support/chat-server.ts';
 import { type Cluster, startCluster } from '../support/cluster.ts';
 import { serverUrls } from '../support/databases.ts';

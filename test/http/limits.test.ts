@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { type ClientRequest, type IncomingMessage, request } from 'node:http';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Overrides } from '../../src/compose.ts';
+import type { Overrides } from '../../src/compose/index.ts';
 import { makeKey } from '../../src/services/access/api-key-format.ts';
 import { type Answer, databases, problemOf, startChat, until } from '../support/chat-server.ts';
 import {

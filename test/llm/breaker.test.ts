@@ -5,7 +5,7 @@ import { describe, type TestContext, test } from 'node:test';
 import { AppError } from '../../src/domain/errors.ts';
 import type { Log } from '../../src/domain/ports.ts';
 import { Breaker } from '../../src/llm/breaker.ts';
-import { UpstreamFault } from '../../src/llm/faults.ts';
+import { UpstreamFault } from '../../src/llm/errors.ts';
 import type { ModelOptions } from '../../src/llm/model.ts';
 import {
   createGate,

@@ -7,7 +7,7 @@ import { text as readText } from 'node:stream/consumers';
 import { setTimeout as pause } from 'node:timers/promises';
 import mysql from 'mysql2/promise';
 import type { z } from 'zod';
-import type { Overrides } from '../../src/compose.ts';
+import type { Overrides } from '../../src/compose/index.ts';
 import { chatReply } from '../../src/http/schemas/chat.ts';
 import { problem } from '../../src/http/schemas/common.ts';
 import { conversation } from '../../src/http/schemas/conversations.ts';

@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Overrides } from '../../src/compose.ts';
+import type { Overrides } from '../../src/compose/index.ts';
 import { type ChatServer, type databases, startChat } from './chat-server.ts';
 
 export interface Pair {

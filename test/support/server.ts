@@ -1,8 +1,8 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { startServer as compose, type Overrides, type RunningServer } from '../../src/compose.ts';
-import { loadConfig } from '../../src/config.ts';
+import { startServer as compose, type Overrides, type RunningServer } from '../../src/compose/index.ts';
+import { loadConfig } from '../../src/config/config.ts';
 import { createLogger } from '../../src/logger.ts';
 import { RequestContext } from '../../src/request-context.ts';
 import { plantMessage, plantSettings, recordLog } from './planted.ts';

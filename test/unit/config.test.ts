@@ -4,8 +4,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { ConfigError, loadConfig, loadEnvironment } from '../../src/config.ts';
-import { settingsSchema } from '../../src/settings.ts';
+import { ConfigError, loadConfig, loadEnvironment } from '../../src/config/config.ts';
+import { settingsSchema } from '../../src/config/settings.ts';
 
 function faults(environment: Record<string, string>): string[] {
   try {

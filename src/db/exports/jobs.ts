@@ -12,7 +12,7 @@ import type {
   JobStatus,
   NotifyChannel,
 } from '../../domain/export-jobs.ts';
-import { fromText, toText } from '../../domain/json-text.ts';
+import { fromText, toText } from '../../domain/infinity-json.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { repeatable, transaction, translated } from '../core/errors.ts';
 import type { ExportJobRow } from '../core/tables.ts';

@@ -1,6 +1,6 @@
 /** What the filter must find, found by trying every word at every place. */
-import { codePointOf, type Fold, Kind, kindOf } from '../../../src/filter/fold.ts';
-import { MAX_GAP } from '../../../src/filter/tracker.ts';
+import { codePointOf, type Fold, Kind, kindOf } from '../../../src/filter/words/fold.ts';
+import { MAX_GAP } from '../../../src/filter/words/tracker.ts';
 
 interface Place {
   readonly text: string;

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
+import { faultOfHead, UpstreamFault } from '../errors.ts';
 import type { Attempt } from './attempt.ts';
 import { isConnectionError } from './client.ts';
-import { faultOfHead, UpstreamFault } from './faults.ts';
 
 /** Sends a request and resolves with an answer whose body is a reply. Rejects with an UpstreamFault. */
 export async function openAnswer(

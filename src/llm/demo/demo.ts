@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { demoAnswer } from './demo-text.ts';
-import { isObject, parseObject, textOf } from './shapes.ts';
+import { isObject, parseObject, textOf } from '../shapes.ts';
+import { demoAnswer } from './text.ts';
 
 export interface DemoModel {
   /** With `/v1`, as OPENAI_BASE_URL would have it. */

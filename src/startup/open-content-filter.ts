@@ -1,7 +1,7 @@
-import type { Config } from './config.ts';
-import type { FilterRule } from './domain/filter.ts';
-import { openWordSource, WordListError, type WordSource } from './filter/index.ts';
-import type { Logger } from './logger.ts';
+import type { Config } from '../config/config.ts';
+import type { FilterRule } from '../domain/filter.ts';
+import { openWordSource, WordListError, type WordSource } from '../filter/index.ts';
+import type { Logger } from '../logger.ts';
 import { StartError } from './start-error.ts';
 
 /** What is done to words, by direction; undefined: nothing. */

@@ -1,4 +1,4 @@
-import type { FilterAction, FilterStream } from '../domain/filter.ts';
+import type { FilterAction, FilterStream } from '../../domain/filter.ts';
 import { type Fold, Kind, kindOf } from './fold.ts';
 import { type Found, Ranges } from './ranges.ts';
 import type { Tracker } from './tracker.ts';

@@ -1,4 +1,4 @@
-import type { WordFilter, WordFilters } from '../domain/filter.ts';
+import type { WordFilter, WordFilters } from '../../domain/filter.ts';
 import { Automaton } from './automaton.ts';
 import type { Fold } from './fold.ts';
 import { beforeReference, ESCAPE, MARKS, maskMarkdown, reference } from './markdown.ts';
