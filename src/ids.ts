@@ -1,6 +1,6 @@
 import { randomFillSync } from 'node:crypto';
 import { v7 } from 'uuid';
-import type { IdSource } from './domain/ports.ts';
+import type { IdSource } from './domain/runtime.ts';
 
 const ID_BYTES = 16;
 const IDS_PER_FILL = 256;

@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
-import type { CacheHit, ModelReply, ModelRequest, ResponseCache } from '../domain/ports.ts';
+import type { ModelReply, ModelRequest } from '../domain/model.ts';
+import type { CacheHit, ResponseCache } from '../domain/response-cache.ts';
 
 /** What an entry costs beside its text: key, object, list links. Rounded up from a heap snapshot. */
 const ENTRY_OVERHEAD = 512;

@@ -1,5 +1,5 @@
 import { stringify } from 'csv-stringify/sync';
-import type { CsvFormat } from '../domain/ports.ts';
+import type { CsvFormat } from '../domain/exports.ts';
 
 /** A line break of any kind is quoted; by itself the library only looks for the one that ends its records. */
 const OPTIONS = { record_delimiter: '\r\n', quoted_match: /[\r\n]/ };

@@ -1,9 +1,11 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
 import type { ApiKeyStore } from '../domain/api-keys.ts';
+import type { ConversationRepository } from '../domain/conversation.ts';
 import type { ExportJobStore } from '../domain/export-jobs.ts';
+import type { ExportSource } from '../domain/exports.ts';
 import type { CounterStore } from '../domain/limits.ts';
-import type { ConversationRepository, ExportSource, PurgeStore } from '../domain/ports.ts';
+import type { PurgeStore } from '../domain/purge.ts';
 import type { ReplyStore, TurnWriter } from '../domain/turns.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from './core/client.ts';
 import { dialectOf } from './core/dialect.ts';

@@ -1,3 +1,5 @@
+import type { Access } from './access.ts';
+
 /** All times in the domain are epoch milliseconds, UTC; the edges format them. */
 export type Instant = number;
 
@@ -47,4 +49,48 @@ export interface Message {
 export interface ContextMessage {
   readonly role: 'system' | Role;
   readonly content: string;
+}
+
+/** A message with its place in the conversation: `seq` is the row number, growing, never reused. */
+export interface SequencedMessage extends Message {
+  readonly seq: number;
+}
+
+/** Where a page of conversations (newest activity first) goes on. */
+export interface ConversationCursor {
+  readonly lastActive: Instant;
+  readonly id: string;
+}
+
+/** Reads and the delete. Every method rejects with AppError `database_unavailable` when the database is away. */
+export interface ConversationRepository {
+  /** The conversation, expired or not; null when there is none. */
+  find(id: string): Promise<Conversation | null>;
+  /**
+   * The newest whole turns (user message and its reply, paired by `replyTo`), at most `limit` messages, oldest
+   * first; empty when the conversation is unknown or was last active before `activeSince`.
+   * A turn without a reply, or whose reply is empty or still streaming, is left out, and so is the one whose user
+   * message is `except` (a question that is asked again is no context of itself).
+   * @throws AppError `conversation_not_found` when the conversation is somebody else's
+   */
+  history(
+    id: string,
+    access: Access,
+    limit: number,
+    activeSince: Instant,
+    except?: string,
+  ): Promise<ContextMessage[]>;
+  /** Messages after `afterSeq` (0: from the first), oldest first, at most `limit`. */
+  messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]>;
+  /** Those open to `access`, last active at `activeSince` or later, newest activity first, then by id descending. */
+  list(
+    access: Access,
+    limit: number,
+    before: ConversationCursor | null,
+    activeSince: Instant,
+  ): Promise<Conversation[]>;
+  /** Deletes the conversation with all its messages. False when there was none that is open to `access`. */
+  delete(id: string, access: Access): Promise<boolean>;
+  /** Resolves when the database answers and its schema is the one this version needs. */
+  check(): Promise<void>;
 }

@@ -1,7 +1,7 @@
 /** Exports to files on this host, and the ports they need. */
 import type { Access } from './access.ts';
 import type { Instant } from './conversation.ts';
-import type { ExportCursor, ExportFilter, ExportPosition, ExportScope } from './ports.ts';
+import type { ExportCursor, ExportFilter, ExportPosition, ExportScope } from './exports.ts';
 
 export type ExportFormat = 'json' | 'csv' | 'ndjson';
 

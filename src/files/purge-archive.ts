@@ -8,7 +8,8 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import type { Instant } from '../domain/conversation.ts';
 import type { ExportManifest } from '../domain/export-jobs.ts';
-import type { ArchiveBatch, Log, PurgeArchive } from '../domain/ports.ts';
+import type { ArchiveBatch, PurgeArchive } from '../domain/purge.ts';
+import type { Log } from '../domain/runtime.ts';
 import { saveManifest } from './export-files.ts';
 
 /** A file of which the manifest is true; what may be behind `manifest.bytes` was never finished. */

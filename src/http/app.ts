@@ -1,6 +1,6 @@
 import express, { type Express } from 'express';
 import type { Logger } from 'pino';
-import type { Clock } from '../domain/ports.ts';
+import type { Clock } from '../domain/runtime.ts';
 import type { RequestContext } from '../request-context.ts';
 import type { ApiKeyService } from '../services/access/api-keys.ts';
 import type { SignedLinks } from '../services/access/signed-links.ts';

@@ -1,5 +1,5 @@
 import { schedule } from 'node-cron';
-import type { Log } from '../domain/ports.ts';
+import type { Log } from '../domain/runtime.ts';
 import type { PurgeService } from '../services/conversations/purge.ts';
 
 export interface Job {

@@ -1,6 +1,6 @@
 import type { Instant } from '../domain/conversation.ts';
 import type { Decision, OpenGauge, Place, Policy, RateLimiter, WindowPolicy } from '../domain/limits.ts';
-import type { Clock } from '../domain/ports.ts';
+import type { Clock } from '../domain/runtime.ts';
 import { windowStart } from './counter.ts';
 
 /** So long before it counts, a window begins to be filled; half its length. Clocks may be apart by half of that. */

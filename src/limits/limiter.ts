@@ -1,6 +1,6 @@
 import type { Instant } from '../domain/conversation.ts';
 import type { CounterStore, Decision, RateLimiter, WindowPolicy } from '../domain/limits.ts';
-import type { Clock, Log } from '../domain/ports.ts';
+import type { Clock, Log } from '../domain/runtime.ts';
 import { addition, Counter, type Sending, windowStart } from './counter.ts';
 
 /** A counter is sent to the store at most once in this time. */

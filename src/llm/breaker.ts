@@ -1,6 +1,6 @@
 import CircuitBreaker from 'opossum';
 import { AppError } from '../domain/errors.ts';
-import type { Log } from '../domain/ports.ts';
+import type { Log } from '../domain/runtime.ts';
 import { UpstreamFault } from './errors.ts';
 
 /** Milliseconds, but for `minCalls`. */

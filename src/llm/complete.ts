@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import type { ModelReply, ModelRequest } from '../domain/ports.ts';
+import type { ModelReply, ModelRequest } from '../domain/model.ts';
 import { requestIdOf, UpstreamFault } from './errors.ts';
 import { wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';

@@ -1,5 +1,6 @@
 /** The chat model behind any server that speaks OpenAI's chat completions. */
-import type { ChatModel, Log } from '../domain/ports.ts';
+import type { ChatModel } from '../domain/model.ts';
+import type { Log } from '../domain/runtime.ts';
 import { Breaker, type BreakerOptions } from './breaker.ts';
 import { completeOnce } from './complete.ts';
 import type { ReplyLimits } from './limits.ts';

@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Log } from '../domain/ports.ts';
+import type { Log } from '../domain/runtime.ts';
 import { UpstreamFault } from './errors.ts';
 
 export interface RetryPlan {

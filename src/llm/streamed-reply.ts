@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import { createParser, type EventSourceParser, type ParseError } from 'eventsource-parser';
 import type { FinishReason, Usage } from '../domain/conversation.ts';
 import type { ErrorCode } from '../domain/errors.ts';
-import type { ModelOutcome } from '../domain/ports.ts';
+import type { ModelOutcome } from '../domain/model.ts';
 import { requestIdOf, UpstreamFault } from './errors.ts';
 import { type ReplyLimits, wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';

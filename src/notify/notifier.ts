@@ -1,6 +1,6 @@
 import type { FieldError } from '../domain/errors.ts';
 import type { ExportJobStore, ExportRequest, JobNotification, NotifyChannel } from '../domain/export-jobs.ts';
-import type { Clock, Log } from '../domain/ports.ts';
+import type { Clock, Log } from '../domain/runtime.ts';
 import { DeliveryError } from './delivery-error.ts';
 import type { Mailer } from './mail.ts';
 import { type Webhook, webhookFault } from './webhook.ts';

@@ -4,7 +4,7 @@ import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import type { LookupFunction } from 'node:net';
 import type { ExportJob } from '../domain/export-jobs.ts';
-import type { Clock } from '../domain/ports.ts';
+import type { Clock } from '../domain/runtime.ts';
 import { checkedLookup, privateLiteral, type Resolve } from './addresses.ts';
 import { DeliveryError } from './delivery-error.ts';
 

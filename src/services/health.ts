@@ -1,4 +1,5 @@
-import type { ChatModel, ConversationRepository } from '../domain/ports.ts';
+import type { ConversationRepository } from '../domain/conversation.ts';
+import type { ChatModel } from '../domain/model.ts';
 import type { PendingTurns } from '../domain/turns.ts';
 
 /** How long an answer about the model server is good for, milliseconds: probes come often, its owner may count calls. */

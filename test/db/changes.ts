@@ -7,7 +7,7 @@ import { WorkerRegistry } from '../../src/db/workers/registry.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { Message } from '../../src/domain/conversation.ts';
 import type { ExportFormat, ExportRequest } from '../../src/domain/export-jobs.ts';
-import type { ExportCursor } from '../../src/domain/ports.ts';
+import type { ExportCursor } from '../../src/domain/exports.ts';
 import { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../src/services/exports/exports.ts';
 import { silent } from '../support/databases.ts';

@@ -1,7 +1,6 @@
 import { v7 } from 'uuid';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
-import type { Message } from '../../src/domain/conversation.ts';
-import type { ConversationRepository } from '../../src/domain/ports.ts';
+import type { ConversationRepository, Message } from '../../src/domain/conversation.ts';
 import type { TurnStart, TurnWriter } from '../../src/domain/turns.ts';
 
 export const HOUR = 3_600_000;

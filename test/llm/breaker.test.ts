@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { describe, type TestContext, test } from 'node:test';
 import { AppError } from '../../src/domain/errors.ts';
-import type { Log } from '../../src/domain/ports.ts';
+import type { Log } from '../../src/domain/runtime.ts';
 import { Breaker } from '../../src/llm/breaker.ts';
 import { UpstreamFault } from '../../src/llm/errors.ts';
 import type { ModelOptions } from '../../src/llm/model.ts';

@@ -1,5 +1,6 @@
 import type { TestContext } from 'node:test';
-import type { ChatModel, Log, ModelOutcome, ModelRequest } from '../../src/domain/ports.ts';
+import type { ChatModel, ModelOutcome, ModelRequest } from '../../src/domain/model.ts';
+import type { Log } from '../../src/domain/runtime.ts';
 import { createChatModel, type ModelOptions } from '../../src/llm/model.ts';
 import { type FakeUpstream, startFakeUpstream } from '../support/fake-upstream.ts';
 

@@ -7,9 +7,9 @@ import type {
   MessageStatus,
   ReplyFormat,
   Role,
+  SequencedMessage,
   Usage,
 } from '../../domain/conversation.ts';
-import type { SequencedMessage } from '../../domain/ports.ts';
 import type { ConversationRow, StoredMessage } from './tables.ts';
 
 /** The span that both databases hold and that sorts as text: years 1000 to 9999. */

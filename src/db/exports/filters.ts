@@ -1,5 +1,5 @@
 /** What an export takes, as conditions of its statements. */
-import type { ExportScope } from '../../domain/ports.ts';
+import type { ExportScope } from '../../domain/exports.ts';
 import { toTime } from '../core/codec.ts';
 
 /** Longer than any transaction takes, and than clocks of hosts may differ. */

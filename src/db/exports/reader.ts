@@ -11,7 +11,7 @@ import type {
   ExportPosition,
   ExportScope,
   ExportSource,
-} from '../../domain/ports.ts';
+} from '../../domain/exports.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { repeatable } from '../core/errors.ts';

@@ -1,9 +1,15 @@
 import type { Knex } from 'knex';
 import { type Access, mayUse } from '../../domain/access.ts';
 import { ContextTurns } from '../../domain/context.ts';
-import type { ContextMessage, Conversation, Instant } from '../../domain/conversation.ts';
+import type {
+  ContextMessage,
+  Conversation,
+  ConversationCursor,
+  ConversationRepository,
+  Instant,
+  SequencedMessage,
+} from '../../domain/conversation.ts';
 import { noConversation } from '../../domain/errors.ts';
-import type { ConversationCursor, ConversationRepository, SequencedMessage } from '../../domain/ports.ts';
 import { toConversation, toMessage, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { databaseUnavailable, repeatable, transaction, translated } from '../core/errors.ts';

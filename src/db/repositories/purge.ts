@@ -1,6 +1,6 @@
 import type { Knex } from 'knex';
 import type { Instant } from '../../domain/conversation.ts';
-import type { PurgeCount, PurgeStore } from '../../domain/ports.ts';
+import type { PurgeCount, PurgeStore } from '../../domain/purge.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf, placeholders, type Unlock } from '../core/dialect.ts';
 import { repeatable, transaction, translated } from '../core/errors.ts';

@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises';
 import type { WordFilters, WordList } from '../../domain/filter.ts';
-import type { Log } from '../../domain/ports.ts';
+import type { Log } from '../../domain/runtime.ts';
 import { createWordFilters } from './filters.ts';
 import { Fold } from './fold.ts';
 import { loadWords } from './words.ts';

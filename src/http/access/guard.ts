@@ -1,7 +1,7 @@
 import type { Request, Response } from 'express';
 import type { ApiKey } from '../../domain/api-keys.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { Clock, Log } from '../../domain/ports.ts';
+import type { Clock, Log } from '../../domain/runtime.ts';
 import type { ApiKeyService } from '../../services/access/api-keys.ts';
 import type { SignedLinks } from '../../services/access/signed-links.ts';
 import { queryParameters } from '../request/query.ts';

@@ -1,6 +1,6 @@
 import type { Instant } from '../../domain/conversation.ts';
 import type { ExportRequest } from '../../domain/export-jobs.ts';
-import type { ExportCursor } from '../../domain/ports.ts';
+import type { ExportCursor } from '../../domain/exports.ts';
 import type { ExportRequestBody } from '../schemas/export-jobs.ts';
 
 /** How long a cursor is good: so long it is known what was deleted. */

@@ -1,5 +1,5 @@
 import type { Request, Response } from 'express';
-import type { Clock } from '../../domain/ports.ts';
+import type { Clock } from '../../domain/runtime.ts';
 import type { SignedLinks } from '../../services/access/signed-links.ts';
 import type { ExportJobService } from '../../services/exports/jobs.ts';
 import { callerOf } from '../access/caller.ts';

@@ -1,7 +1,7 @@
 import { type Access, ownerOnly } from '../../domain/access.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { ExportJob, ExportRequest } from '../../domain/export-jobs.ts';
-import type { Clock } from '../../domain/ports.ts';
+import type { Clock } from '../../domain/runtime.ts';
 import type { CursorCodec } from '../../services/exports/cursor-codec.ts';
 import { type ExportJobService, progressOf } from '../../services/exports/jobs.ts';
 import { callerOf } from '../access/caller.ts';

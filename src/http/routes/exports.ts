@@ -1,6 +1,6 @@
 import type { Request, Response } from 'express';
 import { ownerOnly } from '../../domain/access.ts';
-import type { Clock } from '../../domain/ports.ts';
+import type { Clock } from '../../domain/runtime.ts';
 import type { ConversationService } from '../../services/conversations/conversations.ts';
 import type { ExportForm, ExportService, ExportTarget } from '../../services/exports/exports.ts';
 import { callerOf } from '../access/caller.ts';

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { ConversationCursor } from '../../domain/ports.ts';
+import type { ConversationCursor } from '../../domain/conversation.ts';
 import { cursor, instant, limit, messageStatus, uuid } from './common.ts';
 
 const encode = (text: string) => Buffer.from(text, 'latin1').toString('base64url');

@@ -1,7 +1,7 @@
 import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { Log } from '../../domain/ports.ts';
+import type { Log } from '../../domain/runtime.ts';
 
 /** So many over the bound are still told that they are too many; whoever comes then is dropped without a word. */
 const TOLD = 200;

@@ -3,7 +3,7 @@ import { type AddressInfo, type Socket, Server as TcpServer } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Express } from 'express';
 import { AppError } from '../../domain/errors.ts';
-import type { Log } from '../../domain/ports.ts';
+import type { Log } from '../../domain/runtime.ts';
 import { ConnectionBound } from './connection-limiter.ts';
 import { refuse, refuseOn } from './early-errors.ts';
 import { framingFault } from './framing.ts';

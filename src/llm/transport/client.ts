@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import OpenAI from 'openai';
-import type { ModelRequest } from '../../domain/ports.ts';
+import type { ModelRequest } from '../../domain/model.ts';
 import { Transport } from './transport.ts';
 
 export interface ClientOptions {

@@ -2,7 +2,7 @@ import { timingSafeEqual } from 'node:crypto';
 import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type Scope } from '../../domain/api-keys.ts';
 import type { Instant } from '../../domain/conversation.ts';
 import { AppError, type FieldError } from '../../domain/errors.ts';
-import type { Clock, IdSource, Log } from '../../domain/ports.ts';
+import type { Clock, IdSource, Log } from '../../domain/runtime.ts';
 import { hashOf, looksLikeKey, makeKey } from './api-key-format.ts';
 
 /** How long an answer of the store is gone by: a revoked key is refused everywhere within this time. */

@@ -1,8 +1,15 @@
 import { type Access, mayUse } from '../../domain/access.ts';
 import { ContextTurns } from '../../domain/context.ts';
-import type { ContextMessage, Instant, Message, ReplyFormat } from '../../domain/conversation.ts';
+import type {
+  ContextMessage,
+  ConversationRepository,
+  Instant,
+  Message,
+  ReplyFormat,
+} from '../../domain/conversation.ts';
 import { noConversation } from '../../domain/errors.ts';
-import type { Clock, ConversationRepository, IdSource, ModelRequest } from '../../domain/ports.ts';
+import type { ModelRequest } from '../../domain/model.ts';
+import type { Clock, IdSource } from '../../domain/runtime.ts';
 import type { KeyClaim, PendingTurns, StoredKey } from '../../domain/turns.ts';
 import type { Pace } from '../exports/throttle.ts';
 import type { CacheSharing, Generations, ReplyMode } from './generations.ts';

@@ -1,5 +1,5 @@
 import { AppError } from '../../domain/errors.ts';
-import type { Log } from '../../domain/ports.ts';
+import type { Log } from '../../domain/runtime.ts';
 import type { ReplyProgress, ReplyStore, TurnWriter } from '../../domain/turns.ts';
 import type { Reply } from './reply.ts';
 

@@ -1,4 +1,4 @@
-import type { Log } from '../../domain/ports.ts';
+import type { Log } from '../../domain/runtime.ts';
 import type { TurnWrite, TurnWriter } from '../../domain/turns.ts';
 
 const RETRY_MS = 1000;

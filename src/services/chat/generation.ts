@@ -1,5 +1,5 @@
 import type { AppError } from '../../domain/errors.ts';
-import type { ModelOutcome, ModelReply } from '../../domain/ports.ts';
+import type { ModelOutcome, ModelReply } from '../../domain/model.ts';
 
 /**
  * One reply in the making, read by any number of readers, each at its own pace: pieces are kept in the order they

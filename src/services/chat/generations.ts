@@ -1,5 +1,7 @@
 import { AppError } from '../../domain/errors.ts';
-import type { ChatModel, Log, ModelRequest, ResponseCache } from '../../domain/ports.ts';
+import type { ChatModel, ModelRequest } from '../../domain/model.ts';
+import type { ResponseCache } from '../../domain/response-cache.ts';
+import type { Log } from '../../domain/runtime.ts';
 import { Generation } from './generation.ts';
 
 /** `whole`: the caller waits for the whole reply; `stream`: it reads along. */

@@ -1,6 +1,6 @@
 import type { FinishReason, MessageStatus } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { ModelOutcome } from '../../domain/ports.ts';
+import type { ModelOutcome } from '../../domain/model.ts';
 import type { Generation } from './generation.ts';
 
 /** How a reply ended: whole, broken by a fault, or stopped by somebody. */

@@ -1,6 +1,6 @@
 import type { Conversation, Message } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { Log } from '../../domain/ports.ts';
+import type { Log } from '../../domain/runtime.ts';
 import type { PendingTurns, ReplyStore, ReplyTail, StoredReply } from '../../domain/turns.ts';
 import { Generation } from './generation.ts';
 import { Reply } from './reply.ts';

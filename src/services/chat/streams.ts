@@ -1,7 +1,7 @@
 import { type Access, mayUse } from '../../domain/access.ts';
 import type { Instant, MessageStatus } from '../../domain/conversation.ts';
 import { noStream } from '../../domain/errors.ts';
-import type { Clock } from '../../domain/ports.ts';
+import type { Clock } from '../../domain/runtime.ts';
 import type { PendingTurns, ReplyStore, StoredReply } from '../../domain/turns.ts';
 import type { StoredStreams } from './stored-streams.ts';
 import type { ReplyStream } from './turn.ts';

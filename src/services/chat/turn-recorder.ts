@@ -1,6 +1,6 @@
 import type { Instant, Message, ReplyFormat } from '../../domain/conversation.ts';
 import { AppError, noConversation } from '../../domain/errors.ts';
-import type { Clock, Log } from '../../domain/ports.ts';
+import type { Clock, Log } from '../../domain/runtime.ts';
 import type { KeyClaim, TurnStart, TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { UnsavedEnds } from './failed-write-queue.ts';

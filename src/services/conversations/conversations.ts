@@ -1,12 +1,13 @@
 import { type Access, mayUse } from '../../domain/access.ts';
-import type { Conversation, Instant } from '../../domain/conversation.ts';
-import { noConversation } from '../../domain/errors.ts';
 import type {
-  Clock,
+  Conversation,
   ConversationCursor,
   ConversationRepository,
+  Instant,
   SequencedMessage,
-} from '../../domain/ports.ts';
+} from '../../domain/conversation.ts';
+import { noConversation } from '../../domain/errors.ts';
+import type { Clock } from '../../domain/runtime.ts';
 import type { PendingTurns } from '../../domain/turns.ts';
 
 export interface ConversationView extends Conversation {

@@ -1,4 +1,5 @@
-import type { Clock, Log, PurgeCount, PurgeStore } from '../../domain/ports.ts';
+import type { PurgeCount, PurgeStore } from '../../domain/purge.ts';
+import type { Clock, Log } from '../../domain/runtime.ts';
 import type { PurgeArchiver } from '../exports/purge-archiver.ts';
 
 /** How many conversations one delete takes: small, so that chats wait for no long lock. */

@@ -1,5 +1,5 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
-import type { ExportCursor } from '../../domain/ports.ts';
+import type { ExportCursor } from '../../domain/exports.ts';
 
 /** Bytes of the signature that go along: more than anybody guesses. */
 const SIGNATURE_BYTES = 16;

@@ -6,7 +6,7 @@ import type {
   ExportDeletion,
   ExportFilter,
   ExportMessage,
-} from '../../domain/ports.ts';
+} from '../../domain/exports.ts';
 
 export interface ExportCounts {
   readonly conversations: number;

@@ -7,14 +7,8 @@ import type {
   JobCheckpoint,
   JobScope,
 } from '../../domain/export-jobs.ts';
-import type {
-  Clock,
-  CsvFormat,
-  ExportFilter,
-  ExportPart,
-  ExportScope,
-  ExportSource,
-} from '../../domain/ports.ts';
+import type { CsvFormat, ExportFilter, ExportPart, ExportScope, ExportSource } from '../../domain/exports.ts';
+import type { Clock } from '../../domain/runtime.ts';
 import type { CursorCodec } from './cursor-codec.ts';
 import {
   csvEncoder,

@@ -1,6 +1,6 @@
 import { AppError } from '../../domain/errors.ts';
 import type { ExportJob } from '../../domain/export-jobs.ts';
-import type { Clock, Log } from '../../domain/ports.ts';
+import type { Clock, Log } from '../../domain/runtime.ts';
 import {
   type JobFileParts,
   keptOrLetGo,

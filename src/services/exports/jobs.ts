@@ -9,7 +9,7 @@ import type {
   JobCheckpoint,
   JobListCursor,
 } from '../../domain/export-jobs.ts';
-import type { Clock, IdSource } from '../../domain/ports.ts';
+import type { Clock, IdSource } from '../../domain/runtime.ts';
 import type { JobRunner } from './job-runner.ts';
 
 interface ExportJobParts {

@@ -1,4 +1,6 @@
-import type { Clock, ExportPart, ExportScope, ExportSource, PurgeArchive } from '../../domain/ports.ts';
+import type { ExportPart, ExportScope, ExportSource } from '../../domain/exports.ts';
+import type { PurgeArchive } from '../../domain/purge.ts';
+import type { Clock } from '../../domain/runtime.ts';
 import { ndjsonEncoder } from './encoders.ts';
 import { exportText } from './text.ts';
 

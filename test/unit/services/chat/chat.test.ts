@@ -4,7 +4,7 @@ import { createResponseCache } from '../../../../src/cache/response-cache.ts';
 import { UNRESTRICTED } from '../../../../src/domain/access.ts';
 import type { ContextMessage } from '../../../../src/domain/conversation.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
-import type { ChatModel, ModelRequest } from '../../../../src/domain/ports.ts';
+import type { ChatModel, ModelRequest } from '../../../../src/domain/model.ts';
 import type {
   PendingTurns,
   ProgressOutcome,

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { ArchiveBatch, ExportScope, PurgeStore } from '../../../../src/domain/ports.ts';
+import type { ExportScope } from '../../../../src/domain/exports.ts';
+import type { ArchiveBatch, PurgeStore } from '../../../../src/domain/purge.ts';
 import { PurgeService } from '../../../../src/services/conversations/purge.ts';
 import { PurgeArchiver } from '../../../../src/services/exports/purge-archiver.ts';
 import { silentLog } from '../../../support/fakes.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createCsvFormat } from '../../../../src/csv/format.ts';
-import type { ExportPart, ExportScope, ExportSource } from '../../../../src/domain/ports.ts';
+import type { ExportPart, ExportScope, ExportSource } from '../../../../src/domain/exports.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { escapeFormula } from '../../../../src/services/exports/encoders.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';

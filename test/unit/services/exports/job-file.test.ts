@@ -9,7 +9,7 @@ import type {
   ExportJob,
   ExportJobStore,
 } from '../../../../src/domain/export-jobs.ts';
-import type { ExportConversation, ExportPart, ExportSource } from '../../../../src/domain/ports.ts';
+import type { ExportConversation, ExportPart, ExportSource } from '../../../../src/domain/exports.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
 import {

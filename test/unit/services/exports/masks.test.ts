@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { createCsvFormat } from '../../../../src/csv/format.ts';
 import type { ExportJob, ExportRequest, JobScope } from '../../../../src/domain/export-jobs.ts';
-import type { ExportScope, ExportSource } from '../../../../src/domain/ports.ts';
+import type { ExportScope, ExportSource } from '../../../../src/domain/exports.ts';
 import { maskPersonal } from '../../../../src/filter/index.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';

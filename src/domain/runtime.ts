@@ -1,0 +1,19 @@
+/** The clock, ids and log that every service is given. */
+import type { Instant } from './conversation.ts';
+
+export interface Clock {
+  /** Wall clock, epoch milliseconds. */
+  now(): Instant;
+}
+
+export interface IdSource {
+  /** A new lower-case UUIDv7. */
+  next(): string;
+}
+
+/** What the services log; pino's logger is one. Never bodies, keys or prompts. */
+export interface Log {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
