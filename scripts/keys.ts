@@ -1,7 +1,7 @@
 /** API keys: `npm run keys -- create --owner NAME --scopes chat,read`, `list`, `revoke ID`, `rotate ID`. */
 import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
-import { refusalOf, translated } from '../src/db/core/errors.ts';
+import { accessDeniedCode, toAppError } from '../src/db/core/errors.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
 import { PendingMigrationsError, prepareSchema } from '../src/db/prepare-schema.ts';
 import { type ApiKey, isUsable, SCOPES } from '../src/domain/api-keys.ts';
@@ -165,10 +165,10 @@ async function main(args: string[]): Promise<void> {
 /** What people can mend, in a line; anything else as it is. */
 function explained(error: unknown, database: Database): unknown {
   if (error instanceof CommandError || error instanceof PendingMigrationsError) return error;
-  const refusal = refusalOf(error);
+  const refusal = accessDeniedCode(error);
   if (refusal !== undefined)
     return new CommandError(`${database.describe()} refuses to be used (${refusal})`);
-  const known = translated(error);
+  const known = toAppError(error);
   if (!(known instanceof AppError)) return error;
   const faults = known.errors?.map(({ path, message }) => `--${path.replace('_at', '')} ${message}`);
   return new CommandError(faults?.join('\n') ?? `${database.describe()}: ${known.message}`);

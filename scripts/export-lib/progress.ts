@@ -1,7 +1,7 @@
 import { SingleBar } from 'cli-progress';
-import type { JobCheckpoint, JobScope } from '../../src/domain/export-jobs.ts';
+import type { ExportCheckpoint, JobScope } from '../../src/domain/export-jobs.ts';
 
-type Counts = Pick<JobCheckpoint, 'conversations' | 'messages' | 'bytes'>;
+type Counts = Pick<ExportCheckpoint, 'conversations' | 'messages' | 'bytes'>;
 
 export interface Progress {
   begin(total: JobScope, behind: Counts): void;

@@ -1,18 +1,18 @@
 /** An export into a file by name, gone on with where an earlier run of the same command line was interrupted. */
 import { readFile, rm } from 'node:fs/promises';
 import type {
+  ExportCheckpoint,
   ExportFileWriter,
   ExportJob,
   ExportManifest,
   ExportRequest,
-  JobCheckpoint,
   JobScope,
 } from '../../src/domain/export-jobs.ts';
 import { fromText, toText } from '../../src/domain/infinity-json.ts';
 import { saveManifest, saveText } from '../../src/files/export-files.ts';
 import { openPart } from '../../src/files/part-file.ts';
 import type { ExportService } from '../../src/services/exports/exports.ts';
-import { NOTHING_YET } from '../../src/services/exports/job-file.ts';
+import { EMPTY_CHECKPOINT } from '../../src/services/exports/job-file.ts';
 import type { Progress } from './progress.ts';
 import { UsageError } from './request.ts';
 
@@ -33,7 +33,7 @@ interface Saved {
   readonly database: string;
   readonly startedAt: number;
   readonly scope: JobScope;
-  readonly checkpoint: JobCheckpoint;
+  readonly checkpoint: ExportCheckpoint;
 }
 
 /** What a crash repeats at most, and a page. */
@@ -50,7 +50,7 @@ export async function exportToFile(options: FileExport): Promise<ExportManifest>
   if (!saved || !file) {
     const scope = await exports.fixScope(options.request);
     const { request, database } = options;
-    saved = { request, database, startedAt: Date.now(), scope, checkpoint: NOTHING_YET };
+    saved = { request, database, startedAt: Date.now(), scope, checkpoint: EMPTY_CHECKPOINT };
     file = await openPart(place, compression, 0);
   }
   if (!file) throw new Error(`${part} cannot be written`);
@@ -73,8 +73,8 @@ async function write(
   { exports, out, progress, stop }: FileExport,
   saved: Saved,
   file: ExportFileWriter,
-): Promise<JobCheckpoint> {
-  const save = (checkpoint: JobCheckpoint) =>
+): Promise<ExportCheckpoint> {
+  const save = (checkpoint: ExportCheckpoint) =>
     saveText(`${out}.part.json`, `${toText({ ...saved, checkpoint })}\n`);
   let state = saved.checkpoint;
   await save(state);

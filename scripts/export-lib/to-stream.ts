@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip, createZstdCompress } from 'node:zlib';
 import type { ExportRequest } from '../../src/domain/export-jobs.ts';
 import type { ExportService } from '../../src/services/exports/exports.ts';
-import { NOTHING_YET } from '../../src/services/exports/job-file.ts';
+import { EMPTY_CHECKPOINT } from '../../src/services/exports/job-file.ts';
 import type { Progress } from './progress.ts';
 
 /** An export to whoever reads, as fast as they read. Rejects with the signal's reason when it is stopped. */
@@ -17,8 +17,8 @@ export async function exportToStream(
   const scope = await exports.fixScope(request);
   let bytes = 0;
   async function* chunks() {
-    progress.begin(scope, NOTHING_YET);
-    for await (const { text, state } of exports.jobText(request, scope, NOTHING_YET)) {
+    progress.begin(scope, EMPTY_CHECKPOINT);
+    for await (const { text, state } of exports.jobText(request, scope, EMPTY_CHECKPOINT)) {
       stop.throwIfAborted();
       const chunk = Buffer.from(text);
       bytes += chunk.length;

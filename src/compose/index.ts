@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { createResponseCache } from '../cache/response-cache.ts';
 import type { Config } from '../config/config.ts';
 import { createCsvFormat } from '../csv/format.ts';
-import { refusalOf } from '../db/core/errors.ts';
+import { accessDeniedCode } from '../db/core/errors.ts';
 import { type Database, openDatabase } from '../db/database.ts';
 import { type Durability, openDurability } from '../db/durability.ts';
 import { PendingMigrationsError, prepareSchema } from '../db/prepare-schema.ts';
@@ -17,11 +17,11 @@ import { filterReplies, maskPersonal } from '../filter/index.ts';
 import { Quotas } from '../http/access/quotas.ts';
 import { createApp } from '../http/app.ts';
 import { presentJob } from '../http/response/export-presenters.ts';
-import { ReplyForms } from '../http/response/reply-renderer.ts';
+import { ReplyRenderer } from '../http/response/reply-renderer.ts';
 import { HttpServer } from '../http/server/server.ts';
 import { createIdSource } from '../ids.ts';
 import { startPurgeJob } from '../jobs/purge-job.ts';
-import { Gauge } from '../limits/concurrency-limiter.ts';
+import { ConcurrencyLimiter } from '../limits/concurrency-limiter.ts';
 import { Limiter } from '../limits/limiter.ts';
 import { openRedisCounters } from '../limits/redis.ts';
 import type { BreakerOptions } from '../llm/breaker.ts';
@@ -30,7 +30,7 @@ import { createChatModel } from '../llm/model.ts';
 import type { Logger } from '../logger.ts';
 import { createTextFormat } from '../markdown/index.ts';
 import { createMailer } from '../notify/mail.ts';
-import { Notifier, notificationFaults } from '../notify/notifier.ts';
+import { Notifier, notificationErrors } from '../notify/notifier.ts';
 import { createWebhook, webhookSecret } from '../notify/webhook.ts';
 import type { RequestContext } from '../request-context.ts';
 import { ApiKeyService } from '../services/access/api-keys.ts';
@@ -38,11 +38,11 @@ import { SignedLinks } from '../services/access/signed-links.ts';
 import { ChatService } from '../services/chat/chat.ts';
 import { Checkpoints } from '../services/chat/checkpoints.ts';
 import { Generations } from '../services/chat/generations.ts';
-import { KeyedTurns } from '../services/chat/idempotent-turns.ts';
+import { IdempotentTurns } from '../services/chat/idempotent-turns.ts';
 import { InputFilter } from '../services/chat/input-filter.ts';
 import { StoredStreams } from '../services/chat/stored-streams.ts';
 import { StreamService } from '../services/chat/streams.ts';
-import { TurnKeeper } from '../services/chat/turn-recorder.ts';
+import { TurnRecorder } from '../services/chat/turn-recorder.ts';
 import { ConversationService } from '../services/conversations/conversations.ts';
 import { PurgeService } from '../services/conversations/purge.ts';
 import { CursorCodec } from '../services/exports/cursor-codec.ts';
@@ -50,7 +50,7 @@ import { ExportService } from '../services/exports/exports.ts';
 import { JobRunner } from '../services/exports/job-runner.ts';
 import { ExportJobService, progressOf } from '../services/exports/jobs.ts';
 import { PurgeArchiver } from '../services/exports/purge-archiver.ts';
-import { Pace } from '../services/exports/throttle.ts';
+import { ExportThrottle } from '../services/exports/throttle.ts';
 import { HealthService } from '../services/health.ts';
 import { type ContentFilter, openContentFilter } from '../startup/open-content-filter.ts';
 import { drain } from '../startup/shutdown.ts';
@@ -108,10 +108,10 @@ export async function startServer(
     await closeParts();
     throw error;
   });
-  const forms = new ReplyForms(createTextFormat(), filter.output);
+  const renderer = new ReplyRenderer(createTextFormat(), filter.output);
   const { messageMaxChars } = config.chat;
   const options = { ...config.http, ...config.auth, version, messageMaxChars };
-  const app = createApp(options, { ...services, forms, log, context });
+  const app = createApp(options, { ...services, renderer, log, context });
   const server = new HttpServer(app, { bodyLimit: config.http.bodyLimit, log, ...overrides });
   const address = await server.listen(config.port, config.host).catch(async (error: unknown) => {
     await closeParts();
@@ -163,7 +163,7 @@ async function openStorage(config: Config, worker: string, log: Logger) {
 /** What the database itself objects to is told in a line; whatever nobody foresaw stays as it is. */
 function startFault(error: unknown): unknown {
   if (error instanceof PendingMigrationsError) return new StartError(error.message, error);
-  const code = refusalOf(error);
+  const code = accessDeniedCode(error);
   return code === undefined ? error : new StartError(`the database refuses to be used (${code})`, error);
 }
 
@@ -235,17 +235,17 @@ function buildServices(config: Config, parts: ServiceParts) {
   const cache = createResponseCache(config.cache.maxBytes, config.cache.ttlMs);
   const generations = new Generations(model, cache, maxGenerations, log);
   const checkpoints = new Checkpoints({ writer, replies, worker, log }, config.durability.checkpointMs);
-  const keeper = new TurnKeeper({ writer, checkpoints, worker, clock, log }, ttlMs);
+  const recorder = new TurnRecorder({ writer, checkpoints, worker, clock, log }, ttlMs);
   const stored = new StoredStreams({ replies, pending: writer, log }, ttlMs);
-  const keyed = new KeyedTurns(replies, keeper, stored);
+  const idempotent = new IdempotentTurns(replies, recorder, stored);
   const { linkSecrets } = config;
   const secrets = async () => linkSecrets ?? [await database.secrets.get('link')];
   const cursors = new CursorCodec(secrets);
   const personal = { mask: maskPersonal, masked: config.piiMask.exports };
-  const pace = new Pace();
+  const throttle = new ExportThrottle();
   const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, {
     personal,
-    pace,
+    throttle,
   });
   const files = createExportFiles(join(config.dataDir, 'exports'));
   const store = database.exportJobs;
@@ -260,16 +260,16 @@ function buildServices(config: Config, parts: ServiceParts) {
     runner: jobRunner,
     clock,
     ids,
-    notifyFaults: (asked) => notificationFaults(asked, { mail, allowPrivate }),
+    notifyFaults: (asked) => notificationErrors(asked, { mail, allowPrivate }),
   });
   const forget = (conversationId: string) => {
-    keeper.abandon(conversationId);
+    recorder.dropConversation(conversationId);
     writer.drop(conversationId);
   };
   return {
     clock,
     generations,
-    turns: keeper,
+    turns: recorder,
     keys: new ApiKeyService({ store: database.apiKeys, clock, ids, log }),
     links: new SignedLinks(secrets),
     ...buildLimits(config, parts),
@@ -279,15 +279,15 @@ function buildServices(config: Config, parts: ServiceParts) {
         conversations,
         pending: writer,
         generations,
-        keeper,
-        keyed,
-        pace,
+        recorder,
+        idempotent,
+        throttle,
         filter: parts.filter.input && new InputFilter(parts.filter.input, !config.filter.store),
         clock,
         ids,
       },
     ),
-    streams: new StreamService({ keeper, stored, replies, pending: writer, clock }, ttlMs),
+    streams: new StreamService({ recorder, stored, replies, pending: writer, clock }, ttlMs),
     conversations: new ConversationService(conversations, writer, clock, ttlMs, forget),
     exports,
     cursors,
@@ -308,13 +308,13 @@ function buildLimits(config: Config, { database, processes: alive, clock, log }:
   const redis = redisUrl === undefined ? undefined : openRedisCounters(redisUrl);
   const store = redis ?? database.counters;
   const limiter = new Limiter({ store, processes, always: redis !== undefined, clock, log });
-  const gauge = new Gauge(sqlite ? null : { limiter, processes, clock });
+  const concurrency = new ConcurrencyLimiter(sqlite ? null : { limiter, processes, clock });
   const close = async () => {
-    gauge.stop();
+    concurrency.stop();
     await limiter.stop();
     redis?.close();
   };
-  return { limits: { close }, quotas: new Quotas(config.limits, { limiter, gauge }) };
+  return { limits: { close }, quotas: new Quotas(config.limits, { limiter, concurrency }) };
 }
 
 /** Undefined: what is purged is not archived. */

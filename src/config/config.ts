@@ -171,7 +171,7 @@ function databaseTarget(settings: Settings): DatabaseConfig['target'] {
 }
 
 /** Rules between settings: each fault a line. */
-function crossFaults(settings: Settings, sqlite: boolean): string[] {
+function crossErrors(settings: Settings, sqlite: boolean): string[] {
   const faults: string[] = [];
   if (settings.DB_POOL_MIN > settings.DB_POOL_MAX) {
     faults.push(
@@ -274,7 +274,7 @@ export function loadConfig(environment: Environment, terminal = false): Config {
   const target = databaseTarget(settings);
   const sqlite = target.kind === 'sqlite';
   const loopback = isLoopback(settings.HOST);
-  const faults = crossFaults(settings, sqlite);
+  const faults = crossErrors(settings, sqlite);
   if (faults.length > 0) throw new ConfigError(faults);
   return deepFreeze({
     host: settings.HOST,

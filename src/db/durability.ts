@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import type { Database } from './database.ts';
 import { Journal } from './journal/journal.ts';
 import { DurableWriter } from './turns/durable-writer.ts';
-import { Presence } from './workers/process-lock.ts';
+import { ProcessLock } from './workers/process-lock.ts';
 import { WorkerRegistry } from './workers/registry.ts';
 
 export interface DurabilityOptions {
@@ -34,10 +34,10 @@ export function openDurability(database: Database, options: DurabilityOptions, l
   const writer = new DurableWriter(database.writer, journal, logger, {
     probe: () => database.conversations.check(),
   });
-  const presence = Presence.enter(join(folder, 'workers'), worker, logger);
+  const processLock = ProcessLock.acquire(join(folder, 'workers'), worker, logger);
   const registry = new WorkerRegistry(
     database.writerKnex,
-    { id: worker, leaseMs, ...(presence && { presence }) },
+    { id: worker, leaseMs, ...(processLock && { processLock }) },
     logger,
   );
   return {

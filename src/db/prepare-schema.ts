@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import { isAway } from './core/errors.ts';
+import { isDatabaseUnavailable } from './core/errors.ts';
 import type { Database } from './database.ts';
 
 /** How long until an absent database is tried again, milliseconds. */
@@ -38,7 +38,7 @@ export async function prepareSchema(
     await prepareOnce(database, options.autoMigrate, logger);
     return { done: Promise.resolve() };
   } catch (error) {
-    if (!isAway(error)) throw error;
+    if (!isDatabaseUnavailable(error)) throw error;
     logger.warn(
       { database: database.describe() },
       'the database does not answer; starting without it, not ready',
@@ -73,7 +73,7 @@ async function keepTrying(
       return;
     } catch (error) {
       // The server already runs: what would have kept it from starting keeps it from being ready, and is told.
-      if (!isAway(error)) logger.error({ err: error }, 'the database cannot be used');
+      if (!isDatabaseUnavailable(error)) logger.error({ err: error }, 'the database cannot be used');
     }
   }
 }

@@ -85,16 +85,16 @@ export class AppError extends Error {
 }
 
 /** One and the same for what never was, what is gone, and what is somebody else's. */
-export function noConversation(): AppError {
+export function conversationNotFound(): AppError {
   return new AppError('conversation_not_found', 'There is no conversation with this id, or it has expired');
 }
 
-/** As {@link noConversation}, for a reply. */
-export function noStream(): AppError {
+/** As {@link conversationNotFound}, for a reply. */
+export function streamNotFound(): AppError {
   return new AppError('stream_not_found', 'There is no stream with this id, or it has expired');
 }
 
-/** As {@link noConversation}, for an export. */
-export function noExport(): AppError {
+/** As {@link conversationNotFound}, for an export. */
+export function exportNotFound(): AppError {
   return new AppError('export_not_found', 'There is no export with this id, or it was removed');
 }

@@ -20,7 +20,7 @@ export interface ExportRequest {
 export type JobStatus = 'queued' | 'running' | 'done' | 'failed' | 'cancelled';
 
 /** What the job has behind itself, so that another process can go on. */
-export interface JobCheckpoint {
+export interface ExportCheckpoint {
   readonly position: ExportPosition | null;
   readonly conversations: number;
   readonly messages: number;
@@ -71,7 +71,7 @@ export interface ExportJob {
   readonly status: JobStatus;
   readonly request: ExportRequest;
   readonly scope: JobScope | null;
-  readonly checkpoint: JobCheckpoint | null;
+  readonly checkpoint: ExportCheckpoint | null;
   readonly manifest: ExportManifest | null;
   /** A sentence for people. */
   readonly error: string | null;
@@ -109,7 +109,7 @@ export interface ExportJobStore {
   claim(worker: string, now: Instant, known: readonly string[]): Promise<ExportJob | null>;
   /** False when the job is not this worker's any more: it was cancelled, or given to another. */
   saveScope(id: string, worker: string, scope: JobScope): Promise<boolean>;
-  saveCheckpoint(id: string, worker: string, checkpoint: JobCheckpoint): Promise<boolean>;
+  saveCheckpoint(id: string, worker: string, checkpoint: ExportCheckpoint): Promise<boolean>;
   finish(id: string, worker: string, manifest: ExportManifest, at: Instant): Promise<boolean>;
   fail(id: string, worker: string, error: string, at: Instant): Promise<boolean>;
   /** Lets another process go on. */

@@ -43,15 +43,15 @@ export interface RateLimiter {
 }
 
 /** A decision that, where it is allowed, holds a place until it is released. */
-export interface Place extends Decision {
+export interface Permit extends Decision {
   /** Once is enough; again changes nothing. */
   release(): void;
 }
 
 /** How much is open at once. */
-export interface OpenGauge {
+export interface PermitPool {
   /** A promise, which never rejects, is for when other processes have to be asked first. */
-  acquire(policy: Policy, subject: string): Place | Promise<Place>;
+  acquire(policy: Policy, subject: string): Permit | Promise<Permit>;
 }
 
 export interface Addition {

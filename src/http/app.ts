@@ -13,13 +13,13 @@ import type { ExportJobService } from '../services/exports/jobs.ts';
 import type { HealthService } from '../services/health.ts';
 import { createGuard } from './access/guard.ts';
 import type { Quotas } from './access/quotas.ts';
-import { answerErrors, notFound } from './middleware/errors.ts';
-import { knownHosts } from './middleware/host.ts';
-import { observe } from './middleware/request-logger.ts';
+import { errorHandler, notFound } from './middleware/errors.ts';
+import { hostAllowlist } from './middleware/host.ts';
+import { requestLogger } from './middleware/request-logger.ts';
 import { crossOrigin, securityHeaders } from './middleware/security.ts';
 import { normalizeTarget } from './middleware/target.ts';
 import { createBodyReader } from './request/body.ts';
-import type { ReplyForms } from './response/reply-renderer.ts';
+import type { ReplyRenderer } from './response/reply-renderer.ts';
 import { mountRoutes, type Route } from './route.ts';
 import { chatRoutes } from './routes/chat.ts';
 import { conversationRoutes } from './routes/conversations.ts';
@@ -52,7 +52,7 @@ export interface AppParts {
   readonly exportJobs: ExportJobService;
   readonly cursors: CursorCodec;
   readonly health: HealthService;
-  readonly forms: ReplyForms;
+  readonly renderer: ReplyRenderer;
   readonly keys: ApiKeyService;
   readonly links: SignedLinks;
   readonly quotas: Quotas;
@@ -64,11 +64,11 @@ export interface AppParts {
 function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   const { heartbeatMs, openMs, messageMaxChars } = options;
   const readBody = createBodyReader(options.bodyLimit);
-  const { chat, streams, forms, quotas } = parts;
+  const { chat, streams, renderer, quotas } = parts;
   const stream = { heartbeatMs, openMs };
   return [
-    ...chatRoutes({ chat, forms, readBody, quotas, messageMaxChars, stream }),
-    ...streamRoutes({ streams, forms, stream }),
+    ...chatRoutes({ chat, renderer, readBody, quotas, messageMaxChars, stream }),
+    ...streamRoutes({ streams, renderer, stream }),
     // Before the conversations: "export-all" is nobody's id.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
     ...conversationRoutes(parts.conversations),
@@ -96,16 +96,16 @@ export function createApp(options: AppOptions, parts: AppParts): Express {
   const { trustProxy } = options;
   app.set('trust proxy', typeof trustProxy === 'number' ? trustProxy : [...trustProxy]);
 
-  app.use(observe(parts.log, parts.context));
+  app.use(requestLogger(parts.log, parts.context));
   app.use(securityHeaders());
   app.use(normalizeTarget());
-  if (options.hosts) app.use(knownHosts(options.hosts));
+  if (options.hosts) app.use(hostAllowlist(options.hosts));
   app.use(crossOrigin(options.corsOrigins));
   const routes = apiRoutes(options, parts);
   const guard = createGuard({ ...parts, required: options.required });
   mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)], guard);
   mountAssets(app);
   app.use(notFound());
-  app.use(answerErrors(parts.log));
+  app.use(errorHandler(parts.log));
   return app;
 }

@@ -1,5 +1,5 @@
 import type { Instant } from '../domain/conversation.ts';
-import type { Decision, OpenGauge, Place, Policy, RateLimiter, WindowPolicy } from '../domain/limits.ts';
+import type { Decision, Permit, PermitPool, Policy, RateLimiter, WindowPolicy } from '../domain/limits.ts';
 import type { Clock } from '../domain/runtime.ts';
 import { windowStart } from './counter.ts';
 
@@ -37,7 +37,7 @@ interface Entry {
  * asks both for what it wants to open, and the older one decides: in the half window before that everybody has told it
  * all. What a killed process had open is gone from both after one window.
  */
-export class Gauge implements OpenGauge {
+export class ConcurrencyLimiter implements PermitPool {
   readonly #entries = new Map<string, Entry>();
   readonly #sharing: GaugeSharing | null;
   readonly #timer: NodeJS.Timeout | undefined;
@@ -48,7 +48,7 @@ export class Gauge implements OpenGauge {
     if (sharing) this.#timer = setInterval(() => this.tell(), TELL_MS).unref();
   }
 
-  acquire(policy: Policy, subject: string): Place | Promise<Place> {
+  acquire(policy: Policy, subject: string): Permit | Promise<Permit> {
     const entry = this.#entry(policy, subject);
     if (entry.open + entry.asking >= policy.limit) return refused(policy);
     const sharing = this.#shared();
@@ -61,7 +61,7 @@ export class Gauge implements OpenGauge {
     const ends = windowStart(older, now) + older.windowSeconds * 1000;
     // In both and in one sending, so that nothing is missing from the newer one when it is its turn to decide.
     const asked = [limiter.take(older, subject), limiter.take(newer, subject)] as const;
-    const settle = ([byOlder, byNewer]: readonly [Decision, Decision]): Place => {
+    const settle = ([byOlder, byNewer]: readonly [Decision, Decision]): Permit => {
       entry.asking -= 1;
       for (const [counter, { allowed }] of [
         [older, byOlder],
@@ -109,7 +109,7 @@ export class Gauge implements OpenGauge {
     return entry;
   }
 
-  #hold(entry: Entry, remaining = Number.POSITIVE_INFINITY): Place {
+  #hold(entry: Entry, remaining = Number.POSITIVE_INFINITY): Permit {
     const { policy } = entry;
     entry.open += 1;
     this.#tell(entry);
@@ -162,6 +162,6 @@ function nameOf({ policy, subject }: Pick<Entry, 'policy' | 'subject'>): string 
   return `${policy.name}\n${subject}`;
 }
 
-function refused(policy: Policy): Place {
+function refused(policy: Policy): Permit {
   return { policy, resetSeconds: null, allowed: false, remaining: 0, release() {} };
 }

@@ -1,7 +1,7 @@
 import CircuitBreaker from 'opossum';
 import { AppError } from '../domain/errors.ts';
 import type { Log } from '../domain/runtime.ts';
-import { UpstreamFault } from './errors.ts';
+import { UpstreamError } from './errors.ts';
 
 /** Milliseconds, but for `minCalls`. */
 export interface BreakerOptions {
@@ -145,7 +145,7 @@ async function settle(failed: boolean): Promise<void> {
 }
 
 function verdictOn(error: unknown): Verdict {
-  if (!(error instanceof UpstreamFault)) return 'unknown';
+  if (!(error instanceof UpstreamError)) return 'unknown';
   const { status } = error.details;
   const { code } = error.error;
   // Without an answer: what is worth no retry and is no timeout was never sent.

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import type { ModelReply, ModelRequest } from '../domain/model.ts';
-import { requestIdOf, UpstreamFault } from './errors.ts';
+import { requestIdOf, UpstreamError } from './errors.ts';
 import { wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';
 import {
@@ -14,8 +14,8 @@ import {
 } from './shapes.ts';
 import { runAttempt } from './transport/attempt.ts';
 import type { ModelServerClient } from './transport/client.ts';
-import { Watch } from './transport/idle-timeout.ts';
-import { connectionFault, openAnswer, systemCode } from './transport/send-request.ts';
+import { IdleTimeout } from './transport/idle-timeout.ts';
+import { connectionError, sendRequest, systemCode } from './transport/send-request.ts';
 
 /** One attempt at a whole reply within `timeoutMs`. Rejects with an UpstreamFault, or the signal's reason. */
 export function completeOnce(
@@ -25,13 +25,13 @@ export function completeOnce(
   signal: AbortSignal,
 ): Promise<ModelReply> {
   return runAttempt(signal, async (attempt) => {
-    const late = () => attempt.stop(new UpstreamFault('upstream_timeout', { reason: 'whole call' }));
-    const watch = new Watch(limits.timeoutMs, late);
+    const late = () => attempt.stop(new UpstreamError('upstream_timeout', { reason: 'whole call' }));
+    const watch = new IdleTimeout(limits.timeoutMs, late);
     try {
-      const answer = await openAnswer(attempt, (sent) => client.chat(request, false, sent));
+      const answer = await sendRequest(attempt, (sent) => client.chat(request, false, sent));
       const about = { status: answer.statusCode, requestId: requestIdOf(answer) };
       const text = await collect(answer, wireBytes(limits.replyMaxBytes), about).catch((error: unknown) => {
-        attempt.hangUp();
+        attempt.closeConnection();
         throw error;
       });
       return replyOf(text, request.model, limits.replyMaxBytes, about);
@@ -53,32 +53,32 @@ function collect(answer: IncomingMessage, maxBytes: number, about: About): Promi
     answer.on('data', (chunk: Buffer) => {
       size += chunk.length;
       if (size <= maxBytes) chunks.push(chunk);
-      else reject(new UpstreamFault('upstream_error', { ...about, reason: 'the answer is too large' }));
+      else reject(new UpstreamError('upstream_error', { ...about, reason: 'the answer is too large' }));
     });
     answer.on('end', () => resolve(Buffer.concat(chunks).toString('utf8')));
     answer.on('error', (error) => {
       const reason = systemCode(error) ?? 'connection lost';
-      if (size > 0) reject(new UpstreamFault('upstream_incomplete', { ...about, reason }));
-      else reject(connectionFault(error));
+      if (size > 0) reject(new UpstreamError('upstream_incomplete', { ...about, reason }));
+      else reject(connectionError(error));
     });
   });
 }
 
 function replyOf(body: string, requestedModel: string, maxBytes: number, about: About): ModelReply {
   const object = parseObject(body);
-  if (!object) throw new UpstreamFault('upstream_error', { ...about, reason: 'the answer is not JSON' });
+  if (!object) throw new UpstreamError('upstream_error', { ...about, reason: 'the answer is not JSON' });
   const choice = firstChoice(object);
   if (reportsError(object, choice)) {
-    throw new UpstreamFault('upstream_error', { ...about, reason: 'error inside the answer' });
+    throw new UpstreamError('upstream_error', { ...about, reason: 'error inside the answer' });
   }
   const text = new ReplyText(maxBytes);
   const content = text.take(textOf(choice?.message, 'content')) + text.rest();
   const reason = finishReason(choice);
   if (choice && !reason) {
-    throw new UpstreamFault('upstream_incomplete', { ...about, reason: 'no finish_reason' });
+    throw new UpstreamError('upstream_incomplete', { ...about, reason: 'no finish_reason' });
   }
   if (!reason || (content === '' && reason !== 'content_filter')) {
-    throw new UpstreamFault('upstream_empty', { ...about, reason: 'no content' });
+    throw new UpstreamError('upstream_empty', { ...about, reason: 'no content' });
   }
   return {
     content,

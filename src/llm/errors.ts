@@ -2,14 +2,14 @@ import type { IncomingMessage } from 'node:http';
 import { AppError, type ErrorCode } from '../domain/errors.ts';
 
 /** What the log may know of a fault: never a body, a message of the other side, or a header that we sent. */
-export interface FaultDetails {
+export interface UpstreamErrorDetails {
   readonly status?: number | undefined;
   readonly requestId?: string | undefined;
   /** What happened, in our own words, or the system's error code. */
   readonly reason?: string | undefined;
 }
 
-interface FaultOptions extends FaultDetails {
+interface UpstreamErrorOptions extends UpstreamErrorDetails {
   readonly detail?: string;
   readonly retryable?: boolean;
   readonly retryAfterMs?: number | undefined;
@@ -19,13 +19,13 @@ interface FaultOptions extends FaultDetails {
 const DEFAULT_BUSY_SECONDS = 5;
 
 /** One failed attempt: what to tell the caller if it was the last, and whether another one makes sense. */
-export class UpstreamFault extends Error {
+export class UpstreamError extends Error {
   readonly error: AppError;
   readonly retryable: boolean;
   readonly retryAfterMs: number | undefined;
-  readonly details: FaultDetails;
+  readonly details: UpstreamErrorDetails;
 
-  constructor(code: ErrorCode, options: FaultOptions = {}) {
+  constructor(code: ErrorCode, options: UpstreamErrorOptions = {}) {
     const { detail, retryable = false, retryAfterMs, ...details } = options;
     super(code);
     this.name = 'UpstreamFault';
@@ -39,21 +39,21 @@ export class UpstreamFault extends Error {
 }
 
 /** The fault in an answer's head, or undefined when its body is a reply. */
-export function faultOfHead(answer: IncomingMessage): UpstreamFault | undefined {
+export function classifyResponse(answer: IncomingMessage): UpstreamError | undefined {
   const status = answer.statusCode ?? 0;
   if (status >= 200 && status < 300) return undefined;
   const about = { status, requestId: requestIdOf(answer) };
   if (status === 401 || status === 403) {
-    return new UpstreamFault('upstream_error', { ...about, detail: 'The model server refused this server.' });
+    return new UpstreamError('upstream_error', { ...about, detail: 'The model server refused this server.' });
   }
   if (isPassing(status)) {
     const code = status === 429 || status === 503 ? 'upstream_busy' : 'upstream_error';
     const retryable = answer.headers['x-should-retry'] !== 'false';
-    return new UpstreamFault(code, { ...about, retryable, retryAfterMs: retryAfterOf(answer) });
+    return new UpstreamError(code, { ...about, retryable, retryAfterMs: retryAfterOf(answer) });
   }
   const hint = status < 400 ? 'check its base URL' : 'check the model name or the length of the context';
   const detail = `The model server refused the request with status ${status}; ${hint}.`;
-  return new UpstreamFault('upstream_rejected', { ...about, detail });
+  return new UpstreamError('upstream_rejected', { ...about, detail });
 }
 
 /** Trouble that is often over a moment later. */

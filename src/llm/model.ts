@@ -8,8 +8,8 @@ import { withRetries } from './retries.ts';
 import { StreamedReply } from './streamed-reply.ts';
 import { runAttempt } from './transport/attempt.ts';
 import { type ClientOptions, ModelServerClient } from './transport/client.ts';
-import { Watch } from './transport/idle-timeout.ts';
-import { openAnswer } from './transport/send-request.ts';
+import { IdleTimeout } from './transport/idle-timeout.ts';
+import { sendRequest } from './transport/send-request.ts';
 
 /** Times are milliseconds. */
 export interface ModelOptions extends ClientOptions, ReplyLimits {
@@ -57,7 +57,7 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
             const on = { delta: onDelta, start: started };
             const reply = new StreamedReply(request.model, options, capAt, on, attempt);
             try {
-              return await reply.read(await openAnswer(attempt, (sent) => client.chat(request, true, sent)));
+              return await reply.read(await sendRequest(attempt, (sent) => client.chat(request, true, sent)));
             } finally {
               reply.close();
             }
@@ -69,10 +69,10 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
     async reachable(signal) {
       try {
         return await runAttempt(signal, async (attempt) => {
-          const watch = new Watch(REACHABLE_MS, () => attempt.hangUp());
+          const watch = new IdleTimeout(REACHABLE_MS, () => attempt.closeConnection());
           try {
             const answer = await client.models(attempt.signal);
-            attempt.letRunOut(answer);
+            attempt.drainResponse(answer);
             return (answer.statusCode ?? 500) < 500;
           } finally {
             watch.stop();

@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Log } from '../domain/runtime.ts';
-import { UpstreamFault } from './errors.ts';
+import { UpstreamError } from './errors.ts';
 
 export interface RetryPlan {
   readonly maxRetries: number;
@@ -22,7 +22,7 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
     try {
       return await attempt();
     } catch (error) {
-      if (!(error instanceof UpstreamFault)) throw error;
+      if (!(error instanceof UpstreamError)) throw error;
       const wait = tried > plan.maxRetries ? undefined : waitFor(error, tried, plan);
       const { status, requestId, reason } = error.details;
       plan.log.warn(
@@ -43,7 +43,7 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
 }
 
 /** Milliseconds until the next attempt; undefined when there must be none. */
-function waitFor(fault: UpstreamFault, tried: number, plan: RetryPlan): number | undefined {
+function waitFor(fault: UpstreamError, tried: number, plan: RetryPlan): number | undefined {
   const { retryable, retryAfterMs } = fault;
   if (!retryable || (retryAfterMs ?? 0) > MAX_RETRY_AFTER_MS) return undefined;
   const backoff = Math.min(plan.baseMs * 2 ** (tried - 1), MAX_BACKOFF_MS);

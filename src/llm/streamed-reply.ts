@@ -3,7 +3,7 @@ import { createParser, type EventSourceParser, type ParseError } from 'eventsour
 import type { FinishReason, Usage } from '../domain/conversation.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import type { ModelOutcome } from '../domain/model.ts';
-import { requestIdOf, UpstreamFault } from './errors.ts';
+import { requestIdOf, UpstreamError } from './errors.ts';
 import { type ReplyLimits, wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';
 import {
@@ -16,14 +16,14 @@ import {
   usageOf,
 } from './shapes.ts';
 import type { Attempt } from './transport/attempt.ts';
-import { Watch } from './transport/idle-timeout.ts';
-import { connectionFault, systemCode } from './transport/send-request.ts';
+import { IdleTimeout } from './transport/idle-timeout.ts';
+import { connectionError, systemCode } from './transport/send-request.ts';
 
 /** After the reply itself has ended: how long the token counts may take. */
 const USAGE_WAIT_MS = 5000;
 
 /** Why reading ends: the reply is whole, a cap of ours was met, or a fault. */
-type Verdict = 'whole' | 'capped' | UpstreamFault;
+type Verdict = 'whole' | 'capped' | UpstreamError;
 
 /**
  * Reads one streamed answer. Everything that one network read brings is parsed at once, then handed on in one piece
@@ -35,7 +35,7 @@ export class StreamedReply {
   readonly #onDelta: (text: string) => void;
   readonly #onStart: () => void;
   readonly #attempt: Attempt;
-  readonly #watch: Watch;
+  readonly #watch: IdleTimeout;
   readonly #parser: EventSourceParser;
   readonly #text: ReplyText;
   readonly #capAt: number;
@@ -72,7 +72,7 @@ export class StreamedReply {
     this.#onStart = on.start;
     this.#attempt = attempt;
     this.#text = new ReplyText(limits.replyMaxBytes);
-    this.#watch = new Watch(this.#untilCap(limits.firstTokenTimeoutMs), () => this.#late());
+    this.#watch = new IdleTimeout(this.#untilCap(limits.firstTokenTimeoutMs), () => this.#late());
     this.#parser = createParser({
       maxBufferSize: wireBytes(limits.replyMaxBytes),
       onEvent: ({ data }) => this.#take(data),
@@ -188,13 +188,13 @@ export class StreamedReply {
 
   #lost(error: Error): void {
     if (this.#started) this.#fail('upstream_incomplete', systemCode(error) ?? 'connection lost');
-    else this.#verdict ??= this.#finish ? 'whole' : connectionFault(error);
+    else this.#verdict ??= this.#finish ? 'whole' : connectionError(error);
     this.#endOfRead();
   }
 
   #late(): void {
     if (!this.#answer) {
-      this.#attempt.stop(new UpstreamFault('upstream_timeout', { reason: 'no answer' }));
+      this.#attempt.stop(new UpstreamError('upstream_timeout', { reason: 'no answer' }));
       return;
     }
     if (!this.#finish && performance.now() >= this.#capAt - 1) this.#verdict ??= 'capped';
@@ -207,17 +207,17 @@ export class StreamedReply {
     this.#watch.stop();
     if (verdict === 'whole') {
       this.#handOn(this.#text.rest());
-      if (this.#answer) this.#attempt.letRunOut(this.#answer);
+      if (this.#answer) this.#attempt.drainResponse(this.#answer);
     } else {
-      this.#attempt.hangUp();
+      this.#attempt.closeConnection();
     }
     const outcome = this.#outcome(verdict);
-    if (outcome instanceof UpstreamFault) this.#result.reject(outcome);
+    if (outcome instanceof UpstreamError) this.#result.reject(outcome);
     else this.#result.resolve(outcome);
   }
 
-  #outcome(verdict: Verdict): ModelOutcome | UpstreamFault {
-    if (verdict instanceof UpstreamFault) return verdict;
+  #outcome(verdict: Verdict): ModelOutcome | UpstreamError {
+    if (verdict instanceof UpstreamError) return verdict;
     const outcome = { usage: this.#usage, model: this.#model };
     if (verdict === 'capped') {
       if (this.#text.said) return { ...outcome, finishReason: 'length', truncated: true };
@@ -234,10 +234,10 @@ export class StreamedReply {
     this.#verdict ??= this.#finish ? 'whole' : this.#fault(code, reason);
   }
 
-  #fault(code: ErrorCode, reason: string): UpstreamFault {
+  #fault(code: ErrorCode, reason: string): UpstreamError {
     const status = this.#answer?.statusCode;
     const requestId = this.#answer && requestIdOf(this.#answer);
-    return new UpstreamFault(code, { status, requestId, reason });
+    return new UpstreamError(code, { status, requestId, reason });
   }
 
   #untilCap(ms: number): number {

@@ -3,7 +3,7 @@ import type { ExportJobStore, ExportRequest, JobNotification, NotifyChannel } fr
 import type { Clock, Log } from '../domain/runtime.ts';
 import { DeliveryError } from './delivery-error.ts';
 import type { Mailer } from './mail.ts';
-import { type Webhook, webhookFault } from './webhook.ts';
+import { type Webhook, webhookUrlError } from './webhook.ts';
 
 interface NotifierParts {
   readonly store: Pick<ExportJobStore, 'claimNotification' | 'saveNotification'>;
@@ -127,7 +127,7 @@ export class Notifier {
 }
 
 /** What of that cannot be done here, for whoever asks for it; empty when all of it can. */
-export function notificationFaults(
+export function notificationErrors(
   { email, webhook }: ExportRequest['notify'],
   possible: { readonly mail: boolean; readonly allowPrivate: boolean },
 ): FieldError[] {
@@ -135,7 +135,7 @@ export function notificationFaults(
   if (email !== null && !possible.mail) {
     faults.push({ path: 'notify.email', message: 'is not possible: this server sends no mail (SMTP_URL)' });
   }
-  const fault = webhook === null ? undefined : webhookFault(webhook, possible.allowPrivate);
+  const fault = webhook === null ? undefined : webhookUrlError(webhook, possible.allowPrivate);
   if (fault !== undefined) faults.push({ path: 'notify.webhook', message: fault });
   return faults;
 }

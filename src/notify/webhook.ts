@@ -34,7 +34,7 @@ export function createWebhook(options: WebhookOptions): Webhook {
   const { allowPrivate, clock, resolve, timeoutMs = TIMEOUT_MS } = options;
   const lookup = allowPrivate ? plainLookup(resolve) : checkedLookup(resolve);
   return async (job, text) => {
-    const fault = webhookFault(text, allowPrivate);
+    const fault = webhookUrlError(text, allowPrivate);
     if (fault !== undefined) throw new DeliveryError(`the URL ${fault}`, true);
     const body = JSON.stringify({
       type: `export.${job.status}`,
@@ -65,7 +65,7 @@ export function webhookSecret(linkSecret: string): string {
 }
 
 /** What keeps a URL from being told anything; undefined when nothing does, as far as it can be seen. */
-export function webhookFault(text: string, allowPrivate: boolean): string | undefined {
+export function webhookUrlError(text: string, allowPrivate: boolean): string | undefined {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   if (!url || !/^https?:$/.test(url.protocol)) return 'must be an http:// or https:// URL';
   if (url.username !== '' || url.password !== '') return 'must not contain a user or a password';

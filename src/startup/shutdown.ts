@@ -1,7 +1,7 @@
 import { AppError } from '../domain/errors.ts';
 import type { HttpServer } from '../http/server/server.ts';
 import type { Generations } from '../services/chat/generations.ts';
-import type { TurnKeeper } from '../services/chat/turn-recorder.ts';
+import type { TurnRecorder } from '../services/chat/turn-recorder.ts';
 
 /** After the grace, how long a broken-off reply may still take to be saved and its last event to leave. */
 const LAST_WORDS_MS = 3000;
@@ -12,7 +12,7 @@ const LAST_WORDS_MS = 3000;
  */
 export async function drain(
   server: HttpServer,
-  turns: TurnKeeper,
+  turns: TurnRecorder,
   generations: Generations,
   graceMs: number,
 ): Promise<void> {

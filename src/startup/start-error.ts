@@ -11,10 +11,10 @@ export function listenError(
   error: unknown,
   address: { readonly host: string; readonly port: number },
 ): StartError {
-  return new StartError(listenFault(error, address), error);
+  return new StartError(listenFailure(error, address), error);
 }
 
-function listenFault(
+function listenFailure(
   error: unknown,
   { host, port }: { readonly host: string; readonly port: number },
 ): string {

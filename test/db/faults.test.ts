@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/core/client.ts';
-import { faultOf, isAway, isTransient, translated } from '../../src/db/core/errors.ts';
+import { classifyError, isDatabaseUnavailable, isTransient, toAppError } from '../../src/db/core/errors.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { GroupCommitWriter } from '../../src/db/turns/turn-writer.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
@@ -26,7 +26,7 @@ describe('an error of a driver', () => {
 
   for (const code of ['PROTOCOL_CONNECTION_LOST', 'ECONNREFUSED', 'SQLITE_IOERR_FSYNC', 'SQLITE_FULL']) {
     test(`${code} means that the database is unavailable, and keeps its cause`, () => {
-      const error = translated(coded(code));
+      const error = toAppError(coded(code));
       assert.ok(error instanceof AppError);
       assert.equal(error.code, 'database_unavailable');
       assert.equal(error.retryAfter, 2);
@@ -38,8 +38,8 @@ describe('an error of a driver', () => {
   for (const code of ['ER_DATA_TOO_LONG', 'ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_CHECK', 'ER_PARSE_ERROR']) {
     test(`${code} is a fault of the statement and stays what it is`, () => {
       const error = coded(code);
-      assert.equal(faultOf(error), undefined);
-      assert.equal(translated(error), error);
+      assert.equal(classifyError(error), undefined);
+      assert.equal(toAppError(error), error);
     });
   }
 });
@@ -207,8 +207,8 @@ describe('a server of our own', { timeout: 90_000 }, () => {
       t.after(() => database.close());
       await assert.rejects(database.conversations.find(newId()), AWAY);
       await assert.rejects(database.pendingMigrations(), (error: Error) => {
-        assert.equal(faultOf(error), 'refused');
-        assert.equal(isAway(error), false);
+        assert.equal(classifyError(error), 'refused');
+        assert.equal(isDatabaseUnavailable(error), false);
         assert.doesNotMatch(error.message, /s3cret/);
         return true;
       });

@@ -4,11 +4,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { createKnex, type DatabaseOptions } from '../../src/db/core/client.ts';
 import {
+  classifyError,
   databaseUnavailable,
-  faultOf,
   isTransient,
   QueueFullError,
-  translated,
+  toAppError,
 } from '../../src/db/core/errors.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
@@ -46,9 +46,9 @@ const codes = (results: readonly PromiseSettledResult<unknown>[]): unknown[] =>
 
 test('a queue that is full is a fault of the database that passes, and no statement is tried again for it', () => {
   const error = new QueueFullError();
-  assert.equal(faultOf(error), 'unavailable');
+  assert.equal(classifyError(error), 'unavailable');
   assert.equal(isTransient(error), false);
-  const shown = translated(error);
+  const shown = toAppError(error);
   assert.ok(shown instanceof AppError);
   assert.deepEqual({ code: shown.code, retryAfter: shown.retryAfter }, AWAY);
   assert.equal(shown.message, databaseUnavailable(error).message);

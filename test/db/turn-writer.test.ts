@@ -24,8 +24,8 @@ function watched(knex: Knex): { commits: number; errors: unknown[] } {
 /** A role that no schema takes, as a bad row. */
 const bad = (message: Message): Message => ({ ...message, role: 'robot' as 'user' });
 
-const ALICE: Access = { owner: 'alice', all: false };
-const BOB: Access = { owner: 'bob', all: false };
+const ALICE: Access = { owner: 'alice', unrestricted: false };
+const BOB: Access = { owner: 'bob', unrestricted: false };
 const WORKER = newId();
 const BROKEN = { status: 'incomplete', finishReason: 'error' } as const;
 /** What is stored of {@link ended} with these words. */
@@ -119,7 +119,7 @@ eachDatabase((_name, open, options) => {
         .where({ conversation_id: conversationId })
         .count({ count: '*' });
       assert.equal(Number(deletions?.count), 0);
-      const admin = { owner: 'bob', all: true };
+      const admin = { owner: 'bob', unrestricted: true };
       const more = startOf(userMessage(conversationId), { by: admin, expiredBefore: 0 });
       assert.equal(await writer.write({ start: more }), 'saved');
       assert.equal((await conversations.find(conversationId))?.owner, 'alice');

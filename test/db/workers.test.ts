@@ -10,7 +10,7 @@ import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/core/client.ts';
 import { dialectOf } from '../../src/db/core/dialect.ts';
 import { KnexExportJobs } from '../../src/db/exports/jobs.ts';
-import { Presence } from '../../src/db/workers/process-lock.ts';
+import { ProcessLock } from '../../src/db/workers/process-lock.ts';
 import { WorkerRegistry } from '../../src/db/workers/registry.ts';
 import { AT, manifest, queuedJob, request } from '../notify/jobs.ts';
 import { eachDatabase, silent } from '../support/databases.ts';
@@ -62,9 +62,9 @@ async function until(condition: () => Promise<boolean>): Promise<void> {
 async function startChild(t: TestContext, folder: string, id: string): Promise<ChildProcess> {
   const source = `
     import { Presence } from ${JSON.stringify(new URL('../../src/db/workers/process-lock.ts', import.meta.url).href)};
-    const presence = Presence.enter(${JSON.stringify(folder)}, ${JSON.stringify(id)}, { warn() {} });
-    process.stdout.write(presence ? 'in' : 'out');
-    setInterval(() => presence, 1000);`;
+    const processLock = Presence.enter(${JSON.stringify(folder)}, ${JSON.stringify(id)}, { warn() {} });
+    process.stdout.write(processLock ? 'in' : 'out');
+    setInterval(() => processLock, 1000);`;
   const child = spawn(process.execPath, ['--input-type=module', '--eval', source], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -96,7 +96,7 @@ eachDatabase((_name, _open, options) => {
     return {
       knex,
       /** A process whose rounds are an interval apart by its own clock, however fast they come. */
-      process(over: { id?: string; presence?: Presence | undefined } = {}) {
+      process(over: { id?: string; processLock?: ProcessLock | undefined } = {}) {
         // The driver of SQLite is synchronous: two connections of one process would wait for each other.
         const own = single ? knex : createKnex({ ...options, poolMax: 1 });
         if (!single) t.after(() => own.destroy());
@@ -409,9 +409,9 @@ eachDatabase((_name, _open, options) => {
       await process({ id: gone }).round();
       await kill(child);
       const id = newId();
-      const presence = Presence.enter(folder, id, silent);
-      assert(presence);
-      const { round, registry } = process({ id, presence });
+      const processLock = ProcessLock.acquire(folder, id, silent);
+      assert(processLock);
+      const { round, registry } = process({ id, processLock });
       await round();
       assert.deepEqual(await replyOf(knex, lost), CLOSED);
       assert.equal(await beatOf(knex, gone), undefined);
@@ -428,8 +428,8 @@ eachDatabase((_name, _open, options) => {
       const uid = await beginReply(knex, gone);
       await kill(await startChild(t, folder, gone));
       const id = newId();
-      const presence = Presence.enter(folder, id, silent);
-      const { round, registry, knex: own } = process({ id, presence });
+      const processLock = ProcessLock.acquire(folder, id, silent);
+      const { round, registry, knex: own } = process({ id, processLock });
       const away = t.mock.method(own, 'transaction', () => Promise.reject(new Error('lost')));
       await round();
       assert.ok(existsSync(join(folder, `${gone}.lock`)));
@@ -442,33 +442,33 @@ eachDatabase((_name, _open, options) => {
   });
 });
 
-describe('presence', () => {
+describe('processLock', () => {
   test('tells nobody dead who is in, also within one process, and nothing of one that left', (t) => {
     const folder = lockFolder(t);
     const [one, two] = [newId(), newId()];
-    const first = Presence.enter(folder, one, silent);
-    const second = Presence.enter(folder, two, silent);
+    const first = ProcessLock.acquire(folder, one, silent);
+    const second = ProcessLock.acquire(folder, two, silent);
     assert(first && second);
     for (let round = 0; round < 3; round++) {
-      assert.deepEqual([first.deadOnes(), second.deadOnes()], [[], []]);
+      assert.deepEqual([first.listDead(), second.listDead()], [[], []]);
     }
-    second.leave();
-    assert.deepEqual(first.deadOnes(), []);
+    second.release();
+    assert.deepEqual(first.listDead(), []);
     assert.deepEqual(readdirSync(folder), [`${one}.lock`]);
-    first.leave();
+    first.release();
     assert.deepEqual(readdirSync(folder), []);
   });
 
   test('takes no notice of files that are none of its own, and of one that nobody has locked yet', (t) => {
     const folder = lockFolder(t);
-    const presence = Presence.enter(folder, newId(), silent);
-    assert(presence);
+    const processLock = ProcessLock.acquire(folder, newId(), silent);
+    assert(processLock);
     const names = ['notes.txt', 'a.lock', `${newId()}.lock.bak`, `${newId().toUpperCase()}.lock`];
     const empty = `${newId()}.lock`;
     for (const name of [...names, empty]) writeFileSync(join(folder, name), '');
     writeFileSync(join(folder, `${newId()}.lock`), 'this is no database, however long one looks at it');
-    assert.deepEqual(presence.deadOnes(), []);
-    presence.leave();
+    assert.deepEqual(processLock.listDead(), []);
+    processLock.release();
     assert.equal(readdirSync(folder).length, names.length + 2);
   });
 
@@ -479,7 +479,7 @@ describe('presence', () => {
     const logger = Object.assign(Object.create(silent), {
       warn: (_fields: object, message: string) => void warnings.push(message),
     });
-    assert.equal(Presence.enter(folder, newId(), logger), undefined);
+    assert.equal(ProcessLock.acquire(folder, newId(), logger), undefined);
     assert.equal(warnings.length, 1);
   });
 });

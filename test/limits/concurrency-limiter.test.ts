@@ -3,8 +3,8 @@ import { hash } from 'node:crypto';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
-import type { Place, Policy } from '../../src/domain/limits.ts';
-import { Gauge } from '../../src/limits/concurrency-limiter.ts';
+import type { Permit, Policy } from '../../src/domain/limits.ts';
+import { ConcurrencyLimiter } from '../../src/limits/concurrency-limiter.ts';
 import { createFlexibleStore } from '../../src/limits/flexible-store.ts';
 import { Limiter } from '../../src/limits/limiter.ts';
 import { silentLog } from '../support/fakes.ts';
@@ -15,15 +15,15 @@ const TEN: Policy = { ...STREAMS, limit: 10 };
 const HALF_MS = 15_000;
 
 /** A place that must not have needed anybody else. */
-function atOnce(place: Place | Promise<Place>): Place {
+function atOnce(place: Permit | Promise<Permit>): Permit {
   assert.ok(!(place instanceof Promise), 'it waited');
   return place;
 }
 
-describe('a gauge that is alone', () => {
+describe('a concurrency that is alone', () => {
   it('has as many places for each as the limit says, and gives a place back once', () => {
-    const gauge = new Gauge(null);
-    const places = [1, 2, 3, 4].map(() => atOnce(gauge.acquire(STREAMS, 'a')));
+    const concurrency = new ConcurrencyLimiter(null);
+    const places = [1, 2, 3, 4].map(() => atOnce(concurrency.acquire(STREAMS, 'a')));
     assert.deepEqual(
       places.map(({ allowed, remaining, resetSeconds }) => [allowed, remaining, resetSeconds]),
       [
@@ -33,22 +33,22 @@ describe('a gauge that is alone', () => {
         [false, 0, null],
       ],
     );
-    assert.equal(atOnce(gauge.acquire(STREAMS, 'b')).allowed, true);
+    assert.equal(atOnce(concurrency.acquire(STREAMS, 'b')).allowed, true);
     for (const place of [places[3], places[0], places[0]]) place?.release();
-    assert.equal(atOnce(gauge.acquire(STREAMS, 'a')).allowed, true);
-    assert.equal(atOnce(gauge.acquire(STREAMS, 'a')).allowed, false);
+    assert.equal(atOnce(concurrency.acquire(STREAMS, 'a')).allowed, true);
+    assert.equal(atOnce(concurrency.acquire(STREAMS, 'a')).allowed, false);
   });
 
   it('never has more open than the limit, and remembers nobody who has nothing open', () => {
     const step = fc.tuple(fc.constantFrom('a', 'b'), fc.boolean(), fc.nat());
     fc.assert(
       fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
-        const gauge = new Gauge(null);
+        const concurrency = new ConcurrencyLimiter(null);
         const held: Record<string, (() => void)[]> = { a: [], b: [] };
         for (const [subject, takes, which] of steps) {
           const mine = held[subject] ?? [];
           if (takes) {
-            const place = atOnce(gauge.acquire(STREAMS, subject));
+            const place = atOnce(concurrency.acquire(STREAMS, subject));
             assert.equal(place.allowed, mine.length < STREAMS.limit);
             if (place.allowed) mine.push(place.release);
           } else if (mine.length > 0) {
@@ -56,7 +56,7 @@ describe('a gauge that is alone', () => {
           }
         }
         for (const release of Object.values(held).flat()) release();
-        assert.equal(gauge.size, 0);
+        assert.equal(concurrency.size, 0);
       }),
     );
   });
@@ -71,23 +71,23 @@ function start(t: TestContext, size: number) {
   const processes = () => alive.processes;
   const all = Array.from({ length: size }, () => {
     const limiter = new Limiter({ store, processes, clock, log: silentLog });
-    const gauge = new Gauge({ limiter, processes, clock });
+    const concurrency = new ConcurrencyLimiter({ limiter, processes, clock });
     t.after(async () => {
-      gauge.stop();
+      concurrency.stop();
       await limiter.stop();
     });
-    return gauge;
+    return concurrency;
   });
   const at = (index: number) => {
-    const gauge = all[index];
-    assert.ok(gauge);
-    return gauge;
+    const concurrency = all[index];
+    assert.ok(concurrency);
+    return concurrency;
   };
   /** The clock goes on by so many half windows; those named tell in each what they have, as they do by themselves. */
-  const pass = async (halves: number, living: readonly Gauge[] = all) => {
+  const pass = async (halves: number, living: readonly ConcurrencyLimiter[] = all) => {
     for (let n = 0; n < halves; n++) {
       time.now += HALF_MS;
-      for (const gauge of living) gauge.tell();
+      for (const concurrency of living) concurrency.tell();
       // Longer than it takes until everything is in the store.
       await delay(130);
     }
@@ -98,10 +98,12 @@ function start(t: TestContext, size: number) {
   return { store, all, at, pass, goOn, alive };
 }
 
-const allowed = (places: readonly Place[]) => places.filter((place) => place.allowed);
+const allowed = (places: readonly Permit[]) => places.filter((place) => place.allowed);
 
-async function burst(gauges: readonly Gauge[], each: number, policy = TEN): Promise<Place[]> {
-  const asked = gauges.flatMap((gauge) => Array.from({ length: each }, () => gauge.acquire(policy, 'a')));
+async function burst(gauges: readonly ConcurrencyLimiter[], each: number, policy = TEN): Promise<Permit[]> {
+  const asked = gauges.flatMap((concurrency) =>
+    Array.from({ length: each }, () => concurrency.acquire(policy, 'a')),
+  );
   return allowed(await Promise.all(asked));
 }
 

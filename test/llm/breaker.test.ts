@@ -5,7 +5,7 @@ import { describe, type TestContext, test } from 'node:test';
 import { AppError } from '../../src/domain/errors.ts';
 import type { Log } from '../../src/domain/runtime.ts';
 import { Breaker } from '../../src/llm/breaker.ts';
-import { UpstreamFault } from '../../src/llm/errors.ts';
+import { UpstreamError } from '../../src/llm/errors.ts';
 import type { ModelOptions } from '../../src/llm/model.ts';
 import {
   createGate,
@@ -35,7 +35,7 @@ type Way = (model: Setup['model'], signal?: AbortSignal) => Promise<unknown>;
 const complete: Way = (model, signal = never()) => model.complete(HELLO, signal);
 const stream: Way = (model, signal = never()) => startStream(model, signal).outcome;
 
-const failed = (): Promise<never> => Promise.reject(new UpstreamFault('upstream_error', { status: 500 }));
+const failed = (): Promise<never> => Promise.reject(new UpstreamError('upstream_error', { status: 500 }));
 const fine = async (): Promise<string> => 'fine';
 const isBusy = (error: unknown): boolean => error instanceof AppError && error.code === 'upstream_busy';
 

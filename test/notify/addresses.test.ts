@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { isPublic, privateLiteral } from '../../src/notify/addresses.ts';
-import { webhookFault } from '../../src/notify/webhook.ts';
+import { webhookUrlError } from '../../src/notify/webhook.ts';
 
 const PRIVATE = {
   loopback: ['127.0.0.1', '127.255.255.254', '::1'],
@@ -72,13 +72,13 @@ describe('the host of a URL', () => {
   ]) {
     it(`is a private address in whatever spelling: ${host}`, () => {
       assert.notEqual(privateLiteral(new URL(`http://${host}:8080/hook`)), undefined);
-      assert.match(webhookFault(`http://${host}/`, false) ?? '', /private/);
-      assert.equal(webhookFault(`http://${host}/`, true), undefined);
+      assert.match(webhookUrlError(`http://${host}/`, false) ?? '', /private/);
+      assert.equal(webhookUrlError(`http://${host}/`, true), undefined);
     });
   }
   for (const host of ['8.8.8.8', '[2606:4700::1111]', 'example.com', '127.0.0.1.example.com', 'localhost']) {
     it(`may be asked what it is: ${host}`, () => {
-      assert.equal(webhookFault(`https://${host}/hook`, false), undefined);
+      assert.equal(webhookUrlError(`https://${host}/hook`, false), undefined);
     });
   }
   it('comes without user and password, over http or https', () => {
@@ -87,7 +87,7 @@ describe('the host of a URL', () => {
       'https://user@example.com/',
       'http://:p@example.com/',
     ]) {
-      assert.match(webhookFault(url, true) ?? '', /user or a password/);
+      assert.match(webhookUrlError(url, true) ?? '', /user or a password/);
     }
     for (const url of [
       'ftp://example.com/',
@@ -96,7 +96,7 @@ describe('the host of a URL', () => {
       'example.com',
       '',
     ]) {
-      assert.match(webhookFault(url, true) ?? '', /http/);
+      assert.match(webhookUrlError(url, true) ?? '', /http/);
     }
   });
 });

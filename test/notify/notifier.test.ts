@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { ExportRequest, JobNotification } from '../../src/domain/export-jobs.ts';
 import { DeliveryError } from '../../src/notify/delivery-error.ts';
-import { Notifier, notificationFaults } from '../../src/notify/notifier.ts';
+import { Notifier, notificationErrors } from '../../src/notify/notifier.ts';
 import { newId } from '../db/fixtures.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { silentLog } from '../support/fakes.ts';
@@ -219,7 +219,7 @@ describe('a wish to be told', () => {
 
   test('is refused where it cannot be done, with the place of the fault', () => {
     const faults = (notify: Partial<ExportRequest['notify']>, over = {}) =>
-      notificationFaults({ email: null, webhook: null, ...notify }, { ...possible, ...over });
+      notificationErrors({ email: null, webhook: null, ...notify }, { ...possible, ...over });
     const [mail, ...rest] = faults({ email: 'ann@example.com' }, { mail: false });
     assert.deepEqual([mail?.path, rest], ['notify.email', []]);
     assert.match(mail?.message ?? '', /SMTP_URL/);
@@ -234,9 +234,9 @@ describe('a wish to be told', () => {
 
   test('is taken where it can', () => {
     const both = { email: 'ann@example.com', webhook: 'https://example.com/hook' };
-    assert.deepEqual(notificationFaults(both, possible), []);
-    assert.deepEqual(notificationFaults({ email: null, webhook: null }, { ...possible, mail: false }), []);
+    assert.deepEqual(notificationErrors(both, possible), []);
+    assert.deepEqual(notificationErrors({ email: null, webhook: null }, { ...possible, mail: false }), []);
     const local = { email: null, webhook: 'http://127.0.0.1:8080/' };
-    assert.deepEqual(notificationFaults(local, { mail: false, allowPrivate: true }), []);
+    assert.deepEqual(notificationErrors(local, { mail: false, allowPrivate: true }), []);
   });
 });

@@ -12,7 +12,7 @@ import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { JobScope } from '../../src/domain/export-jobs.ts';
 import { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../src/services/exports/exports.ts';
-import { NOTHING_YET } from '../../src/services/exports/job-file.ts';
+import { EMPTY_CHECKPOINT } from '../../src/services/exports/job-file.ts';
 import { readCsv } from '../support/csv.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { csvRows, inOrder, shown, store, storedConversation } from '../support/export-data.ts';
@@ -202,8 +202,8 @@ describe('the progress bar', () => {
   it('shows rows, size, rate and what is left, where somebody looks', () => {
     const { stream, text } = terminal(true);
     const progress = createProgress(stream);
-    progress.begin(scope(2000), { ...NOTHING_YET, messages: 500 });
-    progress.update({ ...NOTHING_YET, messages: 1500, bytes: 12_345_678 });
+    progress.begin(scope(2000), { ...EMPTY_CHECKPOINT, messages: 500 });
+    progress.update({ ...EMPTY_CHECKPOINT, messages: 1500, bytes: 12_345_678 });
     progress.end();
     assert.match(text(), /75% \| 1,500 rows \| 12\.3 MB \| [\d,]+ rows\/s \| \d+ s left/);
   });
@@ -211,8 +211,8 @@ describe('the progress bar', () => {
   it('counts conversations where there are no messages', () => {
     const { stream, text } = terminal(true);
     const progress = createProgress(stream);
-    progress.begin(scope(0), NOTHING_YET);
-    progress.update({ ...NOTHING_YET, conversations: 5 });
+    progress.begin(scope(0), EMPTY_CHECKPOINT);
+    progress.update({ ...EMPTY_CHECKPOINT, conversations: 5 });
     progress.end();
     assert.match(text(), /50% \| 5 rows/);
   });
@@ -221,7 +221,7 @@ describe('the progress bar', () => {
     for (const isTTY of [false, true]) {
       const { stream, text } = terminal(isTTY);
       const progress = createProgress(stream);
-      if (!isTTY) progress.begin(scope(1), NOTHING_YET);
+      if (!isTTY) progress.begin(scope(1), EMPTY_CHECKPOINT);
       progress.end();
       assert.equal(text(), '');
     }

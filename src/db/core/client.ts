@@ -31,7 +31,7 @@ export function createKnex(options: DatabaseOptions, logger?: Logger): Knex {
   const knex = openKnex(knexConfig(options, logger));
   // Without a server there is nothing to wait for but this process itself, and the writer shares the one connection.
   if (options.target.kind === 'mysql') {
-    boundQueue(knex, options.queueMax ?? QUEUE_PER_CONNECTION * options.poolMax);
+    limitPoolQueue(knex, options.queueMax ?? QUEUE_PER_CONNECTION * options.poolMax);
   }
   return knex;
 }
@@ -43,7 +43,7 @@ const QUEUE_PER_CONNECTION = 100;
  * The pool itself lets any number wait. When the server is frozen each of them would hold its request, and all that
  * belongs to it, for the whole acquire timeout only to fail then.
  */
-function boundQueue({ client }: Knex, most: number): void {
+function limitPoolQueue({ client }: Knex, most: number): void {
   const acquire: () => Promise<unknown> = client.acquireConnection.bind(client);
   client.acquireConnection = () =>
     // A destroyed client has no pool any more.
@@ -152,7 +152,7 @@ const SESSION = [
 
 function prepareMysql(queryTimeoutMs: number): AfterCreate<Connection> {
   return (connection, done) => {
-    bound(connection, queryTimeoutMs);
+    withStatementTimeout(connection, queryTimeoutMs);
     let left = SESSION.length;
     for (const sql of SESSION) {
       connection.query(sql, (error) => {
@@ -174,7 +174,10 @@ function prepareMysql(queryTimeoutMs: number): AfterCreate<Connection> {
  * any more (the answer may still come) and is destroyed; the pool then sees that and makes another.
  * The driver's errors carry the statement with its data; that must not get into a log.
  */
-function bound(connection: Connection & { __knex__disposed?: unknown }, timeoutMs: number): void {
+function withStatementTimeout(
+  connection: Connection & { __knex__disposed?: unknown },
+  timeoutMs: number,
+): void {
   const query: CallableFunction = connection.query.bind(connection);
   type Callback = (error: (Error & { code?: string; sql?: string }) | null, ...rest: unknown[]) => void;
   const checked =

@@ -71,7 +71,7 @@ export function repeated(tuple: string, count: number): string {
 }
 
 /** The longest that a timer takes; an idle connection that holds a lock must not be closed. */
-const FOR_EVER = 2 ** 31 - 1;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 const BEGIN: Statement = { sql: 'START TRANSACTION', bindings: [] };
 const COMMIT: Statement = { sql: 'COMMIT', bindings: [] };
@@ -138,7 +138,7 @@ const mysql: Dialect = {
     const { config } = knex.client;
     const session = openKnex({
       ...config,
-      pool: { ...config.pool, min: 0, max: 1, idleTimeoutMillis: FOR_EVER },
+      pool: { ...config.pool, min: 0, max: 1, idleTimeoutMillis: MAX_TIMER_MS },
     });
     // A lock's name is one for the whole server and at most 64 characters long, as a database's may be by itself.
     const scoped = `CONCAT(?, ':', IF(CHAR_LENGTH(DATABASE()) > 40, LEFT(SHA2(DATABASE(), 256), 40), DATABASE()))`;
@@ -163,7 +163,7 @@ const mysql: Dialect = {
  * A transaction that reads first and writes later fails at once when another process wrote in between; one that
  * starts with a write, even of nothing, waits for its turn.
  */
-const TAKE_TURN = 'UPDATE conversations SET last_active = last_active WHERE 0';
+const TAKE_WRITE_LOCK = 'UPDATE conversations SET last_active = last_active WHERE 0';
 
 const sqlite: Dialect = {
   product: 'SQLite',
@@ -173,7 +173,7 @@ const sqlite: Dialect = {
   by: () => '',
 
   async lockConversations(trx, ids) {
-    await trx.raw(TAKE_TURN);
+    await trx.raw(TAKE_WRITE_LOCK);
     return this.select(trx, this.lockSql(ids.length), ids);
   },
 
@@ -184,7 +184,7 @@ const sqlite: Dialect = {
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {
     return knex.transaction(async (trx) => {
       const rows: unknown[][] = [];
-      if (reads.length > 0) await trx.raw(TAKE_TURN);
+      if (reads.length > 0) await trx.raw(TAKE_WRITE_LOCK);
       for (const { sql, bindings } of reads) rows.push(await trx.raw(sql, [...bindings]));
       const { writes, result } = plan(rows);
       for (const { sql, bindings } of writes) await trx.raw(sql, [...bindings]);

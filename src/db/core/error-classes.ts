@@ -4,9 +4,9 @@
  * `transient`: the same transaction may well work now; `lost`: the connection broke, another one may work;
  * `refused`: it answers, but not to us (password, rights, name of the database, TLS), which only people can change.
  */
-export type Fault = 'transient' | 'lost' | 'unavailable' | 'refused';
+export type ErrorClass = 'transient' | 'lost' | 'unavailable' | 'refused';
 
-const FAULTS: Readonly<Record<Fault, readonly string[]>> = {
+const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
   transient: ['ER_LOCK_DEADLOCK', 'ER_LOCK_WAIT_TIMEOUT', 'ER_CHECKREAD', 'SQLITE_BUSY', 'SQLITE_LOCKED'],
   lost: [
     'PROTOCOL_CONNECTION_LOST',
@@ -55,14 +55,14 @@ const FAULTS: Readonly<Record<Fault, readonly string[]>> = {
   ],
 };
 
-const FAULT_OF_CODE = new Map<string, Fault>(
+const CLASS_OF_CODE = new Map<string, ErrorClass>(
   (['transient', 'lost', 'unavailable', 'refused'] as const).flatMap((fault) =>
-    FAULTS[fault].map((code) => [code, fault]),
+    ERROR_CLASSES[fault].map((code) => [code, fault]),
   ),
 );
 
 /** What a driver's error code says; undefined when the fault lies in the statement or its data. */
-export function faultOfCode(code: string): Fault | undefined {
+export function classifyCode(code: string): ErrorClass | undefined {
   // SQLite's extended codes, such as SQLITE_IOERR_FSYNC, begin with the plain one.
-  return FAULT_OF_CODE.get(code.startsWith('SQLITE_') ? code.split('_', 2).join('_') : code);
+  return CLASS_OF_CODE.get(code.startsWith('SQLITE_') ? code.split('_', 2).join('_') : code);
 }

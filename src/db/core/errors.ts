@@ -1,7 +1,7 @@
 /** What the drivers throw → what the rest of the program understands, and which of it is worth another try. */
 import type { Knex } from 'knex';
 import { AppError } from '../../domain/errors.ts';
-import { type Fault, faultOfCode } from './error-classes.ts';
+import { classifyCode, type ErrorClass } from './error-classes.ts';
 
 const RETRY_AFTER_SECONDS = 2;
 const TRANSIENT_RETRIES = 3;
@@ -19,9 +19,9 @@ export class QueueFullError extends Error {
 }
 
 /** What kind of fault of the database an error is; undefined when it lies in the statement or its data. */
-export function faultOf(error: unknown): Fault | undefined {
+export function classifyError(error: unknown): ErrorClass | undefined {
   if (!(error instanceof Error)) return undefined;
-  const known = 'code' in error && typeof error.code === 'string' ? faultOfCode(error.code) : undefined;
+  const known = 'code' in error && typeof error.code === 'string' ? classifyCode(error.code) : undefined;
   if (known) return known;
   if (error instanceof QueueFullError) return 'unavailable';
   if (LOST.test(error.message)) return 'lost';
@@ -30,19 +30,19 @@ export function faultOf(error: unknown): Fault | undefined {
 }
 
 /** The code of an error that no waiting mends (password, rights, name, a file that is no database); else undefined. */
-export function refusalOf(error: unknown): string | undefined {
+export function accessDeniedCode(error: unknown): string | undefined {
   const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
-  return faultOf(error) === 'refused' || code === 'SQLITE_NOTADB' ? code : undefined;
+  return classifyError(error) === 'refused' || code === 'SQLITE_NOTADB' ? code : undefined;
 }
 
 /** A deadlock, a lock that was not had in time, a busy file: the same transaction may well work now. */
 export function isTransient(error: unknown): boolean {
-  return faultOf(error) === 'transient';
+  return classifyError(error) === 'transient';
 }
 
 /** The database is down, out of reach or too busy: waiting may help. */
-export function isAway(error: unknown): boolean {
-  const fault = faultOf(error);
+export function isDatabaseUnavailable(error: unknown): boolean {
+  const fault = classifyError(error);
   return fault !== undefined && fault !== 'refused';
 }
 
@@ -51,8 +51,8 @@ export function databaseUnavailable(cause: unknown, detail = 'The database does 
 }
 
 /** `database_unavailable` for every fault of the database itself; any other error as it is. */
-export function translated(error: unknown): unknown {
-  return faultOf(error) ? databaseUnavailable(error) : error;
+export function toAppError(error: unknown): unknown {
+  return classifyError(error) ? databaseUnavailable(error) : error;
 }
 
 /**
@@ -60,28 +60,28 @@ export function translated(error: unknown): unknown {
  * broke under it, so that a pooled connection which died unnoticed fails nobody.
  * @throws AppError `database_unavailable`
  */
-export async function repeatable<T>(work: () => Promise<T>): Promise<T> {
+export async function withReconnect<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    if (faultOf(error) !== 'lost') throw translated(error);
+    if (classifyError(error) !== 'lost') throw toAppError(error);
   }
   return work().catch((error: unknown) => {
-    throw translated(error);
+    throw toAppError(error);
   });
 }
 
-/** A transaction by Knex, run again as {@link retried} says. */
+/** A transaction by Knex, run again as {@link withDeadlockRetry} says. */
 export function transaction<T>(knex: Knex, work: (trx: Knex.Transaction) => Promise<T>): Promise<T> {
-  return retried(() => knex.transaction(work));
+  return withDeadlockRetry(() => knex.transaction(work));
 }
 
 /**
  * A transaction, run again as a whole at most three times while its fault is transient. After any other fault it is
- * unknown to the caller whether it was committed: see {@link repeatable}.
+ * unknown to the caller whether it was committed: see {@link withReconnect}.
  * @throws the driver's error
  */
-export async function retried<T>(work: () => Promise<T>): Promise<T> {
+export async function withDeadlockRetry<T>(work: () => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
       return await work();

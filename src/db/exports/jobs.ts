@@ -2,10 +2,10 @@ import type { Knex } from 'knex';
 import type { Access } from '../../domain/access.ts';
 import type { Instant } from '../../domain/conversation.ts';
 import type {
+  ExportCheckpoint,
   ExportJob,
   ExportJobStore,
   ExportManifest,
-  JobCheckpoint,
   JobListCursor,
   JobNotification,
   JobScope,
@@ -14,7 +14,7 @@ import type {
 } from '../../domain/export-jobs.ts';
 import { fromText, toText } from '../../domain/infinity-json.ts';
 import { fromTime, toTime } from '../core/codec.ts';
-import { repeatable, transaction, translated } from '../core/errors.ts';
+import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import type { ExportJobRow } from '../core/tables.ts';
 
 type Rows = Knex.QueryBuilder<ExportJobRow, ExportJobRow[]>;
@@ -50,21 +50,21 @@ export class KnexExportJobs implements ExportJobStore {
       started_at: null,
       finished_at: null,
     };
-    await repeatable(() => this.#knex('export_jobs').insert(row).onConflict('id').ignore());
+    await withReconnect(() => this.#knex('export_jobs').insert(row).onConflict('id').ignore());
   }
 
   async find(id: string): Promise<ExportJob | null> {
-    const row = await repeatable(() => this.#knex('export_jobs').where({ id }).first());
+    const row = await withReconnect(() => this.#knex('export_jobs').where({ id }).first());
     return row ? toJob(row) : null;
   }
 
   async list(access: Access, limit: number, before: JobListCursor | null): Promise<ExportJob[]> {
-    const rows = await repeatable(() => {
+    const rows = await withReconnect(() => {
       const query = this.#knex('export_jobs').orderBy([
         { column: 'created_at', order: 'desc' },
         { column: 'id', order: 'desc' },
       ]);
-      if (!access.all) query.where({ owner: access.owner ?? '' });
+      if (!access.unrestricted) query.where({ owner: access.owner ?? '' });
       if (before) {
         const at = toTime(before.createdAt);
         query.where((where) =>
@@ -92,7 +92,7 @@ export class KnexExportJobs implements ExportJobStore {
     return this.#mine(id, worker, { scope: toText(scope) });
   }
 
-  saveCheckpoint(id: string, worker: string, checkpoint: JobCheckpoint): Promise<boolean> {
+  saveCheckpoint(id: string, worker: string, checkpoint: ExportCheckpoint): Promise<boolean> {
     return this.#mine(id, worker, { checkpoint: toText(checkpoint) });
   }
 
@@ -109,7 +109,7 @@ export class KnexExportJobs implements ExportJobStore {
   }
 
   cancel(id: string, at: Instant): Promise<boolean> {
-    return repeatable(async () => {
+    return withReconnect(async () => {
       const count = await this.#knex('export_jobs')
         .where({ id })
         .whereIn('status', ['queued', 'running'])
@@ -119,11 +119,11 @@ export class KnexExportJobs implements ExportJobStore {
   }
 
   async remove(id: string): Promise<void> {
-    await repeatable(() => this.#knex('export_jobs').where({ id }).delete());
+    await withReconnect(() => this.#knex('export_jobs').where({ id }).delete());
   }
 
   async endedBefore(at: Instant, limit: number): Promise<ExportJob[]> {
-    const rows = await repeatable(() =>
+    const rows = await withReconnect(() =>
       this.#knex('export_jobs').where('finished_at', '<', toTime(at)).orderBy('created_at').limit(limit),
     );
     return rows.map(toJob);
@@ -166,7 +166,7 @@ export class KnexExportJobs implements ExportJobStore {
       const free = this.#knex('export_jobs')
         .where((where) => where.whereNull('worker').orWhere({ worker }))
         .whereNotIn('id', known);
-      const row = await repeatable(() => choose(free.clone()).first());
+      const row = await withReconnect(() => choose(free.clone()).first());
       if (!row) return null;
       const { id, status, notify_tries } = row;
       const changed = { ...changes(row), worker };
@@ -200,7 +200,7 @@ export class KnexExportJobs implements ExportJobStore {
         return true;
       });
     } catch (error) {
-      throw translated(error);
+      throw toAppError(error);
     }
   }
 }

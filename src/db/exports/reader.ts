@@ -14,7 +14,7 @@ import type {
 } from '../../domain/exports.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { repeatable } from '../core/errors.ts';
+import { withReconnect } from '../core/errors.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
 import { isFiltered, messageFilter, SETTLED_MS, sinceFilter } from './filters.ts';
 import { oneAhead } from './prefetch.ts';
@@ -323,7 +323,7 @@ export class KnexExportSource implements ExportSource {
   }
 
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
 

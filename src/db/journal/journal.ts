@@ -192,7 +192,7 @@ export class Journal implements Omit<PendingTurns, 'drained'> {
       return true;
     } catch (error) {
       if (isBusy(error)) return false;
-      throw journalFault(error);
+      throw journalError(error);
     }
   }
 
@@ -206,7 +206,7 @@ export class Journal implements Omit<PendingTurns, 'drained'> {
     try {
       return work();
     } catch (error) {
-      throw journalFault(error);
+      throw journalError(error);
     }
   }
 
@@ -232,7 +232,7 @@ export class Journal implements Omit<PendingTurns, 'drained'> {
       }
     } catch (error) {
       if (batch.length > 1 && isOfTheRow(error)) for (const each of batch) this.#settle([each]);
-      else for (const { reject } of batch) reject(journalFault(error));
+      else for (const { reject } of batch) reject(journalError(error));
     }
   }
 
@@ -261,6 +261,6 @@ export class Journal implements Omit<PendingTurns, 'drained'> {
 
 const FULL = 'The database is away, and the journal that stands in for it is full';
 
-function journalFault(error: unknown): Error {
+function journalError(error: unknown): Error {
   return databaseUnavailable(error, 'The journal that stands in for the database cannot be used');
 }

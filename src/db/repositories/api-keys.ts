@@ -2,7 +2,7 @@ import type { Knex } from 'knex';
 import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type StoredApiKey } from '../../domain/api-keys.ts';
 import type { Instant } from '../../domain/conversation.ts';
 import { fromTime, toTime } from '../core/codec.ts';
-import { repeatable, transaction, translated } from '../core/errors.ts';
+import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import type { ApiKeyRow } from '../core/tables.ts';
 
 export class KnexApiKeys implements ApiKeyStore {
@@ -13,22 +13,22 @@ export class KnexApiKeys implements ApiKeyStore {
   }
 
   async add(key: StoredApiKey): Promise<void> {
-    await repeatable(() => this.#knex('api_keys').insert(toRow(key)).onConflict('id').ignore());
+    await withReconnect(() => this.#knex('api_keys').insert(toRow(key)).onConflict('id').ignore());
   }
 
   async findByHash(hash: string): Promise<StoredApiKey | null> {
-    const row = await repeatable(() => this.#knex('api_keys').where({ hash }).first());
+    const row = await withReconnect(() => this.#knex('api_keys').where({ hash }).first());
     return row ? { ...toApiKey(row), hash: row.hash } : null;
   }
 
   async list(): Promise<ApiKey[]> {
     const order = ['created_at', 'id'].map((column) => ({ column, order: 'desc' }));
-    const rows = await repeatable(() => this.#knex('api_keys').orderBy(order));
+    const rows = await withReconnect(() => this.#knex('api_keys').orderBy(order));
     return rows.map(toApiKey);
   }
 
   revoke(id: string, at: Instant): Promise<ApiKey | null> {
-    return repeatable(async () => {
+    return withReconnect(async () => {
       await this.#knex('api_keys')
         .where({ id })
         .whereNull('revoked_at')
@@ -56,13 +56,13 @@ export class KnexApiKeys implements ApiKeyStore {
         return apiKeyOf(made);
       });
     } catch (error) {
-      throw translated(error);
+      throw toAppError(error);
     }
   }
 
   async touch(id: string, at: Instant): Promise<void> {
     const last_used_at = toTime(at);
-    await repeatable(() =>
+    await withReconnect(() =>
       this.#knex('api_keys')
         .where({ id })
         .where((where) => where.whereNull('last_used_at').orWhere('last_used_at', '<', last_used_at))
@@ -71,7 +71,7 @@ export class KnexApiKeys implements ApiKeyStore {
   }
 
   async anyUsable(now: Instant): Promise<boolean> {
-    const row = await repeatable(() =>
+    const row = await withReconnect(() =>
       this.#knex('api_keys')
         .whereNull('revoked_at')
         .where((where) => where.whereNull('expires_at').orWhere('expires_at', '>', toTime(now)))

@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { type Access, mayUse } from '../../domain/access.ts';
+import { type Access, canAccess } from '../../domain/access.ts';
 import { ContextTurns } from '../../domain/context.ts';
 import type {
   ContextMessage,
@@ -9,10 +9,10 @@ import type {
   Instant,
   SequencedMessage,
 } from '../../domain/conversation.ts';
-import { noConversation } from '../../domain/errors.ts';
+import { conversationNotFound } from '../../domain/errors.ts';
 import { toConversation, toMessage, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
-import { databaseUnavailable, repeatable, transaction, translated } from '../core/errors.ts';
+import { databaseUnavailable, toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { pendingMigrations } from '../core/migrations.ts';
 import {
   CONVERSATION_COLUMNS,
@@ -63,7 +63,7 @@ export class KnexConversations implements ConversationRepository {
     let before = Number.MAX_SAFE_INTEGER;
     while (!turns.full) {
       const rows = await this.#newestFirst(id, page, before, activeSince);
-      if (rows[0] && !mayUse(access, rows[0].owner)) throw noConversation();
+      if (rows[0] && !canAccess(access, rows[0].owner)) throw conversationNotFound();
       for (const { reply_to: replyTo, ...row } of rows) turns.addOlder({ ...row, replyTo });
       const oldest = rows.at(-1);
       if (!oldest || rows.length < page) break;
@@ -89,7 +89,7 @@ export class KnexConversations implements ConversationRepository {
     activeSince: Instant,
   ): Promise<Conversation[]> {
     const until = before ? toTime(before.lastActive) : LAST_TIME;
-    const [index, theirs, owner] = access.all
+    const [index, theirs, owner] = access.unrestricted
       ? ['conversations_last_active', '', []]
       : ['conversations_owner_last_active', 'owner = ? AND', [access.owner ?? '']];
     const rows = await this.#select<ConversationRow>(
@@ -106,17 +106,17 @@ export class KnexConversations implements ConversationRepository {
     try {
       return await transaction(this.#knex, async (trx) => {
         const [there] = await this.#dialect.lockConversations(trx, [id]);
-        if (!there || !mayUse(access, there.owner)) return false;
+        if (!there || !canAccess(access, there.owner)) return false;
         await recordDeletions(trx, [id], Date.now());
         return (await trx('conversations').where({ id }).delete()) > 0;
       });
     } catch (error) {
-      throw translated(error);
+      throw toAppError(error);
     }
   }
 
   async check(): Promise<void> {
-    const pending = await repeatable(() => pendingMigrations(this.#knex));
+    const pending = await withReconnect(() => pendingMigrations(this.#knex));
     if (pending.length > 0) {
       const detail = 'The schema of the database is older than this version: run npm run migrate';
       throw databaseUnavailable(`pending migrations: ${pending.join(', ')}`, detail);
@@ -133,6 +133,6 @@ export class KnexConversations implements ConversationRepository {
   }
 
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }

@@ -2,7 +2,7 @@ import { hash } from 'node:crypto';
 import type { Knex } from 'knex';
 import type { Addition, CounterStore } from '../../domain/limits.ts';
 import { dialectOf } from '../core/dialect.ts';
-import { retried, transaction, translated } from '../core/errors.ts';
+import { toAppError, transaction, withDeadlockRetry } from '../core/errors.ts';
 
 const ROWS_PER_STATEMENT = 500;
 /** How long after its window a row may stay, and how often the old ones are looked for. */
@@ -37,11 +37,11 @@ export class KnexCounters implements CounterStore {
       const points =
         ranked || rows.length > ROWS_PER_STATEMENT
           ? await transaction(this.#knex, (trx) => addAll(trx, sorted))
-          : await retried(() => addAll(this.#knex, sorted));
+          : await withDeadlockRetry(() => addAll(this.#knex, sorted));
       await this.#sweep();
       return rows.map(({ id }) => points.get(id) ?? 0);
     } catch (error) {
-      throw translated(error);
+      throw toAppError(error);
     }
   }
 

@@ -3,7 +3,7 @@ import type { Instant } from '../../domain/conversation.ts';
 import type { PurgeCount, PurgeStore } from '../../domain/purge.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf, placeholders, type Unlock } from '../core/dialect.ts';
-import { repeatable, transaction, translated } from '../core/errors.ts';
+import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { takeFileLock } from '../core/file-lock.ts';
 import { recordDeletions } from './deletions.ts';
 
@@ -22,7 +22,7 @@ export class KnexPurgeStore implements PurgeStore {
 
   async countExpired(cutoff: Instant): Promise<PurgeCount> {
     const time = toTime(cutoff);
-    return repeatable(async () => {
+    return withReconnect(async () => {
       const [conversations] = await this.#knex('conversations')
         .where('last_active', '<', time)
         .count({ count: '*' });
@@ -42,9 +42,9 @@ export class KnexPurgeStore implements PurgeStore {
   ): Promise<PurgeCount> {
     const time = toTime(cutoff);
     for (;;) {
-      const ids = await repeatable(() => this.#candidates(time, limit));
+      const ids = await withReconnect(() => this.#candidates(time, limit));
       if (ids.length === 0) return NOTHING;
-      const kept = keep && (await repeatable(() => versionsOf(this.#knex, ids)));
+      const kept = keep && (await withReconnect(() => versionsOf(this.#knex, ids)));
       await keep?.(ids);
       const count = await this.#delete(ids, time, kept);
       if (count.conversations > 0) return count;
@@ -52,7 +52,7 @@ export class KnexPurgeStore implements PurgeStore {
   }
 
   async forgetDeletions(before: Instant, limit: number): Promise<number> {
-    return repeatable(async () => {
+    return withReconnect(async () => {
       const ids = await this.#knex('deletions')
         .where('deleted_at', '<', toTime(before))
         .limit(limit)
@@ -65,7 +65,7 @@ export class KnexPurgeStore implements PurgeStore {
     if (this.#purging) return false;
     this.#purging = true;
     try {
-      const unlock = await repeatable(() => this.#lock());
+      const unlock = await withReconnect(() => this.#lock());
       if (!unlock) return false;
       await work().finally(unlock);
       return true;
@@ -119,7 +119,7 @@ export class KnexPurgeStore implements PurgeStore {
         return { conversations, messages: Number(messages?.count ?? 0) };
       });
     } catch (error) {
-      throw translated(error);
+      throw toAppError(error);
     }
   }
 }

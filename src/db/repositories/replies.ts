@@ -3,7 +3,7 @@ import type { Instant } from '../../domain/conversation.ts';
 import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../../domain/turns.ts';
 import { toConversation, toFinishReason, toMessage, toStatus, toTime, toUsage } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
-import { repeatable, transaction } from '../core/errors.ts';
+import { transaction, withReconnect } from '../core/errors.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
@@ -69,7 +69,7 @@ export class KnexReplies implements ReplyStore {
       [uid],
     );
     if (!row) return false;
-    return repeatable(() =>
+    return withReconnect(() =>
       transaction(this.#knex, async (trx) => {
         // Whoever ends a reply holds this lock from reading how it stands until that is written.
         await this.#dialect.lockConversations(trx, [row.conversation_id]);
@@ -106,7 +106,7 @@ export class KnexReplies implements ReplyStore {
   }
 
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return repeatable(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Knex } from 'knex';
 import { toTime } from '../core/codec.ts';
-import { repeatable } from '../core/errors.ts';
+import { withReconnect } from '../core/errors.ts';
 
 const BYTES = 32;
 
@@ -21,7 +21,7 @@ export class Secrets {
   async get(name: string): Promise<string> {
     const known = this.#known.get(name);
     if (known !== undefined) return known;
-    const value = await repeatable(async () => {
+    const value = await withReconnect(async () => {
       const made = { name, value: randomBytes(BYTES).toString('base64url'), created_at: toTime(Date.now()) };
       const stored = await this.#knex('secrets').where({ name }).first('value');
       if (stored) return stored.value;

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 
 /** What this process believes of the database, and the log lines about it: one when it goes, one when it is back. */
-export class Outage {
+export class DatabaseStatus {
   readonly #logger: Logger;
   #away = false;
   /** When it was first missed; until it has taken something again. */
@@ -11,12 +11,12 @@ export class Outage {
     this.#logger = logger;
   }
 
-  get away(): boolean {
+  get isDown(): boolean {
     return this.#away;
   }
 
   /** A write failed for the database's sake. */
-  missed(error: unknown): void {
+  markDown(error: unknown): void {
     this.#away = true;
     if (this.#since !== undefined) return;
     this.#since = performance.now();
@@ -24,12 +24,12 @@ export class Outage {
   }
 
   /** It answers; whether it takes anything the next write will show, and nothing is said of it before. */
-  maybeBack(): void {
+  markProbed(): void {
     this.#away = false;
   }
 
   /** It took something. */
-  over(): void {
+  markUp(): void {
     this.#away = false;
     if (this.#since === undefined) return;
     const ms = Math.round(performance.now() - this.#since);

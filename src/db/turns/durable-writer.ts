@@ -13,8 +13,8 @@ import { databaseUnavailable } from '../core/errors.ts';
 import { conversationOf } from '../journal/codec.ts';
 import type { Journal } from '../journal/journal.ts';
 import { isUnavailable, replay } from '../journal/replay.ts';
-import { Outage } from './database-status.ts';
-import { Lanes } from './keyed-queue.ts';
+import { DatabaseStatus } from './database-status.ts';
+import { KeyedQueue } from './keyed-queue.ts';
 
 const RETRY_MS = 1000;
 const DRAIN_POLL_MS = 25;
@@ -40,9 +40,9 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   readonly #retryMs: number;
   readonly #probe: () => Promise<unknown>;
   readonly #quit = new AbortController();
-  readonly #outage: Outage;
+  readonly #status: DatabaseStatus;
   /** By conversation: what is on its way to the database, and what waits for that. */
-  readonly #lanes = new Lanes();
+  readonly #queues = new KeyedQueue();
   readonly #underWay = new Set<Promise<unknown>>();
   /** Replies whose beginning this process put into the journal. */
   readonly #begun = new Set<string>();
@@ -57,7 +57,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     this.#inner = inner;
     this.#journal = journal;
     this.#logger = logger;
-    this.#outage = new Outage(logger);
+    this.#status = new DatabaseStatus(logger);
     this.#retryMs = options.retryMs ?? RETRY_MS;
     this.#probe = options.probe ?? (() => inner.write({}));
     this.#schedule(0);
@@ -80,7 +80,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
    * write finds out by itself.
    */
   async progress(reply: ReplyProgress): Promise<ProgressOutcome> {
-    if (this.#outage.away || this.#waits(reply.uid)) throw databaseUnavailable(undefined);
+    if (this.#status.isDown || this.#waits(reply.uid)) throw databaseUnavailable(undefined);
     return this.#inner.progress(reply);
   }
 
@@ -158,12 +158,12 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     const conversationId = conversationOf(unit);
     if (conversationId === undefined) return this.#inner.write(unit);
     if (unit.reply && unit.reply.status !== 'streaming') this.#begun.delete(unit.reply.uid);
-    const { before, leave } = this.#lanes.enter(conversationId);
+    const { before, leave } = this.#queues.enter(conversationId);
     try {
       await before;
       // An id that was made for this question is new everywhere. The look would take 6 % of a cached chat.
       const waits = unit.start?.named !== false && this.#journal.holds(conversationId);
-      if (!this.#outage.away && !waits) {
+      if (!this.#status.isDown && !waits) {
         const outcome = await this.#direct(unit);
         if (outcome !== undefined) return outcome;
       }
@@ -177,11 +177,11 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   async #direct(unit: TurnWrite): Promise<WriteOutcome | undefined> {
     try {
       const outcome = await this.#inner.write(unit);
-      if (!this.#outage.away) this.#outage.over();
+      if (!this.#status.isDown) this.#status.markUp();
       return outcome;
     } catch (error) {
       if (!isUnavailable(error)) throw error;
-      this.#outage.missed(error);
+      this.#status.markDown(error);
       if (unit.key) throw error;
       return undefined;
     }
@@ -223,11 +223,11 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   async #attempt(): Promise<void> {
     try {
       const nothing = this.#journal.isEmpty();
-      if (nothing && !this.#outage.away) return;
+      if (nothing && !this.#status.isDown) return;
       if (!(await this.#probed())) return;
       const mine = !nothing && (await this.#journal.exclusively(() => this.#replay()));
       // The database answers, and nothing or another process has shown whether it takes anything: the next write will.
-      if (!mine) this.#outage.maybeBack();
+      if (!mine) this.#status.markProbed();
       this.#journalFault = undefined;
     } catch (error) {
       this.#blame(error);
@@ -246,11 +246,11 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   async #replay(): Promise<void> {
     const began = performance.now();
     const parts = { inner: this.#inner, journal: this.#journal, logger: this.#logger };
-    const answered = () => this.#outage.over();
+    const answered = () => this.#status.markUp();
     const run = await replay({ ...parts, signal: this.#quit.signal, answered });
     this.#replayed.turns += run.turns;
     this.#replayed.ms += performance.now() - began;
-    if (run.fault !== undefined) this.#outage.missed(run.fault);
+    if (run.fault !== undefined) this.#status.markDown(run.fault);
     else if (!this.#quit.signal.aborted) this.#tell();
   }
 

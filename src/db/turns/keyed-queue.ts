@@ -1,5 +1,5 @@
 /** A place in a queue. */
-export interface Place {
+export interface Slot {
   /** Resolves when everybody before has left; undefined when nobody is before. */
   readonly before: Promise<void> | undefined;
   /** Lets the next one come. May be called twice. */
@@ -7,10 +7,10 @@ export interface Place {
 }
 
 /** A queue for each name; those that are empty take no room. */
-export class Lanes {
+export class KeyedQueue {
   readonly #last = new Map<string, Promise<void>>();
 
-  enter(name: string): Place {
+  enter(name: string): Slot {
     const before = this.#last.get(name);
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#last.set(name, promise);

@@ -28,7 +28,7 @@ export function extendReply(
 }
 
 /** A reply that failed before it said anything is not kept: there is nothing in it. */
-export function isVoid({ content, status, finishReason }: Message): boolean {
+export function isEmptyFailure({ content, status, finishReason }: Message): boolean {
   return content === '' && status === 'incomplete' && finishReason === 'error';
 }
 
@@ -39,7 +39,7 @@ export function endReply(
   written: string,
 ): { readonly outcome: WriteOutcome; readonly statement?: Statement } {
   if (known.status === 'complete') return { outcome: 'saved' };
-  if (isVoid(reply)) {
+  if (isEmptyFailure(reply)) {
     const sql = `DELETE FROM messages WHERE uid = ? AND length = 0 AND status <> 'cancelled'`;
     return { outcome: 'saved', statement: { sql, bindings: [reply.uid] } };
   }

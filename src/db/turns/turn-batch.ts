@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import { mayUse } from '../../domain/access.ts';
+import { canAccess } from '../../domain/access.ts';
 import type { Message } from '../../domain/conversation.ts';
 import type {
   ProgressOutcome,
@@ -18,7 +18,7 @@ import {
 } from '../core/dialect.ts';
 import type { DeletionRow } from '../core/tables.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
-import { endReply, extendReply, isVoid, type ReplyRow } from './reply-writes.ts';
+import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
 
 /** Each time another key of the batch may be the one that somebody else got. */
 const CLAIM_RETRIES = 3;
@@ -189,7 +189,7 @@ class Plan {
     if (!reply) return 'saved';
     const known = start ? undefined : this.#messages.get(reply.uid);
     if (!known) {
-      if (isVoid(reply)) return 'saved';
+      if (isEmptyFailure(reply)) return 'saved';
       this.#insert(reply, unit);
       return 'saved';
     }
@@ -204,7 +204,7 @@ class Plan {
   /** One that somebody else began in this same batch counts too. */
   #isForeign({ conversationId, by }: TurnStart): boolean {
     const known = this.#activity.get(conversationId) ?? this.#conversations.get(conversationId);
-    return known !== undefined && !mayUse(by, known.owner);
+    return known !== undefined && !canAccess(by, known.owner);
   }
 
   #deletedSince({ start, replayed }: TurnWrite): boolean {
@@ -257,7 +257,7 @@ function expiredConversations(
   const expired = new Map<string, string>();
   for (const { start } of turns) {
     const there = start?.named ? locked.get(start.conversationId) : undefined;
-    if (!start || !there || !mayUse(start.by, there.owner)) continue;
+    if (!start || !there || !canAccess(start.by, there.owner)) continue;
     const cutoff = toTime(start.expiredBefore);
     if (there.last_active < cutoff) expired.set(there.id, cutoff);
   }

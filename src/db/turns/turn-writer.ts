@@ -9,7 +9,7 @@ import type {
   WriteOutcome,
 } from '../../domain/turns.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
-import { databaseUnavailable, repeatable, retried } from '../core/errors.ts';
+import { databaseUnavailable, withDeadlockRetry, withReconnect } from '../core/errors.ts';
 import { type BatchOutcomes, writeBatch } from './turn-batch.ts';
 
 /** What one transaction takes at most: statements stay far below any server's packet limit. */
@@ -130,7 +130,7 @@ export class GroupCommitWriter implements TurnWriter {
   /** @throws AppError when the database is at fault, else the driver's error: then one of the units is */
   #commit({ turns, progress }: WaitingBatch): Promise<BatchOutcomes> {
     const batch = { turns: turns.map(({ unit }) => unit), progress: progress.map(({ unit }) => unit) };
-    return repeatable(() => retried(() => writeBatch(this.#knex, this.#dialect, batch)));
+    return withReconnect(() => withDeadlockRetry(() => writeBatch(this.#knex, this.#dialect, batch)));
   }
 }
 

@@ -14,7 +14,7 @@ const TAKEN = 1;
  * system, by way of SQLite, which has one for every system. It goes with its process, however that ends. The files
  * must be opened by nothing else here: on POSIX the first one to close such a file gives the process's locks away.
  */
-export class Presence {
+export class ProcessLock {
   readonly #folder: string;
   readonly #id: string;
   readonly #lock: Database;
@@ -30,13 +30,13 @@ export class Presence {
    * @param id a lower-case UUID that no other process has or had
    * @returns undefined, and a warning in the log, when the folder cannot be written
    */
-  static enter(folder: string, id: string, logger: Logger): Presence | undefined {
+  static acquire(folder: string, id: string, logger: Logger): ProcessLock | undefined {
     let lock: Database | undefined;
     try {
       mkdirSync(folder, { recursive: true });
       lock = new SqliteFile(join(folder, `${id}.lock`), { timeout: 1000 });
       hold(lock);
-      return new Presence(folder, id, lock);
+      return new ProcessLock(folder, id, lock);
     } catch (error) {
       lock?.close();
       logger.warn(
@@ -47,18 +47,18 @@ export class Presence {
     }
   }
 
-  /** The ids whose process has ended without {@link leave}. Empty when the folder cannot be read. */
-  deadOnes(): string[] {
+  /** The ids whose process has ended without {@link release}. Empty when the folder cannot be read. */
+  listDead(): string[] {
     return listed(this.#folder).filter((id) => id !== this.#id && isAbandoned(this.#file(id)));
   }
 
   /** Removes the files of a process that is dead. */
-  forget(id: string): void {
+  remove(id: string): void {
     if (id !== this.#id) this.#remove(id);
   }
 
   /** Gives the lock up; nothing of this process may be open any more. */
-  leave(): void {
+  release(): void {
     // Windows removes no open file.
     this.#lock.close();
     this.#remove(this.#id);

@@ -3,20 +3,20 @@ import type { Logger } from 'pino';
 import { toTime } from '../core/codec.ts';
 import { dialectOf } from '../core/dialect.ts';
 import { transaction } from '../core/errors.ts';
-import type { Presence } from './process-lock.ts';
+import type { ProcessLock } from './process-lock.ts';
 
 export interface WorkerOptions {
   /** This process: a UUID that no other one has or had; `messages.worker` of the replies that it writes. */
   readonly id: string;
   /** A process that falls silent is found dead within this time, milliseconds; a quarter of it is between two rounds. */
   readonly leaseMs: number;
-  readonly presence?: Presence | undefined;
+  readonly processLock?: ProcessLock | undefined;
   /** Monotonic, milliseconds. */
   readonly now?: () => number;
 }
 
 /** So many looks in a row that find a beat unchanged, after the one that found it first. */
-const LOOKS = 3;
+const MISSED_HEARTBEATS = 3;
 
 type Beat = number | null;
 
@@ -41,7 +41,7 @@ export class WorkerRegistry {
   readonly #knex: Knex;
   readonly #id: string;
   readonly #intervalMs: number;
-  readonly #presence: Presence | undefined;
+  readonly #processLock: ProcessLock | undefined;
   readonly #now: () => number;
   readonly #logger: Logger;
   #seen = new Map<string, Seen>();
@@ -57,8 +57,8 @@ export class WorkerRegistry {
     this.#knex = knex;
     this.#id = options.id;
     // The first look that finds a beat may come an interval after it.
-    this.#intervalMs = options.leaseMs / (LOOKS + 1);
-    this.#presence = options.presence;
+    this.#intervalMs = options.leaseMs / (MISSED_HEARTBEATS + 1);
+    this.#processLock = options.processLock;
     this.#now = options.now ?? (() => performance.now());
     this.#logger = logger;
   }
@@ -67,7 +67,7 @@ export class WorkerRegistry {
   get alive(): number {
     let others = 0;
     for (const { beat, unchanged } of this.#seen.values())
-      if (beat !== null && unchanged < LOOKS) others += 1;
+      if (beat !== null && unchanged < MISSED_HEARTBEATS) others += 1;
     return 1 + others;
   }
 
@@ -90,7 +90,7 @@ export class WorkerRegistry {
       .where({ id: this.#id })
       .delete()
       .catch(() => {});
-    this.#presence?.leave();
+    this.#processLock?.release();
   }
 
   /** Shows that this process is alive and looks for others that are not. Never rejects. Not for two at once. */
@@ -155,10 +155,10 @@ export class WorkerRegistry {
 
   /** Of the processes of this host that were killed, without waiting until they have been silent for long. */
   async #closeAbandoned(): Promise<void> {
-    if (!this.#presence || this.#askedPresence) return;
-    const ids = this.#presence.deadOnes();
+    if (!this.#processLock || this.#askedPresence) return;
+    const ids = this.#processLock.listDead();
     await this.closeDead(ids);
-    for (const id of ids) this.#presence.forget(id);
+    for (const id of ids) this.#processLock.remove(id);
     this.#askedPresence = true;
   }
 
@@ -184,7 +184,7 @@ export class WorkerRegistry {
     }
     this.#lookedAt = this.#now();
     return [...this.#seen]
-      .filter(([, { unchanged }]) => unchanged >= LOOKS)
+      .filter(([, { unchanged }]) => unchanged >= MISSED_HEARTBEATS)
       .map(([id, { beat }]) => [id, beat]);
   }
 

@@ -37,7 +37,7 @@ export function parseWords(bytes: Uint8Array, name: string): string[] {
     .flatMap((line, index) => {
       const word = line.trim();
       if (word === '' || word.startsWith(COMMENT)) return [];
-      const fault = faultOf(word);
+      const fault = wordError(word);
       if (fault !== undefined) throw new WordListError(`${name}, line ${index + 1}: ${fault}`);
       return [word];
     });
@@ -65,7 +65,7 @@ function brokenLine(bytes: Uint8Array): number {
   }
 }
 
-function faultOf(word: string): string | undefined {
+function wordError(word: string): string | undefined {
   if (word.length > MAX_WORD) return `longer than ${MAX_WORD} characters`;
   if (/\p{Cc}/u.test(word)) return 'a control character';
   if (INVISIBLE.test(word)) return 'nothing that can be seen';

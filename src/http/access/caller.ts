@@ -12,17 +12,21 @@ export interface Caller {
 }
 
 /** Of a server that asks for no keys. @param subject whom the limits count it as */
-export function anybody(subject: string): Caller {
+export function anonymousCaller(subject: string): Caller {
   return { access: UNRESTRICTED, key: null, subject };
 }
 
 /** Somebody without a key, where one is asked for: what is open to all is open to them. */
-export function stranger(subject: string): Caller {
-  return { access: { owner: null, all: false }, key: null, subject };
+export function unauthenticatedCaller(subject: string): Caller {
+  return { access: { owner: null, unrestricted: false }, key: null, subject };
 }
 
-export function holderOf(key: ApiKey): Caller {
-  return { access: { owner: key.owner, all: key.scopes.includes('admin') }, key, subject: `key ${key.id}` };
+export function keyCaller(key: ApiKey): Caller {
+  return {
+    access: { owner: key.owner, unrestricted: key.scopes.includes('admin') },
+    key,
+    subject: `key ${key.id}`,
+  };
 }
 
 /** Who sent the request of this response. The guard has said so before any route is asked. */

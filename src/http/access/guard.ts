@@ -7,7 +7,7 @@ import type { SignedLinks } from '../../services/access/signed-links.ts';
 import { queryParameters } from '../request/query.ts';
 import { loggedPath, pathOf } from '../response/problem.ts';
 import type { Guard, Route, RouteAccess } from '../route.ts';
-import { anybody, type Caller, holderOf, stranger } from './caller.ts';
+import { anonymousCaller, type Caller, keyCaller, unauthenticatedCaller } from './caller.ts';
 import { clientSubject } from './client-subject.ts';
 import { presentedKey } from './credentials.ts';
 import type { Quotas } from './quotas.ts';
@@ -36,17 +36,18 @@ export function createGuard(parts: GuardParts): Guard {
   return (route, request, response) => {
     if (route.access === 'export' || route.access === 'admin') audit(parts.log, request, response);
     if (isLinked(route, request)) {
-      return linkHolder(parts, request).then((caller) => identified(route, request, response, caller));
+      return linkCaller(parts, request).then((caller) => identified(route, request, response, caller));
     }
-    if (!required) return identified(route, request, response, anybody(subjectOf(request)));
+    if (!required) return identified(route, request, response, anonymousCaller(subjectOf(request)));
     const presented = presentedKey(request);
-    if (presented === undefined) return identified(route, request, response, stranger(subjectOf(request)));
+    if (presented === undefined)
+      return identified(route, request, response, unauthenticatedCaller(subjectOf(request)));
     return authenticated(parts, request, presented).then(
-      (key) => identified(route, request, response, holderOf(key)),
+      (key) => identified(route, request, response, keyCaller(key)),
       (error: unknown) => {
         // What is open to all is so, too, while nobody can say who asks.
         if (route.access !== 'open' || !isUnavailable(error)) throw error;
-        return identified(route, request, response, stranger(subjectOf(request)));
+        return identified(route, request, response, unauthenticatedCaller(subjectOf(request)));
       },
     );
   };
@@ -104,10 +105,10 @@ function isLinked(route: Route, request: Request): boolean {
  * What the signature covers is open to whoever has it, and the path is the only thing that the route looks at.
  * @throws AppError `link_invalid`, for whatever reason
  */
-async function linkHolder({ links, clock }: GuardParts, request: Request): Promise<Caller> {
+async function linkCaller({ links, clock }: GuardParts, request: Request): Promise<Caller> {
   const query = queryParameters(request.url);
   if (await links.verify(request.method, pathOf(request), query, clock.now())) {
-    return anybody(subjectOf(request));
+    return anonymousCaller(subjectOf(request));
   }
   throw new AppError('link_invalid', 'This link is not valid, or not any more');
 }

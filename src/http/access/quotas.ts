@@ -1,6 +1,6 @@
 import type { Request, Response } from 'express';
 import { AppError } from '../../domain/errors.ts';
-import type { Decision, OpenGauge, Place, Policy, RateLimiter, WindowPolicy } from '../../domain/limits.ts';
+import type { Decision, Permit, PermitPool, Policy, RateLimiter, WindowPolicy } from '../../domain/limits.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import type { Quota, Route } from '../route.ts';
 import { rateLimitHeaders, retryAfter } from './rate-limit-headers.ts';
@@ -17,7 +17,7 @@ export interface QuotaSettings {
 
 interface Parts {
   readonly limiter: RateLimiter;
-  readonly gauge: OpenGauge;
+  readonly concurrency: PermitPool;
 }
 
 const MINUTE = 60;
@@ -57,14 +57,14 @@ export class Quotas {
   checkFailures(address: string): void {
     if (!this.#failures) return;
     const decision = this.#parts.limiter.peek(this.#failures, address);
-    if (!decision.allowed) throw refusal([decision]);
+    if (!decision.allowed) throw rateLimitError([decision]);
   }
 
   /** @throws AppError `rate_limited` */
   async countFailure(address: string): Promise<void> {
     if (!this.#failures) return;
     const decision = await this.#parts.limiter.take(this.#failures, address);
-    if (!decision.allowed) throw refusal([decision]);
+    if (!decision.allowed) throw rateLimitError([decision]);
   }
 
   /**
@@ -118,12 +118,12 @@ export class Quotas {
   }
 
   #decide(policy: Policy, response: Response, subject: string): Decision | Promise<Decision> {
-    const { limiter, gauge } = this.#parts;
+    const { limiter, concurrency } = this.#parts;
     if (isWindowed(policy)) {
       // Of what a reply will have cost nobody knows yet: it is let through as long as anything is left.
       return limiter.take(policy, subject, policy === this.#tokens ? 0 : 1);
     }
-    const place = gauge.acquire(policy, subject);
+    const place = concurrency.acquire(policy, subject);
     return place instanceof Promise
       ? place.then((known) => untilClosed(known, response))
       : untilClosed(place, response);
@@ -132,7 +132,7 @@ export class Quotas {
   /** Says of the policies that were not asked any more how they stand. */
   #refusal(policies: readonly Policy[], decided: readonly Decision[], subject: string): AppError {
     const others = policies.slice(decided.length).filter(isWindowed);
-    return refusal([...decided, ...others.map((policy) => this.#parts.limiter.peek(policy, subject))]);
+    return rateLimitError([...decided, ...others.map((policy) => this.#parts.limiter.peek(policy, subject))]);
   }
 }
 
@@ -150,13 +150,13 @@ function isWindowed(policy: Policy): policy is WindowPolicy {
 }
 
 /** However the response ends; its caller may have left while others were asked, and then nothing closes any more. */
-function untilClosed(place: Place, response: Response): Place {
+function untilClosed(place: Permit, response: Response): Permit {
   if (response.closed) place.release();
   else response.once('close', () => place.release());
   return place;
 }
 
-function refusal(decisions: readonly Decision[]): AppError {
+function rateLimitError(decisions: readonly Decision[]): AppError {
   const reached = decisions.filter(({ allowed }) => !allowed).map(({ policy }) => sentence(policy));
   const headers = rateLimitHeaders(decisions) ?? {};
   return new AppError('rate_limited', reached.join('; '), { retryAfter: retryAfter(decisions), headers });

@@ -18,7 +18,7 @@ export function rateLimitHeaders(decisions: readonly Decision[]): RateLimitHeade
   };
 }
 
-/** Seconds for `Retry-After`: when all of those who refused will take requests again. A full gauge may be empty soon. */
+/** Seconds for `Retry-After`: when all of those who refused will take requests again. A full concurrency may be empty soon. */
 export function retryAfter(decisions: readonly Decision[]): number {
   return Math.max(1, ...decisions.map(({ allowed, resetSeconds }) => (allowed ? 0 : (resetSeconds ?? 1))));
 }

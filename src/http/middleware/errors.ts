@@ -19,7 +19,7 @@ function asAppError(error: unknown): AppError {
 }
 
 /** The last stop of every error: a problem document, or a broken connection where the reply was under way. */
-export function answerErrors(log: Logger): ErrorRequestHandler {
+export function errorHandler(log: Logger): ErrorRequestHandler {
   return (raw: unknown, request, response, _next) => {
     const error = asAppError(raw);
     if (error.code === 'internal')

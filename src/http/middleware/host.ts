@@ -9,7 +9,7 @@ const PORT = /:\d{1,5}$/;
  * rebinding) and so call a server without keys from its visitors' browsers; the name in `Host` stays its own.
  * @param allowed names beside those of the loopback, without ports, lower case
  */
-export function knownHosts(allowed: readonly string[]): RequestHandler {
+export function hostAllowlist(allowed: readonly string[]): RequestHandler {
   return (request, _response, next) => {
     const { host } = request.headers;
     // Only HTTP/1.0 may leave it out, and no browser does.

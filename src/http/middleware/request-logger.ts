@@ -7,7 +7,7 @@ import { loggedPath } from '../response/problem.ts';
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;
 
 /** Names the request, and writes its one access line when the reply has left or the client has. */
-export function observe(log: Logger, context: RequestContext): RequestHandler {
+export function requestLogger(log: Logger, context: RequestContext): RequestHandler {
   return (request, response, next) => {
     const given = request.headers['x-request-id'];
     const requestId = typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();

@@ -3,7 +3,7 @@ import type { Request, RequestHandler, Response } from 'express';
 import helmet from 'helmet';
 
 /** Nothing of an API answer may be run or framed; pages bring their own policy. @param secure whether it goes over TLS */
-export function shield(secure: boolean): Headers {
+export function securityHeaderValues(secure: boolean): Headers {
   const handler = helmet({
     contentSecurityPolicy: {
       useDefaults: false,
@@ -23,8 +23,8 @@ export function shield(secure: boolean): Headers {
 
 /** helmet's headers; HSTS only where the request came over TLS, which behind a proxy TRUST_PROXY decides. */
 export function securityHeaders(): RequestHandler {
-  const plain = [...shield(false)];
-  const secure = [...shield(true)];
+  const plain = [...securityHeaderValues(false)];
+  const secure = [...securityHeaderValues(true)];
   return (request, response, next) => {
     for (const [name, value] of request.secure ? secure : plain) response.setHeader(name, value);
     next();

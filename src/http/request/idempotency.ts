@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { Request } from 'express';
 import type { Access } from '../../domain/access.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { RequestKey } from '../../services/chat/idempotent-turns.ts';
+import type { IdempotencyKey } from '../../services/chat/idempotent-turns.ts';
 
 const MALFORMED = 'must stand once and be 1 to 255 visible ASCII characters, bare or in double quotes';
 
@@ -14,7 +14,7 @@ const MALFORMED = 'must stand once and be 1 to 255 visible ASCII characters, bar
  * @param asked what makes two requests the same
  * @throws AppError `validation`
  */
-export function requestKey(request: Request, { access, ...asked }: Asked): RequestKey | undefined {
+export function idempotencyKey(request: Request, { access, ...asked }: Asked): IdempotencyKey | undefined {
   const sent = request.headersDistinct['idempotency-key'];
   if (sent === undefined) return undefined;
   const key = sent.length === 1 ? unquoted(sent[0] ?? '') : undefined;
@@ -23,8 +23,8 @@ export function requestKey(request: Request, { access, ...asked }: Asked): Reque
       errors: [{ path: 'Idempotency-Key', message: MALFORMED }],
     });
   }
-  const { owner, all } = access;
-  return { id: sha256([request.path, key, owner, all]), bodyHash: sha256(asked) };
+  const { owner, unrestricted } = access;
+  return { id: sha256([request.path, key, owner, unrestricted]), bodyHash: sha256(asked) };
 }
 
 /** Plain data, and who asks. */

@@ -14,7 +14,7 @@ import {
   conversationCursor,
   messageCursor,
 } from '../schemas/conversations.ts';
-import type { ShownReply } from './reply-renderer.ts';
+import type { RenderedReply } from './reply-renderer.ts';
 
 function time(at: Instant): string {
   return new Date(at).toISOString();
@@ -39,7 +39,7 @@ export function presentReply(
   turn: Turn,
   result: TurnResult,
   format: 'markdown' | 'text',
-  shown: ShownReply,
+  shown: RenderedReply,
 ): ChatReplyBody {
   return {
     response: shown.text,

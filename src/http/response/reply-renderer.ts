@@ -5,20 +5,20 @@ import type { Reply } from '../../services/chat/reply.ts';
 import type { ReplyStream } from '../../services/chat/turn.ts';
 
 /** A reply on its way to a reader. */
-export interface ShownStream extends TextStream {
+export interface RenderedStream extends TextStream {
   /** Whether it has ended before its end: what follows is not for readers. Undefined where that cannot be. */
   readonly blocked?: boolean;
 }
 
 /** A whole reply as its reader gets it. */
-export interface ShownReply {
+export interface RenderedReply {
   readonly text: string;
   /** Whether it ends before its end. */
   readonly blocked: boolean;
 }
 
 /** What readers get of a reply: in the form that was asked for, without the words that are not allowed. */
-export class ReplyForms {
+export class ReplyRenderer {
   readonly #text: TextFormat;
   readonly #rule: FilterRule | undefined;
   /** Offsets count what a reader got: whoever comes back while a reply is made gets it by the words it began with. */
@@ -31,14 +31,14 @@ export class ReplyForms {
   }
 
   /** For one reader, from the beginning of the reply on. Undefined: it goes out as it comes. */
-  stream(reply: Reply, format: ReplyFormat): ShownStream | undefined {
+  stream(reply: Reply, format: ReplyFormat): RenderedStream | undefined {
     const text = format === 'text' ? this.#text.stream() : undefined;
     const filter = this.#filter(reply, format)?.stream(this.#rule?.action ?? 'mask');
     return text && filter ? new FilteredText(text, filter) : (filter ?? text);
   }
 
   /** @param markdown all of the reply */
-  whole(reply: Reply, format: ReplyFormat, markdown: string): ShownReply {
+  whole(reply: Reply, format: ReplyFormat, markdown: string): RenderedReply {
     const text = format === 'text' ? this.#text.whole(markdown) : markdown;
     const action = this.#rule?.action ?? 'mask';
     const filtered = this.#filter(reply, format)?.whole(text, action);
@@ -61,7 +61,7 @@ export class ReplyForms {
 }
 
 /** The words are looked for when the marks are gone. */
-class FilteredText implements ShownStream {
+class FilteredText implements RenderedStream {
   readonly #text: TextStream;
   readonly #filter: FilterStream;
 

@@ -5,11 +5,11 @@ import type { Turn } from '../../services/chat/turn.ts';
 import { type Caller, callerOf } from '../access/caller.ts';
 import type { Quotas } from '../access/quotas.ts';
 import type { createBodyReader } from '../request/body.ts';
-import { requestKey } from '../request/idempotency.ts';
+import { idempotencyKey } from '../request/idempotency.ts';
 import { check } from '../request/validate.ts';
 import { presentCacheUse, presentReply } from '../response/presenters.ts';
 import { pathOf, problemOf, sendJson } from '../response/problem.ts';
-import type { ReplyForms } from '../response/reply-renderer.ts';
+import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
 import { type ChatRequest, chatReply, chatRequest } from '../schemas/chat.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
@@ -19,7 +19,7 @@ import { type SessionOptions, StreamSession } from '../sse/session.ts';
 
 export interface ChatRouteParts {
   readonly chat: ChatService;
-  readonly forms: ReplyForms;
+  readonly renderer: ReplyRenderer;
   readonly readBody: ReturnType<typeof createBodyReader>;
   readonly quotas: Quotas;
   readonly messageMaxChars: number;
@@ -89,13 +89,13 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const body = check(schema, await parts.readBody(request));
       const caller = callerOf(response);
       const input = inputOf(body, 'markdown', caller);
-      const turn = await parts.chat.begin(input, 'whole', requestKey(request, input));
+      const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input));
       parts.quotas.meter(caller.subject, input.message, turn);
       const result = await turn.result.finally(() => turn.release());
       // Not before: a refusal would tell by it whether the conversation is somebody's.
       tellCacheUse(response, turn);
       const { format } = input;
-      const shown = parts.forms.whole(turn.reply, format, result.content);
+      const shown = parts.renderer.whole(turn.reply, format, result.content);
       sendJson(response, 200, presentReply(turn, result, format, shown));
     },
   };
@@ -105,7 +105,7 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
  * What a client that repeats its request has of the stream: some send the id of the last event along. One of another
  * stream says nothing.
  */
-function knownOf(request: Request, streamId: string): number {
+function resumeOffset(request: Request, streamId: string): number {
   return readPosition(streamId, request.get('last-event-id') ?? '')?.offset ?? 0;
 }
 
@@ -141,13 +141,13 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       const body = check(schema, await parts.readBody(request));
       const caller = callerOf(response);
       const input = inputOf(body, 'text', caller);
-      const turn = await parts.chat.begin(input, 'stream', requestKey(request, input));
+      const turn = await parts.chat.begin(input, 'stream', idempotencyKey(request, input));
       parts.quotas.meter(caller.subject, input.message, turn);
       const { format } = input;
-      const shown = parts.forms.stream(turn.reply, format);
+      const shown = parts.renderer.stream(turn.reply, format);
       const { cached, replayed } = turn;
       const cache = replayed ? undefined : turn.cache;
-      const from = replayed ? knownOf(request, turn.messageId) : 0;
+      const from = replayed ? resumeOffset(request, turn.messageId) : 0;
       const reading = { stream: turn, format, shown, from, resumed: !turn.cache || from > 0, cache, cached };
       if (replayed) tellCacheUse(response, turn);
       const session = new StreamSession(response, reading, parts.stream, (error) =>

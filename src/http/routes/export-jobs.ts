@@ -1,4 +1,4 @@
-import { type Access, ownerOnly } from '../../domain/access.ts';
+import { type Access, ownerFilter } from '../../domain/access.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { ExportJob, ExportRequest } from '../../domain/export-jobs.ts';
 import type { Clock } from '../../domain/runtime.ts';
@@ -50,7 +50,7 @@ async function requestOf(
   if (since && isTooOld(since, clock.now())) {
     throw badSince(`is more than ${CURSOR_DAYS} days old; make a whole export again`);
   }
-  return exportRequestOf(body, ownerOnly(access), since);
+  return exportRequestOf(body, ownerFilter(access), since);
 }
 
 function badSince(message: string): AppError {

@@ -1,5 +1,5 @@
 import type { Request, Response } from 'express';
-import { ownerOnly } from '../../domain/access.ts';
+import { ownerFilter } from '../../domain/access.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import type { ConversationService } from '../../services/conversations/conversations.ts';
 import type { ExportForm, ExportService, ExportTarget } from '../../services/exports/exports.ts';
@@ -48,7 +48,7 @@ function exportAllRoute(exports: ExportService, clock: Clock): Route {
     async handle(request, response) {
       const { start_date, end_date, role, status, ...asked } = readQuery(request, exportAllQuery);
       const filter = {
-        owner: ownerOnly(callerOf(response).access),
+        owner: ownerFilter(callerOf(response).access),
         from: start_date ?? null,
         to: end_date ?? null,
         role: role ?? null,

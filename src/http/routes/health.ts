@@ -64,7 +64,10 @@ function readyRoute(health: HealthService): Route {
       const status = ready ? 'ready' : stopping ? 'stopping' : 'not_ready';
       const oldest = journal.oldest === null ? null : new Date(journal.oldest).toISOString();
       const details = { database, upstream, journal: { ...journal, oldest } };
-      sendJson(response, ready ? 200 : 503, { status, ...(callerOf(response).access.all && details) });
+      sendJson(response, ready ? 200 : 503, {
+        status,
+        ...(callerOf(response).access.unrestricted && details),
+      });
     },
   };
 }

@@ -6,7 +6,7 @@ import { callerOf } from '../access/caller.ts';
 import { readQuery } from '../request/query.ts';
 import { check } from '../request/validate.ts';
 import { pathOf, problemOf, sendJson } from '../response/problem.ts';
-import type { ReplyForms } from '../response/reply-renderer.ts';
+import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { lastEventHeader, stopped, streamId, streamQuery } from '../schemas/streams.ts';
@@ -15,7 +15,7 @@ import { type SessionOptions, StreamSession, streamHeaders } from '../sse/sessio
 
 export interface StreamRouteParts {
   readonly streams: StreamService;
-  readonly forms: ReplyForms;
+  readonly renderer: ReplyRenderer;
   readonly stream: SessionOptions;
 }
 
@@ -40,11 +40,15 @@ function positionOf(request: Request, id: string): ReadPosition {
  * An end that the reader was told may have been too early: the process that makes the reply was taken for dead, or had
  * more of it than was stored when somebody stopped it through another one.
  */
-function hasEverything({ offset, ended }: ReadPosition, stream: ReplyStream, forms: ReplyForms): boolean {
-  return ended && !stream.reply.running && offset >= forms.length(stream);
+function isFullyDelivered(
+  { offset, ended }: ReadPosition,
+  stream: ReplyStream,
+  renderer: ReplyRenderer,
+): boolean {
+  return ended && !stream.reply.running && offset >= renderer.length(stream);
 }
 
-function resumeRoute({ streams, forms, stream: options }: StreamRouteParts): Route {
+function resumeRoute({ streams, renderer, stream: options }: StreamRouteParts): Route {
   return {
     method: 'get',
     path: '/api/chat-stream/:id',
@@ -75,7 +79,7 @@ function resumeRoute({ streams, forms, stream: options }: StreamRouteParts): Rou
       const position = positionOf(request, id);
       const { offset: from } = position;
       const stream = await streams.open(id, callerOf(response).access);
-      const complete = hasEverything(position, stream, forms);
+      const complete = isFullyDelivered(position, stream, renderer);
       if (complete || request.method === 'HEAD') {
         stream.release();
         response.writeHead(complete ? 204 : 200, complete ? {} : streamHeaders(stream));
@@ -86,7 +90,7 @@ function resumeRoute({ streams, forms, stream: options }: StreamRouteParts): Rou
       const reading = {
         stream,
         format,
-        shown: forms.stream(stream.reply, format),
+        shown: renderer.stream(stream.reply, format),
         from,
         resumed: true,
         cache: undefined,

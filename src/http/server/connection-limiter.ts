@@ -4,9 +4,9 @@ import type { Duplex } from 'node:stream';
 import type { Log } from '../../domain/runtime.ts';
 
 /** So many over the bound are still told that they are too many; whoever comes then is dropped without a word. */
-const TOLD = 200;
+const MAX_REJECTED = 200;
 /** In this time one too many has to send its request, hear the answer and be gone. */
-const TOLD_MS = 2000;
+const REJECT_TIMEOUT_MS = 2000;
 /** How often it is logged at most. */
 const LOG_EVERY_MS = 10_000;
 
@@ -14,7 +14,7 @@ const LOG_EVERY_MS = 10_000;
  * How many connections may be open. One too many is answered with 503 by whoever asks {@link isOver}, because a
  * connection that is dropped looks to a client and a proxy like a server that is broken.
  */
-export class ConnectionBound {
+export class ConnectionLimiter {
   readonly #max: number;
   readonly #log: Pick<Log, 'warn'> | undefined;
   readonly #over = new WeakSet<Duplex>();
@@ -24,7 +24,7 @@ export class ConnectionBound {
   constructor(server: Server, max: number, log: Pick<Log, 'warn'> | undefined) {
     this.#max = max;
     this.#log = log;
-    server.maxConnections = max + TOLD;
+    server.maxConnections = max + MAX_REJECTED;
     server.on('drop', () => this.#full());
     server.on('connection', (socket) => this.#count(socket));
   }
@@ -41,7 +41,7 @@ export class ConnectionBound {
     });
     if (this.#open <= this.#max) return;
     this.#over.add(socket);
-    const timer = setTimeout(() => socket.destroy(), TOLD_MS);
+    const timer = setTimeout(() => socket.destroy(), REJECT_TIMEOUT_MS);
     socket.once('close', () => clearTimeout(timer));
     this.#full();
   }

@@ -3,22 +3,22 @@ import { randomUUID } from 'node:crypto';
 import { type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { AppError } from '../../domain/errors.ts';
-import { shield } from '../middleware/security.ts';
+import { securityHeaderValues } from '../middleware/security.ts';
 import { problemOf } from '../response/problem.ts';
 
-const SECURITY = [...shield(false)];
+const SECURITY = [...securityHeaderValues(false)];
 
-interface Refusal {
+interface EarlyResponse {
   readonly status: number;
   readonly headers: readonly (readonly [name: string, value: string])[];
   readonly body: string;
 }
 
 /** Closes the connection: after it nobody knows where the next request begins, or it is one too many. */
-function refusalOf(error: AppError): Refusal {
+function earlyErrorResponse(error: AppError): EarlyResponse {
   const requestId = randomUUID();
   const body = JSON.stringify(problemOf(error, '/', requestId));
-  const headers: Refusal['headers'] = [
+  const headers: EarlyResponse['headers'] = [
     ...SECURITY,
     ['X-Request-Id', requestId],
     ['Content-Type', 'application/problem+json; charset=utf-8'],
@@ -32,15 +32,15 @@ function refusalOf(error: AppError): Refusal {
 }
 
 /** Answers a request that was understood, in its turn. */
-export function refuse(response: ServerResponse, error: AppError): void {
-  const { status, headers, body } = refusalOf(error);
+export function sendEarlyError(response: ServerResponse, error: AppError): void {
+  const { status, headers, body } = earlyErrorResponse(error);
   for (const [name, value] of headers) response.setHeader(name, value);
   response.writeHead(status).end(body);
 }
 
 /** Answers where there is nothing but the connection. */
-export function refuseOn(socket: Duplex, error: AppError): void {
-  const { status, headers, body } = refusalOf(error);
+export function sendEarlyErrorOn(socket: Duplex, error: AppError): void {
+  const { status, headers, body } = earlyErrorResponse(error);
   const head = headers.map(([name, value]) => `${name}: ${value}\r\n`).join('');
   socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${head}\r\n${body}`);
 }

@@ -12,7 +12,7 @@ function hostsOf({ rawHeaders }: IncomingMessage): string[] {
   return hosts;
 }
 
-function hostFault(request: IncomingMessage): string | undefined {
+function hostError(request: IncomingMessage): string | undefined {
   const hosts = hostsOf(request);
   const [host] = hosts;
   if (hosts.length > 1) return 'A request must have one Host header';
@@ -26,7 +26,7 @@ function hostFault(request: IncomingMessage): string | undefined {
   return undefined;
 }
 
-function bodyFault({ headers, httpVersion }: IncomingMessage): string | undefined {
+function bodyError({ headers, httpVersion }: IncomingMessage): string | undefined {
   const encoding = headers['transfer-encoding'];
   if (encoding === undefined) return undefined;
   // Node finds the end of `gzip, chunked`, and then would take what is compressed for the body.
@@ -39,9 +39,9 @@ function bodyFault({ headers, httpVersion }: IncomingMessage): string | undefine
  * body ends, which host is meant. After such a request nothing on its connection can be trusted.
  * @returns a sentence for the caller; undefined: nothing is wrong
  */
-export function framingFault(request: IncomingMessage): string | undefined {
+export function framingError(request: IncomingMessage): string | undefined {
   const { httpVersion } = request;
   // A request line without a version, HTTP/0.9, counts as such too.
   if (httpVersion !== '1.1' && httpVersion !== '1.0') return 'The version must be HTTP/1.1 or HTTP/1.0';
-  return hostFault(request) ?? bodyFault(request);
+  return hostError(request) ?? bodyError(request);
 }

@@ -4,9 +4,9 @@ import type { Duplex } from 'node:stream';
 import type { Express } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
-import { ConnectionBound } from './connection-limiter.ts';
-import { refuse, refuseOn } from './early-errors.ts';
-import { framingFault } from './framing.ts';
+import { ConnectionLimiter } from './connection-limiter.ts';
+import { sendEarlyError, sendEarlyErrorOn } from './early-errors.ts';
+import { framingError } from './framing.ts';
 
 const MAX_HEADER_BYTES = 16 * 1024;
 const HEADERS_TIMEOUT_MS = 15_000;
@@ -39,7 +39,7 @@ export interface ServerLimits {
 export class HttpServer {
   readonly #server: Server;
   readonly #app: Express;
-  readonly #bound: ConnectionBound;
+  readonly #bound: ConnectionLimiter;
   /** The last response of each connection. */
   readonly #current = new WeakMap<Duplex, ServerResponse>();
   #closing = false;
@@ -57,13 +57,13 @@ export class HttpServer {
       requireHostHeader: false,
     });
     this.#server = server;
-    this.#bound = new ConnectionBound(server, limits.maxConnections ?? MAX_CONNECTIONS, limits.log);
+    this.#bound = new ConnectionLimiter(server, limits.maxConnections ?? MAX_CONNECTIONS, limits.log);
     // No limit by silent dropping: the app counts the fields and says 431.
     server.maxHeadersCount = 0;
     server.setTimeout(limits.stallMs ?? STALL_MS, (socket) => this.#idle(socket));
     server.on('request', (request, response) => this.#serve(request, response));
     server.on('clientError', (error, socket) => this.#broken(error, socket));
-    server.on('connect', (_request, socket) => refuseTunnel(socket));
+    server.on('connect', (_request, socket) => rejectTunnel(socket));
     // An expectation that nobody here knows is none: else Node would answer, without a word.
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
     // "Expect: 100-continue": a body that would be refused is not even asked for.
@@ -117,7 +117,7 @@ export class HttpServer {
       }, IDLE_GRACE_MS).unref();
     });
     const refusal = this.#refusal(request);
-    if (refusal) refuse(response, refusal);
+    if (refusal) sendEarlyError(response, refusal);
     else this.#app(request, response);
   }
 
@@ -125,7 +125,7 @@ export class HttpServer {
     if (this.#bound.isOver(request.socket)) {
       return new AppError('capacity', 'Too many connections are open here', { retryAfter: 5 });
     }
-    const fault = framingFault(request);
+    const fault = framingError(request);
     return fault === undefined ? undefined : new AppError('malformed_request', fault);
   }
 
@@ -140,16 +140,16 @@ export class HttpServer {
     const response = this.#current.get(socket);
     if (error.code === 'ECONNRESET' || !socket.writable || this.#bound.isOver(socket)) socket.destroy();
     else if (!response || (response.writableFinished && response.req.complete))
-      refuseOn(socket, faultOf(error));
+      sendEarlyErrorOn(socket, clientError(error));
     // In the middle of a reply there is nothing that could be said.
     else if (response.headersSent) socket.destroy();
     // What is broken came after this request: it is still answered, and then no other.
     else if (response.req.complete) response.setHeader('Connection', 'close');
-    else refuseOn(socket, faultOf(error));
+    else sendEarlyErrorOn(socket, clientError(error));
   }
 }
 
-function faultOf(error: NodeJS.ErrnoException): AppError {
+function clientError(error: NodeJS.ErrnoException): AppError {
   switch (error.code) {
     case 'HPE_HEADER_OVERFLOW':
       return new AppError(
@@ -164,9 +164,12 @@ function faultOf(error: NodeJS.ErrnoException): AppError {
 }
 
 /** For Node this is a connection of its own from here on, with nobody to look after it. */
-function refuseTunnel(socket: Duplex): void {
+function rejectTunnel(socket: Duplex): void {
   socket.on('error', () => socket.destroy());
   socket.resume();
   const allow = { Allow: 'GET, HEAD, POST, DELETE, OPTIONS' };
-  refuseOn(socket, new AppError('method_not_allowed', 'CONNECT is not possible here', { headers: allow }));
+  sendEarlyErrorOn(
+    socket,
+    new AppError('method_not_allowed', 'CONNECT is not possible here', { headers: allow }),
+  );
 }

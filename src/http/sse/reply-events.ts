@@ -1,5 +1,5 @@
 import type { Reply } from '../../services/chat/reply.ts';
-import type { ShownStream } from '../response/reply-renderer.ts';
+import type { RenderedStream } from '../response/reply-renderer.ts';
 import { contentEvent, contentPieces, replayPieceSize } from './encode.ts';
 
 /**
@@ -10,16 +10,16 @@ const PART = 64 * 1024;
 
 export interface ReplyForm {
   /** Undefined: it goes out as it comes. */
-  readonly shown: ShownStream | undefined;
+  readonly shown: RenderedStream | undefined;
   /** UTF-16 units of output that the reader has: they are made again, since the form needs them, and passed over. */
   readonly from: number;
 }
 
 /** One reader's way through a reply: what it gets next, and where it is. */
-export class ReplyEvents {
+export class SseReplyEncoder {
   readonly #id: string;
   readonly #reply: Reply;
-  readonly #shown: ShownStream | undefined;
+  readonly #shown: RenderedStream | undefined;
   /** Of the events' contents; undefined: as they come. */
   readonly #pieceSize: number | undefined;
   /** Pieces of the reply that were taken, and how much of the next one. */

@@ -5,7 +5,7 @@ import type { CacheUse } from '../../services/chat/generations.ts';
 import type { ReplyStream, TurnResult } from '../../services/chat/turn.ts';
 import { presentCacheUse } from '../response/presenters.ts';
 import { endEvent, httpChunk, PING, startEvent } from './encode.ts';
-import { ReplyEvents, type ReplyForm } from './reply-events.ts';
+import { type ReplyForm, SseReplyEncoder } from './reply-events.ts';
 
 /** What a reader should wait before it connects again, milliseconds. */
 const RETRY_MS = 3000;
@@ -19,7 +19,7 @@ export interface SessionOptions {
 }
 
 /** What a session reads. */
-export interface Reading extends ReplyForm {
+export interface StreamOptions extends ReplyForm {
   readonly stream: ReplyStream;
   readonly format: ReplyFormat;
   /** Whether the reader comes back, or comes late: it wants to know at once that it is connected. */
@@ -35,9 +35,9 @@ export interface Reading extends ReplyForm {
  */
 export class StreamSession {
   readonly #response: Response;
-  readonly #reading: Reading;
+  readonly #reading: StreamOptions;
   readonly #stream: ReplyStream;
-  readonly #events: ReplyEvents;
+  readonly #events: SseReplyEncoder;
   readonly #options: SessionOptions;
   readonly #toProblem: (error: AppError) => object;
   #open = false;
@@ -49,14 +49,14 @@ export class StreamSession {
 
   constructor(
     response: Response,
-    reading: Reading,
+    reading: StreamOptions,
     options: SessionOptions,
     toProblem: (error: AppError) => object,
   ) {
     this.#response = response;
     this.#reading = reading;
     this.#stream = reading.stream;
-    this.#events = new ReplyEvents(reading.stream.messageId, reading.stream.reply, reading);
+    this.#events = new SseReplyEncoder(reading.stream.messageId, reading.stream.reply, reading);
     this.#options = options;
     this.#toProblem = toProblem;
   }

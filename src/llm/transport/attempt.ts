@@ -24,16 +24,16 @@ export class Attempt {
   }
 
   /** Closes the connection without a verdict on the attempt. */
-  hangUp(): void {
+  closeConnection(): void {
     this.#controller.abort();
   }
 
   /** Lets the rest of an answer run out unread, so that the connection can be used again; not for long. */
-  letRunOut(answer: IncomingMessage): void {
+  drainResponse(answer: IncomingMessage): void {
     answer.on('error', () => {});
     answer.resume();
     if (answer.complete || answer.destroyed) return;
-    const timer = setTimeout(() => this.hangUp(), LINGER_MS);
+    const timer = setTimeout(() => this.closeConnection(), LINGER_MS);
     answer.once('close', () => clearTimeout(timer));
   }
 

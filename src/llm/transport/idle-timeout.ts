@@ -2,7 +2,7 @@
  * A deadline that moves often and is rarely met: moving it is an assignment, the timer is armed anew only when it
  * fires early or the deadline comes nearer. Monotonic, so a jump of the wall clock changes nothing.
  */
-export class Watch {
+export class IdleTimeout {
   #due: number;
   #armedFor = 0;
   #timer: NodeJS.Timeout | undefined;

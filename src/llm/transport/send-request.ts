@@ -1,30 +1,30 @@
 import type { IncomingMessage } from 'node:http';
-import { faultOfHead, UpstreamFault } from '../errors.ts';
+import { classifyResponse, UpstreamError } from '../errors.ts';
 import type { Attempt } from './attempt.ts';
 import { isConnectionError } from './client.ts';
 
 /** Sends a request and resolves with an answer whose body is a reply. Rejects with an UpstreamFault. */
-export async function openAnswer(
+export async function sendRequest(
   attempt: Attempt,
   send: (signal: AbortSignal) => Promise<IncomingMessage>,
 ): Promise<IncomingMessage> {
   const answer = await send(attempt.signal).catch((error: unknown) => {
-    throw faultOfSending(error);
+    throw classifySendError(error);
   });
-  const fault = faultOfHead(answer) ?? faultOfEncoding(answer);
+  const fault = classifyResponse(answer) ?? encodingError(answer);
   if (!fault) return answer;
-  attempt.letRunOut(answer);
+  attempt.drainResponse(answer);
   throw fault;
 }
 
-function faultOfSending(error: unknown): UpstreamFault {
-  if (isConnectionError(error)) return connectionFault(error.cause);
-  return new UpstreamFault('upstream_error', { reason: 'the request could not be made' });
+function classifySendError(error: unknown): UpstreamError {
+  if (isConnectionError(error)) return connectionError(error.cause);
+  return new UpstreamError('upstream_error', { reason: 'the request could not be made' });
 }
 
 /** The connection failed before the reply had begun. */
-export function connectionFault(cause: unknown): UpstreamFault {
-  return new UpstreamFault('upstream_error', {
+export function connectionError(cause: unknown): UpstreamError {
+  return new UpstreamError('upstream_error', {
     detail: 'The connection to the model server failed.',
     reason: systemCode(cause) ?? 'connection failed',
     retryable: true,
@@ -37,8 +37,8 @@ export function systemCode(error: unknown): string | undefined {
 }
 
 /** Nothing else was asked for, and nothing else could be read. */
-function faultOfEncoding(answer: IncomingMessage): UpstreamFault | undefined {
+function encodingError(answer: IncomingMessage): UpstreamError | undefined {
   const encoding = answer.headers['content-encoding'] ?? 'identity';
   if (encoding === 'identity') return undefined;
-  return new UpstreamFault('upstream_error', { reason: 'the answer is compressed' });
+  return new UpstreamError('upstream_error', { reason: 'the answer is compressed' });
 }

@@ -73,7 +73,7 @@ export class ApiKeyService {
   /** @throws AppError `validation`, `database_unavailable` */
   async create({ owner, scopes, expiresAt }: ApiKeyRequest): Promise<CreatedKey> {
     const now = this.#clock.now();
-    const errors = faultsOf({ owner, scopes, expiresAt }, now);
+    const errors = validationErrors({ owner, scopes, expiresAt }, now);
     if (errors.length > 0) throw new AppError('validation', 'The key cannot be made', { errors });
     const { key, prefix, hash } = makeKey();
     const apiKey: ApiKey = {
@@ -244,7 +244,7 @@ function sameHash(one: string, other: string): boolean {
 /** Nothing that is invisible, or would turn a line of a list around. */
 const OWNER = new RegExp(`^[^\\p{Cc}\\p{Cf}\\p{Cs}\\p{Zl}\\p{Zp}]{1,${OWNER_MAX}}$`, 'u');
 
-function faultsOf({ owner, scopes, expiresAt }: ApiKeyRequest, now: Instant): FieldError[] {
+function validationErrors({ owner, scopes, expiresAt }: ApiKeyRequest, now: Instant): FieldError[] {
   const faults: FieldError[] = [];
   if (!OWNER.test(owner) || owner.trim() !== owner) {
     const message = `must be 1 to ${OWNER_MAX} visible characters without blanks around them`;

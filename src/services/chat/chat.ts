@@ -1,4 +1,4 @@
-import { type Access, mayUse } from '../../domain/access.ts';
+import { type Access, canAccess } from '../../domain/access.ts';
 import { ContextTurns } from '../../domain/context.ts';
 import type {
   ContextMessage,
@@ -7,17 +7,17 @@ import type {
   Message,
   ReplyFormat,
 } from '../../domain/conversation.ts';
-import { noConversation } from '../../domain/errors.ts';
+import { conversationNotFound } from '../../domain/errors.ts';
 import type { ModelRequest } from '../../domain/model.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import type { KeyClaim, PendingTurns, StoredKey } from '../../domain/turns.ts';
-import type { Pace } from '../exports/throttle.ts';
+import type { ExportThrottle } from '../exports/throttle.ts';
 import type { CacheSharing, Generations, ReplyMode } from './generations.ts';
-import { type KeyedTurns, type RequestKey, TAKEN } from './idempotent-turns.ts';
+import { type IdempotencyKey, type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
 import type { InputFilter, JudgedMessage } from './input-filter.ts';
 import { Reply } from './reply.ts';
 import type { Turn } from './turn.ts';
-import { KeyTaken, type Question, type TurnKeeper } from './turn-recorder.ts';
+import { KeyInUseError, type Question, type TurnRecorder } from './turn-recorder.ts';
 
 export interface ChatSettings {
   readonly model: string;
@@ -47,9 +47,9 @@ interface ChatParts {
   readonly conversations: ConversationRepository;
   readonly pending: PendingTurns;
   readonly generations: Generations;
-  readonly keeper: TurnKeeper;
-  readonly keyed: KeyedTurns;
-  readonly pace: Pick<Pace, 'chat'>;
+  readonly recorder: TurnRecorder;
+  readonly idempotent: IdempotentTurns;
+  readonly throttle: Pick<ExportThrottle, 'noteChat'>;
   /** Undefined: every message goes to the model as it came. */
   readonly filter: InputFilter | undefined;
   readonly clock: Clock;
@@ -74,11 +74,11 @@ export class ChatService {
    * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`, `conversation_not_found` when the
    * conversation is somebody else's, `content_blocked` before anything is stored or asked
    */
-  begin(input: ChatInput, mode: ReplyMode, key?: RequestKey): Promise<Turn> {
-    this.#parts.pace.chat();
+  begin(input: ChatInput, mode: ReplyMode, key?: IdempotencyKey): Promise<Turn> {
+    this.#parts.throttle.noteChat();
     if (!key) return this.#begin(input, mode);
     const expiredBefore = this.#expiredBefore();
-    return this.#parts.keyed.run(key, expiredBefore, (before) =>
+    return this.#parts.idempotent.run(key, expiredBefore, (before) =>
       this.#beginKeyed(
         input,
         mode,
@@ -98,8 +98,8 @@ export class ChatService {
     // One write instead of two: for a reply that is there already, and for a whole reply in a conversation that
     // nobody can have heard of before it. A named one could be deleted meanwhile, and must not come back.
     const together = !generation.running || (mode === 'whole' && input.conversationId === undefined);
-    const started = together ? undefined : this.#parts.keeper.begin(question).then(() => {});
-    const stream = this.#parts.keeper.keep(question, new Reply(generation), started);
+    const started = together ? undefined : this.#parts.recorder.recordStart(question).then(() => {});
+    const stream = this.#parts.recorder.track(question, new Reply(generation), started);
     return { ...stream, cache, cached: cache.kind === 'hit', replayed: false };
   }
 
@@ -112,8 +112,8 @@ export class ChatService {
     mode: ReplyMode,
     claim: KeyClaim,
     before: StoredKey | null,
-  ): Promise<Turn | typeof TAKEN> {
-    const { generations, keeper } = this.#parts;
+  ): Promise<Turn | typeof KEY_IN_USE> {
+    const { generations, recorder } = this.#parts;
     const message = this.#judged(input);
     const id = before?.conversationId ?? input.conversationId;
     const history = await this.#history(id, input.access, before?.questionId);
@@ -122,25 +122,25 @@ export class ChatService {
     const key = { ...claim, cached: hit !== undefined };
     const question = { ...this.#question(input, message, request.model, before), key };
     if (hit) {
-      const stream = keeper.keep(question, new Reply(hit.generation), undefined);
+      const stream = recorder.track(question, new Reply(hit.generation), undefined);
       try {
         await stream.started;
         return { ...stream, cache: hit.cache, cached: true, replayed: false };
       } catch (error) {
-        if (error instanceof KeyTaken) return TAKEN;
+        if (error instanceof KeyInUseError) return KEY_IN_USE;
         throw error;
       }
     }
-    const outcome = await keeper.begin(question);
-    if (outcome === 'taken' || outcome === 'gone') return TAKEN;
+    const outcome = await recorder.recordStart(question);
+    if (outcome === 'taken' || outcome === 'gone') return KEY_IN_USE;
     let opened: ReturnType<Generations['start']>;
     try {
       opened = generations.start(request, mode, this.#cacheUse(input));
     } catch (error) {
-      await keeper.giveUp(question);
+      await recorder.recordFailure(question);
       throw error;
     }
-    const stream = keeper.keep(question, new Reply(opened.generation), Promise.resolve());
+    const stream = recorder.track(question, new Reply(opened.generation), Promise.resolve());
     return { ...stream, cache: opened.cache, cached: false, replayed: false };
   }
 
@@ -163,7 +163,7 @@ export class ChatService {
     const conversationId = before?.conversationId ?? input.conversationId ?? ids.next();
     const questionId = before?.questionId ?? ids.next();
     // Somebody to whom all is open may ask in anybody's conversation: whose the reply is the database says.
-    const owner = access.all ? null : access.owner;
+    const owner = access.unrestricted ? null : access.owner;
     const question = {
       conversationId,
       owner,
@@ -191,7 +191,7 @@ export class ChatService {
     const expiredBefore = this.#expiredBefore();
     const waits = pending.holds(id);
     const messages = waits ? pending.whole(id) : null;
-    if (messages && !mayUse(access, pending.ownerOf(id) ?? null)) throw noConversation();
+    if (messages && !canAccess(access, pending.ownerOf(id) ?? null)) throw conversationNotFound();
     if (historyLimit === 0) return [];
     if (messages) return contextOf(messages, historyLimit, expiredBefore);
     if (waits) await pending.drained(JOURNAL_WAIT_MS);

@@ -9,7 +9,7 @@ const MAX_LENGTH = 32 * 1024 * 1024;
  * Ends of replies that neither the database nor the journal took, as on a full disk: their rows would say `streaming`
  * as long as this process lives. They are tried again until there is room.
  */
-export class UnsavedEnds {
+export class FailedWriteQueue {
   readonly #writer: Pick<TurnWriter, 'write'>;
   readonly #log: Log;
   readonly #waiting = new Map<string, TurnWrite>();

@@ -3,10 +3,10 @@ import { AppError } from '../../domain/errors.ts';
 import type { ReplyStore, StoredKey } from '../../domain/turns.ts';
 import type { StoredStreams } from './stored-streams.ts';
 import type { Turn } from './turn.ts';
-import type { TurnKeeper } from './turn-recorder.ts';
+import type { TurnRecorder } from './turn-recorder.ts';
 
 /** A caller's idempotency key. Both are SHA-256 in hexadecimal. */
-export interface RequestKey {
+export interface IdempotencyKey {
   /** Of the key, the route and the caller. */
   readonly id: string;
   /** Of what was asked. */
@@ -14,29 +14,29 @@ export interface RequestKey {
 }
 
 /** Somebody else claimed the key at the same moment. */
-export const TAKEN = Symbol('taken');
+export const KEY_IN_USE = Symbol('taken');
 
 /** Starts the turn, claiming the key with it; `before` is the turn with this key whose reply failed. */
-type Start = (before: StoredKey | null) => Promise<Turn | typeof TAKEN>;
+type Start = (before: StoredKey | null) => Promise<Turn | typeof KEY_IN_USE>;
 
 /** Whoever loses a claim finds the winner's at once; this often only when turns fail as fast as they start. */
 const CLAIMS = 5;
 
 /** Sees to it that of all requests with one key, on all workers, one makes a turn and the others join it. */
-export class KeyedTurns {
+export class IdempotentTurns {
   readonly #replies: ReplyStore;
-  readonly #keeper: TurnKeeper;
+  readonly #recorder: TurnRecorder;
   readonly #stored: StoredStreams;
   readonly #running = new Map<string, { readonly bodyHash: string; readonly turn: Promise<Turn> }>();
 
-  constructor(replies: ReplyStore, keeper: TurnKeeper, stored: StoredStreams) {
+  constructor(replies: ReplyStore, recorder: TurnRecorder, stored: StoredStreams) {
     this.#replies = replies;
-    this.#keeper = keeper;
+    this.#recorder = recorder;
     this.#stored = stored;
   }
 
   /** @throws AppError `idempotency_mismatch` when the key was used for another body, `database_unavailable` */
-  async run(key: RequestKey, activeSince: Instant, start: Start): Promise<Turn> {
+  async run(key: IdempotencyKey, activeSince: Instant, start: Start): Promise<Turn> {
     const running = this.#running.get(key.id);
     if (running && running.bodyHash !== key.bodyHash) {
       // Which of the two has the key is known when the other one has found out.
@@ -55,12 +55,12 @@ export class KeyedTurns {
     return turn;
   }
 
-  async #find(key: RequestKey, activeSince: Instant, start: Start): Promise<Turn> {
+  async #find(key: IdempotencyKey, activeSince: Instant, start: Start): Promise<Turn> {
     for (let claim = 0; claim < CLAIMS; claim++) {
       const stored = await this.#replies.key(key.id, activeSince);
       if (stored) checkBody(key, stored.bodyHash);
       const turn = (stored && (await this.#join(stored))) ?? (await start(stored));
-      if (turn !== TAKEN) return turn;
+      if (turn !== KEY_IN_USE) return turn;
     }
     throw new AppError('database_unavailable', 'This key is being claimed again and again', {
       retryAfter: 1,
@@ -70,7 +70,7 @@ export class KeyedTurns {
   /** The turn that is there, running or ended; null when its reply failed and is to be made anew. */
   async #join(stored: StoredKey): Promise<Turn | null> {
     const { replyId, cached } = stored;
-    const running = this.#keeper.find(replyId);
+    const running = this.#recorder.find(replyId);
     if (running) return { ...running, cache: undefined, cached, replayed: true };
     const reply = await this.#replies.find(replyId);
     const failed =
@@ -79,7 +79,7 @@ export class KeyedTurns {
   }
 }
 
-function checkBody(key: RequestKey, bodyHash: string): void {
+function checkBody(key: IdempotencyKey, bodyHash: string): void {
   if (key.bodyHash === bodyHash) return;
   throw new AppError('idempotency_mismatch', 'This Idempotency-Key was used for another request before');
 }

@@ -1,11 +1,11 @@
-import { type Access, mayUse } from '../../domain/access.ts';
+import { type Access, canAccess } from '../../domain/access.ts';
 import type { Instant, MessageStatus } from '../../domain/conversation.ts';
-import { noStream } from '../../domain/errors.ts';
+import { streamNotFound } from '../../domain/errors.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import type { PendingTurns, ReplyStore, StoredReply } from '../../domain/turns.ts';
 import type { StoredStreams } from './stored-streams.ts';
 import type { ReplyStream } from './turn.ts';
-import type { TurnKeeper } from './turn-recorder.ts';
+import type { TurnRecorder } from './turn-recorder.ts';
 
 export interface StopReport {
   readonly conversationId: string;
@@ -15,7 +15,7 @@ export interface StopReport {
 }
 
 interface StreamParts {
-  readonly keeper: TurnKeeper;
+  readonly recorder: TurnRecorder;
   readonly stored: StoredStreams;
   readonly replies: ReplyStore;
   readonly pending: PendingTurns;
@@ -38,13 +38,13 @@ export class StreamService {
 
   /** @throws AppError `stream_not_found`, `database_unavailable` */
   async open(id: string, access: Access): Promise<ReplyStream> {
-    const { keeper, stored } = this.#parts;
+    const { recorder, stored } = this.#parts;
     const running = await this.#running(id, access);
     if (running) return running;
     const waiting = this.#waiting(id, access);
     if (waiting) return stored.open(waiting, false);
     const reply = await this.#find(id, access);
-    return keeper.find(id) ?? stored.open(reply);
+    return recorder.find(id) ?? stored.open(reply);
   }
 
   /** What was said so far is kept. @throws AppError `stream_not_found`, `database_unavailable` */
@@ -64,8 +64,8 @@ export class StreamService {
    * the database knows.
    */
   async #running(id: string, access: Access): Promise<ReplyStream | undefined> {
-    const running = this.#parts.keeper.find(id);
-    if (!running || mayUse(access, running.owner)) return running;
+    const running = this.#parts.recorder.find(id);
+    if (!running || canAccess(access, running.owner)) return running;
     await this.#find(id, access);
     return running;
   }
@@ -80,15 +80,15 @@ export class StreamService {
     if (!message || message.status === 'streaming') return null;
     const { conversationId, timestamp } = message;
     const owner = pending.whole(conversationId) ? (pending.ownerOf(conversationId) ?? null) : null;
-    if (!mayUse(access, owner)) return null;
+    if (!canAccess(access, owner)) return null;
     const conversation = { id: conversationId, owner, createdAt: timestamp, lastActive: timestamp };
     return { message, conversation, settling: false };
   }
 
   async #find(id: string, access: Access): Promise<StoredReply> {
     const reply = await this.#stored(id);
-    if (!reply || !mayUse(access, reply.conversation.owner)) throw noStream();
-    if (reply.conversation.lastActive < this.#activeSince()) throw noStream();
+    if (!reply || !canAccess(access, reply.conversation.owner)) throw streamNotFound();
+    if (reply.conversation.lastActive < this.#activeSince()) throw streamNotFound();
     return reply;
   }
 

@@ -1,9 +1,9 @@
 import type { Instant, Message, ReplyFormat } from '../../domain/conversation.ts';
-import { AppError, noConversation } from '../../domain/errors.ts';
+import { AppError, conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { KeyClaim, TurnStart, TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Checkpoints } from './checkpoints.ts';
-import { UnsavedEnds } from './failed-write-queue.ts';
+import { FailedWriteQueue } from './failed-write-queue.ts';
 import { type Reply, storedEnd } from './reply.ts';
 import type { ReplyStream, TurnResult } from './turn.ts';
 
@@ -31,16 +31,16 @@ interface KeeperParts {
 }
 
 /** Stores turns, and knows those that are under way in this process. */
-export class TurnKeeper {
+export class TurnRecorder {
   readonly #parts: KeeperParts;
   readonly #ttlMs: number;
-  readonly #unsaved: UnsavedEnds;
+  readonly #failedWrites: FailedWriteQueue;
   readonly #open = new Map<string, ReplyStream>();
 
   /** @param ttlMs 0: conversations never expire */
   constructor(parts: KeeperParts, ttlMs: number) {
     this.#parts = parts;
-    this.#unsaved = new UnsavedEnds(parts.writer, parts.log);
+    this.#failedWrites = new FailedWriteQueue(parts.writer, parts.log);
     this.#ttlMs = ttlMs;
   }
 
@@ -48,23 +48,23 @@ export class TurnKeeper {
    * Stores the question together with the row that its reply will grow in.
    * @throws AppError `conversation_not_found` when the conversation is somebody else's, `database_unavailable`
    */
-  async begin(question: Question): Promise<WriteOutcome> {
+  async recordStart(question: Question): Promise<WriteOutcome> {
     const { clock, worker, writer } = this.#parts;
     const { start, key } = question;
     const reply = emptyReply(question, clock.now());
     const outcome = await writer.write({ ...(start && { start }), ...(key && { key }), reply, worker });
-    if (outcome === 'foreign') throw noConversation();
+    if (outcome === 'foreign') throw conversationNotFound();
     return outcome;
   }
 
   /**
    * Sees to the end of a turn.
-   * @param started of {@link begin}; undefined: everything is stored at once when the reply has ended
+   * @param started of {@link recordStart}; undefined: everything is stored at once when the reply has ended
    */
-  keep(question: Question, reply: Reply, started: Promise<void> | undefined): ReplyStream {
+  track(question: Question, reply: Reply, started: Promise<void> | undefined): ReplyStream {
     const result = started
-      ? this.#begun(question, reply, started)
-      : reply.ended.then(() => this.#end(question, reply, true));
+      ? this.#afterStart(question, reply, started)
+      : reply.ended.then(() => this.#recordEnd(question, reply, true));
     const { conversationId, owner, messageId, model, format } = question;
     const stream: ReplyStream = {
       conversationId,
@@ -73,8 +73,8 @@ export class TurnKeeper {
       model,
       format,
       reply,
-      started: silenced(started ?? result.then(() => {})),
-      result: silenced(result),
+      started: withoutUnhandledRejection(started ?? result.then(() => {})),
+      result: withoutUnhandledRejection(result),
       release() {},
     };
     this.#open.set(messageId, stream);
@@ -84,7 +84,7 @@ export class TurnKeeper {
   }
 
   /** A question that is stored gets no reply: there is none to be had. */
-  async giveUp(question: Question): Promise<void> {
+  async recordFailure(question: Question): Promise<void> {
     const message = { ...emptyReply(question, this.#parts.clock.now()), ...BROKEN };
     await this.#write(message, { reply: message });
   }
@@ -95,7 +95,7 @@ export class TurnKeeper {
   }
 
   /** The conversation was deleted: nobody needs the replies that are being made for it. */
-  abandon(conversationId: string): void {
+  dropConversation(conversationId: string): void {
     for (const { conversationId: id, reply } of this.#open.values()) {
       if (id === conversationId) reply.fail(deleted());
     }
@@ -107,7 +107,7 @@ export class TurnKeeper {
       await Promise.allSettled([...this.#open.values()].map(({ result }) => result));
   }
 
-  async #begun(question: Question, reply: Reply, started: Promise<void>): Promise<TurnResult> {
+  async #afterStart(question: Question, reply: Reply, started: Promise<void>): Promise<TurnResult> {
     try {
       await started;
     } catch (error) {
@@ -117,10 +117,10 @@ export class TurnKeeper {
     }
     this.#parts.checkpoints.follow(question.messageId, reply);
     await reply.ended;
-    return this.#end(question, reply, false);
+    return this.#recordEnd(question, reply, false);
   }
 
-  async #end(question: Question, reply: Reply, whole: boolean): Promise<TurnResult> {
+  async #recordEnd(question: Question, reply: Reply, whole: boolean): Promise<TurnResult> {
     const { end } = reply;
     if (!end) throw new AppError('internal', undefined, { cause: 'a running reply was to be stored' });
     const outcome = end.kind === 'whole' ? end.outcome : undefined;
@@ -155,18 +155,18 @@ export class TurnKeeper {
     } catch (error) {
       this.#parts.log.error({ err: error, ...fields }, 'a reply could not be saved');
       // Its row is there already, and must not say for ever that the reply is being written.
-      if (!unit.start) this.#unsaved.add(reply.uid, unit);
+      if (!unit.start) this.#failedWrites.add(reply.uid, unit);
       throw error;
     }
     if (outcome === 'gone') throw deleted();
-    if (outcome === 'foreign') throw noConversation();
-    if (outcome === 'taken') throw new KeyTaken();
+    if (outcome === 'foreign') throw conversationNotFound();
+    if (outcome === 'taken') throw new KeyInUseError();
     return outcome;
   }
 }
 
 /** Another request has the idempotency key. */
-export class KeyTaken extends Error {}
+export class KeyInUseError extends Error {}
 
 const BROKEN = { status: 'incomplete', finishReason: 'error' } as const;
 
@@ -192,7 +192,7 @@ function deleted(): AppError {
 }
 
 /** The same promise, whose rejection does not end the process when nobody has asked for it yet. */
-function silenced<T>(promise: Promise<T>): Promise<T> {
+function withoutUnhandledRejection<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
 }

@@ -1,4 +1,4 @@
-import { type Access, mayUse } from '../../domain/access.ts';
+import { type Access, canAccess } from '../../domain/access.ts';
 import type {
   Conversation,
   ConversationCursor,
@@ -6,7 +6,7 @@ import type {
   Instant,
   SequencedMessage,
 } from '../../domain/conversation.ts';
-import { noConversation } from '../../domain/errors.ts';
+import { conversationNotFound } from '../../domain/errors.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import type { PendingTurns } from '../../domain/turns.ts';
 
@@ -71,8 +71,8 @@ export class ConversationService {
   async view(id: string, access: Access): Promise<ConversationView> {
     await this.#settled(id);
     const conversation = await this.#repository.find(id);
-    if (!conversation || !mayUse(access, conversation.owner)) throw noConversation();
-    if (this.#expired(conversation)) throw noConversation();
+    if (!conversation || !canAccess(access, conversation.owner)) throw conversationNotFound();
+    if (this.#expired(conversation)) throw conversationNotFound();
     return this.#view(conversation);
   }
 
@@ -92,7 +92,7 @@ export class ConversationService {
     const conversation = await this.#repository.find(id);
     const deleted = conversation !== null && (await this.#repository.delete(id, access));
     if (deleted) this.#deleted(id);
-    if (!deleted || this.#expired(conversation)) throw noConversation();
+    if (!deleted || this.#expired(conversation)) throw conversationNotFound();
   }
 
   /** What waits in the journal is there for its caller, and must be in the database before anybody may say it is not. */

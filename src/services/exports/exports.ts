@@ -1,10 +1,10 @@
 import type { Instant } from '../../domain/conversation.ts';
 import type {
+  ExportCheckpoint,
   ExportFormat,
   ExportJob,
   ExportManifest,
   ExportRequest,
-  JobCheckpoint,
   JobScope,
 } from '../../domain/export-jobs.ts';
 import type { CsvFormat, ExportFilter, ExportPart, ExportScope, ExportSource } from '../../domain/exports.ts';
@@ -19,7 +19,7 @@ import {
   ndjsonEncoder,
 } from './encoders.ts';
 import { encoded, exportText } from './text.ts';
-import { Pace } from './throttle.ts';
+import { ExportThrottle } from './throttle.ts';
 
 export interface ExportForm {
   readonly format: ExportFormat;
@@ -66,7 +66,7 @@ export interface PersonalData {
 interface ExportOptions {
   readonly personal?: PersonalData;
   /** What the export lets go first; by default nothing. */
-  readonly pace?: Pick<Pace, 'work'>;
+  readonly throttle?: Pick<ExportThrottle, 'throttle'>;
 }
 
 const SHOWN: PersonalData = { mask: (text) => text, masked: false };
@@ -82,7 +82,7 @@ export class ExportService {
   readonly #cursors: CursorCodec;
   readonly #ttlMs: number;
   readonly #personal: PersonalData;
-  readonly #pace: Pick<Pace, 'work'>;
+  readonly #throttle: Pick<ExportThrottle, 'throttle'>;
 
   /** @param ttlMs 0: conversations never expire */
   constructor(
@@ -91,7 +91,7 @@ export class ExportService {
     cursors: CursorCodec,
     clock: Clock,
     ttlMs: number,
-    { personal = SHOWN, pace = new Pace() }: ExportOptions = {},
+    { personal = SHOWN, throttle = new ExportThrottle() }: ExportOptions = {},
   ) {
     this.#source = source;
     this.#csv = csv;
@@ -99,7 +99,7 @@ export class ExportService {
     this.#clock = clock;
     this.#ttlMs = ttlMs;
     this.#personal = personal;
-    this.#pace = pace;
+    this.#throttle = throttle;
   }
 
   /**
@@ -134,7 +134,7 @@ export class ExportService {
     }
     const total = await this.#source.count(scope);
     const frame = Buffer.byteLength(encoder.opening() + encoder.closing(total));
-    return { rows, estimate: { ...total, bytes: Math.round(frame + bytes * share(total, sampled)) } };
+    return { rows, estimate: { ...total, bytes: Math.round(frame + bytes * ratio(total, sampled)) } };
   }
 
   /**
@@ -154,7 +154,7 @@ export class ExportService {
   async *jobText(
     { format, raw }: ExportRequest,
     { scope, exportedAt, masked = false }: JobScope,
-    from: JobCheckpoint,
+    from: ExportCheckpoint,
   ): AsyncGenerator<JobText> {
     const encoder = this.#encoder(scope, { format, raw }, exportedAt, masked);
     const counts = { conversations: from.conversations, messages: from.messages };
@@ -179,7 +179,7 @@ export class ExportService {
       }
     }
     const pages = noted(this.#source.read(scope, position), ids);
-    for await (const piece of this.#pace.work(exportText(pages, encoder, counts, deleted === 0))) {
+    for await (const piece of this.#throttle.throttle(exportText(pages, encoder, counts, deleted === 0))) {
       position = piece.position ?? position;
       yield { text: piece.text, state: state(), resumable: piece.position !== null };
     }
@@ -187,7 +187,7 @@ export class ExportService {
   }
 
   /** What proves the file that `jobText` has made. */
-  async manifest(job: ExportJob, whole: JobCheckpoint, sha256: string): Promise<ExportManifest> {
+  async manifest(job: ExportJob, whole: ExportCheckpoint, sha256: string): Promise<ExportManifest> {
     const { request, startedAt, scope } = job;
     const { from, to, role, status } = request.filter;
     const time = (at: Instant | null) => (at === null ? null : new Date(at).toISOString());
@@ -260,7 +260,7 @@ export class ExportService {
     const opening = encoder.opening();
     if (opening !== '') yield Buffer.from(opening);
     const pieces = exportText(this.#source.read(scope), encoder, counts, true);
-    for await (const { text } of this.#pace.work(pieces)) {
+    for await (const { text } of this.#throttle.throttle(pieces)) {
       if (text !== '') yield Buffer.from(text);
     }
     const closing = encoder.closing(counts);
@@ -272,7 +272,7 @@ export class ExportService {
 export interface JobText {
   readonly text: string;
   /** Its `bytes` are for the writer of the file to say. */
-  readonly state: JobCheckpoint;
+  readonly state: ExportCheckpoint;
   /** Whether another process could go on from here. */
   readonly resumable: boolean;
 }
@@ -292,7 +292,7 @@ async function* noted(
 }
 
 /** How many times as much as the sample there is. */
-function share(total: ExportCounts, sampled: ExportCounts): number {
+function ratio(total: ExportCounts, sampled: ExportCounts): number {
   if (sampled.messages > 0) return total.messages / sampled.messages;
   return sampled.conversations > 0 ? total.conversations / sampled.conversations : 0;
 }

@@ -1,10 +1,10 @@
 import type {
+  ExportCheckpoint,
   ExportFiles,
   ExportFileWriter,
   ExportJob,
   ExportJobStore,
   ExportManifest,
-  JobCheckpoint,
 } from '../../domain/export-jobs.ts';
 import type { ExportService, JobText } from './exports.ts';
 
@@ -20,19 +20,19 @@ export interface RunningJob {
   /** With the progress that is shown. */
   job: ExportJob;
   /** From where the file can be gone on with: never ahead of what is stored. */
-  saved: JobCheckpoint;
+  saved: ExportCheckpoint;
   /** The file is whole; only the database has not heard of it. */
   manifest: ExportManifest | undefined;
 }
 
 /** The job is not this process's any more, or was cancelled. */
-export class LetGo extends Error {}
+export class JobLostError extends Error {}
 
-export function keptOrLetGo(kept: boolean): void {
-  if (!kept) throw new LetGo();
+export function assertOwned(kept: boolean): void {
+  if (!kept) throw new JobLostError();
 }
 
-export const NOTHING_YET: JobCheckpoint = {
+export const EMPTY_CHECKPOINT: ExportCheckpoint = {
   position: null,
   conversations: 0,
   messages: 0,
@@ -56,7 +56,7 @@ export async function makeJobFile(parts: JobFileParts, running: RunningJob): Pro
   const { id, request } = running.job;
   const { signal } = running.abort;
   const scope = running.job.scope ?? (await exports.fixScope(request, signal));
-  if (!running.job.scope) keptOrLetGo(await store.saveScope(id, worker, scope));
+  if (!running.job.scope) assertOwned(await store.saveScope(id, worker, scope));
   const file = await openFile(files, running);
   running.job = { ...running.job, scope, checkpoint: running.saved };
   try {
@@ -75,7 +75,7 @@ async function openFile(files: ExportFiles, running: RunningJob): Promise<Export
   const { id, request } = running.job;
   const known = await files.open(id, request, running.saved.bytes);
   if (known) return known;
-  running.saved = NOTHING_YET;
+  running.saved = EMPTY_CHECKPOINT;
   const anew = await files.open(id, request, 0);
   if (!anew) throw new Error('a new file cannot be opened');
   return anew;
@@ -87,20 +87,20 @@ async function write(
   running: RunningJob,
   file: ExportFileWriter,
   texts: AsyncIterable<JobText>,
-): Promise<JobCheckpoint> {
+): Promise<ExportCheckpoint> {
   const { id } = running.job;
   let state = running.saved;
   let savedAt = performance.now();
   let lookedAt = savedAt;
   for await (const { text, state: next, resumable } of texts) {
-    if (running.abort.signal.aborted) throw new LetGo();
+    if (running.abort.signal.aborted) throw new JobLostError();
     if (text !== '') await file.write(text);
     state = { ...next, bytes: file.bytes };
     const now = performance.now();
     const save = resumable && now - savedAt >= CHECKPOINT_MS;
     if (!save && now - lookedAt < LOOK_MS) continue;
     if (save) running.saved = { ...next, bytes: await file.sync() };
-    keptOrLetGo(await store.saveCheckpoint(id, worker, running.saved));
+    assertOwned(await store.saveCheckpoint(id, worker, running.saved));
     running.job = { ...running.job, checkpoint: { ...state, bytes: file.bytes } };
     lookedAt = performance.now();
     if (save) savedAt = lookedAt;

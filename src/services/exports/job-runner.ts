@@ -2,11 +2,11 @@ import { AppError } from '../../domain/errors.ts';
 import type { ExportJob } from '../../domain/export-jobs.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import {
+  assertOwned,
+  EMPTY_CHECKPOINT,
   type JobFileParts,
-  keptOrLetGo,
-  LetGo,
+  JobLostError,
   makeJobFile,
-  NOTHING_YET,
   type RunningJob,
 } from './job-file.ts';
 
@@ -123,7 +123,7 @@ export class JobRunner {
 
   #begin(job: ExportJob): void {
     const abort = new AbortController();
-    const saved = job.checkpoint ?? NOTHING_YET;
+    const saved = job.checkpoint ?? EMPTY_CHECKPOINT;
     const running: Running = { abort, job, saved, manifest: undefined, done: Promise.resolve() };
     this.#running.set(job.id, running);
     running.done = this.#run(running).finally(() => {
@@ -142,7 +142,7 @@ export class JobRunner {
         await this.#make(running);
         return;
       } catch (error) {
-        if (error instanceof LetGo || running.abort.signal.aborted) break;
+        if (error instanceof JobLostError || running.abort.signal.aborted) break;
         if (!isAway(error) || isFull(error)) return this.#failed(running.job, error);
         log.warn(fields, 'an export waits for the database');
         await pause(AWAY_MS, running.abort.signal);
@@ -169,7 +169,7 @@ export class JobRunner {
     const { id } = running.job;
     running.manifest ??= await makeJobFile(this.#parts, running);
     const { messages, bytes } = running.manifest;
-    keptOrLetGo(await store.finish(id, worker, running.manifest, clock.now()));
+    assertOwned(await store.finish(id, worker, running.manifest, clock.now()));
     log.info({ export_id: id, messages, bytes }, 'an export is done');
   }
 

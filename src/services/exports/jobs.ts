@@ -1,12 +1,12 @@
-import { type Access, mayUse } from '../../domain/access.ts';
+import { type Access, canAccess } from '../../domain/access.ts';
 import type { Instant } from '../../domain/conversation.ts';
-import { AppError, type FieldError, noExport } from '../../domain/errors.ts';
+import { AppError, exportNotFound, type FieldError } from '../../domain/errors.ts';
 import type {
+  ExportCheckpoint,
   ExportFiles,
   ExportJob,
   ExportJobStore,
   ExportRequest,
-  JobCheckpoint,
   JobListCursor,
 } from '../../domain/export-jobs.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
@@ -80,7 +80,7 @@ export class ExportJobService {
   /** @throws AppError `export_not_found` */
   async get(id: string, access: Access): Promise<ExportJob> {
     const job = await this.#parts.store.find(id);
-    if (!job || !mayUse(access, job.owner)) throw noExport();
+    if (!job || !canAccess(access, job.owner)) throw exportNotFound();
     return this.#parts.runner.current(job);
   }
 
@@ -124,7 +124,7 @@ export class ExportJobService {
 
 /** How far the job is, by what it has behind itself. */
 export function progressOf(job: ExportJob, now: Instant): JobProgress {
-  const done: Pick<JobCheckpoint, 'conversations' | 'messages' | 'bytes'> = job.manifest ??
+  const done: Pick<ExportCheckpoint, 'conversations' | 'messages' | 'bytes'> = job.manifest ??
     job.checkpoint ?? { conversations: 0, messages: 0, bytes: 0 };
   const { conversations, messages, bytes } = done;
   const total = job.scope;

@@ -29,7 +29,7 @@ export class PurgeArchiver {
   /** Resolves when they are on the disk. Rejects with the error of the file system or `database_unavailable`. */
   async keep(ids: readonly string[]): Promise<void> {
     const counts = { conversations: 0, messages: 0 };
-    const ends: Ends = { firstMessageId: null, lastMessageId: null };
+    const ends: IdRange = { firstMessageId: null, lastMessageId: null };
     const pieces = exportText(this.#pages(ids, ends), ndjsonEncoder(this.#ttlMs), counts, true);
     await this.#archive.append(this.#clock.now(), {
       lines: texts(pieces),
@@ -37,7 +37,7 @@ export class PurgeArchiver {
     });
   }
 
-  async *#pages(ids: readonly string[], ends: Ends): AsyncGenerator<readonly ExportPart[]> {
+  async *#pages(ids: readonly string[], ends: IdRange): AsyncGenerator<readonly ExportPart[]> {
     for (const conversationId of ids) {
       for await (const parts of this.#source.read({ ...WHOLE, conversationId })) {
         for (const { messages } of parts) {
@@ -50,7 +50,7 @@ export class PurgeArchiver {
   }
 }
 
-interface Ends {
+interface IdRange {
   firstMessageId: string | null;
   lastMessageId: string | null;
 }

@@ -6,11 +6,11 @@ const CHAT_MS = 50;
  * How many times as long as it worked it then rests. On two cores, the p99 of chats beside an export was 4 times the
  * quiet one without a rest, 1.9 times with 3, and about 1.5 times with 8 (`npm run bench:export`).
  */
-const REST = 12;
+const PAUSE_FACTOR = 12;
 /** Of a piece of work, what counts: most of a longer one was waiting, for the database or for a slow reader. */
 const WORK_MS = 5;
 
-export interface PaceTime {
+export interface ThrottleClock {
   /** Milliseconds, monotonic. */
   now(): number;
   pause(ms: number): Promise<unknown>;
@@ -20,22 +20,22 @@ export interface PaceTime {
  * Lets chats go before exports. One process has one event loop, and a host few cores: an export at full speed would
  * make every chat wait at each of its steps, for the loop and for the database. While nobody chats nothing is slower.
  */
-export class Pace {
-  readonly #time: PaceTime;
+export class ExportThrottle {
+  readonly #time: ThrottleClock;
   #chatAt = Number.NEGATIVE_INFINITY;
   #working = 0;
 
-  constructor(time: PaceTime = { now: () => performance.now(), pause }) {
+  constructor(time: ThrottleClock = { now: () => performance.now(), pause }) {
     this.#time = time;
   }
 
   /** Somebody waits for a reply. */
-  chat(): void {
+  noteChat(): void {
     this.#chatAt = this.#time.now();
   }
 
   /** The pieces, with a rest after each one where there are chats. Those who work at the same time share the pace. */
-  async *work<T>(pieces: AsyncIterable<T>): AsyncGenerator<T> {
+  async *throttle<T>(pieces: AsyncIterable<T>): AsyncGenerator<T> {
     this.#working += 1;
     try {
       let began = this.#time.now();
@@ -44,7 +44,7 @@ export class Pace {
         const now = this.#time.now();
         if (now - this.#chatAt < CHAT_MS) {
           const worked = Math.min(now - began, WORK_MS);
-          await this.#time.pause(Math.ceil(worked * REST * this.#working));
+          await this.#time.pause(Math.ceil(worked * PAUSE_FACTOR * this.#working));
         }
         began = this.#time.now();
       }

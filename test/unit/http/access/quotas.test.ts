@@ -3,7 +3,7 @@ import { EventEmitter } from 'node:events';
 import { describe, it } from 'node:test';
 import type { Request, Response } from 'express';
 import { AppError } from '../../../../src/domain/errors.ts';
-import type { Decision, OpenGauge, Policy, RateLimiter } from '../../../../src/domain/limits.ts';
+import type { Decision, PermitPool, Policy, RateLimiter } from '../../../../src/domain/limits.ts';
 import { Quotas } from '../../../../src/http/access/quotas.ts';
 import type { Quota, Route } from '../../../../src/http/route.ts';
 
@@ -50,11 +50,11 @@ function start({ full = [], slow = false }: Setup = {}) {
     peek: (policy) => decide(policy, 'peek'),
     charge: (policy, subject, cost) => void log.push(`charge ${cost} ${policy.name} ${subject}`),
   };
-  const gauge: OpenGauge = {
+  const concurrency: PermitPool = {
     acquire: (policy) =>
       maybeLater({ ...decide(policy, 'open'), release: () => void log.push(`release ${policy.name}`) }),
   };
-  const quotas = new Quotas(SETTINGS, { limiter, gauge });
+  const quotas = new Quotas(SETTINGS, { limiter, concurrency });
   const response = new FakeResponse();
   const admit = (uses: readonly Quota[], method = 'POST') => {
     const route: Route = { method: 'post', path: '/', access: 'chat', quotas: uses, handle() {} };

@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 import type { Request } from 'express';
 import fc from 'fast-check';
 import { UNRESTRICTED } from '../../../../src/domain/access.ts';
-import { requestKey } from '../../../../src/http/request/idempotency.ts';
+import { idempotencyKey } from '../../../../src/http/request/idempotency.ts';
 
 /** As much of a request as the key is read from. */
 function request(lines: string[] | undefined, path = '/api/chat'): Request {
@@ -12,11 +12,11 @@ function request(lines: string[] | undefined, path = '/api/chat'): Request {
 }
 
 const keyOf = (text: string, asked: unknown = 'q', path?: string) =>
-  requestKey(request([text], path), Object.assign({ asked }, { access: UNRESTRICTED }));
+  idempotencyKey(request([text], path), Object.assign({ asked }, { access: UNRESTRICTED }));
 
 describe('an Idempotency-Key', () => {
   it('is not needed', () => {
-    assert.equal(requestKey(request(undefined), { access: UNRESTRICTED }), undefined);
+    assert.equal(idempotencyKey(request(undefined), { access: UNRESTRICTED }), undefined);
   });
 
   it('is one key bare and quoted, with the characters that a quoted one has to escape', () => {
@@ -75,7 +75,7 @@ describe('an Idempotency-Key', () => {
       );
     }
     for (const lines of [['a', 'a'], ['a', 'b'], []]) {
-      assert.throws(() => requestKey(request(lines), { access: UNRESTRICTED }), { code: 'validation' });
+      assert.throws(() => idempotencyKey(request(lines), { access: UNRESTRICTED }), { code: 'validation' });
     }
   });
 

@@ -3,8 +3,8 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import type { FilterAction, WordFilters } from '../../../../src/domain/filter.ts';
 import { createWordFilters, Fold } from '../../../../src/filter/index.ts';
-import { ReplyForms } from '../../../../src/http/response/reply-renderer.ts';
-import { ReplyEvents } from '../../../../src/http/sse/reply-events.ts';
+import { ReplyRenderer } from '../../../../src/http/response/reply-renderer.ts';
+import { SseReplyEncoder } from '../../../../src/http/sse/reply-events.ts';
 import { createTextFormat } from '../../../../src/markdown/index.ts';
 import { Generation } from '../../../../src/services/chat/generation.ts';
 import { Reply } from '../../../../src/services/chat/reply.ts';
@@ -12,7 +12,7 @@ import { Reply } from '../../../../src/services/chat/reply.ts';
 const fold = new Fold();
 const filtersOf = (...words: string[]): WordFilters => createWordFilters(words, fold);
 const formsOf = (filters: WordFilters, action: FilterAction) =>
-  new ReplyForms(createTextFormat(), { words: { filters }, action });
+  new ReplyRenderer(createTextFormat(), { words: { filters }, action });
 const end = { finishReason: 'stop', usage: null, model: 'm', truncated: false } as const;
 
 const FORMATS = ['text', 'markdown'] as const;
@@ -24,11 +24,17 @@ function contents(events: string): string {
 }
 
 /** What a reader gets who has `from` units and comes when the first `late` pieces have been said. */
-function read(forms: ReplyForms, format: 'text' | 'markdown', pieces: string[], from: number, late: number) {
+function read(
+  renderer: ReplyRenderer,
+  format: 'text' | 'markdown',
+  pieces: string[],
+  from: number,
+  late: number,
+) {
   const generation = new Generation();
   const reply = new Reply(generation);
   for (const piece of pieces.slice(0, late)) generation.append(piece);
-  const events = new ReplyEvents('id', reply, { shown: forms.stream(reply, format), from });
+  const events = new SseReplyEncoder('id', reply, { shown: renderer.stream(reply, format), from });
   let output = contents(events.next() ?? '');
   for (const piece of pieces.slice(late)) {
     generation.append(piece);
@@ -40,7 +46,7 @@ function read(forms: ReplyForms, format: 'text' | 'markdown', pieces: string[], 
   return { output, offset, missing, blocked, reply };
 }
 
-describe('the forms of a reply', () => {
+describe('the renderer of a reply', () => {
   const someMarkdown = fc
     .array(
       fc.constantFrom(
@@ -56,16 +62,16 @@ describe('the forms of a reply', () => {
     const someReply = fc.tuple(someMarkdown, fc.constantFrom(...FORMATS), fc.constantFrom(...ACTIONS));
     fc.assert(
       fc.property(someReply, fc.nat(16), ([pieces, format, action], late) => {
-        const forms = formsOf(filters, action);
-        const first = read(forms, format, pieces, 0, late);
-        const whole = forms.whole(first.reply, format, pieces.join(''));
+        const renderer = formsOf(filters, action);
+        const first = read(renderer, format, pieces, 0, late);
+        const whole = renderer.whole(first.reply, format, pieces.join(''));
         assert.equal(first.output, whole.text);
         assert.equal(first.blocked, whole.blocked);
         assert.equal(first.offset, whole.text.length);
         for (let from = 1; from <= whole.text.length; from++) {
           // No event ends inside a pair.
           if (/^[\udc00-\udfff]/.test(whole.text.slice(from))) continue;
-          const rest = read(forms, format, pieces, from, late);
+          const rest = read(renderer, format, pieces, from, late);
           assert.equal(whole.text.slice(0, from) + rest.output, whole.text);
           assert.deepEqual([rest.offset, rest.missing, rest.blocked], [whole.text.length, 0, whole.blocked]);
         }
@@ -76,26 +82,26 @@ describe('the forms of a reply', () => {
 
   it('are for all readers of a reply those of the words that it began with', () => {
     const words = { filters: filtersOf('old') };
-    const forms = new ReplyForms(createTextFormat(), { words, action: 'mask' });
+    const renderer = new ReplyRenderer(createTextFormat(), { words, action: 'mask' });
     const generation = new Generation();
     const reply = new Reply(generation);
-    const first = forms.stream(reply, 'text');
+    const first = renderer.stream(reply, 'text');
     words.filters = filtersOf('new');
-    const second = forms.stream(reply, 'text');
+    const second = renderer.stream(reply, 'text');
     assert.deepEqual(
       [first, second].map((form) => (form?.push('old new') ?? '') + form?.end()),
       ['*** new', '*** new'],
     );
-    assert.equal(forms.whole(reply, 'markdown', 'old new').text, '〇〇〇 new');
-    assert.equal(forms.whole(new Reply(generation), 'text', 'old new').text, 'old ***');
+    assert.equal(renderer.whole(reply, 'markdown', 'old new').text, '〇〇〇 new');
+    assert.equal(renderer.whole(new Reply(generation), 'text', 'old new').text, 'old ***');
   });
 
   it('are the reply as it is where nothing is filtered', () => {
-    const forms = new ReplyForms(createTextFormat(), undefined);
+    const renderer = new ReplyRenderer(createTextFormat(), undefined);
     const reply = new Reply(new Generation());
-    assert.equal(forms.stream(reply, 'markdown'), undefined);
-    assert.deepEqual(forms.whole(reply, 'markdown', '**敏感**词'), { text: '**敏感**词', blocked: false });
-    assert.deepEqual(forms.whole(reply, 'text', '**敏感**词'), { text: '敏感词', blocked: false });
+    assert.equal(renderer.stream(reply, 'markdown'), undefined);
+    assert.deepEqual(renderer.whole(reply, 'markdown', '**敏感**词'), { text: '**敏感**词', blocked: false });
+    assert.deepEqual(renderer.whole(reply, 'text', '**敏感**词'), { text: '敏感词', blocked: false });
   });
 
   it('say that there was more than is shown today when the words have changed and block earlier', () => {

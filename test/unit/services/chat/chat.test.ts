@@ -17,10 +17,10 @@ import type {
 import { type ChatInput, ChatService, type ChatSettings } from '../../../../src/services/chat/chat.ts';
 import { Checkpoints } from '../../../../src/services/chat/checkpoints.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';
-import { KeyedTurns } from '../../../../src/services/chat/idempotent-turns.ts';
+import { IdempotentTurns } from '../../../../src/services/chat/idempotent-turns.ts';
 import { StoredStreams } from '../../../../src/services/chat/stored-streams.ts';
-import { TurnKeeper } from '../../../../src/services/chat/turn-recorder.ts';
-import { Pace } from '../../../../src/services/exports/throttle.ts';
+import { TurnRecorder } from '../../../../src/services/chat/turn-recorder.ts';
+import { ExportThrottle } from '../../../../src/services/exports/throttle.ts';
 import { silentLog } from '../../../support/fakes.ts';
 
 const HOUR = 3_600_000;
@@ -122,7 +122,7 @@ function setUp(
   const pending = { ...NOTHING_PENDING, ...options.pending };
   const parts = { writer, replies, worker: 'w', clock, log: silentLog, pending };
   const checkpoints = new Checkpoints(parts, options.checkpointMs ?? 60_000);
-  const keeper = new TurnKeeper({ ...parts, checkpoints }, settings.ttlMs);
+  const recorder = new TurnRecorder({ ...parts, checkpoints }, settings.ttlMs);
   const chat = new ChatService(settings, {
     conversations: {
       find: () => Promise.resolve(null),
@@ -137,9 +137,9 @@ function setUp(
     },
     pending,
     generations: new Generations(model, createResponseCache(100_000, HOUR), 10, silentLog),
-    keeper,
-    keyed: new KeyedTurns(replies, keeper, new StoredStreams(parts, settings.ttlMs)),
-    pace: new Pace(),
+    recorder,
+    idempotent: new IdempotentTurns(replies, recorder, new StoredStreams(parts, settings.ttlMs)),
+    throttle: new ExportThrottle(),
     filter: undefined,
     clock,
     ids: {
@@ -149,7 +149,7 @@ function setUp(
       },
     },
   });
-  return { chat, keeper, writer, requests, histories };
+  return { chat, recorder, writer, requests, histories };
 }
 
 const ask = (input: Partial<ChatInput> = {}): ChatInput => ({
@@ -337,9 +337,9 @@ describe('a turn', () => {
   });
 
   it('is saved although nobody waits for it', async () => {
-    const { chat, keeper, writer } = setUp();
+    const { chat, recorder, writer } = setUp();
     await chat.begin(ask(), 'stream');
-    await keeper.idle();
+    await recorder.idle();
     assert.equal(writer.writes.length, 2);
   });
 

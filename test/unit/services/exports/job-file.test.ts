@@ -13,9 +13,9 @@ import type { ExportConversation, ExportPart, ExportSource } from '../../../../s
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
 import {
-  LetGo,
+  EMPTY_CHECKPOINT,
+  JobLostError,
   makeJobFile,
-  NOTHING_YET,
   type RunningJob,
 } from '../../../../src/services/exports/job-file.ts';
 import { queuedJob } from '../../../notify/jobs.ts';
@@ -128,7 +128,12 @@ function memoryStore(away: () => boolean) {
 }
 
 function runningOf(job: ExportJob): RunningJob {
-  return { abort: new AbortController(), job, saved: job.checkpoint ?? NOTHING_YET, manifest: undefined };
+  return {
+    abort: new AbortController(),
+    job,
+    saved: job.checkpoint ?? EMPTY_CHECKPOINT,
+    manifest: undefined,
+  };
 }
 
 /** @param fate for each time that the job is written down: 0 is a crash, 1 a database that is away */
@@ -202,9 +207,9 @@ describe('the file of a job', () => {
     const memory = memoryStore(() => false);
     const store = { ...memory.store, saveScope: async () => false };
     const running = runningOf(queuedJob({ status: 'running' }));
-    await assert.rejects(makeJobFile({ store, files, exports, worker: 'me' }, running), LetGo);
+    await assert.rejects(makeJobFile({ store, files, exports, worker: 'me' }, running), JobLostError);
     running.abort.abort();
     const kept = { ...memory.store, saveScope: async () => true };
-    await assert.rejects(makeJobFile({ store: kept, files, exports, worker: 'me' }, running), LetGo);
+    await assert.rejects(makeJobFile({ store: kept, files, exports, worker: 'me' }, running), JobLostError);
   });
 });

@@ -6,7 +6,7 @@ import type { ExportScope, ExportSource } from '../../../../src/domain/exports.t
 import { maskPersonal } from '../../../../src/filter/index.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
-import { NOTHING_YET } from '../../../../src/services/exports/job-file.ts';
+import { EMPTY_CHECKPOINT } from '../../../../src/services/exports/job-file.ts';
 
 const SCOPE: ExportScope = {
   filter: { owner: null, from: null, to: null, role: null, status: null },
@@ -44,12 +44,12 @@ function service(masked: boolean): ExportService {
 
 async function made(exports: ExportService, scope: JobScope): Promise<{ text: string; masked: boolean }> {
   let text = '';
-  for await (const piece of exports.jobText(REQUEST, scope, NOTHING_YET)) text += piece.text;
+  for await (const piece of exports.jobText(REQUEST, scope, EMPTY_CHECKPOINT)) text += piece.text;
   const job: ExportJob = {
     ...{ id: '', owner: null, status: 'running', request: REQUEST, scope, checkpoint: null, manifest: null },
     ...{ error: null, createdAt: 0, startedAt: 0, finishedAt: null },
   };
-  const { pii_masked } = await exports.manifest(job, NOTHING_YET, '');
+  const { pii_masked } = await exports.manifest(job, EMPTY_CHECKPOINT, '');
   return { text, masked: pii_masked ?? false };
 }
 

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { Pace } from '../../../../src/services/exports/throttle.ts';
+import { ExportThrottle } from '../../../../src/services/exports/throttle.ts';
 
 /** Work that takes so long for each piece, by a clock that only work and rests move. */
 function start() {
   const time = { at: 1000 };
   const rests: number[] = [];
-  const pace = new Pace({
+  const pace = new ExportThrottle({
     now: () => time.at,
     pause: async (ms) => {
       rests.push(ms);
@@ -31,40 +31,40 @@ async function all<T>(pieces: AsyncIterable<T>): Promise<T[]> {
 describe('work in the background', () => {
   it('never rests while nobody chats', async () => {
     const { pace, rests, pieces } = start();
-    assert.deepEqual(await all(pace.work(pieces(1, 2, 300))), [1, 2, 300]);
+    assert.deepEqual(await all(pace.throttle(pieces(1, 2, 300))), [1, 2, 300]);
     assert.deepEqual(rests, []);
   });
 
   it('rests twelve times as long as it worked for 50 ms after each chat', async () => {
     const { pace, time, rests, pieces } = start();
-    pace.chat();
-    assert.deepEqual(await all(pace.work(pieces(2, 3, 4, 5))), [2, 3, 4, 5]);
+    pace.noteChat();
+    assert.deepEqual(await all(pace.throttle(pieces(2, 3, 4, 5))), [2, 3, 4, 5]);
     // 2 + 24 + 3 ms are 29: the third piece, after 36 ms of rest, ends when the chat is long over.
     assert.deepEqual(rests, [24, 36]);
     time.at += 1000;
-    pace.chat();
-    assert.equal((await all(pace.work(pieces(0.4)))).length, 1);
+    pace.noteChat();
+    assert.equal((await all(pace.throttle(pieces(0.4)))).length, 1);
     assert.deepEqual(rests.slice(2), [5]);
   });
 
   it('does not count as work what took very long', async () => {
     const { pace, rests, pieces } = start();
-    pace.chat();
-    await all(pace.work(pieces(30, 1)));
+    pace.noteChat();
+    await all(pace.throttle(pieces(30, 1)));
     assert.deepEqual(rests, [60]);
   });
 
   it('goes as fast as one would, however many they are', async () => {
     const { pace, rests, pieces } = start();
-    const [one, two] = [pace.work(pieces(1, 1)), pace.work(pieces(1, 1))];
+    const [one, two] = [pace.throttle(pieces(1, 1)), pace.throttle(pieces(1, 1))];
     await one.next();
     await two.next();
-    pace.chat();
+    pace.noteChat();
     await one.next();
     assert.deepEqual(rests, [48]);
     // Whoever leaves in the middle is no longer counted.
     await two.return(undefined);
-    pace.chat();
+    pace.noteChat();
     await one.next();
     assert.deepEqual(rests, [48, 12]);
   });
@@ -75,9 +75,9 @@ describe('work in the background', () => {
       yield* pieces(1);
       throw new Error('broken');
     }
-    await assert.rejects(all(pace.work(broken())), /broken/);
-    pace.chat();
-    await all(pace.work(pieces(1)));
+    await assert.rejects(all(pace.throttle(broken())), /broken/);
+    pace.noteChat();
+    await all(pace.throttle(pieces(1)));
     assert.deepEqual(rests, [12]);
   });
 });

@@ -1,15 +1,15 @@
 /** That exports and chats of a server share one pace, by which chats go first. How much first is a unit test's. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { Pace } from '../../src/services/exports/throttle.ts';
+import { ExportThrottle } from '../../src/services/exports/throttle.ts';
 import { databases, startChat } from '../support/chat-server.ts';
 import { made } from '../support/export-jobs.ts';
 
 for (const place of databases()) {
   describe(`the pace of a server on ${place.name}`, () => {
     it('hears of each chat, and every export goes by it', async (t) => {
-      const chatted = t.mock.method(Pace.prototype, 'chat');
-      const worked = t.mock.method(Pace.prototype, 'work');
+      const chatted = t.mock.method(ExportThrottle.prototype, 'noteChat');
+      const worked = t.mock.method(ExportThrottle.prototype, 'throttle');
       const chat = await startChat(await place.create());
       t.after(async () => {
         await chat.stop();
