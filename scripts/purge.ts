@@ -1,6 +1,6 @@
 /** One purge now: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
 import { parseArgs } from 'node:util';
-import { purgeArchiver } from '../src/compose/index.ts';
+import { purgeArchiver } from '../src/compose/exports.ts';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { createLogger } from '../src/logger.ts';

@@ -469,7 +469,7 @@ describe('a server that asks for keys', () => {
   };
 
   it('does not start where there is none, and says what to do', async (t) => {
-    await refuses(t, { AUTH: 'required' }, /^keys are asked for, and there is none/);
+    await refuses(t, { AUTH: 'required' }, /^API keys are required, but none is usable/);
     await refuses(t, { HOST: '0.0.0.0' }, /HOST 0\.0\.0\.0, which others can reach/);
     await refuses(t, { HOST: '0.0.0.0', AUTH: 'required' }, /HOST 0\.0\.0\.0/);
     await refuses(t, { HOST: '::' }, /HOST ::/);
@@ -482,7 +482,7 @@ describe('a server that asks for keys', () => {
     await first.expired('somebody');
     bodyOf(await first.root.call('DELETE', `/api/keys/${first.root.id}`));
     await first.stop();
-    await refuses(t, { ...where.env }, /there is none that could be used/);
+    await refuses(t, { ...where.env }, /none is usable/);
 
     const open = await where.start({ AUTH: 'off', HOST: '0.0.0.0' });
     const { key } = await open.person('alice');

@@ -92,7 +92,7 @@ function checkScope(access: RouteAccess, { key }: Caller): void {
   if (access === 'open') return;
   if (!key) throw unauthorized();
   if (access === 'any' || key.scopes.includes(access) || key.scopes.includes('admin')) return;
-  throw new AppError('forbidden', `This needs a key with the scope "${access}"`, {
+  throw new AppError('forbidden', `This route needs a key with the scope "${access}"`, {
     headers: { 'WWW-Authenticate': `Bearer realm="chat", error="insufficient_scope", scope="${access}"` },
   });
 }
@@ -110,7 +110,7 @@ async function linkCaller({ links, clock }: GuardParts, request: Request): Promi
   if (await links.verify(request.method, pathOf(request), query, clock.now())) {
     return anonymousCaller(subjectOf(request));
   }
-  throw new AppError('link_invalid', 'This link is not valid, or not any more');
+  throw new AppError('link_invalid', 'The link is invalid or has expired');
 }
 
 /** One line for each try to use what lets somebody see or take away much: who, what, and what came of it. */

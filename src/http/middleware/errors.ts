@@ -13,7 +13,7 @@ function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   if (error instanceof URIError)
     return new AppError('malformed_path', 'The path has a malformed percent-encoding');
-  return new AppError('internal', 'Something went wrong here; the log has more under this request id', {
+  return new AppError('internal', 'Unexpected error; the log has details under this request id', {
     cause: error,
   });
 }

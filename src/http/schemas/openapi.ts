@@ -4,7 +4,7 @@ import type { ZodOpenApiResponsesObject } from 'zod-openapi';
 import { problem } from './common.ts';
 
 const MEANING: Readonly<Record<number, string>> = {
-  400: 'The request is not valid; `errors` names the fields',
+  400: 'Validation failed; `errors` names the fields',
   401: 'There is no key, or none that is good',
   403: 'The key may not do that',
   404: 'There is nothing (any more) with this id',

@@ -1,0 +1,61 @@
+import cluster from 'node:cluster';
+import type { Config } from '../config/config.ts';
+import { AppError } from '../domain/errors.ts';
+import { Quotas } from '../http/access/quotas.ts';
+import { ConcurrencyLimiter } from '../limits/concurrency-limiter.ts';
+import { Limiter } from '../limits/limiter.ts';
+import { openRedisCounters } from '../limits/redis.ts';
+import type { Logger } from '../logger.ts';
+import { ApiKeyService } from '../services/access/api-keys.ts';
+import { SignedLinks } from '../services/access/signed-links.ts';
+import { StartError } from '../startup/start-error.ts';
+import type { Core } from './core.ts';
+
+/** Keys, signed links and rate limits. */
+export function composeAccess(core: Core) {
+  const { database, clock, ids, log, secrets } = core;
+  return {
+    keys: new ApiKeyService({ store: database.apiKeys, clock, ids, log }),
+    links: new SignedLinks(secrets),
+    ...composeLimits(core),
+  };
+}
+
+function composeLimits({ config, database, processes: alive, clock, log }: Core) {
+  const { redisUrl } = config.limits;
+  const sqlite = config.database.target.kind === 'sqlite';
+  // PM2 starts its workers one after the other: count those still to come.
+  const expected = cluster.isWorker ? config.workers : 1;
+  const processes = sqlite ? () => 1 : () => Math.max(alive(), expected);
+  const redis = redisUrl === undefined ? undefined : openRedisCounters(redisUrl);
+  const store = redis ?? database.counters;
+  const limiter = new Limiter({ store, processes, always: redis !== undefined, clock, log });
+  const concurrency = new ConcurrencyLimiter(sqlite ? null : { limiter, processes, clock });
+  const close = async () => {
+    concurrency.stop();
+    await limiter.stop();
+    redis?.close();
+  };
+  return { limits: { close }, quotas: new Quotas(config.limits, { limiter, concurrency }) };
+}
+
+/**
+ * Refuses to start a server that requires keys and has none. With the database down there may be some.
+ * @throws StartError
+ */
+export async function requireUsableKey(config: Config, keys: ApiKeyService, log: Logger): Promise<void> {
+  if (!config.auth.required) return;
+  try {
+    if (await keys.any()) return;
+  } catch (error) {
+    if (!(error instanceof AppError)) throw error;
+    log.warn('API keys not checked: database unavailable');
+    return;
+  }
+  const host = config.loopback ? '' : ` on HOST ${config.host}, which others can reach`;
+  throw new StartError(
+    `API keys are required${host}, but none is usable: create one with ` +
+      'npm run keys -- create --owner NAME --scopes admin',
+    undefined,
+  );
+}

@@ -1,0 +1,69 @@
+import { createResponseCache } from '../cache/response-cache.ts';
+import type { Config } from '../config/config.ts';
+import type { ChatModel } from '../domain/model.ts';
+import type { BreakerOptions } from '../llm/breaker.ts';
+import { startDemoModel } from '../llm/demo/demo.ts';
+import { createChatModel } from '../llm/model.ts';
+import type { Logger } from '../logger.ts';
+import { ChatService } from '../services/chat/chat.ts';
+import { Checkpoints } from '../services/chat/checkpoints.ts';
+import { Generations } from '../services/chat/generations.ts';
+import { IdempotentTurns } from '../services/chat/idempotent-turns.ts';
+import { InputFilter } from '../services/chat/input-filter.ts';
+import { StoredStreams } from '../services/chat/stored-streams.ts';
+import { StreamService } from '../services/chat/streams.ts';
+import { TurnRecorder } from '../services/chat/turn-recorder.ts';
+import { ConversationService } from '../services/conversations/conversations.ts';
+import type { ExportThrottle } from '../services/exports/throttle.ts';
+import { HealthService } from '../services/health.ts';
+import type { ContentFilter } from '../startup/open-content-filter.ts';
+import type { Core } from './core.ts';
+
+/** The client of the model server, with the demo model behind it where none is configured. */
+export async function openModel(config: Config, log: Logger, breaker: Partial<BreakerOptions> = {}) {
+  const demo = config.model.demo ? await startDemoModel() : undefined;
+  const baseUrl = demo?.baseUrl ?? config.model.baseUrl;
+  const model = createChatModel({ ...config.model, baseUrl, breaker }, log);
+  const close = async () => {
+    await model.close();
+    await demo?.close();
+  };
+  return { model, close };
+}
+
+/** Turns, streams, conversations and their health. */
+export function composeChat(core: Core, model: ChatModel, filter: ContentFilter, throttle: ExportThrottle) {
+  const { config, database, writer, worker, clock, ids, log } = core;
+  const { conversations, replies } = database;
+  const { ttlMs, maxGenerations } = config.chat;
+  const cache = createResponseCache(config.cache.maxBytes, config.cache.ttlMs);
+  const generations = new Generations(model, cache, maxGenerations, log);
+  const checkpoints = new Checkpoints({ writer, replies, worker, log }, config.durability.checkpointMs);
+  const recorder = new TurnRecorder({ writer, checkpoints, worker, clock, log }, ttlMs);
+  const stored = new StoredStreams({ replies, pending: writer, log }, ttlMs);
+  const forget = (conversationId: string) => {
+    recorder.dropConversation(conversationId);
+    writer.drop(conversationId);
+  };
+  return {
+    generations,
+    turns: recorder,
+    chat: new ChatService(
+      { ...config.chat, cacheByOwner: config.cacheByOwner },
+      {
+        conversations,
+        pending: writer,
+        generations,
+        recorder,
+        idempotent: new IdempotentTurns(replies, recorder, stored),
+        throttle,
+        filter: filter.input && new InputFilter(filter.input, !config.filter.store),
+        clock,
+        ids,
+      },
+    ),
+    streams: new StreamService({ recorder, stored, replies, pending: writer, clock }, ttlMs),
+    conversations: new ConversationService(conversations, writer, clock, ttlMs, forget),
+    health: new HealthService(conversations, model, writer, config.model.demo),
+  };
+}

@@ -1,0 +1,80 @@
+import { join } from 'node:path';
+import type { Config } from '../config/config.ts';
+import { createCsvFormat } from '../csv/format.ts';
+import type { Database } from '../db/database.ts';
+import type { Clock } from '../domain/runtime.ts';
+import { createExportFiles } from '../files/export-files.ts';
+import { createPurgeArchive } from '../files/purge-archive.ts';
+import { maskPersonal } from '../filter/index.ts';
+import { presentJob } from '../http/response/export-presenters.ts';
+import type { Logger } from '../logger.ts';
+import { createMailer } from '../notify/mail.ts';
+import { Notifier, notificationErrors } from '../notify/notifier.ts';
+import { createWebhook, webhookSecret } from '../notify/webhook.ts';
+import { PurgeService } from '../services/conversations/purge.ts';
+import { CursorCodec } from '../services/exports/cursor-codec.ts';
+import { ExportService } from '../services/exports/exports.ts';
+import { JobRunner } from '../services/exports/job-runner.ts';
+import { ExportJobService, progressOf } from '../services/exports/jobs.ts';
+import { PurgeArchiver } from '../services/exports/purge-archiver.ts';
+import type { ExportThrottle } from '../services/exports/throttle.ts';
+import type { Core } from './core.ts';
+
+/** Exports, their jobs and notifications, and the purge with its archive. */
+export function composeExports(core: Core, throttle: ExportThrottle) {
+  const { config, database, worker, clock, ids, log, secrets } = core;
+  const { ttlMs } = config.chat;
+  const cursors = new CursorCodec(secrets);
+  const personal = { mask: maskPersonal, masked: config.piiMask.exports };
+  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, {
+    personal,
+    throttle,
+  });
+  const files = createExportFiles(join(config.dataDir, 'exports'));
+  const store = database.exportJobs;
+  const notifier = composeNotifier(core);
+  const notify = (signal: AbortSignal) => notifier.notify(signal);
+  const jobRunner = new JobRunner({ store, files, exports, clock, worker, log, notify }, config.exports);
+  const mail = config.notify.smtpUrl !== undefined;
+  const { allowPrivate } = config.notify;
+  const exportJobs = new ExportJobService({
+    store,
+    files,
+    runner: jobRunner,
+    clock,
+    ids,
+    notifyFaults: (asked) => notificationErrors(asked, { mail, allowPrivate }),
+  });
+  return {
+    exports,
+    cursors,
+    exportJobs,
+    jobRunner,
+    notifier,
+    purge: new PurgeService(database.purge, clock, ttlMs, log, purgeArchiver(config, database, clock, log)),
+  };
+}
+
+/** Undefined when purged conversations are not archived. */
+export function purgeArchiver(
+  config: Config,
+  database: Pick<Database, 'exports'>,
+  clock: Clock,
+  log: Logger,
+): PurgeArchiver | undefined {
+  if (!config.exports.archive) return undefined;
+  const archive = createPurgeArchive(join(config.dataDir, 'archive'), log);
+  return new PurgeArchiver(database.exports, archive, clock, config.chat.ttlMs);
+}
+
+function composeNotifier({ config, database, worker, clock, log, secrets }: Core): Notifier {
+  const { smtpUrl, mailFrom, allowPrivate } = config.notify;
+  const webhook = createWebhook({
+    secret: async () => webhookSecret((await secrets())[0] ?? ''),
+    present: (job) => presentJob(job, progressOf(job, clock.now())),
+    allowPrivate,
+    clock,
+  });
+  const mailer = smtpUrl === undefined ? undefined : createMailer({ smtpUrl, from: mailFrom });
+  return new Notifier({ store: database.exportJobs, worker, mailer, webhook, clock, log });
+}
