@@ -4,6 +4,7 @@ import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.t
 import { createCsvFormat } from '../src/csv/format.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { AppError } from '../src/domain/errors.ts';
+import { Retention } from '../src/domain/retention.ts';
 import { maskPersonal } from '../src/filter/index.ts';
 import { createLogger } from '../src/logger.ts';
 import { CursorCodec } from '../src/services/exports/cursor-codec.ts';
@@ -42,8 +43,8 @@ async function main(values: Values): Promise<void> {
     const cursors = new CursorCodec(async () => linkSecrets ?? [await database.secrets.get('link')]);
     const clock = { now: () => Date.now() };
     const personal = { mask: maskPersonal, masked: config.piiMask.exports };
-    const { ttlMs } = config.chat;
-    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, {
+    const retention = new Retention(config.chat.ttlMs);
+    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, retention, {
       personal,
     });
     const request = await readRequest(values, cursors);

@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util';
 import { purgeArchiver } from '../src/compose/exports.ts';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { openDatabase } from '../src/db/database.ts';
+import { Retention } from '../src/domain/retention.ts';
 import { createLogger } from '../src/logger.ts';
 import { PurgeService } from '../src/services/conversations/purge.ts';
 
@@ -16,7 +17,7 @@ async function main(dryRun: boolean): Promise<void> {
     await database.conversations.check();
     const clock = { now: () => Date.now() };
     const archiver = purgeArchiver(config, database, clock, log);
-    const purge = new PurgeService(database.purge, clock, config.chat.ttlMs, log, archiver);
+    const purge = new PurgeService(database.purge, clock, new Retention(config.chat.ttlMs), log, archiver);
     console.log(
       dryRun ? sentence(await purge.preview(), 'would be removed') : report(await purge.run(stop.signal)),
     );

@@ -1,6 +1,7 @@
 import { createResponseCache } from '../cache/response-cache.ts';
 import type { Config } from '../config/config.ts';
 import type { ChatModel } from '../domain/model.ts';
+import { Retention } from '../domain/retention.ts';
 import type { BreakerOptions } from '../llm/breaker.ts';
 import { startDemoModel } from '../llm/demo/demo.ts';
 import { createChatModel } from '../llm/model.ts';
@@ -35,12 +36,13 @@ export async function openModel(config: Config, log: Logger, breaker: Partial<Br
 export function composeChat(core: Core, model: ChatModel, filter: ContentFilter, throttle: ExportThrottle) {
   const { config, database, writer, worker, clock, ids, log } = core;
   const { conversations, replies } = database;
-  const { ttlMs, maxGenerations } = config.chat;
+  const { maxGenerations } = config.chat;
+  const retention = new Retention(config.chat.ttlMs);
   const cache = createResponseCache(config.cache.maxBytes, config.cache.ttlMs);
   const generations = new Generations(model, cache, maxGenerations, log);
   const checkpoints = new Checkpoints({ writer, replies, worker, log }, config.durability.checkpointMs);
-  const recorder = new TurnRecorder({ writer, checkpoints, worker, clock, log }, ttlMs);
-  const stored = new StoredStreams({ replies, pending: writer, log }, ttlMs);
+  const recorder = new TurnRecorder({ writer, checkpoints, worker, clock, log }, retention);
+  const stored = new StoredStreams({ replies, pending: writer, log }, retention);
   const forget = (conversationId: string) => {
     recorder.dropConversation(conversationId);
     writer.drop(conversationId);
@@ -49,7 +51,7 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
     generations,
     turns: recorder,
     chat: new ChatService(
-      { ...config.chat, cacheByOwner: config.cacheByOwner },
+      { ...config.chat, retention, cacheByOwner: config.cacheByOwner },
       {
         conversations,
         pending: writer,
@@ -62,8 +64,8 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
         ids,
       },
     ),
-    streams: new StreamService({ recorder, stored, replies, pending: writer, clock }, ttlMs),
-    conversations: new ConversationService(conversations, writer, clock, ttlMs, forget),
+    streams: new StreamService({ recorder, stored, replies, pending: writer, clock }, retention),
+    conversations: new ConversationService(conversations, writer, clock, retention, forget),
     health: new HealthService(conversations, model, writer, config.model.demo),
   };
 }

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { Config } from '../config/config.ts';
 import { createCsvFormat } from '../csv/format.ts';
 import type { Database } from '../db/database.ts';
+import { Retention } from '../domain/retention.ts';
 import type { Clock } from '../domain/runtime.ts';
 import { createExportFiles } from '../files/export-files.ts';
 import { createPurgeArchive } from '../files/purge-archive.ts';
@@ -23,10 +24,10 @@ import type { Core } from './core.ts';
 /** Exports, their jobs and notifications, and the purge with its archive. */
 export function composeExports(core: Core, throttle: ExportThrottle) {
   const { config, database, worker, clock, ids, log, secrets } = core;
-  const { ttlMs } = config.chat;
+  const retention = new Retention(config.chat.ttlMs);
   const cursors = new CursorCodec(secrets);
   const personal = { mask: maskPersonal, masked: config.piiMask.exports };
-  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, ttlMs, {
+  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, retention, {
     personal,
     throttle,
   });
@@ -51,7 +52,13 @@ export function composeExports(core: Core, throttle: ExportThrottle) {
     exportJobs,
     jobRunner,
     notifier,
-    purge: new PurgeService(database.purge, clock, ttlMs, log, purgeArchiver(config, database, clock, log)),
+    purge: new PurgeService(
+      database.purge,
+      clock,
+      retention,
+      log,
+      purgeArchiver(config, database, clock, log),
+    ),
   };
 }
 
@@ -64,7 +71,7 @@ export function purgeArchiver(
 ): PurgeArchiver | undefined {
   if (!config.exports.archive) return undefined;
   const archive = createPurgeArchive(join(config.dataDir, 'archive'), log);
-  return new PurgeArchiver(database.exports, archive, clock, config.chat.ttlMs);
+  return new PurgeArchiver(database.exports, archive, clock, new Retention(config.chat.ttlMs));
 }
 
 function composeNotifier({ config, database, worker, clock, log, secrets }: Core): Notifier {

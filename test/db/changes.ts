@@ -8,6 +8,7 @@ import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { Message } from '../../src/domain/conversation.ts';
 import type { ExportFormat, ExportRequest } from '../../src/domain/export-jobs.ts';
 import type { ExportCursor } from '../../src/domain/exports.ts';
+import { Retention } from '../../src/domain/retention.ts';
 import { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../src/services/exports/exports.ts';
 import { silent } from '../support/databases.ts';
@@ -49,7 +50,7 @@ export class Follower {
   constructor(database: Database, clock: Clock, page?: number) {
     const codec = new CursorCodec(async () => ['secret']);
     const source = new KnexExportSource(database.knex, page);
-    this.#service = new ExportService(source, createCsvFormat(), codec, clock, 0);
+    this.#service = new ExportService(source, createCsvFormat(), codec, clock, new Retention(0));
   }
 
   /** @param between runs after each piece of the file */

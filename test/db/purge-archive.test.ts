@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
+import { Retention } from '../../src/domain/retention.ts';
 import { createPurgeArchive } from '../../src/files/purge-archive.ts';
 import { PurgeService } from '../../src/services/conversations/purge.ts';
 import { PurgeArchiver } from '../../src/services/exports/purge-archiver.ts';
@@ -106,8 +107,13 @@ eachDatabase((_name, open) => {
       left: () => database.knex('conversations').pluck('id'),
       /** A run of a process that has just started. */
       run(at = folder) {
-        const archiver = new PurgeArchiver(database.exports, createPurgeArchive(at, log), clock, DAY);
-        return new PurgeService(database.purge, clock, DAY, silentLog, archiver).run(signal);
+        const archiver = new PurgeArchiver(
+          database.exports,
+          createPurgeArchive(at, log),
+          clock,
+          new Retention(DAY),
+        );
+        return new PurgeService(database.purge, clock, new Retention(DAY), silentLog, archiver).run(signal);
       },
     };
   }
@@ -200,7 +206,12 @@ eachDatabase((_name, open) => {
       const [one, two] = [4, 3].map((count) => conversations(count, NOW - 3 * DAY));
       await save(one ?? []);
       // The archive is written, and the delete never commits.
-      const archiver = new PurgeArchiver(exports, createPurgeArchive(folder, silentLog), clock, DAY);
+      const archiver = new PurgeArchiver(
+        exports,
+        createPurgeArchive(folder, silentLog),
+        clock,
+        new Retention(DAY),
+      );
       const cut = (ids: readonly string[]) =>
         archiver.keep(ids).then(() => Promise.reject(new Error('killed')));
       await assert.rejects(purge.deleteExpired(NOW - DAY, 10, cut), /killed/);

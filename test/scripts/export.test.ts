@@ -10,6 +10,7 @@ import { unpacked } from '../../scripts/export-lib/unpack.ts';
 import { createCsvFormat } from '../../src/csv/format.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { JobScope } from '../../src/domain/export-jobs.ts';
+import { Retention } from '../../src/domain/retention.ts';
 import { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../src/services/exports/exports.ts';
 import { EMPTY_CHECKPOINT } from '../../src/services/exports/job-file.ts';
@@ -153,7 +154,13 @@ eachDatabase((_name, open, { target }) => {
     await store(database, conversations.slice(0, 60));
     const clock = { now: () => Date.now() };
     const cursors = new CursorCodec(async () => [await database.secrets.get('link')]);
-    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, 24 * HOUR);
+    const exports = new ExportService(
+      database.exports,
+      createCsvFormat(),
+      cursors,
+      clock,
+      new Retention(24 * HOUR),
+    );
     for (const format of ['csv', 'ndjson'] as const) {
       const filter = { owner: null, from: null, to: null, role: null, status: null };
       const { chunks } = await exports.start({ filter }, { format, raw: false });

@@ -9,6 +9,7 @@ import type {
 } from '../../domain/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import type { ModelRequest } from '../../domain/model.ts';
+import type { Retention } from '../../domain/retention.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import type { KeyClaim, PendingTurns, StoredKey } from '../../domain/turns.ts';
 import type { ExportThrottle } from '../exports/throttle.ts';
@@ -26,8 +27,7 @@ export interface ChatSettings {
   readonly maxTokens: number | undefined;
   /** How many stored messages go along as context, at most. */
   readonly historyLimit: number;
-  /** 0: conversations never expire. */
-  readonly ttlMs: number;
+  readonly retention: Retention;
   /** Whether the response cache tells nobody what somebody else was told. */
   readonly cacheByOwner: boolean;
 }
@@ -153,8 +153,7 @@ export class ChatService {
   }
 
   #expiredBefore(): Instant {
-    const { ttlMs } = this.#settings;
-    return ttlMs === 0 ? 0 : this.#parts.clock.now() - ttlMs;
+    return this.#settings.retention.activeSince(this.#parts.clock.now());
   }
 
   #question(input: ChatInput, { stored }: JudgedMessage, model: string, before?: StoredKey | null): Question {

@@ -1,5 +1,6 @@
 import type { Conversation, Message } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
+import type { Retention } from '../../domain/retention.ts';
 import type { Log } from '../../domain/runtime.ts';
 import type { PendingTurns, ReplyStore, ReplyTail, StoredReply } from '../../domain/turns.ts';
 import { Generation } from './generation.ts';
@@ -24,14 +25,13 @@ interface StoredParts {
 /** Replies that are not being made in this process, as streams. */
 export class StoredStreams {
   readonly #parts: StoredParts;
-  readonly #ttlMs: number;
+  readonly #retention: Retention;
   /** Those that another process writes on: all their readers here share one look at the database. */
   readonly #followed = new Map<string, Followed>();
 
-  /** @param ttlMs 0: conversations never expire */
-  constructor(parts: StoredParts, ttlMs: number) {
+  constructor(parts: StoredParts, retention: Retention) {
     this.#parts = parts;
-    this.#ttlMs = ttlMs;
+    this.#retention = retention;
   }
 
   /** @param persisted false: it waits in the journal */
@@ -129,7 +129,7 @@ export class StoredStreams {
     if (!outcome)
       throw error ?? new AppError('internal', undefined, { cause: 'a running reply has no result' });
     const { finishReason, usage, model } = outcome;
-    const expiresAt = this.#ttlMs === 0 ? null : conversation.lastActive + this.#ttlMs;
+    const expiresAt = this.#retention.expiresAt(conversation.lastActive);
     return { content: text, finishReason, usage, model, persisted, expiresAt };
   }
 }

@@ -1,6 +1,7 @@
 import { type Access, canAccess } from '../../domain/access.ts';
-import type { Instant, MessageStatus } from '../../domain/conversation.ts';
+import type { MessageStatus } from '../../domain/conversation.ts';
 import { streamNotFound } from '../../domain/errors.ts';
+import type { Retention } from '../../domain/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import type { PendingTurns, ReplyStore, StoredReply } from '../../domain/turns.ts';
 import type { StoredStreams } from './stored-streams.ts';
@@ -28,12 +29,11 @@ const JOURNAL_WAIT_MS = 5000;
 /** Going on with a reply, and stopping one, wherever it is being made. */
 export class StreamService {
   readonly #parts: StreamParts;
-  readonly #ttlMs: number;
+  readonly #retention: Retention;
 
-  /** @param ttlMs 0: conversations never expire */
-  constructor(parts: StreamParts, ttlMs: number) {
+  constructor(parts: StreamParts, retention: Retention) {
     this.#parts = parts;
-    this.#ttlMs = ttlMs;
+    this.#retention = retention;
   }
 
   /** @throws AppError `stream_not_found`, `database_unavailable` */
@@ -88,7 +88,8 @@ export class StreamService {
   async #find(id: string, access: Access): Promise<StoredReply> {
     const reply = await this.#stored(id);
     if (!reply || !canAccess(access, reply.conversation.owner)) throw streamNotFound();
-    if (reply.conversation.lastActive < this.#activeSince()) throw streamNotFound();
+    const activeSince = this.#retention.activeSince(this.#parts.clock.now());
+    if (reply.conversation.lastActive < activeSince) throw streamNotFound();
     return reply;
   }
 
@@ -99,10 +100,6 @@ export class StreamService {
     if (reply || !pending.reply(id)) return reply;
     await pending.drained(JOURNAL_WAIT_MS);
     return replies.find(id);
-  }
-
-  #activeSince(): Instant {
-    return this.#ttlMs === 0 ? 0 : this.#parts.clock.now() - this.#ttlMs;
   }
 }
 

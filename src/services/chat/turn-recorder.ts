@@ -1,5 +1,6 @@
 import type { Instant, Message, ReplyFormat } from '../../domain/conversation.ts';
 import { AppError, conversationNotFound } from '../../domain/errors.ts';
+import type { Retention } from '../../domain/retention.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { KeyClaim, TurnStart, TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Checkpoints } from './checkpoints.ts';
@@ -33,15 +34,14 @@ interface KeeperParts {
 /** Stores turns, and knows those that are under way in this process. */
 export class TurnRecorder {
   readonly #parts: KeeperParts;
-  readonly #ttlMs: number;
+  readonly #retention: Retention;
   readonly #failedWrites: FailedWriteQueue;
   readonly #open = new Map<string, ReplyStream>();
 
-  /** @param ttlMs 0: conversations never expire */
-  constructor(parts: KeeperParts, ttlMs: number) {
+  constructor(parts: KeeperParts, retention: Retention) {
     this.#parts = parts;
     this.#failedWrites = new FailedWriteQueue(parts.writer, parts.log);
-    this.#ttlMs = ttlMs;
+    this.#retention = retention;
   }
 
   /**
@@ -142,7 +142,7 @@ export class TurnRecorder {
       usage: message.usage,
       model: message.model ?? question.model,
       persisted: written !== 'journalled',
-      expiresAt: this.#ttlMs === 0 ? null : activeAt + this.#ttlMs,
+      expiresAt: this.#retention.expiresAt(activeAt),
     };
   }
 

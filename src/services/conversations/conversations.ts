@@ -7,6 +7,7 @@ import type {
   SequencedMessage,
 } from '../../domain/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
+import type { Retention } from '../../domain/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import type { PendingTurns } from '../../domain/turns.ts';
 
@@ -38,24 +39,21 @@ export class ConversationService {
   readonly #pending: Pick<PendingTurns, 'holds' | 'drained'>;
   readonly #deleted: (id: string) => void;
   readonly #clock: Clock;
-  readonly #ttlMs: number;
+  readonly #retention: Retention;
 
-  /**
-   * @param ttlMs 0: conversations never expire
-   * @param deleted told of every conversation that is gone from the database
-   */
+  /** @param deleted called for every conversation deleted from the database */
   constructor(
     repository: ConversationRepository,
     pending: Pick<PendingTurns, 'holds' | 'drained'>,
     clock: Clock,
-    ttlMs: number,
+    retention: Retention,
     deleted: (id: string) => void = () => {},
   ) {
     this.#repository = repository;
     this.#pending = pending;
     this.#deleted = deleted;
     this.#clock = clock;
-    this.#ttlMs = ttlMs;
+    this.#retention = retention;
   }
 
   /** @throws AppError `conversation_not_found` */
@@ -101,7 +99,7 @@ export class ConversationService {
   }
 
   #activeSince(): Instant {
-    return this.#ttlMs === 0 ? 0 : this.#clock.now() - this.#ttlMs;
+    return this.#retention.activeSince(this.#clock.now());
   }
 
   #expired(conversation: Conversation): boolean {
@@ -109,6 +107,6 @@ export class ConversationService {
   }
 
   #view(conversation: Conversation): ConversationView {
-    return { ...conversation, expiresAt: this.#ttlMs === 0 ? null : conversation.lastActive + this.#ttlMs };
+    return { ...conversation, expiresAt: this.#retention.expiresAt(conversation.lastActive) };
   }
 }

@@ -1,4 +1,5 @@
 import type { PurgeCount, PurgeStore } from '../../domain/purge.ts';
+import type { Retention } from '../../domain/retention.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { PurgeArchiver } from '../exports/purge-archiver.ts';
 
@@ -17,26 +18,23 @@ export interface PurgeReport extends PurgeCount {
 export class PurgeService {
   readonly #store: PurgeStore;
   readonly #clock: Clock;
-  readonly #ttlMs: number;
+  readonly #retention: Retention;
   readonly #log: Log;
   readonly #archive: PurgeArchiver | undefined;
 
-  /**
-   * @param ttlMs 0: nothing is ever purged
-   * @param archive where all that is purged is put first
-   */
-  constructor(store: PurgeStore, clock: Clock, ttlMs: number, log: Log, archive?: PurgeArchiver) {
+  /** @param archive where conversations are written before they are deleted */
+  constructor(store: PurgeStore, clock: Clock, retention: Retention, log: Log, archive?: PurgeArchiver) {
     this.#store = store;
     this.#clock = clock;
-    this.#ttlMs = ttlMs;
+    this.#retention = retention;
     this.#log = log;
     this.#archive = archive;
   }
 
   /** What a run would delete now. */
   async preview(): Promise<PurgeCount> {
-    if (this.#ttlMs === 0) return { conversations: 0, messages: 0 };
-    return this.#store.countExpired(this.#clock.now() - this.#ttlMs);
+    if (this.#retention.isForever) return { conversations: 0, messages: 0 };
+    return this.#store.countExpired(this.#retention.activeSince(this.#clock.now()));
   }
 
   /**
@@ -45,7 +43,7 @@ export class PurgeService {
    */
   async run(signal: AbortSignal): Promise<PurgeReport> {
     const none = { conversations: 0, messages: 0 };
-    if (this.#ttlMs === 0) return { ...none, outcome: 'off' };
+    if (this.#retention.isForever) return { ...none, outcome: 'off' };
     const began = performance.now();
     let total: PurgeCount = none;
     const mine = await this.#store.exclusively(async () => {
@@ -58,7 +56,7 @@ export class PurgeService {
   }
 
   async #batches(signal: AbortSignal): Promise<PurgeCount> {
-    const cutoff = this.#clock.now() - this.#ttlMs;
+    const cutoff = this.#retention.activeSince(this.#clock.now());
     const archive = this.#archive;
     const keep = archive && ((ids: readonly string[]) => archive.keep(ids));
     let conversations = 0;

@@ -7,6 +7,7 @@ import type {
   ExportFilter,
   ExportMessage,
 } from '../../domain/exports.ts';
+import type { Retention } from '../../domain/retention.ts';
 
 export interface ExportCounts {
   readonly conversations: number;
@@ -110,18 +111,18 @@ function jsonDeletion({ id, deletedAt }: ExportDeletion): string {
   return `{"conversation_id":"${id}","deleted":true,"deleted_at":"${deletedAt}"}`;
 }
 
-function jsonHead(conversation: ExportConversation, ttlMs: number): string {
+function jsonHead(conversation: ExportConversation, retention: Retention): string {
   const { id, createdAt, lastActive } = conversation;
-  const expires = ttlMs === 0 ? 'null' : `"${new Date(Date.parse(lastActive) + ttlMs).toISOString()}"`;
+  const expiresAt = retention.expiresAt(Date.parse(lastActive));
+  const expires = expiresAt === null ? 'null' : `"${new Date(expiresAt).toISOString()}"`;
   return `{"conversation_id":"${id}","created_at":"${createdAt}","last_active":"${lastActive}","expires_at":${expires},"messages":[`;
 }
 
-/** @param ttlMs 0: conversations never expire */
-export function ndjsonEncoder(ttlMs: number): ExportEncoder {
+export function ndjsonEncoder(retention: Retention): ExportEncoder {
   return {
     opening: () => '',
     deletions: (deletions) => deletions.map((one) => `${jsonDeletion(one)}\n`).join(''),
-    begin: (conversation) => jsonHead(conversation, ttlMs),
+    begin: (conversation) => jsonHead(conversation, retention),
     messages: (_conversation, messages, first) => jsonMessages(messages, first),
     end: () => ']}\n',
     rest: () => '',
@@ -129,9 +130,8 @@ export function ndjsonEncoder(ttlMs: number): ExportEncoder {
   };
 }
 
-/** @param ttlMs 0: conversations never expire */
 export function jsonEncoder(
-  ttlMs: number,
+  retention: Retention,
   { filter, conversationId, exportedAt, since, masked }: ExportMetadata,
 ): ExportEncoder {
   const time = (at: Instant | null) => (at === null ? null : new Date(at).toISOString());
@@ -149,7 +149,7 @@ export function jsonEncoder(
     opening: () => `{"metadata":${JSON.stringify(metadata)},"conversations":[`,
     deletions: (deletions, first) =>
       deletions.map((one, index) => `${first && index === 0 ? '' : ','}\n${jsonDeletion(one)}`).join(''),
-    begin: (conversation, first) => `${first ? '\n' : ',\n'}${jsonHead(conversation, ttlMs)}`,
+    begin: (conversation, first) => `${first ? '\n' : ',\n'}${jsonHead(conversation, retention)}`,
     messages: (_conversation, messages, first) => jsonMessages(messages, first),
     end: () => ']}',
     rest: () => '',

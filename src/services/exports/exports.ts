@@ -8,6 +8,7 @@ import type {
   JobScope,
 } from '../../domain/export-jobs.ts';
 import type { CsvFormat, ExportFilter, ExportPart, ExportScope, ExportSource } from '../../domain/exports.ts';
+import type { Retention } from '../../domain/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import type { CursorCodec } from './cursor-codec.ts';
 import {
@@ -80,24 +81,23 @@ export class ExportService {
   readonly #csv: CsvFormat;
   readonly #clock: Clock;
   readonly #cursors: CursorCodec;
-  readonly #ttlMs: number;
+  readonly #retention: Retention;
   readonly #personal: PersonalData;
   readonly #throttle: Pick<ExportThrottle, 'throttle'>;
 
-  /** @param ttlMs 0: conversations never expire */
   constructor(
     source: ExportSource,
     csv: CsvFormat,
     cursors: CursorCodec,
     clock: Clock,
-    ttlMs: number,
+    retention: Retention,
     { personal = SHOWN, throttle = new ExportThrottle() }: ExportOptions = {},
   ) {
     this.#source = source;
     this.#csv = csv;
     this.#cursors = cursors;
     this.#clock = clock;
-    this.#ttlMs = ttlMs;
+    this.#retention = retention;
     this.#personal = personal;
     this.#throttle = throttle;
   }
@@ -145,7 +145,7 @@ export class ExportService {
     const exportedAt = this.#clock.now();
     // The cursor first: what comes between the two is told twice rather than never.
     const cursor = await this.#source.cursor(exportedAt);
-    const scope = await this.#source.scope(filter, null, this.#activeSince(exportedAt), since);
+    const scope = await this.#source.scope(filter, null, this.#retention.activeSince(exportedAt), since);
     const total = await this.#source.count(scope, signal);
     return { scope, exportedAt, cursor, ...total, masked: this.#personal.masked };
   }
@@ -214,12 +214,8 @@ export class ExportService {
     };
   }
 
-  #activeSince(now: Instant): Instant {
-    return this.#ttlMs === 0 ? 0 : now - this.#ttlMs;
-  }
-
   #scope(target: ExportTarget, now: Instant): Promise<ExportScope> {
-    const activeSince = this.#activeSince(now);
+    const activeSince = this.#retention.activeSince(now);
     return target.conversationId === undefined
       ? this.#source.scope(target.filter, null, activeSince)
       : this.#source.scope(EVERYTHING, target.conversationId, activeSince);
@@ -240,9 +236,9 @@ export class ExportService {
       case 'csv':
         return csvEncoder(this.#csv, raw);
       case 'ndjson':
-        return ndjsonEncoder(this.#ttlMs);
+        return ndjsonEncoder(this.#retention);
       case 'json':
-        return jsonEncoder(this.#ttlMs, {
+        return jsonEncoder(this.#retention, {
           ...scope,
           exportedAt: now,
           since: scope.since?.at ?? null,

@@ -1,5 +1,6 @@
 import type { ExportPart, ExportScope, ExportSource } from '../../domain/exports.ts';
 import type { PurgeArchive } from '../../domain/purge.ts';
+import type { Retention } from '../../domain/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import { ndjsonEncoder } from './encoders.ts';
 import { exportText } from './text.ts';
@@ -17,20 +18,20 @@ export class PurgeArchiver {
   readonly #source: Pick<ExportSource, 'read'>;
   readonly #archive: PurgeArchive;
   readonly #clock: Clock;
-  readonly #ttlMs: number;
+  readonly #retention: Retention;
 
-  constructor(source: Pick<ExportSource, 'read'>, archive: PurgeArchive, clock: Clock, ttlMs: number) {
+  constructor(source: Pick<ExportSource, 'read'>, archive: PurgeArchive, clock: Clock, retention: Retention) {
     this.#source = source;
     this.#archive = archive;
     this.#clock = clock;
-    this.#ttlMs = ttlMs;
+    this.#retention = retention;
   }
 
   /** Resolves when they are on the disk. Rejects with the error of the file system or `database_unavailable`. */
   async keep(ids: readonly string[]): Promise<void> {
     const counts = { conversations: 0, messages: 0 };
     const ends: IdRange = { firstMessageId: null, lastMessageId: null };
-    const pieces = exportText(this.#pages(ids, ends), ndjsonEncoder(this.#ttlMs), counts, true);
+    const pieces = exportText(this.#pages(ids, ends), ndjsonEncoder(this.#retention), counts, true);
     await this.#archive.append(this.#clock.now(), {
       lines: texts(pieces),
       counts: () => ({ ...counts, ...ends }),

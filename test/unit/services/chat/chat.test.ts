@@ -5,6 +5,7 @@ import { UNRESTRICTED } from '../../../../src/domain/access.ts';
 import type { ContextMessage } from '../../../../src/domain/conversation.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
 import type { ChatModel, ModelRequest } from '../../../../src/domain/model.ts';
+import { Retention } from '../../../../src/domain/retention.ts';
 import type {
   PendingTurns,
   ProgressOutcome,
@@ -31,7 +32,7 @@ const SETTINGS: ChatSettings = {
   temperature: undefined,
   maxTokens: undefined,
   historyLimit: 10,
-  ttlMs: 24 * HOUR,
+  retention: new Retention(24 * HOUR),
   cacheByOwner: true,
 };
 
@@ -122,7 +123,7 @@ function setUp(
   const pending = { ...NOTHING_PENDING, ...options.pending };
   const parts = { writer, replies, worker: 'w', clock, log: silentLog, pending };
   const checkpoints = new Checkpoints(parts, options.checkpointMs ?? 60_000);
-  const recorder = new TurnRecorder({ ...parts, checkpoints }, settings.ttlMs);
+  const recorder = new TurnRecorder({ ...parts, checkpoints }, settings.retention);
   const chat = new ChatService(settings, {
     conversations: {
       find: () => Promise.resolve(null),
@@ -138,7 +139,7 @@ function setUp(
     pending,
     generations: new Generations(model, createResponseCache(100_000, HOUR), 10, silentLog),
     recorder,
-    idempotent: new IdempotentTurns(replies, recorder, new StoredStreams(parts, settings.ttlMs)),
+    idempotent: new IdempotentTurns(replies, recorder, new StoredStreams(parts, settings.retention)),
     throttle: new ExportThrottle(),
     filter: undefined,
     clock,
@@ -344,7 +345,7 @@ describe('a turn', () => {
   });
 
   it('of a conversation that is kept for ever has no end to tell', async () => {
-    const { chat } = setUp({ settings: { ttlMs: 0 } });
+    const { chat } = setUp({ settings: { retention: new Retention(0) } });
     assert.equal((await (await chat.begin(ask(), 'whole')).result).expiresAt, null);
   });
 });

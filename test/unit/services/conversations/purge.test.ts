@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { ExportScope } from '../../../../src/domain/exports.ts';
 import type { ArchiveBatch, PurgeStore } from '../../../../src/domain/purge.ts';
+import { Retention } from '../../../../src/domain/retention.ts';
 import { PurgeService } from '../../../../src/services/conversations/purge.ts';
 import { PurgeArchiver } from '../../../../src/services/exports/purge-archiver.ts';
 import { silentLog } from '../../../support/fakes.ts';
@@ -31,7 +32,7 @@ function setUp(rows: number, options: { ttlMs?: number; busy?: boolean } = {}) {
       return true;
     },
   };
-  const purge = new PurgeService(store, { now: () => NOW }, options.ttlMs ?? DAY, silentLog);
+  const purge = new PurgeService(store, { now: () => NOW }, new Retention(options.ttlMs ?? DAY), silentLog);
   return { purge, store, calls, forgotten, left: () => left };
 }
 
@@ -80,14 +81,14 @@ describe('a purge', () => {
       },
     };
     const clock = { now: () => NOW };
-    const archiver = new PurgeArchiver(source, archive, clock, DAY);
+    const archiver = new PurgeArchiver(source, archive, clock, new Retention(DAY));
     const { store, left } = setUp(5);
     const deleteExpired = store.deleteExpired;
     store.deleteExpired = async (cutoff, limit, keep) => {
       if (left() > 0) await keep?.(['one', 'two']);
       return deleteExpired(cutoff, limit);
     };
-    const purge = new PurgeService(store, clock, DAY, silentLog, archiver);
+    const purge = new PurgeService(store, clock, new Retention(DAY), silentLog, archiver);
     await assert.rejects(purge.run(new AbortController().signal), full);
     assert.equal(left(), 5);
     space = true;

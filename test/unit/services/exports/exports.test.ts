@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createCsvFormat } from '../../../../src/csv/format.ts';
 import type { ExportPart, ExportScope, ExportSource } from '../../../../src/domain/exports.ts';
+import { Retention } from '../../../../src/domain/retention.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { escapeFormula } from '../../../../src/services/exports/encoders.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
@@ -27,7 +28,7 @@ function serviceOver(read: () => AsyncIterable<readonly ExportPart[]>): ExportSe
     read,
   };
   const cursors = new CursorCodec(async () => ['a secret']);
-  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, 0);
+  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, new Retention(0));
 }
 
 describe('formula escaping', () => {

@@ -10,6 +10,7 @@ import type {
   ExportJobStore,
 } from '../../../../src/domain/export-jobs.ts';
 import type { ExportConversation, ExportPart, ExportSource } from '../../../../src/domain/exports.ts';
+import { Retention } from '../../../../src/domain/retention.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
 import {
@@ -147,7 +148,13 @@ async function made(format: ExportFormat, deleted: number, fate: readonly number
     return next === 0 || next === 1;
   });
   const codec = new CursorCodec(async () => ['secret']);
-  const exports = new ExportService(source(deleted), createCsvFormat(), codec, { now: () => 1 }, 0);
+  const exports = new ExportService(
+    source(deleted),
+    createCsvFormat(),
+    codec,
+    { now: () => 1 },
+    new Retention(0),
+  );
   const parts = { store: memory.store, files, exports, worker: 'me' };
   const request = { ...queuedJob().request, format, since: deleted > 0 ? { seq: 1, at: 1 } : null };
   const job = queuedJob({ request, status: 'running' });
@@ -203,7 +210,13 @@ describe('the file of a job', () => {
   it('is let go of when the job is another’s', async () => {
     const { files } = memoryFiles();
     const codec = new CursorCodec(async () => ['secret']);
-    const exports = new ExportService(source(0), createCsvFormat(), codec, { now: () => 1 }, 0);
+    const exports = new ExportService(
+      source(0),
+      createCsvFormat(),
+      codec,
+      { now: () => 1 },
+      new Retention(0),
+    );
     const memory = memoryStore(() => false);
     const store = { ...memory.store, saveScope: async () => false };
     const running = runningOf(queuedJob({ status: 'running' }));

@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import { createCsvFormat } from '../../../../src/csv/format.ts';
 import type { ExportJob, ExportRequest, JobScope } from '../../../../src/domain/export-jobs.ts';
 import type { ExportScope, ExportSource } from '../../../../src/domain/exports.ts';
+import { Retention } from '../../../../src/domain/retention.ts';
 import { maskPersonal } from '../../../../src/filter/index.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
@@ -39,7 +40,9 @@ function service(masked: boolean): ExportService {
   };
   const cursors = new CursorCodec(async () => ['a secret']);
   const personal = { mask: maskPersonal, masked };
-  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, 0, { personal });
+  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, new Retention(0), {
+    personal,
+  });
 }
 
 async function made(exports: ExportService, scope: JobScope): Promise<{ text: string; masked: boolean }> {
