@@ -1,4 +1,4 @@
-/** Code units that mean something in Markdown, and the classes they belong to. */
+/** Code units with a meaning in Markdown, and their classes. */
 
 export const TAB = 0x09;
 export const NEWLINE = 0x0a;
@@ -52,12 +52,12 @@ export function isBlank(code: number): boolean {
   return code === SPACE || code === TAB || code === NEWLINE;
 }
 
-/** ASCII control character, the line ending and the tab included. */
+/** ASCII control character, including line endings and tab. */
 export function isControl(code: number): boolean {
   return (code >= 0 && code < 0x20) || code === 0x7f;
 }
 
-/** What a backslash can escape. */
+/** A character that a backslash can escape. */
 export function isAsciiPunctuation(code: number): boolean {
   return (
     (code >= 0x21 && code <= 0x2f) ||

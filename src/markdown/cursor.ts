@@ -1,13 +1,13 @@
 import { isSpace, TAB } from './chars.ts';
 
-/** What a line looks like past its last character. */
+/** The code unit that the cursor reports past the last character. */
 export const LINE_END = -1;
 
 const TAB_STOP = 4;
 
 /**
- * A place in the start of a line that has come so far. Looking past what has come marks the cursor as `starved`:
- * what was concluded then holds only if the line is complete.
+ * A position at the start of a line of which a part may still be missing. Reading past the available text sets
+ * `starved`: conclusions are then valid only if the line is complete.
  */
 export class Cursor {
   readonly #line: string;
@@ -15,9 +15,9 @@ export class Cursor {
   starved = false;
   offset = 0;
   column = 0;
-  /** Columns of a tab passed in part that are left: they count as spaces before what follows. */
+  /** Remaining columns of a partially consumed tab; they count as spaces. */
   padding = 0;
-  /** The next character that is no space or tab. */
+  /** Offset of the next character other than a space or tab. */
   textOffset = 0;
   #textColumn = 0;
 
@@ -38,7 +38,7 @@ export class Cursor {
     return this.#line.slice(from, to);
   }
 
-  /** The next character that is no space or tab. */
+  /** The next character other than a space or tab. */
   get next(): number {
     return this.at(this.textOffset);
   }
@@ -52,21 +52,21 @@ export class Cursor {
     return this.next === LINE_END;
   }
 
-  /** Where what is left of the line starts, without a tab passed in part. */
+  /** Offset of the rest of the line, without a partially consumed tab. */
   get rest(): number {
     return this.padding > 0 ? this.offset + 1 : this.offset;
   }
 
-  /** Passes the indentation and then some characters. */
-  passText(length: number): void {
+  /** Skips the indentation and then `length` characters. */
+  skipText(length: number): void {
     this.column = this.#textColumn + length;
     this.offset = this.textOffset + length;
     this.padding = 0;
     this.#findText();
   }
 
-  /** Passes up to this many columns of white space. */
-  passColumns(count: number): void {
+  /** Skips up to `count` columns of white space. */
+  skipColumns(count: number): void {
     let left = count;
     while (left > 0 && this.offset < this.textOffset) {
       const isTab = this.at(this.offset) === TAB;

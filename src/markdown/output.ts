@@ -1,47 +1,48 @@
 /**
- * Puts the text of the blocks together: separates them as the source does (a line feed, or one blank line where
- * lines without any text lie between), indents list items, and holds line feeds back until text follows.
+ * Joins the text of the blocks. Blocks are separated by a line feed, or by one blank line if the source has lines
+ * without text between them. List items are indented. Line feeds are held until text follows.
  */
 export class Output {
   #text = '';
   #isEmpty = true;
-  /** Whether lines without text came after the last text. */
+  /** Whether lines without text follow the last text. */
   #gap = false;
-  /** Whether the current block has no text yet. */
+  /** Whether the current block is still without text. */
   #fresh = true;
   #lineFeeds = 0;
   #indent = '';
-  /** Markers of list items that no text follows yet, with what separates them from the text before. */
+  /** Separator and markers of list items that are still without text. */
   #markers = '';
-  /** Lines of the source that are over, and how many were when the last item began. */
+  /** Source lines read so far. */
   #lines = 0;
+  /** Source line of the last list item. */
   #itemLine = 0;
 
-  /** A block begins whose lines are indented like this. */
+  /** Starts a block whose lines have this indentation. */
   begin(indent: string): void {
     this.#indent = indent;
     this.#fresh = true;
   }
 
-  /** The block is over. */
+  /** Ends the block. */
   finish(): void {
     if (this.#fresh || this.#lineFeeds > 0) this.#gap = true;
     this.#lineFeeds = 0;
     this.#fresh = true;
   }
 
-  /** A line without text, outside of a block. */
+  /** Notes a line without text outside a block. */
   blank(): void {
     this.#gap = true;
   }
 
-  /** A list item begins; its marker is `- ` or `1. `. */
+  /** Starts a list item; its marker is `- ` or `1. `. */
   item(indent: string, marker: string): void {
     this.#itemLine = this.#lines;
     this.#markers += this.#markers === '' ? this.#separator() + indent + marker : marker;
   }
 
-  /** A list item ends; when it was empty, its marker stands alone. */
+  /** Ends a list item; an empty one is its marker alone. */
   endItem(): void {
     if (this.#markers === '') return;
     this.#text += this.#markers.trimEnd();
@@ -50,18 +51,18 @@ export class Output {
     this.#gap = this.#lines - this.#itemLine > 1;
   }
 
-  /** A line of the source is over. */
+  /** Ends a source line. */
   endLine(): void {
     this.#lines++;
   }
 
-  /** A new line inside the block. */
+  /** Starts a new line inside the block. */
   newLine(): void {
     if (this.#fresh) this.#gap = true;
     else this.#lineFeeds++;
   }
 
-  /** Text of the block; a line feed in it is a new line. */
+  /** Adds text to the block; a line feed starts a new line. */
   write(text: string): void {
     if (!text.includes('\n')) {
       this.#append(text);
@@ -73,7 +74,7 @@ export class Output {
     });
   }
 
-  /** What has been written since the last call. */
+  /** Returns the text written since the last call. */
   take(): string {
     const text = this.#text;
     this.#text = '';

@@ -7,30 +7,34 @@ import { type Container, type LinePlan, planLine, type Role } from './line-plan.
 import type { ItemStart } from './line-starts.ts';
 import { Paragraph } from './paragraph.ts';
 
-/** The start of a line is looked at again with every piece up to this length, later when it has grown by an eighth. */
-const ALWAYS_LOOK = 256;
-/** Text is not indented further than this, however deep its lists are nested. */
+/**
+ * Up to this length the start of a line is parsed again with every piece; beyond it only when it has grown by an
+ * eighth, which keeps the cost linear.
+ */
+const ALWAYS_PARSE = 256;
+/** Maximum indentation of the text, whatever the nesting of its lists. */
 const MAX_INDENT = 24;
 
 const WHITE = /^[ \t]*$/;
 
-/** Follows the blocks of a document line by line. A line's text goes to its block once it is known which that is. */
+/** Parses the blocks of a document line by line. The text of a line goes to its block as soon as the block is known. */
 export class Blocks {
   readonly #output: Output;
   readonly #containers: Container[] = [];
   #leaf: Leaf | null = null;
-  /** Where the rest of the current line goes; null before its start has been understood. */
+  /** Receives the rest of the current line; null until the start of the line has been parsed. */
   #line: Leaf | 'skip' | null = null;
-  /** The start of the line while it is not understood. */
+  /** The unparsed start of the line. */
   #start = '';
-  #lookAt = 0;
+  /** Length of the start at which parsing is tried again. */
+  #parseAt = 0;
   #isWhite = true;
 
   constructor(output: Output) {
     this.#output = output;
   }
 
-  /** Takes text whose line endings are line feeds. */
+  /** Adds text whose line endings are line feeds. */
   feed(text: string): void {
     let at = 0;
     for (;;) {
@@ -43,9 +47,9 @@ export class Blocks {
     }
   }
 
-  /** Takes a piece without line endings in the middle of a paragraph if that needs no thought; else false. */
-  quick(text: string): boolean {
-    return this.#line instanceof Paragraph && this.#line.quick(text);
+  /** Fast path: adds a piece of plain text in the middle of a paragraph. Returns false if the piece needs parsing. */
+  tryPlain(text: string): boolean {
+    return this.#line instanceof Paragraph && this.#line.tryPlain(text);
   }
 
   end(): void {
@@ -61,25 +65,25 @@ export class Blocks {
     }
     this.#start += piece;
     this.#isWhite &&= WHITE.test(piece);
-    if (!this.#isWhite && this.#start.length >= this.#lookAt) this.#understand(false);
+    if (!this.#isWhite && this.#start.length >= this.#parseAt) this.#parseStart(false);
   }
 
   #endLine(): void {
-    if (this.#line === null) this.#understand(true);
+    if (this.#line === null) this.#parseStart(true);
     if (this.#line !== null && this.#line !== 'skip') this.#line.endLine();
     this.#line = null;
     this.#start = '';
-    this.#lookAt = 0;
+    this.#parseAt = 0;
     this.#isWhite = true;
     this.#output.endLine();
   }
 
-  #understand(complete: boolean): void {
+  #parseStart(complete: boolean): void {
     const cursor = new Cursor(this.#start, complete);
     const plan = planLine(cursor, this.#containers, this.#leaf?.state ?? { kind: 'none' });
     if (cursor.starved) {
       const length = this.#start.length;
-      this.#lookAt = length < ALWAYS_LOOK ? 0 : length + (length >> 3);
+      this.#parseAt = length < ALWAYS_PARSE ? 0 : length + (length >> 3);
       return;
     }
     const line = this.#apply(plan);
@@ -90,11 +94,11 @@ export class Blocks {
     if (rest !== '') line.text(rest);
   }
 
-  /** Closes and opens what the line asks for; returns the block that its text belongs to. */
+  /** Closes and opens blocks as planned; returns the block that the line's text belongs to. */
   #apply(plan: LinePlan): Leaf | null {
     const { role } = plan;
     if (role.kind === 'lazy') return this.#leaf;
-    if (role.kind !== 'blank') this.#fill(plan.matched);
+    if (role.kind !== 'blank') this.#markFilled(plan.matched);
     if (role.kind === 'more') return this.#leaf;
     if (role.kind === 'delimiter') {
       if (this.#leaf instanceof Paragraph) this.#leaf = this.#leaf.toTable();
@@ -144,8 +148,8 @@ export class Blocks {
     this.#containers.push({ kind: 'item', width: start.width, indent: inside, empty });
   }
 
-  /** The innermost container that the line stands in is not empty any more. */
-  #fill(matched: number): void {
+  /** Marks the innermost matched list item as not empty. */
+  #markFilled(matched: number): void {
     const container = this.#containers[matched - 1];
     if (container?.kind === 'item') container.empty = false;
   }

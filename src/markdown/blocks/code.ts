@@ -3,7 +3,7 @@ import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
 import type { Fence, HtmlEnd } from './line-starts.ts';
 
-/** Fenced code: every line after the fence as it is. */
+/** Fenced code: its lines, unchanged. */
 export class FencedCode implements Leaf {
   readonly state: OpenLeaf;
   readonly #output: Output;
@@ -31,11 +31,11 @@ export class FencedCode implements Leaf {
   }
 }
 
-/** Indented code; white lines count when more code follows. */
+/** Indented code. Blank lines belong to it only if more code follows. */
 export class IndentedCode implements Leaf {
   readonly state: OpenLeaf = { kind: 'indented' };
   readonly #output: Output;
-  /** Lines of white space that no code follows yet, the current one last. */
+  /** Pending lines of white space, the current one last. */
   #white: string[] = [];
   #isWhite = true;
   #isFirst = true;
@@ -75,10 +75,10 @@ export class IndentedCode implements Leaf {
   }
 }
 
-/** Longer than any string that ends an HTML block. */
+/** Characters to keep for matching an end string across pieces; longer than any such string. */
 const TAIL = 12;
 
-/** An HTML block: its source. */
+/** An HTML block: its source, unchanged. */
 export class HtmlBlock implements Leaf {
   readonly #output: Output;
   #end: HtmlEnd;

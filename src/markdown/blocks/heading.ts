@@ -4,12 +4,12 @@ import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
 
-/** A heading of one line. White space and `#` are held: at the end of the line they are no text. */
+/** A heading of one line. White space and `#` are held, because they are dropped at the end of the line. */
 export class Heading implements Leaf {
   readonly state: OpenLeaf = { kind: 'none' };
   readonly #output: Output;
   readonly #inline: Inline;
-  /** What is held: white space, then perhaps `#`, then perhaps white space. */
+  /** Held: white space, then marks, then white space. */
   #before = '';
   #marks = '';
   #after = '';
@@ -52,7 +52,7 @@ export class Heading implements Leaf {
   #hold(char: string, isMark: boolean): void {
     if (isMark) {
       if (this.#after !== '') {
-        // The marks before were not the last ones: they are text.
+        // The held marks are not at the end of the line, so they are text.
         this.#feed((this.#started ? this.#before : '') + this.#marks);
         this.#before = this.#after;
         this.#marks = '';

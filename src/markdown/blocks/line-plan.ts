@@ -14,29 +14,29 @@ import {
   openingFence,
 } from './line-starts.ts';
 
-/** A block quote or list item that is open. */
+/** An open block quote or list item. */
 export type Container = { readonly kind: 'quote' } | Item;
 
 export interface Item {
   readonly kind: 'item';
   readonly width: number;
-  /** The indentation of the text form's lines inside it. */
+  /** Indentation of the item's lines in the text. */
   readonly indent: string;
-  /** Whether nothing but its marker has come. */
+  /** Whether the item has only its marker so far. */
   empty: boolean;
 }
 
-/** The innermost open block, as far as the next line depends on it. */
+/** The state of the innermost open block that the next line depends on. */
 export type OpenLeaf =
   | { readonly kind: 'none' | 'table' | 'indented' }
-  /** `cells`: of its last line if that may be the header of a table, else 0. */
+  /** `cells`: number of cells if the last line may be the header of a table, else 0. */
   | { readonly kind: 'paragraph'; readonly cells: number }
   | { readonly kind: 'fence'; readonly fence: Fence }
   | { readonly kind: 'html'; readonly end: HtmlEnd };
 
 /**
- * What a line is. `more` goes on with the open block; `lazy` goes on with the open paragraph although it lacks the
- * marks of its containers or is indented like code, and belongs to no table.
+ * The kind of a line. `more` continues the open block. `lazy` continues the open paragraph although the line lacks
+ * the marks of the containers or is indented like code; it cannot be part of a table.
  */
 export type Role =
   | { readonly kind: 'blank' | 'more' | 'lazy' | 'closing' | 'underline' | 'delimiter' | 'break' }
@@ -45,18 +45,18 @@ export type Role =
   | { readonly kind: 'html'; readonly end: HtmlEnd };
 
 export interface LinePlan {
-  /** How many of the open containers the line stands in. */
+  /** How many of the open containers the line continues. */
   readonly matched: number;
-  /** Containers that it opens; null is a block quote. */
+  /** Containers that the line opens; null is a block quote. */
   readonly opens: readonly (ItemStart | null)[];
   readonly role: Role;
 }
 
 const CODE_INDENT = 4;
-/** Deeper quotes and lists than this are text: every line would cost as much as it is nested. */
+/** Deeper quotes and lists are text, because the cost of a line grows with its nesting. */
 const MAX_DEPTH = 100;
 
-/** Finds out what a line is, and leaves the cursor where its text starts. Changes nothing else. */
+/** Classifies a line and moves the cursor to the start of its text. */
 export function planLine(cursor: Cursor, containers: readonly Container[], leaf: OpenLeaf): LinePlan {
   const matched = matchContainers(cursor, containers);
   const inside = matched === containers.length;
@@ -69,8 +69,8 @@ export function planLine(cursor: Cursor, containers: readonly Container[], leaf:
     const code = cursor.indent < CODE_INDENT ? cursor.next : -1;
     const deep = matched + opens.length >= MAX_DEPTH;
     if (code === GREATER && !deep) {
-      cursor.passText(1);
-      cursor.passColumns(1);
+      cursor.skipText(1);
+      cursor.skipColumns(1);
       opens.push(null);
       continue;
     }
@@ -87,11 +87,11 @@ function matchContainers(cursor: Cursor, containers: readonly Container[]): numb
   for (const container of containers) {
     if (container.kind === 'quote') {
       if (cursor.indent >= CODE_INDENT || cursor.next !== GREATER) break;
-      cursor.passText(1);
-      cursor.passColumns(1);
+      cursor.skipText(1);
+      cursor.skipColumns(1);
     } else {
       if (cursor.isBlank ? container.empty : cursor.indent < container.width) break;
-      cursor.passColumns(container.width);
+      cursor.skipColumns(container.width);
     }
     matched++;
   }
@@ -102,20 +102,20 @@ function continueCode(cursor: Cursor, leaf: OpenLeaf): Role | null {
   switch (leaf.kind) {
     case 'fence':
       if (isClosingFence(cursor, leaf.fence)) return { kind: 'closing' };
-      cursor.passColumns(leaf.fence.indent);
+      cursor.skipColumns(leaf.fence.indent);
       return { kind: 'more' };
     case 'html':
       return leaf.end === 'blank' && cursor.isBlank ? null : { kind: 'more' };
     case 'indented':
       if (cursor.indent < CODE_INDENT && !cursor.isBlank) return null;
-      cursor.passColumns(CODE_INDENT);
+      cursor.skipColumns(CODE_INDENT);
       return { kind: 'more' };
     default:
       return null;
   }
 }
 
-/** The open block that the line could go on with: one of the same container, or lazily a paragraph further in. */
+/** The open block that the line may continue; `lazy` is a paragraph of an inner container. */
 type Open = OpenLeaf | 'lazy' | null;
 
 function isParagraph(open: Open): boolean {
@@ -126,12 +126,12 @@ function startLeaf(cursor: Cursor, open: Open): Role | null {
   if (cursor.isBlank) return { kind: 'blank' };
   if (cursor.indent >= CODE_INDENT) {
     if (isParagraph(open)) return textRole(cursor, open);
-    cursor.passColumns(CODE_INDENT);
+    cursor.skipColumns(CODE_INDENT);
     return { kind: 'indented' };
   }
   const level = headingLevel(cursor);
   if (level > 0) {
-    cursor.passText(level);
+    cursor.skipText(level);
     return { kind: 'heading' };
   }
   const fence = openingFence(cursor);
@@ -143,10 +143,10 @@ function startLeaf(cursor: Cursor, open: Open): Role | null {
   return isThematicBreak(cursor) ? { kind: 'break' } : null;
 }
 
-/** A line of text: it goes on with a paragraph or table, or starts a paragraph. */
+/** A line of text: it continues a paragraph or table, or starts a paragraph. */
 function textRole(cursor: Cursor, open: Open): Role {
   const indented = cursor.indent >= CODE_INDENT;
-  cursor.passText(0);
+  cursor.skipText(0);
   if (open === 'lazy') return { kind: 'lazy' };
   if (open?.kind === 'table') return { kind: 'more' };
   if (open?.kind !== 'paragraph') return { kind: 'paragraph' };

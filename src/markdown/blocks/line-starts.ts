@@ -34,13 +34,13 @@ export interface Fence {
 }
 
 export interface ItemStart {
-  /** `- `, or the number as it is written and a space. */
+  /** `- `, or the number as written and a space. */
   readonly marker: string;
-  /** Columns from the container to the item's text. */
+  /** Columns from the container's start to the item's text. */
   readonly width: number;
 }
 
-/** What ends an HTML block: a blank line, or the line in which one of the strings is found (lower case). */
+/** The end of an HTML block: a blank line, or the line that contains one of the strings (lower case). */
 export type HtmlEnd = 'blank' | readonly string[];
 
 const MAX_DIGITS = 9;
@@ -66,7 +66,7 @@ export function isSetextUnderline(cursor: Cursor): boolean {
   return endsAfter(cursor, skipRun(cursor, cursor.textOffset, mark));
 }
 
-/** The number of `#` of a heading; 0 when the line is none. */
+/** The number of `#` of a heading; 0 if the line is not a heading. */
 export function headingLevel(cursor: Cursor): number {
   const end = skipRun(cursor, cursor.textOffset, HASH);
   const level = end - cursor.textOffset;
@@ -95,7 +95,7 @@ export function isClosingFence(cursor: Cursor, fence: Fence): boolean {
   return end - cursor.textOffset >= fence.length && endsAfter(cursor, end);
 }
 
-/** Passes the marker of a list item. In the middle of a paragraph only `1.` and items with text count. */
+/** Skips the marker of a list item. A paragraph is interrupted only by items with text, and by `1.` among numbers. */
 export function itemStart(cursor: Cursor, interrupts: boolean): ItemStart | null {
   const first = cursor.next;
   const start = cursor.textOffset;
@@ -113,13 +113,13 @@ export function itemStart(cursor: Cursor, interrupts: boolean): ItemStart | null
   if (interrupts && endsAfter(cursor, end)) return null;
   const marker = isDigit(first) ? `${cursor.slice(start, end)} ` : '- ';
   const indent = cursor.indent;
-  cursor.passText(end - start);
+  cursor.skipText(end - start);
   const gap = cursor.isBlank || cursor.indent > MAX_GAP ? 1 : cursor.indent;
-  cursor.passColumns(gap);
+  cursor.skipColumns(gap);
   return { marker, width: indent + (end - start) + gap };
 }
 
-/** Whether the line is `| --- | :-: |` with this many cells. */
+/** Whether the line is a delimiter row such as `| --- | :-: |` with this many cells. */
 export function isDelimiterRow(cursor: Cursor, cells: number): boolean {
   let at = cursor.textOffset;
   let count = 0;
@@ -149,7 +149,7 @@ export function isDelimiterRow(cursor: Cursor, cells: number): boolean {
 
 const RAW_ENDS = htmlRawNames.map((name) => `</${name}>`);
 
-/** How the HTML block ends that starts here; null when none does. */
+/** The end condition of the HTML block that starts here; null if none starts. */
 export function htmlStart(cursor: Cursor, interrupts: boolean): HtmlEnd | null {
   if (cursor.next !== LESS) return null;
   const at = cursor.textOffset + 1;
@@ -181,7 +181,7 @@ function declarationEnd(cursor: Cursor, at: number): HtmlEnd | null {
   return [']]>'];
 }
 
-/** The offset of what follows the attributes of a tag on one line; -1 when they are malformed. */
+/** The offset after the attributes of a tag on one line; -1 if they are malformed. */
 function attributesEnd(cursor: Cursor, from: number): number {
   for (let at = from; ; ) {
     const next = skipSpace(cursor, at);

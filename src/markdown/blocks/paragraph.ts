@@ -6,15 +6,15 @@ import type { OpenLeaf } from './line-plan.ts';
 import { rowText, splitRow, Table } from './table.ts';
 
 /**
- * A paragraph. A line with a pipe may be the header of a table, which only the next line tells: it is held from the
- * pipe on. A line before which something is still open is held as a whole, since as a header it would stand alone.
+ * A paragraph. A line with a pipe may be the header of a table, which depends on the next line, so it is held from
+ * the pipe on. A line that begins inside an open span is held whole, because a header ends the spans before it.
  */
 export class Paragraph implements Leaf {
   readonly #output: Output;
   readonly #inline: Inline;
-  /** The current line, as far as it has been read. */
+  /** The part of the current line that went to the inline parser. */
   #read = '';
-  /** The rest of the line, held; null when nothing is held. */
+  /** The held rest of the line; null if nothing is held. */
   #held: string | null = null;
   /** Whether the line feed before the current line is held too. */
   #owesLineFeed = false;
@@ -35,7 +35,7 @@ export class Paragraph implements Leaf {
     this.#release();
     this.#mayBeHeader = !lazy;
     if (this.#lines++ > 0) {
-      // A backslash breaks the line, but is text at the end of a paragraph.
+      // A backslash before a line ending is a hard break, but text at the end of a paragraph.
       this.#owesLineFeed = this.#mayBeHeader && this.#read.endsWith('\\');
       if (!this.#owesLineFeed) this.#inline.startLine();
       if (this.#mayBeHeader && (this.#owesLineFeed || !this.#inline.settled)) this.#held = '';
@@ -56,11 +56,11 @@ export class Paragraph implements Leaf {
     this.#inline.feed(sure);
   }
 
-  /** Takes a piece in the middle of a line if that needs no thought. */
-  quick(piece: string): boolean {
+  /** Fast path: adds plain text in the middle of a line. Returns false if the piece needs parsing. */
+  tryPlain(piece: string): boolean {
     if (this.#held !== null || !this.#inline.idle || !isPlain(piece)) return false;
     this.#read += piece;
-    this.#inline.plain(piece);
+    this.#inline.feedPlain(piece);
     return true;
   }
 
@@ -71,18 +71,18 @@ export class Paragraph implements Leaf {
     else this.#release();
   }
 
-  /** The line that is held turns out to be the header of a table: the paragraph ends before it. */
+  /** The held line is the header of a table; the paragraph ends before it. */
   toTable(): Leaf {
     const header = rowText(splitRow(this.#read + (this.#held ?? '')));
-    let left = 0;
+    let sent = 0;
     if (this.#read === '') {
       this.#inline.end();
       if (this.#lines > 1) this.#output.newLine();
     } else {
-      left = Math.max(this.#inline.emitted, 0);
+      sent = Math.max(this.#inline.emitted, 0);
       if (this.#inline.emitted < 0) this.#output.newLine();
     }
-    this.#output.write(header.slice(left));
+    this.#output.write(header.slice(sent));
     return new Table(this.#output);
   }
 
@@ -92,7 +92,7 @@ export class Paragraph implements Leaf {
     this.#output.finish();
   }
 
-  /** What was held is text of the paragraph. */
+  /** Feeds the held text to the paragraph. */
   #release(): void {
     if (this.#held === null) return;
     if (this.#owesLineFeed) this.#inline.startLine();

@@ -5,7 +5,7 @@ import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
 
-/** The rows of a table after its header: each leaves when its line is complete. */
+/** The rows of a table after its header; each is written when its line is complete. */
 export class Table implements Leaf {
   readonly state: OpenLeaf = { kind: 'table' };
   readonly #output: Output;
@@ -33,7 +33,7 @@ export class Table implements Leaf {
   }
 }
 
-/** Splits a row at its unescaped pipes; one at the start and one at the end only enclose it. */
+/** Splits a row at its unescaped pipes, without the enclosing ones. */
 export function splitRow(line: string): string[] {
   const cells: string[] = [];
   let start = 0;
@@ -52,7 +52,7 @@ export function splitRow(line: string): string[] {
   return cells;
 }
 
-/** The text form of a row: its cells joined by tabs. */
+/** The text of a row: its cells joined by tabs. */
 export function rowText(cells: readonly string[]): string {
   return cells.map(cellText).join('\t');
 }
@@ -69,7 +69,7 @@ function cellText(cell: string): string {
   return text;
 }
 
-/** Without the spaces and tabs at both ends. */
+/** Removes spaces and tabs at both ends. */
 function trim(cell: string | undefined): string {
   if (cell === undefined) return '';
   let start = 0;

@@ -17,9 +17,9 @@ export interface Flanking {
 type Code = number | null;
 
 /**
- * Whether a run of `mark` may open or close a span, by the code points around it (null: none): the rules of
- * CommonMark, with CJK characters and punctuation not standing in the way.
- * `beforePrevious` is the code point before `previous`, looked at when that is a variation selector.
+ * Whether a run of `mark` may open or close a span: CommonMark's flanking rules, extended for CJK text. The other
+ * parameters are the code points around the run (null: none); `beforePrevious` matters if `previous` is a variation
+ * selector.
  */
 export function flanking(mark: number, beforePrevious: Code, previous: Code, next: Code): Flanking {
   const before = classifyPrecedingCharacter(classifyCharacter(previous), () => beforePrevious, previous);

@@ -29,25 +29,25 @@ import { END, MORE, Source } from './source.ts';
 import { Spans } from './spans.ts';
 
 /**
- * The text of one paragraph, heading or table cell: takes it in pieces (lines joined by line feeds, without
- * their indentation) and hands on its form as soon as it cannot change any more.
+ * Parses the inline text of one paragraph, heading or table cell. The text arrives in pieces (lines joined by line
+ * feeds, without indentation); output is emitted as soon as it is final.
  */
 export class Inline {
   readonly #source = new Source();
   readonly #spans: Spans;
   readonly #reader: Scan<void>;
-  readonly #unfound = new Set<string>();
+  readonly #absent = new Set<string>();
   readonly #codeSpans = new CodeSpans();
   readonly #inTable: boolean;
   #position = 0;
   #idle = false;
-  /** White space and line ending held: they are dropped at the end of a line or of the text. */
+  /** Held white space and line ending; dropped at the end of a line or of the text. */
   #space = '';
   #emitted = 0;
 
   /**
-   * @param sink gets pieces of the text form, in which a line feed starts a new line.
-   * @param inTable whether `\\|` is a pipe in code too.
+   * @param sink receives pieces of the text, in which a line feed starts a new line
+   * @param inTable whether `\\|` is a pipe in code too
    */
   constructor(sink: (text: string) => void, inTable = false) {
     this.#inTable = inTable;
@@ -58,17 +58,17 @@ export class Inline {
     this.#reader = this.#read();
   }
 
-  /** Whether all that came has been understood and handed on (but for white space). */
+  /** Whether all input has been parsed and emitted, except white space. */
   get settled(): boolean {
     return this.#idle && this.#spans.settled;
   }
 
-  /** Whether the reader waits for no character in particular, so that `plain` may be used. */
+  /** Whether the reader is between two constructs, so that `feedPlain` may be used. */
   get idle(): boolean {
     return this.#idle;
   }
 
-  /** How much has been handed on since `startLine`; negative when not even its line feed. */
+  /** Characters emitted since `startLine`; negative while its line feed is held. */
   get emitted(): number {
     return this.#emitted;
   }
@@ -78,15 +78,14 @@ export class Inline {
     this.#reader.next();
   }
 
-  /** Like `feed`, for an idle reader and text without anything special that does not end in white space. */
-  plain(text: string): void {
+  /** Like `feed`, for an idle reader and text without special characters and without white space at its end. */
+  feedPlain(text: string): void {
     this.#source.append(text);
     this.#position = this.#source.end;
     this.#source.forget(this.#position);
     this.#text(text);
   }
 
-  /** A new line begins. */
   startLine(): void {
     this.feed('\n');
     this.#emitted = -1;
@@ -114,7 +113,7 @@ export class Inline {
     }
   }
 
-  /** Reads on to the next character that may mean something. */
+  /** Reads up to the next special character. */
   #readPlain(): void {
     const source = this.#source;
     let at = this.#position;
@@ -140,7 +139,7 @@ export class Inline {
   *#readSpecial(code: number): Scan<void> {
     switch (code) {
       case NEWLINE:
-        // Two in a row: a line of nothing but a backslash.
+        // Two line endings in a row: a line that consists of a backslash.
         this.#space = `${this.#space.replaceAll(/[ \t]/g, '')}\n`;
         this.#position++;
         return;
@@ -187,7 +186,7 @@ export class Inline {
     const start = this.#position;
     const linkEnd = yield* scanAutolink(this.#source, start);
     if (linkEnd > 0) return this.#take(this.#source.slice(start + 1, linkEnd - 1), linkEnd);
-    const end = yield* scanHtml(this.#source, start, this.#unfound);
+    const end = yield* scanHtml(this.#source, start, this.#absent);
     this.#take(end > 0 ? this.#source.slice(start, end) : '<', end > 0 ? end : start + 1);
   }
 
@@ -225,7 +224,7 @@ export class Inline {
     if (!this.#spans.inBrackets) return this.#take(']', after);
     this.#flushSpace();
     if (this.#spans.canLink && (yield* peek(this.#source, after)) === PAREN_OPEN) {
-      const resource = yield* scanResource(this.#source, after, this.#unfound);
+      const resource = yield* scanResource(this.#source, after, this.#absent);
       if (resource) {
         this.#position = resource.end;
         return this.#spans.link(decodeString(resource.address));

@@ -9,7 +9,7 @@ const ESCAPE_OR_REFERENCE = /\\([!-/:-@[-`{-~])|&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1
 const REFERENCE = /^(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[0-9a-zA-Z]{1,31})$/;
 const MAX_LENGTH = 32;
 
-/** Reads the character reference whose `&` is at `start`; null when there is none. */
+/** Reads the character reference whose `&` is at `start`; null if there is none. */
 export function* scanReference(source: Source, start: number): Scan<{ text: string; end: number } | null> {
   const from = start + 1;
   let at = from;
@@ -24,7 +24,7 @@ export function* scanReference(source: Source, start: number): Scan<{ text: stri
   return text === null ? null : { text, end: at + 1 };
 }
 
-/** The text of a character reference (`amp`, `#38`, `#x26`: without `&` and `;`), or null when there is none. */
+/** The text of a character reference, given without `&` and `;` (`amp`, `#38`, `#x26`); null if unknown. */
 function decodeReference(name: string): string | null {
   if (name.charAt(0) !== '#') return decodeNamedCharacterReference(name) || null;
   const hex = name.charAt(1) === 'x' || name.charAt(1) === 'X';
@@ -32,7 +32,7 @@ function decodeReference(name: string): string | null {
   return isForbidden(code) ? REPLACEMENT : String.fromCodePoint(code);
 }
 
-/** Resolves backslash escapes and character references, as in the address of a link. */
+/** Resolves the backslash escapes and character references of a link's address. */
 export function decodeString(raw: string): string {
   return raw.replace(ESCAPE_OR_REFERENCE, (whole: string, escaped?: string, name?: string) => {
     if (escaped !== undefined) return escaped;
@@ -40,7 +40,7 @@ export function decodeString(raw: string): string {
   });
 }
 
-/** Control characters, surrogates, noncharacters and what is beyond Unicode. */
+/** Control characters, surrogates, noncharacters and numbers beyond Unicode. */
 function isForbidden(code: number): boolean {
   return (
     code < 0x09 ||

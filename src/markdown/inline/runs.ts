@@ -4,20 +4,20 @@ export interface Run {
   readonly mark: string;
   readonly opens: boolean;
   readonly closes: boolean;
-  /** Its place among the runs and brackets of the block. */
+  /** Position among the runs and brackets of the block. */
   readonly order: number;
-  /** Marks not used up by a span. */
+  /** Marks that no span has used. */
   left: number;
-  /** Whether it may still be paired. */
+  /** Whether the run may still be paired. */
   live: boolean;
   previous: Run | null;
   next: Run | null;
 }
 
-/** For each kind of closing run, the order up to which no opening run fits it: what keeps the cost linear. */
+/** For each kind of closing run, the order up to which no opener fits. Keeps the cost linear (CommonMark's `openers_bottom`). */
 type Floors = Map<string, number>;
 
-/** The live runs of a block in their order, and the rules by which they pair. */
+/** The live runs of a block in order, and the rules by which they pair. */
 export class Runs {
   #last: Run | null = null;
   readonly #floors: Floors = new Map();
@@ -40,12 +40,12 @@ export class Runs {
     return run;
   }
 
-  /** Pairs the runs from `first` on, as far as they close, with runs before them. */
+  /** Pairs the closing runs from `first` on with earlier opening runs. */
   pairFrom(first: Run | null): void {
     this.#pairAll(first, -1, this.#floors);
   }
 
-  /** Pairs the runs after an order with each other only; what stays unpaired is text. */
+  /** Pairs the runs after `order` among themselves; unpaired runs become text. */
   pairAfter(order: number): void {
     let first: Run | null = null;
     for (let run = this.#last; run && run.order > order; run = run.previous) first = run;
@@ -53,7 +53,7 @@ export class Runs {
     while (this.#last && this.#last.order > order) this.#unlink(this.#last);
   }
 
-  /** No run will be paired any more. */
+  /** Turns all unpaired runs into text. */
   end(): void {
     for (let run = this.#last; run; run = run.previous) run.live = false;
     this.#last = null;
@@ -81,7 +81,7 @@ export class Runs {
       opener.left -= used;
       closer.left -= used;
       if (opener.left === 0) this.#unlink(opener);
-      else lower(floors, opener.order - 1);
+      else lowerFloors(floors, opener.order - 1);
     }
     if (closer.left === 0 || !closer.opens) this.#unlink(closer);
   }
@@ -101,15 +101,15 @@ function openerFor(closer: Run, floor: number): Run | null {
   return null;
 }
 
-/** The rule of three: runs that could both open and close do not pair when their sum is a multiple of three. */
+/** CommonMark's rule of three: runs that can both open and close do not pair if their sum is a multiple of three. */
 function fits(opener: Run, closer: Run): boolean {
   if (closer.mark === '~') return true;
   if (!opener.closes && !closer.opens) return true;
   return closer.left % 3 === 0 || (opener.left + closer.left) % 3 !== 0;
 }
 
-/** An opening run that lost marks may now fit where it did not before. */
-function lower(floors: Floors, to: number): void {
+/** An opener with fewer marks may fit closers that it did not fit before. */
+function lowerFloors(floors: Floors, to: number): void {
   for (const [key, floor] of floors) {
     if (floor > to) floors.set(key, to);
   }

@@ -3,7 +3,7 @@ import { type Scan, skip } from './scan.ts';
 import { END, MORE, type Source } from './source.ts';
 
 export interface CodeSpan {
-  /** The text form: the code, or the backticks alone when nothing closes them. */
+  /** The code, or the backticks if nothing closes them. */
   readonly text: string;
   readonly end: number;
   readonly isCode: boolean;
@@ -11,22 +11,22 @@ export interface CodeSpan {
 
 /** The code spans of one block. */
 export class CodeSpans {
-  /** For each length of a run of backticks, where the last one starts. */
+  /** Start of the last run of backticks, by its length. */
   readonly #lastRuns = new Map<number, number>();
-  /** Whether the end of the block has been seen, so that `#lastRuns` is complete. */
+  /** Whether the block has been read to its end, so that `#lastRuns` is complete. */
   #sawEnd = false;
 
-  /** Reads what starts with the backtick at `start`. */
+  /** Reads the code span or backticks at `start`. */
   *scan(source: Source, start: number): Scan<CodeSpan> {
     const from = yield* skip(source, start, isBacktick);
     const length = from - start;
-    const isHopeless = this.#sawEnd && (this.#lastRuns.get(length) ?? -1) < from;
-    const to = isHopeless ? -1 : yield* this.#findEnd(source, from, length);
+    const isUnclosed = this.#sawEnd && (this.#lastRuns.get(length) ?? -1) < from;
+    const to = isUnclosed ? -1 : yield* this.#findEnd(source, from, length);
     if (to < 0) return { text: '`'.repeat(length), end: from, isCode: false };
     return { text: codeText(source.slice(from, to)), end: to + length, isCode: true };
   }
 
-  /** Where the run of backticks starts that closes the code; -1 when there is none. */
+  /** Start of the closing run of backticks; -1 if there is none. */
   *#findEnd(source: Source, from: number, length: number): Scan<number> {
     let run = 0;
     for (let at = from; ; ) {
@@ -54,7 +54,7 @@ function isBacktick(code: number): boolean {
   return code === BACKTICK;
 }
 
-/** Line endings count as spaces; one space at both ends goes unless there is nothing else. */
+/** Line endings become spaces; one space at both ends is removed, unless the code is all spaces. */
 function codeText(raw: string): string {
   const text = raw.replaceAll('\n', ' ');
   const isPadded = text.length > 2 && text.startsWith(' ') && text.endsWith(' ') && /[^ ]/.test(text);

@@ -21,31 +21,31 @@ import {
   SPACE,
   UNDERSCORE,
 } from '../chars.ts';
-import { find, peek, type Scan, skip, type Unfound } from './scan.ts';
+import { type Absent, find, peek, type Scan, skip } from './scan.ts';
 import { END, type Source } from './source.ts';
 
-/** The position after the inline HTML whose `<` is at `start`; -1 when it is none. */
-export function* scanHtml(source: Source, start: number, unfound: Unfound): Scan<number> {
+/** The position after the inline HTML whose `<` is at `start`; -1 if there is none. */
+export function* scanHtml(source: Source, start: number, absent: Absent): Scan<number> {
   const code = yield* peek(source, start + 1);
-  if (code === QUESTION) return yield* find(source, start + 2, '?>', unfound);
-  if (code === BANG) return yield* scanDeclaration(source, start, unfound);
+  if (code === QUESTION) return yield* find(source, start + 2, '?>', absent);
+  if (code === BANG) return yield* scanDeclaration(source, start, absent);
   if (code === SLASH) return yield* scanClosingTag(source, start + 2);
   return isAlpha(code) ? yield* scanOpeningTag(source, start + 2) : -1;
 }
 
-function* scanDeclaration(source: Source, start: number, unfound: Unfound): Scan<number> {
+function* scanDeclaration(source: Source, start: number, absent: Absent): Scan<number> {
   const code = yield* peek(source, start + 2);
-  if (isAlpha(code)) return yield* find(source, start + 3, '>', unfound);
+  if (isAlpha(code)) return yield* find(source, start + 3, '>', absent);
   if (code === DASH) {
     if ((yield* peek(source, start + 3)) !== DASH) return -1;
-    return yield* find(source, start + 2, '-->', unfound);
+    return yield* find(source, start + 2, '-->', absent);
   }
   if (code !== BRACKET_OPEN) return -1;
   const opening = 'CDATA[';
   for (let i = 0; i < opening.length; i++) {
     if ((yield* peek(source, start + 3 + i)) !== opening.charCodeAt(i)) return -1;
   }
-  return yield* find(source, start + 9, ']]>', unfound);
+  return yield* find(source, start + 9, ']]>', absent);
 }
 
 function* scanClosingTag(source: Source, at: number): Scan<number> {
@@ -82,7 +82,7 @@ function* scanAttribute(source: Source, at: number): Scan<number> {
   return end === value ? -1 : end;
 }
 
-/** The position after the autolink (`<https://…>`, `<a@b.c>`) whose `<` is at `start`; -1 when it is none. */
+/** The position after the autolink (`<https://…>`, `<a@b.c>`) whose `<` is at `start`; -1 if there is none. */
 export function* scanAutolink(source: Source, start: number): Scan<number> {
   const schemeEnd = yield* skip(source, start + 1, isScheme);
   const length = schemeEnd - start - 1;

@@ -11,7 +11,7 @@ import {
   QUOTE,
   SPACE,
 } from '../chars.ts';
-import { peek, type Scan, skip, type Unfound } from './scan.ts';
+import { type Absent, peek, type Scan, skip } from './scan.ts';
 import { END, MORE, type Source } from './source.ts';
 
 /** The part of a link after its text. */
@@ -23,8 +23,8 @@ export interface Resource {
 
 const MAX_PARENS = 32;
 
-/** The `(address "title")` whose parenthesis is at `start`; null when it is none. */
-export function* scanResource(source: Source, start: number, unfound: Unfound): Scan<Resource | null> {
+/** The `(address "title")` whose parenthesis is at `start`; null if there is none. */
+export function* scanResource(source: Source, start: number, absent: Absent): Scan<Resource | null> {
   const from = yield* skip(source, start + 1, isBlank);
   const first = yield* peek(source, from);
   if (first === PAREN_CLOSE) return { end: from + 1, address: '' };
@@ -35,14 +35,14 @@ export function* scanResource(source: Source, start: number, unfound: Unfound): 
   const after = angled ? to + 1 : to;
   let end = yield* skip(source, after, isBlank);
   if (end > after) {
-    const titleEnd = yield* scanTitle(source, end, unfound);
+    const titleEnd = yield* scanTitle(source, end, absent);
     if (titleEnd < 0) return null;
     if (titleEnd > end) end = yield* skip(source, titleEnd, isBlank);
   }
   return (yield* peek(source, end)) === PAREN_CLOSE ? { end: end + 1, address } : null;
 }
 
-/** The position of the `>` that closes an address; -1 when a line ending or `<` comes first. */
+/** The position of the `>` that closes an address; -1 if a line ending or `<` comes first. */
 function* scanAngled(source: Source, from: number): Scan<number> {
   for (let at = from; ; ) {
     const code = yield* peek(source, at);
@@ -57,7 +57,7 @@ function* scanAngled(source: Source, from: number): Scan<number> {
   }
 }
 
-/** The position after an address without spaces, its parentheses balanced; -1 when it is none. */
+/** The position after an address without spaces and with balanced parentheses; -1 if there is none. */
 function* scanAddress(source: Source, from: number): Scan<number> {
   let open = 0;
   for (let at = from; ; ) {
@@ -80,13 +80,13 @@ function* scanAddress(source: Source, from: number): Scan<number> {
   }
 }
 
-/** The position after a title; `start` itself when there is none there, -1 when it has no end. */
-function* scanTitle(source: Source, start: number, unfound: Unfound): Scan<number> {
+/** The position after a title; `start` if there is no title, -1 if the title has no end. */
+function* scanTitle(source: Source, start: number, absent: Absent): Scan<number> {
   const opener = yield* peek(source, start);
   if (opener !== QUOTE && opener !== APOSTROPHE && opener !== PAREN_OPEN) return start;
   const closer = opener === PAREN_OPEN ? PAREN_CLOSE : opener;
   const key = `title ${closer}`;
-  if (unfound.has(key)) return -1;
+  if (absent.has(key)) return -1;
   for (let at = start + 1; ; ) {
     const code = source.at(at);
     if (code === MORE) {
@@ -102,6 +102,6 @@ function* scanTitle(source: Source, start: number, unfound: Unfound): Scan<numbe
       at++;
     }
   }
-  unfound.add(key);
+  absent.add(key);
   return -1;
 }

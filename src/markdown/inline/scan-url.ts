@@ -13,11 +13,11 @@ import {
 import { peek, type Scan, skip } from './scan.ts';
 import type { Source } from './source.ts';
 
-/** Punctuation that belongs to an address only when more of the address follows. */
+/** Punctuation that belongs to an address only if more of the address follows. */
 const TRAIL = '!"\'),.:;?_~*';
 const DELETE = 0x7f;
 
-/** Whether `http:` or `https:`, not part of a longer word, ends with the colon at `colon`. */
+/** Whether the colon ends `http:` or `https:` that is not part of a longer word. */
 export function isProtocol(source: Source, colon: number): boolean {
   const start = endsWith(source, colon, 'https')
     ? colon - 5
@@ -27,7 +27,7 @@ export function isProtocol(source: Source, colon: number): boolean {
   return start >= 0 && !isAlpha(source.before(start));
 }
 
-/** Whether `www.`, at the start of a word, ends with the dot at `dot`. */
+/** Whether the dot ends `www.` at the start of a word. */
 export function isWww(source: Source, dot: number): boolean {
   if (!endsWith(source, dot, 'www')) return false;
   const before = source.before(dot - 3);
@@ -43,9 +43,9 @@ function endsWith(source: Source, end: number, word: string): boolean {
 }
 
 /**
- * Reads a bare address from `start` on and tells `settle` each time up to where it is sure. It ends before a space,
- * `<` or a character outside ASCII (in Chinese, text follows an address without a space), and before punctuation
- * that only such an end follows.
+ * Reads a bare address from `start` on and calls `settle` with the position up to which it is certain. The address
+ * ends before a space, `<` or a character outside ASCII, because Chinese text follows without a space. Punctuation
+ * at its end does not belong to it.
  */
 export function* scanUrl(source: Source, start: number, settle: (upTo: number) => void): Scan<void> {
   if (!isAlphanumeric(yield* peek(source, start))) return;
@@ -70,12 +70,12 @@ function isTrail(code: number): boolean {
   return TRAIL.includes(String.fromCharCode(code));
 }
 
-/** A character that an address may contain. */
+/** Whether an address may contain this character. */
 function isVisible(code: number): boolean {
   return code > SPACE && code < DELETE && code !== LESS;
 }
 
-/** The position after punctuation and whole character references; -1 when the address ends before them. */
+/** The position after punctuation and character references; -1 if the address ends before them. */
 function* skipTrail(source: Source, from: number): Scan<number> {
   for (let at = from; ; ) {
     at = yield* skip(source, at, isTrail);

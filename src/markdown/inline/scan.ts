@@ -1,15 +1,15 @@
 import { END, MORE, type Source } from './source.ts';
 
 /**
- * A reader of text that is still arriving: it stops (yields) where the text ends for now and goes on from there,
- * so that nothing is read twice however small the pieces are.
+ * A reader of arriving text. It yields where the available text ends and continues from there, so that nothing is
+ * read twice, however small the pieces are.
  */
 export type Scan<T> = Generator<undefined, T, undefined>;
 
-/** What was looked for up to the end of the block in vain; looking again would find nothing either. */
-export type Unfound = Set<string>;
+/** Strings that the rest of the block does not contain, so that the search is not repeated. */
+export type Absent = Set<string>;
 
-/** The code unit at a position, waited for; END after the last one. */
+/** The code unit at a position; yields until it is available. END after the last one. */
 export function* peek(source: Source, at: number): Scan<number> {
   let code = source.at(at);
   while (code === MORE) {
@@ -19,7 +19,7 @@ export function* peek(source: Source, at: number): Scan<number> {
   return code;
 }
 
-/** The first position from `at` on whose code unit is not of the class (END is of no class). */
+/** The first position from `at` on whose code unit is not in the class (END is in no class). */
 export function* skip(source: Source, at: number, isMember: (code: number) => boolean): Scan<number> {
   for (let position = at; ; ) {
     const code = source.at(position);
@@ -32,9 +32,9 @@ export function* skip(source: Source, at: number, isMember: (code: number) => bo
   }
 }
 
-/** The position after the first `needle` that starts at `from` or later; -1 when the block has none. */
-export function* find(source: Source, from: number, needle: string, unfound: Unfound): Scan<number> {
-  if (unfound.has(needle)) return -1;
+/** The position after the first `needle` that starts at `from` or later; -1 if the block has none. */
+export function* find(source: Source, from: number, needle: string, absent: Absent): Scan<number> {
+  if (absent.has(needle)) return -1;
   const last = needle.length - 1;
   const lastCode = needle.charCodeAt(last);
   for (let position = from + last; ; ) {
@@ -47,7 +47,7 @@ export function* find(source: Source, from: number, needle: string, unfound: Unf
     if (code === lastCode && matches(source, position - last, needle)) return position + 1;
     position++;
   }
-  unfound.add(needle);
+  absent.add(needle);
   return -1;
 }
 

@@ -1,16 +1,16 @@
-/** Past the end of the text, and the text is complete. */
+/** The position is past the end of the complete text. */
 export const END = -1;
-/** Past the end of what has come so far. */
+/** The position is past the available text; more may come. */
 export const MORE = -2;
 
-/** How many code units stay readable behind the place that was last forgotten up to. */
+/** Code units that stay readable before the position passed to `forget`. */
 const LOOK_BACK = 16;
 const FORGET_FROM = 4096;
 const SLICE = 8192;
 
 /**
- * The text of one block while it arrives: code units at absolute positions, in an array that grows by doubling.
- * (A string would be copied whole each time it is read after a piece was added: quadratic for a long block.)
+ * The arriving text of one block: code units at absolute positions, in an array that grows by doubling. A string
+ * would be flattened on each read after an append, which is quadratic for a long block.
  */
 export class Source {
   #units = new Uint16Array(64);
@@ -18,7 +18,7 @@ export class Source {
   #end = 0;
   #closed = false;
 
-  /** The position after the last code unit that has come. */
+  /** The position after the last available code unit. */
   get end(): number {
     return this.#end;
   }
@@ -30,18 +30,18 @@ export class Source {
     this.#end += text.length;
   }
 
-  /** No more text will come. */
+  /** Marks the text as complete. */
   close(): void {
     this.#closed = true;
   }
 
-  /** The code unit at a position, or END, or MORE. */
+  /** The code unit at a position, END or MORE. */
   at(position: number): number {
     if (position >= this.#end) return this.#closed ? END : MORE;
     return this.#units[position - this.#base] ?? END;
   }
 
-  /** The code point that ends right before a position; END at the start of the text. */
+  /** The code point before a position; END at the start of the text. */
   before(position: number): number {
     const low = this.#units[position - 1 - this.#base] ?? END;
     if (low < 0xdc00 || low > 0xdfff) return low;
@@ -58,7 +58,7 @@ export class Source {
     return text;
   }
 
-  /** What lies before a position is not needed any more, but for a few characters to look back at. */
+  /** Frees the text before a position, except the last LOOK_BACK code units. */
   forget(position: number): void {
     const drop = position - LOOK_BACK - this.#base;
     if (drop < FORGET_FROM) return;

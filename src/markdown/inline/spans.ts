@@ -1,6 +1,6 @@
 import { type Run, Runs } from './runs.ts';
 
-/** Text whose form is known. `alt` is its form in the description of an image. */
+/** Final text. `alt` is its form in the description of an image. */
 interface Text {
   readonly kind: 'text';
   text: string;
@@ -12,9 +12,9 @@ interface Bracket {
   readonly kind: 'bracket';
   readonly image: boolean;
   readonly order: number;
-  /** Its place among the nodes, counted from the first node of the block. */
+  /** Index among all nodes of the block. */
   readonly place: number;
-  /** Whether it may still begin a link or an image. */
+  /** Whether the bracket may still begin a link or an image. */
   live: boolean;
 }
 
@@ -23,19 +23,20 @@ type Node = Text | Run | Bracket;
 const COMPACT_FROM = 1024;
 
 /**
- * Pairs the marks of one block while they arrive, and hands on the text up to the first mark that may still be
- * paired. Each mark is looked at a bounded number of times, so the cost is linear.
+ * Pairs the marks of one block as they arrive, and emits the text up to the first mark that may still be paired.
+ * Each mark is visited a bounded number of times, so the cost is linear.
  */
 export class Spans {
   readonly #sink: (text: string) => void;
   #nodes: Node[] = [];
-  /** Nodes handed on already: those before `#head`, and `#gone` of them not in the array any more. */
+  /** Index of the first node that has not been emitted. */
   #head = 0;
-  #gone = 0;
+  /** Emitted nodes that were removed from the array. */
+  #removed = 0;
   #orders = 0;
   readonly #runs = new Runs();
-  /** Runs from here on wait until no bracket before them can begin a link (a link ends all spans inside it). */
-  #waiting: Run | null = null;
+  /** First run that must wait until no bracket before it can begin a link, because a link ends all spans inside it. */
+  #deferred: Run | null = null;
   readonly #brackets: Bracket[] = [];
   #liveLinks: Bracket[] = [];
   #liveImages = 0;
@@ -44,7 +45,7 @@ export class Spans {
     this.#sink = sink;
   }
 
-  /** Whether everything has been handed on. */
+  /** Whether everything has been emitted. */
   get settled(): boolean {
     return this.#nodes.length === 0;
   }
@@ -54,7 +55,7 @@ export class Spans {
     return this.#brackets.length > 0;
   }
 
-  /** Whether a `]` would end the text of a link or an image, if an address follows. */
+  /** Whether a `]` with an address after it would make a link or an image. */
   get canLink(): boolean {
     return this.#brackets.at(-1)?.live ?? false;
   }
@@ -77,7 +78,7 @@ export class Spans {
     const run = this.#runs.add(this.#orders++, mark, length, opens, closes);
     this.#nodes.push(run);
     if (this.#isDeferring()) {
-      this.#waiting ??= run;
+      this.#deferred ??= run;
       return;
     }
     this.#runs.pairFrom(run);
@@ -85,7 +86,7 @@ export class Spans {
   }
 
   open(image: boolean): void {
-    const place = this.#gone + this.#nodes.length;
+    const place = this.#removed + this.#nodes.length;
     const order = this.#orders++;
     const bracket: Bracket = { kind: 'bracket', image, order, place, live: true };
     this.#nodes.push(bracket);
@@ -94,20 +95,20 @@ export class Spans {
     else this.#liveLinks.push(bracket);
   }
 
-  /** The innermost bracket begins no link: it is text, and so is the `]` that ends it. */
+  /** Closes the innermost bracket without a link; both brackets are text. */
   close(): void {
     this.#pop();
     this.text(']');
     this.#resume();
   }
 
-  /** The innermost bracket begins a link to this address, or an image. */
+  /** Closes the innermost bracket as a link to this address, or as an image. */
   link(address: string): void {
     const bracket = this.#pop();
     if (!bracket) return;
-    if (this.#waiting && this.#waiting.order > bracket.order) this.#waiting = null;
+    if (this.#deferred && this.#deferred.order > bracket.order) this.#deferred = null;
     this.#runs.pairAfter(bracket.order);
-    const at = bracket.place - this.#gone;
+    const at = bracket.place - this.#removed;
     const inside = this.#nodes.slice(at + 1);
     this.#nodes.length = at;
     const alt = join(inside, altOf);
@@ -120,7 +121,7 @@ export class Spans {
     this.#resume();
   }
 
-  /** The block is over: what is still open is text. */
+  /** Ends the block; open marks are text. */
   end(): void {
     for (const bracket of this.#brackets) bracket.live = false;
     this.#liveLinks = [];
@@ -145,12 +146,12 @@ export class Spans {
 
   #resume(): void {
     if (this.#isDeferring()) return;
-    this.#runs.pairFrom(this.#waiting);
-    this.#waiting = null;
+    this.#runs.pairFrom(this.#deferred);
+    this.#deferred = null;
     this.#settle();
   }
 
-  /** Hands on what cannot change any more. */
+  /** Emits the nodes that are final. */
   #settle(): void {
     const nodes = this.#nodes;
     while (this.#head < nodes.length) {
@@ -161,7 +162,7 @@ export class Spans {
       if (text !== '') this.#sink(text);
     }
     if (this.#head === nodes.length || (this.#head > COMPACT_FROM && this.#head * 2 > nodes.length)) {
-      this.#gone += this.#head;
+      this.#removed += this.#head;
       this.#nodes = nodes.slice(this.#head);
       this.#head = 0;
     }
