@@ -1,8 +1,8 @@
 /**
- * Every curl command of the documents, run by the shell against a live server, its answer compared with the block
- * that follows it. Commands may use shell variables, filled from the answers before them in the same document: $ID,
- * the first conversation_id of the latest answer that has one, and likewise $STREAM, the stream_id, $LAST, the id of
- * the last event, $CURSOR, the next_cursor, $JOB, the id of the export that was started, and $SINCE, its cursor.
+ * Runs every curl command of the documents against a live server and compares its response with the block that
+ * follows. Commands may use shell variables, filled from the latest response of the same document that has them: $ID
+ * (conversation_id), $STREAM (stream_id), $LAST (id of the last event), $CURSOR (next_cursor), $JOB (id of the
+ * export job that was started) and $SINCE (cursor of an export).
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
@@ -15,47 +15,43 @@ import { differences } from './shape.ts';
 const SHELL = process.platform === 'win32' ? 'sh' : '/bin/sh';
 const LIMIT_MS = 60_000;
 
-/** As with MariaDB: a bare machine that we are root of gets what the tests need. */
-function findCurl(): void {
-  const there = () => spawnSync('curl', ['--version']).status === 0;
-  if (there()) return;
-  const possible = process.getuid?.() === 0 && existsSync('/etc/debian_version');
-  if (possible && process.env.TEST_NO_INSTALL !== '1') {
-    process.stderr.write('no curl here: installing it (TEST_NO_INSTALL=1 forbids it)\n');
+/** Installs curl where it is missing, as root on Debian only. */
+function ensureCurl(): void {
+  const isInstalled = () => spawnSync('curl', ['--version']).status === 0;
+  if (isInstalled()) return;
+  const canInstall = process.getuid?.() === 0 && existsSync('/etc/debian_version');
+  if (canInstall && process.env.TEST_NO_INSTALL !== '1') {
+    process.stderr.write('curl not found, installing it (TEST_NO_INSTALL=1 prevents this)\n');
     spawnSync('apt-get', ['update'], { stdio: ['ignore', 'ignore', 'inherit'] });
     spawnSync('apt-get', ['install', '-y', '--no-install-recommends', 'curl'], {
       stdio: ['ignore', 'ignore', 'inherit'],
     });
   }
-  assert.ok(there(), 'the curl lines of the documents need curl');
+  assert.ok(isInstalled(), 'the curl commands of the documents need curl');
 }
 
-interface Ran {
+interface CommandResult {
   readonly code: number | null;
-  readonly output: string;
-  readonly complaint: string;
+  readonly stdout: string;
+  readonly stderr: string;
 }
 
-function run(script: string, variables: Readonly<Record<string, string>>): Promise<Ran> {
+function run(script: string, variables: Readonly<Record<string, string>>): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
     const env = { ...process.env, no_proxy: '*', ...variables };
     const child = spawn(SHELL, ['-euc', script], { env, timeout: LIMIT_MS });
-    const output: Buffer[] = [];
-    const complaint: Buffer[] = [];
-    child.stdout.on('data', (piece: Buffer) => output.push(piece));
-    child.stderr.on('data', (piece: Buffer) => complaint.push(piece));
+    const stdout: Buffer[] = [];
+    const stderr: Buffer[] = [];
+    child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk));
+    child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk));
     child.on('error', reject);
     child.on('close', (code) => {
-      resolve({
-        code,
-        output: Buffer.concat(output).toString(),
-        complaint: Buffer.concat(complaint).toString(),
-      });
+      resolve({ code, stdout: Buffer.concat(stdout).toString(), stderr: Buffer.concat(stderr).toString() });
     });
   });
 }
 
-const REMEMBERED = [
+const VARIABLES = [
   ['ID', /"conversation_id":"([^"]+)"/],
   ['STREAM', /"stream_id":"([^"]+)"/],
   ['LAST', /^id: (\S+:end)$/m],
@@ -64,9 +60,9 @@ const REMEMBERED = [
   ['SINCE', /"cursor":"([^"]+)"/],
 ] as const;
 
-function remember(variables: Record<string, string>, answer: string): void {
-  for (const [name, pattern] of REMEMBERED) {
-    const value = pattern.exec(answer)?.[1];
+function fillVariables(variables: Record<string, string>, response: string): void {
+  for (const [name, pattern] of VARIABLES) {
+    const value = pattern.exec(response)?.[1];
     if (value !== undefined) variables[name] = value;
   }
 }
@@ -76,19 +72,19 @@ function checkDocument(file: string, calls: readonly Call[]): void {
     let server: TestServer;
     const variables: Record<string, string> = {};
     before(async () => {
-      findCurl();
+      ensureCurl();
       server = await startServer();
     });
     after(() => server.stop());
 
-    for (const { command, answer } of calls) {
-      it(`answers as shown after line ${command.line}: ${command.text.trim().split('\n', 1)[0]}`, async () => {
-        assert.ok(answer, 'a block with the answer (json or text) must follow');
+    for (const { command, response } of calls) {
+      it(`gives the response shown after line ${command.line}: ${command.text.trim().split('\n', 1)[0]}`, async () => {
+        assert.ok(response, 'a block with the response (json or text) must follow');
         const script = command.text.replaceAll('localhost:5010', new URL(server.url).host);
-        const { code, output, complaint } = await run(script, variables);
-        assert.equal(code, 0, complaint);
-        remember(variables, output);
-        assert.deepEqual(differences(answer, output), []);
+        const { code, stdout, stderr } = await run(script, variables);
+        assert.equal(code, 0, stderr);
+        fillVariables(variables, stdout);
+        assert.deepEqual(differences(response, stdout), []);
       });
     }
   });
@@ -108,11 +104,11 @@ describe('the curl commands', () => {
     'docs/exports.zh-CN.md',
   ]) {
     it(`are found in ${file}`, () => {
-      assert.ok(all.some((one) => one.file === file && one.calls.length >= 4));
+      assert.ok(all.some((document) => document.file === file && document.calls.length >= 4));
     });
   }
 
-  it('stand alone in their block, so that each has its answer', () => {
+  it('are one per block, each with its response', () => {
     for (const { file, calls } of all) {
       for (const { command } of calls) {
         assert.equal(command.text.match(/\bcurl /g)?.length, 1, `${file}, line ${command.line}`);

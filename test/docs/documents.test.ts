@@ -27,6 +27,13 @@ const TWINS = [
   'docs/content-filter',
   'docs/security',
 ].filter((name) => documents().includes(`${name}.zh-CN.md`));
+const OTHERS = [
+  'CHANGELOG.md',
+  'CONTRIBUTING.md',
+  'SECURITY.md',
+  'bench/README.md',
+  'src/markdown/README.md',
+];
 const RECORDS = readdirSync(fileUrl('docs/adr/')).map((file) => `docs/adr/${file}`);
 
 /** The levels of the headings in order, such as `# ## ## ###`. */
@@ -34,7 +41,7 @@ function outline(markdown: string): string {
   return [...prose(markdown).matchAll(/^#+(?= )/gm)].map((match) => match[0]).join(' ');
 }
 
-/** `#NAME=value` lines; an empty value is shown as unset. */
+/** The `#NAME=value` lines of .env.example. */
 function exampleSettings(): string[][] {
   return [...read('.env.example').matchAll(/^#([A-Z][A-Z_]*)=(.*)$/gm)].map(([, name = '', value = '']) => [
     name,
@@ -61,8 +68,8 @@ describe('the documents', () => {
     });
   }
 
-  for (const file of [...documents(), ...RECORDS, 'CHANGELOG.md']) {
-    it(`link to nothing that is not there: ${file}`, () => {
+  for (const file of [...documents(), ...RECORDS, ...OTHERS]) {
+    it(`link to existing files and headings: ${file}`, () => {
       const dead = linksOf(read(file)).filter(({ path, fragment }) => {
         const target = path === '' ? file : posix.join(posix.dirname(file), path);
         if (!existsSync(fileUrl(target))) return true;
@@ -99,7 +106,7 @@ describe('the documents', () => {
   }
 
   for (const file of ['docs/reliability.md', 'docs/reliability.zh-CN.md']) {
-    it(`name tests that are there: ${file}`, () => {
+    it(`name existing tests: ${file}`, () => {
       const named = [...read(file).matchAll(/`(test\/[^`]+)`((?: “[^”]+”)+)/g)].flatMap(
         ([, path = '', names = '']) =>
           [...names.matchAll(/“([^”]+)”/g)].map(([, name = '']) => ({ path, name })),
@@ -113,12 +120,13 @@ describe('the documents', () => {
   }
 
   for (const file of ['README.md', 'README.zh-CN.md']) {
-    it(`list every npm script: ${file}`, () => {
-      const rows = rowsUnder(read(file), /Scripts|脚本/).flatMap(([cell]) => {
+    it(`list every npm script once, with CONTRIBUTING.md: ${file}`, () => {
+      const rows = [file, 'CONTRIBUTING.md'].flatMap((name) => rowsUnder(read(name), /Scripts|脚本/));
+      const scripts = rows.flatMap(([cell]) => {
         const command = codeIn(cell);
         return command === undefined ? [] : [command.replace(/^npm (?:run )?/, '')];
       });
-      assert.deepEqual(rows.sort(), Object.keys(packageJson.scripts).sort());
+      assert.deepEqual(scripts.sort(), Object.keys(packageJson.scripts).sort());
     });
   }
 

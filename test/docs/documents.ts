@@ -1,4 +1,4 @@
-/** The documents as data: fenced blocks, tables, links. */
+/** Parses the documents into fenced blocks, tables and links. */
 import { readdirSync, readFileSync } from 'node:fs';
 
 const ROOT = new URL('../../', import.meta.url);
@@ -6,14 +6,14 @@ const ROOT = new URL('../../', import.meta.url);
 export interface Block {
   readonly language: string;
   readonly text: string;
-  /** Of the opening fence, counted from 1. */
+  /** Line of the opening fence, counted from 1. */
   readonly line: number;
 }
 
-/** A curl command of a document and the block after it, which shows the answer. */
+/** A curl command of a document, and the block after it, which shows the response. */
 export interface Call {
   readonly command: Block;
-  readonly answer: Block | undefined;
+  readonly response: Block | undefined;
 }
 
 export function fileUrl(name: string): URL {
@@ -24,7 +24,7 @@ export function read(name: string): string {
   return readFileSync(fileUrl(name), 'utf8').replaceAll('\r\n', '\n');
 }
 
-/** Paths from the project's folder. */
+/** Paths relative to the project's folder. */
 export function documents(): string[] {
   const inDocs = readdirSync(fileUrl('docs/')).filter((file) => file.endsWith('.md'));
   return ['README.md', 'README.zh-CN.md', ...inDocs.sort().map((file) => `docs/${file}`)];
@@ -43,11 +43,11 @@ export function callsOf(markdown: string): Call[] {
   return blocks.flatMap((command, index) => {
     if (!/^(sh|bash)$/.test(command.language) || !/\bcurl\b/.test(command.text)) return [];
     const next = blocks[index + 1];
-    return [{ command, answer: next && /^(json|text)$/.test(next.language) ? next : undefined }];
+    return [{ command, response: next && /^(json|text)$/.test(next.language) ? next : undefined }];
   });
 }
 
-/** The cells of every table row below a heading of which `heading` is a part, up to the next heading. */
+/** The cells of every table row in the sections whose heading matches. */
 export function rowsUnder(markdown: string, heading: RegExp): string[][] {
   const sections = markdown
     .split(/^(?=#+ )/m)
@@ -63,12 +63,12 @@ export function rowsUnder(markdown: string, heading: RegExp): string[][] {
     );
 }
 
-/** `text` of a cell that is nothing but `` `text` ``. */
+/** The `text` of a cell that consists of `` `text` `` alone. */
 export function codeIn(cell: string | undefined): string | undefined {
   return /^`([^`]+)`$/.exec(cell ?? '')?.[1];
 }
 
-/** Where the document's links within the project point; `path` is empty for the document itself. */
+/** Targets of the links within the project; `path` is empty for links within the document. */
 export function linksOf(markdown: string): { readonly path: string; readonly fragment: string }[] {
   const targets = [...prose(markdown).matchAll(/\]\(([^)\s]+)\)/g)].map((match) => match[1] ?? '');
   return targets
@@ -79,12 +79,12 @@ export function linksOf(markdown: string): { readonly path: string; readonly fra
     });
 }
 
-/** Everything but the fenced blocks. */
+/** The document without its fenced blocks. */
 export function prose(markdown: string): string {
   return markdown.replace(/^```[\s\S]*?^```$/gm, '');
 }
 
-/** The fragments by which GitHub lets one link to the headings. */
+/** The fragments that GitHub gives to the headings. */
 export function anchorsOf(markdown: string): string[] {
   return [...prose(markdown).matchAll(/^#+ (.+)$/gm)].map((match) =>
     (match[1] ?? '')

@@ -1,7 +1,7 @@
 /**
- * Whether an answer has the shape that a document shows. Compared are members, types, the order of events, and every
- * value that cannot change from call to call: booleans, words such as `complete`, header values, status lines.
- * Free text, numbers, times and ids may differ.
+ * Compares a response with the one that a document shows: members, types, the order of events, and the values that do
+ * not change from call to call (booleans, words such as `complete`, header values, status lines). Free text, numbers,
+ * times and ids may differ.
  */
 import type { Block } from './documents.ts';
 
@@ -20,20 +20,20 @@ const MASKS: readonly (readonly [RegExp, string])[] = [
   [/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, '<time>'],
   [/\d+/g, '<number>'],
 ];
-/** Not free text: identifiers of the API. */
+/** Identifiers of the API, which must be equal. */
 const WORD = /^(?:[a-z]+(?:_[a-z]+)*|\/problems\/[a-z-]+)$/;
 
-/** Members whose text is free even where it is one word. */
+/** Members whose text may differ even when it is a single word. */
 const FREE = /\.(?:content|response|message|detail|error|title)$/;
 
 function masked(text: string): string {
   return MASKS.reduce((result, [pattern, mask]) => result.replace(pattern, mask), text);
 }
 
-/** One line per difference; empty when the answer is as shown. */
-export function differences(shown: Block, answer: string): string[] {
-  if (shown.language === 'json') return compareJson('$', JSON.parse(shown.text), parsed(answer));
-  const [expected, actual] = [split(shown.text), split(answer)];
+/** One line per difference; empty when the response matches. */
+export function differences(shown: Block, response: string): string[] {
+  if (shown.language === 'json') return compareJson('$', JSON.parse(shown.text), parsed(response));
+  const [expected, actual] = [split(shown.text), split(response)];
   return [
     ...compareHeads(expected.head, actual.head),
     ...(/^[{[]/.test(expected.body)
@@ -46,7 +46,7 @@ function parsed(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    return `what is no JSON: ${text.slice(0, 200)}`;
+    return `not JSON: ${text.slice(0, 200)}`;
   }
 }
 
@@ -65,21 +65,21 @@ function split(text: string): { head: Head | undefined; body: string } {
   };
 }
 
-/** A document need not show every header field; those that it shows must be there, with that value. */
+/** Header fields that the document omits are ignored; those that it shows must have the same value. */
 function compareHeads(expected: Head | undefined, actual: Head | undefined): string[] {
   if (!expected) return [];
-  const found = [...expected.fields].flatMap(([name, value]) => {
+  const differing = [...expected.fields].flatMap(([name, value]) => {
     const other = actual?.fields.get(name);
     return other !== undefined && masked(other) === masked(value)
       ? []
-      : [`${name}: ${value} is shown, came: ${other}`];
+      : [`${name}: expected ${value}, got ${other}`];
   });
   return expected.status === actual?.status
-    ? found
-    : [`${expected.status} is shown, came: ${actual?.status}`, ...found];
+    ? differing
+    : [`expected ${expected.status}, got ${actual?.status}`, ...differing];
 }
 
-/** Events in a row that differ in their values only count as one. */
+/** Consecutive events with the same signature count as one. */
 function eventsOf(body: string): Event[] {
   const events = body
     .split('\n\n')
@@ -95,7 +95,7 @@ function eventsOf(body: string): Event[] {
 
 function compareEvents(expected: readonly Event[], actual: readonly Event[]): string[] {
   const [a, b] = [expected, actual].map((events) => events.map((event) => event.signature).join('\n'));
-  if (a !== b) return [`these events are shown:\n${a}\nand these came:\n${b}`];
+  if (a !== b) return [`expected events:\n${a}\ngot:\n${b}`];
   return expected.flatMap((event, index) => compareJson(`event ${index}`, event.data, actual[index]?.data));
 }
 
@@ -109,16 +109,16 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
 }
 
 function compareJson(path: string, expected: unknown, actual: unknown): string[] {
-  const [shown, came] = [kindOf(expected), kindOf(actual)];
-  if (shown !== came) return [`${path} is shown as ${shown}, came: ${JSON.stringify(actual)}`];
+  const shown = kindOf(expected);
+  if (shown !== kindOf(actual)) return [`${path}: expected ${shown}, got ${JSON.stringify(actual)}`];
   if (isObject(expected) && isObject(actual)) return compareMembers(path, expected, actual);
   if (Array.isArray(expected) && Array.isArray(actual)) return compareItems(path, expected, actual);
   return fixed(path, expected) === fixed(path, actual)
     ? []
-    : [`${path} is shown as ${JSON.stringify(expected)}, came: ${JSON.stringify(actual)}`];
+    : [`${path}: expected ${JSON.stringify(expected)}, got ${JSON.stringify(actual)}`];
 }
 
-/** What of a plain value must be equal. */
+/** The part of a plain value that must be equal. */
 function fixed(path: string, value: unknown): unknown {
   if (typeof value === 'number') return 'number';
   if (typeof value !== 'string') return value;
@@ -134,17 +134,17 @@ function compareMembers(
   actual: Readonly<Record<string, unknown>>,
 ): string[] {
   const missing = Object.keys(expected).filter((name) => !Object.hasOwn(actual, name));
-  const unshown = Object.keys(actual).filter((name) => !Object.hasOwn(expected, name));
+  const undocumented = Object.keys(actual).filter((name) => !Object.hasOwn(expected, name));
   const common = Object.keys(expected).filter((name) => Object.hasOwn(actual, name));
   return [
-    ...missing.map((name) => `${path}.${name} is shown and did not come`),
-    ...unshown.map((name) => `${path}.${name} came and is not shown`),
+    ...missing.map((name) => `${path}.${name} is missing`),
+    ...undocumented.map((name) => `${path}.${name} is not documented`),
     ...common.flatMap((name) => compareJson(`${path}.${name}`, expected[name], actual[name])),
   ];
 }
 
 function compareItems(path: string, expected: readonly unknown[], actual: readonly unknown[]): string[] {
   if (expected.length !== actual.length)
-    return [`${path} shows ${expected.length} items, came: ${actual.length}`];
+    return [`${path}: expected ${expected.length} items, got ${actual.length}`];
   return expected.flatMap((item, index) => compareJson(`${path}[${index}]`, item, actual[index]));
 }
