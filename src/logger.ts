@@ -7,17 +7,16 @@ import {
   stdSerializers,
   stdTimeFunctions,
 } from 'pino';
-import pretty from 'pino-pretty';
 import { maskLogLine } from './filter/pii/log.ts';
 
 export type { Logger };
 
-/** Names under which a secret could ever travel through a log call; the values are cut out of every line. */
+/** Fields that may carry a secret; their values are removed from every line. */
 const REDACTED = ['authorization', 'cookie', 'apiKey', 'api_key', 'password', 'token', 'x-api-key'];
 
 /**
- * An error as it is logged. Messages of database drivers quote data (a key that is there twice, a value that is too
- * long), and their errors carry the statement: of those only kind, code and the places in our code are written.
+ * Messages of database drivers quote data (a duplicate key, a value that is too long), and their errors carry the
+ * statement. Only type, code and stack frames of those are logged.
  */
 function serializeError(error: unknown): unknown {
   if (!(error instanceof Error)) return stdSerializers.err(error as Error);
@@ -36,19 +35,18 @@ function serializeError(error: unknown): unknown {
 
 export interface LogOptions {
   readonly level: string;
-  readonly pretty: boolean;
   /** Whether personal data is masked in every line. */
   readonly masked?: boolean;
-  /** Appended to, made with its folder where missing; undefined: standard output. */
+  /** Appended to, created with its folder if missing; undefined: standard output. */
   readonly file: string | undefined;
 }
 
-/**
- * The process's logger.
- * @param fields what every line carries besides, such as the request id
- * @param stream where the lines go instead, for tests
- */
-export function createLogger(options: LogOptions, fields: () => object, stream?: DestinationStream): Logger {
+/** @param fields added to every line, such as the request id */
+export function createLogger(
+  options: LogOptions,
+  fields: () => object,
+  stream: DestinationStream = jsonDestination(options.file),
+): Logger {
   const settings: LoggerOptions = {
     level: options.level,
     base: { pid: process.pid },
@@ -61,29 +59,32 @@ export function createLogger(options: LogOptions, fields: () => object, stream?:
     },
     ...(options.masked && { hooks: { streamWrite: maskLogLine } }),
   };
-  return pino(settings, stream ?? destination(options));
+  return pino(settings, stream);
 }
 
-/** How long a line may wait for others to be written with, and how many bytes are not kept waiting. */
-const GATHER_MS = 100;
-const GATHER_BYTES = 8 * 1024;
-
 /**
- * JSON lines are gathered for a tenth of a second and flushed at exit: a write for each took a tenth of the cost of a
- * cached reply. A person at a terminal gets each line at once.
+ * Lines are buffered for up to this time or size and flushed at exit. One write for each line took a tenth of the cost
+ * of a cached reply.
  */
-function destination({ pretty: readable, file }: LogOptions): DestinationStream {
-  // In a cluster (PM2) the manager takes the lines from process.stdout; what goes to the bare descriptor is lost.
+const FLUSH_INTERVAL_MS = 100;
+const BUFFER_BYTES = 8 * 1024;
+
+function jsonDestination(file: string | undefined): DestinationStream {
+  // In a cluster (PM2) the manager reads the lines from process.stdout; writes to descriptor 1 are lost.
   if (cluster.isWorker && file === undefined) return process.stdout;
-  if (!readable) {
-    return pino.destination({
-      dest: file ?? 1,
-      mkdir: true,
-      sync: false,
-      minLength: GATHER_BYTES,
-      periodicFlush: GATHER_MS,
-    });
-  }
+  return pino.destination({
+    dest: file ?? 1,
+    mkdir: true,
+    sync: false,
+    minLength: BUFFER_BYTES,
+    periodicFlush: FLUSH_INTERVAL_MS,
+  });
+}
+
+/** Writes each line immediately, for a person at a terminal. */
+export async function prettyDestination(file: string | undefined): Promise<DestinationStream> {
+  if (cluster.isWorker && file === undefined) return process.stdout;
+  const { default: pretty } = await import('pino-pretty');
   return pretty({
     destination: file ?? 1,
     mkdir: true,

@@ -4,7 +4,6 @@ import { AppError } from '../domain/errors.ts';
 import { Quotas } from '../http/access/quotas.ts';
 import { ConcurrencyLimiter } from '../limits/concurrency-limiter.ts';
 import { Limiter } from '../limits/limiter.ts';
-import { openRedisCounters } from '../limits/redis.ts';
 import type { Logger } from '../logger.ts';
 import { ApiKeyService } from '../services/access/api-keys.ts';
 import { SignedLinks } from '../services/access/signed-links.ts';
@@ -12,22 +11,22 @@ import { StartError } from '../startup/start-error.ts';
 import type { Core } from './core.ts';
 
 /** Keys, signed links and rate limits. */
-export function composeAccess(core: Core) {
+export async function composeAccess(core: Core) {
   const { database, clock, ids, log, secrets } = core;
   return {
     keys: new ApiKeyService({ store: database.apiKeys, clock, ids, log }),
     links: new SignedLinks(secrets),
-    ...composeLimits(core),
+    ...(await composeLimits(core)),
   };
 }
 
-function composeLimits({ config, database, processes: alive, clock, log }: Core) {
+async function composeLimits({ config, database, processes: alive, clock, log }: Core) {
   const { redisUrl } = config.limits;
   const sqlite = config.database.target.kind === 'sqlite';
   // PM2 starts its workers one after the other: count those still to come.
   const expected = cluster.isWorker ? config.workers : 1;
   const processes = sqlite ? () => 1 : () => Math.max(alive(), expected);
-  const redis = redisUrl === undefined ? undefined : openRedisCounters(redisUrl);
+  const redis = redisUrl === undefined ? undefined : await openRedis(redisUrl);
   const store = redis ?? database.counters;
   const limiter = new Limiter({ store, processes, always: redis !== undefined, clock, log });
   const concurrency = new ConcurrencyLimiter(sqlite ? null : { limiter, processes, clock });
@@ -37,6 +36,11 @@ function composeLimits({ config, database, processes: alive, clock, log }: Core)
     redis?.close();
   };
   return { limits: { close }, quotas: new Quotas(config.limits, { limiter, concurrency }) };
+}
+
+async function openRedis(url: string) {
+  const { openRedisCounters } = await import('../limits/redis.ts');
+  return openRedisCounters(url);
 }
 
 /**

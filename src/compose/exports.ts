@@ -9,7 +9,7 @@ import { createPurgeArchive } from '../files/purge-archive.ts';
 import { maskPersonal } from '../filter/index.ts';
 import { presentJob } from '../http/response/export-presenters.ts';
 import type { Logger } from '../logger.ts';
-import { createMailer } from '../notify/mail.ts';
+import type { MailOptions } from '../notify/mail.ts';
 import { Notifier, notificationErrors } from '../notify/notifier.ts';
 import { createWebhook, webhookSecret } from '../notify/webhook.ts';
 import { PurgeService } from '../services/conversations/purge.ts';
@@ -22,7 +22,7 @@ import type { ExportThrottle } from '../services/exports/throttle.ts';
 import type { Core } from './core.ts';
 
 /** Exports, their jobs and notifications, and the purge with its archive. */
-export function composeExports(core: Core, throttle: ExportThrottle) {
+export async function composeExports(core: Core, throttle: ExportThrottle) {
   const { config, database, worker, clock, ids, log, secrets } = core;
   const retention = new Retention(config.chat.ttlMs);
   const cursors = new CursorCodec(secrets);
@@ -33,7 +33,7 @@ export function composeExports(core: Core, throttle: ExportThrottle) {
   });
   const files = createExportFiles(join(config.dataDir, 'exports'));
   const store = database.exportJobs;
-  const notifier = composeNotifier(core);
+  const notifier = await composeNotifier(core);
   const notify = (signal: AbortSignal) => notifier.notify(signal);
   const jobRunner = new JobRunner({ store, files, exports, clock, worker, log, notify }, config.exports);
   const mail = config.notify.smtpUrl !== undefined;
@@ -74,7 +74,7 @@ export function purgeArchiver(
   return new PurgeArchiver(database.exports, archive, clock, new Retention(config.chat.ttlMs));
 }
 
-function composeNotifier({ config, database, worker, clock, log, secrets }: Core): Notifier {
+async function composeNotifier({ config, database, worker, clock, log, secrets }: Core): Promise<Notifier> {
   const { smtpUrl, mailFrom, allowPrivate } = config.notify;
   const webhook = createWebhook({
     secret: async () => webhookSecret((await secrets())[0] ?? ''),
@@ -82,6 +82,11 @@ function composeNotifier({ config, database, worker, clock, log, secrets }: Core
     allowPrivate,
     clock,
   });
-  const mailer = smtpUrl === undefined ? undefined : createMailer({ smtpUrl, from: mailFrom });
+  const mailer = smtpUrl === undefined ? undefined : await openMailer({ smtpUrl, from: mailFrom });
   return new Notifier({ store: database.exportJobs, worker, mailer, webhook, clock, log });
+}
+
+async function openMailer(options: MailOptions) {
+  const { createMailer } = await import('../notify/mail.ts');
+  return createMailer(options);
 }

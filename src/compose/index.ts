@@ -67,8 +67,8 @@ export async function startServer(
   const model = filter.stored ? filterReplies(upstream.model, filter.stored) : upstream.model;
   const throttle = new ExportThrottle();
   const chat = composeChat(core, model, filter, throttle);
-  const access = composeAccess(core);
-  const exports = composeExports(core, throttle);
+  const access = await composeAccess(core);
+  const exports = await composeExports(core, throttle);
   const closeParts = async () => {
     await upstream.close();
     await Promise.all([access.keys.close(), access.limits.close(), filter.stop()]);

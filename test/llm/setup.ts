@@ -3,6 +3,8 @@ import type { ChatModel, ModelOutcome, ModelRequest } from '../../src/domain/mod
 import type { Log } from '../../src/domain/runtime.ts';
 import { createChatModel, type ModelOptions } from '../../src/llm/model.ts';
 import { type FakeUpstream, startFakeUpstream } from '../support/fake-upstream.ts';
+// Loaded on the first call otherwise, which takes longer than the short timeouts of these tests.
+import '../../src/llm/transport/client.ts';
 
 export const KEY = 'sk-planted-0123456789abcdef';
 

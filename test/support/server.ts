@@ -28,7 +28,7 @@ export async function startServer(
   const context = new RequestContext();
   plantSettings(env);
   const config = loadConfig({ PORT: '0', DATA_DIR: folder, SHUTDOWN_GRACE_MS: '5000', ...env });
-  const options = { level: 'debug', pretty: false, file: undefined, masked: config.piiMask.logs };
+  const options = { level: 'debug', file: undefined, masked: config.piiMask.logs };
   const log = createLogger(options, () => context.fields(), {
     write(line) {
       recordLog(line);

@@ -7,7 +7,7 @@ function logged(write: (log: ReturnType<typeof createLogger>) => void): {
   line: Record<string, unknown>;
 } {
   let text = '';
-  const options = { level: 'info', pretty: false, file: undefined };
+  const options = { level: 'info', file: undefined };
   const log = createLogger(options, () => ({ request_id: 'r1' }), {
     write: (line) => {
       text += line;

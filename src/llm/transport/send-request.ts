@@ -1,15 +1,14 @@
 import type { IncomingMessage } from 'node:http';
 import { classifyResponse, UpstreamError } from '../errors.ts';
 import type { Attempt } from './attempt.ts';
-import { isConnectionError } from './client.ts';
 
 /** Sends a request and resolves with an answer whose body is a reply. Rejects with an UpstreamFault. */
 export async function sendRequest(
   attempt: Attempt,
   send: (signal: AbortSignal) => Promise<IncomingMessage>,
 ): Promise<IncomingMessage> {
-  const answer = await send(attempt.signal).catch((error: unknown) => {
-    throw classifySendError(error);
+  const answer = await send(attempt.signal).catch(async (error: unknown) => {
+    throw await classifySendError(error);
   });
   const fault = classifyResponse(answer) ?? encodingError(answer);
   if (!fault) return answer;
@@ -17,7 +16,8 @@ export async function sendRequest(
   throw fault;
 }
 
-function classifySendError(error: unknown): UpstreamError {
+async function classifySendError(error: unknown): Promise<UpstreamError> {
+  const { isConnectionError } = await import('./client.ts');
   if (isConnectionError(error)) return connectionError(error.cause);
   return new UpstreamError('upstream_error', { reason: 'the request could not be made' });
 }

@@ -4,7 +4,7 @@ import { createLogger } from '../../../src/logger.ts';
 
 function logged(fields: object, masked = true): Record<string, unknown> {
   let text = '';
-  const log = createLogger({ level: 'info', pretty: false, file: undefined, masked }, () => ({}), {
+  const log = createLogger({ level: 'info', file: undefined, masked }, () => ({}), {
     write: (line) => {
       text += line;
     },

@@ -1,0 +1,96 @@
+/** Loads the configuration, starts the server and stops it on a signal. */
+
+import { flushCompileCache } from 'node:module';
+import packageJson from '../package.json' with { type: 'json' };
+import { type RunningServer, startServer } from './compose/index.ts';
+import { type Config, ConfigError, loadConfig, loadEnvironment } from './config/config.ts';
+import { createLogger, type Logger, prettyDestination } from './logger.ts';
+import { RequestContext } from './request-context.ts';
+import { StartError } from './startup/start-error.ts';
+
+const LAST_LINES_MS = 100;
+
+function fail(message: string): never {
+  process.stderr.write(`${message}\n`);
+  process.exit(1);
+}
+
+function readConfig(): Config {
+  try {
+    return loadConfig(loadEnvironment(), process.stdout.isTTY);
+  } catch (error) {
+    if (error instanceof ConfigError) fail(`The server cannot start with these settings:\n${error.message}`);
+    throw error;
+  }
+}
+
+function logStart(log: Logger, config: Config, server: RunningServer): void {
+  for (const warning of config.warnings) log.warn(warning);
+  const upstream = config.model.demo
+    ? 'demo model, answers are canned'
+    : (config.model.baseUrl ?? 'api.openai.com');
+  const fields = {
+    url: server.url,
+    database: server.database.describe(),
+    upstream,
+    model: config.chat.model,
+  };
+  log.info(
+    { ...fields, changed: config.changed },
+    `chat-api-server ${packageJson.version} listens on ${server.url}`,
+  );
+}
+
+/** Signals of Unix and of a terminal on Windows, and the message PM2 sends on Windows. */
+function onStop(stop: (reason: string) => Promise<void>): void {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop(signal));
+  process.on('message', (message) => {
+    if (message === 'shutdown') void stop('shutdown message');
+  });
+}
+
+/** Under PM2 the last log lines travel through a pipe that needs time to drain. */
+function exitSoon(code: number): void {
+  log.flush();
+  setTimeout(() => process.exit(code), LAST_LINES_MS);
+}
+
+const config = readConfig();
+const context = new RequestContext();
+const log = createLogger(
+  { ...config.log, masked: config.piiMask.logs },
+  () => context.fields(),
+  config.log.pretty ? await prettyDestination(config.log.file) : undefined,
+);
+
+process.on('unhandledRejection', (error) => log.error({ err: error }, 'unhandled rejection'));
+
+const starting = startServer(config, packageJson.version, log, context);
+
+/** A signal during the start takes effect after it, so that it never interrupts a migration. */
+onStop(async (reason) => {
+  log.info({ reason }, 'stopping');
+  const server = await starting.catch(() => undefined);
+  if (!server) return;
+  try {
+    await server.stop();
+    log.info('stopped');
+    exitSoon(0);
+  } catch (error) {
+    log.fatal({ err: error }, 'could not stop cleanly');
+    exitSoon(1);
+  }
+});
+
+try {
+  logStart(log, config, await starting);
+  process.send?.('ready');
+  // Now and not at exit alone: a process that is killed writes nothing.
+  flushCompileCache();
+} catch (error) {
+  if (error instanceof StartError) {
+    process.stderr.write(`The server cannot start: ${error.message}\n`);
+    if (config.log.file !== undefined) log.fatal(`could not start: ${error.message}`);
+  } else log.fatal({ err: error }, 'could not start');
+  exitSoon(1);
+}
