@@ -1,4 +1,4 @@
-/** A bare Express JSON route: parses a body, answers one. */
+/** Baseline: an Express route that parses and sends JSON. */
 import type { AddressInfo } from 'node:net';
 import express from 'express';
 

@@ -2,14 +2,14 @@ import mysql from 'mysql2/promise';
 import { startMariadb } from '../test/support/mariadb.ts';
 
 export interface BenchDatabases {
-  /** `url` undefined: the embedded SQLite. */
+  /** `url` undefined: SQLite. */
   readonly list: readonly { readonly name: string; readonly url: string | undefined }[];
-  /** Everything that is stored on the server. */
+  /** Deletes all conversations on the MySQL server. */
   empty(): Promise<void>;
   stop(): Promise<void>;
 }
 
-/** SQLite, and a schema of its own on the server of BENCH_DATABASE_URL, else on a private MariaDB. */
+/** SQLite, and a new schema on the server of BENCH_DATABASE_URL or on a private MariaDB. */
 export async function benchDatabases(): Promise<BenchDatabases> {
   const given = process.env.BENCH_DATABASE_URL;
   const own = given === undefined ? await startMariadb() : undefined;

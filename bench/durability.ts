@@ -1,4 +1,4 @@
-/** What durability gives, in milliseconds: going on with a long reply, and the journal after an outage. */
+/** Measures how long it takes to resume a long reply and to replay the journal. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,7 +18,7 @@ const silent = pino({ level: 'silent' });
 const ids = createIdSource();
 const RESUMES = 40;
 
-/** A question and its whole reply in a conversation of their own. */
+/** A question and its complete reply in a new conversation. */
 function turn(content: string): TurnWrite & { readonly reply: Message } {
   const conversationId = ids.next();
   const timestamp = Date.now();
@@ -48,11 +48,11 @@ async function withDatabase<T>(url: string, work: (database: Database) => Promis
   }
 }
 
-/** The median time in which a reader that has half of a reply of 100 KB gets the rest, text form, from the store. */
+/** Median time to resume a stored reply of 100 KB in its middle, as text. */
 export function resumeMs(port: number, databaseUrl: string): Promise<number> {
   return withDatabase(databaseUrl, async ({ writer }) => {
     const paragraph =
-      '**Going on** with a [reply](https://example.com/a) where its stream broke off. 断点续传。\n\n';
+      '**Resume** a [reply](https://example.com/a) at the offset where its stream broke. 断点续传。\n\n';
     const unit = turn(paragraph.repeat(Math.ceil(100_000 / Buffer.byteLength(paragraph))));
     await writer.write(unit);
     const { uid } = unit.reply;
@@ -64,13 +64,13 @@ export function resumeMs(port: number, databaseUrl: string): Promise<number> {
       );
       const events = await response.text();
       times.push(performance.now() - began);
-      if (!events.includes('event: done')) throw new Error('the resumed stream has no end');
+      if (!events.includes('event: done')) throw new Error('the resumed stream did not end');
     }
     return percentile(times, 50);
   });
 }
 
-/** How long 10,000 turns that waited in the journal take until they are in the database. */
+/** Time to replay 10,000 turns from the journal into the database. */
 export async function replayMs(databaseUrl: string): Promise<number> {
   const folder = await mkdtemp(join(tmpdir(), 'chat-api-bench-'));
   const journal = new Journal(join(folder, 'journal.sqlite'), 1 << 30);

@@ -1,9 +1,9 @@
-/** Half a million messages and more, Chinese and English, put straight into MariaDB or MySQL. */
+/** Inserts Chinese and English messages directly into MariaDB or MySQL, half a million or more. */
 import mysql from 'mysql2/promise';
 
 const PER_CONVERSATION = 10;
 const BATCH = 500;
-/** Copies are made in the database, told apart by the first two digits of their ids. */
+/** Larger amounts are copies made in the database; the first two digits of the ids distinguish them. */
 const BASE = 500_000;
 
 const SENTENCES = [
@@ -25,12 +25,12 @@ function id(prefix: string, n: number): string {
   return `00${prefix}-0000-7000-8000-${hex}`;
 }
 
-/** `2024-01-01` plus so many minutes, as the database has it. */
+/** 2024-01-01 plus the minutes, in the database's format. */
 function time(minutes: number): string {
   return new Date(Date.UTC(2024, 0, 1) + minutes * 60_000).toISOString().replace('T', ' ').slice(0, 23);
 }
 
-/** @param messages a multiple of BASE, or less than it */
+/** @param messages a multiple of BASE, or less than BASE */
 export async function fill(url: string, messages: number): Promise<void> {
   const connection = await mysql.createConnection(url);
   try {
@@ -63,7 +63,7 @@ async function fillBatch(connection: mysql.Connection, from: number, until: numb
   );
 }
 
-/** Conversations of a copy are a year younger than those of the one before. */
+/** Copies the base; the times of each copy are a year later than those of the previous one. */
 async function copyAll(connection: mysql.Connection, copy: number): Promise<void> {
   const digits = copy.toString(16).padStart(2, '0');
   const copied = (column: string) => `CONCAT('${digits}', SUBSTRING(${column}, 3))`;
@@ -79,7 +79,7 @@ async function copyAll(connection: mysql.Connection, copy: number): Promise<void
   );
 }
 
-/** What is in it: the last `created_at` of so many conversations of the first copy. */
+/** The last `created_at` of the first `conversations` conversations of the base. */
 export function lastCreatedOf(conversations: number): string {
   return new Date(Date.UTC(2024, 0, 1) + (conversations - 1) * 60_000).toISOString();
 }

@@ -1,7 +1,7 @@
 /**
- * `npm run bench:export:kills [-- --messages 1000000] [-- --kills 10] [-- --seed S]`: an export job of the server and
- * one of the command line, killed (SIGKILL) at random moments; both must end in files that their manifests verify and
- * that are the same bytes. On a private MariaDB (or BENCH_DATABASE_URL).
+ * `npm run bench:export:kills [-- --messages 1000000] [-- --kills 10] [-- --seed S]`: kills (SIGKILL) an export job of
+ * the server and an export of the command line at random moments. Both files must match their manifests and be
+ * identical. Uses a private MariaDB, or BENCH_DATABASE_URL.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -51,10 +51,10 @@ async function killed(child: ChildProcess): Promise<void> {
   await once(child, 'exit');
 }
 
-/** A server, when it listens. */
+/** Starts a server and waits until it listens. */
 async function serve(env: Record<string, string>): Promise<{ child: ChildProcess; url: string }> {
   const child = run({ ...env, PORT: '0', LOG_FORMAT: 'json' }, 'src/main.ts');
-  if (!child.stdout) throw new Error('no output');
+  if (!child.stdout) throw new Error('the child has no stdout');
   const lines = createInterface({ input: child.stdout });
   for await (const line of lines) {
     const url = /"url":"([^"]+)"/.exec(line)?.[1];
@@ -62,7 +62,7 @@ async function serve(env: Record<string, string>): Promise<{ child: ChildProcess
     child.stdout.resume();
     return { child, url };
   }
-  throw new Error('the server does not listen');
+  throw new Error('the server exited before it listened');
 }
 
 interface Job {
@@ -106,8 +106,8 @@ async function commandWithKills(env: Record<string, string>): Promise<string> {
     if (child.exitCode !== null) break;
     await killed(child);
     const state = `${file}.part.json`;
-    const behind = existsSync(state) ? JSON.parse(await readFile(state, 'utf8')).checkpoint.messages : 0;
-    console.log(`command line, kill ${kill}: ${behind} messages behind it`);
+    const written = existsSync(state) ? JSON.parse(await readFile(state, 'utf8')).checkpoint.messages : 0;
+    console.log(`command line, kill ${kill}: ${written} messages at the checkpoint`);
   }
   await ended(run(env, 'scripts/export.ts', '--format', 'csv', '--out', file));
   return file;
@@ -116,7 +116,7 @@ async function commandWithKills(env: Record<string, string>): Promise<string> {
 const databases = await benchDatabases();
 try {
   const url = databases.list[1]?.url;
-  if (url === undefined) throw new Error('there is no MariaDB or MySQL');
+  if (url === undefined) throw new Error('MariaDB or MySQL is required');
   const env = {
     DATABASE_URL: url,
     DB_AUTO_MIGRATE: 'on',
@@ -134,8 +134,7 @@ try {
   const [one, other] = await Promise.all(
     [made, command].map(async (place) => JSON.parse(await readFile(`${place}.manifest.json`, 'utf8'))),
   );
-  if (one.messages !== messages || one.sha256 !== other.sha256)
-    throw new Error('the two files are not the same');
+  if (one.messages !== messages || one.sha256 !== other.sha256) throw new Error('the two files differ');
   console.log(`both verify: ${one.messages} messages, ${one.bytes} bytes, sha256 ${one.sha256}`);
 } finally {
   await databases.stop();

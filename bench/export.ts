@@ -1,6 +1,6 @@
 /**
- * `npm run bench:export [-- --messages 500000,5000000] [-- --rounds 3] [-- --json FILE]`: exports of the running server beside the
- * database's own client, on a private MariaDB (or BENCH_DATABASE_URL), in one run.
+ * `npm run bench:export [-- --messages 500000,5000000] [-- --rounds 3] [-- --json FILE]`: measures exports of the
+ * running server next to the database's own client, in one run. Uses a private MariaDB, or BENCH_DATABASE_URL.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -26,7 +26,7 @@ const CHATS = 6000;
 /** 50,000 messages. */
 const FEW = `format=csv&end_date=${lastCreatedOf(5000)}`;
 
-/** What the exports have, from the database's own client. */
+/** The columns of an export, for the database's own client. */
 const SAME_COLUMNS = `SELECT m.conversation_id, c.created_at, c.last_active, m.uid, m.role, m.content, m.timestamp, m.status
   FROM messages m JOIN conversations c ON c.id = m.conversation_id`;
 
@@ -42,7 +42,7 @@ function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
 
-/** Seconds of `mariadb --batch` (or `mysql`), its output thrown away. */
+/** Seconds that `mariadb --batch` takes; its output is discarded. */
 async function dump(url: string): Promise<number> {
   const { hostname, port, username, password, pathname } = new URL(url);
   const args = [
@@ -66,7 +66,7 @@ async function dump(url: string): Promise<number> {
   });
   child.stdout.pipe(createWriteStream(devNull));
   const [code] = await once(child, 'close');
-  if (code !== 0) throw new Error(`the database's client ended with ${code}`);
+  if (code !== 0) throw new Error(`mariadb exited with ${code}`);
   return (performance.now() - began) / 1000;
 }
 
@@ -92,7 +92,7 @@ async function download(server: Measured, query: string): Promise<Run> {
   return { ms, firstByteMs, bytes, peakMb: (peakRss - idle.rss) / 2 ** 20, loopP99Ms };
 }
 
-/** Milliseconds until the reply of a chat is there, which asks the stand-in and is stored; two callers in turn. */
+/** Latencies in milliseconds of chats that call the stand-in and are stored, from two concurrent callers. */
 async function chats(server: Measured, until: Promise<unknown> | undefined): Promise<number[]> {
   const found: number[] = [];
   let over = false;
@@ -110,8 +110,8 @@ async function chats(server: Measured, until: Promise<unknown> | undefined): Pro
   return found;
 }
 
-/** The p99 of chats while exports run, and without. */
-async function beside(server: Measured): Promise<{ quiet: number; busy: number }> {
+/** The p99 of chats without and with exports at the same time. */
+async function chatLatencies(server: Measured): Promise<{ quiet: number; busy: number }> {
   await chats(server, undefined);
   const quiet = percentile(await chats(server, undefined), 99);
   const busy: number[] = [];
@@ -163,7 +163,7 @@ const databases = await benchDatabases();
 const upstream = await startPeer('./upstream.ts');
 try {
   const url = databases.list[1]?.url;
-  if (url === undefined) throw new Error('there is no MariaDB or MySQL');
+  if (url === undefined) throw new Error('MariaDB or MySQL is required');
   const server = await startSubject(upstream.port, url, { CONVERSATION_TTL_HOURS: '0' });
   const peaks: number[] = [];
   let filled = 0;
@@ -174,10 +174,10 @@ try {
     await download(server, FEW);
     peaks.push(await measure(server, url, messages));
     if (messages <= 500_000) {
-      const { quiet, busy } = await beside(server);
+      const { quiet, busy } = await chatLatencies(server);
       const figure = `${busy.toFixed(1)} ms, ${(busy / quiet).toFixed(2)} ×`;
       add(
-        `${messages.toLocaleString('en')}: p99 of chats while it runs`,
+        `${messages.toLocaleString('en')}: p99 of chats during exports`,
         figure,
         '1.5 ×',
         busy / quiet <= 1.5,
@@ -193,7 +193,7 @@ try {
   const [small, large] = peaks;
   if (small !== undefined && large !== undefined) {
     const apart = Math.abs(large - small);
-    add('peak memory, the two apart', `${apart.toFixed(0)} MB`, '10 MB', apart <= 10);
+    add('peak memory, difference', `${apart.toFixed(0)} MB`, '10 MB', apart <= 10);
   }
   await server.stop();
 } finally {
@@ -202,7 +202,5 @@ try {
 }
 const machine = `${new Date().toISOString().slice(0, 10)}, Node ${process.version}, ${availableParallelism()} cores (${cpus()[0]?.model.trim() ?? 'unknown'}), ${databases.list[1]?.name}; median of ${ROUNDS}`;
 const lines = rows.map((row) => `| ${row.join(' | ')} |`);
-console.log(
-  ['', machine, '', '| export | figure | at most | met |', '|---|---|---|---|', ...lines].join('\n'),
-);
+console.log(['', machine, '', '| export | figure | limit | met |', '|---|---|---|---|', ...lines].join('\n'));
 if (flags.json !== undefined) await writeFile(flags.json, `${JSON.stringify({ machine, rows }, null, 2)}\n`);

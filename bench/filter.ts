@@ -1,6 +1,6 @@
 /**
- * `npm run bench:filter [-- --rounds 5]`: what a list of 100,000 words costs a streamed reply, and the start. Servers
- * with and without it take turns in one run, on SQLite.
+ * `npm run bench:filter [-- --rounds 5]`: the cost of a list of 100,000 words for a streamed reply and for the start.
+ * Servers with and without the list are measured in alternating rounds, on SQLite.
  */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -10,7 +10,7 @@ import { percentile, run } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
 const WORDS = 100_000;
-const AT_ONCE = 16;
+const CONCURRENCY = 16;
 const STREAMS = 160;
 const STREAM_MS = 400;
 const WARM_UP_ROUNDS = 4;
@@ -22,7 +22,7 @@ const SETTINGS: Record<string, Record<string, string>> = {
   'mask, stored filtered': { CONTENT_FILTER_OUTPUT: 'mask', CONTENT_FILTER_STORE: 'filtered' },
 };
 
-/** Words of 2 to 9 characters, the same ones each time, and one that the stand-in says. */
+/** The same words of 2 to 9 characters in each run, and one that the stand-in's reply contains. */
 function someWords(): string {
   let seed = 1;
   const next = (below: number) => {
@@ -36,7 +36,7 @@ function someWords(): string {
 
 async function cpuPerStream(server: Measured, format: string): Promise<number> {
   const before = await server.sample();
-  await run(STREAMS, AT_ONCE, STREAM_MS, (i) => ({
+  await run(STREAMS, CONCURRENCY, STREAM_MS, (i) => ({
     port: server.port,
     path: '/api/chat-stream',
     body: JSON.stringify({ message: `question ${i}`, cache: false, format }),
@@ -60,10 +60,8 @@ for (const [name, env] of Object.entries(SETTINGS)) {
   subjects.push({ name, ...(await started(upstream, { ...env, ...file })) });
 }
 try {
-  // Beside the median the lowest: on a machine that others use too, it is the one that they have touched least.
-  console.log(
-    '| CPU per streamed reply of 200 chunks | format | median | against none | lowest | against none |',
-  );
+  // The lowest value is shown too: on a shared machine it is the least disturbed one.
+  console.log('| CPU per streamed reply of 200 chunks | format | median | ratio | lowest | ratio |');
   console.log('|---|---|---|---|---|---|');
   for (const format of ['text', 'markdown']) {
     const costs = new Map(subjects.map(({ name }) => [name, [] as number[]]));

@@ -25,7 +25,7 @@ function post(call: Call): ClientRequest {
   return request({ host: '127.0.0.1', port, path, method: 'POST', agent, headers });
 }
 
-/** One call to its end. Throws on any status but 200 and on a cut. */
+/** Makes one call. Rejects for any status but 200, and if the response breaks off. */
 function once(call: Call): Promise<Timing> {
   return new Promise((resolve, reject) => {
     const began = performance.now();
@@ -36,7 +36,7 @@ function once(call: Call): Promise<Timing> {
       let first = 0;
       let bytes = 0;
       reply.on('data', (piece: Buffer) => {
-        // The first event of either server may be an empty one; the first word is what a reader waits for.
+        // The first event can be empty, so the time is taken at the first word.
         if (first === 0 && (bytes > 0 || piece.includes('The'))) first = performance.now() - began;
         bytes += piece.length;
       });
@@ -48,30 +48,29 @@ function once(call: Call): Promise<Timing> {
 }
 
 /**
- * `total` calls, `atOnce` at a time.
- * @param spreadMs over which the first of each worker are spread: callers do not all come in the same millisecond, and
- *   calls that take equally long would otherwise keep meeting
+ * Makes `total` calls, `concurrency` at a time.
+ * @param spreadMs time over which the workers start, so that calls of equal length do not run in lockstep
  */
 export async function run(
   total: number,
-  atOnce: number,
+  concurrency: number,
   spreadMs: number,
   call: (i: number) => Call,
 ): Promise<Timing[]> {
   const timings: Timing[] = [];
   let next = 0;
   const worker = async (_: unknown, index: number) => {
-    await new Promise((resolve) => setTimeout(resolve, (index * spreadMs) / atOnce));
+    await new Promise((resolve) => setTimeout(resolve, (index * spreadMs) / concurrency));
     while (next < total) {
       next += 1;
       timings.push(await once(call(next)));
     }
   };
-  await Promise.all(Array.from({ length: atOnce }).map(worker));
+  await Promise.all(Array.from({ length: concurrency }).map(worker));
   return timings;
 }
 
-/** Opens `count` streams, waits until each has said something, and leaves them open until `close`. */
+/** Opens `count` streams, waits for the first content of each, and keeps them open until `close`. */
 export async function hold(count: number, call: Call): Promise<{ close(): void }> {
   const open: ClientRequest[] = [];
   const one = () =>

@@ -1,4 +1,4 @@
-/** The server with keys and limits. */
+/** The server with API keys and rate limits. */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -8,7 +8,7 @@ import { promisify } from 'node:util';
 import { type Measured, startSubject } from './processes.ts';
 
 const KEYS = fileURLToPath(new URL('../scripts/keys.ts', import.meta.url));
-/** Limits that are counted, and never reached. */
+/** Limits that are counted but never reached. */
 const LIMITS = {
   RATE_LIMIT_REQUESTS: '1000000000',
   RATE_LIMIT_STREAMS: '1000000',
@@ -20,7 +20,7 @@ export interface Locked extends Measured {
   readonly headers: Readonly<Record<string, string>>;
 }
 
-/** Asks for keys, and has one; counts by every policy. */
+/** Starts a server that requires API keys and counts every limit, with a key for it. */
 export async function startLocked(upstreamPort: number, databaseUrl: string | undefined): Promise<Locked> {
   const folder = await mkdtemp(join(tmpdir(), 'chat-api-bench-keys-'));
   const url = databaseUrl ?? `sqlite:${join(folder, 'chat.sqlite')}`;
@@ -28,7 +28,7 @@ export async function startLocked(upstreamPort: number, databaseUrl: string | un
   const args = [KEYS, 'create', '--owner', 'bench', '--scopes', 'chat'];
   const { stdout } = await promisify(execFile)(process.execPath, args, { env });
   const key = /^key +(\S+)$/m.exec(stdout)?.[1];
-  if (key === undefined) throw new Error('no key was made');
+  if (key === undefined) throw new Error('no key was created');
   const server = await startSubject(upstreamPort, url, { AUTH: 'required', ...LIMITS });
   const stop = async () => {
     await server.stop();

@@ -1,6 +1,6 @@
 /**
- * `npm run bench [-- --quick] [-- --json FILE]`: the server beside a bare node:http pipe and a bare Express route, in one
- * run, on SQLite and on MySQL or MariaDB (BENCH_DATABASE_URL, else a private mariadbd as the tests use it).
+ * `npm run bench [-- --quick] [-- --json FILE]`: measures the server next to a bare node:http pipe and a bare Express
+ * route, in one run, on SQLite and on MySQL or MariaDB (BENCH_DATABASE_URL, else a private mariadbd).
  */
 import { writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
@@ -11,7 +11,7 @@ import { type Call, hold, percentile, run, type Timing } from './load.ts';
 import { startLocked } from './locked.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const AT_ONCE = 16;
+const CONCURRENCY = 16;
 const { values: flags } = parseArgs({
   options: { quick: { type: 'boolean', default: false }, json: { type: 'string' } },
 });
@@ -19,7 +19,7 @@ const ROUNDS = flags.quick ? 1 : 3;
 const WARM_UP_ROUNDS = flags.quick ? 1 : 4;
 const STREAMS = flags.quick ? 64 : 160;
 const CALLS = flags.quick ? 1000 : 4000;
-/** What one stream takes: 200 chunks paced 2 ms. */
+/** Duration of one stream: 200 chunks, 2 ms apart. */
 const STREAM_MS = 400;
 const HELD = flags.quick ? 500 : 2000;
 
@@ -54,15 +54,14 @@ async function cost(
   call: (i: number) => Call,
 ): Promise<Cost> {
   const before = await server.sample();
-  const timings = await run(total, AT_ONCE, spreadMs, call);
+  const timings = await run(total, CONCURRENCY, spreadMs, call);
   const after = await server.sample();
   return { cpuMs: (after.cpuMs - before.cpuMs) / total, timings };
 }
 
-/** The two in turn, so that a machine that changes its speed changes it for both. */
+/** Runs both in alternating rounds, because the speed of a machine changes during a run. */
 async function compare(rounds: number, ours: () => Promise<Cost>, base: () => Promise<Cost>) {
-  // Rounds that do not count: what is measured is compiled code and filled pools. V8 is through after about a thousand
-  // calls of a kind.
+  // Warm-up, so that compiled code and filled pools are measured. V8 finishes after about a thousand calls of a kind.
   for (let i = 0; i < WARM_UP_ROUNDS; i += 1) {
     await base();
     await ours();
@@ -95,7 +94,7 @@ async function streams(subject: Measured, pipe: Measured, format: 'text' | 'mark
   );
 }
 
-/** What it costs a cached chat that keys are asked for and limits counted. */
+/** The cost of API keys and rate limits for a cached chat. */
 async function locked(subject: Measured, upstreamPort: number, databaseUrl: string | undefined) {
   const other = await startLocked(upstreamPort, databaseUrl);
   const body = JSON.stringify({ message: 'the same question' });
@@ -235,9 +234,16 @@ async function measure(name: string, databaseUrl: string | undefined): Promise<R
         'ratio',
         1.15,
       ),
-      row(`memory per open stream at ${HELD} open (pipe beside it)`, ourMemory, pipeMemory, 'KB', 'none', 40),
-      row('going on with a reply of 100 KB at its middle, p50', resume, Number.NaN, 'ms', 'none', 50),
-      row('journal: 10,000 turns into the database', replay, Number.NaN, 'ms', 'none', 10_000),
+      row(
+        `memory per open stream at ${HELD} open (next to it: the pipe)`,
+        ourMemory,
+        pipeMemory,
+        'KB',
+        'none',
+        40,
+      ),
+      row('resuming a reply of 100 KB at its middle, p50', resume, Number.NaN, 'ms', 'none', 50),
+      row('journal: replaying 10,000 turns', replay, Number.NaN, 'ms', 'none', 10_000),
     ];
   } finally {
     await Promise.all([subject.stop(), pipe.stop(), bare.stop()]);
@@ -269,11 +275,11 @@ function table(rows: readonly Row[]): string {
         : `${row.atMost} ${row.unit}`;
     const verdict = Number.isNaN(row.atMost) ? '' : value <= row.atMost ? 'yes' : '**no**';
     const digits = row.unit === 'ms' ? 3 : 1;
-    const beside = Number.isNaN(row.base) ? '' : `${row.base.toFixed(digits)} ${row.unit}`;
-    return `| ${row.what} | ${row.database} | ${row.ours.toFixed(digits)} ${row.unit} | ${beside} | ${shown} | ${limit} | ${verdict} |`;
+    const baseline = Number.isNaN(row.base) ? '' : `${row.base.toFixed(digits)} ${row.unit}`;
+    return `| ${row.what} | ${row.database} | ${row.ours.toFixed(digits)} ${row.unit} | ${baseline} | ${shown} | ${limit} | ${verdict} |`;
   });
   return [
-    '| what | database | server | beside it | figure | at most | met |',
+    '| scenario | database | server | baseline | figure | limit | met |',
     '|---|---|---|---|---|---|---|',
     ...lines,
   ].join('\n');
@@ -288,7 +294,7 @@ try {
 }
 const machine = `${new Date().toISOString().slice(0, 10)}, Node ${process.version}, ${availableParallelism()} cores (${cpus()[0]?.model.trim() ?? 'unknown'})`;
 console.log(
-  `\n${machine}; ${AT_ONCE} at once, ${ROUNDS} × ${STREAMS} streams of 200 chunks paced 2 ms, ${ROUNDS} × ${CALLS} calls\n`,
+  `\n${machine}; ${CONCURRENCY} concurrent, ${ROUNDS} × ${STREAMS} streams of 200 chunks, 2 ms apart, ${ROUNDS} × ${CALLS} calls\n`,
 );
 console.log(table(rows));
 if (flags.json !== undefined) await writeFile(flags.json, `${JSON.stringify({ machine, rows }, null, 2)}\n`);

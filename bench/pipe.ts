@@ -1,4 +1,4 @@
-/** The least a server between a caller and a model can do: node:http, bytes through. */
+/** Baseline: the minimum between a caller and a model server, a node:http pipe. */
 import { Agent, createServer, request as send } from 'node:http';
 import type { AddressInfo } from 'node:net';
 

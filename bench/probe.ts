@@ -1,4 +1,4 @@
-/** Loaded into a measured process (`--import`): tells its CPU time and memory when asked over IPC. */
+/** Loaded into a measured process with `--import`: reports CPU time and memory over IPC. */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -24,7 +24,7 @@ process.on('message', (message) => {
   if (message === 'watched') {
     clearInterval(watching);
     delay.disable();
-    // The histogram holds the time between two looks, which is the resolution when nothing is late.
+    // The histogram holds the interval between samples, which equals the resolution when the loop is idle.
     const loopP99Ms = Math.max(0, delay.percentile(99) / 1e6 - RESOLUTION_MS);
     process.send?.({ watched: { peakRss, loopP99Ms } });
   }

@@ -12,7 +12,7 @@ export interface Sample {
   readonly heap: number;
 }
 
-/** What was seen between `watch` and `watched`. */
+/** Measured between `watch` and `watched`. */
 export interface Watched {
   readonly peakRss: number;
   readonly loopP99Ms: number;
@@ -27,7 +27,7 @@ export interface Measured {
 }
 
 const PROBE = new URL('./probe.ts', import.meta.url).href;
-/** What `npm start` gives to Node. */
+/** The Node flags of `npm start`. */
 const START_FLAGS = packageJson.scripts.start.split(' ').filter((word) => word.startsWith('--'));
 
 const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
@@ -58,7 +58,8 @@ function message<T>(
       child.off('message', onMessage).off('exit', onExit);
       resolve(picked);
     };
-    const onExit = (code: number | null) => reject(new Error(`a measured process ended early, code ${code}`));
+    const onExit = (code: number | null) =>
+      reject(new Error(`a measured process exited early, code ${code}`));
     child.on('message', onMessage).once('exit', onExit);
   });
 }
@@ -67,19 +68,19 @@ function measured(child: ChildProcess, port: number, after: () => Promise<void> 
   return {
     port,
     async sample(afterGc = false) {
-      const answer = message(child, ({ probe }) => probe as Sample | undefined);
+      const response = message(child, ({ probe }) => probe as Sample | undefined);
       child.send(afterGc ? 'probe after gc' : 'probe');
-      return answer;
+      return response;
     },
     async watch() {
-      const answer = message(child, ({ watching }) => watching as true | undefined);
+      const response = message(child, ({ watching }) => watching as true | undefined);
       child.send('watch');
-      await answer;
+      await response;
     },
     async watched() {
-      const answer = message(child, ({ watched }) => watched as Watched | undefined);
+      const response = message(child, ({ watched }) => watched as Watched | undefined);
       child.send('watched');
-      return answer;
+      return response;
     },
     async stop() {
       const gone = new Promise((resolve) => child.once('exit', resolve));
@@ -90,13 +91,13 @@ function measured(child: ChildProcess, port: number, after: () => Promise<void> 
   };
 }
 
-/** One of the small programs beside this file, which send `{ port }` when they listen. */
+/** Starts one of the small programs in this folder; they send `{ port }` when they listen. */
 export async function startPeer(name: string, ...args: string[]): Promise<Measured> {
   const child = start(here(name), args, {}, 'ignore');
   return measured(child, await message(child, ({ port }) => port as number | undefined));
 }
 
-/** The server itself, as `npm start` runs it, in front of the stand-in. */
+/** Starts the server as `npm start` does, in front of the stand-in model server. */
 export async function startSubject(
   upstreamPort: number,
   databaseUrl: string | undefined,
@@ -122,13 +123,13 @@ export async function startSubject(
     'pipe',
     START_FLAGS,
   );
-  // The access log is part of the cost, so it is written as in production; here it is only looked at for the port.
+  // The access log is part of the cost, so it is written as in production. The port is read from it.
   const port = await new Promise<number>((resolve, reject) => {
     child.stdout?.setEncoding('utf8').on('data', (lines: string) => {
       const found = /"url":"http:\/\/127\.0\.0\.1:(\d+)"/.exec(lines);
       if (found) resolve(Number(found[1]));
     });
-    child.once('exit', (code) => reject(new Error(`the server ended early, code ${code}`)));
+    child.once('exit', (code) => reject(new Error(`the server exited early, code ${code}`)));
   });
   const running = measured(child, port, () => rm(folder, { recursive: true, force: true }));
   return { ...running, databaseUrl: databaseUrl ?? `sqlite:${join(folder, 'chat.sqlite')}` };

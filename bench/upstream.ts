@@ -1,4 +1,4 @@
-/** Stand-in for a model server: paced streams, JSON at once, and streams that stay open. Costs as little as it can. */
+/** Stand-in for a model server: paced streams, immediate JSON, and streams that stay open, at little cost. */
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
