@@ -36,6 +36,12 @@ const OTHERS = [
 ];
 const RECORDS = readdirSync(fileUrl('docs/adr/')).map((file) => `docs/adr/${file}`);
 
+const SOURCES = ['src', 'migrations', 'scripts', 'bench', 'test'].flatMap((folder) =>
+  readdirSync(fileUrl(`${folder}/`), { recursive: true, encoding: 'utf8' }).map((path) =>
+    posix.join(folder, path.replaceAll('\\', '/')),
+  ),
+);
+
 /** The levels of the headings in order, such as `# ## ## ###`. */
 function outline(markdown: string): string {
   return [...prose(markdown).matchAll(/^#+(?= )/gm)].map((match) => match[0]).join(' ');
@@ -76,6 +82,16 @@ describe('the documents', () => {
         return fragment !== '' && !anchorsOf(read(target)).includes(fragment);
       });
       assert.deepEqual(dead, []);
+    });
+  }
+
+  for (const file of ['docs/architecture.md', ...RECORDS, ...OTHERS].filter(
+    (name) => name !== 'CHANGELOG.md',
+  )) {
+    it(`name existing source files: ${file}`, () => {
+      const named = [...prose(read(file)).matchAll(/`([\w./-]+\.ts)`/g)].map(([, name = '']) => name);
+      const missing = named.filter((name) => !SOURCES.some((path) => `/${path}`.endsWith(`/${name}`)));
+      assert.deepEqual(missing, []);
     });
   }
 
