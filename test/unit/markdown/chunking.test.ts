@@ -14,7 +14,7 @@ function streamed(chunks: readonly string[]): string {
   return text + stream.end();
 }
 
-/** Cuts text into pieces of the given lengths, over and over. */
+/** Cuts text into pieces, repeating the given lengths. */
 function cut(text: string, lengths: readonly number[]): string[] {
   const chunks: string[] = [];
   for (let at = 0, i = 0; at < text.length; i++) {
@@ -27,16 +27,16 @@ function cut(text: string, lengths: readonly number[]): string[] {
 
 const lengths = fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 12 });
 
-describe('the streamed text is the text form of the whole', () => {
+describe('the streamed text equals the text of the whole document', () => {
   for (const size of [1, 2, 3, 4, 7, 64]) {
-    it(`for real answers in pieces of ${size}`, () => {
+    it(`for real replies in pieces of ${size}`, () => {
       for (const sample of Object.values(SAMPLES)) {
         assert.equal(streamed(cut(sample, [size])), format.whole(sample));
       }
     });
   }
 
-  it('for real answers in random pieces', () => {
+  it('for real replies in random pieces', () => {
     const samples = fc.shuffledSubarray(Object.values(SAMPLES), { minLength: 1, maxLength: 3 });
     fc.assert(
       fc.property(samples, lengths, (some, sizes) => {
@@ -60,13 +60,13 @@ describe('the streamed text is the text form of the whole', () => {
     });
   }
 
-  it('with empty pieces between', () => {
+  it('with empty pieces in between', () => {
     assert.equal(streamed(['', '**a', '', '**', '', '\r', '', '\n', 'b']), 'a\nb');
   });
 });
 
 describe('a stream', () => {
-  it('never throws, whatever it is fed', () => {
+  it('never throws, for any input', () => {
     fc.assert(
       fc.property(anyText, lengths, (text, sizes) => {
         streamed(cut(text, sizes));
@@ -75,7 +75,7 @@ describe('a stream', () => {
     );
   });
 
-  it('splits no surrogate pair that its pieces did not split', () => {
+  it('splits no surrogate pair that the input did not split', () => {
     const pieces = fc.array(
       fc.constantFrom('😀', '𠮷', '*', '**', '[', '`', 'a', ' ', '\n', '👍🏽', '](u)'),
       { maxLength: 30 },
@@ -90,7 +90,7 @@ describe('a stream', () => {
     );
   });
 
-  it('takes nothing from another one', () => {
+  it('shares no state with another stream', () => {
     const one = format.stream();
     const other = format.stream();
     assert.equal(one.push('```\n*a*') + other.push('*b* c'), '*a*b c');

@@ -6,8 +6,8 @@ const format = createTextFormat();
 
 type Examples = Readonly<Record<string, readonly [markdown: string, text: string][]>>;
 
-/** The sentences of the contract. */
-const CONTRACT: Examples = {
+/** Examples of the main rules. */
+const MAIN_RULES: Examples = {
   'emphasis next to CJK punctuation counts': [['**注意：**请先保存', '注意：请先保存']],
   'operators, snake case and code stay untouched': [
     ['2 ** 3', '2 ** 3'],
@@ -16,7 +16,7 @@ const CONTRACT: Examples = {
     ['`2**3**4` and `a_b_`', '2**3**4 and a_b_'],
     ['```\n**a** _b_ [c](d)\n```', '**a** _b_ [c](d)'],
   ],
-  'headings, emphasis, quote marks and rules go': [
+  'heading, emphasis, quote and rule marks are removed': [
     ['# Title\n\ntext', 'Title\n\ntext'],
     ['Title\n===\ntext', 'Title\ntext'],
     ['*a* **b** ***c*** _d_ ~~e~~', 'a b c d e'],
@@ -24,7 +24,7 @@ const CONTRACT: Examples = {
     ['a\n\n---\n\nb', 'a\n\nb'],
     ['a\n***\nb', 'a\n\nb'],
   ],
-  'code marks and fences go': [
+  'code marks and fences are removed': [
     ['`a` and ``b ` c``', 'a and b ` c'],
     ['Text:\n```js\nlet a;\n\n  b\n```\nend', 'Text:\nlet a;\n\n  b\nend'],
     ['~~~\na\n~~~', 'a'],
@@ -52,45 +52,45 @@ const CONTRACT: Examples = {
   ],
 };
 
-const FURTHER: Examples = {
+const FURTHER_RULES: Examples = {
   'breaks are line feeds': [
     ['a  \nb\\\nc\nd', 'a\nb\nc\nd'],
     ['a\r\nb\r\rc', 'a\nb\n\nc'],
   ],
-  'HTML is kept as it is written': [
+  'HTML is unchanged': [
     ['<b title="*x*">*a*</b>', '<b title="*x*">a</b>'],
     ['<div>\n*a*\n\n*b*', '<div>\n*a*\n\nb'],
   ],
   'escapes and character references are resolved': [['\\*a\\* &lt; &#x4e2d; &amp;amp;', '*a* < 中 &amp;']],
-  'blank lines shrink to one, and none are at the ends': [['\n\na\n\n\n\nb\n\n\n', 'a\n\nb']],
-  'blank lines inside of code stay': [['```\na\n\n\nb\n```', 'a\n\n\nb']],
-  'reference definitions and footnotes stay as they are written': [
+  'blank lines are reduced to one, and removed at both ends': [['\n\na\n\n\n\nb\n\n\n', 'a\n\nb']],
+  'blank lines inside code stay': [['```\na\n\n\nb\n```', 'a\n\n\nb']],
+  'reference definitions and footnotes are unchanged': [
     ['[foo][1] [^2]\n\n[1]: https://x.y\n[^2]: note', '[foo][1] [^2]\n\n[1]: https://x.y\n[^2]: note'],
   ],
   'a single tilde is text': [
     ['3~5天，6~7天', '3~5天，6~7天'],
     ['~a~', '~a~'],
   ],
-  'a bare address is text, and ends where Chinese begins': [
+  'a bare address is text, and ends where Chinese text begins': [
     ['**https://x.y/a_b_c**，谢谢', 'https://x.y/a_b_c，谢谢'],
     ['https://x.y/*a*/b', 'https://x.y/*a*/b'],
     ['*https://x.y*', 'https://x.y'],
     ['https://x.y/a*b，*谢谢*', 'https://x.y/a*b，谢谢'],
   ],
-  'the header of a table stands alone, whatever the lines before it leave open': [
+  'the header of a table ends open spans of the lines before it': [
     ['*a\nb* | c\n--|--', '*a\nb*\tc'],
     ['a\\\nb | c\n--|--', 'a\\\nb\tc'],
     ['*a\nb* | c', 'a\nb | c'],
   ],
   'a link ends all brackets around it': [['[a [b](c) d](e) [f](g)', '[a b (c) d](e) f (g)']],
   'the header of a table has a pipe': [['a\n|-|\nb', 'a\n|-|\nb']],
-  'of crossing strikethrough and emphasis the one that ends first counts': [['~~a *b~~ c*', 'a *b c*']],
-  'nesting beyond a hundred levels is text': [[`${'>'.repeat(102)} a`, '>> a']],
+  'if strikethrough and emphasis cross, the one that ends first counts': [['~~a *b~~ c*', 'a *b c*']],
+  'quotes and lists nested deeper than a hundred levels are text': [[`${'>'.repeat(102)} a`, '>> a']],
   'text is indented by at most 24 columns': [
     [`${'- '.repeat(20)}a\nb`, `${'- '.repeat(20)}a\n${' '.repeat(24)}b`],
   ],
   'an empty item is its marker': [['- a\n-\n- b\n\n1.', '- a\n-\n- b\n\n1.']],
-  'what is cut off keeps the form of what is there': [
+  'text that is cut off is rendered as far as it is complete': [
     ['a **b', 'a **b'],
     ['a `b *c*', 'a `b c'],
     ['[a](http://x', '[a](http://x'],
@@ -103,13 +103,16 @@ const FURTHER: Examples = {
     ['-', '-'],
   ],
   'NUL is replaced and a byte order mark dropped': [['\ufeffa\0b', 'a\ufffdb']],
-  'nothing is nothing': [
+  'an empty document is empty text': [
     ['', ''],
     [' \n\t\n', ''],
   ],
 };
 
-for (const [title, examples] of Object.entries({ 'the contract': CONTRACT, 'further rules': FURTHER })) {
+for (const [title, examples] of Object.entries({
+  'the main rules': MAIN_RULES,
+  'further rules': FURTHER_RULES,
+})) {
   describe(title, () => {
     for (const [name, pairs] of Object.entries(examples)) {
       it(name, () => {

@@ -87,55 +87,55 @@ const BLOCKS = [
   ...TABLES,
 ];
 
-function glued(pieces: readonly string[], maxLength: number): fc.Arbitrary<string> {
+function joined(pieces: readonly string[], maxLength: number): fc.Arbitrary<string> {
   return fc.array(fc.constantFrom(...pieces), { minLength: 1, maxLength }).map((parts) => parts.join(''));
 }
 
 /** Markdown of one or more paragraphs. */
-export const inlineMarkdown = glued([...INLINE, ...ADDRESSES, '\n', '\n\n'], 20);
+export const inlineMarkdown = joined([...INLINE, ...ADDRESSES, '\n', '\n\n'], 20);
 
 /** Markdown of all kinds of blocks. */
-export const blockMarkdown = glued([...WORDS, ...BLOCKS, ...BLOCKS], 20);
+export const blockMarkdown = joined([...WORDS, ...BLOCKS, ...BLOCKS], 20);
 
-/** Everything. */
-export const markdown = glued([...INLINE, ...BLOCKS, ...BLOCKS], 24);
+/** Markdown of all kinds. */
+export const markdown = joined([...INLINE, ...BLOCKS, ...BLOCKS], 24);
 
-/** Text that is hardly Markdown, lone surrogates and control characters included. */
+/** Arbitrary text, including lone surrogates and control characters. */
 export const anyText = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 40 }),
   fc
     .array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 30 })
     .map((units) => String.fromCharCode(...units)),
-  glued([...INLINE, ...BLOCKS, '\0', '\ud83d', '\ude00', '\ufeff', '~', '~~', '2) ', '-\n'], 40),
+  joined([...INLINE, ...BLOCKS, '\0', '\ud83d', '\ude00', '\ufeff', '~', '~~', '2) ', '-\n'], 40),
 );
 
-/** Where the text form and the oracle differ: on purpose, or because micromark errs. */
+/** Documents for which the text and the oracle differ, intentionally or because of a defect in micromark. */
 const DIFFERENCES: readonly RegExp[] = [
-  // micromark takes `-` alone, and `2.` inside of another container, for text after some blocks.
+  // After some blocks micromark treats `-` alone, and `2.` inside another container, as text.
   /^[ \t>]*(?:(?:[-+*]|\d+[.)])[ \t>]+)*(?:[-+*]|\d+[.)])[ \t]*$/m,
   /(?:\d\d|[02-9])[.)]/,
-  // A line ending in code counts as a space, and the white space around it is dropped; micromark keeps it.
+  // A line ending in code becomes a space and the white space around it is dropped; micromark keeps it.
   /`[^`]*(?:\n[ \t>]*[ \t]|[ \t]\n|\n *`|` *\n)/,
-  // Strikethrough and emphasis that cross: the one that is closed first wins; micromark mixes them up.
+  // If strikethrough and emphasis cross, the one closed first counts; micromark nests them wrongly.
   /~~[\s\S]*[*_]|[*_][\s\S]*~~/,
-  // A bare address ends at a character outside ASCII; elsewhere it goes on to the next space.
+  // A bare address ends at a character outside ASCII; in micromark it extends to the next space.
   /(?:https?:|www\.)[^\s<]*[^\0-\x7f]/,
-  // The header of a table has a pipe, and is not a lazy line.
+  // The header of a table has a pipe and is not a lazy line.
   /^[^|\n]*\n[ \t>]*(?:(?:[-+*]|\d\.)[ \t]+)*\|?[ \t]*:?-+:?[ \t]*\|?[ \t]*$/m,
   /^[ \t]*(?:>|[-+*] |1\. )[\s\S]*\n[\s\S]*\|[^\n]*\n[\s\S]*-[^\n]*$/m,
-  // A tag that begins no HTML block in the middle of a paragraph begins none on a lazy line either.
+  // A tag that cannot interrupt a paragraph does not begin an HTML block on a lazy line either.
   /(?:>|[-+*.] )[\s\S]*\n[ \t>]*<\/?[a-z]/,
-  // The white space that inline HTML has at the start of its lines is dropped whole, not up to three columns.
+  // White space at the start of lines of inline HTML is dropped completely, not only up to three columns.
   /<[\s\S]*\n[ \t]/,
-  // White space in lines of HTML blocks and of indented code that nothing else is in.
+  // Lines of white space in HTML blocks and indented code.
   /^[ \t]+$/m,
-  // Micromark loses a blank line in indented code after an empty block quote.
+  // micromark loses a blank line in indented code after an empty block quote.
   />[ \t]*\n {4}/,
   // A hard break in the description of an image.
   /!\[[^\]]*(?:\\| {2}|`[^\]]*)\n/,
 ];
 
-/** Whether a document has something in which the text form is not what the oracle says. */
+/** Whether the text of a document may differ from the oracle. */
 export function isExempt(document: string): boolean {
   const source = document.replaceAll(/\r\n?/g, '\n');
   return DIFFERENCES.some((difference) => difference.test(source));

@@ -5,14 +5,14 @@ import { createTextFormat } from '../../../src/markdown/index.ts';
 const format = createTextFormat();
 const MEGABYTE = 1_000_000;
 const CHUNK = 3;
-/** Milliseconds below which a cost says nothing; work that grows with the square is far above. */
+/** Milliseconds below which a cost is not judged; quadratic work is far above. */
 const ALWAYS_FINE = 250;
 
 function fill(piece: string, length: number): string {
   return piece.repeat(Math.ceil(length / piece.length)).slice(0, length);
 }
 
-/** Processor time in milliseconds for a document streamed in small pieces. */
+/** CPU time in milliseconds of streaming a document in small pieces. */
 function cost(document: string, chunk = CHUNK): number {
   const start = process.cpuUsage();
   const stream = format.stream();
@@ -67,7 +67,7 @@ function growingBackticks(length: number): string {
   return text;
 }
 
-/** Pieces that, repeated, have led parsers of Markdown into quadratic time. */
+/** Pieces that, repeated, made Markdown parsers quadratic. */
 const PIECES = [
   'a*',
   '*a ',
@@ -141,7 +141,7 @@ const SHAPES: Readonly<Record<string, Make>> = {
 for (const piece of [...RUNS, ...PIECES])
   Object.assign(SHAPES, { [JSON.stringify(piece)]: (n: number) => fill(piece, n) });
 
-describe('the cost grows like the length', () => {
+describe('the cost is linear in the length', () => {
   for (const [name, make] of Object.entries(REPLIES)) {
     it(`for a reply of 1 MB: ${name}`, () => {
       assert.ok(cost(make(MEGABYTE)) < 5000);
@@ -150,7 +150,7 @@ describe('the cost grows like the length', () => {
 
   for (const [name, make] of Object.entries({ ...REPLIES, ...SHAPES })) {
     it(`for ${name}`, () => {
-      // Four times the length is four times the work; were it quadratic, sixteen times.
+      // Four times the length costs four times as much if linear, sixteen times if quadratic.
       const small = cost(make(40_000));
       const large = cost(make(160_000));
       assert.ok(large < Math.max(small * 9, ALWAYS_FINE), `${large} ms against ${small} ms`);
@@ -162,7 +162,7 @@ describe('the cost grows like the length', () => {
   });
 
   for (const run of ['*', '_', '[', '>']) {
-    it(`for 500,000 times ${run}, alone and after a word`, () => {
+    it(`for ${run} repeated 500,000 times, alone and after a word`, () => {
       assert.ok(cost(run.repeat(500_000)) < 3000);
       assert.ok(cost(`a ${run.repeat(500_000)}b`) < 3000);
     });

@@ -9,7 +9,7 @@ import { SAMPLES } from './samples.ts';
 const format = createTextFormat();
 const RUNS = 2000;
 
-describe('the text form is what micromark and mdast make of', () => {
+describe('the text equals the oracle for', () => {
   for (const [name, sample] of Object.entries(SAMPLES)) {
     it(name, () => {
       assert.equal(format.whole(sample), oracle(sample));

@@ -17,7 +17,7 @@ import { cjkFriendlyExtension } from 'micromark-extension-cjk-friendly';
 import { gfmStrikethroughCjkFriendly } from 'micromark-extension-cjk-friendly-gfm-strikethrough';
 import { gfm } from 'micromark-extension-gfm';
 
-/** What the text form leaves out on purpose; emails are text either way. */
+/** Constructs that the text format does not support; email addresses are text in any case. */
 const DISABLED = [
   'definition',
   'tasklistCheck',
@@ -29,7 +29,7 @@ const DISABLED = [
 
 const MAX_INDENT = 24;
 
-/** The text form of a whole document, made from the tree that micromark and mdast make of it. */
+/** The text format of a whole document, built from the syntax tree of micromark and mdast. */
 export function oracle(markdown: string): string {
   const source = markdown.replace(/^\ufeff/, '').replaceAll(/\r\n?/g, '\n');
   const tree = parse(source);
@@ -58,7 +58,7 @@ interface Pending {
 class Writer {
   readonly #source: string;
   text = '';
-  /** The last line of the source that has text in `text`. */
+  /** The last source line whose text is in `text`. */
   #lastLine = 0;
   #markers: Pending | null = null;
 
@@ -110,7 +110,7 @@ class Writer {
     this.#lastLine = this.#endOf(node, value);
   }
 
-  /** The last line of a block; what mdast says of code and HTML may be a blank line after it. */
+  /** The last line of a block; for code and HTML, mdast may report a blank line after it. */
   #endOf(node: RootContent, value: string): number {
     const end = node.position?.end.line ?? 0;
     if (node.type === 'html') return start(node).line + value.replace(/\n+$/, '').split('\n').length - 1;
@@ -138,7 +138,7 @@ function table(node: Table, source: string): string {
 
 function inline(parent: Parents, source: string): string {
   const parts = parent.children.map((child) => phrase(child as PhrasingContent, source));
-  // Spaces before a backslash at the end of a line.
+  // Remove spaces before a backslash at the end of a line.
   parent.children.forEach((child, index) => {
     if (child.type === 'break' && parent.children[index - 1]?.type === 'text')
       parts[index - 1] = (parts[index - 1] ?? '').replace(/[ \t]+$/, '');

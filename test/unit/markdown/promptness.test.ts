@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { createTextFormat } from '../../../src/markdown/index.ts';
 
-/** Each row: a piece, and what leaves with it. The last piece is the end when it is null. */
-type Steps = readonly (readonly [piece: string | null, leaves: string])[];
+/** Each row: a piece, and the text emitted for it; null ends the stream. */
+type Steps = readonly (readonly [piece: string | null, emitted: string])[];
 
 const STREAMS: Readonly<Record<string, Steps>> = {
-  'words leave with the piece that brings them': [
+  'words are emitted with their piece': [
     ['今天', '今天'],
     ['天气', '天气'],
     ['很好', '很好'],
@@ -16,7 +16,7 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     [' it’s', ' it’s'],
     [null, ''],
   ],
-  'white space at the end of a piece leaves with the next word': [
+  'white space at the end of a piece is emitted with the next word': [
     ['The ', 'The'],
     ['quick ', ' quick'],
     ['fox\n', ' fox'],
@@ -32,14 +32,14 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     ['请', '注意：请'],
     ['先', '先'],
   ],
-  'what is never closed leaves when its block ends': [
+  'an unclosed mark is emitted when its block ends': [
     ['a *b', 'a '],
     [' c\n', ''],
     ['d\n', ''],
     ['\n', '*b c\nd'],
     ['e', '\n\ne'],
   ],
-  'a mark that opens nothing leaves with the next character': [
+  'a mark that opens nothing is emitted with the next character': [
     ['2 *', '2'],
     ['* 3', ' ** 3'],
     [' snake_', ' snake'],
@@ -51,7 +51,7 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     ['`', ''],
     [' now', ' npm ci now'],
   ],
-  'a link leaves with its last parenthesis': [
+  'a link is emitted with its last parenthesis': [
     ['See [the', 'See '],
     [' docs]', ''],
     ['(http', ''],
@@ -59,11 +59,11 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     [')', 'the docs (http://x.y)'],
     ['.', '.'],
   ],
-  'brackets that are no link leave with the next character': [
+  'brackets without a link are emitted with the next character': [
     ['a [b', 'a '],
     ['] c', '[b] c'],
   ],
-  'a bare address leaves as it comes, but for punctuation that may end it': [
+  'a bare address is emitted as it arrives, except punctuation that may end it': [
     ['https', 'https'],
     [':', ':'],
     ['//ex', '//ex'],
@@ -71,7 +71,7 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     ['com/a_', '.com/a'],
     ['b, ', '_b,'],
   ],
-  'headings leave as they come': [
+  'headings are emitted as they arrive': [
     ['#', ''],
     ['# ', ''],
     ['Tit', 'Tit'],
@@ -80,7 +80,7 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     ['\n', ''],
     ['text', '\ntext'],
   ],
-  'list items leave like paragraphs': [
+  'list items are emitted like paragraphs': [
     ['-', ''],
     [' ', ''],
     ['It', '- It'],
@@ -91,13 +91,13 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     ['\n   - ', ''],
     ['x', '\n   - x'],
   ],
-  'a quote leaves without its marks': [
+  'a quote is emitted without its marks': [
     ['>', ''],
     [' a', 'a'],
     ['\n> ', ''],
     ['b', '\nb'],
   ],
-  'code leaves as it comes, line feeds with what follows them': [
+  'code is emitted as it arrives, line feeds with the text after them': [
     ['```', ''],
     ['js\n', ''],
     ['let', 'let'],
@@ -109,7 +109,7 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     ['`\n', ''],
     ['end', '\nend'],
   ],
-  'table rows leave when they are complete, the header when the next line is known': [
+  'table rows are emitted when complete, the header when the next line is known': [
     ['| a | ', ''],
     ['b |\n', ''],
     ['|---|', ''],
@@ -120,31 +120,31 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     ['\n\n', '\n3\t4'],
     ['end', '\n\nend'],
   ],
-  'a line with a pipe is held from the pipe until the next line is no table': [
+  'a line with a pipe is held from the pipe until the next line is known not to be a delimiter row': [
     ['run a ', 'run a'],
     ['| b', ''],
     [' c\n', ''],
     ['an', ' | b c\nan'],
     ['d', 'd'],
   ],
-  'HTML leaves as it comes once it is known to be a block': [
+  'HTML is emitted as it arrives once it is known to be a block': [
     ['<det', ''],
     ['ails>', '<details>'],
     ['\n<sum', '\n<sum'],
     ['mary>', 'mary>'],
   ],
-  'digits at the start of a line are no list when text follows': [
+  'digits at the start of a line are text when no list marker follows': [
     ['20', ''],
     ['24', ''],
     ['年', '2024年'],
   ],
-  'a carriage return is a line ending at once': [
+  'a carriage return is a line ending immediately': [
     ['a\r', 'a'],
     ['\nb', '\nb'],
   ],
 };
 
-describe('what cannot change any more leaves at once', () => {
+describe('final text is emitted immediately', () => {
   for (const [name, steps] of Object.entries(STREAMS)) {
     it(name, () => {
       const stream = createTextFormat().stream();

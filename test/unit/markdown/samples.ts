@@ -1,7 +1,7 @@
 /** Markdown as chat models write it. */
 export const SAMPLES: Readonly<Record<string, string>> = {
-  'a short answer': 'Hello! How can I **help** you today?',
-  'a short answer in Chinese': '您好！很高兴为您服务。请问有什么**可以帮助**您的？',
+  'a short reply': 'Hello! How can I **help** you today?',
+  'a short reply in Chinese': '您好！很高兴为您服务。请问有什么**可以帮助**您的？',
   'Chinese emphasis next to punctuation':
     '**注意：**请先保存。**“引号”**也算，**（括号）**后面接文字。*重要*：不要删除**“配置”**文件，***非常重要！***谢谢。',
   'Japanese and Korean emphasis':
