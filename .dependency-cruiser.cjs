@@ -49,7 +49,6 @@ module.exports = {
       ['knex', '^(src/db/|migrations/|knexfile\\.ts|scripts/)'],
       ['mysql2', '^src/db/'],
       ['better-sqlite3', '^src/db/'],
-      ['opossum', '^src/llm/'],
       ['nodemailer', '^src/notify/'],
       ['ipaddr.js', '^src/notify/'],
       ['cli-progress', '^scripts/'],

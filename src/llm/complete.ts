@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import type { ModelReply, ModelRequest } from '../domain/model.ts';
-import { requestIdOf, UpstreamError } from './errors.ts';
+import { connectionError, requestIdOf, systemCode, UpstreamError } from './errors.ts';
 import { wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';
 import {
@@ -15,9 +15,8 @@ import {
 import { runAttempt } from './transport/attempt.ts';
 import type { ModelServerClient } from './transport/client.ts';
 import { IdleTimeout } from './transport/idle-timeout.ts';
-import { connectionError, sendRequest, systemCode } from './transport/send-request.ts';
 
-/** One attempt at a whole reply within `timeoutMs`. Rejects with an UpstreamFault, or the signal's reason. */
+/** One attempt at a whole reply within `timeoutMs`. Rejects with an UpstreamError, or the signal's reason. */
 export function completeOnce(
   client: ModelServerClient,
   request: ModelRequest,
@@ -26,59 +25,66 @@ export function completeOnce(
 ): Promise<ModelReply> {
   return runAttempt(signal, async (attempt) => {
     const late = () => attempt.stop(new UpstreamError('upstream_timeout', { reason: 'whole call' }));
-    const watch = new IdleTimeout(limits.timeoutMs, late);
+    const timeout = new IdleTimeout(limits.timeoutMs, late);
     try {
-      const answer = await sendRequest(attempt, (sent) => client.chat(request, false, sent));
-      const about = { status: answer.statusCode, requestId: requestIdOf(answer) };
-      const text = await collect(answer, wireBytes(limits.replyMaxBytes), about).catch((error: unknown) => {
-        attempt.closeConnection();
-        throw error;
-      });
-      return replyOf(text, request.model, limits.replyMaxBytes, about);
+      const response = await client.chat(request, false, attempt);
+      const details = { status: response.statusCode, requestId: requestIdOf(response) };
+      const text = await collect(response, wireBytes(limits.replyMaxBytes), details).catch(
+        (error: unknown) => {
+          attempt.closeConnection();
+          throw error;
+        },
+      );
+      return replyOf(text, request.model, limits.replyMaxBytes, details);
     } finally {
-      watch.stop();
+      timeout.stop();
     }
   });
 }
 
-interface About {
+interface ResponseDetails {
   readonly status: number | undefined;
   readonly requestId: string | undefined;
 }
 
-function collect(answer: IncomingMessage, maxBytes: number, about: About): Promise<string> {
+function collect(response: IncomingMessage, maxBytes: number, details: ResponseDetails): Promise<string> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let size = 0;
-    answer.on('data', (chunk: Buffer) => {
+    response.on('data', (chunk: Buffer) => {
       size += chunk.length;
       if (size <= maxBytes) chunks.push(chunk);
-      else reject(new UpstreamError('upstream_error', { ...about, reason: 'the answer is too large' }));
+      else reject(new UpstreamError('upstream_error', { ...details, reason: 'the response is too large' }));
     });
-    answer.on('end', () => resolve(Buffer.concat(chunks).toString('utf8')));
-    answer.on('error', (error) => {
+    response.on('end', () => resolve(Buffer.concat(chunks).toString('utf8')));
+    response.on('error', (error) => {
       const reason = systemCode(error) ?? 'connection lost';
-      if (size > 0) reject(new UpstreamError('upstream_incomplete', { ...about, reason }));
+      if (size > 0) reject(new UpstreamError('upstream_incomplete', { ...details, reason }));
       else reject(connectionError(error));
     });
   });
 }
 
-function replyOf(body: string, requestedModel: string, maxBytes: number, about: About): ModelReply {
+function replyOf(
+  body: string,
+  requestedModel: string,
+  maxBytes: number,
+  details: ResponseDetails,
+): ModelReply {
   const object = parseObject(body);
-  if (!object) throw new UpstreamError('upstream_error', { ...about, reason: 'the answer is not JSON' });
+  if (!object) throw new UpstreamError('upstream_error', { ...details, reason: 'the response is not JSON' });
   const choice = firstChoice(object);
   if (reportsError(object, choice)) {
-    throw new UpstreamError('upstream_error', { ...about, reason: 'error inside the answer' });
+    throw new UpstreamError('upstream_error', { ...details, reason: 'error inside the response' });
   }
   const text = new ReplyText(maxBytes);
   const content = text.take(textOf(choice?.message, 'content')) + text.rest();
   const reason = finishReason(choice);
   if (choice && !reason) {
-    throw new UpstreamError('upstream_incomplete', { ...about, reason: 'no finish_reason' });
+    throw new UpstreamError('upstream_incomplete', { ...details, reason: 'no finish_reason' });
   }
   if (!reason || (content === '' && reason !== 'content_filter')) {
-    throw new UpstreamError('upstream_empty', { ...about, reason: 'no content' });
+    throw new UpstreamError('upstream_empty', { ...details, reason: 'no content' });
   }
   return {
     content,

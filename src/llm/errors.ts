@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { AppError, type ErrorCode } from '../domain/errors.ts';
 
-/** What the log may know of a fault: never a body, a message of the other side, or a header that we sent. */
+/** What the log may contain: never a body, a message of the model server, or a header of ours. */
 export interface UpstreamErrorDetails {
   readonly status?: number | undefined;
   readonly requestId?: string | undefined;
@@ -15,10 +15,10 @@ interface UpstreamErrorOptions extends UpstreamErrorDetails {
   readonly retryAfterMs?: number | undefined;
 }
 
-/** Callers of a busy server that did not say when to come back. */
+/** `Retry-After` for callers when a busy model server sent none. */
 const DEFAULT_BUSY_SECONDS = 5;
 
-/** One failed attempt: what to tell the caller if it was the last, and whether another one makes sense. */
+/** One failed attempt: the error for the caller if it was the last, and whether to retry. */
 export class UpstreamError extends Error {
   readonly error: AppError;
   readonly retryable: boolean;
@@ -28,7 +28,7 @@ export class UpstreamError extends Error {
   constructor(code: ErrorCode, options: UpstreamErrorOptions = {}) {
     const { detail, retryable = false, retryAfterMs, ...details } = options;
     super(code);
-    this.name = 'UpstreamFault';
+    this.name = 'UpstreamError';
     const seconds = retryAfterMs === undefined ? DEFAULT_BUSY_SECONDS : Math.ceil(retryAfterMs / 1000);
     // No cause: errors of the HTTP layer may quote the headers, and with them the key.
     this.error = new AppError(code, detail, code === 'upstream_busy' ? { retryAfter: seconds } : {});
@@ -38,31 +38,49 @@ export class UpstreamError extends Error {
   }
 }
 
-/** The fault in an answer's head, or undefined when its body is a reply. */
-export function classifyResponse(answer: IncomingMessage): UpstreamError | undefined {
-  const status = answer.statusCode ?? 0;
-  if (status >= 200 && status < 300) return undefined;
-  const about = { status, requestId: requestIdOf(answer) };
-  if (status === 401 || status === 403) {
-    return new UpstreamError('upstream_error', { ...about, detail: 'The model server refused this server.' });
+/** The error that a response's head reports, or undefined when its body is a reply. */
+export function classifyResponse(response: IncomingMessage): UpstreamError | undefined {
+  const status = response.statusCode ?? 0;
+  const details = { status, requestId: requestIdOf(response) };
+  if (status >= 200 && status < 300) {
+    // The request accepts no other encoding.
+    if ((response.headers['content-encoding'] ?? 'identity') === 'identity') return undefined;
+    return new UpstreamError('upstream_error', { reason: 'the response is compressed' });
   }
-  if (isPassing(status)) {
+  if (status === 401 || status === 403) {
+    const detail = 'The model server rejected the API key of this server.';
+    return new UpstreamError('upstream_error', { ...details, detail });
+  }
+  if (isTransient(status)) {
     const code = status === 429 || status === 503 ? 'upstream_busy' : 'upstream_error';
-    const retryable = answer.headers['x-should-retry'] !== 'false';
-    return new UpstreamError(code, { ...about, retryable, retryAfterMs: retryAfterOf(answer) });
+    const retryable = response.headers['x-should-retry'] !== 'false';
+    return new UpstreamError(code, { ...details, retryable, retryAfterMs: retryAfterOf(response) });
   }
   const hint = status < 400 ? 'check its base URL' : 'check the model name or the length of the context';
-  const detail = `The model server refused the request with status ${status}; ${hint}.`;
-  return new UpstreamError('upstream_rejected', { ...about, detail });
+  const detail = `The model server rejected the request with status ${status}; ${hint}.`;
+  return new UpstreamError('upstream_rejected', { ...details, detail });
 }
 
-/** Trouble that is often over a moment later. */
-function isPassing(status: number): boolean {
+function isTransient(status: number): boolean {
   return status === 408 || status === 409 || status === 429 || status >= 500;
 }
 
-export function requestIdOf(answer: IncomingMessage): string | undefined {
-  const id = answer.headers['x-request-id'];
+/** The connection failed before the reply began. */
+export function connectionError(cause: unknown): UpstreamError {
+  return new UpstreamError('upstream_error', {
+    detail: 'The connection to the model server failed.',
+    reason: systemCode(cause) ?? 'connection failed',
+    retryable: true,
+  });
+}
+
+/** The system's code for an error, such as ECONNREFUSED; its message may name more than the log should. */
+export function systemCode(error: unknown): string | undefined {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
+}
+
+export function requestIdOf(response: IncomingMessage): string | undefined {
+  const id = response.headers['x-request-id'];
   return typeof id === 'string' && /^[\w.:-]{1,128}$/.test(id) ? id : undefined;
 }
 

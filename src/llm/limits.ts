@@ -6,7 +6,7 @@ export interface ReplyLimits {
   readonly replyMaxMs: number;
 }
 
-/** What a reply of `replyMaxBytes` can take as JSON: six bytes for each, when every character is escaped. */
+/** The largest JSON of a reply of `replyMaxBytes`: six bytes for each when every character is escaped. */
 export function wireBytes(replyMaxBytes: number): number {
   return 6 * replyMaxBytes + 64 * 1024;
 }

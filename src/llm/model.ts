@@ -1,7 +1,7 @@
-/** The chat model behind any server that speaks OpenAI's chat completions. */
+/** The chat model of any server with OpenAI's chat completions API. */
 import type { ChatModel } from '../domain/model.ts';
 import type { Log } from '../domain/runtime.ts';
-import { Breaker, type BreakerOptions } from './breaker.ts';
+import { type BreakerOptions, CircuitBreaker } from './breaker.ts';
 import { completeOnce } from './complete.ts';
 import type { ReplyLimits } from './limits.ts';
 import { withRetries } from './retries.ts';
@@ -9,16 +9,15 @@ import { StreamedReply } from './streamed-reply.ts';
 import { runAttempt } from './transport/attempt.ts';
 import type { ClientOptions, ModelServerClient } from './transport/client.ts';
 import { IdleTimeout } from './transport/idle-timeout.ts';
-import { sendRequest } from './transport/send-request.ts';
 
 /** Times are milliseconds. */
 export interface ModelOptions extends ClientOptions, ReplyLimits {
-  /** The whole of `complete()`, retries included; in `stream()` no retry begins later. */
+  /** Of `complete()`, retries included; in `stream()` no retry begins later. */
   readonly timeoutMs: number;
   readonly maxRetries: number;
   /** The first wait before a retry, doubled each time. */
   readonly retryBaseMs?: number;
-  /** Where it differs from what is good for a real model server. */
+  /** Differences from the defaults, for tests. */
   readonly breaker?: Partial<BreakerOptions>;
 }
 
@@ -26,15 +25,17 @@ const RETRY_BASE_MS = 500;
 const REACHABLE_MS = 3000;
 
 export function createChatModel(options: ModelOptions, log: Log): ChatModel & { close(): Promise<void> } {
-  let loading: Promise<ModelServerClient> | undefined;
+  let opening: Promise<ModelServerClient> | undefined;
   // On the first call: the SDK takes a fifth of the CPU time of a start.
-  const load = () => {
-    loading ??= import('./transport/client.ts').then((client) => new client.ModelServerClient(options));
-    return loading;
+  const openClient = () => {
+    opening ??= import('./transport/client.ts').then(({ ModelServerClient }) =>
+      ModelServerClient.open(options),
+    );
+    return opening;
   };
-  const breaker = new Breaker(log, options.breaker);
+  const breaker = new CircuitBreaker(log, options.breaker);
   const { timeoutMs, maxRetries, retryBaseMs: baseMs = RETRY_BASE_MS } = options;
-  const planFor = (signal: AbortSignal, start: number) => ({
+  const retryPlan = (signal: AbortSignal, start: number) => ({
     maxRetries,
     baseMs,
     deadline: start + timeoutMs,
@@ -45,44 +46,45 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
   return {
     complete(request, signal) {
       const start = performance.now();
-      return withRetries(planFor(signal, start), () =>
+      return withRetries(retryPlan(signal, start), () =>
         breaker.guard(signal, async () => {
+          const client = await openClient();
           const left = Math.max(1, start + timeoutMs - performance.now());
-          return completeOnce(await load(), request, { ...options, timeoutMs: left }, signal);
+          return completeOnce(client, request, { ...options, timeoutMs: left }, signal);
         }),
       );
     },
 
     stream(request, onDelta, signal) {
       const start = performance.now();
-      return withRetries(planFor(signal, start), () =>
-        breaker.guard(signal, (started) =>
-          runAttempt(signal, async (attempt) => {
+      return withRetries(retryPlan(signal, start), () =>
+        breaker.guard(signal, async (started) => {
+          const client = await openClient();
+          return runAttempt(signal, async (attempt) => {
             const capAt = start + options.replyMaxMs;
             const on = { delta: onDelta, start: started };
             const reply = new StreamedReply(request.model, options, capAt, on, attempt);
             try {
-              return await reply.read(
-                await sendRequest(attempt, async (sent) => (await load()).chat(request, true, sent)),
-              );
+              return await reply.read(await client.chat(request, true, attempt));
             } finally {
               reply.close();
             }
-          }),
-        ),
+          });
+        }),
       );
     },
 
     async reachable(signal) {
       try {
+        const client = await openClient();
         return await runAttempt(signal, async (attempt) => {
-          const watch = new IdleTimeout(REACHABLE_MS, () => attempt.closeConnection());
+          const timeout = new IdleTimeout(REACHABLE_MS, () => attempt.closeConnection());
           try {
-            const answer = await (await load()).models(attempt.signal);
-            attempt.drainResponse(answer);
-            return (answer.statusCode ?? 500) < 500;
+            const response = await client.models(attempt.signal);
+            attempt.drainResponse(response);
+            return (response.statusCode ?? 500) < 500;
           } finally {
-            watch.stop();
+            timeout.stop();
           }
         });
       } catch {
@@ -91,8 +93,8 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
     },
 
     async close() {
-      breaker.close();
-      (await loading)?.close();
+      const opened = await opening?.catch(() => undefined);
+      opened?.close();
     },
   };
 }

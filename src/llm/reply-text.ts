@@ -2,31 +2,31 @@ const NUL = '\0';
 const REPLACEMENT = '\ufffd';
 
 /**
- * Makes handable text of what a model says in pieces: no split pair, no lone surrogate, no NUL, not more than a number
- * of bytes of UTF-8.
+ * Cleans the pieces of a reply: no split surrogate pair, no lone surrogate, no NUL, and at most a number of bytes of
+ * UTF-8.
  */
 export class ReplyText {
   /** A high surrogate whose partner has not come yet. */
   #held = '';
   #left: number;
-  #said = false;
+  #hasText = false;
   #truncated = false;
 
   constructor(maxBytes: number) {
     this.#left = maxBytes;
   }
 
-  /** Whether anything was handed on. */
-  get said(): boolean {
-    return this.#said;
+  /** Whether any text was returned. */
+  get hasText(): boolean {
+    return this.#hasText;
   }
 
-  /** Whether the bytes were not enough; nothing more is taken then. */
+  /** Whether the limit was reached; later text is dropped. */
   get truncated(): boolean {
     return this.#truncated;
   }
 
-  /** @returns what can be handed on of what came so far; empty when nothing can */
+  /** @returns the text that is complete so far */
   take(text: string): string {
     const joined = this.#held + text;
     const split = isHighSurrogate(joined.charCodeAt(joined.length - 1));
@@ -34,7 +34,7 @@ export class ReplyText {
     return this.#measure(split ? joined.slice(0, -1) : joined);
   }
 
-  /** The end: a surrogate that stayed alone becomes U+FFFD. */
+  /** At the end: a lone surrogate becomes U+FFFD. */
   rest(): string {
     const held = this.#held;
     this.#held = '';
@@ -44,7 +44,7 @@ export class ReplyText {
   #measure(text: string): string {
     if (text === '' || this.#truncated) return '';
     let whole = text.toWellFormed();
-    // Databases and languages end a text there.
+    // Some databases and languages end a string at NUL.
     if (whole.includes(NUL)) whole = whole.replaceAll(NUL, REPLACEMENT);
     const bytes = Buffer.byteLength(whole);
     if (bytes > this.#left) {
@@ -52,7 +52,7 @@ export class ReplyText {
       whole = firstBytes(whole, this.#left);
     }
     this.#left -= bytes;
-    if (whole !== '') this.#said = true;
+    if (whole !== '') this.#hasText = true;
     return whole;
   }
 }

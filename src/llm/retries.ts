@@ -13,10 +13,10 @@ export interface RetryPlan {
 }
 
 const MAX_BACKOFF_MS = 8000;
-/** A server that asks for a longer wait is taken at its word: the caller is told at once. */
+/** A longer `Retry-After` is passed to the caller instead of waited for. */
 const MAX_RETRY_AFTER_MS = 20_000;
 
-/** Repeats `attempt` after passing faults. Rejects with the last fault's AppError, or with what is no fault. */
+/** Repeats `attempt` after transient errors. Rejects with the AppError of the last UpstreamError; other errors pass. */
 export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>): Promise<T> {
   for (let tried = 1; ; tried++) {
     try {
@@ -34,7 +34,7 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
           attempt: tried,
           retry_in_ms: wait,
         },
-        wait === undefined ? 'the model server failed' : 'the model server failed, trying again',
+        wait === undefined ? 'upstream call failed' : 'upstream call failed, will retry',
       );
       if (wait === undefined) throw error.error;
       await pauseUnlessAborted(wait, plan.signal);
@@ -42,12 +42,12 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
   }
 }
 
-/** Milliseconds until the next attempt; undefined when there must be none. */
-function waitFor(fault: UpstreamError, tried: number, plan: RetryPlan): number | undefined {
-  const { retryable, retryAfterMs } = fault;
+/** Milliseconds until the next attempt; undefined when the error is final. */
+function waitFor(error: UpstreamError, tried: number, plan: RetryPlan): number | undefined {
+  const { retryable, retryAfterMs } = error;
   if (!retryable || (retryAfterMs ?? 0) > MAX_RETRY_AFTER_MS) return undefined;
   const backoff = Math.min(plan.baseMs * 2 ** (tried - 1), MAX_BACKOFF_MS);
-  // Half of it by chance: callers that failed together shall not come back together.
+  // Half of the wait is random, so that calls that failed together do not retry together.
   const wait = Math.round(
     retryAfterMs === undefined
       ? backoff * (0.5 + Math.random() / 2)

@@ -1,9 +1,8 @@
-/** Reads what model servers send. All of it is foreign: a member that is missing or odd counts as not there. */
+/** Reads the JSON of model servers. A member of the wrong type counts as missing. */
 import type { FinishReason, Usage } from '../domain/conversation.ts';
 
 export type Json = Record<string, unknown>;
 
-/** Longer is no name. */
 const MAX_NAME_LENGTH = 200;
 
 export function isObject(value: unknown): value is Json {
@@ -20,13 +19,13 @@ export function parseObject(text: string): Json | undefined {
   }
 }
 
-/** Only one choice is ever asked for. */
+/** The requests ask for one choice. */
 export function firstChoice(body: Json): Json | undefined {
   const first: unknown = Array.isArray(body.choices) ? body.choices[0] : undefined;
   return isObject(first) ? first : undefined;
 }
 
-/** The member's text; empty when it has none. */
+/** The member when it is a string, else ''. */
 export function textOf(object: unknown, name: string): string {
   const value = isObject(object) ? object[name] : undefined;
   return typeof value === 'string' ? value : '';
@@ -39,12 +38,12 @@ export function modelName(body: Json): string | undefined {
     : undefined;
 }
 
-/** Servers report an error inside a 200 answer by a member `error`, or by calling it the reason for the end. */
+/** Servers report an error inside a 200 response as a member `error` or as the `finish_reason`. */
 export function reportsError(body: Json, choice: Json | undefined): boolean {
   return (body.error !== undefined && body.error !== null) || choice?.finish_reason === 'error';
 }
 
-/** Undefined while the reply goes on. Reasons that have no meaning here, such as tool calls, are an ordinary end. */
+/** Undefined before the end of the reply. Reasons without a meaning here, such as tool calls, count as `stop`. */
 export function finishReason(choice: Json | undefined): FinishReason | undefined {
   const reason = choice?.finish_reason;
   if (typeof reason !== 'string' || reason === '') return undefined;

@@ -3,7 +3,7 @@ import { createParser, type EventSourceParser, type ParseError } from 'eventsour
 import type { FinishReason, Usage } from '../domain/conversation.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import type { ModelOutcome } from '../domain/model.ts';
-import { requestIdOf, UpstreamError } from './errors.ts';
+import { connectionError, requestIdOf, systemCode, UpstreamError } from './errors.ts';
 import { type ReplyLimits, wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';
 import {
@@ -17,34 +17,32 @@ import {
 } from './shapes.ts';
 import type { Attempt } from './transport/attempt.ts';
 import { IdleTimeout } from './transport/idle-timeout.ts';
-import { connectionError, systemCode } from './transport/send-request.ts';
 
-/** After the reply itself has ended: how long the token counts may take. */
+/** How long the token counts may take after `finish_reason`. */
 const USAGE_WAIT_MS = 5000;
 
-/** Why reading ends: the reply is whole, a cap of ours was met, or a fault. */
+/** Why reading ends: the reply is whole, a limit of this server was reached, or it failed. */
 type Verdict = 'whole' | 'capped' | UpstreamError;
 
 /**
- * Reads one streamed answer. Everything that one network read brings is parsed at once, then handed on in one piece
- * at the end of the tick, and only after that the end, good or bad, takes effect: no fault swallows text that came
- * before it.
+ * Reads one streamed response. All events of one network read are parsed, then their text is passed on in one piece at
+ * the end of the tick, and only then the verdict takes effect: no error drops text that came before it.
  */
 export class StreamedReply {
   readonly #limits: ReplyLimits;
   readonly #onDelta: (text: string) => void;
   readonly #onStart: () => void;
   readonly #attempt: Attempt;
-  readonly #watch: IdleTimeout;
+  readonly #timeout: IdleTimeout;
   readonly #parser: EventSourceParser;
   readonly #text: ReplyText;
   readonly #capAt: number;
   readonly #result = Promise.withResolvers<ModelOutcome>();
-  #answer: IncomingMessage | undefined;
+  #response: IncomingMessage | undefined;
   #model: string;
   #usage: Usage | null = null;
   #finish: FinishReason | undefined;
-  /** What this read brought and was not handed on yet. */
+  /** Text of this read that was not passed on yet. */
   #pending = '';
   #events = false;
   #alive = false;
@@ -56,7 +54,7 @@ export class StreamedReply {
 
   /**
    * @param capAt when the reply must end at the latest, on the monotonic clock
-   * @param on what it says, and that it begins to say or to think something
+   * @param on called with each piece of text, and when the first token (of text or of reasoning) comes
    */
   constructor(
     model: string,
@@ -72,27 +70,27 @@ export class StreamedReply {
     this.#onStart = on.start;
     this.#attempt = attempt;
     this.#text = new ReplyText(limits.replyMaxBytes);
-    this.#watch = new IdleTimeout(this.#untilCap(limits.firstTokenTimeoutMs), () => this.#late());
+    this.#timeout = new IdleTimeout(this.#withinCap(limits.firstTokenTimeoutMs), () => this.#onTimeout());
     this.#parser = createParser({
       maxBufferSize: wireBytes(limits.replyMaxBytes),
-      onEvent: ({ data }) => this.#take(data),
-      onError: (error) => this.#tooLong(error),
+      onEvent: ({ data }) => this.#onEvent(data),
+      onError: (error) => this.#onTooLong(error),
     });
   }
 
-  /** Resolves when the reply is whole or was cut by a cap. Rejects with an UpstreamFault. */
-  read(answer: IncomingMessage): Promise<ModelOutcome> {
-    this.#answer = answer;
-    answer.setEncoding('utf8');
-    answer.on('data', (text: string) => this.#feed(text));
-    answer.on('end', () => this.#endOfBody());
-    answer.on('error', (error) => this.#lost(error));
+  /** Resolves when the reply is whole or was cut by a limit. Rejects with an UpstreamError. */
+  read(response: IncomingMessage): Promise<ModelOutcome> {
+    this.#response = response;
+    response.setEncoding('utf8');
+    response.on('data', (text: string) => this.#feed(text));
+    response.on('end', () => this.#onEnd());
+    response.on('error', (error) => this.#onConnectionLost(error));
     return this.#result.promise;
   }
 
-  /** Must follow every use, also when there was no answer to read. */
+  /** Must follow every use, also when no response came. */
   close(): void {
-    this.#watch.stop();
+    this.#timeout.stop();
   }
 
   #feed(text: string): void {
@@ -106,7 +104,7 @@ export class StreamedReply {
   readonly #endOfRead = (): void => {
     this.#scheduled = false;
     if (this.#settled) return;
-    this.#handOn(this.#text.take(this.#pending));
+    this.#passOn(this.#text.take(this.#pending));
     this.#pending = '';
     if (this.#text.truncated) this.#verdict = 'capped';
     if (this.#verdict) {
@@ -116,22 +114,21 @@ export class StreamedReply {
       const wait = this.#finish
         ? Math.min(USAGE_WAIT_MS, this.#limits.idleTimeoutMs)
         : this.#limits.idleTimeoutMs;
-      this.#watch.set(this.#untilCap(wait));
+      this.#timeout.set(this.#withinCap(wait));
     }
   };
 
-  #handOn(text: string): void {
+  #passOn(text: string): void {
     if (text === '' || this.#attempt.stopped) return;
     try {
       this.#onDelta(text);
     } catch (error) {
-      // Must not happen; but from inside a tick it would take the process with it.
+      // Thrown inside a tick, it would end the process.
       this.#attempt.stop(error);
     }
   }
 
-  /** One event of the stream. */
-  #take(data: string): void {
+  #onEvent(data: string): void {
     if (this.#verdict) return;
     this.#events = true;
     if (data === '[DONE]') {
@@ -141,7 +138,7 @@ export class StreamedReply {
     if (data.trim() === '') return;
     const chunk = parseObject(data);
     if (!chunk) {
-      // The last event may have been cut by the end of the body: then that is what is wrong, if anything is.
+      // The end of the body may have cut the last event; then the missing end is the error.
       if (!this.#ended) this.#fail('upstream_error', 'a chunk is not a JSON object');
       return;
     }
@@ -152,49 +149,49 @@ export class StreamedReply {
     }
     this.#model = modelName(chunk) ?? this.#model;
     this.#usage = usageOf(chunk) ?? this.#usage;
-    if (choice) this.#takeChoice(choice);
+    if (choice) this.#onChoice(choice);
   }
 
-  #takeChoice(choice: Record<string, unknown>): void {
+  #onChoice(choice: Record<string, unknown>): void {
     const { delta } = choice;
     const content = textOf(delta, 'content');
     this.#pending += content;
-    if (!this.#started && (content !== '' || thinks(delta))) {
+    if (!this.#started && (content !== '' || hasReasoning(delta))) {
       this.#started = true;
       this.#onStart();
     }
     this.#finish ??= finishReason(choice);
-    // An empty piece is no sign of the first token; later any piece shows that the model is at work.
+    // Before the first token an empty piece does not move the deadline; after it, every piece does.
     this.#alive ||= this.#started || this.#finish !== undefined;
   }
 
-  #tooLong(error: ParseError): void {
+  #onTooLong(error: ParseError): void {
     if (error.type === 'max-buffer-size-exceeded') this.#verdict ??= this.#finish ? 'whole' : 'capped';
   }
 
-  #endOfBody(): void {
+  #onEnd(): void {
     this.#ended = true;
-    // Ends an event whose last empty line was left out.
+    // Completes an event without its final empty line.
     if (!this.#verdict) this.#parser.feed('\n\n');
-    // Lines that are no events pass as noise, so a web page or a plain JSON answer shows only here.
-    const type = this.#answer?.headers['content-type'] ?? '';
+    // The parser skips lines that are no events, so a web page or plain JSON is noticed only here.
+    const type = this.#response?.headers['content-type'] ?? '';
     if (!this.#events && /^(text\/html|application\/json)\b/i.test(type)) {
-      this.#fail('upstream_error', 'the answer is not an event stream');
+      this.#fail('upstream_error', 'the response is not an event stream');
     } else {
       this.#fail('upstream_incomplete', 'no finish_reason');
     }
     this.#endOfRead();
   }
 
-  #lost(error: Error): void {
+  #onConnectionLost(error: Error): void {
     if (this.#started) this.#fail('upstream_incomplete', systemCode(error) ?? 'connection lost');
     else this.#verdict ??= this.#finish ? 'whole' : connectionError(error);
     this.#endOfRead();
   }
 
-  #late(): void {
-    if (!this.#answer) {
-      this.#attempt.stop(new UpstreamError('upstream_timeout', { reason: 'no answer' }));
+  #onTimeout(): void {
+    if (!this.#response) {
+      this.#attempt.stop(new UpstreamError('upstream_timeout', { reason: 'no response' }));
       return;
     }
     if (!this.#finish && performance.now() >= this.#capAt - 1) this.#verdict ??= 'capped';
@@ -204,10 +201,10 @@ export class StreamedReply {
 
   #settle(verdict: Verdict): void {
     this.#settled = true;
-    this.#watch.stop();
+    this.#timeout.stop();
     if (verdict === 'whole') {
-      this.#handOn(this.#text.rest());
-      if (this.#answer) this.#attempt.drainResponse(this.#answer);
+      this.#passOn(this.#text.rest());
+      if (this.#response) this.#attempt.drainResponse(this.#response);
     } else {
       this.#attempt.closeConnection();
     }
@@ -220,32 +217,33 @@ export class StreamedReply {
     if (verdict instanceof UpstreamError) return verdict;
     const outcome = { usage: this.#usage, model: this.#model };
     if (verdict === 'capped') {
-      if (this.#text.said) return { ...outcome, finishReason: 'length', truncated: true };
+      if (this.#text.hasText) return { ...outcome, finishReason: 'length', truncated: true };
       const code = performance.now() >= this.#capAt - 1 ? 'upstream_timeout' : 'upstream_error';
-      return this.#fault(code, 'a cap was met before anything was said');
+      return this.#error(code, 'a limit was reached before the first text');
     }
     const reason = this.#finish ?? 'stop';
-    if (!this.#text.said && reason !== 'content_filter') return this.#fault('upstream_empty', 'no content');
+    if (!this.#text.hasText && reason !== 'content_filter')
+      return this.#error('upstream_empty', 'no content');
     return { ...outcome, finishReason: reason, truncated: false };
   }
 
-  /** Once the reply has said that it is finished, whatever goes wrong after it takes nothing away. */
+  /** After `finish_reason` the reply is whole, whatever fails later. */
   #fail(code: ErrorCode, reason: string): void {
-    this.#verdict ??= this.#finish ? 'whole' : this.#fault(code, reason);
+    this.#verdict ??= this.#finish ? 'whole' : this.#error(code, reason);
   }
 
-  #fault(code: ErrorCode, reason: string): UpstreamError {
-    const status = this.#answer?.statusCode;
-    const requestId = this.#answer && requestIdOf(this.#answer);
+  #error(code: ErrorCode, reason: string): UpstreamError {
+    const status = this.#response?.statusCode;
+    const requestId = this.#response && requestIdOf(this.#response);
     return new UpstreamError(code, { status, requestId, reason });
   }
 
-  #untilCap(ms: number): number {
+  #withinCap(ms: number): number {
     return Math.max(0, Math.min(ms, this.#capAt - performance.now()));
   }
 }
 
-/** A model that thinks aloud before it answers has begun. */
-function thinks(delta: unknown): boolean {
+/** Reasoning tokens count as the first token. */
+function hasReasoning(delta: unknown): boolean {
   return textOf(delta, 'reasoning_content') !== '' || textOf(delta, 'reasoning') !== '';
 }

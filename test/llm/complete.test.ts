@@ -17,7 +17,7 @@ import { HELLO, never, setUp } from './setup.ts';
 const message = (content: unknown, finish_reason: unknown = 'stop', more: object = {}) =>
   json({ choices: [{ index: 0, message: { role: 'assistant', content }, finish_reason }], ...more });
 
-/** A 200 answer that announces JSON and then does these things. */
+/** A 200 response with a JSON content type, followed by these steps. */
 const begun =
   (...steps: readonly Step[]): Handler =>
   async (exchange) => {
@@ -39,7 +39,7 @@ test('a whole reply comes with its reason, token counts and the model’s own na
   assert.equal(upstream.requests[0]?.body.stream, false);
 });
 
-test('a lone surrogate becomes U+FFFD, unknown reasons are an ordinary end, odd names and counts are left out', async (t) => {
+test('a lone surrogate becomes U+FFFD, unknown reasons count as stop, invalid names and counts are left out', async (t) => {
   const { model, upstream } = await setUp(t);
   upstream.respond(message('a\ud83d', 'tool_calls', { model: 17, usage: { prompt_tokens: 'many' } }));
   assert.deepEqual(await model.complete(HELLO, never()), {
@@ -51,7 +51,7 @@ test('a lone surrogate becomes U+FFFD, unknown reasons are an ordinary end, odd 
   });
 });
 
-test('a reply over the cap is cut between two characters and marked', async (t) => {
+test('a reply over the limit is cut between two characters and marked', async (t) => {
   const { model, upstream } = await setUp(t, { replyMaxBytes: 10 });
   upstream.respond(message('世世世世'));
   const { content, finishReason, truncated } = await model.complete(HELLO, never());
@@ -65,7 +65,7 @@ test('an empty reply of the content filter is a reply', async (t) => {
   assert.deepEqual([content, finishReason], ['', 'content_filter']);
 });
 
-const FAULTS: readonly [name: string, handler: Handler, code: string, options?: Partial<ModelOptions>][] = [
+const ERRORS: readonly [name: string, handler: Handler, code: string, options?: Partial<ModelOptions>][] = [
   ['silence', hang(), 'upstream_timeout', { timeoutMs: 250 }],
   ['silence after the headers', begun(hang()), 'upstream_timeout', { timeoutMs: 250 }],
   [
@@ -86,7 +86,7 @@ const FAULTS: readonly [name: string, handler: Handler, code: string, options?: 
   ],
 ];
 
-for (const [name, handler, code, options] of FAULTS) {
+for (const [name, handler, code, options] of ERRORS) {
   test(`${name}: ${code}, once`, async (t) => {
     const { model, upstream, lines } = await setUp(t, options);
     upstream.respond(handler);
@@ -98,15 +98,15 @@ for (const [name, handler, code, options] of FAULTS) {
   });
 }
 
-test('an abort closes the upstream at once and rejects with its reason', async (t) => {
+test('an abort closes the upstream connection and rejects with its reason', async (t) => {
   const { model, upstream } = await setUp(t);
   upstream.respond([hang(), begun(hang())]);
   for (let n = 1; n <= 2; n++) {
     const controller = new AbortController();
-    const answer = model.complete(HELLO, controller.signal);
+    const outcome = model.complete(HELLO, controller.signal);
     await upstream.waitForRequest(n);
     controller.abort('stop');
-    await assert.rejects(answer, (error) => error === 'stop');
+    await assert.rejects(outcome, (error) => error === 'stop');
     await upstream.waitForClosed(n);
   }
   await assert.rejects(model.complete(HELLO, AbortSignal.abort('gone')), (error) => error === 'gone');

@@ -18,20 +18,20 @@ import {
 } from '../support/fake-upstream.ts';
 import { HELLO, KEY, never, setUp, startStream } from './setup.ts';
 
-test('replies one after the other use connections again, whole, streamed and refused alike', async (t) => {
+test('consecutive calls reuse connections, whether whole, streamed or rejected', async (t) => {
   const { model, upstream } = await setUp(t, { maxRetries: 0 });
-  const answers = [reply('x'), status(400), status(500), status(401), reply('y')];
-  upstream.respond(answers.flatMap((answer) => [answer, answer]));
-  for (const _ of answers) {
+  const responses = [reply('x'), status(400), status(500), status(401), reply('y')];
+  upstream.respond(responses.flatMap((response) => [response, response]));
+  for (const _ of responses) {
     await startStream(model).outcome.catch(() => {});
     await model.complete(HELLO, never()).catch(() => {});
   }
   assert.equal(upstream.requests.length, 10);
-  // Two, because a reply is done with its last event, a moment before its connection is free again.
+  // Two, because a reply ends with its last event, a moment before its connection is free.
   assert.ok(new Set(upstream.requests.map(({ connection }) => connection)).size <= 2);
 });
 
-test('no stream waits for another', async (t) => {
+test('concurrent streams have a connection each', async (t) => {
   const { model, upstream } = await setUp(t);
   const gate = createGate();
   upstream.respond(script(delta('x'), wait(gate), finish(), done()));
@@ -45,14 +45,14 @@ test('no stream waits for another', async (t) => {
   await Promise.all(streams.map(({ outcome }) => outcome));
 });
 
-test('a connection that sends on after its reply is not kept for long', async (t) => {
+test('a connection that stays busy after its reply is closed', async (t) => {
   const { model, upstream } = await setUp(t);
   upstream.respond(script(delta('x'), finish(), done(), silence()));
   await startStream(model).outcome;
   await upstream.waitForClosed(1);
 });
 
-test('an idle connection that the upstream had closed costs no retry, and only one more request', async (t) => {
+test('an idle connection that the upstream closed costs no retry, and only one more request', async (t) => {
   const { model, upstream, lines } = await setUp(t, { maxRetries: 0 });
   upstream.respond([reply('one'), resetAtOnce(), reply('two')]);
   await startStream(model).outcome;
@@ -64,22 +64,22 @@ test('an idle connection that the upstream had closed costs no retry, and only o
     [1, 1, 2],
   );
   assert.deepEqual(lines, []);
-  // A new connection that is reset is a fault like any other.
+  // A new connection that is reset is an error like any other.
   upstream.respond(resetAtOnce());
   await assert.rejects(model.complete(HELLO, never()), { code: 'upstream_error' });
   assert.ok(upstream.requests.length <= 5);
 });
 
-test('a stale connection does not fail requests when the upstream closes each after one answer', async (t) => {
-  const server = await oneAnswerPerConnection(t);
+test('a stale connection does not fail requests when the upstream closes each after one response', async (t) => {
+  const server = await oneResponsePerConnection(t);
   const address = server.address();
   assert(address !== null && typeof address === 'object');
   const { model } = await setUp(t, { baseUrl: `http://127.0.0.1:${address.port}/v1`, maxRetries: 0 });
   for (let n = 0; n < 20; n++) await model.complete(HELLO, never());
 });
 
-/** Promises keep-alive and closes right after the answer: the next request may meet the closed end. */
-async function oneAnswerPerConnection(t: TestContext): Promise<Server> {
+/** Announces keep-alive and closes after the response, so that the next request may meet a closed connection. */
+async function oneResponsePerConnection(t: TestContext): Promise<Server> {
   const body = '{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}';
   const server = createServer((socket: Socket) => {
     let answered = false;
@@ -108,7 +108,7 @@ test('close() ends running streams and idle connections', async (t) => {
   await upstream.waitForClosed(2);
 });
 
-test('the key never gets into a log line or an error, whatever happens', async (t) => {
+test('the key never gets into a log line or an error', async (t) => {
   const echo = (code: number) => status(code, { 'x-echo': KEY }, JSON.stringify({ error: { message: KEY } }));
   const { model, upstream, lines } = await setUp(t, { headers: { 'x-second-key': `${KEY}-2` } });
   const ends = [echo(401), echo(400), resetAtOnce(), thenGarbage(KEY), echo(500), echo(500), echo(500)];

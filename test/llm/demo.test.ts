@@ -38,7 +38,7 @@ const ask = (...contents: string[]): ModelRequest => ({
   ),
 });
 
-test('the demo model answers in the language of the question and says what it is and how to change that', async () => {
+test('the demo model replies in the language of the question and says how to connect a real model', async () => {
   const english = await model.complete(ask('What can you do?'), never());
   assert.match(english.content, /demo model/);
   assert.match(english.content, /canned/);
@@ -61,7 +61,7 @@ test('the demo model repeats a short piece of the question and counts the messag
   assert.match(third.content, /“again”.*\*\*2\*\* earlier messages/);
 });
 
-test('the streamed demo answer is the whole one, in many small pieces, within four seconds', async () => {
+test('the streamed demo reply equals the whole one, in many small pieces, within four seconds', async () => {
   const request = ask('请用中文介绍一下你自己 😀');
   const pieces: string[] = [];
   const start = performance.now();
@@ -74,20 +74,20 @@ test('the streamed demo answer is the whole one, in many small pieces, within fo
   assert.ok((outcome.usage?.completion_tokens ?? 0) > 20);
 });
 
-test('a stream that nobody reads any more ends', async () => {
+test('an aborted stream ends', async () => {
   const controller = new AbortController();
   const stop = () => controller.abort('stop');
   await assert.rejects(model.stream(ask('hi'), stop, controller.signal), (error) => error === 'stop');
   assert.equal(await model.reachable(never()), true);
 });
 
-test('the demo model lists itself and answers nonsense as an OpenAI server would', async () => {
+test('the demo model lists itself and rejects invalid requests as an OpenAI server does', async () => {
   const list: unknown = await (await fetch(`${demo.baseUrl}/models`)).json();
   assert.deepEqual(list, { object: 'list', data: [{ id: 'demo', object: 'model', owned_by: 'demo' }] });
   for (const body of ['{bad', '[]', '{}', '{"messages":[]}', '{"messages":3}']) {
-    const answer = await fetch(`${demo.baseUrl}/chat/completions`, { method: 'POST', body });
-    assert.equal(answer.status, 400);
-    assert.match(await answer.text(), /"error":\{"message"/);
+    const response = await fetch(`${demo.baseUrl}/chat/completions`, { method: 'POST', body });
+    assert.equal(response.status, 400);
+    assert.match(await response.text(), /"error":\{"message"/);
   }
   assert.equal((await fetch(`${demo.baseUrl}/elsewhere`)).status, 404);
 });

@@ -12,8 +12,8 @@ const units = fc.array(
   { maxLength: 60 },
 );
 
-/** What is handed on of a text: neither lone surrogates nor NUL. */
-const handable = (text: string) => text.toWellFormed().replaceAll('\0', '\ufffd');
+/** The text without lone surrogates and NUL. */
+const cleaned = (text: string) => text.toWellFormed().replaceAll('\0', '\ufffd');
 
 /** The text in pieces, cut between any two UTF-16 units. */
 const pieces = fc.tuple(units, fc.array(fc.nat(60))).map(([parts, cuts]) => {
@@ -28,18 +28,18 @@ test('for every text and every cutting the pieces are well-formed and join to th
       const reply = new ReplyText(10_000);
       const out = [...cut.map((piece) => reply.take(piece)), reply.rest()];
       assert.ok(out.every((piece) => piece.isWellFormed()));
-      assert.equal(out.join(''), handable(text));
-      assert.deepEqual([reply.truncated, reply.said], [false, text !== '']);
+      assert.equal(out.join(''), cleaned(text));
+      assert.deepEqual([reply.truncated, reply.hasText], [false, text !== '']);
     }),
   );
 });
 
-test('for every cap what is handed on is the longest start that fits, and a cut is always marked', () => {
+test('for every limit the result is the longest start that fits, and a cut is always marked', () => {
   fc.assert(
     fc.property(pieces, fc.nat(120), ({ text, pieces: cut }, cap) => {
       const reply = new ReplyText(cap);
       const out = [...cut.map((piece) => reply.take(piece)), reply.rest()].join('');
-      const whole = handable(text);
+      const whole = cleaned(text);
       let expected = '';
       for (const character of whole) {
         if (Buffer.byteLength(expected + character) > cap) break;

@@ -17,7 +17,7 @@ import {
 } from '../support/fake-upstream.ts';
 import { HELLO, never, type Setup, setUp, startStream } from './setup.ts';
 
-/** Both ways of asking fail and recover alike. */
+/** Both methods fail and recover alike. */
 const WAYS: readonly [string, (model: Setup['model'], signal?: AbortSignal) => Promise<unknown>][] = [
   ['complete', (model, signal = never()) => model.complete(HELLO, signal)],
   ['stream', (model, signal = never()) => startStream(model, signal).outcome],
@@ -72,14 +72,14 @@ for (const [way, ask] of WAYS) {
     });
   }
 
-  test(`${way}: connections reset before an answer are tried again, then upstream_error`, async (t) => {
+  test(`${way}: connections reset before a response are retried, then upstream_error`, async (t) => {
     const { model, upstream } = await setUp(t);
     upstream.respond(resetAtOnce());
     assert.equal((await failure(ask(model))).code, 'upstream_error');
     assert.equal(upstream.requests.length, THREE);
   });
 
-  test(`${way}: a refused connection is tried again, then upstream_error`, async (t) => {
+  test(`${way}: a refused connection is retried, then upstream_error`, async (t) => {
     const { model, upstream, lines } = await setUp(t);
     await upstream.close();
     assert.equal((await failure(ask(model))).code, 'upstream_error');
@@ -87,7 +87,7 @@ for (const [way, ask] of WAYS) {
     assert.match(JSON.stringify(lines), /ECONNREFUSED/);
   });
 
-  test(`${way}: trouble that passes is not seen by the caller`, async (t) => {
+  test(`${way}: transient errors are not seen by the caller`, async (t) => {
     const { model, upstream } = await setUp(t);
     upstream.respond([status(500), status(429), reply('well')]);
     await ask(model);
@@ -101,7 +101,7 @@ for (const [way, ask] of WAYS) {
     assert.equal(upstream.requests.length, 1);
   });
 
-  test(`${way}: a long Retry-After is passed on at once, in seconds`, async (t) => {
+  test(`${way}: a long Retry-After is passed on without waiting, in seconds`, async (t) => {
     const { model, upstream } = await setUp(t, { timeoutMs: 120_000 });
     upstream.respond([
       status(429, { 'retry-after': '3600' }),
@@ -116,7 +116,7 @@ for (const [way, ask] of WAYS) {
     assert.equal(upstream.requests.length, 3);
   });
 
-  test(`${way}: a short Retry-After is waited for`, async (t) => {
+  test(`${way}: a short Retry-After is respected`, async (t) => {
     const { model, upstream } = await setUp(t);
     upstream.respond([status(429, { 'retry-after-ms': '80' }), status(503, { 'retry-after': '0.08' })]);
     await ask(model);
@@ -124,7 +124,7 @@ for (const [way, ask] of WAYS) {
     for (const i of [0, 1]) assert.ok((times[i + 1] ?? 0) - (times[i] ?? 0) >= 79);
   });
 
-  test(`${way}: no wait goes beyond the time for the whole call`, async (t) => {
+  test(`${way}: no wait exceeds the time for the whole call`, async (t) => {
     const { model, upstream } = await setUp(t, { timeoutMs: 1000 });
     upstream.respond(status(429, { 'retry-after': '2' }));
     const { code, retryAfter } = await failure(ask(model));
@@ -154,7 +154,7 @@ test('the waits between attempts grow and differ', async (t) => {
   }
 });
 
-test('a stream that breaks before its first token is tried again, one that breaks after it never', async (t) => {
+test('a stream that breaks before its first token is retried, after it never', async (t) => {
   const { model, upstream } = await setUp(t);
   upstream.respond([script(role(), raw(': ping\n\n'), arrive(), reset()), reply('well')]);
   const good = startStream(model);
@@ -168,7 +168,7 @@ test('a stream that breaks before its first token is tried again, one that break
   assert.equal(upstream.requests.length, 3);
 });
 
-test('an answer that is no HTTP counts as a failed connection', async (t) => {
+test('a response that is not HTTP counts as a failed connection', async (t) => {
   const server = createServer((socket) => socket.on('error', () => {}).end('SSH-2.0-OpenSSH\r\n'));
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');

@@ -45,7 +45,7 @@ export async function setUp(t: TestContext, options: Partial<ModelOptions> = {})
 
 export const HELLO: ModelRequest = { model: 'asked-model', messages: [{ role: 'user', content: 'hello' }] };
 
-/** A signal that nobody aborts. */
+/** A signal that is never aborted. */
 export const never = (): AbortSignal => new AbortController().signal;
 
 export interface Streamed {

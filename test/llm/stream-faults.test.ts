@@ -34,7 +34,7 @@ interface Fault {
   readonly name: string;
   readonly handler: Handler;
   readonly code: string;
-  /** What was said before. */
+  /** The text before the error. */
   readonly said: string;
   readonly options?: Partial<ModelOptions>;
 }
@@ -43,7 +43,7 @@ interface Fault {
 const SHORT = { firstTokenTimeoutMs: 250, idleTimeoutMs: 250 };
 const html = { 'content-type': 'text/html' };
 
-const FAULTS: readonly Fault[] = [
+const ERRORS: readonly Fault[] = [
   { name: 'a hang before the headers', handler: hang(), code: 'upstream_timeout', said: '', options: SHORT },
   {
     name: 'headers, then silence',
@@ -122,8 +122,8 @@ const FAULTS: readonly Fault[] = [
   },
 ];
 
-for (const { name, handler, code, said, options } of FAULTS) {
-  test(`${name}: ${code}, once, with what was said before`, async (t) => {
+for (const { name, handler, code, said, options } of ERRORS) {
+  test(`${name}: ${code}, once, after the text before it`, async (t) => {
     const { model, upstream, lines } = await setUp(t, options);
     upstream.respond(handler);
     const { deltas, outcome } = startStream(model);
@@ -151,7 +151,7 @@ for (const [name, handler] of [
   });
 }
 
-test('text that comes in the same network read as a fault is handed on before it', async (t) => {
+test('text of the same network read as an error is passed on before it', async (t) => {
   const { model, upstream } = await setUp(t);
   upstream.respond(script(raw(`${chunk({ content: 'last words' })}data: {garbled\n\n`), silence()));
   const { deltas, outcome } = startStream(model);
@@ -160,7 +160,7 @@ test('text that comes in the same network read as a fault is handed on before it
   await upstream.waitForClosed(1);
 });
 
-test('an endless reply is cut at the byte cap between two characters, and the upstream is closed', async (t) => {
+test('an endless reply is cut at the byte limit between two characters, and the upstream is closed', async (t) => {
   const { model, upstream } = await setUp(t, { replyMaxBytes: 1000 });
   upstream.respond(endless('世'));
   const { deltas, outcome } = startStream(model);
@@ -170,7 +170,7 @@ test('an endless reply is cut at the byte cap between two characters, and the up
   await upstream.waitForClosed(1);
 });
 
-test('a reply of exactly the cap is whole', async (t) => {
+test('a reply of exactly the limit is whole', async (t) => {
   const { model, upstream } = await setUp(t, { replyMaxBytes: 4 });
   upstream.respond([
     script(delta('😀'), finish(), done()),
@@ -182,7 +182,7 @@ test('a reply of exactly the cap is whole', async (t) => {
   assert.deepEqual(deltas, ['😀']);
 });
 
-test('a reply that is on for too long is cut there', async (t) => {
+test('a reply is cut at the time limit', async (t) => {
   const { model, upstream } = await setUp(t, { replyMaxMs: 400 });
   upstream.respond(thenSilence('one'));
   const { deltas, outcome } = startStream(model);
@@ -192,14 +192,14 @@ test('a reply that is on for too long is cut there', async (t) => {
   await upstream.waitForClosed(1);
 });
 
-test('the time cap with nothing said is a timeout, also while the model thinks aloud', async (t) => {
+test('the time limit without text is a timeout, also while the model reasons', async (t) => {
   const { model, upstream } = await setUp(t, { replyMaxMs: 250 });
   upstream.respond([headersThenSilence(), script(reasoning('hm'), silence())]);
   await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });
   await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });
 });
 
-test('a line without end is given up: what was said before stays, and memory stays flat', async (t) => {
+test('an endless line ends the reply: earlier text is kept, and memory stays flat', async (t) => {
   const { model, upstream } = await setUp(t, { replyMaxBytes: 65_536 });
   upstream.respond([hugeLine(Number.POSITIVE_INFINITY, 'said'), hugeLine(Number.POSITIVE_INFINITY)]);
   const before = process.memoryUsage().rss;
@@ -211,7 +211,7 @@ test('a line without end is given up: what was said before stays, and memory sta
   assert.ok(process.memoryUsage().rss - before < 64 * 1024 * 1024);
 });
 
-test('a comment without end ends with the first-token timeout, and memory stays flat', async (t) => {
+test('an endless comment ends with the first-token timeout, and memory stays flat', async (t) => {
   const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 300 });
   upstream.respond(script(raw(': '), flood('x'.repeat(65_536), Number.POSITIVE_INFINITY)));
   const before = process.memoryUsage().rss;
@@ -220,7 +220,7 @@ test('a comment without end ends with the first-token timeout, and memory stays 
   assert.ok(process.memoryUsage().rss - before < 192 * 1024 * 1024);
 });
 
-test('an abort closes the upstream at once and rejects with its reason, before and between tokens', async (t) => {
+test('an abort closes the upstream connection and rejects with its reason, before and between tokens', async (t) => {
   const { model, upstream } = await setUp(t);
   const reason = new Error('the reader pressed stop');
   upstream.respond([hang(), thenSilence('one')]);
@@ -239,7 +239,7 @@ test('an abort closes the upstream at once and rejects with its reason, before a
   assert.equal(upstream.requests.length, 2, 'an abort is never tried again');
 });
 
-test('nothing is handed on after an abort, and an aborted signal sends nothing', async (t) => {
+test('no text is passed on after an abort, and an aborted signal sends nothing', async (t) => {
   const { model, upstream, lines } = await setUp(t);
   const gate = createGate();
   upstream.respond(script(delta('one'), wait(gate), delta(' two'), finish(), done()));
@@ -254,7 +254,7 @@ test('nothing is handed on after an abort, and an aborted signal sends nothing',
   assert.deepEqual(lines, [], 'an abort is not worth a line');
 });
 
-test('a consumer that throws gets its own error back, not a crash', async (t) => {
+test('an error of the consumer rejects the call and does not end the process', async (t) => {
   const { model, upstream } = await setUp(t);
   upstream.respond(thenSilence('one'));
   const mistake = new Error('mistake');

@@ -84,7 +84,7 @@ test('without a key no Authorization is sent, unless the extra headers bring one
   assert.equal(own.upstream.requests[0]?.headers.authorization, 'Basic abc');
 });
 
-test('a piece is handed on while the reply still goes on', async (t) => {
+test('a piece is passed on before the reply ends', async (t) => {
   const { model, upstream } = await setUp(t);
   const gate = createGate();
   upstream.respond(script(role(), delta('first'), wait(gate), delta(' second'), finish(), done()));
@@ -96,7 +96,7 @@ test('a piece is handed on while the reply still goes on', async (t) => {
   assert.deepEqual(deltas, ['first', ' second']);
 });
 
-test('all that one network read brings is handed on in one call', async (t) => {
+test('the text of one network read is passed on in one call', async (t) => {
   const { model, upstream } = await setUp(t);
   const pieces = ['a', 'b', 'c', 'd'].map((content) => chunk({ content }));
   upstream.respond([
@@ -112,7 +112,7 @@ test('all that one network read brings is handed on in one call', async (t) => {
   assert.deepEqual(two.deltas, ['abcd']);
 });
 
-test('a surrogate pair split between chunks is handed on in one piece', async (t) => {
+test('a surrogate pair split between chunks is passed on in one piece', async (t) => {
   const { model, upstream } = await setUp(t);
   const halves = ['"x\\ud83d"', '"\\ude00y"'].map((content) =>
     raw(`data: {"choices":[{"index":0,"delta":{"content":${content}}}]}\n\n`),
@@ -123,7 +123,7 @@ test('a surrogate pair split between chunks is handed on in one piece', async (t
   assert.deepEqual(deltas, ['x', '😀y']);
 });
 
-test('a surrogate that stays alone becomes U+FFFD, in the middle and at the end', async (t) => {
+test('a lone surrogate becomes U+FFFD, in the middle and at the end', async (t) => {
   const { model, upstream } = await setUp(t);
   upstream.respond(
     script(
@@ -151,7 +151,7 @@ test('characters survive being cut anywhere between network writes', async (t) =
   assert.equal(deltas.join(''), 'é世😀');
 });
 
-test('CRLF line ends, comments, other fields and a missing last empty line are read as they should be', async (t) => {
+test('CRLF line ends, comments, other fields and a missing last empty line are read correctly', async (t) => {
   const { model, upstream } = await setUp(t);
   const crlf = (text: string) => text.replaceAll('\n', '\r\n');
   upstream.respond(
@@ -216,7 +216,7 @@ test('an empty reply is an error, unless the content filter made it so', async (
   assert.equal(upstream.requests.length, 3, 'none is tried again');
 });
 
-test('what comes after finish_reason takes nothing away: a reset, no [DONE], garbage, silence', async (t) => {
+test('after finish_reason no error counts: a reset, no [DONE], garbage, silence', async (t) => {
   const { model, upstream } = await setUp(t, { idleTimeoutMs: 250 });
   upstream.respond([
     script(delta('whole'), finish(), usage(), arrive(), reset()),
@@ -238,7 +238,7 @@ test('what comes after finish_reason takes nothing away: a reset, no [DONE], gar
   await upstream.waitForClosed(4);
 });
 
-test('a model that thinks aloud has begun: its thoughts are not handed on', async (t) => {
+test('reasoning counts as the first token and is not passed on', async (t) => {
   const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 300 });
   upstream.respond(script(reasoning('hm'), wait(450), delta('so'), finish(), done()));
   const { deltas, outcome } = startStream(model);
@@ -246,7 +246,7 @@ test('a model that thinks aloud has begun: its thoughts are not handed on', asyn
   assert.deepEqual(deltas, ['so']);
 });
 
-test('reachable asks for the list of models and takes any answer below 500 for a yes', async (t) => {
+test('reachable lists the models and accepts any status below 500', async (t) => {
   const { model, upstream } = await setUp(t);
   assert.equal(await model.reachable(never()), true);
   for (const [code, expected] of [
@@ -264,7 +264,7 @@ test('reachable asks for the list of models and takes any answer below 500 for a
   assert.equal(await model.reachable(never()), false);
 });
 
-test('an aborted wait for a silent list of models is a no', async (t) => {
+test('reachable is false when its signal aborts', async (t) => {
   const { model, upstream } = await setUp(t);
   const controller = new AbortController();
   upstream.respondModels(() => controller.abort());

@@ -1,10 +1,10 @@
-/** A stand-in for a model server, so that a first run shows the real path without a key. */
+/** A model server with canned replies, so that a first run needs no key. */
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { isObject, parseObject, textOf } from '../shapes.ts';
-import { demoAnswer } from './text.ts';
+import { demoReply } from './text.ts';
 
 export interface DemoModel {
   /** With `/v1`, as OPENAI_BASE_URL would have it. */
@@ -15,22 +15,22 @@ export interface DemoModel {
 const MODEL = 'demo';
 const FIRST_PIECE_MS = 150;
 const PIECE_MS = 25;
-/** Keeps the longest answer under four seconds. */
+/** Keeps the longest reply under four seconds. */
 const MAX_PIECES = 90;
-const WHOLE_ANSWER_MS = 200;
+const WHOLE_REPLY_MS = 200;
 const BODY_LIMIT = 64 * 1024 * 1024;
 
 /** Listens on a free loopback port: `POST /v1/chat/completions`, streamed or not, and `GET /v1/models`. */
 export async function startDemoModel(): Promise<DemoModel> {
   const server = createServer((request, response) => {
-    answer(request, response).catch(() => response.destroy());
+    handle(request, response).catch(() => response.destroy());
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   return { baseUrl: `http://127.0.0.1:${portOf(server)}/v1`, close: () => close(server) };
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
   const path = request.url?.split('?')[0];
   if (request.method === 'GET' && path === '/v1/models') {
     sendJson(response, 200, { object: 'list', data: [{ id: MODEL, object: 'model', owned_by: 'demo' }] });
@@ -38,26 +38,26 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
     const body = parseObject(await read(request));
     const messages: unknown[] = Array.isArray(body?.messages) ? body.messages : [];
     if (!body || messages.length === 0) sendError(response, 400, 'the body needs messages');
-    else if (body.stream === true) await streamAnswer(response, messages, body.stream_options);
-    else await wholeAnswer(response, messages);
+    else if (body.stream === true) await streamReply(response, messages, body.stream_options);
+    else await sendReply(response, messages);
   } else {
     request.resume();
     sendError(response, 404, 'no such path');
   }
 }
 
-async function wholeAnswer(response: ServerResponse, messages: unknown[]): Promise<void> {
-  const content = answerTo(messages);
-  await pause(WHOLE_ANSWER_MS);
+async function sendReply(response: ServerResponse, messages: unknown[]): Promise<void> {
+  const content = replyTo(messages);
+  await pause(WHOLE_REPLY_MS);
   const choice = { index: 0, message: { role: 'assistant', content }, finish_reason: 'stop' };
   sendJson(response, 200, { ...head('chat.completion'), choices: [choice], usage: usage(messages, content) });
 }
 
-async function streamAnswer(response: ServerResponse, messages: unknown[], options: unknown): Promise<void> {
-  const content = answerTo(messages);
+async function streamReply(response: ServerResponse, messages: unknown[], options: unknown): Promise<void> {
+  const content = replyTo(messages);
   const base = head('chat.completion.chunk');
-  const gone = new AbortController();
-  response.once('close', () => gone.abort());
+  const disconnected = new AbortController();
+  response.once('close', () => disconnected.abort());
   const send = (delta: object, reason: string | null = null) => {
     const choices = [{ index: 0, delta, finish_reason: reason }];
     response.write(`data: ${JSON.stringify({ ...base, choices })}\n\n`);
@@ -66,7 +66,7 @@ async function streamAnswer(response: ServerResponse, messages: unknown[], optio
   send({ role: 'assistant', content: '' });
   let wait = FIRST_PIECE_MS;
   for (const piece of cut(content)) {
-    await pause(wait, undefined, { signal: gone.signal });
+    await pause(wait, undefined, { signal: disconnected.signal });
     send({ content: piece });
     wait = PIECE_MS;
   }
@@ -78,12 +78,12 @@ async function streamAnswer(response: ServerResponse, messages: unknown[], optio
   response.end('data: [DONE]\n\n');
 }
 
-function answerTo(messages: unknown[]): string {
-  const spoken = messages.filter((message) => textOf(message, 'role') !== 'system');
-  return demoAnswer(textOf(spoken.at(-1), 'content'), Math.max(0, spoken.length - 1));
+function replyTo(messages: unknown[]): string {
+  const conversation = messages.filter((message) => textOf(message, 'role') !== 'system');
+  return demoReply(textOf(conversation.at(-1), 'content'), Math.max(0, conversation.length - 1));
 }
 
-/** Pieces of the size of a word, never through a code point. */
+/** Pieces of about a word, cut between code points. */
 function cut(text: string): string[] {
   const characters = [...text];
   const size = Math.max(2, Math.ceil(characters.length / MAX_PIECES));

@@ -1,10 +1,10 @@
-/** The canned answers of the demo model. */
+/** The canned replies of the demo model. */
 
-/** How much of a question is repeated in the answer, in code points. */
+/** How much of a question the reply repeats, in code points. */
 const ECHO_LENGTH = 40;
 
 /** @param earlier messages of the conversation before this one, without a system prompt */
-export function demoAnswer(question: string, earlier: number): string {
+export function demoReply(question: string, earlier: number): string {
   const echo = shorten(question);
   return /\p{Script=Han}/u.test(question) ? chinese(echo, earlier) : english(echo, earlier);
 }

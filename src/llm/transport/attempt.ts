@@ -1,14 +1,14 @@
 import type { IncomingMessage } from 'node:http';
 
-/** How long what is left of an answer may take to arrive before its connection is given up. */
-const LINGER_MS = 1000;
+/** A response that takes longer to drain closes its connection. */
+const DRAIN_MS = 1000;
 
 /** One request on the wire. */
 export class Attempt {
   readonly #controller = new AbortController();
   #stopped: { readonly reason: unknown } | undefined;
 
-  /** Given to the transport: closes the connection. */
+  /** Its abort closes the connection. */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
@@ -17,24 +17,24 @@ export class Attempt {
     return this.#stopped !== undefined;
   }
 
-  /** Ends the attempt: it rejects with `reason`, whatever else comes of it. The first reason counts. */
+  /** Rejects the attempt with `reason`, also where its work has succeeded. The first reason counts. */
   stop(reason: unknown): void {
     this.#stopped ??= { reason };
     this.#controller.abort();
   }
 
-  /** Closes the connection without a verdict on the attempt. */
+  /** Closes the connection without rejecting the attempt. */
   closeConnection(): void {
     this.#controller.abort();
   }
 
-  /** Lets the rest of an answer run out unread, so that the connection can be used again; not for long. */
-  drainResponse(answer: IncomingMessage): void {
-    answer.on('error', () => {});
-    answer.resume();
-    if (answer.complete || answer.destroyed) return;
-    const timer = setTimeout(() => this.closeConnection(), LINGER_MS);
-    answer.once('close', () => clearTimeout(timer));
+  /** Discards the rest of a response, so that its connection can be used again. */
+  drainResponse(response: IncomingMessage): void {
+    response.on('error', () => {});
+    response.resume();
+    if (response.complete || response.destroyed) return;
+    const timer = setTimeout(() => this.closeConnection(), DRAIN_MS);
+    response.once('close', () => clearTimeout(timer));
   }
 
   throwIfStopped(): void {
@@ -42,7 +42,7 @@ export class Attempt {
   }
 }
 
-/** Runs one attempt until it is done, stops itself, or the caller's signal stops it. */
+/** Runs one attempt. The signal stops it. */
 export async function runAttempt<T>(signal: AbortSignal, work: (attempt: Attempt) => Promise<T>): Promise<T> {
   signal.throwIfAborted();
   const attempt = new Attempt();
@@ -53,7 +53,7 @@ export async function runAttempt<T>(signal: AbortSignal, work: (attempt: Attempt
     attempt.throwIfStopped();
     return result;
   } catch (error) {
-    // What the closed connection brings about must not hide why it was closed.
+    // A stopped attempt fails with errors of its closed connection; the reason of the stop is the cause.
     attempt.throwIfStopped();
     throw error;
   } finally {

@@ -1,7 +1,9 @@
 import type { IncomingMessage } from 'node:http';
-import OpenAI from 'openai';
+import { OpenAI, type ClientOptions as SdkOptions } from 'openai';
 import type { ModelRequest } from '../../domain/model.ts';
-import { Transport } from './transport.ts';
+import { classifyResponse, connectionError, UpstreamError } from '../errors.ts';
+import type { Attempt } from './attempt.ts';
+import { Transport, type WireRequest } from './transport.ts';
 
 export interface ClientOptions {
   readonly apiKey: string | undefined;
@@ -9,84 +11,85 @@ export interface ClientOptions {
   readonly headers: Readonly<Record<string, string>>;
 }
 
-type FetchParameters = Parameters<OpenAI['fetchWithTimeout']>;
-type BuildParameters = Parameters<OpenAI['buildRequest']>;
-type BuiltRequest = Awaited<ReturnType<OpenAI['buildRequest']>>;
-
-/** Longest delay a timer takes: the deadlines are kept elsewhere. */
-const NO_TIMEOUT = 2 ** 31 - 1;
-
-/** Stands for every answer towards the SDK, which so neither reads bodies nor makes errors of them. */
-const ANSWERED = new Response(null);
-
-/**
- * The SDK's client on Node's own HTTP, by the two methods that it has for that. Its `fetch` option would do as well,
- * but costs each call a timer, two linked signals, a `Response` and new headers: more than all the rest of a call.
- */
-class NodeOpenAI extends OpenAI {
+/** The calls to the model server. The SDK prepares one request per path; the transport sends each call. */
+export class ModelServerClient {
   readonly #transport = new Transport();
-  /** By the signal of the call, which is the one thing that travels through the SDK as it is. */
-  readonly #answers = new WeakMap<AbortSignal, IncomingMessage>();
-  /** Per path, the request as the SDK makes it: address, credentials and headers are the same for every call. */
-  readonly #made = new Map<string, BuiltRequest>();
-  readonly #plainHeaders = new WeakMap<Headers, Record<string, string>>();
+  readonly #chatRequest: WireRequest;
+  readonly #modelsRequest: WireRequest;
 
-  override async buildRequest(...[options, attempt]: BuildParameters): Promise<BuiltRequest> {
-    const { method, path, body, signal } = options;
-    const known = this.#made.get(path);
-    if (known) return { ...known, req: { ...known.req, body: JSON.stringify(body), signal: signal ?? null } };
-    const made = await super.buildRequest(options, attempt);
-    const { headers } = made.req;
-    if (method === 'post') this.#made.set(path, { ...made, req: { method, headers } });
-    return made;
+  private constructor(chatRequest: WireRequest, modelsRequest: WireRequest) {
+    this.#chatRequest = chatRequest;
+    this.#modelsRequest = modelsRequest;
   }
 
-  override async fetchWithTimeout(url: FetchParameters[0], init: FetchParameters[1]): Promise<Response> {
-    const { signal, method = 'GET', headers, body } = init ?? {};
-    if (!signal) throw new TypeError('a call without a signal');
-    if (!(headers instanceof Headers)) throw new TypeError('headers of another kind');
-    if (body !== undefined && body !== null && typeof body !== 'string')
-      throw new TypeError('not a text body');
-    const request = {
-      url: url instanceof Request ? url.url : String(url),
-      method: method.toUpperCase(),
-      headers: this.#plain(headers),
-      body: body ?? undefined,
-    };
-    this.#answers.set(signal, await this.#transport.send(request, signal));
-    return ANSWERED;
+  /** @throws UpstreamError when the options make no valid request */
+  static async open(options: ClientOptions): Promise<ModelServerClient> {
+    const chat = await prepareRequest(options, (sdk) =>
+      sdk.chat.completions.create({ model: '', messages: [] }),
+    );
+    const models = await prepareRequest(options, (sdk) => sdk.models.list());
+    return new ModelServerClient(chat, models);
   }
 
-  #plain(headers: Headers): Record<string, string> {
-    let plain = this.#plainHeaders.get(headers);
-    if (!plain) {
-      plain = { 'accept-encoding': 'identity', ...Object.fromEntries(headers) };
-      this.#plainHeaders.set(headers, plain);
-    }
-    return plain;
+  /** Resolves with the head of a response whose body is a reply. Rejects with an UpstreamError. */
+  async chat(request: ModelRequest, stream: boolean, attempt: Attempt): Promise<IncomingMessage> {
+    const body = JSON.stringify(chatBody(request, stream));
+    const response = await this.#send({ ...this.#chatRequest, body }, attempt.signal);
+    const error = classifyResponse(response);
+    if (!error) return response;
+    attempt.drainResponse(response);
+    throw error;
   }
 
-  answerOf(signal: AbortSignal): IncomingMessage {
-    const answer = this.#answers.get(signal);
-    if (!answer) throw new TypeError('a call without an answer');
-    return answer;
+  /** Resolves with the head of the response, whatever its status. Rejects with an UpstreamError. */
+  models(signal: AbortSignal): Promise<IncomingMessage> {
+    return this.#send(this.#modelsRequest, signal);
   }
 
-  closeConnections(): void {
+  close(): void {
     this.#transport.close();
+  }
+
+  async #send(request: WireRequest, signal: AbortSignal): Promise<IncomingMessage> {
+    try {
+      return await this.#transport.send(request, signal);
+    } catch (error) {
+      throw connectionError(error);
+    }
   }
 }
 
-/** The calls to the model server. Each resolves with the answer's head, whatever its status; the signal ends it. */
-export class ModelServerClient {
-  readonly #sdk: NodeOpenAI;
+function chatBody({ model, messages, temperature, maxTokens }: ModelRequest, stream: boolean) {
+  return {
+    model,
+    messages: messages.map(({ role, content }) => ({ role, content })),
+    ...(temperature === undefined ? {} : { temperature }),
+    ...(maxTokens === undefined ? {} : { max_tokens: maxTokens }),
+    ...(stream ? { stream, stream_options: { include_usage: true } } : { stream }),
+  } satisfies OpenAI.ChatCompletionCreateParams;
+}
 
-  constructor({ apiKey, baseUrl, headers }: ClientOptions) {
-    this.#sdk = new NodeOpenAI({
-      // The SDK insists on a key; servers on the own machine often want none, then nothing is sent.
+/**
+ * The request that the SDK makes for a call: address, credentials and headers, which no later call changes. Its `fetch`
+ * option takes the request and sends nothing. Sending every call through the SDK costs a third more CPU (ADR 4).
+ */
+async function prepareRequest(
+  { apiKey, baseUrl, headers }: ClientOptions,
+  call: (sdk: OpenAI) => { asResponse(): Promise<Response> },
+): Promise<WireRequest> {
+  let request: WireRequest | undefined;
+  const fetch: SdkOptions['fetch'] = async (url, { method = 'GET', headers: made } = {}) => {
+    const plain = Object.fromEntries(new Headers(made));
+    request = { url: String(url), method, headers: { 'accept-encoding': 'identity', ...plain } };
+    return new Response(null);
+  };
+  try {
+    const sdk = new OpenAI({
+      fetch,
+      // The SDK requires a key. Local servers often need none, and then none is sent.
       apiKey: apiKey ?? 'none',
       defaultHeaders: apiKey === undefined ? { Authorization: null, ...headers } : headers,
-      // null keeps the SDK from looking into the environment by itself.
+      // null keeps the SDK from reading environment variables.
       baseURL: baseUrl ?? null,
       adminAPIKey: null,
       organization: null,
@@ -94,39 +97,11 @@ export class ModelServerClient {
       webhookSecret: null,
       logLevel: 'off',
       maxRetries: 0,
-      timeout: NO_TIMEOUT,
     });
+    await call(sdk).asResponse();
+  } catch {
+    // The SDK's errors may quote headers, and with them the key.
   }
-
-  async chat(request: ModelRequest, stream: boolean, signal: AbortSignal): Promise<IncomingMessage> {
-    const { model, temperature, maxTokens } = request;
-    const body = {
-      model,
-      messages: request.messages.map(({ role, content }) => ({ role, content })),
-      ...(temperature === undefined ? {} : { temperature }),
-      ...(maxTokens === undefined ? {} : { max_tokens: maxTokens }),
-    };
-    const { completions } = this.#sdk.chat;
-    if (stream) {
-      const options = { stream: true, stream_options: { include_usage: true } } as const;
-      await completions.create({ ...body, ...options }, { signal }).asResponse();
-    } else {
-      await completions.create({ ...body, stream: false }, { signal }).asResponse();
-    }
-    return this.#sdk.answerOf(signal);
-  }
-
-  async models(signal: AbortSignal): Promise<IncomingMessage> {
-    await this.#sdk.models.list({ signal }).asResponse();
-    return this.#sdk.answerOf(signal);
-  }
-
-  close(): void {
-    this.#sdk.closeConnections();
-  }
-}
-
-/** Whether the request was made and went out, and the connection failed. */
-export function isConnectionError(error: unknown): error is Error {
-  return error instanceof OpenAI.APIConnectionError;
+  if (!request) throw new UpstreamError('upstream_error', { reason: 'the request could not be made' });
+  return request;
 }

@@ -1,6 +1,6 @@
 /**
- * A deadline that moves often and is rarely met: moving it is an assignment, the timer is armed anew only when it
- * fires early or the deadline comes nearer. Monotonic, so a jump of the wall clock changes nothing.
+ * A deadline that moves with every read. Moving it later costs an assignment: the timer is set again only when it fires
+ * early or the deadline moves nearer. It uses the monotonic clock.
  */
 export class IdleTimeout {
   #due: number;
@@ -14,7 +14,7 @@ export class IdleTimeout {
     this.#arm(ms);
   }
 
-  /** The deadline is `ms` from now, sooner or later than before. */
+  /** Moves the deadline to `ms` from now. */
   set(ms: number): void {
     this.#due = performance.now() + ms;
     if (this.#due < this.#armedFor) this.#arm(ms);

@@ -6,16 +6,16 @@ export interface WireRequest {
   readonly url: string;
   readonly method: string;
   readonly headers: Record<string, string>;
-  readonly body: string | undefined;
+  readonly body?: string;
 }
 
-/** Below the idle limits that model servers and the proxies before them usually have, so that ours closes first. */
+/** Below the usual idle limits of model servers and proxies, so that this side closes first. */
 const IDLE_SOCKET_MS = 15_000;
 const MAX_IDLE_SOCKETS = 512;
 
 /**
- * HTTP/1.1 with a keep-alive pool and one request per connection at a time, so that thousands of open streams never
- * wait for each other. The body is a Node stream: web streams cost more than all the rest of a reply.
+ * HTTP/1.1 with a keep-alive pool and one request per connection at a time, so that open streams never wait for each
+ * other. The body is a Node stream: reading a web stream costs more than the rest of a reply.
  */
 export class Transport {
   readonly #options = {
@@ -27,10 +27,10 @@ export class Transport {
   readonly #http = new http.Agent(this.#options);
   readonly #https = new https.Agent(this.#options);
 
-  /** Parsed addresses; there are as many as the SDK has paths in use. */
+  /** Parsed URLs: one for each path in use. */
   readonly #targets = new Map<string, https.RequestOptions>();
 
-  /** Resolves with the answer's head, whatever its status. The signal closes the connection, during the body too. */
+  /** Resolves with the head of the response, whatever its status. The signal closes the connection, also later. */
   async send(request: WireRequest, signal: AbortSignal): Promise<IncomingMessage> {
     const target = this.#target(request.url);
     const agent = target.protocol === 'https:' ? this.#https : this.#http;
@@ -59,8 +59,7 @@ export class Transport {
 }
 
 /**
- * `stale`: the other side had closed the idle connection that was picked, and nothing was answered. That is no fault
- * of the request, so it may go out once more at once.
+ * `stale`: the server closed the idle connection before it read the request, so the request can be sent again.
  */
 function exchange(
   { method, headers, body }: WireRequest,
