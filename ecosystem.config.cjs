@@ -1,9 +1,9 @@
 /**
- * PM2, on Linux and Windows: npx pm2 start ecosystem.config.cjs
+ * PM2 on Linux, macOS and Windows: npx pm2 start ecosystem.config.cjs
  *
- * Cluster mode also with one worker, because only there `pm2 reload` starts the new process before it stops the old
- * one. The workers are forks of PM2's own daemon, so start PM2 by `npx pm2` in this folder: that runs it on the
- * Node that the project brings (see docs/deployment.md).
+ * Cluster mode is used even for one worker, because only then does `pm2 reload` start the new process before it stops
+ * the old one. PM2's daemon forks the workers: start it with `npx pm2` in this folder, so that it runs on the project's
+ * Node (see docs/deployment.md).
  */
 const { existsSync, readFileSync } = require('node:fs');
 const { availableParallelism } = require('node:os');
@@ -29,18 +29,18 @@ module.exports = {
       name: 'chat-api',
       cwd: __dirname,
       script: join('src', 'main.ts'),
-      // Said, or PM2 looks for another runtime for a .ts file.
+      // Set explicitly: PM2 chooses another runtime for .ts files.
       interpreter: 'node',
-      // As `npm start` does: without a bound V8 keeps up to 100 MB more for what is garbage at once.
+      // Same as `npm start`: without this limit V8 keeps up to 100 MB more of short-lived garbage.
       node_args: '--max-semi-space-size=16',
       exec_mode: 'cluster',
       instances: Number(setting('WEB_CONCURRENCY') ?? (mysql ? availableParallelism() : 1)),
-      // The server says 'ready' when its port is open and its database answered.
+      // The server sends 'ready' when its port is open and its database has responded.
       wait_ready: true,
       listen_timeout: 30_000,
-      // Longer than the server's own grace: it finishes and saves its replies by itself.
+      // Longer than the server's grace period, so that it can finish and save running replies.
       kill_timeout: grace + 10_000,
-      // Windows has no SIGINT to send; PM2 then sends the message 'shutdown'. The server understands both.
+      // Windows has no signals: PM2 sends the message 'shutdown' instead.
       shutdown_with_message: process.platform === 'win32',
       max_memory_restart: '1G',
       exp_backoff_restart_delay: 200,
