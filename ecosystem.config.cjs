@@ -35,7 +35,7 @@ module.exports = {
       node_args: '--max-semi-space-size=16',
       exec_mode: 'cluster',
       instances: Number(setting('WEB_CONCURRENCY') ?? (mysql ? availableParallelism() : 1)),
-      // The server sends 'ready' when its port is open and its database has responded.
+      // The server sends 'ready' when it listens.
       wait_ready: true,
       listen_timeout: 30_000,
       // Longer than the server's grace period, so that it can finish and save running replies.
