@@ -1,4 +1,7 @@
-/** The direction of the layers: http, jobs → services → domain ← db, llm, cache, markdown, csv, files, notify, limits, filter. See docs/architecture.md. */
+/**
+ * The layers: http, jobs → services → domain ← db, llm, cache, markdown, csv, files, notify, limits, filter. Only
+ * src/compose sees everything. See docs/architecture.md.
+ */
 const outside = (name, from, allowed) => ({
   name,
   severity: 'error',
@@ -38,6 +41,24 @@ module.exports = {
       '^src/services/',
       '^src/request-context\\.ts$',
     ]),
+    {
+      name: 'only-main-and-scripts-compose',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '^src/(compose/|run\\.ts$)' },
+      to: { path: '^src/compose/' },
+    },
+    {
+      name: 'db-core-is-the-bottom-of-db',
+      severity: 'error',
+      from: { path: '^src/db/core/' },
+      to: { path: '^src/db/', pathNot: '^src/db/core/' },
+    },
+    {
+      name: 'markdown-is-self-contained',
+      severity: 'error',
+      from: { path: '^src/markdown/' },
+      to: { path: '^src/domain/', dependencyTypesNot: ['type-only'] },
+    },
     {
       name: 'services-use-no-library',
       severity: 'error',

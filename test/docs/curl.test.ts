@@ -5,30 +5,15 @@
  * export job that was started) and $SINCE (cursor of an export).
  */
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { spawn } from 'node:child_process';
 import { after, before, describe, it } from 'node:test';
+import { provideProgram } from '../support/debian.ts';
 import { startServer, type TestServer } from '../support/server.ts';
 import { type Call, callsOf, documents, read } from './documents.ts';
 import { differences } from './shape.ts';
 
 const SHELL = process.platform === 'win32' ? 'sh' : '/bin/sh';
 const LIMIT_MS = 60_000;
-
-/** Installs curl where it is missing, as root on Debian only. */
-function ensureCurl(): void {
-  const isInstalled = () => spawnSync('curl', ['--version']).status === 0;
-  if (isInstalled()) return;
-  const canInstall = process.getuid?.() === 0 && existsSync('/etc/debian_version');
-  if (canInstall && process.env.TEST_NO_INSTALL !== '1') {
-    process.stderr.write('curl not found, installing it (TEST_NO_INSTALL=1 prevents this)\n');
-    spawnSync('apt-get', ['update'], { stdio: ['ignore', 'ignore', 'inherit'] });
-    spawnSync('apt-get', ['install', '-y', '--no-install-recommends', 'curl'], {
-      stdio: ['ignore', 'ignore', 'inherit'],
-    });
-  }
-  assert.ok(isInstalled(), 'the curl commands of the documents need curl');
-}
 
 interface CommandResult {
   readonly code: number | null;
@@ -72,7 +57,7 @@ function checkDocument(file: string, calls: readonly Call[]): void {
     let server: TestServer;
     const variables: Record<string, string> = {};
     before(async () => {
-      ensureCurl();
+      provideProgram('curl', 'curl');
       server = await startServer();
     });
     after(() => server.stop());

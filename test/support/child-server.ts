@@ -67,7 +67,15 @@ export async function makeFolder(): Promise<ChildFolder> {
 function startChild(cwd: string, env: Record<string, string>): ChildServer {
   const file = join(cwd, '.env');
   plantSettings({ ...(existsSync(file) ? parse(readFileSync(file)) : {}), ...env });
-  const kept = ['PATH', 'SYSTEMROOT', 'TEMP', 'TMP', 'HOME', 'NODE_COMPILE_CACHE', 'NODE_DISABLE_COMPILE_CACHE'];
+  const kept = [
+    'PATH',
+    'SYSTEMROOT',
+    'TEMP',
+    'TMP',
+    'HOME',
+    'NODE_COMPILE_CACHE',
+    'NODE_DISABLE_COMPILE_CACHE',
+  ];
   const inherited = Object.fromEntries(
     kept.flatMap((name) => Object.entries(process.env).filter(([key]) => key === name)),
   );

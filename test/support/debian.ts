@@ -1,39 +1,65 @@
-/** Programs that tests need and that Debian packages: found, or installed where that is possible and allowed. */
+/** Programs that tests need: found on this machine, or installed with apt-get where that is possible and allowed. */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import Sqlite from 'better-sqlite3';
+
+const INSTALL_TIMEOUT_MS = 600_000;
+
+/** The first of the names that is on the PATH or where Debian keeps servers. */
+export function findProgram(...names: readonly string[]): string | undefined {
+  const suffix = process.platform === 'win32' ? '.exe' : '';
+  const path = (process.env.PATH ?? '').split(delimiter).filter((folder) => folder !== '');
+  const folders = [...path, '/usr/sbin', '/usr/local/sbin'];
+  const files = names.flatMap((name) => folders.map((folder) => join(folder, name + suffix)));
+  return files.find((file) => existsSync(file));
+}
 
 /**
- * Where a program is. Undefined, said in one loud line: there is none, and its tests cannot run. With CI=true that is
- * an error instead.
+ * The path of a program, after installing its packages if it is missing. Undefined when that is not possible; with
+ * CI=true that is an error.
+ * @param what the program, or what is not tested without it, for the message
  */
-export function provideProgram(name: string, debianPackage: string): string | undefined {
-  const path = find(name) ?? (install(debianPackage) ? find(name) : undefined);
+export function provide(
+  find: () => string | undefined,
+  what: string,
+  ...packages: readonly string[]
+): string | undefined {
+  const path = find() ?? install(find, packages);
   if (path !== undefined) return path;
-  const line = `NO ${name.toUpperCase()}: ITS TESTS DO NOT RUN. Install the package ${debianPackage}.`;
+  const line = `${what} NOT FOUND: ITS TESTS DO NOT RUN. Install ${packages.join(' and ')}.`;
   if (process.env.CI === 'true') throw new Error(line);
   process.stderr.write(`\n!!! ${line}\n\n`);
   return undefined;
 }
 
-function find(name: string): string | undefined {
-  const suffix = process.platform === 'win32' ? '.exe' : '';
-  // Debian has servers where they are on no user's PATH.
-  const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin'];
-  return folders
-    .filter((folder) => folder !== '')
-    .map((folder) => join(folder, name + suffix))
-    .find((file) => existsSync(file));
+export function provideProgram(name: string, debianPackage: string): string | undefined {
+  return provide(() => findProgram(name), name.toUpperCase(), debianPackage);
 }
 
-function install(debianPackage: string): boolean {
+/** Test files run at the same time, and apt-get does not wait for another one in every step. */
+export function install(find: () => string | undefined, packages: readonly string[]): string | undefined {
   const possible = process.getuid?.() === 0 && existsSync('/usr/bin/apt-get');
-  if (!possible || process.env.TEST_NO_INSTALL === '1') return false;
-  process.stderr.write(`# installing ${debianPackage} with apt-get (TEST_NO_INSTALL=1 forbids it)\n`);
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  const options = { env, stdio: ['ignore', 'ignore', 'inherit'] as ['ignore', 'ignore', 'inherit'] };
-  const quiet = ['-o', 'DPkg::Lock::Timeout=300', '-qq'];
-  spawnSync('apt-get', [...quiet, 'update'], options);
-  const asked = ['install', '-y', '--no-install-recommends', debianPackage];
-  return spawnSync('apt-get', [...quiet, ...asked], options).status === 0;
+  if (!possible || process.env.TEST_NO_INSTALL === '1') return undefined;
+  const lock = new Sqlite(join(tmpdir(), 'chat-api-test-install.lock'), { timeout: INSTALL_TIMEOUT_MS });
+  try {
+    lock.exec('BEGIN EXCLUSIVE');
+    const path = find();
+    if (path !== undefined) return path;
+    process.stderr.write(`# installing ${packages.join(', ')} (TEST_NO_INSTALL=1 prevents this)\n`);
+    aptGet('update');
+    aptGet('install', '-y', '--no-install-recommends', ...packages);
+    return find();
+  } finally {
+    lock.close();
+  }
+}
+
+function aptGet(...args: readonly string[]): void {
+  spawnSync('apt-get', ['-o', 'DPkg::Lock::Timeout=300', '-qq', ...args], {
+    // A package must not start its server.
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' },
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
 }

@@ -3,10 +3,10 @@
  * test files in TEST_DATABASE_URL. Set by hand (one URL, or several separated by commas) that variable is left alone.
  * In the end it reads all that was logged for what should not be there.
  */
-import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { install } from './debian.ts';
 import { findMariadbd, type Mariadb, startMariadb } from './mariadb.ts';
 import { recordOutput, searchLogs } from './planted.ts';
 
@@ -25,8 +25,7 @@ export async function globalSetup(): Promise<void> {
 
 async function provideDatabase(): Promise<void> {
   if (process.env.TEST_DATABASE_URL !== undefined) return;
-  if (!findMariadbd()) install();
-  if (!findMariadbd()) {
+  if (!(findMariadbd() ?? install(findMariadbd, PACKAGES))) {
     const missing = 'no mariadbd or mysqld here and no TEST_DATABASE_URL';
     if (process.env.CI === 'true') throw new Error(`${missing}: the tests must run on MySQL or MariaDB too`);
     process.stderr.write(`\n*** ${missing}: ONLY SQLITE IS TESTED ***\n\n`);
@@ -56,19 +55,4 @@ export async function globalTeardown(): Promise<void> {
   // The runner only fails by the error, and does not always say it.
   process.stderr.write(`\n*** ${said}\n`);
   throw new Error(said);
-}
-
-function install(): void {
-  const possible = process.getuid?.() === 0 && existsSync('/etc/debian_version');
-  if (!possible || process.env.TEST_NO_INSTALL === '1') return;
-  process.stderr.write(
-    `no mariadbd here: installing ${PACKAGES.join(' and ')} (TEST_NO_INSTALL=1 forbids it)\n`,
-  );
-  const options = { stdio: ['ignore', 'ignore', 'inherit'] as 'inherit'[] };
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  spawnSync('apt-get', ['update'], { ...options, env });
-  spawnSync('apt-get', ['install', '-y', '--no-install-recommends', ...PACKAGES], {
-    ...options,
-    env,
-  });
 }

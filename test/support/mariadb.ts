@@ -4,9 +4,10 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import mysql from 'mysql2/promise';
+import { findProgram } from './debian.ts';
 
 /**
  * Defaults that differ from what the program wants wherever a server's administrator could set them so: the tests
@@ -30,12 +31,8 @@ const SMALL = [
 
 const START_TIMEOUT_MS = 60_000;
 
-/** The server program: from the PATH, or where Debian has it although it is on no user's PATH. */
 export function findMariadbd(): string | undefined {
-  const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin'];
-  const names = process.platform === 'win32' ? ['mariadbd.exe', 'mysqld.exe'] : ['mariadbd', 'mysqld'];
-  const files = names.flatMap((name) => folders.map((folder) => join(folder, name)));
-  return files.find((file) => existsSync(file));
+  return findProgram('mariadbd', 'mysqld');
 }
 
 /**

@@ -1,46 +1,20 @@
 /** A private Redis server that tests may kill, freeze and restart. */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { findProgram, provide } from './debian.ts';
 
-const NAMES = process.platform === 'win32' ? ['redis-server.exe'] : ['redis-server', 'valkey-server'];
 const START_TIMEOUT_MS = 20_000;
 /** Must never be seen in a log. */
 export const REDIS_PASSWORD = 'red1s-5ecret';
 
-function find(): string | undefined {
-  const folders = (process.env.PATH ?? '').split(delimiter);
-  const files = NAMES.flatMap((name) => folders.map((folder) => join(folder, name)));
-  return files.find((file) => existsSync(file));
-}
-
-function install(): void {
-  const possible = process.getuid?.() === 0 && existsSync('/usr/bin/apt-get');
-  if (!possible || process.env.TEST_NO_INSTALL === '1') return;
-  process.stderr.write('# installing redis-server with apt-get (TEST_NO_INSTALL=1 forbids it)\n');
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' };
-  const options = { env, stdio: ['ignore', 'ignore', 'inherit'] as ['ignore', 'ignore', 'inherit'] };
-  const lock = ['-o', 'DPkg::Lock::Timeout=300', '-qq'];
-  spawnSync('apt-get', [...lock, 'update'], options);
-  spawnSync('apt-get', [...lock, 'install', '-y', '--no-install-recommends', 'redis-server'], options);
-}
-
-/**
- * Where the server program is, after installing it if that is possible and allowed. Undefined, said in one loud line:
- * there is none. With CI=true that is an error instead.
- */
+/** The server program, installed if it is missing and that is possible; see {@link provide}. */
 export function provideRedis(): string | undefined {
-  if (find() === undefined) install();
-  const program = find();
-  if (program !== undefined) return program;
-  const line = 'NO REDIS: WHAT IS SHARED BY REDIS IS NOT TESTED. Install redis-server.';
-  if (process.env.CI === 'true') throw new Error(line);
-  process.stderr.write(`\n!!! ${line}\n`);
-  return undefined;
+  return provide(() => findProgram('redis-server', 'valkey-server'), 'REDIS', 'redis-server');
 }
 
 /** Starts a server on a free loopback port, which keeps nothing and asks for a password. */

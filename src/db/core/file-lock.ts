@@ -1,4 +1,4 @@
-import { isBusy, openLockFile } from '../journal/file.ts';
+import Sqlite from 'better-sqlite3';
 import type { Unlock } from './dialect.ts';
 
 /**
@@ -18,4 +18,14 @@ export function takeFileLock(path: string): Unlock | null {
   return async () => {
     file.close();
   };
+}
+
+/** A file that exists only to be locked by one process; the operating system releases the lock when that process dies. */
+export function openLockFile(path: string): Sqlite.Database {
+  return new Sqlite(path, { timeout: 0 });
+}
+
+/** Another process has the lock. */
+export function isBusy(error: unknown): boolean {
+  return error instanceof Sqlite.SqliteError && error.code.startsWith('SQLITE_BUSY');
 }

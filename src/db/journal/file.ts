@@ -2,6 +2,7 @@
 import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import Sqlite from 'better-sqlite3';
+import { isBusy } from '../core/file-lock.ts';
 
 const VERSION = 1;
 const PAGE_BYTES = 4096;
@@ -65,14 +66,6 @@ export function openJournalFile(path: string, maxBytes: number): Sqlite.Database
   }
 }
 
-/**
- * A file whose only use is that one process at a time has it exclusively; the operating system gives it free when
- * that process dies.
- */
-export function openLockFile(path: string): Sqlite.Database {
-  return new Sqlite(path, { timeout: 0 });
-}
-
 function prepare(file: Sqlite.Database): void {
   const version = file.pragma('user_version', { simple: true });
   if (version === 0) file.exec(SCHEMA);
@@ -91,11 +84,6 @@ function useWal(file: Sqlite.Database): void {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RETRY_MS);
     }
   }
-}
-
-/** Another process has the lock. */
-export function isBusy(error: unknown): boolean {
-  return error instanceof Sqlite.SqliteError && error.code.startsWith('SQLITE_BUSY');
 }
 
 /** Whether a write failed for what was written, so that another one may work; else it is the file. */

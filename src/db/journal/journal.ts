@@ -2,8 +2,9 @@ import type Sqlite from 'better-sqlite3';
 import type { Message } from '../../domain/conversation.ts';
 import type { PendingTurns, TurnWrite } from '../../domain/turns.ts';
 import { databaseUnavailable } from '../core/errors.ts';
+import { isBusy, openLockFile } from '../core/file-lock.ts';
 import { type EntryRow, toEntry, toUnit } from './codec.ts';
-import { isBusy, isOfTheRow, openJournalFile, openLockFile } from './file.ts';
+import { isOfTheRow, openJournalFile } from './file.ts';
 import { prepareStatements, type StoredEntry } from './statements.ts';
 
 /** What one take reads at most, of bodies: many long replies must not fill the memory. */
