@@ -10,7 +10,10 @@ const MAX_FILES = 12;
 const EXCEPTIONS = new Map([[join(SRC, 'domain'), 17]]);
 
 it(`no folder of src holds more than ${MAX_FILES} files beside its subfolders`, () => {
-  const files = readdirSync(SRC, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  const files = readdirSync(SRC, { recursive: true, withFileTypes: true }).filter(
+    // layers.test.ts plants files beside ours.
+    (entry) => entry.isFile() && !entry.name.startsWith('planted-'),
+  );
   const byFolder = Map.groupBy(files, ({ parentPath }) => parentPath);
   assert(byFolder.has(join(SRC, 'db', 'core')), 'the folders were not read');
   const crowded = [...byFolder].filter(
