@@ -4,7 +4,7 @@ import type { ChatInput, ChatService } from '../../services/chat/chat.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import { type Caller, callerOf } from '../access/caller.ts';
 import type { Quotas } from '../access/quotas.ts';
-import type { createBodyReader } from '../request/body.ts';
+import type { BodyReader } from '../request/body.ts';
 import { idempotencyKey } from '../request/idempotency.ts';
 import { check } from '../request/validate.ts';
 import { presentCacheUse, presentReply } from '../response/presenters.ts';
@@ -20,7 +20,7 @@ import { type SessionOptions, StreamSession } from '../sse/session.ts';
 export interface ChatRouteParts {
   readonly chat: ChatService;
   readonly renderer: ReplyRenderer;
-  readonly readBody: ReturnType<typeof createBodyReader>;
+  readonly readBody: BodyReader;
   readonly quotas: Quotas;
   readonly messageMaxChars: number;
   readonly stream: SessionOptions;

@@ -3,7 +3,7 @@ import type { Clock } from '../../domain/runtime.ts';
 import type { SignedLinks } from '../../services/access/signed-links.ts';
 import type { ExportJobService } from '../../services/exports/jobs.ts';
 import { callerOf } from '../access/caller.ts';
-import type { createBodyReader } from '../request/body.ts';
+import type { BodyReader } from '../request/body.ts';
 import { check } from '../request/validate.ts';
 import { mediaTypeOf } from '../response/export-presenters.ts';
 import { sendJson } from '../response/problem.ts';
@@ -16,7 +16,7 @@ export interface ExportFileRouteParts {
   readonly jobs: ExportJobService;
   readonly links: Pick<SignedLinks, 'sign'>;
   readonly clock: Clock;
-  readonly readBody: ReturnType<typeof createBodyReader>;
+  readonly readBody: BodyReader;
 }
 
 /** What there is of a job that is done: the file, a link to it, and what proves it whole. */

@@ -4,7 +4,7 @@ import type { Instant } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { ApiKeyService, CreatedKey } from '../../services/access/api-keys.ts';
 import { callerOf } from '../access/caller.ts';
-import type { createBodyReader } from '../request/body.ts';
+import type { BodyReader } from '../request/body.ts';
 import { check } from '../request/validate.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
@@ -13,7 +13,7 @@ import { jsonBody, problems } from '../schemas/openapi.ts';
 
 interface KeyRouteParts {
   readonly keys: ApiKeyService;
-  readonly readBody: ReturnType<typeof createBodyReader>;
+  readonly readBody: BodyReader;
 }
 
 export function keyRoutes(parts: KeyRouteParts): Route[] {
