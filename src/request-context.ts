@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 
-/** Which request the code is working for, so that every log line can say so. */
+/** The id of the current request, for every log line. */
 export class RequestContext {
   readonly #storage = new AsyncLocalStorage<string>();
 

@@ -1,6 +1,6 @@
 /**
- * The closed list of error codes. A code never changes its meaning: callers branch on it, and
- * `type` in a problem document is `/problems/<code with dashes>`.
+ * The closed list of error codes. A code never changes its meaning, because callers branch on it. The `type` of a
+ * problem document is `/problems/<code with dashes>`.
  */
 export const ERROR_CODES = {
   validation: [400, 'Validation failed'],
@@ -49,7 +49,7 @@ export interface FieldError {
 }
 
 export interface AppErrorOptions {
-  /** The underlying error: for the log only, never shown to a caller. */
+  /** The underlying error, for the log only. */
   readonly cause?: unknown;
   /** Seconds for the `Retry-After` header. */
   readonly retryAfter?: number;
@@ -58,14 +58,14 @@ export interface AppErrorOptions {
   readonly headers?: Readonly<Record<string, string>>;
 }
 
-/** An error with a public meaning. Whatever is thrown and is not one of these becomes an opaque 500. */
+/** An error with a public meaning. Every other error becomes an opaque 500. */
 export class AppError extends Error {
   readonly code: ErrorCode;
   readonly retryAfter: number | undefined;
   readonly errors: readonly FieldError[] | undefined;
   readonly headers: Readonly<Record<string, string>> | undefined;
 
-  /** @param detail one sentence a caller may read: no SQL, no driver or upstream text, no body */
+  /** @param detail one sentence for the caller: no SQL, no text of a driver, an upstream or a body */
   constructor(code: ErrorCode, detail?: string, options: AppErrorOptions = {}) {
     super(detail ?? ERROR_CODES[code][1], options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'AppError';
@@ -84,17 +84,22 @@ export class AppError extends Error {
   }
 }
 
-/** One and the same for what never was, what is gone, and what is somebody else's. */
-export function conversationNotFound(): AppError {
-  return new AppError('conversation_not_found', 'There is no conversation with this id, or it has expired');
+/** Whether the database cannot be reached. Locked rows and slow statements are other errors. */
+export function isUnavailable(error: unknown): error is AppError {
+  return error instanceof AppError && error.code === 'database_unavailable';
 }
 
-/** As {@link conversationNotFound}, for a reply. */
+/** The same error for unknown, deleted and foreign ids, so that ids cannot be probed. */
+export function conversationNotFound(): AppError {
+  return new AppError('conversation_not_found', 'No conversation with this id exists, or it has expired');
+}
+
+/** As {@link conversationNotFound}, for a stream. */
 export function streamNotFound(): AppError {
-  return new AppError('stream_not_found', 'There is no stream with this id, or it has expired');
+  return new AppError('stream_not_found', 'No stream with this id exists, or it has expired');
 }
 
 /** As {@link conversationNotFound}, for an export. */
 export function exportNotFound(): AppError {
-  return new AppError('export_not_found', 'There is no export with this id, or it was removed');
+  return new AppError('export_not_found', 'No export with this id exists, or it was removed');
 }

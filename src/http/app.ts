@@ -36,9 +36,9 @@ export interface AppOptions {
   readonly messageMaxChars: number;
   readonly corsOrigins: '*' | 'loopback' | readonly string[];
   readonly trustProxy: number | readonly string[];
-  /** Whether a key is asked for. */
+  /** Whether authentication is on. */
   readonly required: boolean;
-  /** By which names beside those of the loopback the server may be called; undefined: by any. */
+  /** Allowed names in the Host header, beside the loopback's; undefined: any. */
   readonly hosts: readonly string[] | undefined;
   readonly heartbeatMs: number;
   readonly openMs: number;
@@ -65,11 +65,11 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   const { heartbeatMs, openMs, messageMaxChars } = options;
   const readBody = createBodyReader(options.bodyLimit);
   const { chat, streams, renderer, quotas } = parts;
-  const stream = { heartbeatMs, openMs };
+  const timing = { heartbeatMs, openMs };
   return [
-    ...chatRoutes({ chat, renderer, readBody, quotas, messageMaxChars, stream }),
-    ...streamRoutes({ streams, renderer, stream }),
-    // Before the conversations: "export-all" is nobody's id.
+    ...chatRoutes({ chat, renderer, readBody, quotas, messageMaxChars, timing }),
+    ...streamRoutes({ streams, renderer, timing }),
+    // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
     ...conversationRoutes(parts.conversations),
     ...exportJobRoutes({
@@ -85,7 +85,6 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   ];
 }
 
-/** The order in which a request meets what. */
 export function createApp(options: AppOptions, parts: AppParts): Express {
   const app = express();
   app.disable('x-powered-by');

@@ -1,29 +1,25 @@
 import { createDocument, type ZodOpenApiPathsObject } from 'zod-openapi';
 import type { Route, RouteAccess } from './route.ts';
-import { problem } from './schemas/common.ts';
-import { problems } from './schemas/openapi.ts';
+import { problemResponse, problems } from './schemas/openapi.ts';
 
-/** What any request can meet before or beside its operation: 404, 405, 408, 431, 500. */
-const OTHER_FAULT = {
-  description: 'Any other fault',
-  content: { 'application/problem+json': { schema: problem } },
-};
+/** Errors of every request: 404, 405, 408, 431, 500. */
+const OTHER_ERROR = problemResponse('Any other error');
 
-/** Either of them, where the server asks for keys. */
+/** Alternatives; unused where authentication is off. */
 const SECURITY = [{ bearer: [] }, { apiKey: [] }];
 
-function guardFaults(access: RouteAccess) {
+function guardErrors(access: RouteAccess) {
   if (access === 'open') return {};
   return access === 'any' ? problems(401, 429) : problems(401, 403, 429);
 }
 
-/** The OpenAPI 3.1 document of the routes, made from the same schemas that check the requests. */
+/** The OpenAPI 3.1 document of the routes, from the schemas that validate the requests. */
 export function openApiDocument(routes: readonly Route[], version: string): object {
   const paths: ZodOpenApiPathsObject = {};
   for (const { method, path, operation, access } of routes) {
     if (operation === undefined) continue;
     const template = path.replace(/:(\w+)/g, '{$1}');
-    const responses = { ...operation.responses, ...guardFaults(access), default: OTHER_FAULT };
+    const responses = { ...operation.responses, ...guardErrors(access), default: OTHER_ERROR };
     const security = access === 'open' ? [] : SECURITY;
     const note = access === 'open' ? '' : `Scope: \`${access}\`.`;
     const description = [operation.description, note].filter(Boolean).join(' ');
@@ -35,7 +31,7 @@ export function openApiDocument(routes: readonly Route[], version: string): obje
       title: 'Chat API',
       version,
       description:
-        'Chat with any OpenAI-compatible model over REST and server-sent events; conversations are kept in SQLite or MySQL. ' +
+        'Chat with any OpenAI-compatible model over REST and server-sent events. Conversations are stored in SQLite or MySQL. ' +
         'Every error is an RFC 9457 problem document.',
     },
     servers: [{ url: '/' }],
@@ -48,7 +44,7 @@ export function openApiDocument(routes: readonly Route[], version: string): obje
     ],
     components: {
       securitySchemes: {
-        bearer: { type: 'http', scheme: 'bearer', description: 'An API key, where the server asks for keys' },
+        bearer: { type: 'http', scheme: 'bearer', description: 'An API key, where authentication is on' },
         apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key' },
       },
     },

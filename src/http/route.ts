@@ -1,36 +1,36 @@
 import type { Express, Request, Response } from 'express';
 import type { ZodOpenApiOperationObject } from 'zod-openapi';
 import type { Scope } from '../domain/api-keys.ts';
-import { AppError } from '../domain/errors.ts';
+import { methodNotAllowed } from './response/problem.ts';
 
 export type Method = 'get' | 'post' | 'delete';
 
-/** Who may, where the server asks for keys: everybody, every key, or a key with that scope. */
+/** Who may call a route where authentication is on: everyone, any key, or a key with the scope. */
 export type RouteAccess = 'open' | 'any' | Scope;
 
-/** What a request counts against, beside the number of requests. */
+/** The quotas of a route beside the number of requests. */
 export type Quota = 'streams' | 'tokens' | 'exports';
 
-/** One operation: what it does and what the OpenAPI document says of it stand side by side. */
+/** One operation with its OpenAPI description. */
 export interface Route {
   readonly method: Method;
-  /** In Express's notation, such as `/api/conversations/:id`. */
+  /** In the notation of Express, such as `/api/conversations/:id`. */
   readonly path: string;
-  /** Undefined: not part of the documented API (pages and their files). */
+  /** Undefined: not part of the documented API. */
   readonly operation?: ZodOpenApiOperationObject;
   readonly access: RouteAccess;
   readonly quotas?: readonly Quota[];
-  /** Whether a signed link opens it too. */
+  /** Whether a signed link grants access too. */
   readonly linked?: boolean;
   handle(request: Request, response: Response): void | Promise<void>;
 }
 
-/** What lets a request through to its route, or throws what it is answered with. Without a promise when it knows. */
+/** Admits a request to its route, or throws the error to answer with. Returns no promise where it need not wait. */
 export type Guard = (route: Route, request: Request, response: Response) => void | Promise<void>;
 
 /**
- * Mounts every route; other methods on the same path get 405 with `Allow`, OPTIONS a 204 with it. Of two paths that
- * fit a request the first counts, for every method.
+ * Mounts the routes. Other methods on their paths get 405 with `Allow`, OPTIONS gets 204 with it. Where two paths match
+ * a request, the first one wins, for every method.
  */
 export function mountRoutes(app: Express, routes: readonly Route[], guard: Guard): void {
   for (const [path, operations] of Map.groupBy(routes, (route) => route.path)) {
@@ -41,9 +41,9 @@ export function mountRoutes(app: Express, routes: readonly Route[], guard: Guard
     const mounted = app.route(path);
     for (const route of operations)
       mounted[route.method]((request, response) => {
-        const waiting = guard(route, request, response);
-        return waiting
-          ? waiting.then(() => route.handle(request, response))
+        const admitted = guard(route, request, response);
+        return admitted
+          ? admitted.then(() => route.handle(request, response))
           : route.handle(request, response);
       });
     mounted.options((_request, response) => {
@@ -51,9 +51,7 @@ export function mountRoutes(app: Express, routes: readonly Route[], guard: Guard
       response.status(204).end();
     });
     mounted.all((request) => {
-      throw new AppError('method_not_allowed', `${request.method} is not possible here; ${allow} are`, {
-        headers: { Allow: allow },
-      });
+      throw methodNotAllowed(request.method, allow);
     });
   }
 }

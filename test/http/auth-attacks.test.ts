@@ -207,7 +207,7 @@ describe('a key that is none', () => {
       const answer = await holder.call('DELETE', `/api/keys/${key}`);
       assert([400, 401].includes(answer.status), answer.text);
     }
-    assert(chat.server.lines.some(({ path }) => path === '/api/keys/[a key]'));
+    assert(chat.server.lines.some(({ path }) => path === '/api/keys/[redacted]'));
   });
 
   it('is in no line of the log, and nothing there went wrong', () => {

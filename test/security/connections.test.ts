@@ -58,7 +58,7 @@ describe('a server with all its connections taken', () => {
     assert.equal(refused.headers.get('retry-after'), '5');
     assert.match(refused.headers.get('content-security-policy') ?? '', /default-src 'none'/);
     assert.deepEqual((await converse(url, REQUEST)).statuses, [503]);
-    assert.deepEqual(logged, [{ connections: 4, bound: 3, message: 'too many connections are open' }]);
+    assert.deepEqual(logged, [{ connections: 4, limit: 3, message: 'connection limit reached' }]);
     taken[0]?.destroy();
     await until('a free place', async () => (await converse(url, REQUEST, 100)).statuses[0] === 200);
     for (const socket of taken) socket.destroy();

@@ -83,8 +83,8 @@ export class Member {
       assert(!ended, `server ${this.index} has ended by itself:\n${said.slice(-3000)}`);
     }
     assert.deepEqual(errors, [], `server ${this.index} wrote to standard error`);
-    const unforeseen = lines.filter(({ msg }) => msg === 'unforeseen error');
-    assert.deepEqual(unforeseen, [], `server ${this.index} met what nobody had thought of`);
+    const unhandled = lines.filter(({ msg }) => msg === 'unhandled error');
+    assert.deepEqual(unhandled, [], `server ${this.index} met what nobody had thought of`);
     for (const secret of [KEY, SECRET_WORD]) {
       const at = said.indexOf(secret);
       assert(at < 0, `server ${this.index} wrote ${secret} in its log: ${said.slice(at - 300, at + 50)}`);

@@ -2,21 +2,21 @@ import type { Response } from 'express';
 import { type Access, UNRESTRICTED } from '../../domain/access.ts';
 import type { ApiKey } from '../../domain/api-keys.ts';
 
-/** Who sent a request, as far as it is known. */
+/** The sender of a request. */
 export interface Caller {
   readonly access: Access;
-  /** Null: a stranger, a server that asks for no keys, or somebody with a signed link. */
+  /** Null without authentication, or with a signed link. */
   readonly key: ApiKey | null;
-  /** Whom the limits count it as. */
+  /** The subject that rate limits count. */
   readonly subject: string;
 }
 
-/** Of a server that asks for no keys. @param subject whom the limits count it as */
+/** Where authentication is off, or a signed link grants the access. */
 export function anonymousCaller(subject: string): Caller {
   return { access: UNRESTRICTED, key: null, subject };
 }
 
-/** Somebody without a key, where one is asked for: what is open to all is open to them. */
+/** A caller without a key where one is required. Only open routes accept it. */
 export function unauthenticatedCaller(subject: string): Caller {
   return { access: { owner: null, unrestricted: false }, key: null, subject };
 }
@@ -29,7 +29,7 @@ export function keyCaller(key: ApiKey): Caller {
   };
 }
 
-/** Who sent the request of this response. The guard has said so before any route is asked. */
+/** The sender of this response's request. The guard sets it before the route runs. */
 export function callerOf({ locals }: Response): Caller {
   return locals.caller;
 }

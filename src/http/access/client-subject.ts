@@ -1,12 +1,12 @@
 import { isIP } from 'node:net';
 
-/** 64 bits: what one customer of a provider gets at least, so that nobody has more addresses to come from than others. */
+/** 64 bits: the smallest network that providers assign to one customer. */
 const NETWORK_GROUPS = 4;
 
 /**
- * Whom the limits by address count as one: an IPv4 address, or an IPv6 network of 64 bits. An IPv4 address in IPv6
- * clothes is the same as without. Whatever is no address is one subject.
- * @param address what TRUST_PROXY made of the connection
+ * The subject of limits by address: an IPv4 address or a /64 IPv6 network. IPv4-mapped IPv6 counts as IPv4. All
+ * invalid addresses are one subject.
+ * @param address the client address after TRUST_PROXY
  */
 export function clientSubject(address: string | undefined): string {
   const plain = address?.replace(/%.*$/, '') ?? '';
@@ -26,7 +26,7 @@ export function clientSubject(address: string | undefined): string {
 
 /** The eight groups of an IPv6 address, without leading zeros. */
 function groupsOf(address: string): string[] {
-  // A URL writes every address in one way: lower case, and a dotted end as groups.
+  // URL normalizes the address: lower case, a dotted end as groups.
   const [head = '', tail] = new URL(`http://[${address}]`).hostname.slice(1, -1).split('::');
   const groups = (text: string) => (text === '' ? [] : text.split(':'));
   if (tail === undefined) return groups(head);

@@ -5,17 +5,17 @@ const BEARER = /^bearer +([\w.~+/-]+=*)$/i;
 const OTHER_SCHEME = /^(?!bearer(?: |$))[\w!#$%&'*+.^`|~-]+(?: |$)/i;
 
 /**
- * The API key that a request shows, by `Authorization: Bearer` or `X-API-Key`; undefined when it shows none. An
- * `Authorization` of another scheme is for somebody else, such as a proxy on the way. Either header twice, an empty
- * one, and two different keys are `malformed`: which one counts is nothing to guess at.
- * @returns unchecked text
+ * The API key of a request, from `Authorization: Bearer` or `X-API-Key`; undefined without one. Other schemes are
+ * ignored: they may be for a proxy. Repeated or empty headers and two different keys are `malformed`, rather than
+ * guessed at.
+ * @returns the unverified key
  */
 export function presentedKey({
   rawHeaders,
 }: Pick<IncomingMessage, 'rawHeaders'>): string | undefined | 'malformed' {
   let authorization: string | undefined;
   let apiKey: string | undefined;
-  // Not by `headers`, which keep only the first Authorization, nor by `headersDistinct`, which are made of all headers.
+  // `headers` keeps only the first Authorization, and `headersDistinct` parses all header fields.
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const name = rawHeaders[i] ?? '';
     const value = rawHeaders[i + 1] ?? '';

@@ -1,6 +1,6 @@
 import type { Request, Response } from 'express';
 import type { ApiKey } from '../../domain/api-keys.ts';
-import { AppError } from '../../domain/errors.ts';
+import { AppError, isUnavailable } from '../../domain/errors.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { ApiKeyService } from '../../services/access/api-keys.ts';
 import type { SignedLinks } from '../../services/access/signed-links.ts';
@@ -13,7 +13,7 @@ import { presentedKey } from './credentials.ts';
 import type { Quotas } from './quotas.ts';
 
 export interface GuardParts {
-  /** Whether a key is asked for. */
+  /** Whether authentication is on. */
   readonly required: boolean;
   readonly keys: Pick<ApiKeyService, 'authenticate' | 'remembers'>;
   readonly links: Pick<SignedLinks, 'verify'>;
@@ -22,12 +22,12 @@ export interface GuardParts {
   readonly log: Log;
 }
 
-/** Says who sent a request, and whether they may and how often. */
+/** Identifies the caller, counts the request against its quotas, then checks the scope. */
 export function createGuard(parts: GuardParts): Guard {
   const { required, quotas } = parts;
-  const identified = (route: Route, request: Request, response: Response, caller: Caller) => {
+  const admit = (route: Route, request: Request, response: Response, caller: Caller) => {
     response.locals.caller = caller;
-    // Counted first, so that those who may not are told so only as often as others may ask.
+    // Before the scope, so that rejected requests are limited too.
     const admitted = quotas.admit(route, request, response, caller.subject);
     if (!required || isLinked(route, request)) return admitted;
     if (admitted) return admitted.then(() => checkScope(route.access, caller));
@@ -36,55 +36,48 @@ export function createGuard(parts: GuardParts): Guard {
   return (route, request, response) => {
     if (route.access === 'export' || route.access === 'admin') audit(parts.log, request, response);
     if (isLinked(route, request)) {
-      return linkCaller(parts, request).then((caller) => identified(route, request, response, caller));
+      return linkCaller(parts, request).then((caller) => admit(route, request, response, caller));
     }
-    if (!required) return identified(route, request, response, anonymousCaller(subjectOf(request)));
+    const subject = subjectOf(request);
+    if (!required) return admit(route, request, response, anonymousCaller(subject));
     const presented = presentedKey(request);
-    if (presented === undefined)
-      return identified(route, request, response, unauthenticatedCaller(subjectOf(request)));
-    return authenticated(parts, request, presented).then(
-      (key) => identified(route, request, response, keyCaller(key)),
+    if (presented === undefined) return admit(route, request, response, unauthenticatedCaller(subject));
+    return authenticate(parts, subject, presented).then(
+      (key) => admit(route, request, response, keyCaller(key)),
       (error: unknown) => {
-        // What is open to all is so, too, while nobody can say who asks.
+        // Open routes stay open while the database cannot verify keys.
         if (route.access !== 'open' || !isUnavailable(error)) throw error;
-        return identified(route, request, response, unauthenticatedCaller(subjectOf(request)));
+        return admit(route, request, response, unauthenticatedCaller(subject));
       },
     );
   };
-}
-
-function isUnavailable(error: unknown): boolean {
-  return error instanceof AppError && error.code === 'database_unavailable';
 }
 
 function subjectOf(request: Request): string {
   return `address ${clientSubject(request.ip)}`;
 }
 
-/** Of whatever is wrong with a key the caller hears the same. */
+/** @throws AppError `unauthorized`, `rate_limited`, `database_unavailable` */
+async function authenticate(
+  { keys, quotas }: GuardParts,
+  subject: string,
+  presented: string,
+): Promise<ApiKey> {
+  // A recently verified key works even where another client at its address guesses keys.
+  if (!keys.remembers(presented)) quotas.checkFailures(subject);
+  const key = await keys.authenticate(presented);
+  if (key) return key;
+  await quotas.countFailure(subject);
+  throw unauthorized();
+}
+
+/** The same error for every reason. */
 function unauthorized(): AppError {
   return new AppError(
     'unauthorized',
-    'This needs a valid API key, as "Authorization: Bearer ck_…" or in X-API-Key',
-    {
-      headers: { 'WWW-Authenticate': 'Bearer realm="chat"' },
-    },
+    'Send a valid API key as "Authorization: Bearer ck_…" or in X-API-Key',
+    { headers: { 'WWW-Authenticate': 'Bearer realm="chat"' } },
   );
-}
-
-/** @throws AppError `unauthorized`, `rate_limited`, `database_unavailable` */
-async function authenticated(
-  { keys, quotas }: GuardParts,
-  request: Request,
-  presented: string,
-): Promise<ApiKey> {
-  const address = subjectOf(request);
-  // Whoever shares an address with somebody who guesses keys, and was here with a good one before, is let through.
-  if (!keys.remembers(presented)) quotas.checkFailures(address);
-  const key = await keys.authenticate(presented);
-  if (key) return key;
-  await quotas.countFailure(address);
-  throw unauthorized();
 }
 
 /** @throws AppError `unauthorized`, `forbidden` */
@@ -92,7 +85,7 @@ function checkScope(access: RouteAccess, { key }: Caller): void {
   if (access === 'open') return;
   if (!key) throw unauthorized();
   if (access === 'any' || key.scopes.includes(access) || key.scopes.includes('admin')) return;
-  throw new AppError('forbidden', `This route needs a key with the scope "${access}"`, {
+  throw new AppError('forbidden', `Use a key with the scope "${access}"`, {
     headers: { 'WWW-Authenticate': `Bearer realm="chat", error="insufficient_scope", scope="${access}"` },
   });
 }
@@ -102,18 +95,18 @@ function isLinked(route: Route, request: Request): boolean {
 }
 
 /**
- * What the signature covers is open to whoever has it, and the path is the only thing that the route looks at.
- * @throws AppError `link_invalid`, for whatever reason
+ * A signed link grants access to its path. The route reads nothing else from the request.
+ * @throws AppError `link_invalid`, for every reason
  */
 async function linkCaller({ links, clock }: GuardParts, request: Request): Promise<Caller> {
   const query = queryParameters(request.url);
   if (await links.verify(request.method, pathOf(request), query, clock.now())) {
     return anonymousCaller(subjectOf(request));
   }
-  throw new AppError('link_invalid', 'The link is invalid or has expired');
+  throw new AppError('link_invalid', 'The link is invalid or has expired; request a new one');
 }
 
-/** One line for each try to use what lets somebody see or take away much: who, what, and what came of it. */
+/** Logs every request to a sensitive route with its caller and outcome. */
 function audit(log: Log, request: Request, response: Response): void {
   const { method } = request;
   const path = loggedPath(request);

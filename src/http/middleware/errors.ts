@@ -5,36 +5,36 @@ import { loggedPath, pathOf, sendProblem } from '../response/problem.ts';
 
 export function notFound(): RequestHandler {
   return (request) => {
-    throw new AppError('not_found', `There is nothing at ${pathOf(request)}`);
+    throw new AppError('not_found', `No route matches ${pathOf(request)}`);
   };
 }
 
-function asAppError(error: unknown): AppError {
-  if (error instanceof AppError) return error;
-  if (error instanceof URIError)
-    return new AppError('malformed_path', 'The path has a malformed percent-encoding');
-  return new AppError('internal', 'Unexpected error; the log has details under this request id', {
-    cause: error,
-  });
-}
-
-/** The last stop of every error: a problem document, or a broken connection where the reply was under way. */
+/** Answers an error with a problem document, or breaks the connection where the response has started. */
 export function errorHandler(log: Logger): ErrorRequestHandler {
   return (raw: unknown, request, response, _next) => {
-    const error = asAppError(raw);
+    const error = toAppError(raw);
     if (error.code === 'internal')
-      log.error({ err: error.cause ?? error, path: loggedPath(request) }, 'unforeseen error');
+      log.error({ err: error.cause ?? error, path: loggedPath(request) }, 'unhandled error');
     else if (error.status >= 500)
       log.warn({ code: error.code, path: loggedPath(request), cause: causeOf(error) }, error.message);
     if (response.headersSent || response.destroyed) {
       response.destroy();
       return;
     }
-    sendProblem(request, response, error);
+    sendProblem(response, error);
   };
 }
 
-/** Driver and upstream messages can quote data: the log gets the kind of the error and its code, no more. */
+function toAppError(error: unknown): AppError {
+  if (error instanceof AppError) return error;
+  if (error instanceof URIError)
+    return new AppError('malformed_path', 'The percent-encoding of the path must be valid');
+  return new AppError('internal', 'An unexpected error occurred; search the log for this request id', {
+    cause: error,
+  });
+}
+
+/** Only the name and code of the cause: messages of drivers and upstreams can quote data. */
 function causeOf(error: AppError): string | undefined {
   const { cause } = error;
   if (!(cause instanceof Error)) return undefined;

@@ -6,7 +6,7 @@ import { loggedPath } from '../response/problem.ts';
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;
 
-/** Names the request, and writes its one access line when the reply has left or the client has. */
+/** Sets the request id, and logs the request when its response is closed. */
 export function requestLogger(log: Logger, context: RequestContext): RequestHandler {
   return (request, response, next) => {
     const given = request.headers['x-request-id'];
@@ -17,7 +17,7 @@ export function requestLogger(log: Logger, context: RequestContext): RequestHand
     const { socket, method } = request;
     const bytesBefore = socket.bytesWritten;
     response.once('close', () => {
-      // Said here, not by the context: the socket's events run outside of it.
+      // Explicit, because events of the socket run outside the request context.
       const line = {
         request_id: requestId,
         method,

@@ -3,15 +3,15 @@ import { AppError } from '../../domain/errors.ts';
 import { queryParameters } from '../request/query.ts';
 import { readTarget } from '../request/target.ts';
 
-/** More than any client sends; Node itself would silently drop what is beyond its own limit. */
+/** More than any client sends. Node drops fields beyond its own limit silently. */
 const MAX_HEADERS = 200;
 
-/** One spelling of the path for everything that follows; odd requests end here. */
+/** Normalizes the path for all later handlers. Malformed targets are rejected here. */
 export function normalizeTarget(): RequestHandler {
   return (request, response, next) => {
     const { rawHeaders } = request;
     if (rawHeaders.length / 2 > MAX_HEADERS) {
-      throw new AppError('headers_too_large', `A request may have at most ${MAX_HEADERS} header fields`);
+      throw new AppError('headers_too_large', `The request must have at most ${MAX_HEADERS} header fields`);
     }
     const target = readTarget(request.url);
     if (target.kind === 'bad') {

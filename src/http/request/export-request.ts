@@ -1,19 +1,31 @@
 import type { Instant } from '../../domain/conversation.ts';
 import type { ExportRequest } from '../../domain/export-jobs.ts';
-import type { ExportCursor } from '../../domain/exports.ts';
+import type { ExportCursor, ExportFilter } from '../../domain/exports.ts';
 import type { ExportRequestBody } from '../schemas/export-jobs.ts';
 
-/** How long a cursor is good: so long it is known what was deleted. */
+/** How long a cursor is valid, because deletions are remembered for so long. */
 export const CURSOR_DAYS = 30;
 
 export function isTooOld({ at }: ExportCursor, now: Instant): boolean {
   return at < now - CURSOR_DAYS * 86_400_000;
 }
 
+type FilterFields = Pick<ExportRequestBody, 'start_date' | 'end_date' | 'role' | 'status'>;
+
+/** @param owner whose conversations to export; null: those of all owners */
+export function exportFilterOf(fields: FilterFields, owner: string | null): ExportFilter {
+  return {
+    owner,
+    from: fields.start_date ?? null,
+    to: fields.end_date ?? null,
+    role: fields.role ?? null,
+    status: fields.status ?? null,
+  };
+}
+
 /**
- * What the body asks for.
- * @param owner whose conversations; null: everybody's
- * @param since the cursor that the body names
+ * @param owner as for {@link exportFilterOf}
+ * @param since the decoded cursor of the body
  */
 export function exportRequestOf(
   body: ExportRequestBody,
@@ -24,13 +36,7 @@ export function exportRequestOf(
     format: body.format,
     raw: body.csv === 'raw',
     compression: body.compression,
-    filter: {
-      owner,
-      from: body.start_date ?? null,
-      to: body.end_date ?? null,
-      role: body.role ?? null,
-      status: body.status ?? null,
-    },
+    filter: exportFilterOf(body, owner),
     since,
     notify: { email: body.notify?.email ?? null, webhook: body.notify?.webhook ?? null },
   };

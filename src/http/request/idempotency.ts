@@ -4,32 +4,29 @@ import type { Access } from '../../domain/access.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { IdempotencyKey } from '../../services/chat/idempotent-turns.ts';
 
-const MALFORMED = 'must stand once and be 1 to 255 visible ASCII characters, bare or in double quotes';
+const RULE = 'must be sent once, as 1 to 255 visible ASCII characters, bare or in double quotes';
 
 /**
- * The request's `Idempotency-Key`, if it has one. A quoted key (a structured field, as the IETF draft has it) and the
- * same characters bare are one key.
- * Of each owner of API keys, the same key is another one; and of a key to which everything is open, because what it
- * asked may lie in somebody else's conversation.
- * @param asked what makes two requests the same
+ * The request's `Idempotency-Key`; undefined without one. A quoted key (a structured field, as in the IETF draft) equals
+ * the same bare key. Keys of different owners of API keys are independent. So are those of unrestricted keys, whose
+ * conversation can belong to another owner.
+ * @param input everything that must match for a request to count as a repetition
  * @throws AppError `validation`
  */
-export function idempotencyKey(request: Request, { access, ...asked }: Asked): IdempotencyKey | undefined {
+export function idempotencyKey(
+  request: Request,
+  { access, ...input }: { readonly access: Access },
+): IdempotencyKey | undefined {
   const sent = request.headersDistinct['idempotency-key'];
   if (sent === undefined) return undefined;
   const key = sent.length === 1 ? unquoted(sent[0] ?? '') : undefined;
   if (key === undefined) {
-    throw new AppError('validation', `Idempotency-Key ${MALFORMED}`, {
-      errors: [{ path: 'Idempotency-Key', message: MALFORMED }],
+    throw new AppError('validation', `Idempotency-Key ${RULE}`, {
+      errors: [{ path: 'Idempotency-Key', message: RULE }],
     });
   }
   const { owner, unrestricted } = access;
-  return { id: sha256([request.path, key, owner, unrestricted]), bodyHash: sha256(asked) };
-}
-
-/** Plain data, and who asks. */
-interface Asked {
-  readonly access: Access;
+  return { id: sha256([request.path, key, owner, unrestricted]), bodyHash: sha256(input) };
 }
 
 function unquoted(text: string): string | undefined {

@@ -3,10 +3,7 @@ import type { z } from 'zod';
 import { AppError } from '../../domain/errors.ts';
 import { check } from './validate.ts';
 
-/**
- * The query, checked. A parameter that stands twice is refused, whether the route knows it or not: which one counts
- * is nothing to guess at.
- */
+/** Validates the query. Repeated parameters are rejected rather than guessed at, also those that no route uses. */
 export function readQuery<T>(request: Request, schema: z.ZodType<T>): T {
   return check(schema, queryParameters(request.url));
 }
@@ -18,8 +15,8 @@ export function queryParameters(url: string): Record<string, string> {
   const found = new Map<string, string>();
   for (const [name, value] of new URLSearchParams(url.slice(mark + 1))) {
     if (found.has(name)) {
-      throw new AppError('validation', 'A query parameter stands twice', {
-        errors: [{ path: name, message: 'must stand only once' }],
+      throw new AppError('validation', 'Send each query parameter only once', {
+        errors: [{ path: name, message: 'must be sent only once' }],
       });
     }
     found.set(name, value);

@@ -1,11 +1,11 @@
-/** What a request target comes to: a path to route by, a path to go to instead, or a refusal. */
+/** How to handle a request target: route its path, redirect to the normalized path, or reject it. */
 export type Target =
   | { readonly kind: 'route'; readonly url: string }
   | { readonly kind: 'redirect'; readonly location: string }
   | { readonly kind: 'bad'; readonly detail: string };
 
 const ABSOLUTE = /^https?:\/\/[^/?#]*/i;
-/** Most targets are plain: nothing below needs to look at them. */
+/** Most targets need no normalization. */
 const PLAIN = /^(?:\/[\w-]+)+(?:\?[\w=&.-]*)?$/;
 const DOT_SEGMENT = /(?:^|\/)(?:\.|%2e){1,2}(?=\/|$)/i;
 const ENCODED_TRAP = /%(?:2f|5c|00)|\\/i;
@@ -27,25 +27,25 @@ function printableAscii(text: string): boolean {
 }
 
 /**
- * One form for every spelling of a path, so that whatever guards a route sees the path that the router sees.
- * A redirect always stays on this server: its location begins with exactly one slash.
+ * Normalizes a path, so that access checks see the path that the router sees. A redirect stays on this server: its
+ * location begins with exactly one slash.
  */
 export function readTarget(raw: string): Target {
   if (PLAIN.test(raw)) return { kind: 'route', url: raw };
-  // Absolute form (RFC 9112, 3.2.2): the authority says nothing about which route is meant.
+  // The authority of an absolute form (RFC 9112, 3.2.2) does not select the route.
   const target = raw.replace(ABSOLUTE, '');
   const mark = target.indexOf('?');
   const path = mark < 0 ? target : target.slice(0, mark);
   const query = mark < 0 ? '' : target.slice(mark);
   if (path !== '' && !path.startsWith('/')) return bad('The path must begin with a slash');
-  if (!printableAscii(target)) return bad('The path must be ASCII, other characters percent-encoded');
-  if (!decodable(path)) return bad('The path has a malformed percent-encoding');
-  if (!decodable(query)) return bad('The query has a malformed percent-encoding');
-  if (ENCODED_TRAP.test(path)) return bad('The path must not contain a backslash, nor %2f, %5c or %00');
+  if (!printableAscii(target)) return bad('The path must be ASCII; percent-encode other characters');
+  if (!decodable(path)) return bad('The percent-encoding of the path must be valid');
+  if (!decodable(query)) return bad('The percent-encoding of the query must be valid');
+  if (ENCODED_TRAP.test(path)) return bad('The path must not contain a backslash, %2f, %5c or %00');
   const clean = path.replace(TRAILING, '').replace(/\/{2,}/g, '/') || '/';
-  // After the cleaning: `/..%20` is one of them too.
-  if (DOT_SEGMENT.test(clean)) return bad('The path must not contain the segments . and ..');
-  // Only a path that people could have meant is worth a redirect; a lone "?" or an absolute form is just routed.
+  // After the cleaning, which turns `/..%20` into a dot segment.
+  if (DOT_SEGMENT.test(clean)) return bad('The path must not contain the segments "." and ".."');
+  // A lone "?" and an absolute form are routed without a redirect.
   if (clean !== (path || '/')) return { kind: 'redirect', location: clean + query };
   return { kind: 'route', url: clean + query };
 }

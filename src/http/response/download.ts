@@ -3,38 +3,38 @@ import { pipeline } from 'node:stream/promises';
 import { constants, createBrotliCompress, createGzip, createZstdCompress } from 'node:zlib';
 import type { Request, Response } from 'express';
 
-/** A file that is made while it is sent. */
+/** A file that is generated while it is sent. */
 export interface Download {
   readonly name: string;
   readonly type: string;
-  /** The fields that may follow the body; empty: none. */
+  /** The names of the trailer fields; empty: none. */
   readonly trailers: readonly string[];
-  /** Not called for HEAD. What it rejects with can still become an ordinary answer. */
+  /** Not called for HEAD. An error here still becomes an ordinary problem response. */
   open(): Promise<{
     readonly chunks: AsyncIterable<Buffer>;
-    /** The fields' values, asked for after the last chunk. */
+    /** The values of the trailer fields, called after the last chunk. */
     trailers(): Readonly<Record<string, string>>;
   }>;
 }
 
-/** Speeds that keep up with a database: the defaults of brotli are for files that are packed once. */
+/** Levels that keep up with the database. Brotli's default is meant for static files. */
 const ENCODERS: Readonly<Record<string, () => Duplex & { flush(): void }>> = {
   gzip: () => createGzip({ level: 5 }),
   br: () => createBrotliCompress({ params: { [constants.BROTLI_PARAM_QUALITY]: 4 } }),
   zstd: () => createZstdCompress(),
 };
 
-const TAKES_TRAILERS = /(?:^|,)\s*trailers\s*(?:,|$)/i;
+const TE_TRAILERS = /(?:^|,)\s*trailers\s*(?:,|$)/i;
 
 /**
- * Streams the file with backpressure, packed as the client likes it best. A fault after the first byte breaks the
- * connection; a client that leaves ends the making.
- * @throws what `open` rejects with, and what broke the making
+ * Streams the file with backpressure, in the content coding that the client prefers. An error after the first byte
+ * breaks the connection. A client that leaves ends the generation.
+ * @throws the error of `open` or of the chunks
  */
 export async function sendDownload(request: Request, response: Response, download: Download): Promise<void> {
   response.vary('Accept-Encoding');
   const encoding = request.acceptsEncodings(['gzip', 'br', 'zstd', 'identity']) || 'identity';
-  const trailing = download.trailers.length > 0 && takesTrailers(request);
+  const withTrailers = download.trailers.length > 0 && acceptsTrailers(request);
   const headers = {
     'Content-Type': download.type,
     'Content-Disposition': `attachment; filename="${download.name}"`,
@@ -46,49 +46,41 @@ export async function sendDownload(request: Request, response: Response, downloa
     return;
   }
   const { chunks, trailers } = await download.open();
-  response.writeHead(200, { ...headers, ...(trailing ? { Trailer: download.trailers.join(', ') } : {}) });
+  response.writeHead(200, { ...headers, ...(withTrailers ? { Trailer: download.trailers.join(', ') } : {}) });
   response.flushHeaders();
-  const fault: { reason?: unknown } = {};
-  const body = watched(chunks, fault, () => {
-    if (trailing) response.addTrailers(trailers());
-  });
-  const packer = ENCODERS[encoding]?.();
+  const failures: unknown[] = [];
+  async function* body() {
+    try {
+      yield* chunks;
+    } catch (error) {
+      failures.push(error);
+      throw error;
+    }
+    if (withTrailers) response.addTrailers(trailers());
+  }
+  const encoder = ENCODERS[encoding]?.();
   try {
-    await (packer ? pipeline(flushedOnce(body, packer), packer, response) : pipeline(body, response));
+    await (encoder ? pipeline(flushFirst(body(), encoder), encoder, response) : pipeline(body(), response));
   } catch {
-    // The connection is broken by now. Without a fault of the making the client has left, and that is no fault.
-    if ('reason' in fault) throw fault.reason;
+    // The connection is broken. Unless the chunks have failed, the client has left.
+    if (failures.length > 0) throw failures[0];
   }
 }
 
-function takesTrailers({ httpVersion, headers }: Request): boolean {
+function acceptsTrailers({ httpVersion, headers }: Request): boolean {
   const { te } = headers;
-  return httpVersion === '1.1' && typeof te === 'string' && TAKES_TRAILERS.test(te);
+  return httpVersion === '1.1' && typeof te === 'string' && TE_TRAILERS.test(te);
 }
 
-async function* watched(
+/** Flushes the encoder after the first chunk, so that the client gets it immediately. */
+async function* flushFirst(
   chunks: AsyncIterable<Buffer>,
-  fault: { reason?: unknown },
-  ended: () => void,
-): AsyncGenerator<Buffer> {
-  try {
-    yield* chunks;
-  } catch (error) {
-    fault.reason = error;
-    throw error;
-  }
-  ended();
-}
-
-/** The first chunk does not wait in the packer for more. */
-async function* flushedOnce(
-  chunks: AsyncIterable<Buffer>,
-  packer: { flush(): void },
+  encoder: { flush(): void },
 ): AsyncGenerator<Buffer> {
   let first = true;
   for await (const chunk of chunks) {
     yield chunk;
-    if (first) packer.flush();
+    if (first) encoder.flush();
     first = false;
   }
 }

@@ -1,12 +1,9 @@
-/** Export jobs → wire. */
+/** Export jobs → wire types. */
 import type { Instant } from '../../domain/conversation.ts';
-import type { Compression, ExportFormat, ExportJob } from '../../domain/export-jobs.ts';
+import type { ExportJob } from '../../domain/export-jobs.ts';
+import { isoTime } from '../../domain/time.ts';
 import { type JobList, type JobProgress, progressOf } from '../../services/exports/jobs.ts';
 import { type ExportJobBody, jobCursor } from '../schemas/export-jobs.ts';
-
-function time(at: Instant | null): string | null {
-  return at === null ? null : new Date(at).toISOString();
-}
 
 export function presentJob(job: ExportJob, progress: JobProgress): ExportJobBody {
   const { request, manifest } = job;
@@ -15,8 +12,8 @@ export function presentJob(job: ExportJob, progress: JobProgress): ExportJobBody
     id: job.id,
     status: job.status,
     format: request.format,
-    start_date: time(from),
-    end_date: time(to),
+    start_date: isoTime(from),
+    end_date: isoTime(to),
     role,
     message_status: status,
     csv: request.raw ? 'raw' : null,
@@ -30,8 +27,8 @@ export function presentJob(job: ExportJob, progress: JobProgress): ExportJobBody
       messages_per_second: progress.messagesPerSecond,
       eta_seconds: progress.etaSeconds,
     },
-    created_at: new Date(job.createdAt).toISOString(),
-    finished_at: time(job.finishedAt),
+    created_at: isoTime(job.createdAt),
+    finished_at: isoTime(job.finishedAt),
     file: manifest && {
       bytes: manifest.bytes,
       sha256: manifest.sha256,
@@ -45,18 +42,6 @@ export function presentJobList({ jobs, next }: JobList, now: Instant) {
   return {
     exports: jobs.map((job) => presentJob(job, progressOf(job, now))),
     has_more: next !== null,
-    next_cursor: next === null ? null : jobCursor.encode(next),
+    next_cursor: next && jobCursor.encode(next),
   };
-}
-
-const TYPES = {
-  json: 'application/json',
-  csv: 'text/csv; charset=utf-8',
-  ndjson: 'application/x-ndjson',
-} as const;
-const PACKED = { none: null, gzip: 'application/gzip', zstd: 'application/zstd' } as const;
-
-/** What a file is, for `Content-Type`. */
-export function mediaTypeOf(format: ExportFormat, compression: Compression = 'none'): string {
-  return PACKED[compression] ?? TYPES[format];
 }

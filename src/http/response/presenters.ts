@@ -1,5 +1,5 @@
-/** Domain → wire. */
-import type { Instant } from '../../domain/conversation.ts';
+/** Domain types → wire types. */
+import { isoTime } from '../../domain/time.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import type {
@@ -16,11 +16,7 @@ import {
 } from '../schemas/conversations.ts';
 import type { RenderedReply } from './reply-renderer.ts';
 
-function time(at: Instant): string {
-  return new Date(at).toISOString();
-}
-
-/** `Cache-Status` (RFC 9211) of the response cache. */
+/** `Cache-Status` (RFC 9211). */
 export function presentCacheUse(use: CacheUse): string {
   switch (use.kind) {
     case 'hit':
@@ -34,23 +30,17 @@ export function presentCacheUse(use: CacheUse): string {
   }
 }
 
-/** @param shown the reply as its reader gets it */
-export function presentReply(
-  turn: Turn,
-  result: TurnResult,
-  format: 'markdown' | 'text',
-  shown: RenderedReply,
-): ChatReplyBody {
+export function presentReply(turn: Turn, result: TurnResult, rendered: RenderedReply): ChatReplyBody {
   return {
-    response: shown.text,
+    response: rendered.text,
     conversation_id: turn.conversationId,
     message_id: turn.messageId,
     cached: turn.cached,
     model: result.model,
-    format,
-    finish_reason: shown.blocked ? 'content_filter' : result.finishReason,
+    format: turn.format,
+    finish_reason: rendered.blocked ? 'content_filter' : result.finishReason,
     usage: result.usage,
-    expires_at: result.expiresAt === null ? null : time(result.expiresAt),
+    expires_at: isoTime(result.expiresAt),
     persisted: result.persisted,
   };
 }
@@ -58,9 +48,9 @@ export function presentReply(
 function presentSummary(view: ConversationView) {
   return {
     conversation_id: view.id,
-    created_at: time(view.createdAt),
-    last_active: time(view.lastActive),
-    expires_at: view.expiresAt === null ? null : time(view.expiresAt),
+    created_at: isoTime(view.createdAt),
+    last_active: isoTime(view.lastActive),
+    expires_at: isoTime(view.expiresAt),
   };
 }
 
@@ -71,7 +61,7 @@ export function presentConversation(page: ConversationPage): ConversationBody {
       id: uid,
       role,
       content,
-      timestamp: time(timestamp),
+      timestamp: isoTime(timestamp),
       status,
     })),
     has_more: page.next !== null,
@@ -83,6 +73,6 @@ export function presentList(list: ConversationList): ConversationListBody {
   return {
     conversations: list.conversations.map(presentSummary),
     has_more: list.next !== null,
-    next_cursor: list.next === null ? null : conversationCursor.encode(list.next),
+    next_cursor: list.next && conversationCursor.encode(list.next),
   };
 }

@@ -1,7 +1,7 @@
 import type { Request, Response } from 'express';
-import type { AppError, FieldError } from '../../domain/errors.ts';
+import { AppError, type FieldError } from '../../domain/errors.ts';
 
-/** RFC 9457, with members of our own. */
+/** RFC 9457, with members of this API. */
 export interface Problem {
   readonly type: string;
   readonly title: string;
@@ -11,18 +11,14 @@ export interface Problem {
   readonly request_id: string;
   readonly code: string;
   readonly errors?: readonly FieldError[];
-  /** The same sentence as `detail`, where callers of the first version of this API look for it. */
+  /** Same as `detail`; the first version of this API had only this member. */
   readonly error: string;
 }
 
-export function problemType(code: string): string {
-  return `/problems/${code.replaceAll('_', '-')}`;
-}
-
-/** @param instance the path that was asked for */
+/** @param instance the path of the request */
 export function problemOf(error: AppError, instance: string, requestId: string): Problem {
   return {
-    type: problemType(error.code),
+    type: `/problems/${error.code.replaceAll('_', '-')}`,
     title: error.title,
     status: error.status,
     detail: error.message,
@@ -34,7 +30,12 @@ export function problemOf(error: AppError, instance: string, requestId: string):
   };
 }
 
-/** Any JSON reply. Characters stay as they are; nothing of it is for a shared cache. */
+/** The problem document for the request of this response. */
+export function requestProblem({ req, locals }: Response, error: AppError): Problem {
+  return problemOf(error, pathOf(req), locals.requestId);
+}
+
+/** Sends JSON that shared caches must not store. */
 export function sendJson(
   response: Response,
   status: number,
@@ -49,24 +50,34 @@ export function sendJson(
   response.end(text);
 }
 
-export function sendProblem(request: Request, response: Response, error: AppError): void {
-  const problem = problemOf(error, pathOf(request), response.locals.requestId);
+export function sendProblem(response: Response, error: AppError): void {
   if (error.retryAfter !== undefined)
     response.setHeader('Retry-After', Math.max(1, Math.ceil(error.retryAfter)));
   for (const [name, value] of Object.entries(error.headers ?? {})) response.setHeader(name, value);
-  sendJson(response, error.status, problem, 'application/problem+json; charset=utf-8');
+  sendJson(
+    response,
+    error.status,
+    requestProblem(response, error),
+    'application/problem+json; charset=utf-8',
+  );
 }
 
-/** The path without its query, which may hold what is nobody else's business. */
-export function pathOf(request: Request): string {
-  const url = request.url;
+/** @param allow the value of `Allow` */
+export function methodNotAllowed(method: string, allow: string): AppError {
+  return new AppError('method_not_allowed', `This path does not support ${method}; use ${allow}`, {
+    headers: { Allow: allow },
+  });
+}
+
+/** The path without the query, which can hold secrets. */
+export function pathOf({ url }: Request): string {
   const mark = url.indexOf('?');
   return mark < 0 ? url : url.slice(0, mark);
 }
 
 const KEY = /ck_[0-9A-Za-z]{8}_[0-9A-Za-z]+/g;
 
-/** The path as it may be logged: somebody may have put a key where its id belongs. */
+/** The path for the log. A caller may have put a key in place of its id. */
 export function loggedPath(request: Request): string {
-  return pathOf(request).replace(KEY, '[a key]');
+  return pathOf(request).replace(KEY, '[redacted]');
 }

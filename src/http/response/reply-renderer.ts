@@ -4,40 +4,39 @@ import type { TextFormat, TextStream } from '../../domain/text-format.ts';
 import type { Reply } from '../../services/chat/reply.ts';
 import type { ReplyStream } from '../../services/chat/turn.ts';
 
-/** A reply on its way to a reader. */
+/** Renders a reply while it arrives. */
 export interface RenderedStream extends TextStream {
-  /** Whether it has ended before its end: what follows is not for readers. Undefined where that cannot be. */
+  /** Whether the content filter has ended the output. Undefined without a filter. */
   readonly blocked?: boolean;
 }
 
-/** A whole reply as its reader gets it. */
 export interface RenderedReply {
   readonly text: string;
-  /** Whether it ends before its end. */
+  /** Whether the content filter has cut the text. */
   readonly blocked: boolean;
 }
 
-/** What readers get of a reply: in the form that was asked for, without the words that are not allowed. */
+/** Renders replies for readers: in the requested format, without blocked words. */
 export class ReplyRenderer {
   readonly #text: TextFormat;
   readonly #rule: FilterRule | undefined;
-  /** Offsets count what a reader got: whoever comes back while a reply is made gets it by the words it began with. */
-  readonly #begun = new WeakMap<Reply, WordFilters>();
+  /** Offsets count rendered output, so all readers of a reply get the word list with which it was first rendered. */
+  readonly #filters = new WeakMap<Reply, WordFilters>();
 
-  /** @param rule undefined: every word goes out */
+  /** @param rule undefined: no filter */
   constructor(text: TextFormat, rule: FilterRule | undefined) {
     this.#text = text;
     this.#rule = rule;
   }
 
-  /** For one reader, from the beginning of the reply on. Undefined: it goes out as it comes. */
+  /** For one reader, from the beginning of the reply. Undefined: the reply needs no rendering. */
   stream(reply: Reply, format: ReplyFormat): RenderedStream | undefined {
     const text = format === 'text' ? this.#text.stream() : undefined;
     const filter = this.#filter(reply, format)?.stream(this.#rule?.action ?? 'mask');
     return text && filter ? new FilteredText(text, filter) : (filter ?? text);
   }
 
-  /** @param markdown all of the reply */
+  /** @param markdown the whole reply */
   whole(reply: Reply, format: ReplyFormat, markdown: string): RenderedReply {
     const text = format === 'text' ? this.#text.whole(markdown) : markdown;
     const action = this.#rule?.action ?? 'mask';
@@ -46,7 +45,7 @@ export class ReplyRenderer {
     return { text: filtered.text, blocked: action === 'block' && filtered.hits.length > 0 };
   }
 
-  /** UTF-16 units of all that a reader of an ended reply gets. */
+  /** The length of an ended reply as rendered, UTF-16 units. */
   length({ reply, format }: ReplyStream): number {
     if (format === 'markdown' && !this.#rule) return reply.length;
     return this.whole(reply, format, reply.text).text.length;
@@ -54,13 +53,13 @@ export class ReplyRenderer {
 
   #filter(reply: Reply, format: ReplyFormat) {
     if (!this.#rule) return undefined;
-    const filters = this.#begun.get(reply) ?? this.#rule.words.filters;
-    this.#begun.set(reply, filters);
+    const filters = this.#filters.get(reply) ?? this.#rule.words.filters;
+    this.#filters.set(reply, filters);
     return filters[format];
   }
 }
 
-/** The words are looked for when the marks are gone. */
+/** Removes the Markdown first, then filters the text. */
 class FilteredText implements RenderedStream {
   readonly #text: TextStream;
   readonly #filter: FilterStream;

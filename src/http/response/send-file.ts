@@ -10,12 +10,12 @@ export interface StoredFile {
   readonly sha256: string;
 }
 
-/** What says something about the file and nothing about a problem document; `Content-Range` stays. */
-const OF_THE_FILE = ['Accept-Ranges', 'Content-Type', 'ETag', 'Repr-Digest', 'Content-Disposition'];
+/** Header fields of the file, which a problem response must not carry. `Content-Range` stays. */
+const FILE_HEADERS = ['Accept-Ranges', 'Content-Type', 'ETag', 'Repr-Digest', 'Content-Disposition'];
 
 /**
- * Sends a file that never changes, whole or in one range; of several ranges the whole. A client that leaves is no
- * fault; one that is there while the file breaks off sees a broken connection.
+ * Sends an immutable file, whole or one range of it; for several ranges the whole file. A client that leaves is not
+ * an error. When reading fails after the first byte, the connection is broken.
  */
 export function sendFile(request: Request, response: Response, file: StoredFile): Promise<void> {
   const etag = `"${file.sha256}"`;
@@ -24,10 +24,10 @@ export function sendFile(request: Request, response: Response, file: StoredFile)
   response.setHeader('Repr-Digest', `sha-256=:${Buffer.from(file.sha256, 'hex').toString('base64')}:`);
   response.setHeader('Content-Disposition', `attachment; filename="export-${file.name}"`);
   response.setHeader('Cache-Control', 'private, no-cache');
-  // The sender below is content with a weak tag, which may not be trusted to put two parts together.
-  const { 'if-range': other } = request.headers;
-  if (other !== undefined && other !== etag) delete request.headers.range;
-  // Of a part at the end that is longer than the file, it would say that there is none.
+  // The `send` package accepts a weak tag in If-Range, which RFC 9110 (13.1.5) does not allow.
+  const { 'if-range': tag } = request.headers;
+  if (tag !== undefined && tag !== etag) delete request.headers.range;
+  // A suffix longer than the file means the whole file, but `send` answers 416.
   const [, last] = /^bytes=-(\d{1,15})$/.exec(request.headers.range ?? '') ?? [];
   if (Number(last) > file.bytes) request.headers.range = 'bytes=0-';
   const options = { root: file.folder, dotfiles: 'allow', cacheControl: false, lastModified: false } as const;
@@ -38,20 +38,23 @@ export function sendFile(request: Request, response: Response, file: StoredFile)
         response.destroy();
         return resolve();
       }
-      for (const name of OF_THE_FILE) response.removeHeader(name);
-      reject(faultOf(error));
+      for (const name of FILE_HEADERS) response.removeHeader(name);
+      reject(classifyError(error));
     });
   });
 }
 
-function faultOf(error: Error & { status?: number }): Error {
+function classifyError(error: Error & { status?: number }): Error {
   switch (error.status) {
     case 404:
-      return new AppError('export_not_found', 'The file of this export is not here (any more)');
+      return new AppError('export_not_found', 'The file of this export does not exist any more');
     case 412:
-      return new AppError('precondition_failed', 'The file is not the one that If-Match names');
+      return new AppError(
+        'precondition_failed',
+        'The ETag of the file does not match If-Match; download it again',
+      );
     case 416:
-      return new AppError('range_not_satisfiable', 'The range lies beyond the end of the file');
+      return new AppError('range_not_satisfiable', 'The range must begin before the end of the file');
     default:
       return error;
   }

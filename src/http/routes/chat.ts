@@ -8,14 +8,14 @@ import type { BodyReader } from '../request/body.ts';
 import { idempotencyKey } from '../request/idempotency.ts';
 import { check } from '../request/validate.ts';
 import { presentCacheUse, presentReply } from '../response/presenters.ts';
-import { pathOf, problemOf, sendJson } from '../response/problem.ts';
+import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
 import { type ChatRequest, chatReply, chatRequest } from '../schemas/chat.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { idempotencyHeader } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
-import { type SessionOptions, StreamSession } from '../sse/session.ts';
+import { type SessionTiming, StreamSession } from '../sse/session.ts';
 
 export interface ChatRouteParts {
   readonly chat: ChatService;
@@ -23,7 +23,7 @@ export interface ChatRouteParts {
   readonly readBody: BodyReader;
   readonly quotas: Quotas;
   readonly messageMaxChars: number;
-  readonly stream: SessionOptions;
+  readonly timing: SessionTiming;
 }
 
 function inputOf(body: ChatRequest, format: ReplyFormat, { access }: Caller): ChatInput {
@@ -37,20 +37,20 @@ function inputOf(body: ChatRequest, format: ReplyFormat, { access }: Caller): Ch
   };
 }
 
-/** A repeated request is told so; what the response cache did once is no news then. */
-function tellCacheUse(response: Response, { cache, replayed }: Turn): void {
+/** A replayed turn has `Idempotent-Replayed` in place of the `Cache-Status` of the original request. */
+function setReplayHeaders(response: Response, { cache, replayed }: Turn): void {
   if (replayed) response.setHeader('Idempotent-Replayed', 'true');
   else if (cache) response.setHeader('Cache-Status', presentCacheUse(cache));
 }
 
 const REPLAYED = {
   'Idempotent-Replayed': {
-    description: '`true`: an earlier request with the same Idempotency-Key asked this',
+    description: '`true`: the turn of an earlier request with the same Idempotency-Key',
     schema: { type: 'string' },
   },
 } as const;
 
-const FAULTS = problems(400, 404, 413, 415, 422, 502, 503, 504);
+const ERRORS = problems(400, 404, 413, 415, 422, 502, 503, 504);
 
 export function chatRoutes(parts: ChatRouteParts): Route[] {
   const schema = chatRequest(parts.messageMaxChars);
@@ -64,9 +64,8 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
     access: 'chat',
     quotas: ['tokens'],
     operation: {
-      summary: 'Ask, and get the whole reply',
-      description:
-        'The question and the reply are stored before the answer leaves. `format` is `markdown` unless said.',
+      summary: 'Send a message and get the whole reply',
+      description: 'The turn is stored before the response is sent. The default `format` is `markdown`.',
       tags: ['chat'],
       requestParams: { header: idempotencyHeader },
       requestBody: { required: true, ...jsonBody(schema) },
@@ -76,13 +75,13 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
           headers: {
             ...REPLAYED,
             'Cache-Status': {
-              description: 'RFC 9211: what the response cache did',
+              description: 'RFC 9211, of the response cache',
               schema: { type: 'string' },
             },
           },
           ...jsonBody(chatReply),
         },
-        ...FAULTS,
+        ...ERRORS,
       },
     },
     async handle(request, response) {
@@ -92,19 +91,15 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input));
       parts.quotas.meter(caller.subject, input.message, turn);
       const result = await turn.result.finally(() => turn.release());
-      // Not before: a refusal would tell by it whether the conversation is somebody's.
-      tellCacheUse(response, turn);
-      const { format } = input;
-      const shown = parts.renderer.whole(turn.reply, format, result.content);
-      sendJson(response, 200, presentReply(turn, result, format, shown));
+      // After the result: on an error the header would reveal whether the conversation exists.
+      setReplayHeaders(response, turn);
+      const rendered = parts.renderer.whole(turn.reply, turn.format, result.content);
+      sendJson(response, 200, presentReply(turn, result, rendered));
     },
   };
 }
 
-/**
- * What a client that repeats its request has of the stream: some send the id of the last event along. One of another
- * stream says nothing.
- */
+/** Some clients repeat the POST with the id of the last event. The id of another stream is ignored. */
 function resumeOffset(request: Request, streamId: string): number {
   return readPosition(streamId, request.get('last-event-id') ?? '')?.offset ?? 0;
 }
@@ -116,10 +111,10 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
     access: 'chat',
     quotas: ['tokens', 'streams'],
     operation: {
-      summary: 'Ask, and read the reply as it is made',
+      summary: 'Send a message and stream the reply',
       description:
-        'Server-sent events: `start`, then data events whose `content` joined is the reply, then one `done` or `error`. ' +
-        'The stream goes on to be made and saved when the reader leaves. `format` is `text` unless said.',
+        'Server-sent events: `start`, then data events whose joined `content` is the reply, then one `done` or `error`. ' +
+        'The reply is generated and saved even when the reader leaves. The default `format` is `text`.',
       tags: ['chat'],
       requestParams: { header: idempotencyHeader },
       requestBody: { required: true, ...jsonBody(schema) },
@@ -134,7 +129,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
           },
           content: { 'text/event-stream': { schema: { type: 'string' } } },
         },
-        ...FAULTS,
+        ...ERRORS,
       },
     },
     async handle(request, response) {
@@ -143,17 +138,18 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       const input = inputOf(body, 'text', caller);
       const turn = await parts.chat.begin(input, 'stream', idempotencyKey(request, input));
       parts.quotas.meter(caller.subject, input.message, turn);
-      const { format } = input;
-      const shown = parts.renderer.stream(turn.reply, format);
       const { cached, replayed } = turn;
-      const cache = replayed ? undefined : turn.cache;
-      const from = replayed ? resumeOffset(request, turn.messageId) : 0;
-      const reading = { stream: turn, format, shown, from, resumed: !turn.cache || from > 0, cache, cached };
-      if (replayed) tellCacheUse(response, turn);
-      const session = new StreamSession(response, reading, parts.stream, (error) =>
-        problemOf(error, pathOf(request), response.locals.requestId),
-      );
-      await session.run();
+      if (replayed) setReplayHeaders(response, turn);
+      const offset = replayed ? resumeOffset(request, turn.messageId) : 0;
+      const options = {
+        stream: turn,
+        rendered: parts.renderer.stream(turn.reply, turn.format),
+        offset,
+        resumed: !turn.cache || offset > 0,
+        cache: replayed ? undefined : turn.cache,
+        cached,
+      };
+      await new StreamSession(response, options, parts.timing).run();
     },
   };
 }

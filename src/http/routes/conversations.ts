@@ -25,7 +25,7 @@ function listRoute(conversations: ConversationService): Route {
     path: '/api/conversations',
     access: 'read',
     operation: {
-      summary: 'List conversations, the last active first',
+      summary: 'List conversations, most recently active first',
       tags: ['conversations'],
       requestParams: { query: listQuery },
       responses: { 200: { description: 'A page', ...jsonBody(conversationList) }, ...problems(400, 503) },
@@ -44,11 +44,11 @@ function getRoute(conversations: ConversationService): Route {
     path: '/api/conversations/:id',
     access: 'read',
     operation: {
-      summary: 'Read a conversation, oldest message first',
+      summary: 'Get a conversation, oldest message first',
       tags: ['conversations'],
       requestParams: { path: conversationId, query: conversationQuery },
       responses: {
-        200: { description: 'A page of it', ...jsonBody(conversation) },
+        200: { description: 'A page of messages', ...jsonBody(conversation) },
         ...problems(400, 404, 503),
       },
     },
@@ -69,10 +69,13 @@ function deleteRoute(conversations: ConversationService): Route {
     access: 'chat',
     operation: {
       summary: 'Delete a conversation with its messages',
-      description: 'Nothing brings it back, not even a reply that is still being made.',
+      description: 'A reply in progress is not stored any more.',
       tags: ['conversations'],
       requestParams: { path: conversationId },
-      responses: { 200: { description: 'It is gone', ...jsonBody(deleted) }, ...problems(400, 404, 503) },
+      responses: {
+        200: { description: 'The conversation is deleted', ...jsonBody(deleted) },
+        ...problems(400, 404, 503),
+      },
     },
     async handle(request, response) {
       const { id } = check(conversationId, request.params);

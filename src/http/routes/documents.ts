@@ -2,15 +2,14 @@ import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import express, { type Express, type RequestHandler, type Response } from 'express';
-import { AppError } from '../../domain/errors.ts';
 import { queryParameters } from '../request/query.ts';
-import { sendJson } from '../response/problem.ts';
+import { methodNotAllowed, sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import { STRINGS } from '../web/assets/strings.js';
 
 const WEB = new URL('../web/', import.meta.url);
 
-/** What of Swagger UI's package the docs page loads; the rest of it is nobody's business. */
+/** The files of Swagger UI's package that the docs page loads. No others are served. */
 const SWAGGER_FILES: ReadonlySet<string> = new Set([
   '/swagger-ui.css',
   '/swagger-ui-bundle.js',
@@ -28,17 +27,17 @@ const HOME_POLICY = [
   "frame-ancestors 'none'",
 ].join('; ');
 
-/** Swagger UI sets style attributes and draws its icons from data: URLs; everything else is as strict as at home. */
+/** Swagger UI needs style attributes and icons from data: URLs. */
 const DOCS_POLICY = HOME_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'").replace(
   "img-src 'self'",
   "img-src 'self' data:",
 );
 
 /**
- * The home page, the OpenAPI document and its browser. The latter needs a key where keys are asked for, and a browser
- * that goes to a page sends none: the home page, which has the key, fetches it and writes it in its own place. That
- * is done at `/?docs`, so that only there the home page goes by the policy that Swagger UI needs.
- * @param apiRoutes what the OpenAPI document is made of
+ * The home page, the OpenAPI document and its browser. Where authentication is on, /docs needs a key, and a browser sends
+ * none when it opens a page. The home page, which has the key, then fetches /docs and replaces itself by it. It does so at
+ * `/?docs`, so that the home page has the policy of Swagger UI only there.
+ * @param apiRoutes the routes of the OpenAPI document
  */
 export function documentRoutes(apiRoutes: readonly Route[], version: string): Route[] {
   let document: object | undefined;
@@ -85,21 +84,22 @@ function homeRoute(apiRoutes: readonly Route[], version: string): Route {
     access: 'open',
     handle(request, response) {
       response.vary('Accept');
-      // The first of the two is for callers that take anything, as curl does.
-      const wanted = request.accepts(['application/json', 'text/html']);
+      // JSON comes first, for clients that accept anything, such as curl.
+      const type = request.accepts(['application/json', 'text/html']);
       const policy = 'docs' in queryParameters(request.url) ? DOCS_POLICY : HOME_POLICY;
-      if (wanted === 'text/html') sendPage(response, home, policy);
+      if (type === 'text/html') sendPage(response, home, policy);
       else sendJson(response, 200, summary);
     },
   };
 }
 
-/** A page with its version and words filled in: English, until the page itself has looked which language is wanted. */
+/** Fills in the version and the English texts. The page itself switches the language. */
 function page(file: string, version: string): string {
   const template = readFileSync(new URL(file, WEB), 'utf8');
   return template.replace(/\{\{(\w+)\}\}/g, (_match, key: string) => {
     const value = key === 'version' ? version : STRINGS[key]?.[1];
-    if (value === undefined) throw new Error(`${file} wants words for "${key}", and there are none`);
+    if (value === undefined)
+      throw new Error(`${file} uses the text "${key}", which strings.js does not have`);
     return value.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
   });
 }
@@ -113,12 +113,12 @@ function sendPage(response: Response, html: string, policy: string): void {
   response.end(html);
 }
 
-/** The files of the pages: ours under `/assets`, Swagger UI's own under `/docs-assets`. */
+/** The files of the pages: own ones under `/assets`, Swagger UI's under `/docs-assets`. */
 export function mountAssets(app: Express): void {
   const swagger = dirname(fileURLToPath(import.meta.resolve('swagger-ui-dist/package.json')));
   const swaggerFiles = files(swagger, 'public, max-age=3600');
-  app.use(['/assets', '/docs-assets'], onlyReading());
-  // Their names carry no version: ask each time, and mostly hear 304.
+  app.use(['/assets', '/docs-assets'], readOnlyMethods());
+  // Their names have no version, so browsers must revalidate them.
   app.use('/assets', files(fileURLToPath(new URL('assets/', WEB)), 'no-cache'));
   app.use('/docs-assets', (request, response, next) =>
     SWAGGER_FILES.has(request.path) ? swaggerFiles(request, response, next) : next(),
@@ -137,14 +137,11 @@ function files(root: string, cacheControl: string): RequestHandler {
   });
 }
 
-function onlyReading(): RequestHandler {
+function readOnlyMethods(): RequestHandler {
   const allow = 'GET, HEAD, OPTIONS';
   return (request, response, next) => {
     if (request.method === 'GET' || request.method === 'HEAD') return next();
-    if (request.method !== 'OPTIONS')
-      throw new AppError('method_not_allowed', `${request.method} is not possible here; ${allow} are`, {
-        headers: { Allow: allow },
-      });
+    if (request.method !== 'OPTIONS') throw methodNotAllowed(request.method, allow);
     response.setHeader('Allow', allow);
     response.status(204).end();
   };

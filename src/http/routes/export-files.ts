@@ -1,11 +1,12 @@
 import type { Request, Response } from 'express';
 import type { Clock } from '../../domain/runtime.ts';
+import { isoTime } from '../../domain/time.ts';
 import type { SignedLinks } from '../../services/access/signed-links.ts';
 import type { ExportJobService } from '../../services/exports/jobs.ts';
 import { callerOf } from '../access/caller.ts';
 import type { BodyReader } from '../request/body.ts';
 import { check } from '../request/validate.ts';
-import { mediaTypeOf } from '../response/export-presenters.ts';
+import { mediaTypeOf } from '../response/media-types.ts';
 import { sendJson } from '../response/problem.ts';
 import { sendFile } from '../response/send-file.ts';
 import type { Route } from '../route.ts';
@@ -19,7 +20,7 @@ export interface ExportFileRouteParts {
   readonly readBody: BodyReader;
 }
 
-/** What there is of a job that is done: the file, a link to it, and what proves it whole. */
+/** The file of a finished export, a signed link to it, and its manifest. */
 export function exportFileRoutes(parts: ExportFileRouteParts): Route[] {
   return [fileRoute(parts.jobs), linkRoute(parts), manifestRoute(parts.jobs)];
 }
@@ -32,20 +33,21 @@ function fileRoute(jobs: ExportJobService): Route {
     linked: true,
     operation: {
       summary: 'Download the file of an export',
-      description: 'With `Range`, `If-Range` and a strong `ETag`, so that a download that broke off goes on.',
+      description:
+        'Supports `Range` and `If-Range` with a strong `ETag`, so that an interrupted download can be resumed.',
       tags: ['exports'],
       requestParams: { path: exportId },
       responses: {
         200: {
           description: 'The file',
           headers: {
-            'Repr-Digest': { description: 'RFC 9530: SHA-256 of the whole file', schema: { type: 'string' } },
+            'Repr-Digest': { description: 'RFC 9530, SHA-256 of the whole file', schema: { type: 'string' } },
             ETag: { schema: { type: 'string' } },
           },
           content: { 'application/octet-stream': { schema: { type: 'string' } } },
         },
-        206: { description: 'A part of it' },
-        304: { description: 'It is the one that the client has' },
+        206: { description: 'A part of the file' },
+        304: { description: 'The client has the current file' },
         ...problems(400, 404, 409, 412, 416, 503),
       },
     },
@@ -65,9 +67,8 @@ function linkRoute({ jobs, links, clock, readBody }: ExportFileRouteParts): Rout
     path: '/api/exports/:id/link',
     access: 'export',
     operation: {
-      summary: 'Make a link that opens the file without a key',
-      description:
-        'For mails and browsers. Whoever has it may fetch the file, and nothing else, until it expires.',
+      summary: 'Create a link to download the file without a key',
+      description: 'For mails and browsers. The link grants access to this file only, until it expires.',
       tags: ['exports'],
       requestParams: { path: exportId },
       requestBody: { required: true, ...jsonBody(linkRequest) },
@@ -80,11 +81,11 @@ function linkRoute({ jobs, links, clock, readBody }: ExportFileRouteParts): Rout
       const { id } = check(exportId, request.params);
       const { expires_in } = check(linkRequest, await readBody(request));
       await jobs.file(id, callerOf(response).access);
-      // Whole seconds, as the link has them.
+      // The link has whole seconds.
       const expiresAt = Math.floor(clock.now() / 1000 + expires_in) * 1000;
       const path = `/api/exports/${id}/file`;
       const url = `${path}?${await links.sign(path, expiresAt)}`;
-      sendJson(response, 200, { url, expires_at: new Date(expiresAt).toISOString() });
+      sendJson(response, 200, { url, expires_at: isoTime(expiresAt) });
     },
   };
 }
@@ -95,7 +96,7 @@ function manifestRoute(jobs: ExportJobService): Route {
     path: '/api/exports/:id/manifest',
     access: 'export',
     operation: {
-      summary: 'What proves the file of an export complete',
+      summary: 'Get the manifest, which proves that the file is complete',
       tags: ['exports'],
       requestParams: { path: exportId },
       responses: {

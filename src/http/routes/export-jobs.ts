@@ -21,7 +21,7 @@ import {
   jobListQuery,
 } from '../schemas/export-jobs.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
-import { followJob } from '../sse/job-session.ts';
+import { sendJobEvents } from '../sse/job-events.ts';
 import { type ExportFileRouteParts, exportFileRoutes } from './export-files.ts';
 
 export interface ExportJobRouteParts extends ExportFileRouteParts {
@@ -46,14 +46,15 @@ async function requestOf(
   { cursors, clock }: ExportJobRouteParts,
 ): Promise<ExportRequest> {
   const since = body.since === undefined ? null : await cursors.decode(body.since);
-  if (body.since !== undefined && !since) throw badSince('must be the cursor of a manifest of this server');
+  if (body.since !== undefined && !since)
+    throw invalidSince('must be the cursor of a manifest of this server');
   if (since && isTooOld(since, clock.now())) {
-    throw badSince(`is more than ${CURSOR_DAYS} days old; make a whole export again`);
+    throw invalidSince(`must be at most ${CURSOR_DAYS} days old; start a full export instead`);
   }
   return exportRequestOf(body, ownerFilter(access), since);
 }
 
-function badSince(message: string): AppError {
+function invalidSince(message: string): AppError {
   return new AppError('validation', `since: ${message}`, { errors: [{ path: 'since', message }] });
 }
 
@@ -66,12 +67,12 @@ function startRoute(parts: ExportJobRouteParts): Route {
     operation: {
       summary: 'Start an export to a file',
       description:
-        'Goes on across crashes and restarts, on any worker; the file proves itself by its manifest.',
+        'The job survives crashes and restarts, on any worker. Its manifest proves that the file is complete.',
       tags: ['exports'],
       requestBody: { required: true, ...jsonBody(exportRequest) },
       responses: {
         202: {
-          description: 'It is queued; `Location` is where it can be followed',
+          description: 'The job is queued; `Location` is its URL',
           headers: { Location: { schema: { type: 'string' } } },
           ...jsonBody(exportJob),
         },
@@ -97,7 +98,7 @@ function listRoute({ jobs, clock }: ExportJobRouteParts): Route {
     path: '/api/exports',
     access: 'export',
     operation: {
-      summary: 'List exports, the newest first',
+      summary: 'List exports, newest first',
       tags: ['exports'],
       requestParams: { query: jobListQuery },
       responses: { 200: { description: 'A page', ...jsonBody(exportJobList) }, ...problems(400, 503) },
@@ -116,7 +117,7 @@ function getRoute({ jobs, clock }: ExportJobRouteParts): Route {
     path: '/api/exports/:id',
     access: 'export',
     operation: {
-      summary: 'How far an export is',
+      summary: 'Get an export with its progress',
       tags: ['exports'],
       requestParams: { path: exportId },
       responses: { 200: { description: 'The job', ...jsonBody(exportJob) }, ...problems(400, 404, 503) },
@@ -137,7 +138,10 @@ function deleteRoute(jobs: ExportJobService): Route {
       summary: 'Cancel an export, or remove an ended one with its file',
       tags: ['exports'],
       requestParams: { path: exportId },
-      responses: { 200: { description: 'Done', ...jsonBody(exportDeleted) }, ...problems(400, 404, 503) },
+      responses: {
+        200: { description: 'The export is cancelled or removed', ...jsonBody(exportDeleted) },
+        ...problems(400, 404, 503),
+      },
     },
     async handle(request, response) {
       const { id } = check(exportId, request.params);
@@ -154,10 +158,10 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
     access: 'export',
     quotas: ['streams'],
     operation: {
-      summary: 'Follow an export',
+      summary: 'Stream the progress of an export',
       description:
-        'Server-sent events: `progress` with the job whenever it changed, then one `done` when it has ended, or ' +
-        '`error` with a problem when it was removed. Again with the `Last-Event-ID` of `done` it is 204.',
+        'Server-sent events: `progress` with the job after each change, then one `done` when it has ended, or `error` ' +
+        'with a problem document when it was removed. A request with the `Last-Event-ID` of `done` gets 204.',
       tags: ['exports'],
       requestParams: { path: exportId },
       responses: {
@@ -165,20 +169,16 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
           description: 'The events',
           content: { 'text/event-stream': { schema: { type: 'string' } } },
         },
-        204: { description: 'The reader has been told the end' },
+        204: { description: 'The reader has the last event' },
         ...problems(400, 404, 503),
       },
     },
     async handle(request, response) {
       const { id } = check(exportId, request.params);
       const { access } = callerOf(response);
-      const look = async () => present(await jobs.get(id, access), clock);
-      await followJob(request, response, {
-        first: await look(),
-        look,
-        heartbeatMs,
-        stopping: jobs.stopping,
-      });
+      const load = async () => present(await jobs.get(id, access), clock);
+      const first = await load();
+      await sendJobEvents(request, response, { first, load, heartbeatMs, stopping: jobs.stopping });
     },
   };
 }

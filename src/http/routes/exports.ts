@@ -1,13 +1,16 @@
 import type { Request, Response } from 'express';
+import type { z } from 'zod';
 import { ownerFilter } from '../../domain/access.ts';
 import type { Clock } from '../../domain/runtime.ts';
+import { isoTime } from '../../domain/time.ts';
 import type { ConversationService } from '../../services/conversations/conversations.ts';
-import type { ExportForm, ExportService, ExportTarget } from '../../services/exports/exports.ts';
+import type { ExportService, ExportTarget } from '../../services/exports/exports.ts';
 import { callerOf } from '../access/caller.ts';
+import { exportFilterOf } from '../request/export-request.ts';
 import { readQuery } from '../request/query.ts';
 import { check } from '../request/validate.ts';
 import { sendDownload } from '../response/download.ts';
-import { mediaTypeOf } from '../response/export-presenters.ts';
+import { mediaTypeOf } from '../response/media-types.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import { conversationId } from '../schemas/conversations.ts';
@@ -15,7 +18,7 @@ import { exportAllQuery, exportFile, exportPreview, exportQuery } from '../schem
 import { problems } from '../schemas/openapi.ts';
 
 const FILE = {
-  description: 'The file, or with `preview` its first rows',
+  description: 'The file, or its first rows with `preview`',
   headers: { 'Content-Disposition': { schema: { type: 'string' as const } } },
   content: {
     'application/json': { schema: exportFile.or(exportPreview) },
@@ -40,22 +43,16 @@ function exportAllRoute(exports: ExportService, clock: Clock): Route {
     quotas: ['exports'],
     operation: {
       summary: 'Export conversations as a file',
-      description: 'Oldest first, streamed. A file that breaks off did so by a broken connection.',
+      description: 'Streamed, oldest first. An error after the first byte breaks the connection.',
       tags: ['exports'],
       requestParams: { query: exportAllQuery },
       responses: { 200: FILE, ...problems(400, 503) },
     },
     async handle(request, response) {
-      const { start_date, end_date, role, status, ...asked } = readQuery(request, exportAllQuery);
-      const filter = {
-        owner: ownerFilter(callerOf(response).access),
-        from: start_date ?? null,
-        to: end_date ?? null,
-        role: role ?? null,
-        status: status ?? null,
-      };
-      const day = new Date(clock.now()).toISOString().slice(0, 10);
-      await answer(exports, { filter }, asked, `conversations-${day}`, request, response);
+      const query = readQuery(request, exportAllQuery);
+      const filter = exportFilterOf(query, ownerFilter(callerOf(response).access));
+      const day = isoTime(clock.now()).slice(0, 10);
+      await sendExport(exports, { filter }, query, `conversations-${day}`, request, response);
     },
   };
 }
@@ -74,23 +71,17 @@ function exportOneRoute(exports: ExportService, conversations: ConversationServi
     },
     async handle(request, response) {
       const { id } = check(conversationId, request.params);
-      const asked = readQuery(request, exportQuery);
+      const query = readQuery(request, exportQuery);
       await conversations.view(id, callerOf(response).access);
-      await answer(exports, { conversationId: id }, asked, `conversation-${id}`, request, response);
+      await sendExport(exports, { conversationId: id }, query, `conversation-${id}`, request, response);
     },
   };
 }
 
-interface Asked {
-  readonly format: ExportForm['format'];
-  readonly csv?: 'raw' | undefined;
-  readonly preview?: number | undefined;
-}
-
-async function answer(
+async function sendExport(
   exports: ExportService,
   target: ExportTarget,
-  { format, csv, preview }: Asked,
+  { format, csv, preview }: z.output<typeof exportQuery>,
   name: string,
   request: Request,
   response: Response,
@@ -100,7 +91,7 @@ async function answer(
   await sendDownload(request, response, {
     name: `${name}.${format}`,
     type: mediaTypeOf(format),
-    // The JSON says its counts itself, at its end.
+    // JSON files have the counts in their summary.
     trailers: format === 'json' ? [] : ['Export-Conversations', 'Export-Messages'],
     async open() {
       const { chunks, counts } = await exports.start(target, form);

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { isoTime } from '../../domain/time.ts';
 import type { HealthService } from '../../services/health.ts';
 import { callerOf } from '../access/caller.ts';
 import { sendJson } from '../response/problem.ts';
@@ -11,23 +12,19 @@ const alive = z.object({ status: z.literal('ok'), version: z.string() }).meta({ 
 const readiness = z
   .object({
     status: z.enum(['ready', 'not_ready', 'stopping']),
-    // Where keys are asked for, the rest is for those with the scope admin.
     database: z
       .enum(['up', 'down'])
       .optional()
-      .meta({ description: '`down` also while its migrations are pending' }),
-    upstream: z
-      .enum(['demo', 'up', 'down'])
-      .optional()
-      .meta({ description: 'Shown, but does not decide the status' }),
+      .meta({ description: 'Also `down` while migrations are pending' }),
+    upstream: z.enum(['demo', 'up', 'down']).optional().meta({ description: 'Does not affect the status' }),
     journal: z
       .object({ turns: z.int(), bytes: z.int(), oldest: instant.nullable() })
       .optional()
-      .meta({ description: 'What waits on this host until the database is back' }),
+      .meta({ description: 'Turns on this host that are not in the database yet' }),
   })
   .meta({
     id: 'Readiness',
-    description: 'More than the status only where no keys are asked for, or to admins',
+    description: 'Where authentication is on, only admins get more than the status',
   });
 
 function aliveRoute(path: string, version: string): Route {
@@ -36,9 +33,9 @@ function aliveRoute(path: string, version: string): Route {
     path,
     access: 'open',
     operation: {
-      summary: 'Whether this process lives',
+      summary: 'Liveness: whether this process runs',
       tags: ['health'],
-      responses: { 200: { description: 'It does', ...jsonBody(alive) } },
+      responses: { 200: { description: 'The process runs', ...jsonBody(alive) } },
     },
     handle(_request, response) {
       sendJson(response, 200, { status: 'ok', version });
@@ -52,18 +49,17 @@ function readyRoute(health: HealthService): Route {
     path: '/health/ready',
     access: 'open',
     operation: {
-      summary: 'Whether this process should get requests',
+      summary: 'Readiness: whether this process should get requests',
       tags: ['health'],
       responses: {
-        200: { description: 'It should', ...jsonBody(readiness) },
-        503: { description: 'It should not', ...jsonBody(readiness) },
+        200: { description: 'The process is ready', ...jsonBody(readiness) },
+        503: { description: 'The process is not ready', ...jsonBody(readiness) },
       },
     },
     async handle(_request, response) {
       const { ready, stopping, database, upstream, journal } = await health.report();
       const status = ready ? 'ready' : stopping ? 'stopping' : 'not_ready';
-      const oldest = journal.oldest === null ? null : new Date(journal.oldest).toISOString();
-      const details = { database, upstream, journal: { ...journal, oldest } };
+      const details = { database, upstream, journal: { ...journal, oldest: isoTime(journal.oldest) } };
       sendJson(response, ready ? 200 : 503, {
         status,
         ...(callerOf(response).access.unrestricted && details),

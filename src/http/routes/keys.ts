@@ -1,7 +1,7 @@
 import type { Response } from 'express';
 import type { ApiKey } from '../../domain/api-keys.ts';
-import type { Instant } from '../../domain/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
+import { isoTime } from '../../domain/time.ts';
 import type { ApiKeyService, CreatedKey } from '../../services/access/api-keys.ts';
 import { callerOf } from '../access/caller.ts';
 import type { BodyReader } from '../request/body.ts';
@@ -20,13 +20,10 @@ export function keyRoutes(parts: KeyRouteParts): Route[] {
   return [listRoute(parts), createRoute(parts), revokeRoute(parts), rotateRoute(parts)];
 }
 
-/**
- * Where no keys are asked for, everybody may do everything, but not this: a key that somebody made then would still be
- * good when keys are asked for.
- */
-function checkHolder(response: Response): void {
+/** Without authentication anyone could create a key that stays valid after authentication is turned on. */
+function requireKey(response: Response): void {
   if (callerOf(response).key) return;
-  throw new AppError('forbidden', 'This server asks for no keys (AUTH=off); make them with npm run keys');
+  throw new AppError('forbidden', 'Authentication is off (AUTH=off); create keys with npm run keys');
 }
 
 function listRoute({ keys }: KeyRouteParts): Route {
@@ -35,13 +32,13 @@ function listRoute({ keys }: KeyRouteParts): Route {
     path: '/api/keys',
     access: 'admin',
     operation: {
-      summary: 'List API keys, the newest first',
-      description: 'All there ever were, without what is secret of them.',
+      summary: 'List API keys, newest first',
+      description: 'Includes revoked and expired keys. The keys themselves are not shown.',
       tags: ['keys'],
       responses: { 200: { description: 'The keys', ...jsonBody(keyList) }, ...problems(503) },
     },
     async handle(_request, response) {
-      checkHolder(response);
+      requireKey(response);
       sendJson(response, 200, { keys: (await keys.list()).map(presentKey) });
     },
   };
@@ -53,16 +50,16 @@ function createRoute({ keys, readBody }: KeyRouteParts): Route {
     path: '/api/keys',
     access: 'admin',
     operation: {
-      summary: 'Make an API key',
+      summary: 'Create an API key',
       tags: ['keys'],
       requestBody: { required: true, ...jsonBody(keyRequest) },
       responses: {
-        201: { description: 'The key, which is shown this once', ...jsonBody(newKey) },
+        201: { description: 'The key; it is not shown again', ...jsonBody(newKey) },
         ...problems(400, 413, 415, 503),
       },
     },
     async handle(request, response) {
-      checkHolder(response);
+      requireKey(response);
       const { owner, scopes, expires_at } = check(keyRequest, await readBody(request));
       sendCreated(response, await keys.create({ owner, scopes, expiresAt: expires_at ?? null }));
     },
@@ -77,15 +74,18 @@ function revokeRoute({ keys }: KeyRouteParts): Route {
     operation: {
       summary: 'Revoke an API key',
       description:
-        'It is refused at once by this process, and within a second by all others. Again changes nothing.',
+        'This process rejects it immediately, all others within a second. Repeating the request changes nothing.',
       tags: ['keys'],
       requestParams: { path: keyId },
-      responses: { 200: { description: 'It is revoked', ...jsonBody(apiKey) }, ...problems(400, 404, 503) },
+      responses: {
+        200: { description: 'The key is revoked', ...jsonBody(apiKey) },
+        ...problems(400, 404, 503),
+      },
     },
     async handle(request, response) {
-      checkHolder(response);
+      requireKey(response);
       const revoked = await keys.revoke(check(keyId, request.params).id);
-      if (!revoked) throw noKey();
+      if (!revoked) throw keyNotFound();
       sendJson(response, 200, presentKey(revoked));
     },
   };
@@ -98,18 +98,18 @@ function rotateRoute({ keys }: KeyRouteParts): Route {
     access: 'admin',
     operation: {
       summary: 'Replace an API key by a new one',
-      description: 'For the same owner, scopes and expiry; the old one is revoked at once.',
+      description: 'The new key has the same owner, scopes and expiry. The old one is revoked immediately.',
       tags: ['keys'],
       requestParams: { path: keyId },
       responses: {
-        201: { description: 'The new key, which is shown this once', ...jsonBody(newKey) },
+        201: { description: 'The new key; it is not shown again', ...jsonBody(newKey) },
         ...problems(400, 404, 503),
       },
     },
     async handle(request, response) {
-      checkHolder(response);
+      requireKey(response);
       const created = await keys.rotate(check(keyId, request.params).id);
-      if (!created) throw noKey();
+      if (!created) throw keyNotFound();
       sendCreated(response, created);
     },
   };
@@ -119,12 +119,8 @@ function sendCreated(response: Response, { key, apiKey: made }: CreatedKey): voi
   sendJson(response, 201, { key, ...presentKey(made) });
 }
 
-function noKey(): AppError {
-  return new AppError('key_not_found', 'There is no key with this id that is still good');
-}
-
-function time(at: Instant | null): string | null {
-  return at === null ? null : new Date(at).toISOString();
+function keyNotFound(): AppError {
+  return new AppError('key_not_found', 'No active key with this id exists');
 }
 
 function presentKey(key: ApiKey): ApiKeyBody {
@@ -133,9 +129,9 @@ function presentKey(key: ApiKey): ApiKeyBody {
     prefix: key.prefix,
     owner: key.owner,
     scopes: [...key.scopes],
-    created_at: new Date(key.createdAt).toISOString(),
-    expires_at: time(key.expiresAt),
-    last_used_at: time(key.lastUsedAt),
-    revoked_at: time(key.revokedAt),
+    created_at: isoTime(key.createdAt),
+    expires_at: isoTime(key.expiresAt),
+    last_used_at: isoTime(key.lastUsedAt),
+    revoked_at: isoTime(key.revokedAt),
   };
 }

@@ -5,25 +5,25 @@ import type { ReplyStream } from '../../services/chat/turn.ts';
 import { callerOf } from '../access/caller.ts';
 import { readQuery } from '../request/query.ts';
 import { check } from '../request/validate.ts';
-import { pathOf, problemOf, sendJson } from '../response/problem.ts';
+import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { lastEventHeader, stopped, streamId, streamQuery } from '../schemas/streams.ts';
 import { type ReadPosition, readPosition } from '../sse/encode.ts';
-import { type SessionOptions, StreamSession, streamHeaders } from '../sse/session.ts';
+import { type SessionTiming, StreamSession, streamHeaders } from '../sse/session.ts';
 
 export interface StreamRouteParts {
   readonly streams: StreamService;
   readonly renderer: ReplyRenderer;
-  readonly stream: SessionOptions;
+  readonly timing: SessionTiming;
 }
 
 export function streamRoutes(parts: StreamRouteParts): Route[] {
   return [resumeRoute(parts), stopRoute(parts.streams)];
 }
 
-/** Where the reader is; the header, which EventSource sends by itself, counts more than the query. */
+/** The reader's position. The header, which EventSource sends itself, takes precedence over the query. */
 function positionOf(request: Request, id: string): ReadPosition {
   const { last_event_id } = readQuery(request, streamQuery);
   const header = request.headersDistinct['last-event-id'];
@@ -37,8 +37,8 @@ function positionOf(request: Request, id: string): ReadPosition {
 }
 
 /**
- * An end that the reader was told may have been too early: the process that makes the reply was taken for dead, or had
- * more of it than was stored when somebody stopped it through another one.
+ * Whether the reader has the whole reply. Its last event alone does not prove that: the lease of the generating worker
+ * may have expired too early, or another worker may have stopped the reply before all of it was stored.
  */
 function isFullyDelivered(
   { offset, ended }: ReadPosition,
@@ -48,58 +48,52 @@ function isFullyDelivered(
   return ended && !stream.reply.running && offset >= renderer.length(stream);
 }
 
-function resumeRoute({ streams, renderer, stream: options }: StreamRouteParts): Route {
+function resumeRoute({ streams, renderer, timing }: StreamRouteParts): Route {
   return {
     method: 'get',
     path: '/api/chat-stream/:id',
     access: 'chat',
     quotas: ['streams'],
     operation: {
-      summary: 'Go on with a reply where its stream broke off',
+      summary: 'Resume a stream',
       description:
-        'The same events as the first time, from the character after the last event that the reader got, live or ' +
-        'from the store, on any worker, after a restart too. Without a position: from the beginning.',
+        'The same events, from the character after the last event received, live or from the store, on any worker ' +
+        'and after a restart. Without a position the stream starts from the beginning.',
       tags: ['chat'],
       requestParams: { path: streamId, query: streamQuery, header: lastEventHeader },
       responses: {
         200: {
-          description: 'The rest of the stream; its `start` says in `offset` where it goes on',
+          description: 'The rest of the stream; `offset` in its `start` event is the position',
           headers: {
             'X-Conversation-Id': { schema: { type: 'string', format: 'uuid' } },
             'X-Stream-Id': { schema: { type: 'string', format: 'uuid' } },
           },
           content: { 'text/event-stream': { schema: { type: 'string' } } },
         },
-        204: { description: 'The reader has everything, the last event included' },
+        204: { description: 'The reader has the whole stream, including the last event' },
         ...problems(400, 404, 503),
       },
     },
     async handle(request, response) {
       const { id } = check(streamId, request.params);
       const position = positionOf(request, id);
-      const { offset: from } = position;
       const stream = await streams.open(id, callerOf(response).access);
-      const complete = isFullyDelivered(position, stream, renderer);
-      if (complete || request.method === 'HEAD') {
+      const isComplete = isFullyDelivered(position, stream, renderer);
+      if (isComplete || request.method === 'HEAD') {
         stream.release();
-        response.writeHead(complete ? 204 : 200, complete ? {} : streamHeaders(stream));
+        response.writeHead(isComplete ? 204 : 200, isComplete ? {} : streamHeaders(stream));
         response.end();
         return;
       }
-      const { format } = stream;
-      const reading = {
+      const options = {
         stream,
-        format,
-        shown: renderer.stream(stream.reply, format),
-        from,
+        rendered: renderer.stream(stream.reply, stream.format),
+        offset: position.offset,
         resumed: true,
         cache: undefined,
         cached: false,
       };
-      const session = new StreamSession(response, reading, options, (error) =>
-        problemOf(error, pathOf(request), response.locals.requestId),
-      );
-      await session.run();
+      await new StreamSession(response, options, timing).run();
     },
   };
 }
@@ -110,13 +104,13 @@ function stopRoute(streams: StreamService): Route {
     path: '/api/chat-stream/:id',
     access: 'chat',
     operation: {
-      summary: 'Stop a reply that is being made',
+      summary: 'Stop a reply',
       description:
-        'What was said so far is kept, marked `cancelled`. After the end of the reply it changes nothing and says so.',
+        'The text so far is kept with the status `cancelled`. A reply that has ended stays unchanged.',
       tags: ['chat'],
       requestParams: { path: streamId },
       responses: {
-        200: { description: 'It has ended, by this call or before', ...jsonBody(stopped) },
+        200: { description: 'The reply has ended, by this call or before', ...jsonBody(stopped) },
         ...problems(400, 404, 503),
       },
     },

@@ -7,16 +7,16 @@ export function chatRequest(maxChars: number) {
     .object({
       message: cleanText(z.string().max(maxChars, `must be at most ${maxChars} characters long`))
         .refine((text) => text.trim() !== '', 'must not be blank')
-        .meta({ description: 'Taken as it is, never trimmed', example: '你好' }),
+        .meta({ description: 'Used unchanged, not trimmed', example: '你好' }),
       conversation_id: uuid.optional().meta({
         description:
-          'Goes on with this conversation; an id that is not known (any more) starts a new one with it',
+          'The conversation to continue; an unknown or expired id starts a new conversation with this id',
       }),
       format: replyFormat.optional(),
       model: cleanText(z.string().min(1).max(200))
         .optional()
-        .meta({ description: 'Instead of OPENAI_MODEL' }),
-      cache: z.boolean().optional().meta({ description: '`false` goes past the response cache' }),
+        .meta({ description: 'The model to use; default: OPENAI_MODEL' }),
+      cache: z.boolean().optional().meta({ description: '`false` bypasses the response cache' }),
     })
     .meta({ id: 'ChatRequest' });
 }
@@ -33,7 +33,7 @@ export const chatReply = z
     format: replyFormat,
     finish_reason: finishReason,
     usage: usage.nullable(),
-    expires_at: instant.nullable().meta({ description: 'null: conversations are kept for ever' }),
+    expires_at: instant.nullable().meta({ description: 'null: conversations do not expire' }),
     persisted: z.boolean(),
   })
   .meta({ id: 'ChatReply' });

@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 const UUID = /^[\da-f]{8}-[\da-f]{4}-[\da-f]{4}-[\da-f]{4}-[\da-f]{12}$/i;
 
-/** Any version of UUID in any case; lower case from here on. */
+/** A UUID of any version, in any case; the output is lower case. */
 export const uuid = z
   .string()
   .regex(UUID, 'must be a UUID')
@@ -15,35 +15,63 @@ export const instant = z.string().meta({
   example: '2026-03-21T08:30:00.000Z',
 });
 
-/** Text that survives JSON, SSE and the database unchanged. */
+/** Text that JSON, SSE and the database carry unchanged. */
 export function cleanText(field: z.ZodString) {
   return field
     .refine((text) => !text.includes('\0'), 'must not contain the NUL character')
     .refine((text) => text.isWellFormed(), 'must not contain a lone surrogate');
 }
 
-export const limit = (fallback: number) =>
-  z
-    .string()
-    .regex(/^\d{1,4}$/, 'must be a whole number from 1 to 1000')
-    .transform(Number)
-    .refine((value) => value >= 1 && value <= 1000, 'must be a whole number from 1 to 1000')
-    .default(fallback)
-    .meta({ override: { type: 'integer', minimum: 1, maximum: 1000, default: fallback } });
+const COUNT_RULE = 'must be a whole number from 1 to 1000';
 
-/** A cursor that `decode` understands; what it means is nobody's business but ours. */
-export function cursor<T>(decode: (text: string) => T | undefined) {
-  return z
+/** A query parameter from 1 to 1000. */
+export const count = z
+  .string()
+  .regex(/^\d{1,4}$/, COUNT_RULE)
+  .transform(Number)
+  .refine((value) => value >= 1 && value <= 1000, COUNT_RULE);
+
+export const COUNT_SCHEMA = { type: 'integer', minimum: 1, maximum: 1000 } as const;
+
+const limit = count.default(100).meta({ override: { ...COUNT_SCHEMA, default: 100 } });
+
+interface CursorFormat<T> {
+  encode(value: T): string;
+  decode(text: string): T | undefined;
+}
+
+/** Cursors are opaque to callers: base64url of a short text. */
+export function cursorFormat<T>(
+  write: (value: T) => string,
+  pattern: RegExp,
+  read: (first: string, second: string) => T,
+): CursorFormat<T> {
+  return {
+    encode: (value) => Buffer.from(write(value), 'latin1').toString('base64url'),
+    decode(text) {
+      const match = pattern.exec(Buffer.from(text, 'base64url').toString('latin1'));
+      return match ? read(match[1] ?? '', match[2] ?? '') : undefined;
+    },
+  };
+}
+
+/** The query of a paged list. */
+export function pageQuery<T>({ decode }: CursorFormat<T>) {
+  const cursor = z
     .string()
     .transform((text, context): T => {
       const value = decode(text);
       if (value !== undefined) return value;
-      context.addIssue({ code: 'custom', message: 'must be a next_cursor of an earlier answer' });
+      context.addIssue({ code: 'custom', message: 'must be the next_cursor of an earlier response' });
       return z.NEVER;
     })
     .optional()
-    .meta({ override: { type: 'string' }, description: 'The next_cursor of the page before' });
+    .meta({ override: { type: 'string' }, description: 'The `next_cursor` of the previous page' });
+  return z.object({ limit, cursor });
 }
+
+/** The members of a page. */
+export const paging = { has_more: z.boolean(), next_cursor: z.string().nullable() };
 
 export const usage = z
   .object({
@@ -51,11 +79,11 @@ export const usage = z
     completion_tokens: z.int(),
     total_tokens: z.int(),
   })
-  .meta({ id: 'Usage', description: 'Tokens as the model server counted them' });
+  .meta({ id: 'Usage', description: 'Tokens, as counted by the model server' });
 
 export const messageStatus = z.enum(['complete', 'streaming', 'incomplete', 'cancelled']).meta({
   id: 'MessageStatus',
-  description: '`incomplete`: broken off by a fault or a limit; `cancelled`: stopped by a caller',
+  description: '`incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller',
 });
 
 export const finishReason = z.enum(['stop', 'length', 'content_filter', 'cancelled', 'error']).meta({
@@ -65,7 +93,7 @@ export const finishReason = z.enum(['stop', 'length', 'content_filter', 'cancell
 
 export const replyFormat = z.enum(['markdown', 'text']).meta({
   id: 'ReplyFormat',
-  description: '`markdown`: the text as the model wrote it; `text`: without Markdown marks',
+  description: '`markdown`: the text as the model wrote it; `text`: plain text, without Markdown',
 });
 
 export const problem = z
@@ -78,6 +106,6 @@ export const problem = z
     request_id: z.string(),
     code: z.string().meta({ example: 'validation' }),
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
-    error: z.string().meta({ description: 'The same sentence as `detail`' }),
+    error: z.string().meta({ description: 'Same as `detail`' }),
   })
   .meta({ id: 'Problem', description: 'RFC 9457 problem document' });

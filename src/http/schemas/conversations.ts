@@ -1,29 +1,18 @@
 import { z } from 'zod';
 import type { ConversationCursor } from '../../domain/conversation.ts';
-import { cursor, instant, limit, messageStatus, uuid } from './common.ts';
+import { cursorFormat, instant, messageStatus, pageQuery, paging, uuid } from './common.ts';
 
-const encode = (text: string) => Buffer.from(text, 'latin1').toString('base64url');
-const decode = (text: string) => Buffer.from(text, 'base64url').toString('latin1');
+export const messageCursor = cursorFormat((seq: number) => `m${seq}`, /^m(\d{1,15})$/, Number);
 
-export const messageCursor = {
-  encode: (seq: number) => encode(`m${seq}`),
-  decode: (text: string): number | undefined => {
-    const match = /^m(\d{1,15})$/.exec(decode(text));
-    return match ? Number(match[1]) : undefined;
-  },
-};
-
-export const conversationCursor = {
-  encode: (at: ConversationCursor) => encode(`c${at.lastActive}.${at.id}`),
-  decode: (text: string): ConversationCursor | undefined => {
-    const match = /^c(\d{1,15})\.([\da-f-]{36})$/.exec(decode(text));
-    return match ? { lastActive: Number(match[1]), id: String(match[2]) } : undefined;
-  },
-};
+export const conversationCursor = cursorFormat<ConversationCursor>(
+  ({ lastActive, id }) => `c${lastActive}.${id}`,
+  /^c(\d{1,15})\.([\da-f-]{36})$/,
+  (lastActive, id) => ({ lastActive: Number(lastActive), id }),
+);
 
 export const conversationId = z.object({ id: uuid });
-export const conversationQuery = z.object({ limit: limit(100), cursor: cursor(messageCursor.decode) });
-export const listQuery = z.object({ limit: limit(100), cursor: cursor(conversationCursor.decode) });
+export const conversationQuery = pageQuery(messageCursor);
+export const listQuery = pageQuery(conversationCursor);
 
 const message = z
   .object({
@@ -41,8 +30,6 @@ const summary = {
   last_active: instant,
   expires_at: instant.nullable(),
 };
-
-const paging = { has_more: z.boolean(), next_cursor: z.string().nullable() };
 
 export const conversation = z
   .object({ ...summary, messages: z.array(message), ...paging })

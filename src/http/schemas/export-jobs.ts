@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { JobListCursor } from '../../domain/export-jobs.ts';
-import { cursor, instant, limit, uuid } from './common.ts';
-import { exportBounds, exportFormat, exportMessages } from './exports.ts';
+import { cursorFormat, instant, pageQuery, paging, uuid } from './common.ts';
+import { csvOption, exportFilter, exportFormat, isOrdered, ORDER_RULE } from './exports.ts';
 
 const status = z.enum(['queued', 'running', 'done', 'failed', 'cancelled']).meta({ id: 'ExportStatus' });
 
@@ -10,16 +10,12 @@ const compression = z.enum(['none', 'gzip', 'zstd'], 'must be none, gzip or zstd
 export const exportRequest = z
   .object({
     format: exportFormat.default('json'),
-    ...exportBounds,
-    ...exportMessages,
-    csv: z
-      .literal('raw', 'must be raw, or not be there')
-      .optional()
-      .meta({ description: '`raw`: CSV without byte order mark and formula escaping' }),
+    ...exportFilter,
+    csv: csvOption,
     compression: compression.default('none'),
     since: z.string().max(200).optional().meta({
       description:
-        'The `cursor` of an earlier manifest: only what came, changed or was deleted after it; not for CSV',
+        'The `cursor` of an earlier manifest: export only what was added, changed or deleted since; not for CSV',
     }),
     notify: z
       .object({
@@ -30,18 +26,12 @@ export const exportRequest = z
           .optional(),
       })
       .optional()
-      .meta({ description: 'Who is told when the job has ended' }),
+      .meta({ description: 'Where to send a notification when the job has ended' }),
   })
-  .refine(
-    ({ start_date: start, end_date: end }) => start === undefined || end === undefined || start <= end,
-    {
-      path: ['end_date'],
-      message: 'must not be before start_date',
-    },
-  )
+  .refine(isOrdered, ORDER_RULE)
   .refine(({ since, format }) => since === undefined || format !== 'csv', {
     path: ['since'],
-    message: 'is not possible with csv, which cannot say that a conversation was deleted',
+    message: 'must not be used with csv, which cannot represent deletions',
   })
   .meta({ id: 'ExportRequest' });
 
@@ -55,10 +45,7 @@ export const exportJob = z
     start_date: instant.nullable(),
     end_date: instant.nullable(),
     role: z.string().nullable(),
-    message_status: z
-      .string()
-      .nullable()
-      .meta({ description: 'The `status` that messages were filtered by' }),
+    message_status: z.string().nullable().meta({ description: 'The `status` filter of the messages' }),
     csv: z.literal('raw').nullable(),
     compression,
     incremental: z.boolean(),
@@ -80,7 +67,7 @@ export const exportJob = z
 export type ExportJobBody = z.input<typeof exportJob>;
 
 export const exportJobList = z
-  .object({ exports: z.array(exportJob), has_more: z.boolean(), next_cursor: z.string().nullable() })
+  .object({ exports: z.array(exportJob), ...paging })
   .meta({ id: 'ExportJobList' });
 
 export const exportManifest = z
@@ -98,11 +85,11 @@ export const exportManifest = z
     last_message_id: uuid.nullable(),
     started_at: instant,
     finished_at: instant,
-    cursor: z.string().meta({ description: 'For `since` of the next export' }),
+    cursor: z.string().meta({ description: 'The `since` of the next incremental export' }),
     pii_masked: z
       .literal(true)
       .optional()
-      .meta({ description: 'There where personal data was masked (`PII_MASK`)' }),
+      .meta({ description: 'Present when personal data was masked (`PII_MASK`)' }),
   })
   .meta({ id: 'ExportManifest' });
 
@@ -110,21 +97,16 @@ export const exportDeleted = z
   .object({ id: uuid, deleted: z.boolean(), status: z.enum(['cancelled', 'removed']) })
   .meta({ id: 'ExportDeleted' });
 
-const encode = (text: string) => Buffer.from(text, 'latin1').toString('base64url');
-const decode = (text: string) => Buffer.from(text, 'base64url').toString('latin1');
-
-export const jobCursor = {
-  encode: (at: JobListCursor) => encode(`e${at.createdAt}.${at.id}`),
-  decode: (text: string): JobListCursor | undefined => {
-    const match = /^e(\d{1,15})\.([\da-f-]{36})$/.exec(decode(text));
-    return match ? { createdAt: Number(match[1]), id: String(match[2]) } : undefined;
-  },
-};
+export const jobCursor = cursorFormat<JobListCursor>(
+  ({ createdAt, id }) => `e${createdAt}.${id}`,
+  /^e(\d{1,15})\.([\da-f-]{36})$/,
+  (createdAt, id) => ({ createdAt: Number(createdAt), id }),
+);
 
 export const exportId = z.object({ id: uuid });
-export const jobListQuery = z.object({ limit: limit(100), cursor: cursor(jobCursor.decode) });
+export const jobListQuery = pageQuery(jobCursor);
 
-/** A week: long enough for a mail that waits over a weekend. */
+/** A week, so that a link in a mail survives a weekend. */
 const LINK_MAX_SECONDS = 7 * 86_400;
 
 export const linkRequest = z
@@ -134,13 +116,13 @@ export const linkRequest = z
       .min(1, 'must be at least 1')
       .max(LINK_MAX_SECONDS, `must be at most ${LINK_MAX_SECONDS}, a week`)
       .default(3600)
-      .meta({ description: 'Seconds' }),
+      .meta({ description: 'Lifetime in seconds' }),
   })
   .meta({ id: 'ExportLinkRequest' });
 
 export const exportLink = z
   .object({
-    url: z.string().meta({ description: 'Path and query; good for GET and HEAD, with Range, without a key' }),
+    url: z.string().meta({ description: 'Path and query, valid for GET and HEAD without a key' }),
     expires_at: instant,
   })
   .meta({ id: 'ExportLink' });

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { instant, uuid } from './common.ts';
+import { COUNT_SCHEMA, count, instant, uuid } from './common.ts';
 import { conversation } from './conversations.ts';
 
 const TIME =
@@ -9,24 +9,24 @@ const FIRST = Date.parse('0000-01-01T00:00:00.000Z');
 const LAST = Date.parse('9999-12-31T23:59:59.999Z');
 
 /**
- * A day of UTC or an instant with its zone → epoch milliseconds; undefined for what is neither.
- * @param end a day then means its last millisecond, and what is finer than a millisecond is cut off, not rounded up
+ * A UTC day or an instant with a zone → epoch milliseconds; undefined when `text` is neither.
+ * @param end a day then means its last millisecond, and fractions of a millisecond are rounded down instead of up
  */
-export function readBound(text: string, end: boolean): number | undefined {
+function readBound(text: string, end: boolean): number | undefined {
   const match = TIME.exec(text);
   const day = match?.[1];
   if (!match || day === undefined) return undefined;
   const midnight = Date.parse(`${day}T00:00:00.000Z`);
-  // 30 February would be taken for a day of March.
+  // Date.parse takes 30 February for a day in March.
   if (Number.isNaN(midnight) || new Date(midnight).toISOString().slice(0, 10) !== day) return undefined;
   const [, , hours, minutes, seconds, fraction = '', sign, zone] = match;
   if (hours === undefined) return end ? midnight + DAY_MS - 1 : midnight;
   const time = `${hours}:${minutes}:${seconds}.${fraction.slice(0, 3).padEnd(3, '0')}`;
   const finer = !end && /[1-9]/.test(fraction.slice(3)) ? 1 : 0;
-  // A plus sign that nobody escaped arrives as a space.
+  // An unescaped plus sign arrives as a space.
   const offset = zone === undefined ? 'Z' : `${sign === '-' ? '-' : '+'}${zone}`;
   const value = Date.parse(`${day}T${time}${offset}`) + finer;
-  // The zone may move it out of the years that can be written.
+  // The zone can move the instant out of the years 0 to 9999.
   return value >= FIRST && value <= LAST ? value : undefined;
 }
 
@@ -38,24 +38,28 @@ function bound(end: boolean) {
       if (value !== undefined) return value;
       context.addIssue({
         code: 'custom',
-        message: 'must be a day such as 2026-03-21, or an instant with its zone such as 2026-03-21T08:30:00Z',
+        message: 'must be a day such as 2026-03-21, or an instant with a zone such as 2026-03-21T08:30:00Z',
       });
       return z.NEVER;
     })
     .optional()
     .meta({
       override: { type: 'string' },
-      description: `${end ? 'The last' : 'The first'} \`created_at\` that is in: a day (UTC, whole) or an RFC 3339 instant with zone`,
+      description: `${end ? 'Last' : 'First'} \`created_at\`, inclusive: a UTC day or an RFC 3339 instant with a zone`,
     });
 }
 
 export const exportFormat = z.enum(['json', 'csv', 'ndjson'], 'must be json, csv or ndjson');
 
-/** Which conversations: the first and the last `created_at`. */
-export const exportBounds = { start_date: bound(false), end_date: bound(true) };
+export const csvOption = z
+  .literal('raw', 'must be "raw" or omitted')
+  .optional()
+  .meta({ description: '`raw`: CSV without byte order mark and formula escaping' });
 
-/** Which of their messages. */
-export const exportMessages = {
+/** Selects conversations by `created_at`, and their messages by role and status. */
+export const exportFilter = {
+  start_date: bound(false),
+  end_date: bound(true),
   role: z.enum(['user', 'assistant'], 'must be user or assistant').optional(),
   status: z
     .enum(
@@ -65,39 +69,27 @@ export const exportMessages = {
     .optional(),
 };
 
-const form = {
+interface Bounds {
+  readonly start_date?: number | undefined;
+  readonly end_date?: number | undefined;
+}
+
+export function isOrdered({ start_date: start, end_date: end }: Bounds): boolean {
+  return start === undefined || end === undefined || start <= end;
+}
+
+export const ORDER_RULE = { path: ['end_date'], message: 'must not be before start_date' };
+
+export const exportQuery = z.object({
   format: exportFormat.default('json'),
-  csv: z
-    .literal('raw', 'must be raw, or not be there')
-    .optional()
-    .meta({ description: '`raw`: CSV without byte order mark and formula escaping' }),
-  preview: z
-    .string()
-    .regex(/^\d{1,4}$/, 'must be a whole number from 1 to 1000')
-    .transform(Number)
-    .refine((value) => value >= 1 && value <= 1000, 'must be a whole number from 1 to 1000')
-    .optional()
-    .meta({
-      override: { type: 'integer', minimum: 1, maximum: 1000 },
-      description: 'Instead of the file: its first rows and how much it would be',
-    }),
-};
+  csv: csvOption,
+  preview: count.optional().meta({
+    override: COUNT_SCHEMA,
+    description: 'Return the first rows and the estimated size instead of the file',
+  }),
+});
 
-export const exportQuery = z.object(form);
-
-export const exportAllQuery = z
-  .object({
-    ...form,
-    ...exportBounds,
-    ...exportMessages,
-  })
-  .refine(
-    ({ start_date: start, end_date: end }) => start === undefined || end === undefined || start <= end,
-    {
-      path: ['end_date'],
-      message: 'must not be before start_date',
-    },
-  );
+export const exportAllQuery = exportQuery.extend(exportFilter).refine(isOrdered, ORDER_RULE);
 
 const counts = { conversations: z.int(), messages: z.int() };
 

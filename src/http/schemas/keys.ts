@@ -4,7 +4,7 @@ import { cleanText, instant, uuid } from './common.ts';
 
 const scopes = z
   .array(z.enum(SCOPES, `must be one of ${SCOPES.join(', ')}`))
-  .min(1, `must be some of ${SCOPES.join(', ')}`)
+  .min(1, `must have at least one of ${SCOPES.join(', ')}`)
   .meta({ example: ['chat', 'read'] });
 
 export const keyId = z.object({ id: uuid });
@@ -12,25 +12,26 @@ export const keyId = z.object({ id: uuid });
 export const keyRequest = z
   .object({
     owner: cleanText(z.string()).max(255).meta({
-      description: 'Whose conversations and exports the key opens; several keys may have one owner',
+      description:
+        'The owner whose conversations and exports the key can access; several keys may share an owner',
     }),
     scopes,
     expires_at: z.iso
-      .datetime({ offset: true, error: 'must be a time with its zone, such as 2027-01-01T00:00:00Z' })
+      .datetime({ offset: true, error: 'must be an instant with a zone, such as 2027-01-01T00:00:00Z' })
       .transform((text) => Date.parse(text))
       .nullish()
-      .meta({ override: { type: ['string', 'null'], format: 'date-time' }, description: 'Null: never' }),
+      .meta({ override: { type: ['string', 'null'], format: 'date-time' }, description: 'null: never' }),
   })
   .meta({ id: 'ApiKeyRequest' });
 
 const keyMembers = {
   id: uuid,
-  prefix: z.string().meta({ description: 'How the key begins', example: 'ck_4fT9xQ2a' }),
+  prefix: z.string().meta({ description: 'The first characters of the key', example: 'ck_4fT9xQ2a' }),
   owner: z.string(),
   scopes,
   created_at: instant,
   expires_at: instant.nullable(),
-  last_used_at: instant.nullable().meta({ description: 'To the minute' }),
+  last_used_at: instant.nullable().meta({ description: 'Accurate to the minute' }),
   revoked_at: instant.nullable(),
 };
 
@@ -39,7 +40,7 @@ export const apiKey = z.object(keyMembers).meta({ id: 'ApiKey' });
 export type ApiKeyBody = z.output<typeof apiKey>;
 
 export const newKey = z
-  .object({ key: z.string().meta({ description: 'Shown this once' }), ...keyMembers })
+  .object({ key: z.string().meta({ description: 'Shown only in this response' }), ...keyMembers })
   .meta({ id: 'NewApiKey' });
 
 export const keyList = z.object({ keys: z.array(apiKey) }).meta({ id: 'ApiKeyList' });

@@ -4,13 +4,13 @@ import { messageStatus, uuid } from './common.ts';
 export const streamId = z.object({ id: uuid });
 
 const position = z.string().optional().meta({
-  description: 'The `id` of the last event that the reader got',
+  description: 'The `id` of the last event received',
   example: '0198c0de-7a11-7000-8000-5eed00000001:57',
 });
 
 export const streamQuery = z.object({ last_event_id: position });
 
-/** Only for the OpenAPI document: header fields are read one by one. */
+/** For the OpenAPI document only: the route reads the header itself. */
 export const lastEventHeader = z.object({ 'Last-Event-ID': position });
 
 export const idempotencyHeader = z.object({
@@ -20,7 +20,7 @@ export const idempotencyHeader = z.object({
     .meta({
       description:
         '1 to 255 visible ASCII characters, bare or quoted. A repeated request with the same key and body gets the ' +
-        'same turn: the stored reply, or the one that is being made.',
+        'same turn: the stored reply, or the one in progress.',
       example: 'order-4711-question-1',
     }),
 });

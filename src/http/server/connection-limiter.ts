@@ -3,16 +3,15 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Log } from '../../domain/runtime.ts';
 
-/** So many over the bound are still told that they are too many; whoever comes then is dropped without a word. */
+/** How many connections over the limit are answered with 503. Node drops further ones without a response. */
 const MAX_REJECTED = 200;
-/** In this time one too many has to send its request, hear the answer and be gone. */
+/** How long a connection over the limit may take for its request and the response. */
 const REJECT_TIMEOUT_MS = 2000;
-/** How often it is logged at most. */
-const LOG_EVERY_MS = 10_000;
+const LOG_INTERVAL_MS = 10_000;
 
 /**
- * How many connections may be open. One too many is answered with 503 by whoever asks {@link isOver}, because a
- * connection that is dropped looks to a client and a proxy like a server that is broken.
+ * Limits the open connections. Those over the limit stay open for a 503, because clients and proxies take a dropped
+ * connection for a broken server.
  */
 export class ConnectionLimiter {
   readonly #max: number;
@@ -25,11 +24,11 @@ export class ConnectionLimiter {
     this.#max = max;
     this.#log = log;
     server.maxConnections = max + MAX_REJECTED;
-    server.on('drop', () => this.#full());
+    server.on('drop', () => this.#logLimit());
     server.on('connection', (socket) => this.#count(socket));
   }
 
-  /** Whether this connection came when there was no place for it. */
+  /** Whether the limit was reached when this connection was opened. */
   isOver(socket: Duplex): boolean {
     return this.#over.has(socket);
   }
@@ -43,13 +42,13 @@ export class ConnectionLimiter {
     this.#over.add(socket);
     const timer = setTimeout(() => socket.destroy(), REJECT_TIMEOUT_MS);
     socket.once('close', () => clearTimeout(timer));
-    this.#full();
+    this.#logLimit();
   }
 
-  #full(): void {
+  #logLimit(): void {
     const now = performance.now();
-    if (now < this.#loggedAt + LOG_EVERY_MS) return;
+    if (now < this.#loggedAt + LOG_INTERVAL_MS) return;
     this.#loggedAt = now;
-    this.#log?.warn({ connections: this.#open, bound: this.#max }, 'too many connections are open');
+    this.#log?.warn({ connections: this.#open, limit: this.#max }, 'connection limit reached');
   }
 }

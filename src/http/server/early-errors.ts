@@ -1,4 +1,4 @@
-/** Answers to what never reaches the app: the same problem documents and headers, without what the app knows. */
+/** Problem responses for requests that do not reach the app. The connection is closed after each. */
 import { randomUUID } from 'node:crypto';
 import { type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
@@ -6,7 +6,7 @@ import type { AppError } from '../../domain/errors.ts';
 import { securityHeaderValues } from '../middleware/security.ts';
 import { problemOf } from '../response/problem.ts';
 
-const SECURITY = [...securityHeaderValues(false)];
+const SECURITY = securityHeaderValues(false);
 
 interface EarlyResponse {
   readonly status: number;
@@ -14,7 +14,6 @@ interface EarlyResponse {
   readonly body: string;
 }
 
-/** Closes the connection: after it nobody knows where the next request begins, or it is one too many. */
 function earlyErrorResponse(error: AppError): EarlyResponse {
   const requestId = randomUUID();
   const body = JSON.stringify(problemOf(error, '/', requestId));
@@ -31,14 +30,14 @@ function earlyErrorResponse(error: AppError): EarlyResponse {
   return { status: error.status, headers, body };
 }
 
-/** Answers a request that was understood, in its turn. */
+/** Answers a parsed request. Node keeps the order of pipelined responses. */
 export function sendEarlyError(response: ServerResponse, error: AppError): void {
   const { status, headers, body } = earlyErrorResponse(error);
   for (const [name, value] of headers) response.setHeader(name, value);
   response.writeHead(status).end(body);
 }
 
-/** Answers where there is nothing but the connection. */
+/** Answers on the bare socket, where the parser gave no request. */
 export function sendEarlyErrorOn(socket: Duplex, error: AppError): void {
   const { status, headers, body } = earlyErrorResponse(error);
   const head = headers.map(([name, value]) => `${name}: ${value}\r\n`).join('');

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import type { Express } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
+import { methodNotAllowed } from '../response/problem.ts';
 import { ConnectionLimiter } from './connection-limiter.ts';
 import { sendEarlyError, sendEarlyErrorOn } from './early-errors.ts';
 import { framingError } from './framing.ts';
@@ -11,37 +12,35 @@ import { framingError } from './framing.ts';
 const MAX_HEADER_BYTES = 16 * 1024;
 const HEADERS_TIMEOUT_MS = 15_000;
 const REQUEST_TIMEOUT_MS = 30_000;
-/** How often Node looks for connections over these limits; its own default of 30 s would double them. */
+/** How often Node checks these timeouts. Its default of 30 s would double them. */
 const CHECK_INTERVAL_MS = 1000;
-/** Longer than the idle timeout of the usual proxies (60 s), so that they close first and never meet a closed socket. */
+/** Longer than the idle timeout of common proxies (60 s), so that the proxy closes first and never hits a closed socket. */
 const KEEP_ALIVE_MS = 72_000;
-/** A client that takes nothing of what waits for it for this long is let go, and with it what is held for it. */
+/** Drop clients that do not read for this long, and free their buffers. */
 const STALL_MS = 60_000;
-/** Enough for the open streams of one process several times over; with a few kilobytes for each, no memory to speak of. */
+/** Several times the open streams of one process, at a few kilobytes each. */
 const MAX_CONNECTIONS = 10_000;
 
-/** While stopping, how long an idle connection may still send a request (and be told to close). */
+/** During shutdown, how long an idle connection may still send a request, which gets `Connection: close`. */
 const IDLE_GRACE_MS = 1000;
 
 export interface ServerLimits {
   readonly bodyLimit: number;
-  /** For tests; else the contract's 15 s and 30 s. */
+  /** The defaults are the constants above; tests use shorter ones. */
   readonly headersTimeoutMs?: number;
   readonly requestTimeoutMs?: number;
-  /** For tests; else 60 s and 10,000. */
   readonly stallMs?: number;
   readonly maxConnections?: number;
-  /** Told when there are too many connections. */
   readonly log?: Pick<Log, 'warn'>;
 }
 
-/** A server in front of the app that also answers what never becomes a request: broken, too large, too slow, too many. */
+/** The listener in front of the app. It also answers malformed, oversized and slow requests and excess connections. */
 export class HttpServer {
   readonly #server: Server;
   readonly #app: Express;
-  readonly #bound: ConnectionLimiter;
-  /** The last response of each connection. */
-  readonly #current = new WeakMap<Duplex, ServerResponse>();
+  readonly #connections: ConnectionLimiter;
+  /** The latest response on each connection. */
+  readonly #latest = new WeakMap<Duplex, ServerResponse>();
   #closing = false;
 
   constructor(app: Express, limits: ServerLimits) {
@@ -53,28 +52,28 @@ export class HttpServer {
       requestTimeout,
       connectionsCheckingInterval: Math.min(CHECK_INTERVAL_MS, requestTimeout),
       keepAliveTimeout: KEEP_ALIVE_MS,
-      // Node would answer without a word; this is found and said with everything else that is wrong.
+      // framingError() checks it: Node would answer without a body.
       requireHostHeader: false,
     });
     this.#server = server;
-    this.#bound = new ConnectionLimiter(server, limits.maxConnections ?? MAX_CONNECTIONS, limits.log);
-    // No limit by silent dropping: the app counts the fields and says 431.
+    this.#connections = new ConnectionLimiter(server, limits.maxConnections ?? MAX_CONNECTIONS, limits.log);
+    // No limit here, because Node drops excess header fields silently. The app answers 431.
     server.maxHeadersCount = 0;
-    server.setTimeout(limits.stallMs ?? STALL_MS, (socket) => this.#idle(socket));
-    server.on('request', (request, response) => this.#serve(request, response));
-    server.on('clientError', (error, socket) => this.#broken(error, socket));
+    server.setTimeout(limits.stallMs ?? STALL_MS, (socket) => this.#onIdle(socket));
+    server.on('request', (request, response) => this.#onRequest(request, response));
+    server.on('clientError', (error, socket) => this.#onClientError(error, socket));
     server.on('connect', (_request, socket) => rejectTunnel(socket));
-    // An expectation that nobody here knows is none: else Node would answer, without a word.
+    // Unknown expectations are ignored: Node would answer 417 without a body.
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
-    // "Expect: 100-continue": a body that would be refused is not even asked for.
+    // "Expect: 100-continue": a body that would be rejected is not requested.
     server.on('checkContinue', (request, response: ServerResponse) => {
       const fits = Number(request.headers['content-length'] ?? 0) <= limits.bodyLimit;
-      if (fits && !this.#refusal(request)) response.writeContinue();
+      if (fits && !this.#earlyError(request)) response.writeContinue();
       server.emit('request', request, response);
     });
   }
 
-  /** @returns the address that was taken, for PORT=0 too */
+  /** @returns the actual address, also for PORT=0 */
   async listen(port: number, host: string): Promise<{ host: string; port: number; url: string }> {
     await new Promise<void>((resolve, reject) => {
       this.#server.once('error', reject);
@@ -84,13 +83,13 @@ export class HttpServer {
       });
     });
     const address = this.#server.address() as AddressInfo;
-    const shown = address.family === 'IPv6' ? `[${address.address}]` : address.address;
-    return { host: address.address, port: address.port, url: `http://${shown}:${address.port}` };
+    const hostname = address.family === 'IPv6' ? `[${address.address}]` : address.address;
+    return { host: address.address, port: address.port, url: `http://${hostname}:${address.port}` };
   }
 
   /**
-   * Takes no new connections and lets requests on open ones finish, each answered with `Connection: close`. Resolves
-   * when the last connection has gone; `force` cuts what is left.
+   * Accepts no new connections and lets the requests on open ones finish, each with `Connection: close`. `closed`
+   * resolves after the last connection; `force` destroys those that remain.
    */
   close(): { readonly closed: Promise<void>; force(): void } {
     this.#closing = true;
@@ -98,7 +97,7 @@ export class HttpServer {
       response.setHeader('Connection', 'close'),
     );
     const closed = new Promise<void>((resolve) => {
-      // Not http's own close: that cuts idle connections at once, and with them a request that is on its way.
+      // http.Server.close() would destroy idle connections immediately, and requests on their way with them.
       TcpServer.prototype.close.call(this.#server, () => resolve());
     });
     const idle = setTimeout(() => this.#server.closeIdleConnections(), IDLE_GRACE_MS);
@@ -106,44 +105,44 @@ export class HttpServer {
     return { closed, force: () => this.#server.closeAllConnections() };
   }
 
-  #serve(request: IncomingMessage, response: ServerResponse): void {
+  #onRequest(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
-    this.#current.set(socket, response);
-    // A reply that had begun before the stop could not say "close": its connection would stay for the keep-alive.
+    this.#latest.set(socket, response);
+    // Headers sent before the shutdown did not say "close". Such a connection would stay open for the keep-alive.
     response.once('close', () => {
       if (!this.#closing) return;
       setTimeout(() => {
-        if (this.#current.get(socket) === response) socket.destroy();
+        if (this.#latest.get(socket) === response) socket.destroy();
       }, IDLE_GRACE_MS).unref();
     });
-    const refusal = this.#refusal(request);
-    if (refusal) sendEarlyError(response, refusal);
+    const error = this.#earlyError(request);
+    if (error) sendEarlyError(response, error);
     else this.#app(request, response);
   }
 
-  #refusal(request: IncomingMessage): AppError | undefined {
-    if (this.#bound.isOver(request.socket)) {
-      return new AppError('capacity', 'Too many connections are open here', { retryAfter: 5 });
+  #earlyError(request: IncomingMessage): AppError | undefined {
+    if (this.#connections.isOver(request.socket)) {
+      return new AppError('capacity', 'Too many connections are open; retry later', { retryAfter: 5 });
     }
-    const fault = framingError(request);
-    return fault === undefined ? undefined : new AppError('malformed_request', fault);
+    const detail = framingError(request);
+    return detail === undefined ? undefined : new AppError('malformed_request', detail);
   }
 
-  /** Nothing moved for a while. Somebody who waits for the model has nothing to take. */
-  #idle(socket: Socket): void {
-    const response = this.#current.get(socket);
+  /** Nothing was sent or received for the timeout. A client that waits for the model has nothing to read. */
+  #onIdle(socket: Socket): void {
+    const response = this.#latest.get(socket);
     const waiting = response !== undefined && !response.writableFinished;
     if (!waiting || socket.writableLength > 0) socket.destroy();
   }
 
-  #broken(error: NodeJS.ErrnoException, socket: Duplex): void {
-    const response = this.#current.get(socket);
-    if (error.code === 'ECONNRESET' || !socket.writable || this.#bound.isOver(socket)) socket.destroy();
+  #onClientError(error: NodeJS.ErrnoException, socket: Duplex): void {
+    const response = this.#latest.get(socket);
+    if (error.code === 'ECONNRESET' || !socket.writable || this.#connections.isOver(socket)) socket.destroy();
     else if (!response || (response.writableFinished && response.req.complete))
       sendEarlyErrorOn(socket, clientError(error));
-    // In the middle of a reply there is nothing that could be said.
+    // A response in progress leaves no place for an error.
     else if (response.headersSent) socket.destroy();
-    // What is broken came after this request: it is still answered, and then no other.
+    // The error came after this request, which is still answered as the last one.
     else if (response.req.complete) response.setHeader('Connection', 'close');
     else sendEarlyErrorOn(socket, clientError(error));
   }
@@ -154,22 +153,18 @@ function clientError(error: NodeJS.ErrnoException): AppError {
     case 'HPE_HEADER_OVERFLOW':
       return new AppError(
         'headers_too_large',
-        `The header section must be at most ${MAX_HEADER_BYTES} bytes`,
+        `The request headers must be at most ${MAX_HEADER_BYTES} bytes`,
       );
     case 'ERR_HTTP_REQUEST_TIMEOUT':
-      return new AppError('request_timeout', 'The request did not arrive in time');
+      return new AppError('request_timeout', 'The request did not arrive in time; send it again');
     default:
-      return new AppError('malformed_request', 'This is not a valid HTTP/1.1 request');
+      return new AppError('malformed_request', 'The request must be valid HTTP/1.1');
   }
 }
 
-/** For Node this is a connection of its own from here on, with nobody to look after it. */
+/** After `connect` Node no longer manages the socket. */
 function rejectTunnel(socket: Duplex): void {
   socket.on('error', () => socket.destroy());
   socket.resume();
-  const allow = { Allow: 'GET, HEAD, POST, DELETE, OPTIONS' };
-  sendEarlyErrorOn(
-    socket,
-    new AppError('method_not_allowed', 'CONNECT is not possible here', { headers: allow }),
-  );
+  sendEarlyErrorOn(socket, methodNotAllowed('CONNECT', 'GET, HEAD, POST, DELETE, OPTIONS'));
 }

@@ -1,9 +1,16 @@
-/** Server-sent events as text. JSON never holds a raw newline, so one `data:` line is always enough. */
+/** Server-sent events as text. JSON contains no raw newline, so one `data:` line is enough for each event. */
 
-/** `: ping`, which every client passes over. */
+/** The header fields of an event stream. */
+export const EVENT_STREAM_HEADERS = {
+  'Content-Type': 'text/event-stream; charset=utf-8',
+  'Cache-Control': 'no-cache, no-transform',
+  'X-Accel-Buffering': 'no',
+} as const;
+
+/** A comment, which clients ignore. */
 export const PING = ': ping\n\n';
 
-/** The longest content of one event, UTF-16 units: a replayed reply of megabytes must not be one write. */
+/** The maximum content of one event, UTF-16 units. */
 const MAX_CONTENT = 64 * 1024;
 
 /** @param id the stream's id; offsets count UTF-16 units of output */
@@ -11,14 +18,14 @@ export function startEvent(id: string, offset: number, retryMs: number, data: ob
   return `retry: ${retryMs}\nevent: start\nid: ${id}:${offset}\ndata: ${JSON.stringify(data)}\n\n`;
 }
 
-/** A piece of the reply. `offset` is where the output stands after it. */
+/** @param offset the length of the output after this piece */
 export function contentEvent(id: string, offset: number, content: string): string {
   return `id: ${id}:${offset}\ndata: {"content":${JSON.stringify(content)}}\n\n`;
 }
 
 /**
- * The last event, `done` or `error`.
- * @param retryMs when it is worth connecting again
+ * The last event.
+ * @param retryMs when the client may reconnect; undefined where it need not
  */
 export function endEvent(
   id: string,
@@ -31,27 +38,22 @@ export function endEvent(
   return `${retry}event: ${event}\nid: ${id}:${offset}:end\ndata: ${JSON.stringify(data)}\n\n`;
 }
 
-/** What a reader has of a stream, by the id of the last event it got. */
+/** The position of a reader, from the id of the last event that it received. */
 export interface ReadPosition {
   /** UTF-16 units of output. */
   readonly offset: number;
-  /** Whether it got the last event. */
+  /** Whether it received the last event. */
   readonly ended: boolean;
 }
 
-/** Undefined when `text` is no event id of the stream. */
-export function readPosition(streamId: string, text: string): ReadPosition | undefined {
-  const [, id, digits, end] = /^([\da-f-]{36}):(\d{1,10})(:end)?$/i.exec(text) ?? [];
+/** @returns undefined when `eventId` belongs to no event of the stream */
+export function readPosition(streamId: string, eventId: string): ReadPosition | undefined {
+  const [, id, digits, end] = /^([\da-f-]{36}):(\d{1,10})(:end)?$/i.exec(eventId) ?? [];
   if (id?.toLowerCase() !== streamId) return undefined;
   return { offset: Number(digits), ended: end !== undefined };
 }
 
-/** One chunk of HTTP/1.1's chunked coding; the empty string is the end of the body. */
-export function httpChunk(text: string): string {
-  return `${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`;
-}
-
-/** Cuts output into pieces of at most `size` units for events, never inside a surrogate pair. */
+/** Cuts output into pieces of at most `size` units, never inside a surrogate pair. */
 export function* contentPieces(output: string, size = MAX_CONTENT): Generator<string> {
   let from = 0;
   while (output.length - from > size) {
@@ -63,11 +65,11 @@ export function* contentPieces(output: string, size = MAX_CONTENT): Generator<st
   if (from < output.length) yield output.slice(from);
 }
 
-/** A reply from the cache is there at once, but readers that show it as it comes are used to pieces. */
+/** A replayed reply is available immediately, but clients expect it in pieces. */
 const REPLAY_PIECES = 64;
 const REPLAY_PIECE_MIN = 32;
 
-/** The size of the pieces in which a whole reply of `length` units is replayed. */
+/** The piece size for replaying a reply of `length` units. */
 export function replayPieceSize(length: number): number {
   return Math.min(MAX_CONTENT, Math.max(REPLAY_PIECE_MIN, Math.ceil(length / REPLAY_PIECES)));
 }

@@ -66,8 +66,7 @@ describe('an Idempotency-Key', () => {
         () => keyOf(text),
         (error: Error & { code?: string; errors?: unknown }) => {
           assert.equal(error.code, 'validation', text);
-          const message =
-            'must stand once and be 1 to 255 visible ASCII characters, bare or in double quotes';
+          const message = 'must be sent once, as 1 to 255 visible ASCII characters, bare or in double quotes';
           assert.deepEqual(error.errors, [{ path: 'Idempotency-Key', message }]);
           assert.equal(error.message, `Idempotency-Key ${message}`);
           return true;

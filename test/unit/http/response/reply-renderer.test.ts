@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import type { FilterAction, WordFilters } from '../../../../src/domain/filter.ts';
 import { createWordFilters, Fold } from '../../../../src/filter/index.ts';
 import { ReplyRenderer } from '../../../../src/http/response/reply-renderer.ts';
-import { SseReplyEncoder } from '../../../../src/http/sse/reply-events.ts';
+import { SseReplyEncoder } from '../../../../src/http/sse/reply-encoder.ts';
 import { createTextFormat } from '../../../../src/markdown/index.ts';
 import { Generation } from '../../../../src/services/chat/generation.ts';
 import { Reply } from '../../../../src/services/chat/reply.ts';
@@ -34,7 +34,7 @@ function read(
   const generation = new Generation();
   const reply = new Reply(generation);
   for (const piece of pieces.slice(0, late)) generation.append(piece);
-  const events = new SseReplyEncoder('id', reply, { shown: renderer.stream(reply, format), from });
+  const events = new SseReplyEncoder('id', reply, { rendered: renderer.stream(reply, format), offset: from });
   let output = contents(events.next() ?? '');
   for (const piece of pieces.slice(late)) {
     generation.append(piece);

@@ -1,0 +1,8 @@
+import type { Instant } from './conversation.ts';
+
+/** RFC 3339 with milliseconds, UTC. */
+export function isoTime(at: Instant): string;
+export function isoTime(at: Instant | null): string | null;
+export function isoTime(at: Instant | null): string | null {
+  return at === null ? null : new Date(at).toISOString();
+}

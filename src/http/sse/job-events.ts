@@ -1,0 +1,87 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import type { Request, Response } from 'express';
+import { AppError, isUnavailable } from '../../domain/errors.ts';
+import { requestProblem } from '../response/problem.ts';
+import type { ExportJobBody } from '../schemas/export-jobs.ts';
+import { EVENT_STREAM_HEADERS, PING } from './encode.ts';
+
+const POLL_MS = 500;
+
+export interface JobEventsOptions {
+  readonly first: ExportJobBody;
+  load(): Promise<ExportJobBody>;
+  readonly heartbeatMs: number;
+  /** Aborted when the server shuts down. Readers reconnect elsewhere. */
+  readonly stopping: AbortSignal;
+}
+
+/**
+ * Streams a job's progress until the job has ended or the reader has left. Every event holds the whole job, so a
+ * reader that reconnects misses nothing. After the last event it gets 204, on which an EventSource stops.
+ */
+export async function sendJobEvents(
+  request: Request,
+  response: Response,
+  options: JobEventsOptions,
+): Promise<void> {
+  const { first, heartbeatMs, stopping } = options;
+  if (request.headers['last-event-id'] === endId(first) && hasEnded(first)) {
+    response.status(204).end();
+    return;
+  }
+  response.writeHead(200, EVENT_STREAM_HEADERS);
+  if (request.method === 'HEAD') {
+    response.end();
+    return;
+  }
+  response.write('retry: 3000\n\n');
+  const gone = new AbortController();
+  response.once('close', () => gone.abort());
+  const heartbeat = setInterval(() => response.write(PING), heartbeatMs);
+  try {
+    await writeProgress(response, options, AbortSignal.any([gone.signal, stopping]));
+  } catch (error) {
+    if (!(error instanceof AppError)) throw error;
+    response.write(`event: error\ndata: ${JSON.stringify(requestProblem(response, error))}\n\n`);
+  } finally {
+    clearInterval(heartbeat);
+  }
+  response.end();
+}
+
+/** Resolves after the last event, or when `signal` aborts. @throws AppError when the job was removed */
+async function writeProgress(
+  response: Response,
+  { first, load }: JobEventsOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  let written = '';
+  for (let job = first; !signal.aborted; job = await reload(load, job)) {
+    const data = JSON.stringify(job);
+    if (hasEnded(job)) {
+      response.write(`event: done\nid: ${endId(job)}\ndata: ${data}\n\n`);
+      return;
+    }
+    if (data !== written) response.write(`event: progress\ndata: ${data}\n\n`);
+    written = data;
+    await pause(POLL_MS, undefined, { signal }).catch(() => {});
+  }
+}
+
+/** Keeps the last state while the database is unavailable. */
+async function reload(load: () => Promise<ExportJobBody>, last: ExportJobBody): Promise<ExportJobBody> {
+  try {
+    return await load();
+  } catch (error) {
+    if (isUnavailable(error)) return last;
+    throw error;
+  }
+}
+
+function hasEnded({ status }: ExportJobBody): boolean {
+  return status !== 'queued' && status !== 'running';
+}
+
+function endId({ id }: ExportJobBody): string {
+  return `${id}:end`;
+}
