@@ -324,7 +324,7 @@ for (const place of databases()) {
         400,
         'validation',
       );
-      assert.match(detail, /more than 30 days old; make a whole export/);
+      assert.match(detail, /at most 30 days old; start a full export instead/);
       assert.equal(ndjsonLines(text).length, manifest.conversations + manifest.deleted);
     });
 
