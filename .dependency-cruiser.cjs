@@ -6,7 +6,7 @@ const outside = (name, from, allowed) => ({
   name,
   severity: 'error',
   from: { path: `^src/${from}/` },
-  to: { path: '^src/', pathNot: [`^src/${from}/`, ...allowed] },
+  to: { path: '^src/', pathNot: [`^src/${from}/`, '^src/util/', ...allowed] },
 });
 
 module.exports = {
@@ -25,6 +25,7 @@ module.exports = {
       from: { path: '^src/domain/' },
       to: { pathNot: '^src/domain/' },
     },
+    outside('util-is-pure', 'util', []),
     outside('services-know-the-domain', 'services', ['^src/domain/']),
     outside('db-knows-the-domain', 'db', ['^src/domain/']),
     outside('llm-knows-the-domain', 'llm', ['^src/domain/']),

@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { createCsvFormat } from '../src/csv/format.ts';
 import { openDatabase } from '../src/db/database.ts';
-import { AppError } from '../src/domain/errors.ts';
+import { AppError, errorCode } from '../src/domain/errors.ts';
 import { Retention } from '../src/domain/retention.ts';
 import { maskPersonal } from '../src/filter/index.ts';
 import { createLogger } from '../src/logger.ts';
@@ -76,7 +76,7 @@ function tell(error: unknown, out: string | undefined): void {
     console.error(`Stopped${next}.`);
     return;
   }
-  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  const code = errorCode(error);
   // Whoever read it has had enough.
   if (code === 'EPIPE') return;
   const known =

@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util';
 import { purgeArchiver } from '../src/compose/exports.ts';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { openDatabase } from '../src/db/database.ts';
+import { errorCode } from '../src/domain/errors.ts';
 import { Retention } from '../src/domain/retention.ts';
 import { createLogger } from '../src/logger.ts';
 import { PurgeService } from '../src/services/conversations/purge.ts';
@@ -47,7 +48,7 @@ try {
   const { values } = parseArgs({ options: { 'dry-run': { type: 'boolean', default: false } } });
   await main(values['dry-run']);
 } catch (error) {
-  const known = error instanceof ConfigError || (error instanceof Error && 'code' in error);
+  const known = error instanceof ConfigError || errorCode(error) !== undefined;
   console.error(known && error instanceof Error ? error.message : error);
   process.exitCode = 1;
 }

@@ -7,6 +7,7 @@ import {
   stdSerializers,
   stdTimeFunctions,
 } from 'pino';
+import { errorCode } from './domain/errors.ts';
 import { maskLogLine } from './filter/pii/log.ts';
 
 export type { Logger };
@@ -20,7 +21,7 @@ const REDACTED = ['authorization', 'cookie', 'apiKey', 'api_key', 'password', 't
  */
 function serializeError(error: unknown): unknown {
   if (!(error instanceof Error)) return stdSerializers.err(error as Error);
-  const code = 'code' in error && typeof error.code === 'string' ? error.code : undefined;
+  const code = errorCode(error);
   const fromDriver = 'sql' in error || 'sqlState' in error || (code?.startsWith('SQLITE_') ?? false);
   const cause = error.cause === undefined ? {} : { cause: serializeError(error.cause) };
   const places = (error.stack ?? '').split('\n').filter((line) => /^\s+at /.test(line));

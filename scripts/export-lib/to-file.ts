@@ -1,5 +1,6 @@
 /** An export into a file by name, gone on with where an earlier run of the same command line was interrupted. */
 import { readFile, rm } from 'node:fs/promises';
+import { errorCode } from '../../src/domain/errors.ts';
 import type {
   ExportCheckpoint,
   ExportFileWriter,
@@ -98,7 +99,7 @@ async function readSaved({ out, request, database }: FileExport): Promise<Saved 
   try {
     saved = fromText(await readFile(path, 'utf8'));
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    if (errorCode(error) === 'ENOENT') return null;
     if (!(error instanceof SyntaxError)) throw error;
     throw new UsageError(`${path} is not of an export: remove it, or begin anew with --restart`);
   }

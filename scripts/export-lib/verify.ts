@@ -1,12 +1,10 @@
 import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
 import type { ExportManifest } from '../../src/domain/export-jobs.ts';
+import { readBlocks } from '../../src/files/blocks.ts';
 import { type Found, nothingFound, type Scanner } from './counts.ts';
 import { csvCounter } from './csv-counter.ts';
 import { jsonCounter } from './json-counter.ts';
 import { unpacked } from './unpack.ts';
-
-const READ_BYTES = 256 * 1024;
 
 /**
  * Compares the file with what its manifest says of it, in memory that does not depend on its size.
@@ -16,7 +14,7 @@ const READ_BYTES = 256 * 1024;
 export async function verifyExport(path: string, manifest: ExportManifest): Promise<string[]> {
   const hash = createHash('sha256');
   let bytes = 0;
-  for await (const block of blocksOf(path)) {
+  for await (const block of readBlocks(path)) {
     hash.update(block);
     bytes += block.length;
   }
@@ -25,28 +23,13 @@ export async function verifyExport(path: string, manifest: ExportManifest): Prom
   const found = nothingFound();
   try {
     const scanner = scannerOf(manifest, found);
-    for await (const block of unpacked(blocksOf(path), manifest.compression)) scanner.write(block);
+    for await (const block of unpacked(readBlocks(path), manifest.compression)) scanner.write(block);
     scanner.end();
   } catch (error) {
     if (error instanceof Error && 'syscall' in error) throw error;
     return [...faults, `the ${manifest.format} is broken: ${error instanceof Error ? error.message : error}`];
   }
   return [...faults, ...differences(found, manifest)];
-}
-
-/** A block is good until the next one is asked for: new ones would be garbage faster than it is collected. */
-async function* blocksOf(path: string): AsyncGenerator<Buffer> {
-  const handle = await open(path);
-  try {
-    const block = Buffer.allocUnsafe(READ_BYTES);
-    for (;;) {
-      const { bytesRead } = await handle.read(block, 0, READ_BYTES, null);
-      if (bytesRead === 0) return;
-      yield block.subarray(0, bytesRead);
-    }
-  } finally {
-    await handle.close();
-  }
 }
 
 function scannerOf({ format, csv }: ExportManifest, found: Found): Scanner {

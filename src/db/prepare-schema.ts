@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { pause } from '../util/timers.ts';
 import { isDatabaseUnavailable } from './core/errors.ts';
 import type { Database } from './database.ts';
 
@@ -76,16 +77,4 @@ async function keepTrying(
       if (!isDatabaseUnavailable(error)) logger.error({ err: error }, 'the database cannot be used');
     }
   }
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-    function done() {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    }
-  });
 }

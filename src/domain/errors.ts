@@ -84,9 +84,14 @@ export class AppError extends Error {
   }
 }
 
-/** Whether the database cannot be reached. Locked rows and slow statements are other errors. */
+/** Whether the database is down or too busy. Any other error concerns the operation itself. */
 export function isUnavailable(error: unknown): error is AppError {
   return error instanceof AppError && error.code === 'database_unavailable';
+}
+
+/** The code of an error of the system or of a driver, such as `ENOENT` or `ER_DUP_ENTRY`. */
+export function errorCode(error: unknown): string | undefined {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }
 
 /** The same error for unknown, deleted and foreign ids, so that ids cannot be probed. */

@@ -2,10 +2,9 @@ import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import type { Transform } from 'node:stream';
 import { createGzip, createZstdCompress } from 'node:zlib';
+import { errorCode } from '../domain/errors.ts';
 import type { Compression, ExportFileWriter } from '../domain/export-jobs.ts';
-
-/** How much is written, and hashed, at once: about a millisecond. */
-const BLOCK_BYTES = 1024 * 1024;
+import { BLOCK_BYTES, readBlocks, writeAll } from './blocks.ts';
 
 const encoder = new TextEncoder();
 
@@ -144,7 +143,7 @@ async function packInto(part: string, packer: Transform, to: string, signal: Abo
     }
   };
   const give = async () => {
-    for await (const block of blocksOf(part)) {
+    for await (const block of readBlocks(part)) {
       signal?.throwIfAborted();
       await new Promise<void>((resolve, reject) => {
         packer.write(block, (error) => (error ? reject(error) : resolve()));
@@ -167,41 +166,18 @@ async function packInto(part: string, packer: Transform, to: string, signal: Abo
   return { bytes, sha256: hash.digest('hex') };
 }
 
-/** A block is good until the next one is asked for. @param most bytes from the start */
-async function* blocksOf(path: string, most = Number.POSITIVE_INFINITY): AsyncGenerator<Buffer> {
-  const handle = await open(path);
-  try {
-    const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
-    for (let left = most; left > 0; ) {
-      const { bytesRead } = await handle.read(block, 0, Math.min(left, BLOCK_BYTES), null);
-      if (bytesRead === 0) return;
-      left -= bytesRead;
-      yield block.subarray(0, bytesRead);
-    }
-  } finally {
-    await handle.close();
-  }
-}
-
-async function writeAll(handle: FileHandle, block: Buffer, position: number): Promise<void> {
-  for (let at = 0; at < block.length; ) {
-    const { bytesWritten } = await handle.write(block, at, block.length - at, position + at);
-    at += bytesWritten;
-  }
-}
-
 /** Hands on what is there already; false when so much is not there, or there is no room for it twice. */
 async function copied(from: string, bytes: number, to: FileHandle, hash: Hash): Promise<boolean> {
   if (bytes === 0) return true;
   let position = 0;
   try {
-    for await (const block of blocksOf(from, bytes)) {
+    for await (const block of readBlocks(from, bytes)) {
       hash.update(block);
       await writeAll(to, block, position);
       position += block.length;
     }
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    const code = errorCode(error);
     if (code === 'ENOENT' || code === 'ENOSPC' || code === 'EDQUOT') return false;
     throw error;
   }

@@ -7,9 +7,11 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import type { Instant } from '../domain/conversation.ts';
+import { errorCode } from '../domain/errors.ts';
 import type { ExportManifest } from '../domain/export-jobs.ts';
 import type { ArchiveBatch, PurgeArchive } from '../domain/purge.ts';
 import type { Log } from '../domain/runtime.ts';
+import { writeAll } from './blocks.ts';
 import { saveManifest } from './export-files.ts';
 
 /** A file of which the manifest is true; what may be behind `manifest.bytes` was never finished. */
@@ -132,13 +134,6 @@ async function openAt(path: string, bytes: number): Promise<FileHandle> {
   }
 }
 
-async function writeAll(handle: FileHandle, block: Buffer, position: number): Promise<void> {
-  for (let at = 0; at < block.length; ) {
-    const { bytesWritten } = await handle.write(block, at, block.length - at, position + at);
-    at += bytesWritten;
-  }
-}
-
 /** So that the names in it are as safe as what is in the files. Windows sees to that itself. */
 async function syncFolder(folder: string): Promise<void> {
   if (process.platform === 'win32') return;
@@ -191,7 +186,7 @@ function extended(
 }
 
 function isMissing(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
+  return errorCode(error) === 'ENOENT';
 }
 
 function onlyMissing(error: unknown): null {

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
+import { errorCode } from '../domain/errors.ts';
 import type { ModelReply, ModelRequest } from '../domain/model.ts';
-import { connectionError, requestIdOf, systemCode, UpstreamError } from './errors.ts';
+import { connectionError, requestIdOf, UpstreamError } from './errors.ts';
 import { wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';
 import {
@@ -58,7 +59,7 @@ function collect(response: IncomingMessage, maxBytes: number, details: ResponseD
     });
     response.on('end', () => resolve(Buffer.concat(chunks).toString('utf8')));
     response.on('error', (error) => {
-      const reason = systemCode(error) ?? 'connection lost';
+      const reason = errorCode(error) ?? 'connection lost';
       if (size > 0) reject(new UpstreamError('upstream_incomplete', { ...details, reason }));
       else reject(connectionError(error));
     });

@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import { AppError, type ErrorCode } from '../domain/errors.ts';
+import { AppError, type ErrorCode, errorCode } from '../domain/errors.ts';
 
 /** What the log may contain: never a body, a message of the model server, or a header of ours. */
 export interface UpstreamErrorDetails {
@@ -69,14 +69,9 @@ function isTransient(status: number): boolean {
 export function connectionError(cause: unknown): UpstreamError {
   return new UpstreamError('upstream_error', {
     detail: 'The connection to the model server failed.',
-    reason: systemCode(cause) ?? 'connection failed',
+    reason: errorCode(cause) ?? 'connection failed',
     retryable: true,
   });
-}
-
-/** The system's code for an error, such as ECONNREFUSED; its message may name more than the log should. */
-export function systemCode(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }
 
 export function requestIdOf(response: IncomingMessage): string | undefined {

@@ -1,5 +1,5 @@
-import { setTimeout as pause } from 'node:timers/promises';
 import type { Log } from '../domain/runtime.ts';
+import { pause } from '../util/timers.ts';
 import { UpstreamError } from './errors.ts';
 
 export interface RetryPlan {
@@ -37,7 +37,8 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
         wait === undefined ? 'upstream call failed' : 'upstream call failed, will retry',
       );
       if (wait === undefined) throw error.error;
-      await pauseUnlessAborted(wait, plan.signal);
+      await pause(wait, plan.signal);
+      plan.signal.throwIfAborted();
     }
   }
 }
@@ -54,13 +55,4 @@ function waitFor(error: UpstreamError, tried: number, plan: RetryPlan): number |
       : retryAfterMs + (plan.baseMs * Math.random()) / 2,
   );
   return performance.now() + wait < plan.deadline ? wait : undefined;
-}
-
-async function pauseUnlessAborted(ms: number, signal: AbortSignal): Promise<void> {
-  try {
-    await pause(ms, undefined, { signal });
-  } catch (error) {
-    signal.throwIfAborted();
-    throw error;
-  }
 }

@@ -1,9 +1,9 @@
 import type { IncomingMessage } from 'node:http';
 import { createParser, type EventSourceParser, type ParseError } from 'eventsource-parser';
 import type { FinishReason, Usage } from '../domain/conversation.ts';
-import type { ErrorCode } from '../domain/errors.ts';
+import { type ErrorCode, errorCode } from '../domain/errors.ts';
 import type { ModelOutcome } from '../domain/model.ts';
-import { connectionError, requestIdOf, systemCode, UpstreamError } from './errors.ts';
+import { connectionError, requestIdOf, UpstreamError } from './errors.ts';
 import { type ReplyLimits, wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';
 import {
@@ -184,7 +184,7 @@ export class StreamedReply {
   }
 
   #onConnectionLost(error: Error): void {
-    if (this.#started) this.#fail('upstream_incomplete', systemCode(error) ?? 'connection lost');
+    if (this.#started) this.#fail('upstream_incomplete', errorCode(error) ?? 'connection lost');
     else this.#verdict ??= this.#finish ? 'whole' : connectionError(error);
     this.#endOfRead();
   }

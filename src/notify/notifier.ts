@@ -1,6 +1,7 @@
 import type { FieldError } from '../domain/errors.ts';
 import type { ExportJobStore, ExportRequest, JobNotification, NotifyChannel } from '../domain/export-jobs.ts';
 import type { Clock, Log } from '../domain/runtime.ts';
+import { pause } from '../util/timers.ts';
 import { DeliveryError } from './delivery-error.ts';
 import type { Mailer } from './mail.ts';
 import { type Webhook, webhookUrlError } from './webhook.ts';
@@ -68,8 +69,8 @@ export class Notifier {
       left.map(async (channel) => ((await this.#told(notification, channel)) ? [] : [channel])),
     );
     const again = failed.flat();
-    const pause = PAUSE_MS * 2 ** (attempt - 1);
-    await this.#save(job.id, again, again.length > 0 ? clock.now() + pause : null);
+    const wait = PAUSE_MS * 2 ** (attempt - 1);
+    await this.#save(job.id, again, again.length > 0 ? clock.now() + wait : null);
   }
 
   /** True also when there is no use in another try. Never rejects. */
@@ -108,21 +109,9 @@ export class Notifier {
       } catch (error) {
         log.warn({ err: error, export_id: id }, 'it could not be noted who was told of an export');
         if (this.#quit.signal.aborted) return;
-        await this.#pause();
+        await pause(SAVE_AGAIN_MS, this.#quit.signal);
       }
     }
-  }
-
-  #pause(): Promise<void> {
-    return new Promise((resolve) => {
-      const end = () => {
-        clearTimeout(timer);
-        this.#quit.signal.removeEventListener('abort', end);
-        resolve();
-      };
-      const timer = setTimeout(end, SAVE_AGAIN_MS);
-      this.#quit.signal.addEventListener('abort', end);
-    });
   }
 }
 

@@ -3,6 +3,7 @@ import { createHmac } from 'node:crypto';
 import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import type { LookupFunction } from 'node:net';
+import { errorCode } from '../domain/errors.ts';
 import type { ExportJob } from '../domain/export-jobs.ts';
 import type { Clock } from '../domain/runtime.ts';
 import { checkedLookup, privateLiteral, type Resolve } from './addresses.ts';
@@ -131,7 +132,7 @@ async function swallow(response: IncomingMessage): Promise<void> {
 /** The system's own words name the address. */
 function failure(error: unknown): DeliveryError {
   if (error instanceof DeliveryError) return error;
-  const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown';
+  const code = errorCode(error) ?? 'unknown';
   return new DeliveryError(`no connection (${code})`);
 }
 

@@ -1,6 +1,7 @@
 import type { ConversationRepository } from '../domain/conversation.ts';
 import type { ChatModel } from '../domain/model.ts';
 import type { PendingTurns } from '../domain/turns.ts';
+import { within } from '../util/timers.ts';
 
 /** How long an answer about the model server is good for, milliseconds: probes come often, its owner may count calls. */
 const UPSTREAM_FRESH_MS = 10_000;
@@ -77,13 +78,4 @@ export class HealthService {
     }
     return within(PROBE_WAIT_MS, this.#upstream.up, () => this.#upstreamLastUp);
   }
-}
-
-/** What `work` resolves to, or `otherwise` when that takes longer than `ms`. */
-async function within<T>(ms: number, work: Promise<T>, otherwise: () => T): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<T>((resolve) => {
-    timer = setTimeout(() => resolve(otherwise()), ms);
-  });
-  return Promise.race([work, late]).finally(() => clearTimeout(timer));
 }

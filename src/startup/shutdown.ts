@@ -2,6 +2,7 @@ import { AppError } from '../domain/errors.ts';
 import type { HttpServer } from '../http/server/server.ts';
 import type { Generations } from '../services/chat/generations.ts';
 import type { TurnRecorder } from '../services/chat/turn-recorder.ts';
+import { within } from '../util/timers.ts';
 
 /** After the grace, how long a broken-off reply may still take to be saved and its last event to leave. */
 const LAST_WORDS_MS = 3000;
@@ -17,23 +18,12 @@ export async function drain(
   graceMs: number,
 ): Promise<void> {
   const { closed, force } = server.close();
-  const finished = Promise.all([closed, generations.idle(), turns.idle()]).then(() => {});
-  if (await within(graceMs, finished)) return;
+  const finished = Promise.all([closed, generations.idle(), turns.idle()]).then(() => true);
+  if (await within(graceMs, finished, () => false)) return;
   generations.abortAll(
     new AppError('shutting_down', 'This server is shutting down; ask again in a moment', { retryAfter: 3 }),
   );
-  if (await within(LAST_WORDS_MS, finished)) return;
+  if (await within(LAST_WORDS_MS, finished, () => false)) return;
   force();
-  await within(LAST_WORDS_MS, finished);
-}
-
-/** Whether `work` is done within `ms`. */
-async function within(ms: number, work: Promise<void>): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), ms);
-  });
-  const done = await Promise.race([work.then(() => true), late]);
-  clearTimeout(timer);
-  return done;
+  await within(LAST_WORDS_MS, finished, () => false);
 }

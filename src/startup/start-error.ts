@@ -1,3 +1,4 @@
+import { errorCode } from '../domain/errors.ts';
 /** What keeps the server from starting and is to be mended outside of it: the message says what, in one line. */
 export class StartError extends Error {
   constructor(message: string, cause: unknown) {
@@ -18,7 +19,7 @@ function listenFailure(
   error: unknown,
   { host, port }: { readonly host: string; readonly port: number },
 ): string {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
+  const code = errorCode(error) ?? 'unknown error';
   switch (code) {
     case 'EADDRINUSE':
       return `port ${port} on ${host} is in use: stop the other program, or set PORT`;

@@ -16,6 +16,7 @@ const FORBIDDEN = [
   ['src/domain', "import '../services/health.ts';\n", 'domain-is-pure'],
   ['src/domain', "import 'node:fs';\n", 'domain-is-pure'],
   ['src/http', "import '../db/core/codec.ts';\n", 'http-knows-the-services'],
+  ['src/util', "import '../domain/errors.ts';\n", 'util-is-pure'],
   ['src/http', "import 'knex';\n", 'only-home-imports-knex'],
   ['src/db', "import 'openai';\n", 'only-home-imports-openai'],
   ['src/db', "import '../services/health.ts';\n", 'db-knows-the-domain'],

@@ -72,7 +72,7 @@ export function toUsage(json: string | null): Usage | null {
   return isUsage(value) ? value : null;
 }
 
-function isUsage(value: unknown): value is Usage {
+export function isUsage(value: unknown): value is Usage {
   if (typeof value !== 'object' || value === null) return false;
   const { prompt_tokens, completion_tokens, total_tokens } = { ...value } as Partial<Usage>;
   return [prompt_tokens, completion_tokens, total_tokens].every((count) => typeof count === 'number');

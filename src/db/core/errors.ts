@@ -1,6 +1,7 @@
 /** What the drivers throw → what the rest of the program understands, and which of it is worth another try. */
 import type { Knex } from 'knex';
-import { AppError } from '../../domain/errors.ts';
+import { AppError, errorCode } from '../../domain/errors.ts';
+import { pause } from '../../util/timers.ts';
 import { classifyCode, type ErrorClass } from './error-classes.ts';
 
 const RETRY_AFTER_SECONDS = 2;
@@ -21,7 +22,7 @@ export class QueueFullError extends Error {
 /** What kind of fault of the database an error is; undefined when it lies in the statement or its data. */
 export function classifyError(error: unknown): ErrorClass | undefined {
   if (!(error instanceof Error)) return undefined;
-  const known = 'code' in error && typeof error.code === 'string' ? classifyCode(error.code) : undefined;
+  const known = classifyCode(errorCode(error) ?? '');
   if (known) return known;
   if (error instanceof QueueFullError) return 'unavailable';
   if (LOST.test(error.message)) return 'lost';
@@ -31,7 +32,7 @@ export function classifyError(error: unknown): ErrorClass | undefined {
 
 /** The code of an error that no waiting mends (password, rights, name, a file that is no database); else undefined. */
 export function accessDeniedCode(error: unknown): string | undefined {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
+  const code = errorCode(error);
   return classifyError(error) === 'refused' || code === 'SQLITE_NOTADB' ? code : undefined;
 }
 
@@ -87,12 +88,8 @@ export async function withDeadlockRetry<T>(work: () => Promise<T>): Promise<T> {
       return await work();
     } catch (error) {
       if (attempt === TRANSIENT_RETRIES || !isTransient(error)) throw error;
-      await pause(attempt);
+      // Long enough for the other transaction to end, and of different length for two that met.
+      await pause((attempt + Math.random()) * 10);
     }
   }
-}
-
-/** Long enough for the other side to be through, and different for two that met. */
-function pause(attempt: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, (attempt + Math.random()) * 10));
 }

@@ -1,7 +1,9 @@
 /** A turn as the journal stores it, and back. */
+
 import { type Access, UNRESTRICTED } from '../../domain/access.ts';
-import type { Message, Usage } from '../../domain/conversation.ts';
+import type { Message } from '../../domain/conversation.ts';
 import type { TurnStart, TurnWrite } from '../../domain/turns.ts';
+import { isUsage } from '../core/codec.ts';
 
 /** What is stored of a unit beside its place and time. */
 export interface EntryRow {
@@ -88,10 +90,4 @@ function isMessage(value: unknown): value is Message {
     typeof value.timestamp === 'number' &&
     (value.usage === null || isUsage(value.usage))
   );
-}
-
-function isUsage(value: unknown): value is Usage {
-  if (!isFields(value)) return false;
-  const counts = [value.prompt_tokens, value.completion_tokens, value.total_tokens];
-  return counts.every((count) => typeof count === 'number');
 }

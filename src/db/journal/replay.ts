@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import { AppError } from '../../domain/errors.ts';
+import { errorCode, isUnavailable } from '../../domain/errors.ts';
 import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Journal, JournalEntry } from './journal.ts';
 
@@ -20,11 +20,6 @@ export interface ReplayRun {
   readonly turns: number;
   /** What ended it while something still waits; undefined when nothing does, or when it was told to end. */
   readonly fault: unknown;
-}
-
-/** Whether it is the database (or the journal) that is away; any other error is the unit's own. */
-export function isUnavailable(error: unknown): boolean {
-  return error instanceof AppError && error.code === 'database_unavailable';
 }
 
 /**
@@ -116,5 +111,5 @@ function refuse({ journal, logger }: ReplayParts, entry: JournalEntry, reason: s
 /** Never the message of an error, which may tell what was said. */
 function nameOf(error: unknown): string {
   if (!(error instanceof Error)) return 'unknown';
-  return 'code' in error && typeof error.code === 'string' ? error.code : error.name;
+  return errorCode(error) ?? error.name;
 }

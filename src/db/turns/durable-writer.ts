@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Message } from '../../domain/conversation.ts';
+import { errorCode, isUnavailable } from '../../domain/errors.ts';
 import type {
   PendingTurns,
   ProgressOutcome,
@@ -12,7 +13,7 @@ import type {
 import { databaseUnavailable } from '../core/errors.ts';
 import { conversationOf } from '../journal/codec.ts';
 import type { Journal } from '../journal/journal.ts';
-import { isUnavailable, replay } from '../journal/replay.ts';
+import { replay } from '../journal/replay.ts';
 import { DatabaseStatus } from './database-status.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 
@@ -264,7 +265,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   /** A journal that fails fails with every attempt; one line of it is enough. */
   #blame(error: unknown): void {
     const cause = error instanceof Error ? error.cause : undefined;
-    const fault = cause instanceof Error && 'code' in cause ? String(cause.code) : String(error);
+    const fault = errorCode(cause) ?? String(error);
     if (fault === this.#journalFault) return;
     this.#journalFault = fault;
     this.#logger.error({ err: error }, 'the journal cannot be replayed');

@@ -1,4 +1,5 @@
 import type { Message } from '../../domain/conversation.ts';
+import { errorCode } from '../../domain/errors.ts';
 import type { KeyClaim } from '../../domain/turns.ts';
 import { toTime } from '../core/codec.ts';
 import type { Statement } from '../core/dialect.ts';
@@ -47,5 +48,5 @@ export function claimKey(
 export function isConflict(error: unknown): boolean {
   // Nothing else that a batch inserts minds a row that is there; and where one process writes at a time, as in SQLite,
   // every claim is seen.
-  return error instanceof Error && 'code' in error && error.code === 'ER_DUP_ENTRY';
+  return errorCode(error) === 'ER_DUP_ENTRY';
 }

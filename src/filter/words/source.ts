@@ -1,4 +1,5 @@
 import { stat } from 'node:fs/promises';
+import { errorCode } from '../../domain/errors.ts';
 import type { WordFilters, WordList } from '../../domain/filter.ts';
 import type { Log } from '../../domain/runtime.ts';
 import { createWordFilters } from './filters.ts';
@@ -104,6 +105,6 @@ async function stateOf(path: string): Promise<string> {
     const { mtimeMs, size, ino } = await stat(path);
     return `${mtimeMs} ${size} ${ino}`;
   } catch (error) {
-    return error instanceof Error && 'code' in error ? String(error.code) : 'unknown';
+    return errorCode(error) ?? 'unknown';
   }
 }

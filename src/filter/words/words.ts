@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { errorCode } from '../../domain/errors.ts';
 
 /** UTF-16 units; it bounds what a stream holds back. */
 const MAX_WORD = 200;
@@ -24,7 +25,7 @@ export async function loadWords(path: string): Promise<string[]> {
   try {
     bytes = await readFile(path);
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
+    const code = errorCode(error) ?? 'unknown error';
     throw new WordListError(`${path} cannot be read (${code})`, error);
   }
   return parseWords(bytes, path);

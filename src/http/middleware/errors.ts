@@ -1,6 +1,6 @@
 import type { ErrorRequestHandler, RequestHandler } from 'express';
 import type { Logger } from 'pino';
-import { AppError } from '../../domain/errors.ts';
+import { AppError, errorCode } from '../../domain/errors.ts';
 import { loggedPath, pathOf, sendProblem } from '../response/problem.ts';
 
 export function notFound(): RequestHandler {
@@ -38,6 +38,6 @@ function toAppError(error: unknown): AppError {
 function causeOf(error: AppError): string | undefined {
   const { cause } = error;
   if (!(cause instanceof Error)) return undefined;
-  const code = 'code' in cause && typeof cause.code === 'string' ? ` ${cause.code}` : '';
-  return `${cause.name}${code}`;
+  const code = errorCode(cause);
+  return code === undefined ? cause.name : `${cause.name} ${code}`;
 }

@@ -2,7 +2,7 @@ import type { Readable, Transform } from 'node:stream';
 import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
 import type { Request } from 'express';
 import getRawBody from 'raw-body';
-import { AppError } from '../../domain/errors.ts';
+import { AppError, errorCode } from '../../domain/errors.ts';
 import { parseJson } from './json.ts';
 
 const JSON_TYPE = /^application\/(?:json|[\w.+-]+\+json)\s*(?:;|$)/i;
@@ -75,7 +75,7 @@ function inflate(request: Request, decoder: Transform): Readable {
 function readError(error: unknown, limit: number): AppError {
   if (error instanceof Error && 'type' in error && error.type === 'entity.too.large')
     return bodyTooLarge(limit);
-  if (error instanceof Error && 'code' in error && String(error.code).startsWith('Z_'))
+  if (errorCode(error)?.startsWith('Z_'))
     return new AppError('malformed_request', 'The body does not match its Content-Encoding');
   return new AppError('malformed_request', 'The body did not arrive completely', { cause: error });
 }

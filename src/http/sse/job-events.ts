@@ -1,6 +1,6 @@
-import { setTimeout as pause } from 'node:timers/promises';
 import type { Request, Response } from 'express';
 import { AppError, isUnavailable } from '../../domain/errors.ts';
+import { pause } from '../../util/timers.ts';
 import { requestProblem } from '../response/problem.ts';
 import type { ExportJobBody } from '../schemas/export-jobs.ts';
 import { EVENT_STREAM_HEADERS, PING } from './encode.ts';
@@ -64,7 +64,7 @@ async function writeProgress(
     }
     if (data !== written) response.write(`event: progress\ndata: ${data}\n\n`);
     written = data;
-    await pause(POLL_MS, undefined, { signal }).catch(() => {});
+    await pause(POLL_MS, signal);
   }
 }
 

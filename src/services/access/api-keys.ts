@@ -1,8 +1,9 @@
 import { timingSafeEqual } from 'node:crypto';
 import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type Scope } from '../../domain/api-keys.ts';
 import type { Instant } from '../../domain/conversation.ts';
-import { AppError, type FieldError } from '../../domain/errors.ts';
+import { AppError, type FieldError, isUnavailable } from '../../domain/errors.ts';
 import type { Clock, IdSource, Log } from '../../domain/runtime.ts';
+import { within } from '../../util/timers.ts';
 import { hashOf, looksLikeKey, makeKey } from './api-key-format.ts';
 
 /** How long an answer of the store is gone by: a revoked key is refused everywhere within this time. */
@@ -159,17 +160,11 @@ export class ApiKeyService {
       this.#restUntil = this.#monotonic() + FRESH_MS;
       return grace;
     };
-    let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise<ApiKey>((resolve) => {
-      timer = setTimeout(() => resolve(rest()), PATIENCE_MS);
-    });
     try {
-      return await Promise.race([this.#lookUp(hash), patience]);
+      return await within(PATIENCE_MS, this.#lookUp(hash), rest);
     } catch (error) {
-      if (error instanceof AppError && error.code === 'database_unavailable') return rest();
+      if (isUnavailable(error)) return rest();
       throw error;
-    } finally {
-      clearTimeout(timer);
     }
   }
 

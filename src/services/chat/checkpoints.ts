@@ -1,4 +1,4 @@
-import { AppError } from '../../domain/errors.ts';
+import { AppError, isUnavailable } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
 import type { ReplyProgress, ReplyStore, TurnWriter } from '../../domain/turns.ts';
 import type { Reply } from './reply.ts';
@@ -102,7 +102,7 @@ export class Checkpoints {
 
   /** A database that is away is told by whoever finds it away first. */
   #tell(error: unknown): void {
-    if (error instanceof AppError && error.code === 'database_unavailable') return;
+    if (isUnavailable(error)) return;
     this.#parts.log.error({ err: error }, 'a running reply could not be stored on');
   }
 }

@@ -3,6 +3,7 @@ import { AppError } from '../../domain/errors.ts';
 import type { Retention } from '../../domain/retention.ts';
 import type { Log } from '../../domain/runtime.ts';
 import type { PendingTurns, ReplyStore, ReplyTail, StoredReply } from '../../domain/turns.ts';
+import { pause } from '../../util/timers.ts';
 import { Generation } from './generation.ts';
 import { Reply } from './reply.ts';
 import type { ReplyStream, TurnResult } from './turn.ts';
@@ -87,16 +88,16 @@ export class StoredStreams {
   /** Until the reply has ended, or nobody here reads it any more. */
   async #look(message: Message, generation: Generation, followed: Followed): Promise<void> {
     let chars = 0;
-    let pause = LOOK_MS;
+    let wait = LOOK_MS;
     while (followed.readers > 0 && generation.running) {
       const tail = await this.#tail(message.uid, chars);
-      if (tail === undefined) pause = LOOK_SLOWEST_MS;
+      if (tail === undefined) wait = LOOK_SLOWEST_MS;
       else {
-        pause = tail?.content ? LOOK_MS : Math.min(LOOK_SLOWEST_MS, pause * 1.5);
+        wait = tail?.content ? LOOK_MS : Math.min(LOOK_SLOWEST_MS, wait * 1.5);
         chars += charsIn(tail?.content ?? '');
         grow(generation, tail, message);
       }
-      if (generation.running) await new Promise((resolve) => setTimeout(resolve, pause));
+      if (generation.running) await pause(wait);
     }
     this.#followed.delete(message.uid);
   }

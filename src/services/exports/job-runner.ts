@@ -1,6 +1,7 @@
-import { AppError } from '../../domain/errors.ts';
+import { errorCode, isUnavailable } from '../../domain/errors.ts';
 import type { ExportJob } from '../../domain/export-jobs.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
+import { pause } from '../../util/timers.ts';
 import {
   assertOwned,
   EMPTY_CHECKPOINT,
@@ -117,7 +118,7 @@ export class JobRunner {
       await notify(this.#quit.signal);
       await this.#sweep();
     } catch (error) {
-      if (!isAway(error)) log.error({ err: error }, 'the export jobs could not be looked at');
+      if (!isUnavailable(error)) log.error({ err: error }, 'the export jobs could not be looked at');
     }
   }
 
@@ -143,7 +144,7 @@ export class JobRunner {
         return;
       } catch (error) {
         if (error instanceof JobLostError || running.abort.signal.aborted) break;
-        if (!isAway(error) || isFull(error)) return this.#failed(running.job, error);
+        if (!isUnavailable(error) || isFull(error)) return this.#failed(running.job, error);
         log.warn(fields, 'an export waits for the database');
         await pause(AWAY_MS, running.abort.signal);
       }
@@ -207,35 +208,21 @@ export class JobRunner {
   }
 }
 
-function isAway(error: unknown): boolean {
-  return error instanceof AppError && error.code === 'database_unavailable';
-}
-
 const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
 
 /** The disk of the file, or that of the database where it is one file beside it. */
 function isFull(error: unknown): boolean {
-  return FULL.has(codeOf(error)) || (error instanceof Error && FULL.has(codeOf(error.cause)));
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : '';
+  return (
+    FULL.has(errorCode(error) ?? '') || (error instanceof Error && FULL.has(errorCode(error.cause) ?? ''))
+  );
 }
 
 /** What went wrong, and what to do, for whoever asked for the export: no paths, no database's words. */
 function reasonOf(error: unknown): string {
   if (isFull(error))
     return 'The disk is full: free some space or remove old exports, then start the export anew';
-  const code = codeOf(error);
+  const code = errorCode(error) ?? '';
   if (/^E[A-Z]+$/.test(code))
     return `The file could not be written (${code}); see the log, then start the export anew`;
   return 'Something went wrong here; the log says more';
-}
-
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener('abort', () => resolve(), { once: true });
-    signal.addEventListener('abort', () => clearTimeout(timer), { once: true });
-  });
 }

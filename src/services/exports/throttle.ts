@@ -1,4 +1,4 @@
-import { setTimeout as pause } from 'node:timers/promises';
+import { pause } from '../../util/timers.ts';
 
 /** So long after a chat began work in the background lets others go first. */
 const CHAT_MS = 50;
