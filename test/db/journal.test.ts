@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline';
 import { describe, type TestContext, test } from 'node:test';
 import Sqlite from 'better-sqlite3';
 import { Journal } from '../../src/db/journal/journal.ts';
+import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { TurnWrite } from '../../src/domain/turns.ts';
 import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
 
@@ -53,7 +54,7 @@ function child(t: TestContext, path: string, code: string) {
       replyTo: null, model: null, finishReason: null, usage: null, format: null,
     });
     const unit = (name, n) => ({
-      start: { conversationId: name, named: n > 0, expiredBefore: 0, by: { owner: null, all: true },
+      start: { conversationId: name, named: n > 0, expiredBefore: 0, by: { owner: null, unrestricted: true },
         message: message(name, n) },
     });`;
   const process_ = spawn(process.execPath, ['--input-type=module', '-e', prelude + code], {
@@ -85,6 +86,20 @@ describe('what is appended', () => {
     const seqs = other.take(2).map(({ seq }) => seq);
     other.remove(seqs);
     assert.deepEqual(units(one), handed.slice(2));
+  });
+
+  test('by an earlier version is understood: without an access, or with "all" for "unrestricted"', async (t) => {
+    const journal = place(t).open();
+    const unit = newStart();
+    const text = JSON.stringify(unit);
+    const by = /"by":{[^}]*}/;
+    for (const old of [text.replace(by, '"by":{"all":true,"owner":null}'), text.replace(by, '"x":0')]) {
+      await journal.append(JSON.parse(old));
+    }
+    assert.deepEqual(
+      units(journal).map((read) => read?.start?.by),
+      [UNRESTRICTED, UNRESTRICTED],
+    );
   });
 
   test('at once shares one transaction', async (t) => {

@@ -1,5 +1,4 @@
 /** A turn as the journal stores it, and back. */
-
 import { type Access, UNRESTRICTED } from '../../domain/access.ts';
 import type { Message } from '../../domain/conversation.ts';
 import type { TurnStart, TurnWrite } from '../../domain/turns.ts';
@@ -37,10 +36,8 @@ export function toEntry(unit: TurnWrite): EntryRow {
 /** Null when it is not what {@link toEntry} wrote. */
 export function toUnit(body: string): TurnWrite | null {
   try {
-    const unit: unknown = JSON.parse(body);
-    if (!isUnit(unit)) return null;
-    // Written by a version that knew no owners.
-    return unit.start && !unit.start.by ? { ...unit, start: { ...unit.start, by: UNRESTRICTED } } : unit;
+    const unit = upgraded(JSON.parse(body));
+    return isUnit(unit) ? unit : null;
   } catch {
     return null;
   }
@@ -50,6 +47,14 @@ type Fields = Readonly<Record<string, unknown>>;
 
 function isFields(value: unknown): value is Fields {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** Earlier versions journalled no access at all, or `all` instead of `unrestricted`. */
+function upgraded(unit: unknown): unknown {
+  if (!isFields(unit) || !isFields(unit.start)) return unit;
+  const { by = UNRESTRICTED } = unit.start;
+  const access = isFields(by) && 'all' in by ? { unrestricted: by.all, owner: by.owner } : by;
+  return { ...unit, start: { ...unit.start, by: access } };
 }
 
 function isUnit(value: unknown): value is TurnWrite {
@@ -66,7 +71,7 @@ function isStart(value: unknown): value is TurnStart {
     typeof value.conversationId === 'string' &&
     typeof value.named === 'boolean' &&
     typeof value.expiredBefore === 'number' &&
-    (value.by === undefined || isAccess(value.by)) &&
+    isAccess(value.by) &&
     isMessage(value.message)
   );
 }
@@ -74,7 +79,7 @@ function isStart(value: unknown): value is TurnStart {
 function isAccess(value: unknown): value is Access {
   return (
     isFields(value) &&
-    typeof value.all === 'boolean' &&
+    typeof value.unrestricted === 'boolean' &&
     (value.owner === null || typeof value.owner === 'string')
   );
 }
