@@ -1,8 +1,15 @@
-import { setTimeout as delay } from 'node:timers/promises';
-
 /** Resolves after `ms`, or as soon as `signal` aborts. */
-export async function pause(ms: number, signal?: AbortSignal): Promise<void> {
-  await delay(ms, undefined, signal && { signal }).catch(() => {});
+export function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal?.addEventListener('abort', end);
+    if (signal?.aborted) end();
+  });
 }
 
 /** What `work` resolves to, or the result of `otherwise` when that takes longer than `ms`. */
