@@ -82,7 +82,7 @@ export async function replayMs(databaseUrl: string): Promise<number> {
     return await withDatabase(databaseUrl, async (database) => {
       const began = performance.now();
       const writer = new DurableWriter(database.writer, journal, silent);
-      await writer.drained(60_000);
+      await writer.flush(60_000);
       const ms = performance.now() - began;
       const stored = await database.replies.find(units.at(-1)?.reply.uid ?? '');
       if (!stored) throw new AppError('internal', 'the last turn was not replayed');

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import { pause } from '../util/timers.ts';
-import { isDatabaseUnavailable } from './core/errors.ts';
+import { isDatabaseDown } from './core/errors.ts';
 import type { Database } from './database.ts';
 
 /** How long until an absent database is tried again, milliseconds. */
@@ -39,7 +39,7 @@ export async function prepareSchema(
     await prepareOnce(database, options.autoMigrate, logger);
     return { done: Promise.resolve() };
   } catch (error) {
-    if (!isDatabaseUnavailable(error)) throw error;
+    if (!isDatabaseDown(error)) throw error;
     logger.warn(
       { database: database.describe() },
       'the database does not answer; starting without it, not ready',
@@ -74,7 +74,7 @@ async function keepTrying(
       return;
     } catch (error) {
       // The server already runs: what would have kept it from starting keeps it from being ready, and is told.
-      if (!isDatabaseUnavailable(error)) logger.error({ err: error }, 'the database cannot be used');
+      if (!isDatabaseDown(error)) logger.error({ err: error }, 'the database cannot be used');
     }
   }
 }

@@ -126,12 +126,12 @@ export interface ReplyStore {
 /** What waits on this host for the database to come back. */
 export interface PendingTurns {
   /** Whether anything of the conversation waits. */
-  holds(conversationId: string): boolean;
+  has(conversationId: string): boolean;
   /**
    * The messages of a conversation that began while the database was away, oldest first, a reply's last state only;
    * null when it did not, so that the database knows more of it.
    */
-  whole(conversationId: string): Message[] | null;
+  messages(conversationId: string): Message[] | null;
   /** To whom it belongs as far as what waits tells; undefined when nothing that waits began it. */
   ownerOf(conversationId: string): string | null | undefined;
   /** A reply that waits. */
@@ -139,5 +139,5 @@ export interface PendingTurns {
   /** Whether anything waits, and how much. */
   state(): { readonly turns: number; readonly bytes: number; readonly oldest: Instant | null };
   /** Resolves when nothing waits; rejects with AppError `database_unavailable` after `ms`. */
-  drained(ms: number): Promise<void>;
+  flush(ms: number): Promise<void>;
 }

@@ -178,7 +178,7 @@ export class World {
   async #die(n: number) {
     const worker = this.#reply(n)?.worker;
     if (worker === undefined) return;
-    await this.#registry().closeDead([worker]);
+    await this.#registry().reapDead([worker]);
     for (const one of this.#replies) one.dead ||= one.worker === worker;
   }
 

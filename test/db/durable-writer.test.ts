@@ -172,9 +172,9 @@ describe('while the database is away', () => {
     assert.equal(await writer.write(begin(userMessage(newId()))), 'journalled');
     assert.equal(inner.asked.length, 1);
     assert.equal(writer.state().turns, 3);
-    assert.equal(writer.holds(question.conversationId), true);
+    assert.equal(writer.has(question.conversationId), true);
     assert.deepEqual(
-      writer.whole(question.conversationId)?.map(({ content }) => content),
+      writer.messages(question.conversationId)?.map(({ content }) => content),
       ['a question', 're: a question'],
     );
     assert.equal(ofLevel(lines, WARN).length, 1);
@@ -253,7 +253,7 @@ describe('while the database is away', () => {
     await second;
     assert.equal(inner.asked.length, 0);
     tables = true;
-    await writer.drained(5000);
+    await writer.flush(5000);
     assert.equal(inner.asked.length, 1);
   });
 });
@@ -275,7 +275,7 @@ describe('the order within a conversation', () => {
     resolve();
     assert.deepEqual(await Promise.all(outcomes), ['journalled', 'journalled', 'journalled']);
     assert.equal(inner.asked.length, 1);
-    await writer.drained(5000);
+    await writer.flush(5000);
     assert.deepEqual(inner.texts(question.conversationId), ['a question', 're: a question', 'a question']);
   });
 
@@ -292,7 +292,7 @@ describe('the order within a conversation', () => {
     await assert.rejects(writer.write({ start: startOf(again), key: KEY }), AWAY);
     assert.equal(await writer.write(begin(userMessage(newId()))), 'saved');
     await release();
-    await writer.drained(5000);
+    await writer.flush(5000);
     assert.deepEqual(inner.texts(question.conversationId), ['a question', 're: a question']);
     assert.equal(await writer.write(begin({ ...question, uid: newId() })), 'saved');
   });
@@ -310,7 +310,7 @@ describe('the order within a conversation', () => {
     while ((await writer.write(begin(userMessage(newId())))) !== 'saved') await delay(5);
     await assert.rejects(writer.progress(grown(reply.uid)), AWAY);
     await release();
-    await writer.drained(5000);
+    await writer.flush(5000);
     assert.equal(await writer.progress(grown(reply.uid)), 'saved');
   });
 });
@@ -326,7 +326,7 @@ describe('the replay', () => {
     await Promise.all(units.map((unit) => writer.write(unit)));
     const before = inner.asked.length;
     inner.mode = 'up';
-    await writer.drained(5000);
+    await writer.flush(5000);
     assert.deepEqual(
       inner.asked.slice(before),
       units.map((unit) => ({ ...unit, replayed: true })),
@@ -341,7 +341,7 @@ describe('the replay', () => {
   test('takes out whatever came of it: what was deleted is not tried for ever', async (t) => {
     const here = host(t);
     await here.journal().append(end(userMessage(newId())));
-    await here.writer(new FakeDatabase()).drained(5000);
+    await here.writer(new FakeDatabase()).flush(5000);
   });
 
   test('begins by itself with what another process left, or leaves later', async (t) => {
@@ -355,7 +355,7 @@ describe('the replay', () => {
       if (question === questions[1]) await other.append(begin(question));
       while (!inner.messages.has(question.uid)) await delay(5);
     }
-    await writer.drained(5000);
+    await writer.flush(5000);
   });
 
   test('keeps the end of a reply whose start it could not write', async (t) => {
@@ -375,7 +375,7 @@ describe('the replay', () => {
       progress: () => inner.progress(),
       idle: () => inner.idle(),
     };
-    await here.writer(flickering).drained(5000);
+    await here.writer(flickering).flush(5000);
     assert.deepEqual(inner.texts(question.conversationId), ['a question', 're: a question']);
   });
 
@@ -387,7 +387,7 @@ describe('the replay', () => {
     inner.bad.add(bad.conversationId);
     for (const unit of [begin(bad), begin(good), end(bad), end(good)]) await other.append(unit);
     const { logger, lines } = recorder();
-    await here.writer(inner, {}, logger).drained(5000);
+    await here.writer(inner, {}, logger).flush(5000);
     assert.deepEqual(inner.texts(good.conversationId), ['a question', 're: a question']);
     assert.deepEqual(inner.texts(bad.conversationId), []);
     const file = new Sqlite(here.path);
@@ -416,7 +416,7 @@ describe('the replay', () => {
       progress: () => inner.progress(),
       idle: () => inner.idle(),
     };
-    await here.writer(once).drained(5000);
+    await here.writer(once).flush(5000);
     assert.deepEqual(inner.texts(question.conversationId), ['a question', 're: a question']);
   });
 
@@ -429,7 +429,7 @@ describe('the replay', () => {
     const file = new Sqlite(here.path);
     t.after(() => file.close());
     file.prepare(`UPDATE entries SET body = '{"start' WHERE question_uid = ?`).run(first.uid);
-    await here.writer(inner).drained(5000);
+    await here.writer(inner).flush(5000);
     assert.deepEqual([...inner.messages.keys()], [second.uid]);
     assert.deepEqual(file.prepare('SELECT body, reason FROM rejected').all(), [
       { body: '{"start', reason: 'unreadable' },
@@ -448,7 +448,7 @@ describe('the replay', () => {
     while (inner.asked.length < 3) await delay(5);
     assert.equal(ofLevel(lines, ERROR).length, 1);
     file.exec('DROP TRIGGER stuck');
-    await writer.drained(5000);
+    await writer.flush(5000);
     assert.equal(inner.messages.size, 1);
   });
 });
@@ -458,11 +458,11 @@ describe('waiting and ending', () => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const writer = host(t).writer(inner);
-    await writer.drained(0);
+    await writer.flush(0);
     await writer.write(begin(userMessage(newId())));
-    await assert.rejects(writer.drained(30), AWAY);
+    await assert.rejects(writer.flush(30), AWAY);
     inner.mode = 'up';
-    await writer.drained(5000);
+    await writer.flush(5000);
     assert.equal(writer.state().turns, 0);
   });
 
@@ -495,7 +495,7 @@ describe('waiting and ending', () => {
     await assert.rejects(writer.write(end(question)), AWAY);
     inner.mode = 'up';
     const next = here.writer(inner);
-    await next.drained(5000);
+    await next.flush(5000);
     assert.deepEqual([...inner.messages.keys()], [question.uid]);
   });
 
@@ -507,7 +507,7 @@ describe('waiting and ending', () => {
     for (const question of [deleted, kept]) await writer.write(begin(question));
     assert.equal(writer.drop(deleted.conversationId), 1);
     inner.mode = 'up';
-    await writer.drained(5000);
+    await writer.flush(5000);
     assert.deepEqual([...inner.messages.keys()], [kept.uid]);
   });
 });
@@ -539,7 +539,7 @@ test('whatever happens to the database, every turn is stored once and in order',
       const all = await Promise.all(outcomes);
       assert(all.every((outcome) => outcome === 'saved' || outcome === 'journalled'));
       inner.mode = 'up';
-      await writer.drained(5000);
+      await writer.flush(5000);
       for (const [id, texts] of said) assert.deepEqual(inner.texts(id), texts);
       await writer.close();
     }),
@@ -582,7 +582,7 @@ eachDatabase((_name, open) => {
     assert.equal(await writer.write(begin(question)), 'journalled');
     assert.equal(await writer.write(end(question)), 'journalled');
     gate.mode = 'up';
-    await writer.drained(5000);
+    await writer.flush(5000);
     const texts = await contents(database.conversations, question.conversationId);
     assert.deepEqual(texts, ['a question', 're: a question']);
   });
@@ -597,7 +597,7 @@ eachDatabase((_name, open) => {
     const units = [{ ...begin(question), reply: begun }, { reply: ended }];
     for (const unit of units) await journal.append(unit);
     for (const unit of units) await database.writer.write({ ...unit, replayed: true });
-    await here.writer(database.writer).drained(5000);
+    await here.writer(database.writer).flush(5000);
     const texts = await contents(database.conversations, question.conversationId);
     assert.deepEqual(texts, ['a question', 'all of it']);
   });
@@ -620,7 +620,7 @@ eachDatabase((_name, open) => {
     assert(written.every((outcome) => outcome === 'journalled'));
     gate.mode = 'up';
     const began = performance.now();
-    await writer.drained(60_000);
+    await writer.flush(60_000);
     const seconds = (performance.now() - began) / 1000;
     const [row] = await database.knex('messages').where(answer).count({ count: '*' });
     assert.equal(Number(row?.count), 10_000);
@@ -660,10 +660,10 @@ if (findMariadbd()) {
     await talk('before', ['saved']);
     await server.kill();
     for (let n = 0; n < 20; n += 1) await talk(`dead ${n}`, ['journalled']);
-    await assert.rejects(writer.drained(100), AWAY);
+    await assert.rejects(writer.flush(100), AWAY);
     await server.start();
     await talk('just back', ['journalled', 'saved']);
-    await writer.drained(20_000);
+    await writer.flush(20_000);
     await talk('after', ['saved']);
     for (const id of ids) assert.deepEqual(await contents(database.conversations, id), said);
   });

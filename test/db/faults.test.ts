@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/core/client.ts';
-import { classifyError, isDatabaseUnavailable, isTransient, toAppError } from '../../src/db/core/errors.ts';
+import { classifyError, isDatabaseDown, isTransient, toAppError } from '../../src/db/core/errors.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { GroupCommitWriter } from '../../src/db/turns/turn-writer.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
@@ -208,7 +208,7 @@ describe('a server of our own', { timeout: 90_000 }, () => {
       await assert.rejects(database.conversations.find(newId()), AWAY);
       await assert.rejects(database.pendingMigrations(), (error: Error) => {
         assert.equal(classifyError(error), 'refused');
-        assert.equal(isDatabaseUnavailable(error), false);
+        assert.equal(isDatabaseDown(error), false);
         assert.doesNotMatch(error.message, /s3cret/);
         return true;
       });

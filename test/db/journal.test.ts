@@ -178,7 +178,7 @@ describe('what is appended', () => {
     const journal = place(t).open();
     journal.close();
     await assert.rejects(journal.append(newStart()), { code: 'database_unavailable' });
-    assert.throws(() => journal.holds('x'), { code: 'database_unavailable' });
+    assert.throws(() => journal.has('x'), { code: 'database_unavailable' });
   });
 
   test('and not written yet is written by close()', async (t) => {
@@ -315,10 +315,10 @@ describe('what leaves the journal', () => {
     const question = userMessage(newId());
     await journal.append({ start: startOf(question) });
     await journal.append(newStart());
-    assert.equal(journal.refused(question.conversationId, question.uid), false);
+    assert.equal(journal.wasRejected(question.conversationId, question.uid), false);
     journal.reject(journal.take(1)[0]?.seq ?? 0, 'ER_SOMETHING');
     assert.equal(journal.state().turns, 1);
-    assert.equal(journal.refused(question.conversationId, question.uid), true);
+    assert.equal(journal.wasRejected(question.conversationId, question.uid), true);
     const rows = file().prepare('SELECT question_uid, reason, body FROM rejected').all();
     const body = JSON.stringify({ start: startOf(question) });
     assert.deepEqual(rows, [{ question_uid: question.uid, reason: 'ER_SOMETHING', body }]);
@@ -336,7 +336,7 @@ describe('what leaves the journal', () => {
     const late = journal.append({ reply: replyTo(question) });
     assert.equal(journal.drop(question.conversationId), 3);
     await late;
-    assert.equal(journal.holds(question.conversationId), false);
+    assert.equal(journal.has(question.conversationId), false);
     assert.deepEqual(units(journal), [other]);
     assert.deepEqual(file().prepare('SELECT * FROM rejected').all(), []);
     assert.equal(journal.drop(question.conversationId), 0);
@@ -363,7 +363,7 @@ describe('what leaves the journal', () => {
       assert.equal(entry?.unit, null);
       assert.equal(entry.conversationId, unit.start?.conversationId);
       assert.equal(entry.uid, unit.start?.message.uid);
-      assert.equal(journal.whole(entry.conversationId), null);
+      assert.equal(journal.messages(entry.conversationId), null);
     });
   }
 });
@@ -373,13 +373,13 @@ describe('what waits of a conversation', () => {
     const journal = place(t).open();
     const unit = newStart();
     const id = unit.start?.conversationId ?? '';
-    assert.equal(journal.holds(id), false);
+    assert.equal(journal.has(id), false);
     const written = journal.append(unit);
-    assert.equal(journal.holds(id), true);
+    assert.equal(journal.has(id), true);
     assert.equal(journal.state().turns, 1);
     await written;
-    assert.equal(journal.holds(id), true);
-    assert.equal(journal.holds(newId()), false);
+    assert.equal(journal.has(id), true);
+    assert.equal(journal.has(newId()), false);
   });
 
   test('is the whole of it when it began here: each reply in its last state', async (t) => {
@@ -391,14 +391,14 @@ describe('what waits of a conversation', () => {
     const ended = { ...begun, status: 'complete' as const, content: 'all of it' };
     const second = userMessage(conversationId, { content: 'more' });
     const unfinished = replyTo(second, { status: 'streaming', content: '' });
-    assert.equal(journal.whole(conversationId), null);
+    assert.equal(journal.messages(conversationId), null);
     await journal.append({ start: startOf(first, { named: false }), reply: begun });
     await journal.append(newStart());
-    assert.deepEqual(journal.whole(conversationId), [first, begun]);
+    assert.deepEqual(journal.messages(conversationId), [first, begun]);
     await journal.append({ start: startOf(second), reply: unfinished });
     await journal.append({ reply: ended });
     await journal.append({ reply: { ...ended, content: 'repeated' } });
-    assert.deepEqual(other.whole(conversationId), [first, ended, second, unfinished]);
+    assert.deepEqual(other.messages(conversationId), [first, ended, second, unfinished]);
     assert.deepEqual(other.reply(unfinished.uid), unfinished);
     assert.equal(other.reply(ended.uid)?.status, 'complete');
     assert.equal(other.reply(first.uid), null);
@@ -409,17 +409,17 @@ describe('what waits of a conversation', () => {
     const journal = place(t).open();
     const named = userMessage(newId());
     await journal.append({ start: startOf(named) });
-    assert.equal(journal.whole(named.conversationId), null);
+    assert.equal(journal.messages(named.conversationId), null);
     const question = userMessage(newId());
     await journal.append({ reply: replyTo(question) });
     await journal.append({ start: startOf(question, { named: false }) });
-    assert.equal(journal.whole(question.conversationId), null);
+    assert.equal(journal.messages(question.conversationId), null);
   });
 
   test('costs next to nothing to ask when nothing waits', (t) => {
     const journal = place(t).open();
     const began = performance.now();
-    for (let index = 0; index < 10_000; index += 1) journal.holds('x');
+    for (let index = 0; index < 10_000; index += 1) journal.has('x');
     assert(performance.now() - began < 1000, 'under 100 µs each, of which a few are expected');
   });
 });

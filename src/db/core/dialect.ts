@@ -3,7 +3,7 @@ import openKnex, { type Knex } from 'knex';
 import type { ConversationRow } from './tables.ts';
 
 /** Lets an advisory lock go. Never rejects: a lock whose connection broke is free already. */
-export type Unlock = () => Promise<void>;
+export type ReleaseLock = () => Promise<void>;
 
 export interface Dialect {
   readonly product: 'MySQL' | 'SQLite';
@@ -13,9 +13,9 @@ export interface Dialect {
    */
   readonly pooled: boolean;
   /** After `VALUES …` of conversations: one that is there keeps its row, and its activity only moves forward. */
-  readonly onKnownConversation: string;
+  readonly conversationConflict: string;
   /** After `VALUES …` of messages: one that is there stays as it is. Any other fault of a row is still an error. */
-  readonly onKnownMessage: string;
+  readonly messageConflict: string;
   /**
    * Locks those conversations that are there until the transaction ends and tells of them. Must be the first
    * statement of a transaction. Whoever deletes messages locks their conversation first, so they are safe too.
@@ -27,7 +27,7 @@ export interface Dialect {
    * The hint, after a table's name, to read it by that index. MySQL likes to follow the primary key from one end of a
    * large table when a LIMIT makes it hope to be lucky soon; SQLite needs no telling.
    */
-  by(index: string): string;
+  forceIndex(index: string): string;
   /** Runs a query that is plain SQL, for paths where Knex's builder would cost more than the query. */
   select<Row>(knex: Knex, sql: string, bindings: readonly Value[]): Promise<Row[]>;
   /**
@@ -42,7 +42,7 @@ export interface Dialect {
    * Takes a lock among all processes on this database, waiting up to `waitSeconds`; null when another holds it.
    * Where the database has no such thing nothing is locked.
    */
-  advisoryLock(knex: Knex, name: string, waitSeconds: number): Promise<Unlock | null>;
+  advisoryLock(knex: Knex, name: string, waitSeconds: number): Promise<ReleaseLock | null>;
 }
 
 type Value = string | number;
@@ -79,9 +79,9 @@ const COMMIT: Statement = { sql: 'COMMIT', bindings: [] };
 const mysql: Dialect = {
   product: 'MySQL',
   pooled: true,
-  onKnownConversation: 'ON DUPLICATE KEY UPDATE last_active = GREATEST(last_active, VALUES(last_active))',
-  onKnownMessage: 'ON DUPLICATE KEY UPDATE uid = uid',
-  by: (index) => `FORCE INDEX (${index})`,
+  conversationConflict: 'ON DUPLICATE KEY UPDATE last_active = GREATEST(last_active, VALUES(last_active))',
+  messageConflict: 'ON DUPLICATE KEY UPDATE uid = uid',
+  forceIndex: (index) => `FORCE INDEX (${index})`,
 
   lockConversations(trx, ids) {
     return this.select(trx, this.lockSql(ids.length), ids);
@@ -89,7 +89,7 @@ const mysql: Dialect = {
 
   // By the primary key whatever the optimizer thinks of a small table: all processes then lock in the same order.
   lockSql(count) {
-    return `SELECT id, owner, last_active FROM conversations ${this.by('PRIMARY')}
+    return `SELECT id, owner, last_active FROM conversations ${this.forceIndex('PRIMARY')}
        WHERE id IN (${placeholders(count)}) ORDER BY id FOR UPDATE`;
   },
 
@@ -168,9 +168,9 @@ const TAKE_WRITE_LOCK = 'UPDATE conversations SET last_active = last_active WHER
 const sqlite: Dialect = {
   product: 'SQLite',
   pooled: false,
-  onKnownConversation: 'ON CONFLICT (id) DO UPDATE SET last_active = MAX(last_active, excluded.last_active)',
-  onKnownMessage: 'ON CONFLICT (uid) DO NOTHING',
-  by: () => '',
+  conversationConflict: 'ON CONFLICT (id) DO UPDATE SET last_active = MAX(last_active, excluded.last_active)',
+  messageConflict: 'ON CONFLICT (uid) DO NOTHING',
+  forceIndex: () => '',
 
   async lockConversations(trx, ids) {
     await trx.raw(TAKE_WRITE_LOCK);

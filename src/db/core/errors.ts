@@ -42,7 +42,7 @@ export function isTransient(error: unknown): boolean {
 }
 
 /** The database is down, out of reach or too busy: waiting may help. */
-export function isDatabaseUnavailable(error: unknown): boolean {
+export function isDatabaseDown(error: unknown): boolean {
   const fault = classifyError(error);
   return fault !== undefined && fault !== 'refused';
 }

@@ -1,12 +1,12 @@
 import Sqlite from 'better-sqlite3';
-import type { Unlock } from './dialect.ts';
+import type { ReleaseLock } from './dialect.ts';
 
 /**
  * Takes the lock that a file stands for, among all processes of this host; null when another holds it. It goes with
  * the process, however that ends.
  * @throws the driver's error
  */
-export function takeFileLock(path: string): Unlock | null {
+export function takeFileLock(path: string): ReleaseLock | null {
   const file = openLockFile(path);
   try {
     file.exec('BEGIN EXCLUSIVE');

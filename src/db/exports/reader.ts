@@ -109,7 +109,7 @@ export class KnexExportSource implements ExportSource {
 
   async #beforeGrowing(seq: number): Promise<number> {
     const [row] = await this.#select<{ id: number | null }>(
-      `SELECT MIN(id) AS id FROM messages ${this.#dialect.by('messages_worker')} WHERE worker IS NOT NULL`,
+      `SELECT MIN(id) AS id FROM messages ${this.#dialect.forceIndex('messages_worker')} WHERE worker IS NOT NULL`,
       [],
     );
     return row?.id ? Math.min(seq, row.id - 1) : seq;
@@ -157,7 +157,7 @@ export class KnexExportSource implements ExportSource {
       signal?.throwIfAborted();
       const [row] = await this.#select<{ conversations: number; messages: number }>(
         `SELECT COUNT(DISTINCT conversation_id) AS conversations, COUNT(*) AS messages
-         FROM messages ${this.#dialect.by('messages_conversation')}
+         FROM messages ${this.#dialect.forceIndex('messages_conversation')}
          WHERE conversation_id IN (${placeholders(heads.length)}) ${sql}`,
         [...heads.map(({ id }) => id), ...bindings],
       );
@@ -196,7 +196,7 @@ export class KnexExportSource implements ExportSource {
     for (;;) {
       const heads = await this.#select<HeadRow>(
         `SELECT id, created_at, last_active FROM conversations
-         ${conversationId === null ? this.#dialect.by(index) : ''}
+         ${conversationId === null ? this.#dialect.forceIndex(index) : ''}
          WHERE ${theirs.length > 0 ? 'owner = ? AND' : ''} created_at >= ? AND created_at <= ? AND (created_at > ? OR id > ?) AND last_active >= ?
          ${conversationId === null ? '' : 'AND id = ?'} ${changed} ORDER BY created_at, id LIMIT ?`,
         [
@@ -221,7 +221,7 @@ export class KnexExportSource implements ExportSource {
     return this.#select<BodyRow>(
       `SELECT id, uid, conversation_id, role, timestamp, status, LENGTH(content) AS size,
          CASE WHEN LENGTH(content) <= ${LONG_CONTENT} THEN content END AS content
-       FROM messages ${this.#dialect.by('messages_conversation')}
+       FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id IN (${placeholders(heads.length)}) AND id > ? AND ${BEGUN} ${sql}
        ORDER BY conversation_id, id LIMIT ?`,
       [...heads.map(({ id }) => id), afterSeq, ...bindings, this.#page],

@@ -87,7 +87,7 @@ function useWal(file: Sqlite.Database): void {
 }
 
 /** Whether a write failed for what was written, so that another one may work; else it is the file. */
-export function isOfTheRow(error: unknown): boolean {
+export function isRowError(error: unknown): boolean {
   if (!(error instanceof Sqlite.SqliteError)) return true;
   return /^SQLITE_(FULL|TOOBIG|CONSTRAINT|MISMATCH)/.test(error.code);
 }

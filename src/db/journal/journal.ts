@@ -4,7 +4,7 @@ import type { PendingTurns, TurnWrite } from '../../domain/turns.ts';
 import { databaseUnavailable } from '../core/errors.ts';
 import { isBusy, openLockFile } from '../core/file-lock.ts';
 import { type EntryRow, toEntry, toUnit } from './codec.ts';
-import { isOfTheRow, openJournalFile } from './file.ts';
+import { isRowError, openJournalFile } from './file.ts';
 import { prepareStatements, type StoredEntry } from './statements.ts';
 
 /** What one take reads at most, of bodies: many long replies must not fill the memory. */
@@ -32,7 +32,7 @@ interface Gathered {
  * it survives the process and the machine. All methods that read or write throw AppError `database_unavailable`
  * when the file fails them.
  */
-export class Journal implements Omit<PendingTurns, 'drained'> {
+export class Journal implements Omit<PendingTurns, 'flush'> {
   readonly #file: Sqlite.Database;
   readonly #lock: Sqlite.Database;
   readonly #sql: ReturnType<typeof prepareStatements>;
@@ -104,7 +104,7 @@ export class Journal implements Omit<PendingTurns, 'drained'> {
   }
 
   /** Whether a unit with that question was put aside. */
-  refused(conversationId: string, questionUid: string): boolean {
+  wasRejected(conversationId: string, questionUid: string): boolean {
     return this.#use(() => this.#sql.refused.get(conversationId, questionUid) !== undefined);
   }
 
@@ -125,12 +125,12 @@ export class Journal implements Omit<PendingTurns, 'drained'> {
     return this.#use(() => this.#sql.any.get() === 0);
   }
 
-  holds(conversationId: string): boolean {
+  has(conversationId: string): boolean {
     if (this.#gathering.has(conversationId)) return true;
     return this.#read(() => this.#sql.holds.get(conversationId) !== undefined);
   }
 
-  whole(conversationId: string): Message[] | null {
+  messages(conversationId: string): Message[] | null {
     const units = this.#use(() => this.#sql.bodies.all(conversationId)).map(toUnit);
     if (units[0]?.start?.named !== false) return null;
     const messages = new Map<string, Message>();
@@ -232,7 +232,7 @@ export class Journal implements Omit<PendingTurns, 'drained'> {
         else each.resolve();
       }
     } catch (error) {
-      if (batch.length > 1 && isOfTheRow(error)) for (const each of batch) this.#settle([each]);
+      if (batch.length > 1 && isRowError(error)) for (const each of batch) this.#settle([each]);
       else for (const { reject } of batch) reject(journalError(error));
     }
   }

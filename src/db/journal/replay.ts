@@ -96,7 +96,7 @@ class Unreadable extends Error {
 /** Its question was put aside: that is why the database knows nothing of it, and not because it was deleted. */
 function orphaned(journal: Journal, { conversationId, unit }: JournalEntry): boolean {
   const question = unit?.start ? null : unit?.reply?.replyTo;
-  return typeof question === 'string' && journal.refused(conversationId, question);
+  return typeof question === 'string' && journal.wasRejected(conversationId, question);
 }
 
 function refuse({ journal, logger }: ReplayParts, entry: JournalEntry, reason: string): void {

@@ -75,7 +75,7 @@ export class KnexConversations implements ConversationRepository {
 
   async messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]> {
     const rows = await this.#select<StoredMessage>(
-      `SELECT ${MESSAGE_COLUMNS} FROM messages ${this.#dialect.by('messages_conversation')}
+      `SELECT ${MESSAGE_COLUMNS} FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id = ? AND id > ? ORDER BY id LIMIT ?`,
       [id, afterSeq, limit],
     );
@@ -93,7 +93,7 @@ export class KnexConversations implements ConversationRepository {
       ? ['conversations_last_active', '', []]
       : ['conversations_owner_last_active', 'owner = ? AND', [access.owner ?? '']];
     const rows = await this.#select<ConversationRow>(
-      `SELECT ${CONVERSATION_COLUMNS} FROM conversations ${this.#dialect.by(index)}
+      `SELECT ${CONVERSATION_COLUMNS} FROM conversations ${this.#dialect.forceIndex(index)}
        WHERE ${theirs} last_active >= ? AND last_active <= ? AND (last_active < ? OR id < ?)
        ORDER BY last_active DESC, id DESC LIMIT ?`,
       [...owner, toTime(activeSince), until, until, before?.id ?? AFTER_EVERY_ID, limit],
@@ -126,7 +126,7 @@ export class KnexConversations implements ConversationRepository {
   #newestFirst(id: string, limit: number, before: number, activeSince: Instant): Promise<HistoryRow[]> {
     return this.#select(
       `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to, c.owner
-       FROM conversations c JOIN messages m ${this.#dialect.by('messages_conversation')} ON m.conversation_id = c.id
+       FROM conversations c JOIN messages m ${this.#dialect.forceIndex('messages_conversation')} ON m.conversation_id = c.id
        WHERE c.id = ? AND c.last_active >= ? AND m.id < ? ORDER BY m.id DESC LIMIT ?`,
       [id, toTime(activeSince), before, limit],
     );

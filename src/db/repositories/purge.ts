@@ -2,7 +2,7 @@ import type { Knex } from 'knex';
 import type { Instant } from '../../domain/conversation.ts';
 import type { PurgeCount, PurgeStore } from '../../domain/purge.ts';
 import { toTime } from '../core/codec.ts';
-import { dialectOf, placeholders, type Unlock } from '../core/dialect.ts';
+import { dialectOf, placeholders, type ReleaseLock } from '../core/dialect.ts';
 import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { takeFileLock } from '../core/file-lock.ts';
 import { recordDeletions } from './deletions.ts';
@@ -75,7 +75,7 @@ export class KnexPurgeStore implements PurgeStore {
   }
 
   /** A file has no locks for its users' own purposes, so it gets one beside it. */
-  async #lock(): Promise<Unlock | null> {
+  async #lock(): Promise<ReleaseLock | null> {
     const dialect = dialectOf(this.#knex);
     return dialect.pooled
       ? dialect.advisoryLock(this.#knex, 'chat-purge', 0)

@@ -83,7 +83,7 @@ export class KnexReplies implements ReplyStore {
 
   async endedElsewhere(worker: string): Promise<string[]> {
     const rows = await this.#select<{ uid: string }>(
-      `SELECT uid FROM messages ${this.#dialect.by('messages_worker')} WHERE worker = ? AND status <> 'streaming'`,
+      `SELECT uid FROM messages ${this.#dialect.forceIndex('messages_worker')} WHERE worker = ? AND status <> 'streaming'`,
       [worker],
     );
     return rows.map(({ uid }) => uid);

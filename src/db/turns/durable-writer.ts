@@ -91,12 +91,12 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     await this.#inner.idle();
   }
 
-  holds(conversationId: string): boolean {
-    return this.#journal.holds(conversationId);
+  has(conversationId: string): boolean {
+    return this.#journal.has(conversationId);
   }
 
-  whole(conversationId: string): Message[] | null {
-    return this.#journal.whole(conversationId);
+  messages(conversationId: string): Message[] | null {
+    return this.#journal.messages(conversationId);
   }
 
   ownerOf(conversationId: string): string | null | undefined {
@@ -116,7 +116,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     return this.#journal.drop(conversationId);
   }
 
-  async drained(ms: number): Promise<void> {
+  async flush(ms: number): Promise<void> {
     if (this.#journal.isEmpty()) return;
     const deadline = performance.now() + ms;
     const late = delay(ms, undefined, { ref: false });
@@ -163,7 +163,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     try {
       await before;
       // An id that was made for this question is new everywhere. The look would take 6 % of a cached chat.
-      const waits = unit.start?.named !== false && this.#journal.holds(conversationId);
+      const waits = unit.start?.named !== false && this.#journal.has(conversationId);
       if (!this.#status.isDown && !waits) {
         const outcome = await this.#direct(unit);
         if (outcome !== undefined) return outcome;

@@ -24,7 +24,7 @@ import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-wr
 const CLAIM_RETRIES = 3;
 
 /** What goes into one transaction. */
-export interface Batch {
+export interface WriteBatch {
   readonly turns: readonly TurnWrite[];
   readonly progress: readonly ReplyProgress[];
 }
@@ -41,7 +41,7 @@ export interface BatchOutcomes {
  * written in the order of the units, because that order is the conversation's.
  * @throws the driver's error
  */
-export async function writeBatch(knex: Knex, dialect: Dialect, batch: Batch): Promise<BatchOutcomes> {
+export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch): Promise<BatchOutcomes> {
   const reads = new Reads(dialect, batch);
   const plan = (rows: readonly unknown[][]) => new Plan(dialect, batch, reads.found(rows)).make();
   for (let attempt = 0; ; attempt++) {
@@ -69,7 +69,7 @@ class Reads {
   readonly statements: Statement[] = [];
   readonly #kinds: (keyof Found)[] = [];
 
-  constructor(dialect: Dialect, { turns, progress }: Batch) {
+  constructor(dialect: Dialect, { turns, progress }: WriteBatch) {
     this.#add('conversations', concernedConversations(turns), (count) => dialect.lockSql(count));
     this.#add(
       'messages',
@@ -136,7 +136,7 @@ interface Activity {
 /** From what is there to what is written. */
 class Plan {
   readonly #dialect: Dialect;
-  readonly #batch: Batch;
+  readonly #batch: WriteBatch;
   readonly #conversations: ReadonlyMap<string, LockedConversation>;
   readonly #messages: Map<string, ReplyRow>;
   readonly #keys: Map<string, KeyUse>;
@@ -149,7 +149,7 @@ class Plan {
   readonly #inserts: (string | number | null)[] = [];
   readonly #updates: Statement[] = [];
 
-  constructor(dialect: Dialect, batch: Batch, found: Found) {
+  constructor(dialect: Dialect, batch: WriteBatch, found: Found) {
     this.#dialect = dialect;
     this.#batch = batch;
     this.#conversations = new Map(found.conversations.map((row) => [row.id, row]));
@@ -289,7 +289,7 @@ function saveConversations(dialect: Dialect, activity: ReadonlyMap<string, Activ
   const [unseen = [], others = []] = [true, false].map((kind) =>
     rows.filter(([, row]) => row.unseen === kind),
   );
-  return [...insertConversations(others, dialect.onKnownConversation), ...insertConversations(unseen, '')];
+  return [...insertConversations(others, dialect.conversationConflict), ...insertConversations(unseen, '')];
 }
 
 function insertConversations(rows: readonly (readonly [string, Activity])[], onKnown: string): Statement[] {
@@ -303,6 +303,6 @@ function insertConversations(rows: readonly (readonly [string, Activity])[], onK
 function saveMessages(dialect: Dialect, rows: (string | number | null)[]): Statement[] {
   if (rows.length === 0) return [];
   const values = repeated(MESSAGE_TUPLE, rows.length / MESSAGE_COLUMN_COUNT);
-  const sql = `INSERT INTO messages (${MESSAGE_INSERT_COLUMNS}) VALUES ${values} ${dialect.onKnownMessage}`;
+  const sql = `INSERT INTO messages (${MESSAGE_INSERT_COLUMNS}) VALUES ${values} ${dialect.messageConflict}`;
   return [{ sql, bindings: rows }];
 }

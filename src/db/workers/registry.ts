@@ -122,7 +122,7 @@ export class WorkerRegistry {
    * @returns how many there were
    * @throws the driver's error
    */
-  async closeDead(ids: readonly string[]): Promise<number> {
+  async reapDead(ids: readonly string[]): Promise<number> {
     let all = 0;
     for (const id of ids) {
       const replies = await transaction(this.#knex, async (trx) => {
@@ -157,7 +157,7 @@ export class WorkerRegistry {
   async #closeAbandoned(): Promise<void> {
     if (!this.#processLock || this.#askedPresence) return;
     const ids = this.#processLock.listDead();
-    await this.closeDead(ids);
+    await this.reapDead(ids);
     for (const id of ids) this.#processLock.remove(id);
     this.#askedPresence = true;
   }
@@ -170,8 +170,8 @@ export class WorkerRegistry {
     const rows = await dialect.select<{ id: string; beat: Beat }>(
       this.#knex,
       `SELECT id, beat FROM workers
-       UNION ALL SELECT DISTINCT worker, NULL FROM messages ${dialect.by('messages_worker')} WHERE worker IS NOT NULL
-       UNION ALL SELECT DISTINCT worker, NULL FROM export_jobs ${dialect.by('export_jobs_worker')} WHERE worker IS NOT NULL`,
+       UNION ALL SELECT DISTINCT worker, NULL FROM messages ${dialect.forceIndex('messages_worker')} WHERE worker IS NOT NULL
+       UNION ALL SELECT DISTINCT worker, NULL FROM export_jobs ${dialect.forceIndex('export_jobs_worker')} WHERE worker IS NOT NULL`,
       [],
     );
     const beats = new Map<string, Beat>();

@@ -188,12 +188,12 @@ export class ChatService {
     if (id === undefined) return [];
     const { pending, conversations } = this.#parts;
     const expiredBefore = this.#expiredBefore();
-    const waits = pending.holds(id);
-    const messages = waits ? pending.whole(id) : null;
+    const waits = pending.has(id);
+    const messages = waits ? pending.messages(id) : null;
     if (messages && !canAccess(access, pending.ownerOf(id) ?? null)) throw conversationNotFound();
     if (historyLimit === 0) return [];
     if (messages) return contextOf(messages, historyLimit, expiredBefore);
-    if (waits) await pending.drained(JOURNAL_WAIT_MS);
+    if (waits) await pending.flush(JOURNAL_WAIT_MS);
     return conversations.history(id, access, historyLimit, expiredBefore, except);
   }
 

@@ -79,7 +79,7 @@ export class StreamService {
     const message = pending.reply(id);
     if (!message || message.status === 'streaming') return null;
     const { conversationId, timestamp } = message;
-    const owner = pending.whole(conversationId) ? (pending.ownerOf(conversationId) ?? null) : null;
+    const owner = pending.messages(conversationId) ? (pending.ownerOf(conversationId) ?? null) : null;
     if (!canAccess(access, owner)) return null;
     const conversation = { id: conversationId, owner, createdAt: timestamp, lastActive: timestamp };
     return { message, conversation, settling: false };
@@ -98,7 +98,7 @@ export class StreamService {
     const { replies, pending } = this.#parts;
     const reply = await replies.find(id);
     if (reply || !pending.reply(id)) return reply;
-    await pending.drained(JOURNAL_WAIT_MS);
+    await pending.flush(JOURNAL_WAIT_MS);
     return replies.find(id);
   }
 }

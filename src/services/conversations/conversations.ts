@@ -36,7 +36,7 @@ const JOURNAL_WAIT_MS = 5000;
  */
 export class ConversationService {
   readonly #repository: ConversationRepository;
-  readonly #pending: Pick<PendingTurns, 'holds' | 'drained'>;
+  readonly #pending: Pick<PendingTurns, 'has' | 'flush'>;
   readonly #deleted: (id: string) => void;
   readonly #clock: Clock;
   readonly #retention: Retention;
@@ -44,7 +44,7 @@ export class ConversationService {
   /** @param deleted called for every conversation deleted from the database */
   constructor(
     repository: ConversationRepository,
-    pending: Pick<PendingTurns, 'holds' | 'drained'>,
+    pending: Pick<PendingTurns, 'has' | 'flush'>,
     clock: Clock,
     retention: Retention,
     deleted: (id: string) => void = () => {},
@@ -95,7 +95,7 @@ export class ConversationService {
 
   /** What waits in the journal is there for its caller, and must be in the database before anybody may say it is not. */
   async #settled(id: string): Promise<void> {
-    if (this.#pending.holds(id)) await this.#pending.drained(JOURNAL_WAIT_MS);
+    if (this.#pending.has(id)) await this.#pending.flush(JOURNAL_WAIT_MS);
   }
 
   #activeSince(): Instant {

@@ -77,12 +77,12 @@ class HandModel {
 }
 
 const NOTHING_PENDING: PendingTurns = {
-  holds: () => false,
-  whole: () => null,
+  has: () => false,
+  messages: () => null,
   ownerOf: () => undefined,
   reply: () => null,
   state: () => ({ turns: 0, bytes: 0, oldest: null }),
-  drained: () => Promise.resolve(),
+  flush: () => Promise.resolve(),
 };
 
 function setUp(
@@ -234,11 +234,11 @@ describe('a turn', () => {
 
   it('waits until what its conversation has in the journal is in the database', async () => {
     const waited: number[] = [];
-    const drained = (ms: number) => {
+    const flush = (ms: number) => {
       waited.push(ms);
       return waited.length > 1 ? Promise.reject(new AppError('database_unavailable')) : Promise.resolve();
     };
-    const { chat, histories, requests } = setUp({ pending: { holds: () => true, drained } });
+    const { chat, histories, requests } = setUp({ pending: { has: () => true, flush } });
     await (await chat.begin(ask({ conversationId: 'c' }), 'whole')).result;
     assert.equal(histories.length, 1);
     await assert.rejects(chat.begin(ask({ conversationId: 'c' }), 'whole'), { code: 'database_unavailable' });
