@@ -63,7 +63,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     const requestId = (await answer).headers()['x-request-id'] ?? 'none';
     assert.match(
       (await page.locator('.error').textContent()) ?? '',
-      /The request failed \(400\)message: must be at most 40/,
+      /Request failed \(400\)message: must be at most 40/,
     );
     assert.equal(await page.locator('.meta').textContent(), `validationrequest id: ${requestId}`);
     assert.equal(await page.locator('#message').inputValue(), message);
@@ -88,7 +88,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await ask(page, 'broken');
     const reply = page.locator('.reply[data-state="failed"]');
     assert.match((await reply.locator('.text').textContent()) ?? '', /^word 0/);
-    assert.match((await reply.locator('.error').textContent()) ?? '', /The reply broke off \(502\)/);
+    assert.match((await reply.locator('.error').textContent()) ?? '', /The reply was interrupted \(502\)/);
     assert.match((await reply.locator('.meta').textContent()) ?? '', /upstream_incomplete.*request id: \S+/);
     assert.equal(await page.locator('#message').inputValue(), '');
     await close();
@@ -101,7 +101,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await page.locator('.reply', { hasText: 'word 3' }).waitFor();
     await page.locator('#stop').click();
     const stopped = page.locator('.reply[data-state="stopped"]');
-    assert.match((await stopped.locator('.meta').textContent()) ?? '', /stopped, what was said is stored/);
+    assert.match((await stopped.locator('.meta').textContent()) ?? '', /stopped; the text so far is saved/);
     assert.equal(await page.evaluate('document.activeElement.id'), 'message');
     const [, said] = await storedMessages(page);
     assert.equal(said?.status, 'cancelled');
@@ -143,7 +143,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await page.locator('#message').press('Enter');
     await page.locator('.reply', { hasText: 'part 9 ' }).waitFor();
     proxy.cut();
-    await page.locator('.meta', { hasText: /^The connection was lost; trying again in [34] s…$/ }).waitFor();
+    await page.locator('.meta', { hasText: /^Connection lost, reconnecting in [34] s…$/ }).waitFor();
     await page.locator('.reply[data-state="done"]').waitFor();
     assert.equal(await page.locator('.reply .text').textContent(), ANSWER);
     assert.deepEqual(
@@ -173,7 +173,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     }
     await page.locator('.error', { hasText: 'lost before the reply was complete' }).waitFor();
     proxy.accept();
-    await page.locator('.error button', { hasText: 'Go on reading' }).click();
+    await page.locator('.error button', { hasText: 'Resume' }).click();
     assert.equal(await page.evaluate('document.activeElement.id'), 'message');
     await page.locator('.reply[data-state="done"]').waitFor();
     assert.equal(await page.locator('.reply .text').textContent(), ANSWER);
@@ -192,7 +192,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     });
     await page.locator('#message').fill('once');
     await page.locator('#message').press('Enter');
-    await page.locator('.meta', { hasText: 'trying again' }).waitFor();
+    await page.locator('.meta', { hasText: 'reconnecting' }).waitFor();
     proxy.accept();
     await page.locator('.reply[data-state="done"]', { hasText: 'word 0 word 1 word 2' }).waitFor();
     const keys = await Promise.all(sent.map((request) => request.headerValue('idempotency-key')));
@@ -226,14 +226,14 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
       .waitFor();
     await page.context().setOffline(true);
     await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))");
-    await page.locator('[data-part="service"][data-state="bad"]', { hasText: 'no answer' }).waitFor();
+    await page.locator('[data-part="service"][data-state="bad"]', { hasText: 'no response' }).waitFor();
     await page.locator('#message').fill('Hello');
     await page.locator('#message').press('Enter');
     for (const wait of [/in 2 s/, /in 3 s/, /in [45] s/]) {
       await page.locator('.meta', { hasText: wait }).waitFor();
       await page.clock.fastForward(6000);
     }
-    await page.locator('.error', { hasText: 'cannot be reached' }).waitFor();
+    await page.locator('.error', { hasText: 'Cannot reach the server' }).waitFor();
     assert.equal(await page.locator('#message').inputValue(), 'Hello');
     await close();
   });

@@ -36,7 +36,7 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
     await page.locator('[data-part="service"][data-state="good"]', { hasText: 'ready' }).waitFor();
     await page.locator('[data-part="database"][data-state="good"]', { hasText: 'up' }).waitFor();
     await page.locator('[data-part="upstream"][data-state="demo"]', { hasText: 'demo model' }).waitFor();
-    await page.locator('#model', { hasText: 'answers with canned text' }).waitFor();
+    await page.locator('#model', { hasText: 'replies with canned text' }).waitFor();
     assert.equal(await page.locator('.version').textContent(), 'v0.0.0-test');
     assert.deepEqual(faults, []);
     assert.deepEqual(foreign, []);
@@ -56,7 +56,7 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
     const lengths = Number(await page.evaluate('globalThis.lengths.size'));
     assert.ok(lengths >= 2, `the text was seen at ${lengths} length`);
     const meta = await page.locator('.reply .meta').textContent();
-    assert.match(meta ?? '', /complete.*not from the cache.*\d+ \+ \d+ tokens/);
+    assert.match(meta ?? '', /complete.*not cached.*\d+ \+ \d+ tokens/);
     assert.deepEqual(faults, []);
     assert.deepEqual(foreign, []);
     await close();

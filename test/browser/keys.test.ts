@@ -78,7 +78,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
   /** A page whose user has already given a key. */
   async function openWith({ key }: CreatedKey, url = server.url) {
     const opened = await openPage(browser, url);
-    await opened.page.locator('[data-part="database"] b', { hasText: 'shown to admins' }).waitFor();
+    await opened.page.locator('[data-part="database"] b', { hasText: 'admins only' }).waitFor();
     await opened.page.locator('nav a[href="/openapi.json"]').click();
     await give(opened.page, key);
     await state(opened.page)
@@ -90,14 +90,14 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
   test('asks for a key at the first refusal, not before, and gives the message back', async () => {
     const { page, foreign, close } = await openPage(browser, server.url);
     await page.locator('[data-part="service"][data-state="good"]').waitFor();
-    await page.locator('#model', { hasText: 'only keys with the scope admin' }).waitFor();
+    await page.locator('#model', { hasText: 'Only keys with the scope admin' }).waitFor();
     assert.equal(await page.locator('#key').isVisible(), false);
     assert.doesNotMatch((await page.locator('#whole').textContent()) ?? '', /authorization/);
     await ask(page, 'Hello');
-    await state(page).filter({ hasText: 'This server asks for an API key' }).waitFor();
+    await state(page).filter({ hasText: 'This server requires an API key' }).waitFor();
     assert.match(
       (await page.locator('.error strong').textContent()) ?? '',
-      /valid API key is needed \(401\)/,
+      /valid API key is required \(401\)/,
     );
     assert.equal(await page.evaluate('document.activeElement.id'), 'key-input');
     assert.match((await page.locator('#whole').textContent()) ?? '', /-H 'authorization: Bearer ck_…'/);
@@ -145,7 +145,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     for (const key of [revoked.key, 'nonsense']) {
       const before = sent.length;
       await give(page, ` ${key}\t`);
-      await state(page).filter({ hasText: 'refused the key (401)' }).waitFor();
+      await state(page).filter({ hasText: 'rejected the key (401)' }).waitFor();
       assert.equal(await stored(page), '[{},""]');
       await until(page, "document.activeElement.id === 'key-input'");
       await ask(page, 'Hello');
@@ -156,7 +156,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     }
     const before = sent.length;
     await give(page, 'ck_密钥 with blanks');
-    await state(page).filter({ hasText: 'cannot be a key' }).waitFor();
+    await state(page).filter({ hasText: 'Not a valid key' }).waitFor();
     assert.equal(sent.length, before);
     await close();
   });
@@ -165,10 +165,10 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     const reader = await create('reader', 'read');
     const { page, close } = await openWith(reader);
     await ask(page, 'Hello');
-    await state(page).filter({ hasText: 'lacks the scope for that (403)' }).waitFor();
+    await state(page).filter({ hasText: 'lacks the required scope (403)' }).waitFor();
     assert.match(
       (await page.locator('.error strong').textContent()) ?? '',
-      /lacks the scope for that \(403\)/,
+      /lacks the required scope \(403\)/,
     );
     assert.match((await page.locator('.error p').textContent()) ?? '', /scope "chat"/);
     await page.locator('#key-forget').click();
@@ -179,7 +179,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await give(page, eager.key);
     await state(page).filter({ hasText: eager.apiKey.prefix }).waitFor();
     await ask(page, 'Hello');
-    const said = /Too many requests \(429\): try again in ([1-9]\d*) s/;
+    const said = /Too many requests \(429\); retry in ([1-9]\d*) s/;
     await state(page).filter({ hasText: said }).waitFor();
     assert.match((await page.locator('.error strong').last().textContent()) ?? '', said);
     await close();
@@ -191,7 +191,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await give(page, admin.key);
     await page.locator('[data-part="database"][data-state="good"]', { hasText: 'up' }).waitFor();
     await page.locator('[data-part="upstream"][data-state="good"]').waitFor();
-    await page.locator('#model', { hasText: 'is configured and answers' }).waitFor();
+    await page.locator('#model', { hasText: 'is connected' }).waitFor();
     const sent: Request[] = [];
     page.on('request', (request) => sent.push(request));
     await page.locator('#message').fill(LONG);
@@ -204,7 +204,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await page.locator('#message').press('Enter');
     await page.locator('.reply', { hasText: 'word 3' }).waitFor();
     await page.locator('#stop').click();
-    await page.locator('.meta', { hasText: 'stopped, what was said is stored' }).waitFor();
+    await page.locator('.meta', { hasText: 'stopped; the text so far is saved' }).waitFor();
     assert.deepEqual(
       sent.filter((request) => request.url().includes('/api/')).map((request) => request.method()),
       ['POST', 'GET', 'POST', 'DELETE'],
@@ -226,10 +226,10 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
       await route.continue({ headers });
     });
     proxy.cut();
-    await state(page).filter({ hasText: 'refused the key (401)' }).waitFor();
+    await state(page).filter({ hasText: 'rejected the key (401)' }).waitFor();
     await page.unroute(/chat-stream\/./);
     await give(page, second.key);
-    await page.locator('.error button', { hasText: 'Go on reading' }).click();
+    await page.locator('.error button', { hasText: 'Resume' }).click();
     await page.locator('.reply[data-state="done"]').waitFor();
     assert.equal(await page.locator('.reply .text').textContent(), ANSWER);
     await close();
@@ -274,7 +274,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     assert.deepEqual(foreign, []);
     await keys.revoke(mine.apiKey.id);
     await page.goto(`${server.url}/?docs`);
-    await state(page).filter({ hasText: 'refused the key (401)' }).waitFor();
+    await state(page).filter({ hasText: 'rejected the key (401)' }).waitFor();
     assert.equal(await page.locator('#form').isVisible(), true);
     await close();
   });

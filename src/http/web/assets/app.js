@@ -1,15 +1,15 @@
 import { startChat } from './chat/chat.js';
 import { watchHealth } from './health.js';
-import { initialLanguage, say, setLanguage, words } from './i18n.js';
+import { initialLanguage, setLanguage, setText, translate } from './i18n.js';
 import { startKeyPanel } from './key-panel.js';
-import { startLinks, wroteDocs } from './links.js';
+import { replaceByDocs, startLinks } from './links.js';
 
 const COPIED_MS = 2000;
 
 let keyHeader = '';
 
 function curl(path, flags) {
-  const body = JSON.stringify({ message: words('hello') });
+  const body = JSON.stringify({ message: translate('hello') });
   return `curl ${flags} ${location.origin}${path} \\\n${keyHeader}  -H 'content-type: application/json' \\\n  -d '${body}'`;
 }
 
@@ -26,7 +26,7 @@ function useLanguage(language, keep) {
   }
 }
 
-/** The clipboard needs HTTPS or localhost; elsewhere the old way still works. */
+/** The clipboard API needs HTTPS or localhost. `execCommand` works elsewhere. */
 async function copy(element) {
   if (navigator.clipboard) return navigator.clipboard.writeText(element.textContent);
   const selection = getSelection();
@@ -40,9 +40,9 @@ function startCopyButtons() {
     let timer;
     button.addEventListener('click', async () => {
       await copy(document.getElementById(button.dataset.copy));
-      say(button, 'copied');
+      setText(button, 'copied');
       clearTimeout(timer);
-      timer = setTimeout(() => say(button, 'copy'), COPIED_MS);
+      timer = setTimeout(() => setText(button, 'copy'), COPIED_MS);
     });
   }
 }
@@ -58,20 +58,20 @@ async function start() {
   startLanguages();
   let chat;
   let health;
-  // Before the first question to the server: its answer may be that it wants a key.
+  // Before the first request, whose response can be that a key is required.
   startKeyPanel({
-    check: () => health.refresh(),
-    ready: () => chat.focus(),
-    forgotten() {
+    onKeySet: () => health.refresh(),
+    onKeyAccepted: () => chat.focus(),
+    onKeyRemoved() {
       chat.renew();
       void health.refresh();
     },
-    asked() {
+    onKeyRequired() {
       keyHeader = "  -H 'authorization: Bearer ck_…' \\\n";
       showCommands();
     },
   });
-  if (await wroteDocs()) return;
+  if (await replaceByDocs()) return;
   startCopyButtons();
   startLinks();
   chat = startChat();

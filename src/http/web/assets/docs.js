@@ -1,6 +1,6 @@
 import { currentKey } from './credentials.js';
 
-/** Starts Swagger UI, which is loaded by an own script before this module and knows no modules itself. */
+/** Starts Swagger UI, which an earlier classic script has loaded. */
 const dark = matchMedia('(prefers-color-scheme: dark)').matches;
 document.documentElement.classList.toggle('dark-mode', dark);
 
@@ -11,13 +11,13 @@ const ui = globalThis.SwaggerUIBundle({
   dom_id: '#docs',
   deepLinking: true,
   displayRequestDuration: true,
-  // Its badge would ask a server elsewhere.
+  // The validator badge would call another server.
   validatorUrl: null,
   requestInterceptor(request) {
     if (key !== undefined && request.loadSpec) request.headers.authorization = `Bearer ${key}`;
     return request;
   },
-  // What is tried out then carries the key too.
+  // "Try it out" then sends the key too.
   onComplete() {
     if (key !== undefined) ui.preauthorizeApiKey('bearer', key);
   },

@@ -1,9 +1,9 @@
-import { ask } from './credentials.js';
-import { say } from './i18n.js';
+import { request } from './credentials.js';
+import { setText } from './i18n.js';
 
 export const HEALTH = '/health/ready';
 
-const EVERY_MS = 10_000;
+const INTERVAL_MS = 10_000;
 const TIMEOUT_MS = 6000;
 
 const SERVICE = {
@@ -19,16 +19,16 @@ const NOTES = {
   demo: ['modelDemoTitle', 'modelDemo'],
 };
 const UNKNOWN = ['wait', 'unknown'];
-/** Where keys are asked for, only admins are told more than whether the server is ready. */
+/** Where authentication is on, only admins get more than the status. */
 const HIDDEN = ['wait', 'adminsOnly'];
 
-/** @returns the report of /health/ready, whose 503 is a report too; undefined when the server does not answer */
+/** @returns the body of /health/ready, also of a 503; undefined when the server does not respond */
 async function report() {
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
     const options = { cache: 'no-store', signal };
-    const response = await ask(HEALTH, options);
-    // What is said of the key says nothing of the server.
+    const response = await request(HEALTH, options);
+    // A problem is about the key, so the request is repeated without it.
     const problem = response.headers.get('content-type')?.startsWith('application/problem+json');
     return await (problem ? await fetch(HEALTH, options) : response).json();
   } catch {
@@ -39,7 +39,7 @@ async function report() {
 function show(part, [state, key]) {
   const item = document.querySelector(`#health [data-part="${part}"]`);
   item.dataset.state = state;
-  say(item.querySelector('b'), key);
+  setText(item.querySelector('b'), key);
 }
 
 function showAll(report) {
@@ -51,18 +51,18 @@ function showAll(report) {
   if (!note) return;
   const box = document.getElementById('model');
   box.dataset.shown = hidden ? 'wait' : report.upstream;
-  say(box.querySelector('h2'), note[0]);
-  say(box.querySelector('p'), note[1]);
+  setText(box.querySelector('h2'), note[0]);
+  setText(box.querySelector('p'), note[1]);
 }
 
-/** Keeps the health line true while somebody looks at the page; `refresh` does so at once. */
+/** Polls the health status while the page is visible; `refresh` polls immediately. */
 export function watchHealth() {
   let timer;
   async function refresh() {
     clearTimeout(timer);
     showAll(await report());
     clearTimeout(timer);
-    if (!document.hidden) timer = setTimeout(refresh, EVERY_MS);
+    if (!document.hidden) timer = setTimeout(refresh, INTERVAL_MS);
   }
   document.addEventListener('visibilitychange', () => {
     if (document.hidden) clearTimeout(timer);

@@ -1,36 +1,36 @@
-/** Says the words of strings.js in the language of the page, and switches it. */
+/** Shows the texts of strings.js in the language of the page, and switches the language. */
 import { STRINGS } from './strings.js';
 
 const LANGUAGES = ['zh-CN', 'en'];
 const STORED = 'language';
 const ATTRIBUTES = ['aria-label', 'placeholder', 'title'];
-/** What was filled into the sentence of an element, for when the language changes. */
+/** The placeholder values of each element, for a change of the language. */
 const valuesOf = new WeakMap();
 let current = 'en';
 
-/** A sentence in the language of the page, `{name}` replaced by the value of that name. */
-export function words(key, values = {}) {
-  const sentence = STRINGS[key]?.[LANGUAGES.indexOf(current)] ?? key;
-  return sentence.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ''));
+/** A text in the current language, with its placeholders filled in. */
+export function translate(key, values = {}) {
+  const text = STRINGS[key]?.[LANGUAGES.indexOf(current)] ?? key;
+  return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ''));
 }
 
-/** Lets an element say a sentence, in this language and in the next one. */
-export function say(element, key, values = {}) {
+/** Sets the text of an element, also for later languages. */
+export function setText(element, key, values = {}) {
   element.dataset.t = key;
   valuesOf.set(element, values);
-  show(element, words(key, values));
+  show(element, translate(key, values));
   return element;
 }
 
-/** Live regions speak up at every write, so one that changes nothing is left out. */
+/** Screen readers announce every write to a live region, so unchanged texts are not written. */
 function show(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** The language chosen before, else the browser's. */
+/** The stored language, else the browser's. */
 export function initialLanguage() {
-  const asked = stored() ?? navigator.language;
-  return /^zh\b/i.test(asked) ? 'zh-CN' : 'en';
+  const language = stored() ?? navigator.language;
+  return /^zh\b/i.test(language) ? 'zh-CN' : 'en';
 }
 
 function stored() {
@@ -42,22 +42,22 @@ function stored() {
   }
 }
 
-/** Turns the whole page to a language. `keep` remembers it for the next visit. */
+/** Switches the page to a language. `keep` stores it for the next visit. */
 export function setLanguage(language, keep) {
   current = language;
   document.documentElement.lang = language;
   for (const element of document.querySelectorAll('[data-t]')) {
-    show(element, words(element.dataset.t, valuesOf.get(element)));
+    show(element, translate(element.dataset.t, valuesOf.get(element)));
   }
   for (const attribute of ATTRIBUTES) {
     for (const element of document.querySelectorAll(`[data-t-${attribute}]`)) {
-      element.setAttribute(attribute, words(element.getAttribute(`data-t-${attribute}`)));
+      element.setAttribute(attribute, translate(element.getAttribute(`data-t-${attribute}`)));
     }
   }
   if (!keep) return;
   try {
     localStorage.setItem(STORED, language);
   } catch {
-    // Storage is forbidden here: the choice lasts as long as the page.
+    // Storage is not allowed. The choice lasts as long as the page.
   }
 }

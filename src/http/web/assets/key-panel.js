@@ -1,13 +1,13 @@
-import { answers, currentKey, isPossible, keepKey } from './credentials.js';
+import { currentKey, isToken, responses, setKey } from './credentials.js';
 import { HEALTH } from './health.js';
-import { say } from './i18n.js';
+import { setText } from './i18n.js';
 
-/** `ck_` and the eight characters by which a key is known in lists. */
+/** The prefix that identifies a key in lists. */
 const PREFIX = /^ck_[\dA-Za-z]{8}(?=_)/;
 
 const find = (id) => document.getElementById(id);
 
-/** Where a key is asked for: not shown until the server has refused something for want of one. */
+/** The form for the API key, hidden until the server requires one. */
 class KeyPanel {
   #box = find('key');
   #form = find('key-form');
@@ -22,72 +22,69 @@ class KeyPanel {
   }
 
   listen() {
-    answers.addEventListener('answer', ({ detail }) => this.#note(detail));
+    responses.addEventListener('response', ({ detail }) => this.#onResponse(detail));
     this.#form.addEventListener('submit', (event) => {
       event.preventDefault();
       void this.#use(this.#input.value.trim());
     });
     this.#forget.addEventListener('click', () => {
-      keepKey(undefined);
-      this.#ask('keyNeeded');
+      setKey(undefined);
+      this.#showForm('keyNeeded');
       this.#input.focus();
-      this.#page.forgotten();
+      this.#page.onKeyRemoved();
     });
-    if (currentKey() !== undefined) this.#used();
+    if (currentKey() !== undefined) this.#showKey();
   }
 
   async #use(key) {
-    if (!isPossible(key)) {
-      this.#ask('keyImpossible');
+    if (!isToken(key)) {
+      this.#showForm('keyInvalid');
       return;
     }
-    keepKey(key);
+    setKey(key);
     this.#input.value = '';
-    this.#used();
-    await this.#page.check();
-    if (currentKey() === key) this.#page.ready();
+    this.#showKey();
+    await this.#page.onKeySet();
+    if (currentKey() === key) this.#page.onKeyAccepted();
     else this.#input.focus();
   }
 
-  #note({ path, status, seconds, keyed }) {
+  #onResponse({ path, status, seconds, keyed }) {
     if (status === 401) {
-      this.#ask(keyed ? 'keyRefused' : 'keyNeeded');
+      this.#showForm(keyed ? 'keyRefused' : 'keyNeeded');
       if (path !== HEALTH) this.#input.focus();
     } else if (!keyed) return;
     else if (status === 429) {
-      this.#used('keyLimited', { seconds });
-      this.#timer = setTimeout(() => this.#used(), seconds * 1000);
-    } else if (status === 403) this.#used('keyScope');
-    else if (path !== HEALTH) this.#used();
+      this.#showKey('keyLimited', { seconds });
+      this.#timer = setTimeout(() => this.#showKey(), seconds * 1000);
+    } else if (status === 403) this.#showKey('keyScope');
+    else if (path !== HEALTH) this.#showKey();
   }
 
-  #ask(sentence) {
-    this.#show(sentence, {});
+  #showForm(text) {
+    this.#show(text, {});
     this.#form.hidden = false;
     this.#forget.hidden = true;
   }
 
-  #used(sentence = 'keyUsed', values = {}) {
+  #showKey(text = 'keyUsed', values = {}) {
     const prefix = PREFIX.exec(currentKey() ?? '')?.[0] ?? '';
-    this.#show(sentence, { prefix, ...values });
+    this.#show(text, { prefix, ...values });
     this.#form.hidden = true;
     this.#forget.hidden = false;
   }
 
-  #show(sentence, values) {
+  #show(text, values) {
     clearTimeout(this.#timer);
     const first = this.#box.hidden;
     this.#box.hidden = false;
-    this.#box.dataset.state = ['keyNeeded', 'keyUsed'].includes(sentence) ? 'wait' : 'bad';
-    say(this.#state, sentence, values);
-    if (first) this.#page.asked();
+    this.#box.dataset.state = ['keyNeeded', 'keyUsed'].includes(text) ? 'wait' : 'bad';
+    setText(this.#state, text, values);
+    if (first) this.#page.onKeyRequired();
   }
 }
 
-/**
- * @param page `check` asks the server something with the key, `ready` is called when it was not refused, `forgotten`
- * when somebody has taken it away, `asked` as soon as it is known that this server asks for keys
- */
+/** @param page the callbacks; `onKeySet` makes a request that verifies the key */
 export function startKeyPanel(page) {
   new KeyPanel(page).listen();
 }

@@ -1,15 +1,15 @@
-import { ask, currentKey } from './credentials.js';
+import { currentKey, request } from './credentials.js';
 
-/** The home page under another policy: it writes /docs in its own place. */
+/** The home page with the policy of Swagger UI, where it replaces itself by /docs. */
 const DOCS_IN_PLACE = '/?docs';
-/** Of these the key panel says what is to be said. */
-const SAID = [401, 403, 429];
+/** The key panel shows these. */
+const KEY_ERRORS = [401, 403, 429];
 
-/** Opens what needs a key: the browser by itself would send none with the click on a link. */
+/** Opens a path that needs a key, which the browser does not send for a link. */
 async function open(path) {
   const keyed = currentKey() !== undefined;
-  const response = await ask(path, { method: keyed ? 'GET' : 'HEAD' }).catch(() => undefined);
-  if (response && SAID.includes(response.status)) return;
+  const response = await request(path, { method: keyed ? 'GET' : 'HEAD' }).catch(() => undefined);
+  if (response && KEY_ERRORS.includes(response.status)) return;
   if (!response || !keyed) location.assign(path);
   else if (path === '/docs' && response.ok) location.assign(DOCS_IN_PLACE);
   else location.assign(URL.createObjectURL(await response.blob()));
@@ -18,21 +18,21 @@ async function open(path) {
 export function startLinks() {
   document.addEventListener('click', (event) => {
     const link = event.target.closest('a[data-keyed]');
-    const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
-    if (!link || elsewhere) return;
+    const opensElsewhere = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+    if (!link || opensElsewhere) return;
     event.preventDefault();
     void open(link.getAttribute('href'));
   });
 }
 
 /**
- * Writes /docs in place of this page where that is asked for and there is a key for it.
- * @returns whether this page is no more
+ * Replaces this page by /docs at `/?docs`, where there is a key.
+ * @returns whether the page was replaced
  */
-export async function wroteDocs() {
+export async function replaceByDocs() {
   if (currentKey() === undefined || !new URLSearchParams(location.search).has('docs')) return false;
   document.body.hidden = true;
-  const response = await ask('/docs', { headers: { accept: 'text/html' } }).catch(() => undefined);
+  const response = await request('/docs', { headers: { accept: 'text/html' } }).catch(() => undefined);
   if (!response?.ok) {
     document.body.hidden = false;
     return false;

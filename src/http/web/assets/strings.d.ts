@@ -1,2 +1,2 @@
-/** For the server, which fills the page with the English words. */
+/** The server fills in the English texts. */
 export const STRINGS: Readonly<Record<string, readonly [zh: string, en: string]>>;

@@ -1,23 +1,23 @@
-import { say } from '../i18n.js';
+import { setText } from '../i18n.js';
 import { ChatError, element, Reply } from './reply.js';
 import { newKey, ReplyStream } from './stream.js';
 
-/** How near to its end a log counts as read to the end, pixels; then it follows what comes. */
+/** The log follows new text while it is scrolled at most this far from its end, pixels. */
 const NEAR_END_PX = 40;
 
 const find = (id) => document.getElementById(id);
 
-/** The chat box: one conversation at a time, one reply at a time. */
+/** The chat box, with one conversation and one reply at a time. */
 class Chat {
   #log = find('log');
   #empty = find('empty');
   #input = find('message');
   #record = find('record');
   #conversation;
-  /** Of the running reply: its stream, and what aborts the reading. */
+  /** The stream of the running reply, and the controller that aborts reading it. */
   #stream;
   #reading;
-  /** The question that got no answer, with its key: sent again it is still the same question. */
+  /** The last question without a response, with its idempotency key, so that sending it again is a repetition. */
   #unanswered;
   #following = true;
   #frame;
@@ -31,7 +31,7 @@ class Chat {
       this.#submit();
     });
     this.#input.addEventListener('keydown', (event) => {
-      // Safari ends the composition before this event; 229 is how it still says that the key was the IME's.
+      // Safari ends the composition before this event. Its key code 229 marks keys of the IME.
       const composing = event.isComposing || event.keyCode === 229;
       if (event.key !== 'Enter' || event.shiftKey || composing) return;
       event.preventDefault();
@@ -54,19 +54,19 @@ class Chat {
     void this.#ask(message);
   }
 
-  /** Asked a second time, or when the server cannot be told, it only stops reading. */
+  /** The second time, or when the server cannot be notified, it only stops reading. */
   async #stop() {
     const [stop, reading] = [find('stop'), this.#reading];
-    const again = stop.dataset.t === 'stopping';
-    say(stop, 'stopping');
-    if (again || !(await this.#stream.stop())) reading.abort();
+    const isRepeated = stop.dataset.t === 'stopping';
+    setText(stop, 'stopping');
+    if (isRepeated || !(await this.#stream.stop())) reading.abort();
   }
 
   focus() {
     this.#input.focus();
   }
 
-  /** Leaves the conversation for a new one. */
+  /** Starts a new conversation. */
   renew() {
     this.#reading?.abort();
     this.#unanswered = undefined;
@@ -84,7 +84,7 @@ class Chat {
     await this.#show(new ReplyStream(body, key), new Reply(this.#log), message);
   }
 
-  /** Reads the reply to its end, or goes on with it. */
+  /** Reads the reply to its end, from the start or from where it was interrupted. */
   async #show(stream, reply, message) {
     if (this.#reading) return;
     const reading = new AbortController();
@@ -103,7 +103,7 @@ class Chat {
 
   #fail(stream, reply, error, message) {
     reply.failed(error, error.key === 'cutOff' && (() => this.#show(stream, reply, message)));
-    // What was not answered at all nobody should have to write twice.
+    // A question without a response goes back to the input.
     if (this.#input.value === '' && ['failed', 'unreachable'].includes(error.key))
       this.#input.value = message;
   }
@@ -133,7 +133,7 @@ class Chat {
     const box = element('article', 'question');
     const text = element('p', 'text');
     text.textContent = message;
-    box.append(say(element('h3', 'hidden'), 'you'), text);
+    box.append(setText(element('h3', 'hidden'), 'you'), text);
     this.#log.append(box);
   }
 
@@ -145,17 +145,17 @@ class Chat {
     this.#record.textContent = `…${conversation.slice(-8)}`;
   }
 
-  /** Of two buttons one stands at the same place; the focus must not fall off the one that goes. */
+  /** Swaps the send and stop buttons. When one had the focus, the input gets it. */
   #busy(reading, stream) {
     this.#reading = reading;
     this.#stream = stream;
     const [send, stop] = [find('send'), find('stop')];
-    const onThem = [send, stop, document.body].includes(document.activeElement);
+    const hadFocus = [send, stop, document.body].includes(document.activeElement);
     this.#log.setAttribute('aria-busy', String(reading !== undefined));
     send.hidden = reading !== undefined;
     stop.hidden = reading === undefined;
-    say(stop, 'stop');
-    if (onThem) this.#input.focus();
+    setText(stop, 'stop');
+    if (hadFocus) this.#input.focus();
   }
 
   #atEnd() {
@@ -163,7 +163,7 @@ class Chat {
     return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
   }
 
-  /** Shows the end of the log, once a frame, unless the reader has scrolled back. */
+  /** Scrolls to the end once per frame, unless the user has scrolled back. */
   #follow() {
     if (!this.#following || this.#frame !== undefined) return;
     this.#frame = requestAnimationFrame(() => {

@@ -1,4 +1,4 @@
-import { say } from '../i18n.js';
+import { setText } from '../i18n.js';
 
 const FINISH = {
   stop: 'finishStop',
@@ -8,10 +8,10 @@ const FINISH = {
   error: 'finishError',
 };
 
-/** What says more than that a request failed. */
-const REFUSALS = { 401: 'unauthorized', 403: 'keyScope', 429: 'keyLimited' };
+/** More specific texts for failed requests. */
+const STATUS_TEXTS = { 401: 'unauthorized', 403: 'keyScope', 429: 'keyLimited' };
 
-/** A new element; what comes from outside goes into it as text only. */
+/** A new element. Text from the server is only set as text, never as HTML. */
 export function element(name, className) {
   const made = document.createElement(name);
   made.className = className;
@@ -19,13 +19,13 @@ export function element(name, className) {
 }
 
 function button(key, action) {
-  const made = say(element('button', key), key);
+  const made = setText(element('button', key), key);
   made.type = 'button';
   made.addEventListener('click', action);
   return made;
 }
 
-/** An error with a problem document, or with a sentence of our own under `key`. */
+/** An error with the key of its text and, where the server sent one, a problem document. */
 export class ChatError extends Error {
   constructor(key, problem) {
     super(problem?.detail ?? key);
@@ -34,7 +34,7 @@ export class ChatError extends Error {
   }
 }
 
-/** One reply in the log, written as it comes. */
+/** One reply in the log. */
 export class Reply {
   #box = element('article', 'reply');
   #text = element('p', 'text');
@@ -45,26 +45,25 @@ export class Reply {
 
   constructor(log) {
     this.#text.append(this.#node);
-    this.#box.append(say(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
+    this.#box.append(setText(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
     log.append(this.#box);
   }
 
-  /** It is read, for the first time or once more. */
+  /** Shows that the reply is being read, the first time or after a resume. */
   reading() {
     this.#error?.remove();
     this.#text.hidden = false;
     this.#box.dataset.state = 'streaming';
-    say(this.#meta, 'waiting');
+    setText(this.#meta, 'waiting');
   }
 
-  /** The connection is lost, and made again soon. */
   lost(seconds) {
-    say(this.#meta, 'lost', { seconds });
+    setText(this.#meta, 'lost', { seconds });
   }
 
   add(text) {
     this.#node.appendData(text);
-    say(this.#meta, 'waiting');
+    setText(this.#meta, 'waiting');
   }
 
   done({ finish_reason, usage, persisted }) {
@@ -80,21 +79,21 @@ export class Reply {
     this.#note('stopped');
   }
 
-  /** @param goOn makes a button that does it */
-  failed(error, goOn) {
+  /** @param resume the action of the resume button; falsy: no button */
+  failed(error, resume) {
     this.#end('failed');
     const { key, problem } = error;
     const box = element('div', 'error');
     this.#error = box;
-    const sentence = (key === 'failed' && REFUSALS[problem.status]) || key;
+    const text = (key === 'failed' && STATUS_TEXTS[problem.status]) || key;
     const values = { status: problem?.status ?? '', seconds: problem?.retry_after };
-    box.append(say(element('strong', ''), sentence, values));
+    box.append(setText(element('strong', ''), text, values));
     if (problem) {
       const detail = element('p', '');
       detail.textContent = problem.detail;
       box.append(detail);
     }
-    if (goOn) box.append(button('goOn', goOn));
+    if (resume) box.append(button('resume', resume));
     this.#meta.before(box);
     if (problem?.code) this.#part().textContent = problem.code;
     if (problem?.request_id) this.#note('requestId', { id: problem.request_id });
@@ -109,7 +108,7 @@ export class Reply {
   }
 
   #note(key, values) {
-    say(this.#part(), key, values);
+    setText(this.#part(), key, values);
   }
 
   #part() {

@@ -1,7 +1,6 @@
 /**
- * Server-sent events from text in any cut, by the rules of the HTML standard; a line may end in LF, CR or CRLF.
- * The returned function takes the next piece of text and gives the events that it completed, each with the id and the
- * `retry` (milliseconds) that were told last.
+ * A parser for server-sent events, by the rules of the HTML standard. The returned function takes the next piece of
+ * text, cut anywhere, and returns the events that it completes, each with the latest id and `retry` (milliseconds).
  */
 export function eventParser() {
   let rest = '';
@@ -40,7 +39,7 @@ export function eventParser() {
   };
 }
 
-/** The events of a response as they come. What stands after the last blank line is no event. */
+/** The events of a response. An event without its blank line is incomplete and dropped. */
 export async function* readEvents(response) {
   const push = eventParser();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -51,7 +50,7 @@ export async function* readEvents(response) {
       yield* push(value);
     }
   } finally {
-    // Whoever stops listening early closes the connection too; after an abort there is nothing left to close.
+    // Closes the connection when the caller stops early. After an abort it is closed already.
     await reader.cancel().catch(() => {});
   }
 }
