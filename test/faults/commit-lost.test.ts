@@ -8,11 +8,11 @@ import { databases, until } from '../support/chat-server.ts';
 import { type Cluster, startCluster } from '../support/cluster.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { type Entry, Ledger } from '../support/ledger.ts';
-import { type Random, randomised } from '../support/random.ts';
+import { type Random, randomised, rounds } from '../support/random.ts';
 import { storedIn } from '../support/snapshot.ts';
 import { question } from '../support/story.ts';
 
-const CUTS = 50;
+const CUTS = rounds(20, 50);
 
 /** Arms the proxy for one cut; resolves to whether it has happened when asked. */
 function arm(proxy: FaultProxy, random: Random): () => boolean {

@@ -10,11 +10,11 @@ import { serverUrls } from '../support/databases.ts';
 import { type Entry, Ledger } from '../support/ledger.ts';
 import { findMariadbd } from '../support/mariadb.ts';
 import { type OwnDatabase, startOwnDatabase } from '../support/own-database.ts';
-import { type Random, randomised } from '../support/random.ts';
+import { type Random, randomised, rounds } from '../support/random.ts';
 import { question } from '../support/story.ts';
 
-const KILLS = 20;
-const BOTH = 8;
+const KILLS = rounds(6, 20);
+const BOTH = rounds(3, 8);
 const REPLAYED_MS = 20_000;
 
 if (serverUrls().length > 0 && findMariadbd()) {

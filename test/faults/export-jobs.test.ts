@@ -14,13 +14,13 @@ import { store, storedConversation } from '../support/export-data.ts';
 import { download, jobOf, jobThatIs, startJob, taken } from '../support/export-jobs.ts';
 import { findMariadbd } from '../support/mariadb.ts';
 import { type OwnDatabase, startOwnDatabase } from '../support/own-database.ts';
-import { randomised } from '../support/random.ts';
+import { randomised, rounds } from '../support/random.ts';
 import { smallDisk } from '../support/small-disk.ts';
 
 const HOUR = 3_600_000;
 /** So many that a job takes longer than it takes until its first note of what is done. */
 const MESSAGES = 50_000;
-const KILLS = 10;
+const KILLS = rounds(4, 10);
 const ALL = '/api/conversations/export-all';
 const KINDS = [
   { format: 'csv' },

@@ -11,12 +11,12 @@ import { ask, readToTheEnd, stream } from '../support/caller.ts';
 import { databases } from '../support/chat-server.ts';
 import { type Cluster, copySqlite, type Member, startCluster } from '../support/cluster.ts';
 import { type Entry, Ledger } from '../support/ledger.ts';
-import { type Random, randomised } from '../support/random.ts';
+import { type Random, randomised, rounds } from '../support/random.ts';
 import { query } from '../support/snapshot.ts';
 import { question } from '../support/story.ts';
 
 /** Of each part; two parts make 26 kills on every database. */
-const KILLS = 13;
+const KILLS = rounds(5, 13);
 const STREAMS = 6;
 const READ_MS = 60_000;
 

@@ -8,11 +8,11 @@ import { ask, stream } from '../support/caller.ts';
 import { until } from '../support/chat-server.ts';
 import { type Cluster, startCluster } from '../support/cluster.ts';
 import { type Entry, Ledger } from '../support/ledger.ts';
-import { randomised } from '../support/random.ts';
+import { randomised, rounds } from '../support/random.ts';
 import { question } from '../support/story.ts';
 
 const IDLE_MS = 700;
-const CUTS = 30;
+const CUTS = rounds(12, 30);
 
 describe('a connection to the model', () => {
   let cluster: Cluster;

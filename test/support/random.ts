@@ -33,6 +33,11 @@ export function randomFrom(seed: number): Random {
   };
 }
 
+/** How often a random test repeats itself: TEST_LONG=1 takes the longer number. `npm run chaos` repeats for hours. */
+export function rounds(usual: number, long: number): number {
+  return process.env.TEST_LONG === '1' ? long : usual;
+}
+
 /** The body of a test that makes random decisions. */
 export function randomised(body: (random: Random, t: TestContext) => Promise<void>) {
   return async (t: TestContext): Promise<void> => {
