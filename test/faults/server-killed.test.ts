@@ -8,7 +8,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { balance } from '../support/balance.ts';
 import { takeBaseline } from '../support/baseline.ts';
 import { ask, readToTheEnd, stream } from '../support/caller.ts';
-import { databases } from '../support/chat-server.ts';
+import { databases, until } from '../support/chat-server.ts';
 import { type Cluster, copySqlite, type Member, startCluster } from '../support/cluster.ts';
 import { type Entry, Ledger } from '../support/ledger.ts';
 import { type Random, randomised, rounds } from '../support/random.ts';
@@ -48,9 +48,11 @@ async function killAgainAndAgain(cluster: Cluster, random: Random, t: TestContex
   const readers: Promise<void>[] = [];
   for (let n = 0; n < KILLS; n += 1) {
     const member = random.pick(cluster.members);
-    const entries = Array.from({ length: STREAMS }, () => open(member, ledger, random, n % 5 === 4));
-    // Long enough in some rounds for text that must not be missing any more.
-    await pause(n % 5 === 4 ? random.int(2100, 2600) : random.int(10, 400));
+    const long = n % 5 === 4;
+    const entries = Array.from({ length: STREAMS }, () => open(member, ledger, random, long));
+    // In some rounds a reader has had text for longer than the time between two checkpoints.
+    if (long) await until('some text', async () => entries.some(({ shown }) => shown !== ''));
+    await pause(long ? random.int(1600, 2100) : random.int(10, 400));
     await member.kill(ledger);
     if ('file' in cluster.place) await checkCopy(cluster);
     await member.start();
@@ -67,7 +69,7 @@ async function killAgainAndAgain(cluster: Cluster, random: Random, t: TestContex
   const cut = messages.filter(({ status }) => status === 'incomplete').length;
   const bound = ledger.entries.filter((entry) => (ledger.durable(entry) ?? 0) > 0).length;
   t.diagnostic(`${ledger.entries.length} asked, ${cut} cut, ${bound} of which something had to be there`);
-  assert(cut > KILLS && bound > 0, `only ${cut} replies were cut, ${bound} of them late enough`);
+  assert(cut > 0 && bound > 0, `only ${cut} replies were cut, ${bound} of them late enough`);
   await baseline.back();
 }
 
