@@ -1,7 +1,7 @@
 /**
- * `npm run chaos -- [--minutes N] [--seed S] [--servers K] [--callers L]`: a cluster with a MariaDB of its own under
- * steady load, while everything that can break is broken at random. At the end every reply that anybody was told of is
- * compared with what is stored; the exit code is 1 when that does not balance.
+ * `npm run chaos -- [--minutes N] [--seed S] [--servers K] [--callers L]`: runs a cluster with a MariaDB server of its
+ * own under steady load and injects random faults. Afterwards it compares every reply that a caller saw with the
+ * database; the exit code is 1 when they differ.
  */
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';

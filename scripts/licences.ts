@@ -58,7 +58,7 @@ const DEVELOPMENT: Readonly<Record<string, string>> = {
   'dependency-cruiser': 'which layer may import which',
   eventsource: 'a reader of streams, in tests',
   'fast-check': 'random tests',
-  knip: 'finds what nobody uses',
+  knip: 'finds unused code and dependencies',
   'mdast-util-from-markdown': 'the Markdown parser that the text form is tested against',
   'mdast-util-gfm': 'its tables, strikethrough and links',
   micromark: 'what the extensions below extend',

@@ -1,7 +1,7 @@
 /**
- * Runs once around the whole test run: finds or makes the MySQL or MariaDB that it uses and passes the URL on to the
- * test files in TEST_DATABASE_URL. Set by hand (one URL, or several separated by commas) that variable is left alone.
- * In the end it reads all that was logged for what should not be there.
+ * Runs once around the whole test run. Starts a MariaDB or MySQL server and passes its URL to the test files in
+ * TEST_DATABASE_URL, unless that variable is set already (one URL, or several separated by commas). After the tests it
+ * searches all logs for planted secrets.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,8 +10,10 @@ import { install } from './debian.ts';
 import { findMariadbd, type Mariadb, startMariadb } from './mariadb.ts';
 import { recordOutput, searchLogs } from './planted.ts';
 
-/** The script that makes the data directory, of the first, calls a program of the second. */
+/** The install script of the first package calls a program of the second. */
 const PACKAGES = ['mariadb-server-core', 'mariadb-client-core'];
+
+const MAX_SHOWN = 20;
 
 let server: Mariadb | undefined;
 let logs: string | undefined;
@@ -36,11 +38,10 @@ async function provideDatabase(): Promise<void> {
   process.env.TEST_DATABASE_URL = server.url;
 }
 
-/** @throws Error when something secret was logged; what was logged is then left for whoever looks into it */
+/** @throws Error when a secret was logged; the logs then stay for inspection */
 export async function globalTeardown(): Promise<void> {
   await server?.stop();
   if (logs === undefined) return;
-  // Nothing more is to be written down.
   delete process.env.TEST_LOG_DIR;
   const { leaks, files, characters, planted } = searchLogs(logs);
   if (leaks.length === 0) {
@@ -51,8 +52,8 @@ export async function globalTeardown(): Promise<void> {
     return;
   }
   const places = leaks.map(({ file, line, kind }) => `${join(logs ?? '', file)}:${line}: ${kind}`);
-  const said = `the logs of this run hold what must never be in a log:\n${places.join('\n')}`;
-  // The runner only fails by the error, and does not always say it.
+  const said = `${places.length} secrets in the logs of this run:\n${places.slice(0, MAX_SHOWN).join('\n')}`;
+  // The runner fails by the error, but does not always print it.
   process.stderr.write(`\n*** ${said}\n`);
   throw new Error(said);
 }
