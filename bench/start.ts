@@ -1,7 +1,7 @@
 /**
  * `npm run bench:start -- [--rounds N] [OTHER]`: CPU time (user and system) of the server until /health answers, on
- * SQLite with the demo model and a warm cache. With the folder of another checkout it also measures that one, in turns,
- * and prints the ratio.
+ * SQLite with the demo model and a warm cache. With the folder of another checkout it measures both in alternating
+ * rounds and prints the ratio.
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -82,7 +82,7 @@ const trees = checkouts.map((checkout) => ({
   times: [] as number[],
 }));
 try {
-  // The first round fills the caches and makes the tables; it does not count.
+  // The first round fills the caches and creates the tables; it is not measured.
   for (let round = 0; round <= Number(values.rounds); round += 1) {
     for (const { checkout, folder, times } of trees) {
       const ms = await start(checkout, folder);
