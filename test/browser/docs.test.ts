@@ -20,7 +20,7 @@ describe('the pages and their files', () => {
 
   after(() => server?.stop());
 
-  test('/ is a page for browsers and JSON for everybody else', async () => {
+  test('/ is a page for browsers and JSON for other clients', async () => {
     const page = await server.get('/', HTML);
     assert.equal(page.headers.get('content-type'), 'text/html; charset=utf-8');
     assert.doesNotMatch(await page.text(), /\{\{|<style|style=|<script(?![^>]* src=)| on\w+=/);

@@ -94,7 +94,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await close();
   });
 
-  test('stops a reply when asked to, keeps what was said, and can be used at once', async () => {
+  test('stops a reply, keeps its text, and is immediately usable', async () => {
     const { page, faults, close } = await openPage(browser, server.url);
     await page.locator('#message').fill('endless');
     await page.locator('#message').press('Enter');
@@ -112,7 +112,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await close();
   });
 
-  test('only stops reading where the server cannot be told to stop', async () => {
+  test('only stops reading where the server cannot be notified', async () => {
     const { page, close } = await openPage(browser, server.url, { locale: 'zh-CN' });
     await page.locator('#message').fill('endless');
     await page.locator('#message').press('Enter');
@@ -137,7 +137,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await close();
   });
 
-  test('goes on by itself with a reply whose connection broke, and shows it once', async () => {
+  test('reconnects by itself after a lost connection, and shows the reply once', async () => {
     const { page, sent, close } = await openThroughProxy();
     await page.locator('#message').fill(LONG);
     await page.locator('#message').press('Enter');
@@ -159,7 +159,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await close();
   });
 
-  test('goes on with a reply when asked to, where the connection stayed away for long', async () => {
+  test('resumes a reply by its button after a long outage of the connection', async () => {
     const { page, close } = await openThroughProxy();
     await page.clock.install();
     await page.locator('#message').fill(LONG);

@@ -62,7 +62,7 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
     await close();
   });
 
-  test('goes on in the same conversation until a new one is asked for', async () => {
+  test('continues the same conversation until a new one is started', async () => {
     const { page, close } = await openPage(browser, server.url);
     const sent: Record<string, unknown>[] = [];
     page.on('request', (request) => {

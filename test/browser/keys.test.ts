@@ -215,7 +215,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await close();
   });
 
-  test('goes on with a reply whose key was taken away meanwhile, after another one is given', async () => {
+  test('resumes a reply whose key was revoked meanwhile, with another key', async () => {
     const [first, second] = [await create('two', 'chat'), await create('two', 'chat')];
     const { page, close } = await openWith(first, `http://127.0.0.1:${proxy.port}`);
     await page.locator('#message').fill(LONG);

@@ -53,7 +53,7 @@ describe('an EventSource of a browser', { skip: chromium === undefined }, () => 
   const positions = (path: string) =>
     requestsTo(path).map(({ headers }) => headers['last-event-id']?.toString().replace(/^[^:]*/, ''));
 
-  test('goes on by itself when its connection breaks, and is stopped by the 204 after the end', async () => {
+  test('reconnects when its connection breaks, and is stopped by the 204 after the end', async () => {
     const gate = createGate();
     const rest = WHOLE.slice(FIRST.length);
     chat.upstream.respond([
@@ -84,7 +84,7 @@ describe('an EventSource of a browser', { skip: chromium === undefined }, () => 
       closed: true,
     });
     assert.deepEqual(positions(running.path), [undefined, `:${FIRST.length}`, `:${WHOLE.length}:end`]);
-    // A reply that was broken off is told by an event too, and then there is no more to come either.
+    // An interrupted reply ends with an event too, after which nothing follows.
     assert.deepEqual(await page.evaluate('broken'), {
       text: 'Half',
       types: ['start', 'message', 'error'],

@@ -1,4 +1,4 @@
-/** Keys as nobody should send them, `/api/keys`, and servers that must not start, or not answer to that name. */
+/** Malformed and hostile keys, `/api/keys`, startup checks and the host allowlist. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { crc32 } from 'node:zlib';
@@ -177,7 +177,7 @@ describe('a key that is none', () => {
     }
   });
 
-  it('is not held against somebody who has a good one beside it: another scheme is for a proxy on the way', async () => {
+  it('is ignored beside a valid X-API-Key, because other schemes are for proxies', async () => {
     const { key } = good;
     const lines = [
       `Authorization: Basic YTpi\r\nX-API-Key: ${key}`,
@@ -192,7 +192,7 @@ describe('a key that is none', () => {
     );
   });
 
-  it('costs nobody the rest of the connection, and its body is not read', async () => {
+  it('keeps the connection usable, and its body is not read', async () => {
     const headers = { ...bearer(makeKey().key), 'content-type': 'application/json' };
     for (const body of ['{', 'x'.repeat(500_000), '{"message":"x"}']) {
       const answer = await chat.call('POST', '/api/chat', body, headers);
@@ -303,7 +303,7 @@ for (const place of databases()) {
       assert.deepEqual(await list(), before);
     });
 
-    it('revokes at once, and again without a change', async () => {
+    it('revokes immediately, and a second time without a change', async () => {
       const { key, id } = await create({ owner: 'short', scopes: [...USER] });
       assert.equal(await works(key), 200);
       const first = bodyOf(await chat.root.call('DELETE', `/api/keys/${id}`));
@@ -327,7 +327,7 @@ for (const place of databases()) {
       problemOf(await chat.root.call('POST', `/api/keys/${id}/rotate`), 404, 'key_not_found');
     });
 
-    it('is 404 for an id that nobody has, and 400 for what is none', async () => {
+    it('is 404 for an unknown id, and 400 for a malformed one', async () => {
       for (const [method, tail] of [
         ['DELETE', ''],
         ['POST', '/rotate'],
@@ -433,7 +433,7 @@ describe('a key that is revoked through another server', () => {
 });
 
 describe('AUTH=off', () => {
-  it('makes and shows no keys, whoever asks', async (t) => {
+  it('creates and shows no keys, for any caller', async (t) => {
     const chat = await startChat();
     t.after(() => chat.stop());
     const id = crypto.randomUUID();

@@ -1,4 +1,4 @@
-/** Signed links: open to whoever has them, for one file and until a time; nothing else, however it is turned. */
+/** Signed links grant access to one file until they expire, and to nothing else. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { databases, problemOf, startChat, until } from '../support/chat-server.ts';

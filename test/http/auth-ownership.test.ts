@@ -35,7 +35,7 @@ async function everything({ server: { database } }: LockedServer) {
 
 for (const HISTORY_LIMIT of ['10', '0']) {
   for (const place of databases()) {
-    describe(`a conversation of somebody else, with HISTORY_LIMIT=${HISTORY_LIMIT}, on ${place.name},`, () => {
+    describe(`a conversation of another owner, with HISTORY_LIMIT=${HISTORY_LIMIT}, on ${place.name},`, () => {
       let chat: LockedServer;
       let alice: Person;
       let bob: Person;
@@ -94,7 +94,7 @@ for (const HISTORY_LIMIT of ['10', '0']) {
         assert.deepEqual(await contents(chat, id), ['anew', 'yes']);
       });
 
-      it('is 404 when it was made where no keys were asked for, to everybody but an admin', async () => {
+      it('is 404 to all but admins when it was created without authentication', async () => {
         const id = await begun(alice, "nobody's");
         await conversations(chat).where({ id }).update({ owner: null });
         await refused(id, 'without', HISTORY_LIMIT === '0' ? 1 : 0);
@@ -194,7 +194,7 @@ for (const place of databases()) {
       }
     });
 
-    it('who are an admin and somebody of the same name: a key of the one replays nothing to the other', async () => {
+    it('who are an admin and an owner of the same name: an idempotency key of one replays nothing to the other', async () => {
       const admin = await chat.person('ops', ['admin']);
       const namesake = await chat.person('ops');
       const conversation_id = await begun(alice, 'hers only');
@@ -234,7 +234,7 @@ for (const place of databases()) {
         assert.equal(estimate.conversations, ids.length);
       }
       assert(of('alice').includes(mine.alice) && of('bob').includes(mine.bob));
-      // The cursor of somebody else is a place in a list, and the list is one's own.
+      // A foreign cursor is only a position; the list is the caller's own.
       const { next_cursor } = bodyOf(await chat.root.call('GET', '/api/conversations?limit=1'));
       const page = bodyOf(await bob.call('GET', `/api/conversations?limit=1000&cursor=${next_cursor}`));
       for (const { conversation_id } of page.conversations) assert(of('bob').includes(conversation_id));
@@ -272,13 +272,12 @@ for (const place of databases()) {
         bodyOf(await person.call('DELETE', `/api/conversations/${gone[name]}`));
       }
       const later = await begun(bob, 'after the cursors');
-      // A cursor says how far somebody is; whose changes are told depends on who asks.
+      // A cursor is only a position; the caller's access decides about the changes.
       const { text } = await done(alice, { since: jobs.root.cursor });
       assert(!text.includes(gone.bob) && !text.includes(later), text);
       assert(ndjsonLines(text).some((line) => line.conversation_id === gone.alice && line.deleted === true));
       const all = (await done(chat.root, { since: jobs.alice.cursor })).text;
-      for (const id of [gone.alice, gone.bob, later])
-        assert(all.includes(id), 'an admin is told of everything');
+      for (const id of [gone.alice, gone.bob, later]) assert(all.includes(id), 'an admin gets everything');
 
       const namesake = await chat.person('root');
       for (const [person, wanted] of [
@@ -324,7 +323,7 @@ for (const place of databases()) {
       problemOf(await alice.call('GET', `/api/conversations/${first}`), 404, 'conversation_not_found');
       bodyOf(await chat.root.call('DELETE', `/api/conversations/${second}`));
       assert.deepEqual(await chat.rows(second), []);
-      // What is gone is nobody's: whoever names the id next has it.
+      // A deleted id has no owner: the next caller that uses it gets it.
       bodyOf(await bob.call('POST', '/api/chat', { message: 'mine now', conversation_id: second }));
       problemOf(await alice.call('GET', `/api/conversations/${second}`), 404, 'conversation_not_found');
     });

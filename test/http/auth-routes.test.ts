@@ -13,7 +13,7 @@ import {
   USER,
 } from '../support/keys.ts';
 
-/** Something to ask for: of hers, of nobody, or of whoever asks. */
+/** A request target: of another owner, of no owner, or of the caller. */
 interface Target {
   readonly path: string;
   readonly body?: object;
@@ -37,7 +37,7 @@ interface Row {
   readonly unknown?: Target & { readonly method?: string };
 }
 
-const NOBODY = crypto.randomUUID();
+const UNKNOWN_ID = crypto.randomUUID();
 const SECRET = 'what-she-said';
 
 const plain = (path: string, body?: object) => async (): Promise<Target> => ({ path, ...(body && { body }) });
@@ -71,7 +71,7 @@ function thing(
   body?: object,
 ): Row {
   const target = (id: string): Target => ({ path: path(id), ...(body && { body }) });
-  return { access, status, hers: async (things) => target(await make(things)), unknown: target(NOBODY) };
+  return { access, status, hers: async (things) => target(await make(things)), unknown: target(UNKNOWN_ID) };
 }
 
 const asking = (path: string): Row => ({
@@ -81,7 +81,7 @@ const asking = (path: string): Row => ({
     return { path, body: { message: 'again', conversation_id: await conversation(things) } };
   },
   // A new id is no fault here; somebody else's is told as one that cannot be read is.
-  unknown: { method: 'GET', path: `/api/conversations/${NOBODY}` },
+  unknown: { method: 'GET', path: `/api/conversations/${UNKNOWN_ID}` },
 });
 
 const TABLE: Readonly<Record<string, Row>> = {
@@ -182,7 +182,7 @@ for (const place of databases()) {
       const [method = ''] = name.split(' ');
       const { access, status } = row;
 
-      it(`${name} is for ${access === 'open' ? 'everybody' : access === 'any' ? 'every key' : `the scope ${access}`}`, async () => {
+      it(`${name} is for ${access === 'open' ? 'everyone' : access === 'any' ? 'every key' : `the scope ${access}`}`, async () => {
         const target = await row.hers(things);
         const unscoped = await chat.person(
           'alice',
@@ -211,12 +211,12 @@ for (const place of databases()) {
           problemOf(answer, 403, 'forbidden');
           assert.match(String(answer.headers['www-authenticate']), new RegExp(`scope="${access}"$`));
         }
-        assert.deepEqual(await inventory(), before, 'somebody who may not has changed something');
+        assert.deepEqual(await inventory(), before, 'a rejected request has changed something');
       });
 
       if (row.unknown && access !== 'admin') {
         const { unknown } = row;
-        it(`${name} tells nobody whether somebody else has what they name`, async () => {
+        it(`${name} does not reveal whether another owner has the id`, async () => {
           const target = await row.hers(things);
           const before = await inventory();
           const foreign = await bob.call(method, target.path, target.body);
@@ -242,7 +242,7 @@ for (const place of databases()) {
           if (!row.unknown) {
             const mine = await bob.call(method, first.path, first.body);
             assert.equal(mine.status, status, mine.text);
-            assert(!mine.text.includes(SECRET), 'what somebody else said');
+            assert(!mine.text.includes(SECRET), 'text of another owner');
           }
         }
         const target = await row.hers(things);
@@ -256,7 +256,7 @@ for (const place of databases()) {
 
       if (row.unknown && access === 'admin') {
         const { unknown } = row;
-        it(`${name} is 404 for an id that nobody has`, async () => {
+        it(`${name} is 404 for an unknown id`, async () => {
           problemOf(await chat.root.call(method, unknown.path, unknown.body), 404, 'key_not_found');
         });
       }

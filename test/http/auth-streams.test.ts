@@ -16,7 +16,7 @@ import {
 } from '../support/keys.ts';
 import { checkStream, joined, openStream, resumeStream } from '../support/sse-client.ts';
 
-/** Short, so that a test sees at once that the database is away, and soon that it is back. */
+/** Short, so that a test quickly sees the database go down and come back. */
 const QUICK = {
   SSE_OPEN_MS: '0',
   CHECKPOINT_MS: '50',
@@ -56,7 +56,7 @@ async function running(chat: LockedServer, by: Person, body: object = {}): Promi
   };
 }
 
-/** They can neither read it nor stop it, and are told what they are told of a stream that never was. */
+/** They can neither read nor stop it, and get the error of an unknown stream. */
 async function hidden(id: string, ...people: Person[]): Promise<Answer[]> {
   const answers: Answer[] = [];
   for (const person of people) {
@@ -87,7 +87,7 @@ async function readable(chat: LockedServer, id: string, ...people: Person[]): Pr
 }
 
 for (const place of databases()) {
-  describe(`the stream of somebody else, on ${place.name},`, () => {
+  describe(`the stream of another owner, on ${place.name},`, () => {
     let where: LockedPlace;
     let chat: LockedServer;
     let alice: Person;
@@ -110,7 +110,7 @@ for (const place of databases()) {
       await where.remove();
     });
 
-    it('is not there while it runs, and goes on; nor when it has ended', async () => {
+    it('is not found while it runs, which it keeps doing, nor after its end', async () => {
       const { id, end } = await running(chat, alice);
       await hiddenAs404(id, bob, namesake);
       const reading = readable(chat, id, again);
@@ -167,7 +167,7 @@ for (const place of databases()) {
       await hiddenAs404(id, alice, bob);
     });
 
-    it('ends when she deletes its conversation, and not when somebody else tries to', async () => {
+    it('ends when its owner deletes the conversation, and not when another owner tries', async () => {
       const { id, conversation } = await running(chat, alice);
       problemOf(
         await bob.call('DELETE', `/api/conversations/${conversation}`),
@@ -205,7 +205,7 @@ async function breakable(t: TestContext, env: Record<string, string> = {}) {
     await chat.person('ops', ['admin']),
     await chat.person('ops'),
   ];
-  // A key that was good a moment ago goes on being good.
+  // A recently verified key stays valid.
   for (const person of [alice, bob, admin, namesake]) bodyOf(await person.call('GET', '/openapi.json'));
   const journal = async () => bodyOf(await chat.root.call('GET', '/health/ready'), 503).journal.turns;
   bodyOf(await chat.root.call('GET', '/health/ready'));
@@ -232,8 +232,8 @@ async function breakable(t: TestContext, env: Record<string, string> = {}) {
 }
 
 if (serverUrls().length > 0) {
-  describe('the stream of somebody else while the database is away', () => {
-    it('is as one that never was, while it runs, when it waits in the journal, and when that is in the database', async (t) => {
+  describe('the stream of another owner while the database is away', () => {
+    it('is like an unknown one: while it runs, in the journal, and in the database', async (t) => {
       const { chat, alice, bob, admin, namesake, takeAway, giveBack } = await breakable(t);
       takeAway();
       const { id, end } = await running(chat, alice);
@@ -265,7 +265,7 @@ if (serverUrls().length > 0) {
       await readable(chat, id, alice, admin);
     });
 
-    it('is not theirs who have named her conversation meanwhile', async (t) => {
+    it('is not accessible to an owner who used the id of its conversation meanwhile', async (t) => {
       const { chat, alice, bob, takeAway, giveBack } = await breakable(t, { HISTORY_LIMIT: '0' });
       const { conversation_id } = bodyOf(await alice.call('POST', '/api/chat', { message: 'mine' }));
       takeAway();
@@ -274,7 +274,7 @@ if (serverUrls().length > 0) {
       await hidden(hers.id, bob);
       await hers.end();
       await hidden(hers.id, bob);
-      // Nobody can know better before the database is back.
+      // Unknown until the database is back.
       assert.equal(bodyOf(his).persisted, false);
       await giveBack();
       await hiddenAs404(hers.id, bob);
@@ -283,7 +283,7 @@ if (serverUrls().length > 0) {
       assert.deepEqual(texts, ['mine', 'echo: mine', 'tell me', WHOLE]);
     });
 
-    it('is refused to those who name a conversation that began there, even without a history', async (t) => {
+    it('is rejected for owners who name a conversation that began there, even without a history', async (t) => {
       for (const HISTORY_LIMIT of ['10', '0']) {
         const { chat, alice, bob, takeAway, giveBack } = await breakable(t, { HISTORY_LIMIT });
         takeAway();
@@ -298,7 +298,7 @@ if (serverUrls().length > 0) {
       }
     });
 
-    it('is of whoever named a new id first, when two did so meanwhile', async (t) => {
+    it('belongs to the first of two owners that used the same new id', async (t) => {
       const { chat, alice, bob, takeAway, giveBack } = await breakable(t, { HISTORY_LIMIT: '0' });
       takeAway();
       const ids = [crypto.randomUUID(), crypto.randomUUID(), crypto.randomUUID()];
@@ -316,7 +316,7 @@ if (serverUrls().length > 0) {
       }
     });
 
-    it('stays out of the conversation that somebody began elsewhere under the same id', async (t) => {
+    it('stays out of the conversation that another owner began elsewhere under the same id', async (t) => {
       const { where, chat, alice, bob, takeAway, giveBack } = await breakable(t);
       const other = await where.start({ DATA_DIR: `${where.env.DATA_DIR}/other-host` });
       t.after(() => other.stop());

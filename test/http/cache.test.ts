@@ -137,7 +137,7 @@ describe('the response cache', () => {
     });
   }
 
-  describe('with 20 identical questions at once', () => {
+  describe('with 20 identical concurrent questions', () => {
     /** Opens them while the one call is held at its first token. */
     const crowd = async (message: string) => {
       const [first, second] = [createGate(), createGate()];
@@ -171,7 +171,7 @@ describe('the response cache', () => {
       for (const id of ids) assert.deepEqual(await stored(id), ['crowd', 'one, two']);
     });
 
-    it('goes on for the others when the first of them, or all but one, leave', async () => {
+    it('continues for the others when the first, or all but one, disconnect', async () => {
       const { first, second, readers, made } = await crowd('leaving crowd');
       first.open();
       const [leader, ...others] = readers;

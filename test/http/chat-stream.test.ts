@@ -242,7 +242,7 @@ data: {"content":"","finish_reason":"stop","usage":{"prompt_tokens":3,"completio
     });
   }
 
-  it('carries 30 replies at once without mixing them', async () => {
+  it('carries 30 concurrent replies without mixing them', async () => {
     chat.upstream.respond(async (exchange) => {
       const text = exchange.request.body.messages.at(-1)?.content ?? '';
       const steps = Array.from({ length: 20 }, (_, n) => [delta(`${text}:${n} `), arrive()]).flat();
@@ -343,7 +343,7 @@ describe('POST /api/chat-stream opened early', () => {
   });
   after(() => chat.stop());
 
-  it('sends start at once, and pings before the first token and between tokens', async () => {
+  it('sends start immediately, and pings before the first token and between tokens', async () => {
     const [a, b, c] = [createGate(), createGate(), createGate()];
     chat.upstream.respond([gated([a, 'one '], [b, 'two '], [c, 'three'])]);
     const reader = await openStream(chat.url, { message: 'ping me', format: 'markdown' });

@@ -150,7 +150,7 @@ describe('POST /api/chat', () => {
     ]);
   });
 
-  it('writes nothing and asks nobody when the caller goes before the body is whole', async () => {
+  it('stores nothing and calls no model when the caller disconnects during the body', async () => {
     const before = [await chat.countRows(), chat.upstream.requests.length];
     const text = JSON.stringify({ message: 'cut off' });
     const head = `POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n\r\n`;

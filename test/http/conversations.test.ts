@@ -153,7 +153,7 @@ for (const place of databases()) {
       assert(!(await list('?limit=1000')).conversations.some((one) => one.conversation_id === id));
     });
 
-    it('that nobody knows are 404, ids that are no UUID 400, cursors made elsewhere 400', async () => {
+    it('with unknown ids are 404; malformed ids and foreign cursors are 400', async () => {
       await absent(crypto.randomUUID());
       const { conversation_id: id } = await chat.ask({ message: 'cursor' });
       const listCursor = (await list('?limit=1')).next_cursor;
@@ -181,7 +181,7 @@ for (const place of databases()) {
       await absent(old);
     });
 
-    it('deleted while a stream writes to them stay deleted, and the reader is told', async () => {
+    it('deleted during a stream stay deleted, and the reader gets an error', async () => {
       const gate = createGate();
       chat.upstream.respond([script(delta('before, '), wait(gate), delta('after'), finish(), done())]);
       const reader = await openStream(chat.url, { message: 'interrupted', format: 'markdown' });
@@ -208,7 +208,7 @@ for (const place of databases()) {
       assert.deepEqual(await chat.rows(id), []);
     });
 
-    it('deleted and begun anew while a stream writes get nothing of the old turn', async () => {
+    it('deleted and created again during a stream get nothing of the old turn', async () => {
       const gate = createGate();
       const id = crypto.randomUUID();
       chat.upstream.respond([script(delta('old'), wait(gate), delta(' reply'), finish(), done())]);
@@ -225,7 +225,7 @@ for (const place of databases()) {
       );
     });
 
-    it('deleted while a whole answer is made stay deleted, and the caller is told', async () => {
+    it('deleted during a JSON reply stay deleted, and the caller gets an error', async () => {
       const gate = createGate();
       const id = crypto.randomUUID();
       const number = chat.upstream.requests.length + 1;

@@ -8,7 +8,7 @@ import { startServer, type TestServer } from '../support/server.ts';
 
 const JSON_TYPE = { 'content-type': 'application/json' };
 
-describe('the edge', () => {
+describe('the HTTP edge', () => {
   let server: TestServer;
 
   before(async () => {
@@ -30,7 +30,7 @@ describe('the edge', () => {
   const send = (body: string | Uint8Array, headers: Record<string, string> = JSON_TYPE) =>
     fetch(`${server.url}/api/chat`, { method: 'POST', headers, body });
 
-  describe('refuses, storing nothing,', () => {
+  describe('rejects, storing nothing,', () => {
     const message = (value: unknown) => JSON.stringify({ message: value });
     const cases: [what: string, body: string | Uint8Array, code: string, detail: RegExp][] = [
       ['a missing message', '{}', 'validation', /^message: /],
@@ -99,7 +99,7 @@ describe('the edge', () => {
     }
   });
 
-  it('takes no harm from prototype keys', async () => {
+  it('is not affected by prototype keys', async () => {
     const response = await send(
       '{"message":"x","__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":1}}}',
     );
@@ -112,7 +112,7 @@ describe('the edge', () => {
     assert.equal((await send('{"message":"","message":"good"}')).status, 200);
   });
 
-  it('refuses bodies of another kind with 415', async () => {
+  it('rejects bodies of other types with 415', async () => {
     for (const type of [
       'text/plain',
       'application/x-www-form-urlencoded',
@@ -135,7 +135,7 @@ describe('the edge', () => {
     assert.equal(bare?.status, 415);
   });
 
-  it('takes JSON by its other names, in any case, and compressed', async () => {
+  it('accepts JSON media types in any case, and compressed bodies', async () => {
     const body = '{"message":"x"}';
     for (const type of ['application/json;charset=UTF-8', 'Application/JSON', 'application/problem+json']) {
       assert.equal((await send(body, { 'content-type': type })).status, 200, type);
@@ -170,7 +170,7 @@ describe('the edge', () => {
     assert.equal(chunked?.status, 413);
   });
 
-  it('counts a compressed body inflated, and refuses one that is damaged', async () => {
+  it('limits a compressed body by its inflated size, and rejects a damaged one', async () => {
     const headers = { ...JSON_TYPE, 'content-encoding': 'gzip' };
     await problem(await send(gzipSync('x'.repeat(50_000_000)), headers), 413, 'body_too_large');
     await problem(await send('not gzip', headers), 400, 'malformed_request');
@@ -191,7 +191,7 @@ describe('the edge', () => {
     assert.equal((await fetch(`${server.url}/health`, { method: 'HEAD' })).status, 200);
   });
 
-  it('redirects odd spellings of a path with 308, body and query surviving, never elsewhere', async () => {
+  it('redirects other spellings of a path with 308, keeping body, query and host', async () => {
     for (const path of ['/api/chat/', '//api/chat', '/api/chat%20', '/api//chat//']) {
       const response = await fetch(`${server.url}${path}?q=1`, {
         method: 'POST',
@@ -211,7 +211,7 @@ describe('the edge', () => {
     assert.equal(evil?.headers.get('location'), '/evil.example');
   });
 
-  it('refuses dots, encoded slashes, NUL and broken percent-encoding in a path', async () => {
+  it('rejects dots, encoded slashes, NUL and malformed percent-encoding in a path', async () => {
     for (const path of [
       '/api/../api/chat',
       '/api/%2e%2e/chat',
@@ -228,7 +228,7 @@ describe('the edge', () => {
     }
   });
 
-  it('answers odd ids with 400 or 404, never 500', async () => {
+  it('answers malformed ids with 400 or 404, never 500', async () => {
     for (const id of [
       '1',
       '1;x',
@@ -248,7 +248,7 @@ describe('the edge', () => {
     );
   });
 
-  it('refuses repeated query parameters, wrong limits and forged cursors', async () => {
+  it('rejects repeated query parameters, invalid limits and forged cursors', async () => {
     await problem(await server.get('/api/conversations?limit=1&limit=1'), 400, 'validation');
     await problem(await server.get('/health?a=1&a=2'), 400, 'validation');
     for (const limit of ['0', '1001', '-1', '1.5', 'x', '', '1e2', ' 1']) {
@@ -263,7 +263,7 @@ describe('the edge', () => {
     }
   });
 
-  it('refuses what is no HTTP: two hosts, header bombs, garbage', async () => {
+  it('rejects malformed HTTP: two hosts, oversized headers, garbage', async () => {
     const send = async (bytes: string) => (await sendRaw(server.url, bytes))[0];
     assert.equal((await send('GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n'))?.status, 400);
     assert.equal((await send('GET /health HTTP/1.1\r\n\r\n'))?.status, 400);
@@ -291,7 +291,7 @@ describe('the edge', () => {
     assert.equal(await get('http://evil.example/health'), 400);
   });
 
-  it('takes a request id that is one, and makes one else', async () => {
+  it('uses a valid request id, and generates one otherwise', async () => {
     const given = await server.get('/health', { 'x-request-id': 'trace.1-A_b' });
     assert.equal(given.headers.get('x-request-id'), 'trace.1-A_b');
     for (const bad of ['a b', 'x'.repeat(129), 'ü']) {
@@ -330,7 +330,7 @@ describe('the edge', () => {
     assert.equal(spoofed.headers.get('strict-transport-security'), null);
   });
 
-  it('lets loopback pages call it from a browser, and no others', async () => {
+  it('allows cross-origin calls from loopback pages only', async () => {
     const preflight = (origin: string) =>
       fetch(`${server.url}/api/chat`, {
         method: 'OPTIONS',
@@ -355,7 +355,7 @@ describe('the edge', () => {
     }
   });
 
-  it('cuts requests that do not arrive: 408', async () => {
+  it('answers incomplete requests with 408', async () => {
     const slow = await startServer({}, { headersTimeoutMs: 300, requestTimeoutMs: 600 });
     const [headers] = await sendRaw(slow.url, 'GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow');
     assert.equal(headers?.status, 408);

@@ -68,7 +68,7 @@ describe('the file of an export', () => {
     assert.equal(headers['accept-ranges'], 'bytes');
     assert.equal(headers['cache-control'], 'private, no-cache');
     assert.equal(headers['last-modified'], undefined);
-    // Packed or not is what the job was told, and no matter of the connection.
+    // The compression is set by the job, not by the connection.
     const packed = await get({ 'accept-encoding': 'gzip, br, zstd' });
     assert.equal(packed.headers['content-encoding'], undefined);
     isWhole(packed);
@@ -130,7 +130,7 @@ describe('the file of an export', () => {
     isWhole(await get({}));
   });
 
-  it('comes in parts only to whoever has the other parts of the same file', async () => {
+  it('is sent in ranges only to clients with other ranges of the same file', async () => {
     const range = 'bytes=100-199';
     assert.equal((await get({ range, 'if-range': etag })).status, 206);
     for (const other of [
@@ -145,7 +145,7 @@ describe('the file of an export', () => {
     }
   });
 
-  it('is not sent again to whoever has it', async () => {
+  it('is not sent again to clients that have it', async () => {
     for (const tag of [etag, `"x", ${etag}`, `W/${etag}`, '*']) {
       const { status, headers, bytes } = await get({ 'if-none-match': tag });
       assert.deepEqual([status, bytes.length, headers.etag], [304, 0, etag], tag);

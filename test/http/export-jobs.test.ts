@@ -33,7 +33,7 @@ const samples = () => [
   storedConversation(Date.now() - HOUR, []),
 ];
 
-/** Holds the reading of exports back until it is opened; told when somebody waits. */
+/** Blocks the reading of exports until it is opened, and reports waiting readers. */
 function gateOf(t: TestContext, ...servers: readonly ChatServer[]) {
   const opened = Promise.withResolvers<void>();
   const waiting: ChatServer[] = [];
@@ -125,7 +125,7 @@ for (const place of databases()) {
       assert.equal(manifest.last_message_id, first?.messages.at(-1)?.uid);
     });
 
-    it('keep their manifest beside the file, which is the one that is told', async () => {
+    it('keep their manifest beside the file, equal to that of the API', async () => {
       const { job, manifest } = await made(chat.url, { format: 'csv' });
       const path = join(folder, 'exports', `${job.id}.manifest.json`);
       assert.deepEqual(JSON.parse(await readFile(path, 'utf8')), manifest);
@@ -172,7 +172,7 @@ for (const place of databases()) {
       assert(String(one.finished_at) <= String(two.finished_at));
     });
 
-    it('tell their progress as events: while they run, at the end, and to whoever comes late', async (t) => {
+    it('stream their progress as events: while they run, at the end, and to late readers', async (t) => {
       const gate = gateOf(t, chat);
       const { id } = await startJob(chat.url);
       await until('the job', () => gate.waiting.length === 1);
@@ -197,7 +197,7 @@ for (const place of databases()) {
       assert.deepEqual([head.status, head.bytes.length], [200, 0]);
     });
 
-    it('go on without a reader of their events, and tell one that follows a removed job so', async (t) => {
+    it('continue without readers of their events, and send an error to readers of a removed job', async (t) => {
       const gate = gateOf(t, chat);
       const { id } = await startJob(chat.url);
       const queued = await startJob(chat.url);
@@ -215,7 +215,7 @@ for (const place of databases()) {
       await jobThatIs(chat.url, id);
     });
 
-    it('are cancelled while they wait and while they run, at once and without a trace', async (t) => {
+    it('are cancelled immediately while queued or running, without leaving files', async (t) => {
       const gate = gateOf(t, chat);
       const [running, queued] = [await startJob(chat.url), await startJob(chat.url)];
       await until('the job', () => gate.waiting.length === 1);
@@ -310,7 +310,7 @@ for (const place of databases()) {
       assert.deepEqual(newest, JSON.parse(before).exports[0], 'one of them became a job');
     });
 
-    it('go on from a cursor for thirty days', async (t) => {
+    it('continue from a cursor for thirty days', async (t) => {
       const { cursor } = (await made(chat.url, { format: 'ndjson' })).manifest;
       const { job, manifest, text } = await made(chat.url, { format: 'ndjson', since: cursor });
       assert.equal(job.incremental, true);

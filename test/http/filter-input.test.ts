@@ -173,7 +173,7 @@ for (const database of databases()) {
         );
         const exported = await chat.call('GET', `/api/conversations/${id}/export?format=csv`);
         assert.ok(exported.text.includes('很**〇〇**〇好') && !exported.text.includes('敏'));
-        // A reply for which the cache must ask nobody, in the other form.
+        // A reply that the cache gives without a call, in the other format.
         const cached = await chat.ask({ message: BAD, format: 'text' });
         assert.deepEqual([cached.cached, cached.response], [true, '很〇〇〇好']);
         const reader = await openStream(chat.url, { message: 'stream', cache: false });

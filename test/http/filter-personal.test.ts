@@ -40,7 +40,7 @@ describe('exports with personal data masked', () => {
   });
 
   for (const format of ['csv', 'ndjson', 'json'] as const) {
-    it(`are the same bytes from a job and at once, and their manifest says so (${format})`, async () => {
+    it(`are the same bytes from a job and from a download, as their manifest states (${format})`, async () => {
       const { bytes, file, manifest } = await madeJob(chat, { format });
       const direct = await chat.call('GET', `/api/conversations/export-all?format=${format}`);
       const when = /"exported_at":"[^"]+"/;

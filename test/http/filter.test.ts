@@ -70,7 +70,7 @@ async function storedReply(chat: ChatServer, id: string) {
   return rows.find(({ role }) => role === 'assistant');
 }
 
-/** Goes on at every place of what a stream said. */
+/** Resumes at every offset of a stream. */
 async function checkEveryPlace(chat: ChatServer, whole: Told, finishReason: string): Promise<void> {
   for (let offset = 0; offset < whole.output.length; offset++) {
     if (/^[\udc00-\udfff]/.test(whole.output.slice(offset))) continue;
@@ -132,7 +132,7 @@ describe('replies whose words are masked', () => {
       assert.equal(chat.upstream.requests.length, asked);
     });
 
-    it(`go on at any place with exactly the rest (${format})`, async () => {
+    it(`resume at any offset with exactly the rest (${format})`, async () => {
       const { chat } = server;
       chat.upstream.respond(reply(REPLY, { chunks: 7 }));
       await checkEveryPlace(chat, await told(chat, { format, cache: false }), 'stop');
@@ -278,7 +278,7 @@ describe('replies that words block', () => {
 });
 
 describe('a server without a list of words', () => {
-  it('says and is told everything, whatever the settings for words are', async () => {
+  it('is sent and received unchanged, whatever the word settings are', async () => {
     const chat = await startChat({ CONTENT_FILTER_INPUT: 'block', CONTENT_FILTER_STORE: 'filtered' });
     try {
       chat.upstream.respond(reply(REPLY));
@@ -304,7 +304,7 @@ describe('a list of words', () => {
     });
   });
 
-  it('that changes counts from the next reply on; a stream goes on with the one it began with', async () => {
+  it('applies after a change from the next reply on; running streams keep their word list', async () => {
     const list = await wordListFile('old');
     const chat = await startChat({ CONTENT_FILTER_FILE: list.path }, { lookAtWordsMs: 20 });
     try {

@@ -23,7 +23,7 @@ describe('health', () => {
   });
   after(() => chat.stop());
 
-  it('says at two paths that the process lives', async () => {
+  it('reports liveness at two paths', async () => {
     for (const path of ['/health', '/api/health']) {
       const body = { status: 'ok', version: '0.0.0-test' };
       assert.deepEqual(await parsed(chat.call('GET', path)), [200, body]);
@@ -32,7 +32,7 @@ describe('health', () => {
     }
   });
 
-  it('says that it is ready while the database answers, and names the demo model as such', async (t) => {
+  it('is ready while the database responds, and reports the demo model', async (t) => {
     const up = { status: 'ready', database: 'up', upstream: 'up', journal };
     assert.deepEqual(await parsed(readiness(chat)), [200, up]);
     const demo = await startServer();
@@ -41,13 +41,13 @@ describe('health', () => {
     assert.deepEqual([answer.status, await answer.json()], [200, { ...up, upstream: 'demo' }]);
   });
 
-  it('asks the model server at most every few seconds, however often it is asked itself', async () => {
+  it('checks the model server at most every few seconds', async () => {
     const before = chat.upstream.modelRequests;
     for (let n = 0; n < 10; n += 1) await readiness(chat);
     assert(chat.upstream.modelRequests - before <= 1);
   });
 
-  it('shows a model server that is away, refuses or says nothing, and stays ready', async (t) => {
+  it('reports a model server that is down, rejects or hangs, and stays ready', async (t) => {
     const faults: ((response: ServerResponse) => void)[] = [
       (response) => response.destroy(),
       (response) => response.writeHead(500).end(),
@@ -214,14 +214,14 @@ describe('GET /openapi.json', () => {
     );
   });
 
-  it('refers to nothing that it does not have, and has nothing that it does not refer to', async () => {
+  it('has every schema that it refers to, and no unused one', async () => {
     const { text, components } = await read();
     const referred = [...text.matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(([, name]) => name);
     assert.deepEqual([...new Set(referred)].sort(), Object.keys(components.schemas).sort());
     assert.equal(referred.length, text.match(/"\$ref"/g)?.length);
   });
 
-  it('says of each answer exactly the members that it has', async () => {
+  it('describes exactly the members of each response', async () => {
     const { components } = await read();
     const { conversation_id: id, ...reply } = await chat.ask({ message: 'x' });
     const missing = await chat.call('GET', `/api/conversations/${crypto.randomUUID()}`);

@@ -95,7 +95,7 @@ for (const place of databases()) {
       ]);
     });
 
-    it('makes one call and one turn of 50 questions at once, and answers all of them alike', async () => {
+    it('makes one call and one turn of 50 concurrent questions, with the same response for all', async () => {
       for (const conversation_id of [undefined, crypto.randomUUID()]) {
         const key = newKey();
         const gate = createGate();
@@ -164,7 +164,7 @@ for (const place of databases()) {
       assert.equal(checkStream(again).id, end.id);
     });
 
-    it('makes one call of 50 streams at once', async () => {
+    it('makes one call for 50 concurrent streams', async () => {
       const key = newKey();
       const gate = createGate();
       chat.upstream.respond([halves(gate)]);
@@ -238,7 +238,7 @@ for (const place of databases()) {
       for (const body of same) assert.equal((await ask(chat, key, body)).text, first.text);
     });
 
-    it('is not refused because somebody used it for another question at the same moment', async () => {
+    it('is not rejected because another owner used it for another question at the same time', async () => {
       const key = newKey();
       const first = await ask(chat, key, { message: 'right' });
       for (const round of times(5, (n) => n)) {
@@ -289,7 +289,7 @@ for (const place of databases()) {
       assert.equal((await post('/api/chat', `Idempotency-Key: ${'k'.repeat(255)}`))?.status, 200);
     });
 
-    it('is told that a reply came from the cache, each time', async () => {
+    it('has the cache status of the original response in each repetition', async () => {
       await chat.ask({ message: 'known' });
       const key = newKey();
       const body = { message: 'known', cache: true };
@@ -331,7 +331,7 @@ for (const place of databases()) {
       );
     });
 
-    it('tells 50 who ask at once of the fault by its status, and lets them try again', async () => {
+    it('answers 50 concurrent requests with the status of the error, and allows retries', async () => {
       for (const path of ['/api/chat', '/api/chat-stream']) {
         const key = newKey();
         const gate = createGate();
@@ -384,7 +384,7 @@ for (const place of databases()) {
       const third = await stream(chat, key, body);
       assert.equal(third.headers['x-stream-id'], second.headers['x-stream-id']);
       await third.rest();
-      // The first can still be read, and the model is told only of the second.
+      // The first can still be read, and only the second is sent to the model.
       const rest = await (await resumeStream(chat.url, String(first.headers['x-stream-id']))).rest();
       assert.equal(joined(rest), 'Half a ');
       await ask(chat, newKey(), { message: 'next', conversation_id });
@@ -435,7 +435,7 @@ for (const place of databases()) {
       assert.equal((await stored(chat, conversation_id)).length, 2);
     });
 
-    it('goes on in its conversation with the history that there is', async () => {
+    it('continues its conversation with the current history', async () => {
       const first = replyOf(await ask(chat, newKey(), { message: 'one' }));
       const { conversation_id } = first;
       const key = newKey();
@@ -455,7 +455,7 @@ for (const place of databases()) {
     });
     after(() => pair.stop());
 
-    it('makes one call and one turn of questions that come to both at once', async () => {
+    it('makes one call and one turn of questions sent to both at the same time', async () => {
       const { a, b } = pair;
       for (const conversation_id of [undefined, crypto.randomUUID(), undefined]) {
         const key = newKey();

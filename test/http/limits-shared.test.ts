@@ -29,7 +29,7 @@ const LIMITS = {
 const workerRows = z.array(z.object({ id: z.string(), beat: z.number() }));
 
 let callers = 0;
-const somebody = () => `10.${process.pid % 256}.${callers >> 8}.${callers++ & 255}`;
+const newAddress = () => `10.${process.pid % 256}.${callers >> 8}.${callers++ & 255}`;
 
 /** Every process has looked around once since the last of them showed itself. */
 async function untilAllKnow(place: StoredIn): Promise<void> {
@@ -53,7 +53,7 @@ async function roomIn(seconds: number, needed = 8): Promise<void> {
   if (left < needed) await pause(left * 1000 + 50);
 }
 
-/** The statuses of so many requests, one after the other to each process in turn, all at once. */
+/** The statuses of so many concurrent requests, distributed over the processes. */
 async function burst(
   cluster: Cluster,
   size: number,
@@ -61,7 +61,7 @@ async function burst(
   body?: () => object,
   signal?: AbortSignal,
 ): Promise<number[]> {
-  const address = somebody();
+  const address = newAddress();
   const answers = Array.from({ length: size }, async (_, n) => {
     const response = await fetch(`${cluster.at(n % WORKERS).url}${path}`, {
       method: body ? 'POST' : 'GET',
@@ -124,7 +124,7 @@ function sharing(name: string, start: () => Promise<Cluster>, end: () => Promise
     it('let one after the other through up to the limit, and a fifth more at most', async () => {
       await answered(async () => {
         await roomIn(60, 15);
-        const address = somebody();
+        const address = newAddress();
         const statuses: number[] = [];
         for (let n = 0; n < 2 * REQUESTS; n++) {
           const url = `${cluster.at(n % WORKERS).url}/openapi.json`;
@@ -245,17 +245,17 @@ async function withoutStore(
       const { status } = await chat.call('GET', '/openapi.json', undefined, headers);
       return { status, took: performance.now() - began };
     };
-    assert.equal((await ask(somebody())).status, 200);
+    assert.equal((await ask(newAddress())).status, 200);
     await lose();
-    const address = somebody();
+    const address = newAddress();
     const first = await Promise.all(Array.from({ length: 3 * REQUESTS }, () => ask(address)));
     assert.equal(first.filter(({ status }) => status === 200).length, REQUESTS);
     const slowest = Math.max(...first.map(({ took }) => took));
     assert.ok(slowest < 1500, `the first waited ${slowest} ms`);
-    // The store is tried again meanwhile, and nobody waits for that.
+    // The store is retried in the background.
     const later: number[] = [];
     for (let n = 0; n < 40; n++) {
-      const { status, took } = await ask(somebody());
+      const { status, took } = await ask(newAddress());
       assert.equal(status, 200);
       later.push(took);
       await pause(50);
@@ -279,7 +279,7 @@ describe('limits without the database that they are shared by', { skip: serverUr
   });
   after(() => own.server.stop());
 
-  it('are kept by each process, and keep nobody waiting, when connections are refused', async () => {
+  it('are kept by each process without delays when connections are refused', async () => {
     const proxy = await startFaultProxy(own.port);
     await withoutStore(
       (env, overrides) => startChat({ ...own.env(proxy), ...env }, overrides),
@@ -291,7 +291,7 @@ describe('limits without the database that they are shared by', { skip: serverUr
     await proxy.close();
   });
 
-  it('are kept by each process, and keep nobody waiting for long, when it is frozen', async () => {
+  it('are kept by each process with short delays when it is frozen', async () => {
     try {
       await withoutStore(
         (env, overrides) => startChat({ ...own.env(), ...env }, overrides),
@@ -313,7 +313,7 @@ describe('limits that are counted in Redis', { skip: program === undefined }, ()
   it('are those of all who use it, also where each has a database of its own, and end with no window', async () => {
     const env = { ...LIMITS, REDIS_URL: redis.url };
     const first = await startChat(env, stopped());
-    const address = somebody();
+    const address = newAddress();
     const ask = (chat: typeof first) =>
       chat.call('GET', '/openapi.json', undefined, { 'x-forwarded-for': address });
     for (let n = 0; n < REQUESTS; n++) assert.equal((await ask(first)).status, 200);
@@ -323,7 +323,7 @@ describe('limits that are counted in Redis', { skip: program === undefined }, ()
     await second.stop();
   });
 
-  it('are kept by each process, and keep nobody waiting for long, while it is frozen or gone', async () => {
+  it('are kept by each process with short delays while it is frozen or gone', async () => {
     const start = (env: Record<string, string>, overrides: Overrides) =>
       startChat({ ...env, REDIS_URL: redis.url }, overrides);
     await withoutStore(start, () => redis.freeze());
@@ -337,7 +337,7 @@ describe('limits that are counted in Redis', { skip: program === undefined }, ()
       { ...LIMITS, REDIS_URL: `redis://u:${REDIS_PASSWORD}@127.0.0.1:1` },
       stopped(),
     );
-    const address = somebody();
+    const address = newAddress();
     const statuses = await Promise.all(
       Array.from({ length: 2 * EXPORTS }, async () => {
         const path = '/api/conversations/export-all?format=ndjson';

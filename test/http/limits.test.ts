@@ -78,7 +78,7 @@ function assertRefused(answer: Answer, policy: string, retryAfter: string): void
 }
 
 describe('requests a minute', () => {
-  it('are exactly as many as the limit says, of however many at once, for each key', async (t) => {
+  it('are exactly the limit for each key, also under concurrency', async (t) => {
     const chat = await locked(t, { RATE_LIMIT_REQUESTS: '20' });
     const [alice, bob] = [await chat.person('alice'), await chat.person('bob')];
     const ask = () => alice.call('GET', '/api/conversations');
@@ -89,7 +89,7 @@ describe('requests a minute', () => {
     assert.equal(chat.upstream.requests.length, 0);
   });
 
-  it('are told in the headers of every reply, errors too, and begin anew with the minute', async (t) => {
+  it('are in the headers of every response, errors included, and reset each minute', async (t) => {
     const { time, overrides } = stoppedClock();
     const chat = await locked(t, { RATE_LIMIT_REQUESTS: '3', RATE_LIMIT_STREAMS: '2' }, overrides);
     const alice = await chat.person('alice');
@@ -118,7 +118,7 @@ describe('requests a minute', () => {
     ]);
   });
 
-  it('are not counted where everybody may', async (t) => {
+  it('are not counted on open routes', async (t) => {
     const chat = await open(t, { RATE_LIMIT_REQUESTS: '1' });
     for (const path of ['/', '/health', '/api/health', '/health/ready', '/nothing-here']) {
       for (let n = 0; n < 3; n++) {
@@ -138,7 +138,7 @@ describe('requests a minute', () => {
     assert.deepEqual(limitsOf(answers[0] as Answer), [undefined, undefined]);
   });
 
-  it('are told to pages of other origins', async (t) => {
+  it('are exposed to pages of other origins', async (t) => {
     const chat = await open(t, { RATE_LIMIT_REQUESTS: '5' });
     const answer = await chat.call('GET', '/api/conversations', undefined, {
       origin: 'http://localhost:3000',
@@ -176,7 +176,7 @@ describe('the address of a caller without a key', () => {
     assert.deepEqual([await ask('10.1.1.1, 1.1.1.1'), await ask('2.2.2.2')], [429, 200]);
   });
 
-  it('is nobody’s own choice where the subnets do not have the connection in them', async (t) => {
+  it('is not taken from headers where the connection is not from a trusted subnet', async (t) => {
     const ask = asker((await open(t, { ...LIMITED, TRUST_PROXY: '10.0.0.0/8' })).call);
     assert.deepEqual([await ask('1.1.1.1'), await ask('2.2.2.2'), await ask('3.3.3.3')], [200, 200, 429]);
   });
@@ -209,7 +209,7 @@ describe('keys that are none', () => {
     }
   });
 
-  it('slow down their address, but nobody there whose key was good before', async (t) => {
+  it('are limited by address, without blocking recently verified keys from there', async (t) => {
     const { time, overrides } = stoppedClock();
     const chat = await locked(t, { RATE_LIMIT_AUTH_FAILURES: '5', TRUST_PROXY: '1' }, overrides);
     const [known, late] = [await chat.person('alice'), await chat.person('bob')];
@@ -245,7 +245,7 @@ describe('open streams', () => {
     return { status: response.statusCode, outgoing, response };
   }
 
-  it('are as many at once as the limit says, and one that ends, however it ends, makes room', async (t) => {
+  it('are at most the limit, and each ended stream frees a permit', async (t) => {
     const gate = createGate();
     const chat = await locked(t, { RATE_LIMIT_STREAMS: '4', SSE_OPEN_MS: '0' });
     chat.upstream.respond(script(delta('one '), wait(gate), delta('two'), finish(), done()));
@@ -376,7 +376,7 @@ describe('tokens a day', () => {
       'true',
     );
     assert.equal(await left(alice), 992);
-    // Five at once, of whom one asks.
+    // Five concurrent requests, one call.
     chat.upstream.respond(async (exchange) => {
       await gate.opened;
       await reply('late')(exchange);

@@ -19,7 +19,7 @@ const WHOLE = FIRST + SECOND;
 const started = z.object({ request: z.custom<IncomingMessage>((value) => value instanceof Object) });
 const payload = z.looseObject({ content: z.string() });
 
-describe('a client whose connection is cut goes on by itself:', { concurrency: true }, () => {
+describe('a client whose connection is cut resumes by itself:', { concurrency: true }, () => {
   let chat: ChatServer;
   const requests: IncomingMessage[] = [];
   const remember = (message: unknown) => void requests.push(started.parse(message).request);

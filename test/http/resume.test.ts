@@ -92,7 +92,7 @@ const insidePair = (text: string, at: number) => !text.slice(at).isWellFormed();
 
 const offsetsOf = (text: string) => Array.from({ length: text.length + 1 }, (_, offset) => offset);
 
-/** Runs them in parts, so that not every connection is open at once. */
+/** Runs them in parts, so that not all connections are open at the same time. */
 async function inParts<T>(all: readonly T[], size: number, run: (part: T[]) => Promise<unknown>) {
   for (let from = 0; from < all.length; from += size) await run(all.slice(from, from + size));
 }
@@ -279,7 +279,7 @@ describe('GET /api/chat-stream/{id}', () => {
     );
   });
 
-  it('is no 204 for an end that came too early: of a reply that turned out to go on', async () => {
+  it('is not 204 for a last event that came too early, of a reply that continued', async () => {
     // As when others took its writer for dead and told its readers so.
     await checkRest(await resumed(chat, whole.id, `${whole.id}:7:end`), whole, 7);
     const gate = createGate();
@@ -297,7 +297,7 @@ describe('GET /api/chat-stream/{id}', () => {
     await checkRest(await resumeStream(chat.url, id, { query: `last_event_id=${id}%3A12` }), whole, 12);
     const both = { lastEventId: `${id}:5`, query: `last_event_id=${id}:12` };
     await checkRest(await resumeStream(chat.url, id, both), whole, 5);
-    // Even a query that is no position at all: a page's URL stays as it was while EventSource goes on.
+    // Even an invalid query: EventSource keeps its URL when it reconnects.
     const stale = { lastEventId: `${id}:5`, query: 'last_event_id=nonsense&other=1' };
     await checkRest(await resumeStream(chat.url, id, stale), whole, 5);
   });
@@ -448,7 +448,7 @@ describe('GET /api/chat-stream/{id}', () => {
     }
   });
 
-  it('is open at once and pings, although the reply has not begun', async () => {
+  it('opens immediately and sends pings before the first token', async () => {
     const gate = createGate();
     chat.upstream.respond([interrupted(MARKDOWN, gate, 0)]);
     const conversation = crypto.randomUUID();

@@ -58,7 +58,7 @@ async function listens(url: string): Promise<boolean> {
   return outcome;
 }
 
-describe('a server that stops', () => {
+describe('a server that shuts down', () => {
   let folder: string;
   let database: { DATABASE_URL: string };
   before(async () => {
@@ -78,7 +78,7 @@ describe('a server that stops', () => {
     return messages.map(({ content, status }) => [content, status]);
   };
 
-  it('lets a stream finish within the grace, with done', async () => {
+  it('lets a stream finish with done within the grace period', async () => {
     const chat = await startChat({ ...database, SSE_OPEN_MS: '0', SHUTDOWN_GRACE_MS: '20000' });
     const gate = createGate();
     chat.upstream.respond([script(delta('one, '), wait(gate), delta('two'), finish(), usage(), done())]);
@@ -114,7 +114,7 @@ describe('a server that stops', () => {
     ]);
   });
 
-  it('ends what outlasts the grace with shutting_down, and saves what was said as incomplete', async () => {
+  it('ends streams after the grace period with shutting_down, and saves their text as incomplete', async () => {
     const chat = await startChat({ ...database, SSE_OPEN_MS: '600000', SHUTDOWN_GRACE_MS: '50' });
     const id = crypto.randomUUID();
     chat.upstream.respond([script(delta('half'), silence()), hang(), hang()]);
@@ -194,7 +194,7 @@ describe('a server that stops', () => {
     assert(performance.now() - began < 5000, 'it waited for the grace to end');
   });
 
-  it('may be told twice, and while nothing happens', async () => {
+  it('can be stopped twice, and while idle', async () => {
     const chat = await startChat();
     await Promise.all([chat.server.stop(), chat.server.stop()]);
     await chat.stop();
@@ -202,7 +202,7 @@ describe('a server that stops', () => {
   });
 });
 
-describe('the process that is told to stop', () => {
+describe('a process that gets a stop signal', () => {
   let folder: ChildFolder;
   let upstream: FakeUpstream;
   before(async () => {

@@ -45,7 +45,7 @@ for (const place of databases()) {
   describe(`DELETE /api/chat-stream/{id}, on ${place.name},`, () => {
     let chat: ChatServer;
     before(async () => {
-      // Long checkpoints: what is stored in the end comes from the stop, not from them.
+      // Long checkpoints, so that the stored text comes from the stop.
       chat = await startChat({ ...(await place.create()), SSE_OPEN_MS: '600000', CHECKPOINT_MS: '1000' });
     });
     after(async () => {
@@ -53,7 +53,7 @@ for (const place of databases()) {
       await place.drop();
     });
 
-    it('ends the reply and its call at once, and keeps exactly what its readers got', async () => {
+    it('ends the reply and its call immediately, and keeps exactly what its readers got', async () => {
       const { reader, events, number, id, conversation } = await silentAfter(chat, WORDS);
       const other = await resumeStream(chat.url, id, { lastEventId: `${id}:4` });
       const asked = performance.now();
@@ -108,7 +108,7 @@ for (const place of databases()) {
       assert.equal((await chat.rows(conversation))[1]?.content, words.join(''));
     });
 
-    it('changes nothing the second time, nor two at once', async () => {
+    it('changes nothing the second time, also concurrently', async () => {
       const { reader, id } = await silentAfter(chat, WORDS);
       const reports = await Promise.all([1, 2, 3].map(() => stop(chat, id)));
       assert.deepEqual(reports.map(({ stopped: first }) => first).sort(), [false, false, true]);
@@ -118,7 +118,7 @@ for (const place of databases()) {
       assert.deepEqual([later.stopped, later.status], [false, 'cancelled']);
     });
 
-    it('changes nothing after the end, and says how that was', async () => {
+    it('changes nothing after the end, and returns the status', async () => {
       for (const [handler, status] of [
         [script(delta('whole'), finish(), done()), 'complete'],
         [thenReset('Half'), 'incomplete'],
@@ -175,7 +175,7 @@ for (const place of databases()) {
       await chat.upstream.waitForClosed(number);
     });
 
-    it('leaves the partial reply in what the model is told with the next question', async () => {
+    it('keeps the partial reply in the context of the next question', async () => {
       const { reader, id, conversation } = await silentAfter(chat, WORDS);
       await stop(chat, id);
       await reader.rest();
@@ -287,7 +287,7 @@ for (const place of databases()) {
       );
       const row = (await b.rows(conversation))[1];
       assert.deepEqual([row?.content, row?.status], [joined(events), 'cancelled']);
-      // Who follows it there may be told of the end before the last words came over, and can still get them.
+      // A reader there may get the last event before the last text, and can still resume.
       const followed = await follower.rest();
       const last = checkStream(followed);
       assert.equal(last.data.finish_reason, 'cancelled');
@@ -299,7 +299,7 @@ for (const place of databases()) {
       assert.deepEqual([again.stopped, again.status], [false, 'cancelled']);
     });
 
-    it('before its first token too, and while it goes on talking', async () => {
+    it('before its first token too, and while the model keeps sending', async () => {
       const { a, b } = pair;
       const conversation = crypto.randomUUID();
       const number = a.upstream.requests.length + 1;

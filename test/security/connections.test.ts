@@ -44,7 +44,7 @@ async function open(url: string): Promise<Socket> {
   return socket;
 }
 
-describe('a server with all its connections taken', () => {
+describe('a server at its connection limit', () => {
   afterEach(() => stop());
 
   it('answers one more with 503, and serves again when one has gone', async () => {
@@ -74,7 +74,7 @@ describe('a server with all its connections taken', () => {
     first.destroy();
   });
 
-  it('waits two seconds at most for what one more has to say', async () => {
+  it('waits at most two seconds for the request of an excess connection', async () => {
     const url = await start(greeter(), { maxConnections: 1 });
     const first = await open(url);
     const silent = await open(url);
@@ -84,7 +84,7 @@ describe('a server with all its connections taken', () => {
     first.destroy();
   });
 
-  it('drops without a word what comes beyond even that', async () => {
+  it('drops connections beyond that without a response', async () => {
     const url = await start(greeter(), { maxConnections: 1 });
     const taken = await Promise.all(Array.from({ length: 201 }, () => open(url)));
     const answer = await converse(url, REQUEST, 5000);
@@ -93,7 +93,7 @@ describe('a server with all its connections taken', () => {
   });
 });
 
-describe('a reader that takes nothing', () => {
+describe('a client that does not read', () => {
   let folder: string;
 
   before(async () => {
@@ -121,7 +121,7 @@ describe('a reader that takes nothing', () => {
     return app;
   }
 
-  it('of a JSON reply is let go', async () => {
+  it('of a JSON response is disconnected', async () => {
     let closed = false;
     const app = slowApp((pages) =>
       pages.get('/', (_request, response) => {
@@ -134,7 +134,7 @@ describe('a reader that takes nothing', () => {
     await ignore(app, () => closed);
   });
 
-  it('of a stored file is let go', async () => {
+  it('of a stored file is disconnected', async () => {
     let ended = false;
     const file = {
       folder,
@@ -153,7 +153,7 @@ describe('a reader that takes nothing', () => {
   });
 
   for (const encoding of ['identity', 'gzip', 'br', 'zstd']) {
-    it(`of a file in the making (${encoding}) is let go, and the making ends`, async () => {
+    it(`of a generated file (${encoding}) is disconnected, and the generation ends`, async () => {
       let made = 0;
       let ended = false;
       async function* chunks() {
@@ -178,11 +178,11 @@ describe('a reader that takes nothing', () => {
         }),
       );
       await ignore(app, () => ended);
-      assert(made > 0 && made < LARGE, `${made} bytes were made for nobody`);
+      assert(made > 0 && made < LARGE, `${made} bytes were generated without a reader`);
     });
   }
 
-  it('while it waits for a reply that nobody has begun is not let go', async () => {
+  it('that waits for a reply to begin is not disconnected', async () => {
     const app = express();
     app.get('/', (_request, response) => {
       setTimeout(() => sendJson(response, 200, { hello: 'at last' }), 1000);
@@ -191,7 +191,7 @@ describe('a reader that takes nothing', () => {
     assert.deepEqual(await (await fetch(url)).json(), { hello: 'at last' });
   });
 
-  it('is let go too when it had to wait longer than that for the reply', async () => {
+  it('is disconnected also after a longer wait for the reply', async () => {
     let closed = false;
     const app = slowApp((pages) =>
       pages.get('/', (_request, response) => {

@@ -50,7 +50,7 @@ describe('nginx as the document has it', { skip }, () => {
     assert.equal(documented('docs/security.zh-CN.md'), documented());
   });
 
-  it('lets keys through, by either header, and nobody without', async () => {
+  it('passes keys in either header, and rejects requests without', async () => {
     assert.equal(await statusOf(nginx.send('/api/conversations')), 401);
     assert.equal(await statusOf(ask('/api/conversations')), 200);
     assert.equal(
@@ -236,8 +236,8 @@ describe('nginx, its times and numbers made small,', { skip }, () => {
   });
 });
 
-describe('nginx in front of a server that nobody told to ask for keys', { skip }, () => {
-  it('is let in nowhere by its public name', async () => {
+describe('nginx in front of a server without authentication', { skip }, () => {
+  it('gets no access by its public name', async () => {
     assert(programs);
     const chat = await startChat({ TRUST_PROXY: '1' });
     const nginx = await startNginx(programs, documented(), new URL(chat.url).host);

@@ -8,7 +8,7 @@ export interface Conversation {
   /** Of the last answer. */
   readonly headers: ReadonlyMap<string, string>;
   readonly body: string;
-  /** Whether the server closed; else it was still open when it had been quiet for a while. */
+  /** Whether the server closed the connection; else it stayed open and silent. */
   readonly closed: boolean;
 }
 

@@ -1,4 +1,4 @@
-/** slowhttptest, in its three modes at once, against a server of its own, while somebody else uses it. */
+/** slowhttptest in three concurrent modes against a server of its own, beside a normal client. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

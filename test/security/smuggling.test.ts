@@ -72,7 +72,7 @@ const SHAPES: Readonly<Record<string, string>> = {
   'HTTP/2.0 as text': get('', 'GET /health HTTP/2.0'),
   'the preface of HTTP/2': 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
   'a method in lower case': get('', 'get /health HTTP/1.1'),
-  'a method that nobody knows': get('', 'FETCH /health HTTP/1.1'),
+  'an unknown method': get('', 'FETCH /health HTTP/1.1'),
   'tabs in the request line': get('', 'GET\t/health\tHTTP/1.1'),
   'a huge chunk extension': chunked(`f;${'a'.repeat(20_000)}\r\n${BODY}\r\n0\r\n\r\n`),
   'a chunk extension that ends in a line feed': chunked(`f;a\n${BODY}\r\n0\r\n\r\n`),
@@ -94,7 +94,7 @@ function checkShielded({ headers }: Conversation): void {
   assert.deepEqual([headers.get('server'), headers.get('x-powered-by')], [undefined, undefined]);
 }
 
-describe('a request that could be read in two ways', () => {
+describe('an ambiguous request', () => {
   let chat: ChatServer;
 
   before(async () => {
@@ -123,7 +123,7 @@ describe('a request that could be read in two ways', () => {
   });
 });
 
-describe('a request that is only unusual', () => {
+describe('an unusual but valid request', () => {
   let chat: ChatServer;
 
   before(async () => {
@@ -137,7 +137,7 @@ describe('a request that is only unusual', () => {
     'a target with the name that Host has too': get('', 'GET http://127.0.0.1/health HTTP/1.1'),
     'an IPv6 host with a port': 'GET /health HTTP/1.1\r\nHost: [::1]:5010\r\n\r\n',
     'chunked in capitals': encoded('CHUNKED'),
-    'an expectation that nobody knows': post('Expect: miracles\r\nContent-Length: 15\r\n', BODY),
+    'an unknown expectation': post('Expect: miracles\r\nContent-Length: 15\r\n', BODY),
     'a wish for another protocol': get('Connection: Upgrade\r\nUpgrade: websocket\r\n'),
   };
   for (const [what, bytes] of Object.entries(SERVED)) {
@@ -156,7 +156,7 @@ describe('a request that is only unusual', () => {
   });
 });
 
-describe('every answer made where no request was', () => {
+describe('every early error response', () => {
   it('has the security headers: 408 and 431', async () => {
     const chat = await startChat({}, { headersTimeoutMs: 200, requestTimeoutMs: 400 });
     const late = await converse(chat.url, `GET /health HTTP/1.1\r\n${HOST}X-Slow`, 3000);

@@ -3,8 +3,8 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { clientSubject } from '../../../../src/http/access/client-subject.ts';
 
-describe('whom the limits by address count as one', () => {
-  it('is an IPv4 address, in IPv6 clothes or without', () => {
+describe('the subject of limits by address', () => {
+  it('is an IPv4 address, also where it is mapped to IPv6', () => {
     assert.equal(clientSubject('192.0.2.7'), '192.0.2.7');
     assert.equal(clientSubject('::ffff:192.0.2.7'), '192.0.2.7');
     assert.equal(clientSubject('::FFFF:c000:207'), '192.0.2.7');

@@ -37,7 +37,7 @@ describe('the key that a request shows', () => {
     assert.equal(keyOf(['X-API-Key', '']), 'malformed');
   });
 
-  it('leaves an Authorization of another scheme to whoever it is for', () => {
+  it('ignores an Authorization of another scheme', () => {
     assert.equal(keyOf(['Authorization', 'Basic eDp5']), undefined);
     assert.equal(keyOf(['Authorization', 'Negotiate']), undefined);
     assert.equal(keyOf(['Authorization', 'Basic eDp5'], ['X-API-Key', 'ck_a']), 'ck_a');
