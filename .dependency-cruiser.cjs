@@ -73,6 +73,7 @@ module.exports = {
       ['better-sqlite3', '^src/db/'],
       ['nodemailer', '^src/notify/'],
       ['ipaddr.js', '^src/notify/'],
+      ['standardwebhooks', '^src/notify/'],
       ['cli-progress', '^scripts/'],
       ['rate-limiter-flexible', '^src/limits/'],
       ['ioredis', '^src/limits/'],

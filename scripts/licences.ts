@@ -22,6 +22,7 @@ const RUNTIME: Readonly<Record<string, string>> = {
   express: 'routing',
   helmet: 'security headers',
   ioredis: 'Redis, where `REDIS_URL` is set',
+  standardwebhooks: 'signs webhooks',
   'ipaddr.js': 'whether the address of a webhook is a public one',
   knex: 'SQL for both databases, pool, migrations',
   'lru-cache': 'the response cache, bounded in bytes',

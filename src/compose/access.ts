@@ -22,20 +22,19 @@ export async function composeAccess(core: Core) {
 
 async function composeLimits({ config, database, processes: alive, clock, log }: Core) {
   const { redisUrl } = config.limits;
-  const sqlite = config.database.target.kind === 'sqlite';
   // PM2 starts its workers one after the other: count those still to come.
   const expected = cluster.isWorker ? config.workers : 1;
-  const processes = sqlite ? () => 1 : () => Math.max(alive(), expected);
+  const processes = config.database.target.kind === 'sqlite' ? () => 1 : () => Math.max(alive(), expected);
   const redis = redisUrl === undefined ? undefined : await openRedis(redisUrl);
-  const store = redis ?? database.counters;
-  const limiter = new Limiter({ store, processes, always: redis !== undefined, clock, log });
-  const concurrency = new ConcurrencyLimiter(sqlite ? null : { limiter, processes, clock });
+  // Redis may be shared with servers on other databases.
+  const isAlone = () => redis === undefined && processes() === 1;
+  const limiter = new Limiter({ store: redis ?? database.counters, isAlone, clock, log });
   const close = async () => {
-    concurrency.stop();
     await limiter.stop();
     redis?.close();
   };
-  return { limits: { close }, quotas: new Quotas(config.limits, { limiter, concurrency }) };
+  const quotas = new Quotas(config.limits, limiter, new ConcurrencyLimiter(processes));
+  return { limits: { close }, quotas };
 }
 
 async function openRedis(url: string) {
@@ -44,7 +43,7 @@ async function openRedis(url: string) {
 }
 
 /**
- * Refuses to start a server that requires keys and has none. With the database down there may be some.
+ * Checks that a server that requires keys has a usable one. Skipped with a warning while the database is down.
  * @throws StartError
  */
 export async function requireUsableKey(config: Config, keys: ApiKeyService, log: Logger): Promise<void> {

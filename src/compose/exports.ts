@@ -44,7 +44,7 @@ export async function composeExports(core: Core, throttle: ExportThrottle) {
     runner: jobRunner,
     clock,
     ids,
-    notifyFaults: (asked) => notificationErrors(asked, { mail, allowPrivate }),
+    notifyFaults: (asked) => notificationErrors(asked, { hasMail: mail, allowPrivate }),
   });
   return {
     exports,

@@ -1,9 +1,9 @@
-/** Why somebody could not be told, in words that may be logged: no address of a person, no URL. */
+/** A failed delivery. The message may be logged: it contains no mail address and no URL. */
 export class DeliveryError extends Error {
-  /** Whether another try would end the same. */
+  /** Whether a retry cannot succeed. */
   readonly permanent: boolean;
 
-  constructor(message: string, permanent = false) {
+  constructor(message: string, { permanent }: { readonly permanent: boolean } = { permanent: false }) {
     super(message);
     this.name = 'DeliveryError';
     this.permanent = permanent;

@@ -6,16 +6,16 @@ import { DeliveryError } from './delivery-error.ts';
 export interface MailOptions {
   /** `smtp://user:password@host:587`, or smtps:// */
   readonly smtpUrl: string;
-  /** Default: `chat-api-server@` and the name of this host. */
+  /** Default: `chat-api-server@` and the host name. */
   readonly from?: string | undefined;
-  /** Of silence of the mail server. */
+  /** How long the mail server may be silent. */
   readonly timeoutMs?: number;
 }
 
 const TIMEOUT_MS = 10_000;
 
 export interface Mailer {
-  /** Tells the address that the job has ended. Rejects with DeliveryError unless the mail server took it. */
+  /** Sends the result of a job. Rejects with DeliveryError unless the mail server accepts the mail. */
   send(job: ExportJob, to: string): Promise<void>;
 }
 
@@ -33,11 +33,11 @@ export function createMailer({ smtpUrl, from, timeoutMs = TIMEOUT_MS }: MailOpti
     async send(job, to) {
       const message = {
         from: from ?? `chat-api-server@${hostname()}`,
-        // As an object: the text of an address could be a list of several.
+        // A string could be parsed as a list of addresses.
         to: { name: '', address: to },
         subject: subject(job),
         text: text(job),
-        // The same each time, so that a mail which came twice can be told to be one.
+        // Stable, so that duplicates can be recognized.
         messageId: `<export-${job.id}@chat-api-server>`,
         headers: { 'Auto-Submitted': 'auto-generated' },
       };
@@ -58,10 +58,10 @@ function subject({ status, manifest }: ExportJob): string {
 
 function text({ id, error, manifest }: ExportJob): string {
   const place = `Details: GET /api/exports/${id}`;
-  if (!manifest) return `The export that you asked for failed.\n\n${error ?? ''}\n\n${place}\n`;
+  if (!manifest) return `The export you requested has failed.\n\n${error ?? ''}\n\n${place}\n`;
   const { format, compression, conversations, messages, deleted, bytes, sha256 } = manifest;
   return [
-    'The export that you asked for is done.',
+    'The export you requested is done.',
     '',
     `Format: ${format}${compression === 'none' ? '' : `, ${compression}`}`,
     `Conversations: ${grouped.format(conversations)}`,
@@ -70,23 +70,22 @@ function text({ id, error, manifest }: ExportJob): string {
     `Size: ${grouped.format(bytes)} bytes`,
     `SHA-256: ${sha256}`,
     '',
-    `The file: GET /api/exports/${id}/file`,
+    `File: GET /api/exports/${id}/file`,
     place,
     '',
   ].join('\n');
 }
 
-/** Without the words of the mail server, which quote addresses. */
+/** Without the mail server's message, which quotes addresses. */
 function failure(error: unknown): DeliveryError {
   const { code, responseCode } = { ...(error instanceof Error ? error : {}) } as {
     code?: string;
     responseCode?: number;
   };
-  const answer = responseCode === undefined ? '' : `, its answer was ${responseCode}`;
-  // What concerns the address or the mail; a wrong password is the operator's to mend.
+  const reply = responseCode === undefined ? '' : `, reply code ${responseCode}`;
+  // Only errors of the address or the mail: a wrong password can be corrected by the operator.
   const permanent = (code === 'EENVELOPE' || code === 'EMESSAGE') && (responseCode ?? 0) >= 500;
-  return new DeliveryError(
-    `the mail server did not take the mail (${code ?? 'unknown'}${answer})`,
+  return new DeliveryError(`the mail server did not accept the mail (${code ?? 'unknown'}${reply})`, {
     permanent,
-  );
+  });
 }

@@ -1,25 +1,30 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Addition, CounterStore } from '../../src/domain/limits.ts';
 
-/** A store in memory: as slow as it is told, and away when it is told. */
+/** A store in memory that can be slow, down or frozen. */
 export class FakeStore implements CounterStore {
   readonly counters = new Map<string, number>();
-  readonly calls: { readonly at: number; readonly additions: readonly Addition[] }[] = [];
-  state: 'up' | 'away' | 'frozen' = 'up';
+  readonly additions: Addition[] = [];
+  state: 'up' | 'down' | 'frozen' = 'up';
   latency = 1;
   thaw = () => {};
 
-  async add(additions: readonly Addition[]): Promise<number[]> {
-    this.calls.push({ at: performance.now(), additions });
+  async add(addition: Addition): Promise<number> {
+    this.additions.push(addition);
     await delay(this.latency);
-    if (this.state === 'away') throw new Error('away');
-    if (this.state === 'frozen') await new Promise<void>((resolve) => (this.thaw = resolve));
-    return additions.map(({ counter, windowStart, points }) => {
-      const name = `${counter} ${windowStart}`;
-      const sum = (this.counters.get(name) ?? 0) + points;
-      this.counters.set(name, sum);
-      return sum;
-    });
+    if (this.state === 'down') throw new Error('down');
+    if (this.state === 'frozen') {
+      const before = this.thaw;
+      await new Promise<void>((resolve) => {
+        this.thaw = () => {
+          before();
+          resolve();
+        };
+      });
+    }
+    const total = (this.counters.get(addition.id) ?? 0) + addition.points;
+    this.counters.set(addition.id, total);
+    return total;
   }
 
   get total(): number {

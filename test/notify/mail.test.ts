@@ -51,7 +51,7 @@ function body(mail: string): string {
 }
 
 describe('a mail', () => {
-  it('says what is done, how much there is of it and where, and nothing of what is in it', async (t) => {
+  it('reports the size and the place of a finished export, and none of its content', async (t) => {
     const { url, received } = await server(t);
     const job = doneJob();
     await createMailer({ smtpUrl: url }).send(job, 'ann@example.com');
@@ -62,7 +62,7 @@ describe('a mail', () => {
     assert.match(mail, /^Content-Type: text\/plain; charset=utf-8\r$/m);
     assert.equal(
       body(mail).trimEnd(),
-      `The export that you asked for is done.
+      `The export you requested is done.
 
 Format: csv, gzip
 Conversations: 12
@@ -70,12 +70,12 @@ Messages: 34,567
 Size: 1,234,567 bytes
 SHA-256: ${manifest.sha256}
 
-The file: GET /api/exports/${job.id}/file
+File: GET /api/exports/${job.id}/file
 Details: GET /api/exports/${job.id}`,
     );
   });
 
-  it('says why an export failed', async (t) => {
+  it('reports why an export failed', async (t) => {
     const { url, received } = await server(t);
     const job = queuedJob({ status: 'failed', error: 'The disk is full: free some space' });
     await createMailer({ smtpUrl: url, from: 'Exports <exports@example.org>' }).send(job, 'ann@example.com');
@@ -87,7 +87,7 @@ Details: GET /api/exports/${job.id}`,
     assert.match(body(mail), new RegExp(`/api/exports/${job.id}`));
   });
 
-  it('has the same id at each try', async (t) => {
+  it('has a stable Message-ID', async (t) => {
     const { url, received } = await server(t);
     const mailer = createMailer({ smtpUrl: url });
     const job = doneJob();
@@ -97,7 +97,7 @@ Details: GET /api/exports/${job.id}`,
     assert.deepEqual(ids, Array(2).fill(`<export-${job.id}@chat-api-server>`));
   });
 
-  it('is sent to one person, whatever the address looks like', async (t) => {
+  it('is sent to one recipient, even if the address looks like a list', async (t) => {
     const { url, received } = await server(t);
     const sent = createMailer({ smtpUrl: url }).send(doneJob(), 'ann@example.com, bob@example.com');
     await sent.catch(() => {});
@@ -108,17 +108,16 @@ Details: GET /api/exports/${job.id}`,
     const { port, received } = await server(t, {
       authOptional: false,
       onAuth({ username, password }, _session, done) {
-        if (username === 'user@x' && password === 'p:w') done(null, { user: 'somebody' });
+        if (username === 'user@x' && password === 'p:w') done(null, { user: 'ann' });
         else done(Object.assign(new Error('no'), { responseCode: 535 }));
       },
     });
     const url = (password: string) => `smtp://user%40x:${password}@127.0.0.1:${port}`;
     await createMailer({ smtpUrl: url('p%3Aw') }).send(doneJob(), 'ann@example.com');
-    assert.equal(received[0]?.user, 'somebody');
+    assert.equal(received[0]?.user, 'ann');
     await assert.rejects(
       createMailer({ smtpUrl: url('wrong') }).send(doneJob(), 'ann@example.com'),
       (error) => {
-        // Somebody will mend it.
         assert(error instanceof DeliveryError && !error.permanent);
         assert.match(error.message, /EAUTH/);
         return true;
@@ -130,7 +129,7 @@ Details: GET /api/exports/${job.id}`,
     [550, true],
     [450, false],
   ] as const) {
-    it(`to an address that is refused with ${responseCode} ${permanent ? 'is no use trying again' : 'may be tried again'}`, async (t) => {
+    it(`fails ${permanent ? 'permanently' : 'temporarily'} when its address is rejected with ${responseCode}`, async (t) => {
       const { url } = await server(t, {
         onRcptTo({ address }, _session, done) {
           done(Object.assign(new Error(`no ${address} here`), { responseCode }));
@@ -145,20 +144,20 @@ Details: GET /api/exports/${job.id}`,
     });
   }
 
-  it('is given up when the mail server says nothing, or is not there', async (t) => {
+  it('fails when the mail server is silent or not reachable', async (t) => {
     const { url } = await server(t, { onConnect: () => {} });
     const mailer = createMailer({ smtpUrl: url, timeoutMs: 200 });
     const began = performance.now();
     await assert.rejects(mailer.send(doneJob(), 'ann@example.com'), /ETIMEDOUT/);
     assert.ok(performance.now() - began < 2000);
-    const nobody = createMailer({ smtpUrl: 'smtp://127.0.0.1:1' });
-    await assert.rejects(nobody.send(doneJob(), 'ann@example.com'), (error) => {
+    const unreachable = createMailer({ smtpUrl: 'smtp://127.0.0.1:1' });
+    await assert.rejects(unreachable.send(doneJob(), 'ann@example.com'), (error) => {
       assert(error instanceof DeliveryError && !error.permanent);
       return true;
     });
   });
 
-  it('goes over TLS to smtps://, and not to a server that proves nothing', async (t) => {
+  it('uses TLS for smtps:// and rejects an unverified certificate', async (t) => {
     const { port, received } = await server(t, { secure: true });
     await assert.rejects(
       createMailer({ smtpUrl: `smtps://127.0.0.1:${port}` }).send(doneJob(), 'ann@example.com'),

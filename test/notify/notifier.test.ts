@@ -39,7 +39,7 @@ eachDatabase((_name, open) => {
         await store.finish(job.id, worker, manifest, AT);
         return job;
       },
-      /** When it is told again; null: never. */
+      /** When the next attempt is due; null: never. */
       async next() {
         const row = await knex('export_jobs').first();
         return row?.notify_at ? Date.parse(`${row.notify_at.replace(' ', 'T')}Z`) : null;
@@ -47,8 +47,8 @@ eachDatabase((_name, open) => {
     };
   }
 
-  describe('the end of an export', () => {
-    test('is told once, by all ways that were asked for', async () => {
+  describe('a notification', () => {
+    test('is sent once by every requested channel', async () => {
       const { look, ended, clock } = await setUp();
       await ended({ email: 'ann@example.com', webhook: 'https://example.com/hook' });
       const told: string[] = [];
@@ -59,7 +59,7 @@ eachDatabase((_name, open) => {
       assert.deepEqual(told.sort(), ['ann@example.com', 'https://example.com/hook']);
     });
 
-    test('is told again by the way that failed, ever later, and given up after eight tries in about an hour', async () => {
+    test('is retried on the failed channel with growing pauses, and given up after eight attempts in about an hour', async () => {
       const { look, ended, clock, next } = await setUp();
       await ended({ email: 'ann@example.com', webhook: 'https://example.com/hook' });
       const tried: string[] = [];
@@ -83,14 +83,14 @@ eachDatabase((_name, open) => {
       assert.equal(given.length, 1);
     });
 
-    test('is not told again where that is no use', async () => {
+    test('is not retried after a permanent error', async () => {
       const { look, ended, next } = await setUp();
       await ended();
-      await look(() => Promise.reject(new DeliveryError('nobody there', true)));
+      await look(() => Promise.reject(new DeliveryError('no such mailbox', { permanent: true })));
       assert.equal(await next(), null);
     });
 
-    test('is told by another process when one dies while it tells', async () => {
+    test('is sent by another process when one dies while sending', async () => {
       const { look, ended, store, knex } = await setUp();
       await ended();
       const dead = newId();
@@ -103,7 +103,7 @@ eachDatabase((_name, open) => {
       assert.deepEqual(told, ['ann@example.com']);
     });
 
-    test('is told once, whoever of several processes looks first', async () => {
+    test('is sent once by several processes', async () => {
       const { look, ended } = await setUp();
       const emails = Array.from({ length: 8 }, (_, index) => `ann${index}@example.com`);
       for (const email of emails) await ended({ email });
@@ -115,7 +115,7 @@ eachDatabase((_name, open) => {
 });
 
 describe('a notifier', () => {
-  /** A store with so many jobs to tell of. */
+  /** A store with this many due notifications. */
   function storeOf(count: number) {
     const saved: { id: string; left: readonly string[]; nextAt: number | null }[] = [];
     const jobs = Array.from({ length: count }, (): JobNotification => {
@@ -137,7 +137,7 @@ describe('a notifier', () => {
   }
   const parts = { worker: 'w', webhook: nothing, clock: { now: () => AT }, log: silentLog };
 
-  test('waits for nobody, tells few at once, and waits for those in the end', async () => {
+  test('starts a bounded number of deliveries without waiting, and waits for them when it closes', async () => {
     const store = storeOf(10);
     const gate = Promise.withResolvers<void>();
     let begun = 0;
@@ -162,13 +162,13 @@ describe('a notifier', () => {
     assert.deepEqual([begun, store.jobs.length], [4, 6]);
   });
 
-  test('begins nothing when it is told to stop', async () => {
+  test('starts nothing after an abort', async () => {
     const store = storeOf(1);
     await new Notifier({ ...parts, store, mailer: { send: nothing } }).notify(AbortSignal.abort());
     assert.equal(store.jobs.length, 1);
   });
 
-  test('tells nobody twice because the database was away meanwhile', async (t) => {
+  test('sends nothing twice when the database was unavailable meanwhile', async (t) => {
     t.mock.timers.enable({ apis: ['setTimeout'] });
     const store = storeOf(1);
     const save = store.saveNotification;
@@ -194,7 +194,7 @@ describe('a notifier', () => {
     await notifier.close();
   });
 
-  test('does not hang at the end while the database is away', async () => {
+  test('closes without hanging while the database is unavailable', async () => {
     const store = storeOf(1);
     store.saveNotification = () => Promise.reject(new Error('away'));
     const notifier = new Notifier({ ...parts, store, mailer: { send: nothing } });
@@ -202,7 +202,7 @@ describe('a notifier', () => {
     await notifier.close();
   });
 
-  test('gives up what it has no mail server for', async () => {
+  test('gives up mail without a mail server', async () => {
     const store = storeOf(1);
     const notifier = new Notifier({ ...parts, store, mailer: undefined });
     await notifier.notify(never);
@@ -214,13 +214,13 @@ describe('a notifier', () => {
   });
 });
 
-describe('a wish to be told', () => {
-  const possible = { mail: true, allowPrivate: false };
+describe('a requested notification', () => {
+  const possible = { hasMail: true, allowPrivate: false };
 
-  test('is refused where it cannot be done, with the place of the fault', () => {
+  test('is rejected with the path of the field where it is not available', () => {
     const faults = (notify: Partial<ExportRequest['notify']>, over = {}) =>
       notificationErrors({ email: null, webhook: null, ...notify }, { ...possible, ...over });
-    const [mail, ...rest] = faults({ email: 'ann@example.com' }, { mail: false });
+    const [mail, ...rest] = faults({ email: 'ann@example.com' }, { hasMail: false });
     assert.deepEqual([mail?.path, rest], ['notify.email', []]);
     assert.match(mail?.message ?? '', /SMTP_URL/);
     for (const webhook of ['http://127.0.0.1/', 'http://2130706433/', 'http://user:password@example.com/']) {
@@ -229,14 +229,14 @@ describe('a wish to be told', () => {
         ['notify.webhook'],
       );
     }
-    assert.equal(faults({ email: 'ann@example.com', webhook: 'http://0/' }, { mail: false }).length, 2);
+    assert.equal(faults({ email: 'ann@example.com', webhook: 'http://0/' }, { hasMail: false }).length, 2);
   });
 
-  test('is taken where it can', () => {
+  test('is accepted where it is available', () => {
     const both = { email: 'ann@example.com', webhook: 'https://example.com/hook' };
     assert.deepEqual(notificationErrors(both, possible), []);
-    assert.deepEqual(notificationErrors({ email: null, webhook: null }, { ...possible, mail: false }), []);
+    assert.deepEqual(notificationErrors({ email: null, webhook: null }, { ...possible, hasMail: false }), []);
     const local = { email: null, webhook: 'http://127.0.0.1:8080/' };
-    assert.deepEqual(notificationErrors(local, { mail: false, allowPrivate: true }), []);
+    assert.deepEqual(notificationErrors(local, { hasMail: false, allowPrivate: true }), []);
   });
 });

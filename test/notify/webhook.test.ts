@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { createHmac, randomBytes } from 'node:crypto';
 import type { LookupAddress } from 'node:dns';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http';
@@ -7,10 +7,10 @@ import type { AddressInfo } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
 import { Webhook as Verifier } from 'standardwebhooks';
 import { DeliveryError } from '../../src/notify/delivery-error.ts';
-import { createWebhook, type WebhookOptions } from '../../src/notify/webhook.ts';
+import { createWebhook, type WebhookOptions, webhookSecret } from '../../src/notify/webhook.ts';
 import { AT, doneJob, queuedJob } from './jobs.ts';
 
-const SECRET = 'a secret that is longer than 24';
+const SECRET = `whsec_${randomBytes(24).toString('base64')}`;
 
 interface Received {
   readonly url: string | undefined;
@@ -18,7 +18,7 @@ interface Received {
   readonly body: string;
 }
 
-/** A receiver on loopback; `answer` is called when the whole request is there. */
+/** A receiver on loopback; `respond` is called when the whole request has arrived. */
 async function receiver(
   t: TestContext,
   answer: RequestListener = (_request, response) => void response.end(),
@@ -43,7 +43,7 @@ async function receiver(
   return { port, received, connections: () => connections };
 }
 
-/** Names that are what the test says, each answer once, the last for ever. */
+/** Resolves to the given addresses, one list per call; the last is repeated. */
 function names(...answers: readonly string[][]) {
   let asked = 0;
   const resolve = (): Promise<LookupAddress[]> => {
@@ -64,7 +64,7 @@ const webhook = (over: Partial<WebhookOptions> = {}) =>
   });
 
 describe('a webhook', () => {
-  it('gets the job as JSON, signed after the Standard Webhooks specification', async (t) => {
+  it('posts the job as JSON, signed as Standard Webhooks specifies', async (t) => {
     const { port, received } = await receiver(t);
     const job = doneJob();
     await webhook()(job, `http://127.0.0.1:${port}/hook?x=1`);
@@ -77,20 +77,24 @@ describe('a webhook', () => {
       data: { id: job.id, status: 'done', text: '好' },
     });
     const signed = headers as Record<string, string>;
-    new Verifier(SECRET, { format: 'raw' }).verify(body, signed);
-    assert.throws(() => new Verifier(`${SECRET}!`, { format: 'raw' }).verify(body, signed));
-    assert.throws(() => new Verifier(SECRET, { format: 'raw' }).verify(`${body} `, signed));
+    new Verifier(SECRET).verify(body, signed);
+    const other = `whsec_${randomBytes(24).toString('base64')}`;
+    assert.throws(() => new Verifier(other).verify(body, signed));
+    assert.throws(() => new Verifier(SECRET).verify(`${body} `, signed));
   });
 
-  it('takes a secret of the form whsec_… for the base64 that it is', async (t) => {
+  it('is signed with the key that the documented shell command derives', async (t) => {
     const { port, received } = await receiver(t);
-    const secret = `whsec_${randomBytes(24).toString('base64')}`;
-    await webhook({ secret: () => Promise.resolve(secret) })(doneJob(), `http://127.0.0.1:${port}/`);
+    const key = createHmac('sha256', 'link secret').update('webhook').digest();
+    await webhook({ secret: async () => webhookSecret('link secret') })(
+      doneJob(),
+      `http://127.0.0.1:${port}/`,
+    );
     const [{ headers, body } = { headers: {}, body: '' }] = received;
-    new Verifier(secret).verify(body, headers as Record<string, string>);
+    new Verifier(key, { format: 'raw' }).verify(body, headers as Record<string, string>);
   });
 
-  it('has the same id at each try, and the time of the try', async (t) => {
+  it('has a stable id, and the time of the attempt', async (t) => {
     const { port, received } = await receiver(t);
     const job = queuedJob({ status: 'failed', error: 'no' });
     let now = AT;
@@ -105,7 +109,7 @@ describe('a webhook', () => {
   });
 
   for (const status of [200, 204, 299]) {
-    it(`has arrived when the answer is ${status}`, async (t) => {
+    it(`is delivered when the response is ${status}`, async (t) => {
       const { port } = await receiver(t, (_request, response) => void response.writeHead(status).end());
       await webhook()(doneJob(), `http://127.0.0.1:${port}/`);
     });
@@ -117,7 +121,7 @@ describe('a webhook', () => {
     [410, true],
     [500, false],
   ] as const) {
-    it(`has not arrived when the answer is ${status}; another try ${permanent ? 'is no use' : 'may help'}`, async (t) => {
+    it(`fails ${permanent ? 'permanently' : 'temporarily'} when the response is ${status}`, async (t) => {
       const { port } = await receiver(t, (_request, response) => void response.writeHead(status).end());
       await assert.rejects(webhook()(doneJob(), `http://127.0.0.1:${port}/`), (error) => {
         assert(error instanceof DeliveryError);
@@ -139,7 +143,7 @@ describe('a webhook', () => {
     assert.deepEqual([received.length, other.connections()], [1, 0]);
   });
 
-  it('is given up at its time limit when there is no answer', async (t) => {
+  it('fails at its timeout when there is no response', async (t) => {
     const { port } = await receiver(t, () => {});
     const began = performance.now();
     await assert.rejects(
@@ -149,12 +153,12 @@ describe('a webhook', () => {
     assert.ok(performance.now() - began < 2000);
   });
 
-  it('has arrived when the answer begins well and never ends', async (t) => {
+  it('is delivered when the response body never ends', async (t) => {
     const { port } = await receiver(t, (_request, response) => void response.writeHead(200).write('so '));
     await webhook({ timeoutMs: 200 })(doneJob(), `http://127.0.0.1:${port}/`);
   });
 
-  it('has arrived when the answer breaks off', async (t) => {
+  it('is delivered when the response body breaks off', async (t) => {
     const { port } = await receiver(t, (_request, response) => {
       response.writeHead(200, { 'content-length': 100 }).write('so ');
       setImmediate(() => response.destroy());
@@ -162,7 +166,7 @@ describe('a webhook', () => {
     await webhook()(doneJob(), `http://127.0.0.1:${port}/`);
   });
 
-  it('reads no more than 64 KB of an answer without end', async (t) => {
+  it('reads at most 64 KB of an endless response', async (t) => {
     let sent = 0;
     let closed: Promise<unknown> = Promise.resolve();
     const { port } = await receiver(t, (_request, response) => {
@@ -179,7 +183,7 @@ describe('a webhook', () => {
     assert.ok(sent < 16 * 1024 * 1024, `${sent} bytes`);
   });
 
-  it('says in its errors neither the URL nor the address', async () => {
+  it('reports neither the URL nor the address in its errors', async () => {
     const { resolve } = names(['127.0.0.1']);
     await assert.rejects(webhook({ resolve })(doneJob(), 'http://hooks.test:1/token'), (error) => {
       assert(error instanceof DeliveryError);
@@ -190,7 +194,7 @@ describe('a webhook', () => {
   });
 });
 
-describe('a webhook to whatever is not public', () => {
+describe('a webhook to a private address', () => {
   const refused = (error: unknown) => {
     assert(error instanceof DeliveryError);
     assert.equal(error.permanent, true);
@@ -206,7 +210,7 @@ describe('a webhook to whatever is not public', () => {
     ['64:ff9b::7f00:1'],
     [],
   ]) {
-    it(`is refused when its name means ${addresses.join(' and ') || 'nothing'}`, async (t) => {
+    it(`is rejected when its name resolves to ${addresses.join(' and ') || 'nothing'}`, async (t) => {
       const { port, connections } = await receiver(t);
       const { resolve, asked } = names(addresses);
       const hook = webhook({ allowPrivate: false, resolve });
@@ -215,7 +219,7 @@ describe('a webhook to whatever is not public', () => {
     });
   }
 
-  it('is refused when its name is localhost, by the system itself', async (t) => {
+  it('is rejected when its name is localhost, resolved by the system', async (t) => {
     const { port, connections } = await receiver(t);
     await assert.rejects(webhook({ allowPrivate: false })(doneJob(), `http://localhost:${port}/`), refused);
     assert.equal(connections(), 0);
@@ -230,7 +234,7 @@ describe('a webhook to whatever is not public', () => {
     '[::1]',
     '0',
   ]) {
-    it(`is refused without a question to anybody when it says so itself: ${host}`, async (t) => {
+    it(`is rejected without resolution when the host is an address: ${host}`, async (t) => {
       const { port, connections } = await receiver(t);
       const { resolve, asked } = names(['8.8.8.8']);
       const hook = webhook({ allowPrivate: false, resolve });
@@ -239,13 +243,13 @@ describe('a webhook to whatever is not public', () => {
     });
   }
 
-  it('is refused with a user and a password, also where private addresses are allowed', async (t) => {
+  it('is rejected with a user and a password, also where private addresses are allowed', async (t) => {
     const { port, connections } = await receiver(t);
     await assert.rejects(webhook()(doneJob(), `http://user:pass@127.0.0.1:${port}/`), refused);
     assert.equal(connections(), 0);
   });
 
-  it('cannot be had by a name that means something else the second time: it is asked once', async (t) => {
+  it('is safe from DNS rebinding: its name is resolved once', async (t) => {
     const { port, connections } = await receiver(t);
     const { resolve, asked } = names(['8.8.8.8'], ['127.0.0.1']);
     const connected: string[] = [];

@@ -1,6 +1,6 @@
 /** Everything in which MySQL (MariaDB too) and SQLite differ. Nowhere else asks which of them it is. */
 import openKnex, { type Knex } from 'knex';
-import type { ConversationRow } from './tables.ts';
+import type { ConversationRow, CounterRow } from './tables.ts';
 
 /** Lets an advisory lock go. Never rejects: a lock whose connection broke is free already. */
 export type ReleaseLock = () => Promise<void>;
@@ -28,6 +28,8 @@ export interface Dialect {
    * large table when a LIMIT makes it hope to be lucky soon; SQLite needs no telling.
    */
   forceIndex(index: string): string;
+  /** Adds to a counter, or inserts it, in one statement. Resolves to the total right after it. */
+  addPoints(knex: Knex, counter: CounterRow): Promise<number>;
   /** Runs a query that is plain SQL, for paths where Knex's builder would cost more than the query. */
   select<Row>(knex: Knex, sql: string, bindings: readonly Value[]): Promise<Row[]>;
   /**
@@ -124,6 +126,13 @@ const mysql: Dialect = {
     }
   },
 
+  async addPoints(knex, counter) {
+    // MySQL has no RETURNING, but reports the argument of LAST_INSERT_ID: 0 where the row is new.
+    const points = knex.raw('LAST_INSERT_ID(points + ?)', [counter.points]);
+    const [total] = await knex('rate_limits').insert(counter).onConflict('id').merge({ points });
+    return total || counter.points;
+  },
+
   async select<Row>(knex: Knex, sql: string, bindings: readonly Value[]) {
     const [rows = []] = await knex.raw<[Row[]]>(sql, bindings);
     return rows;
@@ -190,6 +199,13 @@ const sqlite: Dialect = {
       for (const { sql, bindings } of writes) await trx.raw(sql, [...bindings]);
       return result;
     });
+  },
+
+  async addPoints(knex, counter) {
+    const points = knex.raw('points + ?', [counter.points]);
+    const inserting = knex('rate_limits').insert(counter).onConflict('id').merge({ points });
+    const [row] = await inserting.returning('points');
+    return row?.points ?? counter.points;
   },
 
   async select(knex, sql, bindings) {

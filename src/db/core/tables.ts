@@ -76,10 +76,17 @@ export interface ApiKeyRow {
   revoked_at: string | null;
 }
 
+export interface CounterRow {
+  id: string;
+  points: number;
+  /** Epoch seconds. */
+  ends_at: number;
+}
+
 declare module 'knex/types/tables.js' {
   interface Tables {
     api_keys: ApiKeyRow;
-    rate_limits: { id: string; points: number; ends_at: number };
+    rate_limits: CounterRow;
     conversations: ConversationRow;
     messages: MessageRow;
     deletions: DeletionRow;

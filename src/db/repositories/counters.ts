@@ -1,20 +1,13 @@
-import { hash } from 'node:crypto';
 import type { Knex } from 'knex';
 import type { Addition, CounterStore } from '../../domain/limits.ts';
 import { dialectOf } from '../core/dialect.ts';
-import { toAppError, transaction, withDeadlockRetry } from '../core/errors.ts';
+import { toAppError, withDeadlockRetry } from '../core/errors.ts';
 
-const ROWS_PER_STATEMENT = 500;
-/** How long after its window a row may stay, and how often the old ones are looked for. */
-const KEEP_MS = 600_000;
+/** How long rows outlive their window, and how often older ones are looked for. */
+const SWEEP_MS = 600_000;
+const ROWS_PER_SWEEP = 1000;
 
-interface Row {
-  id: string;
-  points: number;
-  ends_at: number;
-}
-
-/** Counters as rows. */
+/** Counters as rows of `rate_limits`. */
 export class KnexCounters implements CounterStore {
   readonly #knex: Knex;
   readonly #now: () => number;
@@ -24,64 +17,30 @@ export class KnexCounters implements CounterStore {
   constructor(knex: Knex, now: () => number = Date.now) {
     this.#knex = knex;
     this.#now = now;
-    this.#sweepAt = now() + KEEP_MS * Math.random();
+    this.#sweepAt = now() + SWEEP_MS * Math.random();
   }
 
-  async add(additions: readonly Addition[], ranked: boolean): Promise<number[]> {
-    const rows = additions.map(toRow);
-    // All processes in the same order: none waits for a row that another one holds while that one waits for it.
-    const sorted = rows.toSorted((one, other) => (one.id < other.id ? -1 : 1));
+  async add({ id, points, windowEnd }: Addition): Promise<number> {
+    const row = { id, points, ends_at: Math.ceil(windowEnd / 1000) };
     try {
-      // In a transaction the rows stay locked until they are read. It costs twice as much, so only where it matters;
-      // and for several statements, which are to be undone together.
-      const points =
-        ranked || rows.length > ROWS_PER_STATEMENT
-          ? await transaction(this.#knex, (trx) => addAll(trx, sorted))
-          : await withDeadlockRetry(() => addAll(this.#knex, sorted));
+      const total = await withDeadlockRetry(() => dialectOf(this.#knex).addPoints(this.#knex, row));
       await this.#sweep();
-      return rows.map(({ id }) => points.get(id) ?? 0);
+      return total;
     } catch (error) {
       throw toAppError(error);
     }
   }
 
-  /** Never rejects: what is not removed now is removed the next time. */
+  /** Never rejects: rows that are not deleted now are deleted by the next sweep. */
   async #sweep(): Promise<void> {
     const now = this.#now();
     if (now < this.#sweepAt) return;
-    this.#sweepAt = now + KEEP_MS;
-    await this.#knex('rate_limits')
-      .where('ends_at', '<', Math.floor((now - KEEP_MS) / 1000))
-      .delete()
-      .catch(() => {});
+    this.#sweepAt = now + SWEEP_MS;
+    const ended = this.#knex('rate_limits').where('ends_at', '<', Math.floor((now - SWEEP_MS) / 1000));
+    try {
+      const ids = await ended.limit(ROWS_PER_SWEEP).pluck('id');
+      await this.#knex('rate_limits').whereIn('id', ids).delete();
+      if (ids.length === ROWS_PER_SWEEP) this.#sweepAt = now;
+    } catch {}
   }
-}
-
-async function addAll(knex: Knex, rows: readonly Row[]): Promise<Map<string, number>> {
-  const points = new Map<string, number>();
-  const dialect = dialectOf(knex);
-  for (let from = 0; from < rows.length; from += ROWS_PER_STATEMENT) {
-    const some = rows.slice(from, from + ROWS_PER_STATEMENT);
-    const values = new Array(some.length).fill('(?, ?, ?)').join(', ');
-    await knex.raw(
-      `INSERT INTO rate_limits (id, points, ends_at) VALUES ${values} ${ON_KNOWN_COUNTER[dialect.product]}`,
-      some.flatMap((row) => [row.id, row.points, row.ends_at]),
-    );
-    const marks = new Array(some.length).fill('?').join(', ');
-    const sql = `SELECT id, points FROM rate_limits WHERE id IN (${marks})`;
-    const ids = some.map(({ id }) => id);
-    for (const row of await dialect.select<Row>(knex, sql, ids)) points.set(row.id, Number(row.points));
-  }
-  return points;
-}
-
-/** After `VALUES …`: one that is there grows by as much. */
-const ON_KNOWN_COUNTER = {
-  MySQL: 'ON DUPLICATE KEY UPDATE points = points + VALUES(points)',
-  SQLite: 'ON CONFLICT (id) DO UPDATE SET points = points + excluded.points',
-};
-
-function toRow({ counter, windowStart, windowMs, points }: Addition): Row {
-  const id = hash('sha256', `${counter}\n${windowStart}`, 'base64url');
-  return { id, points, ends_at: Math.ceil((windowStart + windowMs) / 1000) };
 }

@@ -25,13 +25,11 @@ export interface GuardParts {
 /** Identifies the caller, counts the request against its quotas, then checks the scope. */
 export function createGuard(parts: GuardParts): Guard {
   const { required, quotas } = parts;
-  const admit = (route: Route, request: Request, response: Response, caller: Caller) => {
+  const admit = async (route: Route, request: Request, response: Response, caller: Caller) => {
     response.locals.caller = caller;
     // Before the scope, so that rejected requests are limited too.
-    const admitted = quotas.admit(route, request, response, caller.subject);
-    if (!required || isLinked(route, request)) return admitted;
-    if (admitted) return admitted.then(() => checkScope(route.access, caller));
-    checkScope(route.access, caller);
+    await quotas.admit(route, request, response, caller.subject);
+    if (required && !isLinked(route, request)) checkScope(route.access, caller);
   };
   return (route, request, response) => {
     if (route.access === 'export' || route.access === 'admin') audit(parts.log, request, response);
@@ -64,7 +62,7 @@ async function authenticate(
   presented: string,
 ): Promise<ApiKey> {
   // A recently verified key works even where another client at its address guesses keys.
-  if (!keys.remembers(presented)) quotas.checkFailures(subject);
+  if (!keys.remembers(presented)) await quotas.checkFailures(subject);
   const key = await keys.authenticate(presented);
   if (key) return key;
   await quotas.countFailure(subject);

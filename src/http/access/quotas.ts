@@ -5,34 +5,31 @@ import type { Turn } from '../../services/chat/turn.ts';
 import type { Quota, Route } from '../route.ts';
 import { rateLimitHeaders, retryAfter } from './rate-limit-headers.ts';
 
-/** Of each caller; 0: no limit. */
+/** Per caller; 0 is no limit. */
 export interface QuotaSettings {
   readonly requestsPerMinute: number;
-  /** Event streams open at once. */
+  /** Event streams open at the same time. */
   readonly openStreams: number;
   readonly tokensPerDay: number;
   readonly exportsPerHour: number;
   readonly authFailuresPerMinute: number;
 }
 
-interface Parts {
-  readonly limiter: RateLimiter;
-  readonly concurrency: PermitPool;
-}
-
 const MINUTE = 60;
 
-/** How often callers may: counts their requests, and says in the reply how much is left. */
+/** Applies the limits to requests and reports them in the response headers. */
 export class Quotas {
-  readonly #parts: Parts;
+  readonly #limiter: RateLimiter;
+  readonly #permits: PermitPool;
   readonly #requests: WindowPolicy | undefined;
   readonly #tokens: WindowPolicy | undefined;
   readonly #exports: WindowPolicy | undefined;
   readonly #failures: WindowPolicy | undefined;
   readonly #streams: Policy | undefined;
 
-  constructor(settings: QuotaSettings, parts: Parts) {
-    this.#parts = parts;
+  constructor(settings: QuotaSettings, limiter: RateLimiter, permits: PermitPool) {
+    this.#limiter = limiter;
+    this.#permits = permits;
     this.#requests = windowPolicy('requests', settings.requestsPerMinute, MINUTE, 'requests');
     this.#tokens = windowPolicy('tokens', settings.tokensPerDay, 24 * 60 * MINUTE, 'tokens');
     this.#exports = windowPolicy('exports', settings.exportsPerHour, 60 * MINUTE, 'requests');
@@ -43,38 +40,49 @@ export class Quotas {
   }
 
   /**
-   * Counts a request by every policy that is for it, one after the other: what one of them refuses uses up nothing of
-   * those after it. What is open at once is counted until the response closes.
-   * @throws AppError `rate_limited`, at once or by rejection
+   * Counts a request against each of its policies in turn; after a refusal the others are only checked. An open
+   * stream is counted until the response closes.
+   * @throws AppError `rate_limited`
    */
-  admit(route: Route, request: Request, response: Response, subject: string): void | Promise<void> {
-    // What is open to all is for probes, which must not be told that they ask too often.
+  async admit(route: Route, request: Request, response: Response, subject: string): Promise<void> {
+    // Health probes must never be limited.
     if (route.access === 'open') return;
-    return this.#admit(this.#policiesOf(route, request), [], response, subject);
+    const policies = this.#policiesOf(route, request);
+    const decisions: Decision[] = [];
+    for (const policy of policies) {
+      const decision = await this.#decide(policy, response, subject);
+      decisions.push(decision);
+      if (decision.allowed) continue;
+      const others = policies.slice(decisions.length).filter(isWindowed);
+      for (const other of others) decisions.push(await this.#limiter.check(other, subject));
+      throw rateLimitError(decisions);
+    }
+    const headers = Object.entries(rateLimitHeaders(decisions) ?? {});
+    for (const [name, value] of headers) response.setHeader(name, value);
   }
 
-  /** @throws AppError `rate_limited` when there were too many keys from there that are none */
-  checkFailures(address: string): void {
+  /** @throws AppError `rate_limited` after too many invalid keys from that address */
+  async checkFailures(address: string): Promise<void> {
     if (!this.#failures) return;
-    const decision = this.#parts.limiter.peek(this.#failures, address);
+    const decision = await this.#limiter.check(this.#failures, address);
     if (!decision.allowed) throw rateLimitError([decision]);
   }
 
   /** @throws AppError `rate_limited` */
   async countFailure(address: string): Promise<void> {
     if (!this.#failures) return;
-    const decision = await this.#parts.limiter.take(this.#failures, address);
+    const decision = await this.#limiter.take(this.#failures, address);
     if (!decision.allowed) throw rateLimitError([decision]);
   }
 
   /**
-   * Counts what the model was asked for a turn, once it is known. What came from the cache, from a reply that somebody
-   * else had asked for, or from a repetition is free, and so is a reply that failed before it began.
+   * Charges a turn's tokens once they are known. Replies from the cache, joined generations, idempotent repeats and
+   * replies that failed before their first text are free.
    */
   meter(subject: string, message: string, turn: Turn): void {
     const policy = this.#tokens;
     if (!policy || turn.replayed || (turn.cache?.kind !== 'miss' && turn.cache?.kind !== 'bypass')) return;
-    const charge = (tokens: number) => this.#parts.limiter.charge(policy, subject, tokens);
+    const charge = (tokens: number) => this.#limiter.charge(policy, subject, tokens);
     turn.result.then(
       ({ usage, content }) => charge(usage?.total_tokens ?? estimatedTokens(message + content)),
       () => {
@@ -94,45 +102,11 @@ export class Quotas {
     return policies;
   }
 
-  /** @param decided about the first of the policies */
-  #admit(
-    policies: readonly Policy[],
-    decided: Decision[],
-    response: Response,
-    subject: string,
-  ): void | Promise<void> {
-    for (const policy of policies.slice(decided.length)) {
-      const decision = this.#decide(policy, response, subject);
-      if (decision instanceof Promise) {
-        return decision.then((known) => {
-          decided.push(known);
-          if (known.allowed) return this.#admit(policies, decided, response, subject);
-          throw this.#refusal(policies, decided, subject);
-        });
-      }
-      decided.push(decision);
-      if (!decision.allowed) throw this.#refusal(policies, decided, subject);
-    }
-    const headers = Object.entries(rateLimitHeaders(decided) ?? {});
-    for (const [name, value] of headers) response.setHeader(name, value);
-  }
-
-  #decide(policy: Policy, response: Response, subject: string): Decision | Promise<Decision> {
-    const { limiter, concurrency } = this.#parts;
-    if (isWindowed(policy)) {
-      // Of what a reply will have cost nobody knows yet: it is let through as long as anything is left.
-      return limiter.take(policy, subject, policy === this.#tokens ? 0 : 1);
-    }
-    const place = concurrency.acquire(policy, subject);
-    return place instanceof Promise
-      ? place.then((known) => untilClosed(known, response))
-      : untilClosed(place, response);
-  }
-
-  /** Says of the policies that were not asked any more how they stand. */
-  #refusal(policies: readonly Policy[], decided: readonly Decision[], subject: string): AppError {
-    const others = policies.slice(decided.length).filter(isWindowed);
-    return rateLimitError([...decided, ...others.map((policy) => this.#parts.limiter.peek(policy, subject))]);
+  async #decide(policy: Policy, response: Response, subject: string): Promise<Decision> {
+    if (!isWindowed(policy)) return untilClosed(this.#permits.acquire(policy, subject), response);
+    // A reply's cost is unknown before its end, so it may start as long as any token is left.
+    if (policy === this.#tokens) return this.#limiter.check(policy, subject);
+    return this.#limiter.take(policy, subject);
   }
 }
 
@@ -149,11 +123,11 @@ function isWindowed(policy: Policy): policy is WindowPolicy {
   return policy.windowSeconds !== null;
 }
 
-/** However the response ends; its caller may have left while others were asked, and then nothing closes any more. */
-function untilClosed(place: Permit, response: Response): Permit {
-  if (response.closed) place.release();
-  else response.once('close', () => place.release());
-  return place;
+/** A client that left while the store was asked has closed the response already. */
+function untilClosed(permit: Permit, response: Response): Permit {
+  if (response.closed) permit.release();
+  else response.once('close', () => permit.release());
+  return permit;
 }
 
 function rateLimitError(decisions: readonly Decision[]): AppError {
@@ -163,11 +137,11 @@ function rateLimitError(decisions: readonly Decision[]): AppError {
 }
 
 function sentence({ name, limit, windowSeconds, unit }: Policy): string {
-  const what = windowSeconds === null ? `${limit} at once` : `${limit} ${unit} in ${windowSeconds} seconds`;
-  return `The limit "${name}" is reached: ${what}`;
+  const quota = windowSeconds === null ? `${limit} open` : `${limit} ${unit} in ${windowSeconds} seconds`;
+  return `The limit "${name}" is reached: ${quota}`;
 }
 
-/** Where the model server does not say: four bytes a token is common for English, and Chinese comes close to it. */
+/** For model servers that report no usage: four bytes a token is common for English and close for Chinese. */
 function estimatedTokens(text: string): number {
   return Math.ceil(Buffer.byteLength(text) / 4);
 }

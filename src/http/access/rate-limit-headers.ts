@@ -7,8 +7,8 @@ const INTEGER_MAX = 999_999_999_999_999;
 
 /**
  * `RateLimit-Policy` and `RateLimit` after draft-ietf-httpapi-ratelimit-headers-11: lists of strings with parameters.
- * The unit `tokens` is not in its registry, but to call them requests would be worse.
- * @returns undefined where no policy counts
+ * Its registry has no unit `tokens`.
+ * @returns undefined without decisions
  */
 export function rateLimitHeaders(decisions: readonly Decision[]): RateLimitHeaders | undefined {
   if (decisions.length === 0) return undefined;
@@ -18,7 +18,7 @@ export function rateLimitHeaders(decisions: readonly Decision[]): RateLimitHeade
   };
 }
 
-/** Seconds for `Retry-After`: when all of those who refused will take requests again. A full concurrency may be empty soon. */
+/** Seconds for `Retry-After`, until every exhausted limit allows requests again; 1 for open streams. */
 export function retryAfter(decisions: readonly Decision[]): number {
   return Math.max(1, ...decisions.map(({ allowed, resetSeconds }) => (allowed ? 0 : (resetSeconds ?? 1))));
 }
@@ -38,8 +38,8 @@ function integer(value: number): string {
   return String(Math.min(Math.max(0, Math.trunc(value)), INTEGER_MAX));
 }
 
-/** @throws RangeError for what no string of a structured field may hold */
+/** @throws RangeError for characters that a string of a structured field must not contain */
 function text(value: string): string {
-  if (!/^[\x20-\x7e]*$/.test(value)) throw new RangeError('not ASCII that can be seen');
+  if (!/^[\x20-\x7e]*$/.test(value)) throw new RangeError('not printable ASCII');
   return `"${value.replace(/["\\]/g, '\\$&')}"`;
 }

@@ -15,7 +15,7 @@ const SETTINGS = {
   authFailuresPerMinute: 2,
 };
 
-/** A response of which only what is asked for is there. */
+/** The parts of a response that quotas use. */
 class FakeResponse extends EventEmitter {
   closed = false;
   readonly headers = new Map<string, string>();
@@ -30,31 +30,26 @@ class FakeResponse extends EventEmitter {
   }
 }
 
-interface Setup {
-  /** The names of policies that are reached. */
-  readonly full?: readonly string[];
-  /** Whether others are asked first. */
-  readonly slow?: boolean;
-}
-
-function start({ full = [], slow = false }: Setup = {}) {
+/** @param full the names of policies whose limit is reached */
+function start(full: readonly string[] = []) {
   const log: string[] = [];
   const decide = (policy: Policy, verb: string): Decision => {
     log.push(`${verb} ${policy.name}`);
     const allowed = !full.includes(policy.name);
     return { policy, allowed, remaining: allowed ? 1 : 0, resetSeconds: policy.windowSeconds };
   };
-  const maybeLater = <T>(value: T): T | Promise<T> => (slow ? Promise.resolve(value) : value);
   const limiter: RateLimiter = {
-    take: (policy, _subject, cost = 1) => maybeLater(decide(policy, `take ${cost}`)),
-    peek: (policy) => decide(policy, 'peek'),
+    take: async (policy) => decide(policy, 'take'),
+    check: async (policy) => decide(policy, 'check'),
     charge: (policy, subject, cost) => void log.push(`charge ${cost} ${policy.name} ${subject}`),
   };
-  const concurrency: PermitPool = {
-    acquire: (policy) =>
-      maybeLater({ ...decide(policy, 'open'), release: () => void log.push(`release ${policy.name}`) }),
+  const permits: PermitPool = {
+    acquire: (policy) => ({
+      ...decide(policy, 'open'),
+      release: () => void log.push(`release ${policy.name}`),
+    }),
   };
-  const quotas = new Quotas(SETTINGS, { limiter, concurrency });
+  const quotas = new Quotas(SETTINGS, limiter, permits);
   const response = new FakeResponse();
   const admit = (uses: readonly Quota[], method = 'POST') => {
     const route: Route = { method: 'post', path: '/', access: 'chat', quotas: uses, handle() {} };
@@ -71,10 +66,10 @@ const refusal = (name: string) => (error: unknown) => {
 };
 
 describe('quotas', () => {
-  it('ask one policy after the other, at once where they can, and tell them all', () => {
+  it('ask one policy after the other, and report them all', async () => {
     const { log, response, admit } = start();
-    assert.equal(admit(['tokens', 'streams']), undefined);
-    assert.deepEqual(log, ['take 1 requests', 'take 0 tokens', 'open streams']);
+    await admit(['tokens', 'streams']);
+    assert.deepEqual(log, ['take requests', 'check tokens', 'open streams']);
     assert.equal(
       response.headers.get('RateLimit'),
       '"requests";r=1;t=60, "tokens";r=1;t=86400, "streams";r=1',
@@ -83,32 +78,29 @@ describe('quotas', () => {
     assert.deepEqual(log.slice(3), ['release streams']);
   });
 
-  for (const slow of [false, true]) {
-    const when = slow ? 'after others were asked' : 'at once';
-    it(`use up nothing of a policy when one before it refuses, ${when}`, async () => {
-      const { log, response, admit } = start({ slow, full: ['requests'] });
-      await assert.rejects(async () => admit(['exports']), refusal('requests'));
-      assert.deepEqual(log, ['take 1 requests', 'peek exports']);
-      assert.equal(response.headers.size, 0, 'the error has the headers');
-      const other = start({ slow, full: ['tokens'] });
-      await assert.rejects(async () => other.admit(['tokens', 'streams']), refusal('tokens'));
-      assert.deepEqual(other.log, ['take 1 requests', 'take 0 tokens']);
-    });
-  }
+  it('use nothing of a policy when an earlier one refuses', async () => {
+    const { log, response, admit } = start(['requests']);
+    await assert.rejects(admit(['exports']), refusal('requests'));
+    assert.deepEqual(log, ['take requests', 'check exports']);
+    assert.equal(response.headers.size, 0, 'the error has the headers');
+    const other = start(['tokens']);
+    await assert.rejects(other.admit(['tokens', 'streams']), refusal('tokens'));
+    assert.deepEqual(other.log, ['take requests', 'check tokens']);
+  });
 
-  it('give the place of a stream back at once when its caller left while others were asked', async () => {
-    const { log, response, admit } = start({ slow: true });
+  it('release the permit of a stream immediately when the client has left', async () => {
+    const { log, response, admit } = start();
     const waiting = admit(['streams']);
     response.close();
     await waiting;
-    assert.deepEqual(log, ['take 1 requests', 'open streams', 'release streams']);
+    assert.deepEqual(log, ['take requests', 'open streams', 'release streams']);
     assert.equal(response.listenerCount('close'), 0);
   });
 
-  it('take HEAD for no export', () => {
+  it('count no export for HEAD', async () => {
     const { log, admit } = start();
-    void admit(['exports'], 'HEAD');
-    void admit(['exports'], 'GET');
-    assert.deepEqual(log, ['take 1 requests', 'take 1 requests', 'take 1 exports']);
+    await admit(['exports'], 'HEAD');
+    await admit(['exports'], 'GET');
+    assert.deepEqual(log, ['take requests', 'take requests', 'take exports']);
   });
 });
