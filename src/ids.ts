@@ -5,7 +5,7 @@ import type { IdSource } from './domain/runtime.ts';
 const ID_BYTES = 16;
 const IDS_PER_FILL = 256;
 
-/** UUIDv7 from randomness that is fetched for many ids at once: asking the system for each costs more than the id. */
+/** UUIDv7. Random bytes are fetched for many ids together: fetching them costs more than the rest of an id. */
 export function createIdSource(): IdSource {
   const pool = Buffer.alloc(ID_BYTES * IDS_PER_FILL);
   let at = pool.length;

@@ -3,17 +3,17 @@ import { LRUCache } from 'lru-cache';
 import type { ModelReply, ModelRequest } from '../domain/model.ts';
 import type { CacheHit, ResponseCache } from '../domain/response-cache.ts';
 
-/** What an entry costs beside its text: key, object, list links. Rounded up from a heap snapshot. */
+/** Bytes of an entry without its text: key, object, list links. Rounded up from a heap snapshot. */
 const ENTRY_OVERHEAD = 512;
 
-/** Two bytes a UTF-16 unit: the upper bound of what V8 keeps for a string. */
+/** In bytes: V8 stores a UTF-16 unit in at most two. */
 function sizeOf(reply: ModelReply): number {
   return reply.content.length * 2 + ENTRY_OVERHEAD;
 }
 
 /**
- * @param maxBytes bound on all entries together; 0 turns the cache off
- * @param ttlMs how long a reply is served; 0 turns the cache off
+ * @param maxBytes of all entries; 0 disables the cache
+ * @param ttlMs 0 disables the cache
  */
 export function createResponseCache(maxBytes: number, ttlMs: number): ResponseCache {
   const enabled = maxBytes > 0 && ttlMs > 0;
@@ -25,8 +25,8 @@ export function createResponseCache(maxBytes: number, ttlMs: number): ResponseCa
     enabled,
     keyOf(request: ModelRequest, owner: string | null): string {
       const { model, messages, temperature, maxTokens } = request;
-      const said = messages.map(({ role, content }) => [role, content]);
-      const parts = [owner, model, temperature ?? null, maxTokens ?? null, said];
+      const context = messages.map(({ role, content }) => [role, content]);
+      const parts = [owner, model, temperature ?? null, maxTokens ?? null, context];
       return hash('sha256', JSON.stringify(parts), 'base64url');
     },
     get(key: string): CacheHit | undefined {

@@ -20,7 +20,7 @@ import { HealthService } from '../services/health.ts';
 import type { ContentFilter } from '../startup/open-content-filter.ts';
 import type { Core } from './core.ts';
 
-/** The client of the model server, with the demo model behind it where none is configured. */
+/** The client of the model server, or of the demo model when none is configured. */
 export async function openModel(config: Config, log: Logger, breaker: Partial<BreakerOptions> = {}) {
   const demo = config.model.demo ? await startDemoModel() : undefined;
   const baseUrl = demo?.baseUrl ?? config.model.baseUrl;
@@ -43,7 +43,7 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
   const checkpoints = new Checkpoints({ writer, replies, worker, log }, config.durability.checkpointMs);
   const recorder = new TurnRecorder({ writer, checkpoints, worker, clock, log }, retention);
   const stored = new StoredStreams({ replies, pending: writer, log }, retention);
-  const forget = (conversationId: string) => {
+  const dropConversation = (conversationId: string) => {
     recorder.dropConversation(conversationId);
     writer.drop(conversationId);
   };
@@ -65,7 +65,7 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
       },
     ),
     streams: new StreamService({ recorder, stored, replies, pending: writer, clock }, retention),
-    conversations: new ConversationService(conversations, writer, clock, retention, forget),
+    conversations: new ConversationService(conversations, writer, clock, retention, dropConversation),
     health: new HealthService(conversations, model, writer, config.model.demo),
   };
 }

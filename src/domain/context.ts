@@ -1,6 +1,6 @@
 import type { ContextMessage, MessageStatus, Role } from './conversation.ts';
 
-/** What of a stored message decides whether and where it goes into the context of the next question. */
+/** The parts of a stored message that decide about its place in the context. */
 export interface PastMessage {
   readonly uid: string;
   readonly role: Role | string;
@@ -10,8 +10,8 @@ export interface PastMessage {
 }
 
 /**
- * Gathers the newest whole turns of a conversation. A question counts together with its newest reply that says
- * something and is not being written any more; one without is left out.
+ * Collects the newest complete turns of a conversation: a user message with its newest reply that has ended and has
+ * text. A user message without such a reply is left out.
  */
 export class ContextTurns {
   readonly #wanted: number;
@@ -20,8 +20,8 @@ export class ContextTurns {
   readonly #replies = new Map<string, PastMessage>();
 
   /**
-   * @param limit messages at most; an odd number is one less
-   * @param except the uid of a question that is left out
+   * @param limit of messages; an odd number counts as one less
+   * @param except the uid of a user message to leave out
    */
   constructor(limit: number, except?: string) {
     this.#wanted = Math.floor(limit / 2);
@@ -32,7 +32,7 @@ export class ContextTurns {
     return this.#turns.length >= this.#wanted;
   }
 
-  /** Messages come newest first, so all replies to a question have been seen when the question comes. */
+  /** Messages must come newest first: all replies before their user message. */
   addOlder(message: PastMessage): void {
     const { uid, role, replyTo, status, content } = message;
     if (role === 'user') {

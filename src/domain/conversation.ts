@@ -1,19 +1,19 @@
 import type { Access } from './access.ts';
 
-/** All times in the domain are epoch milliseconds, UTC; the edges format them. */
+/** Epoch milliseconds. */
 export type Instant = number;
 
 export type Role = 'user' | 'assistant';
 
-/** `streaming`: still being written; `incomplete`: broken off by a fault or a cap; `cancelled`: stopped by a caller. */
+/** `streaming`: being generated; `incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller. */
 export type MessageStatus = 'complete' | 'streaming' | 'incomplete' | 'cancelled';
 
 export type FinishReason = 'stop' | 'length' | 'content_filter' | 'cancelled' | 'error';
 
-/** In which form a caller reads a reply. What is stored is always the model's own Markdown. */
+/** The format in which a caller reads a reply. The model's Markdown is stored. */
 export type ReplyFormat = 'markdown' | 'text';
 
-/** Token counts as the model server reports them. */
+/** Token counts from the model server. */
 export interface Usage {
   readonly prompt_tokens: number;
   readonly completion_tokens: number;
@@ -28,50 +28,49 @@ export interface Conversation {
 }
 
 export interface Message {
-  /** UUIDv7, the public id; what makes every write repeatable. */
+  /** UUIDv7, the public id. It makes every write repeatable. */
   readonly uid: string;
   readonly conversationId: string;
   readonly role: Role;
-  /** The model's or the user's own text, byte for byte; for a reply always Markdown. */
+  /** The unchanged text of the user or the model; of a reply always Markdown. */
   readonly content: string;
   readonly timestamp: Instant;
   readonly status: MessageStatus;
-  /** For a reply: the uid of the user message it answers. */
+  /** Of a reply: the uid of the user message. */
   readonly replyTo: string | null;
   readonly model: string | null;
   readonly finishReason: FinishReason | null;
   readonly usage: Usage | null;
-  /** For a reply: the form it was asked for in, which the offsets of its stream count. Null where nobody said. */
+  /** Of a reply: the requested format, which the offsets of its stream count. Null in rows of earlier versions. */
   readonly format: ReplyFormat | null;
 }
 
-/** A message as the model sees it. */
+/** A message for the model. */
 export interface ContextMessage {
   readonly role: 'system' | Role;
   readonly content: string;
 }
 
-/** A message with its place in the conversation: `seq` is the row number, growing, never reused. */
+/** `seq` is the row number: growing, never reused. */
 export interface SequencedMessage extends Message {
   readonly seq: number;
 }
 
-/** Where a page of conversations (newest activity first) goes on. */
+/** The last conversation of a page (newest activity first). */
 export interface ConversationCursor {
   readonly lastActive: Instant;
   readonly id: string;
 }
 
-/** Reads and the delete. Every method rejects with AppError `database_unavailable` when the database is away. */
+/** Rejects with AppError `database_unavailable`. */
 export interface ConversationRepository {
-  /** The conversation, expired or not; null when there is none. */
+  /** Also finds an expired conversation. */
   find(id: string): Promise<Conversation | null>;
   /**
-   * The newest whole turns (user message and its reply, paired by `replyTo`), at most `limit` messages, oldest
-   * first; empty when the conversation is unknown or was last active before `activeSince`.
-   * A turn without a reply, or whose reply is empty or still streaming, is left out, and so is the one whose user
-   * message is `except` (a question that is asked again is no context of itself).
-   * @throws AppError `conversation_not_found` when the conversation is somebody else's
+   * The context of the next user message, as {@link ContextTurns}, oldest first. Empty when the conversation is unknown
+   * or was last active before `activeSince`.
+   * @param except the user message whose reply is generated again
+   * @throws AppError `conversation_not_found` when another owner has the conversation
    */
   history(
     id: string,
@@ -80,17 +79,17 @@ export interface ConversationRepository {
     activeSince: Instant,
     except?: string,
   ): Promise<ContextMessage[]>;
-  /** Messages after `afterSeq` (0: from the first), oldest first, at most `limit`. */
+  /** Oldest first. @param afterSeq 0: from the first */
   messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]>;
-  /** Those open to `access`, last active at `activeSince` or later, newest activity first, then by id descending. */
+  /** Newest activity first, then by id descending. */
   list(
     access: Access,
     limit: number,
     before: ConversationCursor | null,
     activeSince: Instant,
   ): Promise<Conversation[]>;
-  /** Deletes the conversation with all its messages. False when there was none that is open to `access`. */
+  /** With all messages. False when it does not exist or `access` does not include it. */
   delete(id: string, access: Access): Promise<boolean>;
-  /** Resolves when the database answers and its schema is the one this version needs. */
+  /** Resolves when the database responds and has the schema of this version. */
   check(): Promise<void>;
 }

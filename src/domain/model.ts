@@ -1,7 +1,6 @@
-/** A call to the model server. */
 import type { ContextMessage, FinishReason, Usage } from './conversation.ts';
 
-/** What is sent to the model server; also what a cached reply is a reply to. */
+/** A call to the model server. A cached reply belongs to one. */
 export interface ModelRequest {
   readonly model: string;
   readonly messages: readonly ContextMessage[];
@@ -12,9 +11,9 @@ export interface ModelRequest {
 export interface ModelOutcome {
   readonly finishReason: FinishReason;
   readonly usage: Usage | null;
-  /** The model's own name for itself, where it says so; else the one asked for. */
+  /** The name in the response, else the requested one. */
   readonly model: string;
-  /** True when a cap of this server (bytes or time) ended the reply; `finishReason` is then `length`. */
+  /** A limit of this server (bytes or time) cut the reply; `finishReason` is then `length`. */
   readonly truncated: boolean;
 }
 
@@ -27,13 +26,12 @@ export interface ModelReply extends ModelOutcome {
  * `upstream_timeout`, `upstream_incomplete`, `upstream_empty`. An abort by the signal rejects with its reason.
  */
 export interface ChatModel {
-  /** The whole reply at once. */
   complete(request: ModelRequest, signal: AbortSignal): Promise<ModelReply>;
   /**
-   * The reply as it comes. `onDelta` gets non-empty, well-formed pieces (no lone surrogate, no split pair) and must
-   * not throw; after a rejection what it got so far is what was said.
+   * `onDelta` gets non-empty, well-formed pieces (no lone surrogate, no split pair) and must not throw. After a
+   * rejection, its pieces are the part of the reply before the error.
    */
   stream(request: ModelRequest, onDelta: (text: string) => void, signal: AbortSignal): Promise<ModelOutcome>;
-  /** Whether the model server answers at all; for /health/ready. Never throws. */
+  /** Whether the model server responds. Never throws. */
   reachable(signal: AbortSignal): Promise<boolean>;
 }

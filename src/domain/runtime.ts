@@ -1,4 +1,3 @@
-/** The clock, ids and log that every service is given. */
 import type { Instant } from './conversation.ts';
 
 export interface Clock {
@@ -11,7 +10,7 @@ export interface IdSource {
   next(): string;
 }
 
-/** What the services log; pino's logger is one. Never bodies, keys or prompts. */
+/** Implemented by pino. Lines never contain bodies, keys or prompts. */
 export interface Log {
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;

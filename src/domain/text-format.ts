@@ -1,8 +1,8 @@
-/** Takes the marks out of Markdown while it arrives. */
+/** Converts Markdown to plain text while it arrives. */
 export interface TextStream {
-  /** Feeds a piece and returns what cannot change any more. */
+  /** Returns the text that later pieces cannot change. */
   push(markdown: string): string;
-  /** The rest. */
+  /** Returns the rest. */
   end(): string;
 }
 

@@ -3,23 +3,22 @@ import type { ChatModel } from '../domain/model.ts';
 import type { PendingTurns } from '../domain/turns.ts';
 import { within } from '../util/timers.ts';
 
-/** How long an answer about the model server is good for, milliseconds: probes come often, its owner may count calls. */
+/** Probes are frequent, and calls to the model server may be counted by its provider. */
 const UPSTREAM_FRESH_MS = 10_000;
 const UPSTREAM_TIMEOUT_MS = 3000;
-/** How long a probe waits for that answer: the usual limit of a probe is a second, and the answer decides nothing. */
+/** Probes usually time out after a second, and the state of the model server does not affect readiness. */
 const PROBE_WAIT_MS = 500;
 
 export interface HealthReport {
-  /** Whether this process should get requests. A model server that is away does not take it out of service. */
+  /** Whether this process should get requests. Does not depend on the model server. */
   readonly ready: boolean;
   readonly stopping: boolean;
   readonly database: 'up' | 'down';
   readonly upstream: 'demo' | 'up' | 'down';
-  /** What waits on this host for the database. */
   readonly journal: ReturnType<PendingTurns['state']>;
 }
 
-/** Whether the parts behind this process answer. */
+/** Whether database and model server respond. */
 export class HealthService {
   readonly #conversations: Pick<ConversationRepository, 'check'>;
   readonly #model: Pick<ChatModel, 'reachable'>;
@@ -41,7 +40,7 @@ export class HealthService {
     this.#demo = demo;
   }
 
-  /** From now on not ready, so that a load balancer sends nobody new. */
+  /** Reports not ready from now on, so that load balancers send no new requests. */
   stop(): void {
     this.#stopping = true;
   }
@@ -66,14 +65,14 @@ export class HealthService {
     }
   }
 
-  /** What was last known where the model server takes its time. */
+  /** The last known state when the model server is slow. */
   #upstreamUp(): Promise<boolean> {
     const now = performance.now();
     if (!this.#upstream || now - this.#upstream.at > UPSTREAM_FRESH_MS) {
       const up = this.#model.reachable(AbortSignal.timeout(UPSTREAM_TIMEOUT_MS));
       this.#upstream = { at: now, up };
-      void up.then((answer) => {
-        this.#upstreamLastUp = answer;
+      void up.then((isUp) => {
+        this.#upstreamLastUp = isUp;
       });
     }
     return within(PROBE_WAIT_MS, this.#upstream.up, () => this.#upstreamLastUp);

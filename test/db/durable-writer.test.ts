@@ -174,7 +174,7 @@ describe('while the database is away', () => {
     assert.equal(writer.state().turns, 3);
     assert.equal(writer.has(question.conversationId), true);
     assert.deepEqual(
-      writer.messages(question.conversationId)?.map(({ content }) => content),
+      writer.conversation(question.conversationId)?.messages.map(({ content }) => content),
       ['a question', 're: a question'],
     );
     assert.equal(ofLevel(lines, WARN).length, 1);

@@ -363,7 +363,7 @@ describe('what leaves the journal', () => {
       assert.equal(entry?.unit, null);
       assert.equal(entry.conversationId, unit.start?.conversationId);
       assert.equal(entry.uid, unit.start?.message.uid);
-      assert.equal(journal.messages(entry.conversationId), null);
+      assert.equal(journal.conversation(entry.conversationId), null);
     });
   }
 });
@@ -391,14 +391,14 @@ describe('what waits of a conversation', () => {
     const ended = { ...begun, status: 'complete' as const, content: 'all of it' };
     const second = userMessage(conversationId, { content: 'more' });
     const unfinished = replyTo(second, { status: 'streaming', content: '' });
-    assert.equal(journal.messages(conversationId), null);
+    assert.equal(journal.conversation(conversationId), null);
     await journal.append({ start: startOf(first, { named: false }), reply: begun });
     await journal.append(newStart());
-    assert.deepEqual(journal.messages(conversationId), [first, begun]);
+    assert.deepEqual(journal.conversation(conversationId)?.messages, [first, begun]);
     await journal.append({ start: startOf(second), reply: unfinished });
     await journal.append({ reply: ended });
     await journal.append({ reply: { ...ended, content: 'repeated' } });
-    assert.deepEqual(other.messages(conversationId), [first, ended, second, unfinished]);
+    assert.deepEqual(other.conversation(conversationId)?.messages, [first, ended, second, unfinished]);
     assert.deepEqual(other.reply(unfinished.uid), unfinished);
     assert.equal(other.reply(ended.uid)?.status, 'complete');
     assert.equal(other.reply(first.uid), null);
@@ -409,11 +409,11 @@ describe('what waits of a conversation', () => {
     const journal = place(t).open();
     const named = userMessage(newId());
     await journal.append({ start: startOf(named) });
-    assert.equal(journal.messages(named.conversationId), null);
+    assert.equal(journal.conversation(named.conversationId), null);
     const question = userMessage(newId());
     await journal.append({ reply: replyTo(question) });
     await journal.append({ start: startOf(question, { named: false }) });
-    assert.equal(journal.messages(question.conversationId), null);
+    assert.equal(journal.conversation(question.conversationId), null);
   });
 
   test('costs next to nothing to ask when nothing waits', (t) => {

@@ -130,9 +130,10 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     return this.#read(() => this.#sql.holds.get(conversationId) !== undefined);
   }
 
-  messages(conversationId: string): Message[] | null {
+  conversation(conversationId: string): ReturnType<PendingTurns['conversation']> {
     const units = this.#use(() => this.#sql.bodies.all(conversationId)).map(toUnit);
-    if (units[0]?.start?.named !== false) return null;
+    const first = units[0]?.start;
+    if (first?.named !== false) return null;
     const messages = new Map<string, Message>();
     for (const unit of units) {
       if (unit === null) return null;
@@ -142,15 +143,7 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
         if (!known || known.status === 'streaming') messages.set(message.uid, message);
       }
     }
-    return [...messages.values()];
-  }
-
-  ownerOf(conversationId: string): string | null | undefined {
-    for (const body of this.#use(() => this.#sql.bodies.all(conversationId))) {
-      const start = toUnit(body)?.start;
-      if (start) return start.by.owner;
-    }
-    return undefined;
+    return { owner: first.by.owner, messages: [...messages.values()] };
   }
 
   reply(uid: string): Message | null {

@@ -95,12 +95,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     return this.#journal.has(conversationId);
   }
 
-  messages(conversationId: string): Message[] | null {
-    return this.#journal.messages(conversationId);
-  }
-
-  ownerOf(conversationId: string): string | null | undefined {
-    return this.#journal.ownerOf(conversationId);
+  conversation(conversationId: string): ReturnType<PendingTurns['conversation']> {
+    return this.#journal.conversation(conversationId);
   }
 
   reply(uid: string): Message | null {

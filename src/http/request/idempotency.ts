@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { Request } from 'express';
 import type { Access } from '../../domain/access.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { IdempotencyKey } from '../../services/chat/idempotent-turns.ts';
+import type { IdempotencyKey } from '../../domain/turns.ts';
 
 const RULE = 'must be sent once, as 1 to 255 visible ASCII characters, bare or in double quotes';
 

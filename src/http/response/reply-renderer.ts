@@ -2,7 +2,7 @@ import type { ReplyFormat } from '../../domain/conversation.ts';
 import type { FilterRule, FilterStream, WordFilters } from '../../domain/filter.ts';
 import type { TextFormat, TextStream } from '../../domain/text-format.ts';
 import type { Reply } from '../../services/chat/reply.ts';
-import type { ReplyStream } from '../../services/chat/turn.ts';
+import type { Turn } from '../../services/chat/turn.ts';
 
 /** Renders a reply while it arrives. */
 export interface RenderedStream extends TextStream {
@@ -46,7 +46,7 @@ export class ReplyRenderer {
   }
 
   /** The length of an ended reply as rendered, UTF-16 units. */
-  length({ reply, format }: ReplyStream): number {
+  length({ reply, format }: Turn): number {
     if (format === 'markdown' && !this.#rule) return reply.length;
     return this.whole(reply, format, reply.text).text.length;
   }

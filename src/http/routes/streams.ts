@@ -1,7 +1,7 @@
 import type { Request } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import type { StreamService } from '../../services/chat/streams.ts';
-import type { ReplyStream } from '../../services/chat/turn.ts';
+import type { Turn } from '../../services/chat/turn.ts';
 import { callerOf } from '../access/caller.ts';
 import { readQuery } from '../request/query.ts';
 import { check } from '../request/validate.ts';
@@ -40,11 +40,7 @@ function positionOf(request: Request, id: string): ReadPosition {
  * Whether the reader has the whole reply. Its last event alone does not prove that: the lease of the generating worker
  * may have expired too early, or another worker may have stopped the reply before all of it was stored.
  */
-function isFullyDelivered(
-  { offset, ended }: ReadPosition,
-  stream: ReplyStream,
-  renderer: ReplyRenderer,
-): boolean {
+function isFullyDelivered({ offset, ended }: ReadPosition, stream: Turn, renderer: ReplyRenderer): boolean {
   return ended && !stream.reply.running && offset >= renderer.length(stream);
 }
 

@@ -1,7 +1,7 @@
 import type { Response } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
-import type { ReplyStream, TurnResult } from '../../services/chat/turn.ts';
+import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import { presentCacheUse } from '../response/presenters.ts';
 import { requestProblem } from '../response/problem.ts';
 import { type ChunkFraming, takeOverChunking } from './chunk-framing.ts';
@@ -20,7 +20,7 @@ export interface SessionTiming {
 }
 
 export interface StreamOptions extends EncoderOptions {
-  readonly stream: ReplyStream;
+  readonly stream: Turn;
   /** Whether the reply was begun for an earlier request. The response then starts without waiting for a token. */
   readonly resumed: boolean;
   /** Undefined where the response cache was not consulted. */
@@ -35,7 +35,7 @@ export interface StreamOptions extends EncoderOptions {
 export class StreamSession {
   readonly #response: Response;
   readonly #options: StreamOptions;
-  readonly #stream: ReplyStream;
+  readonly #stream: Turn;
   readonly #encoder: SseReplyEncoder;
   readonly #timing: SessionTiming;
   /** Undefined until the response has started. */
@@ -77,7 +77,7 @@ export class StreamSession {
     if (!resumed && reply.running && reply.length === 0) await Promise.race([closed, this.#firstToken()]);
     if (this.#isClosed) return;
     // A new reader of a reply that failed without a token gets the error as status, once it is stored.
-    if (!resumed && reply.end?.kind === 'broken' && reply.length === 0) await result;
+    if (!resumed && reply.end instanceof AppError && reply.length === 0) await result;
   }
 
   /** Resolves with the first token, the end, or after `openMs`. */
@@ -208,7 +208,7 @@ export class StreamSession {
   }
 }
 
-export function streamHeaders({ conversationId, messageId }: ReplyStream): Record<string, string> {
+export function streamHeaders({ conversationId, messageId }: Turn): Record<string, string> {
   return { ...EVENT_STREAM_HEADERS, 'X-Conversation-Id': conversationId, 'X-Stream-Id': messageId };
 }
 

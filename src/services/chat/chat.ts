@@ -11,24 +11,29 @@ import { conversationNotFound } from '../../domain/errors.ts';
 import type { ModelRequest } from '../../domain/model.ts';
 import type { Retention } from '../../domain/retention.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
-import type { KeyClaim, PendingTurns, StoredKey } from '../../domain/turns.ts';
+import {
+  type IdempotencyKey,
+  type KeyClaim,
+  type PendingTurns,
+  type StoredKey,
+  waitForReplay,
+} from '../../domain/turns.ts';
 import type { ExportThrottle } from '../exports/throttle.ts';
-import type { CacheSharing, Generations, ReplyMode } from './generations.ts';
-import { type IdempotencyKey, type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
-import type { InputFilter, JudgedMessage } from './input-filter.ts';
-import { Reply } from './reply.ts';
+import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
+import { type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
+import type { InputFilter } from './input-filter.ts';
 import type { Turn } from './turn.ts';
-import { KeyInUseError, type Question, type TurnRecorder } from './turn-recorder.ts';
+import { KeyInUseError, type NewTurn, type TurnRecorder } from './turn-recorder.ts';
 
 export interface ChatSettings {
   readonly model: string;
   readonly systemPrompt: string | undefined;
   readonly temperature: number | undefined;
   readonly maxTokens: number | undefined;
-  /** How many stored messages go along as context, at most. */
+  /** The most stored messages in the context of a call. */
   readonly historyLimit: number;
   readonly retention: Retention;
-  /** Whether the response cache tells nobody what somebody else was told. */
+  /** Whether owners share no cached replies. */
   readonly cacheByOwner: boolean;
 }
 
@@ -38,7 +43,7 @@ export interface ChatInput {
   readonly conversationId: string | undefined;
   readonly format: ReplyFormat;
   readonly model: string | undefined;
-  /** False goes past the response cache. */
+  /** False bypasses the response cache. */
   readonly cache: boolean;
   readonly access: Access;
 }
@@ -50,171 +55,166 @@ interface ChatParts {
   readonly recorder: TurnRecorder;
   readonly idempotent: IdempotentTurns;
   readonly throttle: Pick<ExportThrottle, 'noteChat'>;
-  /** Undefined: every message goes to the model as it came. */
+  /** Undefined: messages are not filtered. */
   readonly filter: InputFilter | undefined;
   readonly clock: Clock;
   readonly ids: IdSource;
 }
 
-/** How long a question waits for what its conversation still has in the journal. */
-const JOURNAL_WAIT_MS = 5000;
-
-/** One question, one reply: context, call, and the two rows that stay. */
+/** Starts turns: loads the context, calls the model, stores user message and reply. */
 export class ChatService {
   readonly #settings: ChatSettings;
-  readonly #parts: ChatParts;
+  readonly #conversations: ConversationRepository;
+  readonly #pending: PendingTurns;
+  readonly #generations: Generations;
+  readonly #recorder: TurnRecorder;
+  readonly #idempotent: IdempotentTurns;
+  readonly #throttle: Pick<ExportThrottle, 'noteChat'>;
+  readonly #filter: InputFilter | undefined;
+  readonly #clock: Clock;
+  readonly #ids: IdSource;
 
   constructor(settings: ChatSettings, parts: ChatParts) {
     this.#settings = settings;
-    this.#parts = parts;
+    this.#conversations = parts.conversations;
+    this.#pending = parts.pending;
+    this.#generations = parts.generations;
+    this.#recorder = parts.recorder;
+    this.#idempotent = parts.idempotent;
+    this.#throttle = parts.throttle;
+    this.#filter = parts.filter;
+    this.#clock = parts.clock;
+    this.#ids = parts.ids;
   }
 
   /**
-   * Starts a turn, or joins the one that the key stands for.
-   * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`, `conversation_not_found` when the
-   * conversation is somebody else's, `content_blocked` before anything is stored or asked
+   * Starts a turn, or joins the one that has the idempotency key.
+   * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`, `conversation_not_found` (also when
+   * another owner has the conversation), `content_blocked` (before anything is stored or sent)
    */
   begin(input: ChatInput, mode: ReplyMode, key?: IdempotencyKey): Promise<Turn> {
-    this.#parts.throttle.noteChat();
+    this.#throttle.noteChat();
     if (!key) return this.#begin(input, mode);
-    const expiredBefore = this.#expiredBefore();
-    return this.#parts.idempotent.run(key, expiredBefore, (before) =>
-      this.#beginKeyed(
-        input,
-        mode,
-        { ...key, expiredBefore, cached: false, replaces: before?.replyId ?? null },
-        before,
-      ),
+    return this.#idempotent.run(key, this.#activeSince(), (failed) =>
+      this.#beginKeyed(input, mode, key, failed),
     );
   }
 
-  /** The model is called before the user message is stored wherever no history is needed. */
   async #begin(input: ChatInput, mode: ReplyMode): Promise<Turn> {
-    const message = this.#judged(input);
+    const { sent, stored } = this.#filtered(input.message);
     const history = await this.#history(input.conversationId, input.access);
-    const request = this.#request(input, message, history);
-    const { generation, cache } = this.#parts.generations.start(request, mode, this.#cacheUse(input));
-    const question = this.#question(input, message, request.model);
-    // One write instead of two: for a reply that is there already, and for a whole reply in a conversation that
-    // nobody can have heard of before it. A named one could be deleted meanwhile, and must not come back.
-    const together = !generation.running || (mode === 'whole' && input.conversationId === undefined);
-    const started = together ? undefined : this.#parts.recorder.recordStart(question).then(() => {});
-    const stream = this.#parts.recorder.track(question, new Reply(generation), started);
-    return { ...stream, cache, cached: cache.kind === 'hit', replayed: false };
+    const request = this.#request(input, sent, history);
+    const opened = this.#generations.start(request, mode, this.#cacheSharing(input));
+    const turn = this.#newTurn(input, stored, request.model);
+    // A named conversation may be deleted while the reply is generated, and a single write would bring it back.
+    const isNew = input.conversationId === undefined;
+    const inOneWrite = !opened.generation.running || (mode === 'whole' && isNew);
+    if (inOneWrite) return this.#recorder.trackInOneWrite(turn, opened);
+    // The model already works while the user message is being stored.
+    return this.#recorder.track(turn, opened, this.#recorder.recordStart(turn));
   }
 
   /**
-   * The key first, then the call: of many equal requests at once, on whichever worker, one gets to ask the model.
-   * @param before the question with this key whose reply failed
+   * Claims the key before it calls the model, so that of equal requests on all workers only one calls it.
+   * @param failed the turn with this key whose reply failed
    */
   async #beginKeyed(
     input: ChatInput,
     mode: ReplyMode,
-    claim: KeyClaim,
-    before: StoredKey | null,
+    key: IdempotencyKey,
+    failed: StoredKey | null,
   ): Promise<Turn | typeof KEY_IN_USE> {
-    const { generations, recorder } = this.#parts;
-    const message = this.#judged(input);
-    const id = before?.conversationId ?? input.conversationId;
-    const history = await this.#history(id, input.access, before?.questionId);
-    const request = this.#request(input, message, history);
-    const hit = generations.cached(request, this.#cacheUse(input));
-    const key = { ...claim, cached: hit !== undefined };
-    const question = { ...this.#question(input, message, request.model, before), key };
-    if (hit) {
-      const stream = recorder.track(question, new Reply(hit.generation), undefined);
-      try {
-        await stream.started;
-        return { ...stream, cache: hit.cache, cached: true, replayed: false };
-      } catch (error) {
-        if (error instanceof KeyInUseError) return KEY_IN_USE;
-        throw error;
-      }
-    }
-    const outcome = await recorder.recordStart(question);
+    const { sent, stored } = this.#filtered(input.message);
+    const conversationId = failed?.conversationId ?? input.conversationId;
+    const history = await this.#history(conversationId, input.access, failed?.questionId);
+    const request = this.#request(input, sent, history);
+    const hit = this.#generations.cached(request, this.#cacheSharing(input));
+    const claim: KeyClaim = {
+      ...key,
+      cached: hit !== undefined,
+      replaces: failed?.replyId ?? null,
+      expiredBefore: this.#activeSince(),
+    };
+    const turn = { ...this.#newTurn(input, stored, request.model, failed), key: claim };
+    if (hit) return this.#claimWithHit(turn, hit);
+    const outcome = await this.#recorder.recordStart(turn);
     if (outcome === 'taken' || outcome === 'gone') return KEY_IN_USE;
-    let opened: ReturnType<Generations['start']>;
     try {
-      opened = generations.start(request, mode, this.#cacheUse(input));
+      const opened = this.#generations.start(request, mode, this.#cacheSharing(input));
+      return this.#recorder.track(turn, opened, Promise.resolve());
     } catch (error) {
-      await recorder.recordFailure(question);
+      await this.#recorder.recordFailure(turn);
       throw error;
     }
-    const stream = recorder.track(question, new Reply(opened.generation), Promise.resolve());
-    return { ...stream, cache: opened.cache, cached: false, replayed: false };
   }
 
-  #judged({ message }: ChatInput): JudgedMessage {
-    return this.#parts.filter?.judge(message) ?? { asked: message, stored: message };
+  async #claimWithHit(newTurn: NewTurn, hit: OpenedGeneration): Promise<Turn | typeof KEY_IN_USE> {
+    const turn = this.#recorder.trackInOneWrite(newTurn, hit);
+    try {
+      await turn.started;
+      return turn;
+    } catch (error) {
+      if (error instanceof KeyInUseError) return KEY_IN_USE;
+      throw error;
+    }
   }
 
-  #cacheUse({ cache, access }: ChatInput): CacheSharing | undefined {
+  #filtered(message: string): ReturnType<InputFilter['apply']> {
+    return this.#filter?.apply(message) ?? { sent: message, stored: message };
+  }
+
+  #cacheSharing({ cache, access }: ChatInput): CacheSharing | undefined {
     return cache ? { owner: this.#settings.cacheByOwner ? access.owner : null } : undefined;
   }
 
-  #expiredBefore(): Instant {
-    return this.#settings.retention.activeSince(this.#parts.clock.now());
+  #activeSince(): Instant {
+    return this.#settings.retention.activeSince(this.#clock.now());
   }
 
-  #question(input: ChatInput, { stored }: JudgedMessage, model: string, before?: StoredKey | null): Question {
-    const { ids, clock } = this.#parts;
+  #newTurn(input: ChatInput, content: string, model: string, failed?: StoredKey | null): NewTurn {
     const { format, access } = input;
-    const conversationId = before?.conversationId ?? input.conversationId ?? ids.next();
-    const questionId = before?.questionId ?? ids.next();
-    // Somebody to whom all is open may ask in anybody's conversation: whose the reply is the database says.
+    const conversationId = failed?.conversationId ?? input.conversationId ?? this.#ids.next();
+    const questionId = failed?.questionId ?? this.#ids.next();
+    const timestamp = this.#clock.now();
+    const reply = emptyReply(this.#ids.next(), conversationId, questionId, timestamp, { model, format });
     const owner = access.unrestricted ? null : access.owner;
-    const question = {
-      conversationId,
-      owner,
-      questionId,
-      messageId: ids.next(),
-      model,
-      format,
-      key: undefined,
-    };
-    if (before) return { ...question, start: undefined };
-    const message = userMessage(questionId, conversationId, stored, clock.now());
+    if (failed) return { owner, reply };
+    const message = userMessage(questionId, conversationId, content, timestamp);
     const named = input.conversationId !== undefined;
-    const expiredBefore = this.#expiredBefore();
-    return { ...question, start: { conversationId, named, expiredBefore, by: access, message } };
+    const expiredBefore = this.#settings.retention.activeSince(timestamp);
+    return { owner, reply, start: { conversationId, named, expiredBefore, by: access, message } };
   }
 
-  /**
-   * What waits in the journal belongs to it. A conversation that began there is whole there; of any other the
-   * database knows more, so it must be back first.
-   */
+  /** @param except a question that is asked again */
   async #history(id: string | undefined, access: Access, except?: string): Promise<ContextMessage[]> {
-    const { historyLimit } = this.#settings;
     if (id === undefined) return [];
-    const { pending, conversations } = this.#parts;
-    const expiredBefore = this.#expiredBefore();
-    const waits = pending.has(id);
-    const messages = waits ? pending.messages(id) : null;
-    if (messages && !canAccess(access, pending.ownerOf(id) ?? null)) throw conversationNotFound();
+    const { historyLimit } = this.#settings;
+    const activeSince = this.#activeSince();
+    const journalled = this.#pending.has(id) ? this.#pending.conversation(id) : null;
+    if (journalled && !canAccess(access, journalled.owner)) throw conversationNotFound();
     if (historyLimit === 0) return [];
-    if (messages) return contextOf(messages, historyLimit, expiredBefore);
-    if (waits) await pending.flush(JOURNAL_WAIT_MS);
-    return conversations.history(id, access, historyLimit, expiredBefore, except);
+    if (journalled) return contextOf(journalled.messages, historyLimit, activeSince);
+    await waitForReplay(this.#pending, id);
+    return this.#conversations.history(id, access, historyLimit, activeSince, except);
   }
 
-  #request(input: ChatInput, { asked }: JudgedMessage, history: readonly ContextMessage[]): ModelRequest {
-    const { filter } = this.#parts;
-    const past = filter ? filter.past(history) : history;
+  #request(input: ChatInput, sent: string, history: readonly ContextMessage[]): ModelRequest {
     const { model, systemPrompt, temperature, maxTokens } = this.#settings;
     const system: ContextMessage[] =
       systemPrompt === undefined ? [] : [{ role: 'system', content: systemPrompt }];
+    const past = this.#filter?.maskHistory(history) ?? history;
     return {
       model: input.model ?? model,
-      messages: [...system, ...past, { role: 'user', content: asked }],
+      messages: [...system, ...past, { role: 'user', content: sent }],
       ...(temperature === undefined ? {} : { temperature }),
       ...(maxTokens === undefined ? {} : { maxTokens }),
     };
   }
 }
 
-function contextOf(messages: readonly Message[], limit: number, expiredBefore: Instant): ContextMessage[] {
+function contextOf(messages: readonly Message[], limit: number, activeSince: Instant): ContextMessage[] {
   const turns = new ContextTurns(limit);
-  if ((messages.at(-1)?.timestamp ?? 0) >= expiredBefore) {
+  if ((messages.at(-1)?.timestamp ?? 0) >= activeSince) {
     for (const message of messages.toReversed()) turns.addOlder(message);
   }
   return turns.context();
@@ -223,4 +223,25 @@ function contextOf(messages: readonly Message[], limit: number, expiredBefore: I
 function userMessage(uid: string, conversationId: string, content: string, timestamp: Instant): Message {
   const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
   return { uid, conversationId, role: 'user', content, timestamp, status: 'complete', ...none };
+}
+
+function emptyReply(
+  uid: string,
+  conversationId: string,
+  replyTo: string,
+  timestamp: Instant,
+  asked: { readonly model: string; readonly format: ReplyFormat },
+): NewTurn['reply'] {
+  const none = { finishReason: null, usage: null };
+  return {
+    uid,
+    conversationId,
+    role: 'assistant',
+    content: '',
+    timestamp,
+    status: 'streaming',
+    replyTo,
+    ...asked,
+    ...none,
+  };
 }

@@ -1,21 +1,22 @@
-import { AppError, isUnavailable } from '../../domain/errors.ts';
+import { isUnavailable } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
 import type { ReplyProgress, ReplyStore, TurnWriter } from '../../domain/turns.ts';
 import type { Reply } from './reply.ts';
+import { conversationDeleted } from './turn.ts';
 
-/** The longest pace, so that a crash never loses more than a second and what a write takes. */
-const SLOWEST_MS = 1000;
-/** One that says nothing is looked after this often: its conversation may be deleted meanwhile. */
-const LOOK_MS = 1000;
-/** What each growing reply adds to the pace: at most two thousand rows are written on in a second. */
+/** The longest interval, so that a crash loses a second and the time of a write at most. */
+const MAX_INTERVAL_MS = 1000;
+/** A reply without new text is checked this often, because its conversation may be deleted meanwhile. */
+const IDLE_CHECK_MS = 1000;
+/** Each reply of a checkpoint lengthens the interval: at most two thousand rows a second. */
 const MS_PER_REPLY = 0.5;
 
-interface Growing {
+interface Followed {
   readonly uid: string;
   readonly reply: Reply;
-  /** How much of it was handed to the writer. */
+  /** The length that was passed to the writer. */
   written: number;
-  /** When that was, on the monotonic clock. */
+  /** On the monotonic clock. */
   writtenAt: number;
 }
 
@@ -27,82 +28,85 @@ interface CheckpointParts {
 }
 
 /**
- * Stores what running replies have said so far, all of them together in one beat, and learns on the way which of
- * them were stopped or deleted through another process. Rests while no reply is running.
+ * Saves the text of all running replies at an interval, and ends those that were stopped or deleted through another
+ * process. Has no timer while no reply is running.
  */
 export class Checkpoints {
-  readonly #parts: CheckpointParts;
+  readonly #writer: Pick<TurnWriter, 'progress'>;
+  readonly #replies: Pick<ReplyStore, 'endedElsewhere'>;
+  readonly #worker: string;
+  readonly #log: Log;
   readonly #intervalMs: number;
-  readonly #growing = new Map<string, Growing>();
+  readonly #followed = new Map<string, Followed>();
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(parts: CheckpointParts, intervalMs: number) {
-    this.#parts = parts;
+  constructor({ writer, replies, worker, log }: CheckpointParts, intervalMs: number) {
+    this.#writer = writer;
+    this.#replies = replies;
+    this.#worker = worker;
+    this.#log = log;
     this.#intervalMs = intervalMs;
   }
 
-  /** Follows a reply whose row was begun, until it ends. */
+  /** Saves a reply whose row is stored, until it ends. */
   follow(uid: string, reply: Reply): void {
     if (!reply.running) return;
-    this.#growing.set(uid, { uid, reply, written: 0, writtenAt: performance.now() });
-    void reply.ended.then(() => this.#growing.delete(uid));
+    this.#followed.set(uid, { uid, reply, written: 0, writtenAt: performance.now() });
+    void reply.ended.then(() => this.#followed.delete(uid));
     this.#schedule(this.#intervalMs);
   }
 
   #schedule(ms: number): void {
-    if (this.#timer || this.#growing.size === 0) return;
-    this.#timer = setTimeout(() => void this.#beat(), ms);
+    if (this.#timer || this.#followed.size === 0) return;
+    this.#timer = setTimeout(() => void this.#run(), ms);
   }
 
-  async #beat(): Promise<void> {
+  async #run(): Promise<void> {
     const start = performance.now();
-    const due = [...this.#growing.values()].filter(
-      ({ reply, written, writtenAt }) => reply.length > written || start - writtenAt >= LOOK_MS,
+    const due = [...this.#followed.values()].filter(
+      ({ reply, written, writtenAt }) => reply.length > written || start - writtenAt >= IDLE_CHECK_MS,
     );
-    const pace = Math.max(this.#intervalMs, Math.min(SLOWEST_MS, due.length * MS_PER_REPLY));
-    await Promise.all([...due.map((one) => this.#store(one)), this.#lookForStops()]);
+    const interval = Math.max(this.#intervalMs, Math.min(MAX_INTERVAL_MS, due.length * MS_PER_REPLY));
+    await Promise.all([...due.map((one) => this.#save(one)), this.#stopEndedElsewhere()]);
     this.#timer = undefined;
-    this.#schedule(Math.max(0, pace - (performance.now() - start)));
+    this.#schedule(Math.max(0, interval - (performance.now() - start)));
   }
 
-  async #store(growing: Growing): Promise<void> {
-    const { uid, reply, written } = growing;
-    const { writer, worker } = this.#parts;
+  async #save(followed: Followed): Promise<void> {
+    const { uid, reply, written } = followed;
     const progress: ReplyProgress = {
       uid,
-      worker,
+      worker: this.#worker,
       after: (length) => {
-        growing.written = reply.length;
-        growing.writtenAt = performance.now();
+        followed.written = reply.length;
+        followed.writtenAt = performance.now();
         return reply.after(length);
       },
     };
     try {
-      const outcome = await writer.progress(progress);
+      const outcome = await this.#writer.progress(progress);
       if (outcome === 'stopped') reply.stop();
-      if (outcome === 'gone')
-        reply.fail(new AppError('conversation_not_found', 'The conversation was deleted'));
+      if (outcome === 'gone') reply.fail(conversationDeleted());
     } catch (error) {
-      // The next beat, or the end of the reply, stores this too.
-      growing.written = written;
-      this.#tell(error);
+      // The next checkpoint, or the end of the reply, saves this text too.
+      followed.written = written;
+      this.#logError(error);
     }
   }
 
-  /** Those that say nothing at the moment would not learn of it otherwise. */
-  async #lookForStops(): Promise<void> {
+  /** Finds stopped replies that have no new text to save. */
+  async #stopEndedElsewhere(): Promise<void> {
     try {
-      for (const uid of await this.#parts.replies.endedElsewhere(this.#parts.worker)) {
-        this.#growing.get(uid)?.reply.stop();
+      for (const uid of await this.#replies.endedElsewhere(this.#worker)) {
+        this.#followed.get(uid)?.reply.stop();
       }
     } catch (error) {
-      this.#tell(error);
+      this.#logError(error);
     }
   }
 
-  /** A database that is away is told by whoever finds it away first. */
-  #tell(error: unknown): void {
-    if (isUnavailable(error)) return;
-    this.#parts.log.error({ err: error }, 'a running reply could not be stored on');
+  /** The writer logs that the database is unavailable. */
+  #logError(error: unknown): void {
+    if (!isUnavailable(error)) this.#log.error({ err: error }, 'checkpoint failed');
   }
 }

@@ -2,12 +2,12 @@ import type { Log } from '../../domain/runtime.ts';
 import type { TurnWrite, TurnWriter } from '../../domain/turns.ts';
 
 const RETRY_MS = 1000;
-/** UTF-16 units of replies that are kept in memory at most. */
+/** In UTF-16 units. */
 const MAX_LENGTH = 32 * 1024 * 1024;
 
 /**
- * Ends of replies that neither the database nor the journal took, as on a full disk: their rows would say `streaming`
- * as long as this process lives. They are tried again until there is room.
+ * Ends of replies that neither database nor journal accepted, as on a full disk. They are retried, because their rows
+ * would stay `streaming` as long as this process runs.
  */
 export class FailedWriteQueue {
   readonly #writer: Pick<TurnWriter, 'write'>;
@@ -24,7 +24,7 @@ export class FailedWriteQueue {
   add(uid: string, unit: TurnWrite): void {
     const length = unit.reply?.content.length ?? 0;
     if (this.#length + length > MAX_LENGTH) {
-      this.#log.error({ message_id: uid }, 'too many replies wait to be saved: the end of this one is lost');
+      this.#log.error({ message_id: uid }, 'failed write queue is full, end of reply lost');
       return;
     }
     this.#waiting.set(uid, unit);
@@ -42,12 +42,11 @@ export class FailedWriteQueue {
       try {
         await this.#writer.write(unit);
       } catch {
-        // As before; whoever was told so knows.
         break;
       }
       this.#waiting.delete(uid);
       this.#length -= unit.reply?.content.length ?? 0;
-      this.#log.info({ message_id: uid }, 'a reply could be saved after all');
+      this.#log.info({ message_id: uid }, 'reply saved by a retry');
     }
     this.#timer = undefined;
     this.#schedule();

@@ -2,19 +2,18 @@ import type { AppError } from '../../domain/errors.ts';
 import type { ModelOutcome, ModelReply } from '../../domain/model.ts';
 
 /**
- * One reply in the making, read by any number of readers, each at its own pace: pieces are kept in the order they
- * came, and a reader remembers how many it has seen. (One growing string would be flattened anew at every look,
- * which makes long replies quadratic.)
+ * One call to the model, read by any number of readers: pieces are kept in order, and each reader remembers its own
+ * position. (A growing string would be flattened at every read, which makes long replies quadratic.)
  */
 export class Generation {
   readonly pieces: string[] = [];
-  /** UTF-16 units in all pieces. */
+  /** In UTF-16 units. */
   length = 0;
-  /** Set when the reply ended well, a cap of this server included. */
+  /** Set when the reply ended, also when a limit of this server cut it. */
   outcome: ModelOutcome | undefined;
-  /** Set when it failed; `pieces` is then what had been said. */
+  /** Set when it failed; `pieces` keeps the text before the error. */
   error: AppError | undefined;
-  /** Resolves at the end, good or bad; never rejects. */
+  /** Resolves at the end, also after an error; never rejects. */
   readonly ended: Promise<void>;
 
   readonly #watchers = new Set<() => void>();
@@ -28,7 +27,7 @@ export class Generation {
     });
   }
 
-  /** A reply that is already whole, such as one from the cache. */
+  /** A generation that has ended, such as one from the cache. */
   static of(reply: ModelReply): Generation {
     const generation = new Generation();
     if (reply.content !== '') generation.append(reply.content);
@@ -40,7 +39,7 @@ export class Generation {
     return this.outcome === undefined && this.error === undefined;
   }
 
-  /** Aborted when nobody wants the reply any more. */
+  /** Aborted when no turn needs the reply. */
   get signal(): AbortSignal {
     return this.#abort.signal;
   }
@@ -71,7 +70,7 @@ export class Generation {
     return () => this.#watchers.delete(watcher);
   }
 
-  /** A turn wants the reply; the returned function says that it does no more. The last one to go aborts it. */
+  /** Counts a turn that needs the reply. The returned function releases it; the last release aborts the call. */
   hold(): (reason: unknown) => void {
     this.#holders += 1;
     let held = true;
@@ -83,7 +82,7 @@ export class Generation {
     };
   }
 
-  /** Ends the call to the model for everybody who wants it. */
+  /** Aborts the call for all turns that share it. */
   abort(reason: AppError): void {
     if (this.running) this.#abort.abort(reason);
   }

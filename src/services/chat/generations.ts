@@ -4,7 +4,7 @@ import type { ResponseCache } from '../../domain/response-cache.ts';
 import type { Log } from '../../domain/runtime.ts';
 import { Generation } from './generation.ts';
 
-/** `whole`: the caller waits for the whole reply; `stream`: it reads along. */
+/** `whole`: the caller waits for the whole reply; `stream`: it reads while the reply is generated. */
 export type ReplyMode = 'whole' | 'stream';
 
 export type CacheUse =
@@ -13,9 +13,9 @@ export type CacheUse =
   | { readonly kind: 'collapsed' }
   | { readonly kind: 'bypass' };
 
-/** Who shares replies in the response cache, and calls under way. */
+/** Who shares cached replies and running calls. */
 export interface CacheSharing {
-  /** Only whoever asks for the same owner; null: everybody. */
+  /** Callers of this owner; null: all callers. */
   readonly owner: string | null;
 }
 
@@ -24,17 +24,17 @@ export interface OpenedGeneration {
   readonly cache: CacheUse;
 }
 
-/** Every reply that is being made in this process: from the cache, joined, or by a call to the model of its own. */
+/** Starts replies, by the response cache, a running call or a new one, and knows the calls of this process. */
 export class Generations {
   readonly #model: ChatModel;
   readonly #cache: ResponseCache;
   readonly #max: number;
   readonly #log: Log;
   readonly #running = new Set<Generation>();
-  /** Calls under way by mode and key: identical questions share one. */
+  /** Running calls by mode and cache key: identical requests share one. */
   readonly #flights: Record<ReplyMode, Map<string, Generation>> = { whole: new Map(), stream: new Map() };
 
-  /** @param max how many calls to the model may be open at once */
+  /** @param max concurrent calls to the model */
   constructor(model: ChatModel, cache: ResponseCache, max: number, log: Log) {
     this.#model = model;
     this.#cache = cache;
@@ -47,7 +47,7 @@ export class Generations {
   }
 
   /**
-   * @param sharing undefined: past the cache
+   * @param sharing undefined: bypass the cache
    * @throws AppError `capacity` when too many calls are open
    */
   start(request: ModelRequest, mode: ReplyMode, sharing: CacheSharing | undefined): OpenedGeneration {
@@ -55,8 +55,8 @@ export class Generations {
       return { generation: this.#call(request, mode), cache: { kind: 'bypass' } };
     }
     const key = this.#cache.keyOf(request, sharing.owner);
-    const hit = this.#cache.get(key);
-    if (hit) return { generation: Generation.of(hit.reply), cache: { kind: 'hit', ttlMs: hit.ttlMs } };
+    const hit = this.#hit(key);
+    if (hit) return hit;
     const flight = this.#flight(key, mode);
     if (flight) return { generation: flight, cache: { kind: 'collapsed' } };
     return { generation: this.#call(request, mode, key), cache: { kind: 'miss' } };
@@ -65,7 +65,11 @@ export class Generations {
   /** The cached reply, if there is one; nothing is started. */
   cached(request: ModelRequest, sharing: CacheSharing | undefined): OpenedGeneration | undefined {
     if (!sharing || !this.#cache.enabled) return undefined;
-    const hit = this.#cache.get(this.#cache.keyOf(request, sharing.owner));
+    return this.#hit(this.#cache.keyOf(request, sharing.owner));
+  }
+
+  #hit(key: string): OpenedGeneration | undefined {
+    const hit = this.#cache.get(key);
     return hit && { generation: Generation.of(hit.reply), cache: { kind: 'hit', ttlMs: hit.ttlMs } };
   }
 
@@ -74,12 +78,12 @@ export class Generations {
     while (this.#running.size > 0) await Promise.all([...this.#running].map((one) => one.ended));
   }
 
-  /** Breaks off whatever is running; what was said so far stays. */
+  /** Aborts all running calls; the text so far is kept. */
   abortAll(reason: AppError): void {
     for (const generation of this.#running) generation.abort(reason);
   }
 
-  /** A reader of a stream joins only a stream: joining a whole reply it would see nothing until the end. */
+  /** A stream joins only a stream, because a call for a whole reply produces nothing until its end. */
   #flight(key: string, mode: ReplyMode): Generation | undefined {
     const flight =
       this.#flights.stream.get(key) ?? (mode === 'whole' ? this.#flights.whole.get(key) : undefined);
@@ -88,7 +92,7 @@ export class Generations {
 
   #call(request: ModelRequest, mode: ReplyMode, key?: string): Generation {
     if (this.#running.size >= this.#max) {
-      throw new AppError('capacity', 'Too many replies are being made; try again in a moment', {
+      throw new AppError('capacity', 'Too many replies are being generated; try again in a moment.', {
         retryAfter: 1,
       });
     }
@@ -102,7 +106,7 @@ export class Generations {
   async #run(request: ModelRequest, mode: ReplyMode, generation: Generation, key?: string): Promise<void> {
     let end: () => void;
     try {
-      const outcome = await this.#ask(request, mode, generation);
+      const outcome = await this.#complete(request, mode, generation);
       if (key !== undefined && outcome.finishReason === 'stop' && !outcome.truncated) {
         this.#cache.set(key, { ...outcome, content: generation.text });
       }
@@ -111,13 +115,13 @@ export class Generations {
       const failure = this.#asAppError(error);
       end = () => generation.fail(failure);
     }
-    // Out of the books before anybody hears of the end: whoever asks again then finds the cache, not a dead flight.
+    // Deregister before notifying, so that a repeated request hits the cache and not this finished call.
     this.#running.delete(generation);
     if (key !== undefined && this.#flights[mode].get(key) === generation) this.#flights[mode].delete(key);
     end();
   }
 
-  async #ask(request: ModelRequest, mode: ReplyMode, generation: Generation) {
+  async #complete(request: ModelRequest, mode: ReplyMode, generation: Generation) {
     if (mode === 'stream') {
       return this.#model.stream(request, (piece) => generation.append(piece), generation.signal);
     }
@@ -128,7 +132,7 @@ export class Generations {
 
   #asAppError(error: unknown): AppError {
     if (error instanceof AppError) return error;
-    this.#log.error({ err: error }, 'the call to the model failed in a way that nobody foresaw');
+    this.#log.error({ err: error }, 'unhandled error in a call to the model');
     return new AppError('internal', undefined, { cause: error });
   }
 }

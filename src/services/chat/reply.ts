@@ -3,19 +3,16 @@ import { AppError } from '../../domain/errors.ts';
 import type { ModelOutcome } from '../../domain/model.ts';
 import type { Generation } from './generation.ts';
 
-/** How a reply ended: whole, broken by a fault, or stopped by somebody. */
-export type ReplyEnd =
-  | { readonly kind: 'whole'; readonly outcome: ModelOutcome }
-  | { readonly kind: 'broken'; readonly error: AppError }
-  | { readonly kind: 'stopped' };
+/** How a reply ended: with an outcome of the model, with the error that broke it, or because it was stopped. */
+export type ReplyEnd = ModelOutcome | AppError | 'stopped';
 
 /**
- * One turn's share of a generation, which other turns may share too: it can end earlier than the generation does,
- * and then says no more than it had said until then.
+ * One turn's share of a generation that other turns may share. It can end before the generation does, and then has no
+ * later pieces.
  */
 export class Reply {
   readonly generation: Generation;
-  /** Resolves at the end, of whatever kind; never rejects. */
+  /** Resolves at any end; never rejects. */
   readonly ended: Promise<void>;
   readonly #settle: () => void;
   readonly #release: (reason: unknown) => void;
@@ -31,29 +28,26 @@ export class Reply {
     void generation.ended.then(resolve);
   }
 
-  /** Undefined while it is being made. */
+  /** Undefined while it is running. */
   get end(): ReplyEnd | undefined {
-    if (this.#early) return this.#early.end;
-    const { outcome, error } = this.generation;
-    if (outcome) return { kind: 'whole', outcome };
-    return error && { kind: 'broken', error };
+    return this.#early ? this.#early.end : (this.generation.outcome ?? this.generation.error);
   }
 
   get running(): boolean {
     return !this.#early && this.generation.running;
   }
 
-  /** How many of the generation's pieces belong to it so far. */
+  /** The number of pieces so far. */
   get count(): number {
     return this.#early?.pieces ?? this.generation.pieces.length;
   }
 
-  /** UTF-16 units so far. */
+  /** In UTF-16 units, so far. */
   get length(): number {
     return this.#early?.length ?? this.generation.length;
   }
 
-  /** The piece by its place; undefined beyond the end. */
+  /** Undefined beyond the end. */
   piece(index: number): string | undefined {
     return index < this.count ? this.generation.pieces[index] : undefined;
   }
@@ -62,7 +56,7 @@ export class Reply {
     return this.#early ? this.generation.pieces.slice(0, this.#early.pieces).join('') : this.generation.text;
   }
 
-  /** What was said after the first `length` UTF-16 units. Costs as much as what it returns. */
+  /** The text after the first `length` UTF-16 units. Its cost is that of the result, not of the reply. */
   after(length: number): string {
     const wanted = this.length - length;
     if (wanted <= 0) return '';
@@ -90,14 +84,14 @@ export class Reply {
     };
   }
 
-  /** Somebody has heard enough. Without effect after the end. */
+  /** Ends it on request. No effect after the end. */
   stop(): void {
-    this.#endEarly({ kind: 'stopped' });
+    this.#endEarly('stopped');
   }
 
-  /** It is of no use any more. Without effect after the end. */
+  /** Ends it with an error. No effect after the end. */
   fail(error: AppError): void {
-    this.#endEarly({ kind: 'broken', error });
+    this.#endEarly(error);
   }
 
   #endEarly(end: ReplyEnd): void {
@@ -106,27 +100,14 @@ export class Reply {
     this.#settle();
     for (const watcher of this.#watchers) watcher();
     this.#watchers.clear();
-    // The call to the model goes on for those who share it, else it ends.
-    this.#release(
-      end.kind === 'broken' ? end.error : new AppError('reply_incomplete', 'The reply was stopped'),
-    );
+    // The call to the model is aborted when no other turn shares it.
+    this.#release(end instanceof AppError ? end : new AppError('reply_incomplete', 'The reply was stopped'));
   }
 }
 
-/** What is stored of an ended reply. */
-export function storedEnd(end: ReplyEnd): {
-  readonly status: MessageStatus;
-  readonly finishReason: FinishReason;
-} {
-  switch (end.kind) {
-    case 'whole':
-      return {
-        status: end.outcome.truncated ? 'incomplete' : 'complete',
-        finishReason: end.outcome.finishReason,
-      };
-    case 'stopped':
-      return { status: 'cancelled', finishReason: 'cancelled' };
-    case 'broken':
-      return { status: 'incomplete', finishReason: 'error' };
-  }
+/** The columns of an ended reply. */
+export function storedEnd(end: ReplyEnd): { status: MessageStatus; finishReason: FinishReason } {
+  if (end === 'stopped') return { status: 'cancelled', finishReason: 'cancelled' };
+  if (end instanceof AppError) return { status: 'incomplete', finishReason: 'error' };
+  return { status: end.truncated ? 'incomplete' : 'complete', finishReason: end.finishReason };
 }

@@ -6,14 +6,14 @@ import type { PendingTurns, ReplyStore, ReplyTail, StoredReply } from '../../dom
 import { pause } from '../../util/timers.ts';
 import { Generation } from './generation.ts';
 import { Reply } from './reply.ts';
-import type { ReplyStream, TurnResult } from './turn.ts';
+import { conversationDeleted, type Turn, type TurnResult, withoutUnhandledRejection } from './turn.ts';
 
-/** How often a reply that grows elsewhere is looked at: soon again while it grows, then ever less often. */
-const LOOK_MS = 200;
-const LOOK_SLOWEST_MS = 1000;
+/** A reply of another process is polled at this interval while it grows, else at growing intervals. */
+const POLL_MS = 200;
+const MAX_POLL_MS = 1000;
 
 interface Followed {
-  readonly stream: ReplyStream;
+  readonly turn: Turn;
   readers: number;
 }
 
@@ -23,78 +23,60 @@ interface StoredParts {
   readonly log: Log;
 }
 
-/** Replies that are not being made in this process, as streams. */
+/** Turns whose replies are not generated in this process. */
 export class StoredStreams {
-  readonly #parts: StoredParts;
+  readonly #replies: StoredParts['replies'];
+  readonly #pending: StoredParts['pending'];
+  readonly #log: Log;
   readonly #retention: Retention;
-  /** Those that another process writes on: all their readers here share one look at the database. */
+  /** Replies that another process writes: their readers here share one poll. */
   readonly #followed = new Map<string, Followed>();
 
-  constructor(parts: StoredParts, retention: Retention) {
-    this.#parts = parts;
+  constructor({ replies, pending, log }: StoredParts, retention: Retention) {
+    this.#replies = replies;
+    this.#pending = pending;
+    this.#log = log;
     this.#retention = retention;
   }
 
-  /** @param persisted false: it waits in the journal */
-  open({ message, conversation, settling }: StoredReply, persisted = true): ReplyStream {
+  /** @param persisted false: the reply is in the journal */
+  open({ message, conversation, settling }: StoredReply, persisted = true): Turn {
     if (message.status === 'streaming' || settling) return this.#follow(message, conversation);
     const generation = endedGeneration(message);
     const result = this.#result(generation, conversation, persisted);
-    return this.#stream(message, conversation.owner, generation, result, () => {});
+    return toTurn(message, conversation.owner, generation, result, () => {});
   }
 
-  #follow(message: Message, conversation: Conversation): ReplyStream {
+  #follow(message: Message, conversation: Conversation): Turn {
     const known = this.#followed.get(message.uid);
     if (known) {
       known.readers += 1;
-      return known.stream;
+      return known.turn;
     }
     const generation = new Generation();
     const result = generation.ended.then(async () =>
       this.#result(generation, await this.#latest(message.uid, conversation), true),
     );
-    const followed: Followed = {
-      stream: this.#stream(message, conversation.owner, generation, result, () => {
-        followed.readers -= 1;
-      }),
-      readers: 1,
+    const release = () => {
+      followed.readers -= 1;
     };
+    const turn = toTurn(message, conversation.owner, generation, result, release);
+    const followed: Followed = { turn, readers: 1 };
     this.#followed.set(message.uid, followed);
-    void this.#look(message, generation, followed);
-    return followed.stream;
+    void this.#poll(message, generation, followed);
+    return turn;
   }
 
-  #stream(
-    message: Message,
-    owner: string | null,
-    generation: Generation,
-    result: Promise<TurnResult>,
-    release: () => void,
-  ): ReplyStream {
-    result.catch(() => {});
-    return {
-      conversationId: message.conversationId,
-      owner,
-      messageId: message.uid,
-      model: message.model ?? '',
-      format: message.format ?? 'markdown',
-      reply: new Reply(generation),
-      started: Promise.resolve(),
-      result,
-      release,
-    };
-  }
-
-  /** Until the reply has ended, or nobody here reads it any more. */
-  async #look(message: Message, generation: Generation, followed: Followed): Promise<void> {
+  /** Until the reply has ended or has no reader here. */
+  async #poll(message: Message, generation: Generation, followed: Followed): Promise<void> {
     let chars = 0;
-    let wait = LOOK_MS;
+    let wait = POLL_MS;
     while (followed.readers > 0 && generation.running) {
       const tail = await this.#tail(message.uid, chars);
-      if (tail === undefined) wait = LOOK_SLOWEST_MS;
+      if (tail === undefined) wait = MAX_POLL_MS;
       else {
-        wait = tail?.content ? LOOK_MS : Math.min(LOOK_SLOWEST_MS, wait * 1.5);
-        chars += charsIn(tail?.content ?? '');
+        wait = tail?.content ? POLL_MS : Math.min(MAX_POLL_MS, wait * 1.5);
+        chars += countChars(tail?.content ?? '');
         grow(generation, tail, message);
       }
       if (generation.running) await pause(wait);
@@ -102,42 +84,62 @@ export class StoredStreams {
     this.#followed.delete(message.uid);
   }
 
-  /** The end of a reply has moved its conversation on. */
+  /** The end of the reply has changed the conversation's last activity. */
   async #latest(uid: string, before: Conversation): Promise<Conversation> {
-    const reply = await this.#parts.replies.find(uid).catch(() => null);
+    const reply = await this.#replies.find(uid).catch(() => null);
     return reply?.conversation ?? before;
   }
 
-  /** Null: it was deleted. Undefined: the database is away, nobody knows. */
+  /** Null: it was deleted. Undefined: unknown, because the database is unavailable. */
   async #tail(uid: string, afterChars: number): Promise<ReplyTail | null | undefined> {
-    const waiting = this.#parts.pending.reply(uid);
-    if (waiting && waiting.status !== 'streaming') {
-      return { ...waiting, settling: false, content: [...waiting.content].slice(afterChars).join('') };
+    const journalled = this.#pending.reply(uid);
+    if (journalled && journalled.status !== 'streaming') {
+      return { ...journalled, settling: false, content: [...journalled.content].slice(afterChars).join('') };
     }
     try {
-      const tail = await this.#parts.replies.tail(uid, afterChars);
-      return tail ?? (waiting ? undefined : null);
+      const tail = await this.#replies.tail(uid, afterChars);
+      return tail ?? (journalled ? undefined : null);
     } catch (error) {
-      if (!(error instanceof AppError)) {
-        this.#parts.log.error({ err: error }, 'a reply could not be followed');
-      }
+      if (!(error instanceof AppError)) this.#log.error({ err: error }, 'reply of another process not read');
       return undefined;
     }
   }
 
   async #result(generation: Generation, conversation: Conversation, persisted: boolean): Promise<TurnResult> {
     const { outcome, error, text } = generation;
-    if (!outcome)
-      throw error ?? new AppError('internal', undefined, { cause: 'a running reply has no result' });
+    if (!outcome) throw error ?? new AppError('internal', undefined, { cause: 'the reply is still running' });
     const { finishReason, usage, model } = outcome;
     const expiresAt = this.#retention.expiresAt(conversation.lastActive);
     return { content: text, finishReason, usage, model, persisted, expiresAt };
   }
 }
 
+function toTurn(
+  message: Message,
+  owner: string | null,
+  generation: Generation,
+  result: Promise<TurnResult>,
+  release: () => void,
+): Turn {
+  return {
+    conversationId: message.conversationId,
+    owner,
+    messageId: message.uid,
+    model: message.model ?? '',
+    format: message.format ?? 'markdown',
+    reply: new Reply(generation),
+    started: Promise.resolve(),
+    result: withoutUnhandledRejection(result),
+    cache: undefined,
+    cached: false,
+    replayed: false,
+    release,
+  };
+}
+
 function grow(generation: Generation, tail: ReplyTail | null, message: Message): void {
   if (!tail) {
-    generation.fail(new AppError('conversation_not_found', 'The conversation was deleted'));
+    generation.fail(conversationDeleted());
     return;
   }
   if (tail.content !== '') generation.append(tail.content);
@@ -153,19 +155,18 @@ function endedGeneration(message: Message): Generation {
 
 function finish(
   generation: Generation,
-  message: Pick<Message, 'status' | 'finishReason' | 'usage' | 'model'>,
+  { status, finishReason, usage, model }: Pick<Message, 'status' | 'finishReason' | 'usage' | 'model'>,
 ): void {
-  const { status, finishReason, usage, model } = message;
-  if (status === 'incomplete' && finishReason !== 'length') {
-    generation.fail(new AppError('reply_incomplete', 'The reply was broken off; this is all there is of it'));
+  const truncated = status === 'incomplete';
+  if (truncated && finishReason !== 'length') {
+    generation.fail(new AppError('reply_incomplete', 'The reply broke off; this is the stored part.'));
     return;
   }
-  const truncated = status === 'incomplete';
   generation.finish({ finishReason: finishReason ?? 'stop', usage, model: model ?? '', truncated });
 }
 
-/** In characters, as databases count. */
-function charsIn(text: string): number {
+/** Code points, as databases count. */
+function countChars(text: string): number {
   let count = 0;
   for (const _ of text) count += 1;
   return count;

@@ -1,29 +1,22 @@
-import type { Instant, Message, ReplyFormat } from '../../domain/conversation.ts';
+import type { Message } from '../../domain/conversation.ts';
 import { AppError, conversationNotFound } from '../../domain/errors.ts';
 import type { Retention } from '../../domain/retention.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
-import type { KeyClaim, TurnStart, TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
+import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { FailedWriteQueue } from './failed-write-queue.ts';
-import { type Reply, storedEnd } from './reply.ts';
-import type { ReplyStream, TurnResult } from './turn.ts';
+import type { OpenedGeneration } from './generations.ts';
+import { Reply, storedEnd } from './reply.ts';
+import { conversationDeleted, type Turn, type TurnResult, withoutUnhandledRejection } from './turn.ts';
 
-/** A question with the ids that it and its reply will have. */
-export interface Question {
-  readonly conversationId: string;
-  /** Whoever asked; null: somebody to whom everything is open, in a conversation that may be another's. */
+/** A turn to be stored: its user message, unless that is stored already, and its reply, still empty. */
+export interface NewTurn extends Pick<TurnWrite, 'start' | 'key'> {
+  readonly reply: Message & { readonly model: string };
+  /** As {@link Turn.owner}. */
   readonly owner: string | null;
-  /** The uid of the user message. */
-  readonly questionId: string;
-  readonly messageId: string;
-  readonly model: string;
-  readonly format: ReplyFormat;
-  /** Undefined: the user message is stored already, and only its reply is made anew. */
-  readonly start: TurnStart | undefined;
-  readonly key: KeyClaim | undefined;
 }
 
-interface KeeperParts {
+interface RecorderParts {
   readonly writer: TurnWriter;
   readonly checkpoints: Checkpoints;
   readonly worker: string;
@@ -31,134 +24,155 @@ interface KeeperParts {
   readonly log: Log;
 }
 
-/** Stores turns, and knows those that are under way in this process. */
+/** Stores turns, and knows those that run in this process. */
 export class TurnRecorder {
-  readonly #parts: KeeperParts;
+  readonly #writer: TurnWriter;
+  readonly #checkpoints: Checkpoints;
+  readonly #worker: string;
+  readonly #clock: Clock;
+  readonly #log: Log;
   readonly #retention: Retention;
   readonly #failedWrites: FailedWriteQueue;
-  readonly #open = new Map<string, ReplyStream>();
+  readonly #running = new Map<string, Turn>();
 
-  constructor(parts: KeeperParts, retention: Retention) {
-    this.#parts = parts;
-    this.#failedWrites = new FailedWriteQueue(parts.writer, parts.log);
+  constructor({ writer, checkpoints, worker, clock, log }: RecorderParts, retention: Retention) {
+    this.#writer = writer;
+    this.#checkpoints = checkpoints;
+    this.#worker = worker;
+    this.#clock = clock;
+    this.#log = log;
     this.#retention = retention;
+    this.#failedWrites = new FailedWriteQueue(writer, log);
   }
 
   /**
-   * Stores the question together with the row that its reply will grow in.
-   * @throws AppError `conversation_not_found` when the conversation is somebody else's, `database_unavailable`
+   * Stores the user message and the row of its reply.
+   * @throws AppError `conversation_not_found` when another owner has the conversation, `database_unavailable`
    */
-  async recordStart(question: Question): Promise<WriteOutcome> {
-    const { clock, worker, writer } = this.#parts;
-    const { start, key } = question;
-    const reply = emptyReply(question, clock.now());
-    const outcome = await writer.write({ ...(start && { start }), ...(key && { key }), reply, worker });
+  async recordStart(turn: NewTurn): Promise<WriteOutcome> {
+    const outcome = await this.#writer.write({ ...startOf(turn), reply: turn.reply, worker: this.#worker });
     if (outcome === 'foreign') throw conversationNotFound();
     return outcome;
   }
 
   /**
-   * Sees to the end of a turn.
-   * @param started of {@link recordStart}; undefined: everything is stored at once when the reply has ended
+   * Stores the reply while it grows and at its end.
+   * @param started the promise of {@link recordStart}; when it rejects, the reply is aborted
    */
-  track(question: Question, reply: Reply, started: Promise<void> | undefined): ReplyStream {
-    const result = started
-      ? this.#afterStart(question, reply, started)
-      : reply.ended.then(() => this.#recordEnd(question, reply, true));
-    const { conversationId, owner, messageId, model, format } = question;
-    const stream: ReplyStream = {
-      conversationId,
-      owner,
-      messageId,
-      model,
-      format,
-      reply,
-      started: withoutUnhandledRejection(started ?? result.then(() => {})),
-      result: withoutUnhandledRejection(result),
-      release() {},
-    };
-    this.#open.set(messageId, stream);
-    const close = () => void this.#open.delete(messageId);
-    result.then(close, close);
-    return stream;
+  track(turn: NewTurn, opened: OpenedGeneration, started: Promise<unknown>): Turn {
+    const reply = new Reply(opened.generation);
+    return this.#add(turn, reply, opened, started, this.#recordAfterStart(turn, reply, started));
   }
 
-  /** A question that is stored gets no reply: there is none to be had. */
-  async recordFailure(question: Question): Promise<void> {
-    const message = { ...emptyReply(question, this.#parts.clock.now()), ...BROKEN };
-    await this.#write(message, { reply: message });
+  /** Stores user message and reply in one write when the reply has ended. */
+  trackInOneWrite(turn: NewTurn, opened: OpenedGeneration): Turn {
+    const reply = new Reply(opened.generation);
+    const result = reply.ended.then(() => this.#recordEnd(turn, reply, startOf(turn)));
+    return this.#add(turn, reply, opened, result, result);
   }
 
-  /** A turn whose reply is being made or saved in this process. */
-  find(messageId: string): ReplyStream | undefined {
-    return this.#open.get(messageId);
+  /** Ends a stored turn whose reply cannot be generated. */
+  async recordFailure({ reply }: NewTurn): Promise<void> {
+    const failed: Message = { ...reply, status: 'incomplete', finishReason: 'error' };
+    await this.#write(failed, { reply: failed, activeAt: this.#clock.now() });
   }
 
-  /** The conversation was deleted: nobody needs the replies that are being made for it. */
+  /** A turn whose reply is generated or saved in this process. */
+  find(messageId: string): Turn | undefined {
+    return this.#running.get(messageId);
+  }
+
+  /** Aborts the replies of a deleted conversation. */
   dropConversation(conversationId: string): void {
-    for (const { conversationId: id, reply } of this.#open.values()) {
-      if (id === conversationId) reply.fail(deleted());
+    for (const { conversationId: id, reply } of this.#running.values()) {
+      if (id === conversationId) reply.fail(conversationDeleted());
     }
   }
 
-  /** Resolves when every turn that was begun has been saved or given up. */
+  /** Resolves when every turn has been saved or has failed. */
   async idle(): Promise<void> {
-    while (this.#open.size > 0)
-      await Promise.allSettled([...this.#open.values()].map(({ result }) => result));
+    while (this.#running.size > 0)
+      await Promise.allSettled([...this.#running.values()].map(({ result }) => result));
   }
 
-  async #afterStart(question: Question, reply: Reply, started: Promise<void>): Promise<TurnResult> {
+  #add(
+    { owner, reply: { conversationId, uid, model, format } }: NewTurn,
+    reply: Reply,
+    { cache }: OpenedGeneration,
+    started: Promise<unknown>,
+    result: Promise<TurnResult>,
+  ): Turn {
+    const turn: Turn = {
+      conversationId,
+      owner,
+      messageId: uid,
+      model,
+      format: format ?? 'markdown',
+      reply,
+      started: withoutUnhandledRejection(started),
+      result: withoutUnhandledRejection(result),
+      cache,
+      cached: cache.kind === 'hit',
+      replayed: false,
+      release() {},
+    };
+    this.#running.set(uid, turn);
+    const remove = () => void this.#running.delete(uid);
+    result.then(remove, remove);
+    return turn;
+  }
+
+  async #recordAfterStart(turn: NewTurn, reply: Reply, started: Promise<unknown>): Promise<TurnResult> {
     try {
       await started;
     } catch (error) {
-      // A question that cannot be stored gets no reply.
       reply.fail(error instanceof AppError ? error : new AppError('internal', undefined, { cause: error }));
       throw error;
     }
-    this.#parts.checkpoints.follow(question.messageId, reply);
+    this.#checkpoints.follow(turn.reply.uid, reply);
     await reply.ended;
-    return this.#recordEnd(question, reply, false);
+    return this.#recordEnd(turn, reply, {});
   }
 
-  async #recordEnd(question: Question, reply: Reply, whole: boolean): Promise<TurnResult> {
+  /** @param start the start of the turn, where it was not stored before */
+  async #recordEnd(turn: NewTurn, reply: Reply, start: TurnWrite): Promise<TurnResult> {
     const { end } = reply;
-    if (!end) throw new AppError('internal', undefined, { cause: 'a running reply was to be stored' });
-    const outcome = end.kind === 'whole' ? end.outcome : undefined;
-    const activeAt = this.#parts.clock.now();
-    const message: Message = {
-      ...emptyReply(question, activeAt),
+    if (!end) throw new AppError('internal', undefined, { cause: 'the reply is still running' });
+    const { model, usage } = end === 'stopped' || end instanceof AppError ? NO_OUTCOME : end;
+    const activeAt = this.#clock.now();
+    const message = {
+      ...turn.reply,
       ...storedEnd(end),
+      timestamp: activeAt,
       content: reply.text,
-      model: outcome?.model ?? question.model,
-      usage: outcome?.usage ?? null,
+      model: model ?? turn.reply.model,
+      usage,
     };
-    const { start, key } = question;
-    const first = whole ? { ...(start && { start }), ...(key && { key }) } : {};
-    const written = await this.#write(message, { ...first, reply: message, activeAt });
-    if (end.kind === 'broken') throw end.error;
+    const written = await this.#write(message, { ...start, reply: message, activeAt });
+    if (end instanceof AppError) throw end;
     return {
       content: message.content,
-      finishReason: written === 'stopped' ? 'cancelled' : (message.finishReason ?? 'error'),
-      usage: message.usage,
-      model: message.model ?? question.model,
+      finishReason: written === 'stopped' ? 'cancelled' : message.finishReason,
+      usage,
+      model: message.model,
       persisted: written !== 'journalled',
       expiresAt: this.#retention.expiresAt(activeAt),
     };
   }
 
-  /** @throws AppError `conversation_not_found` when it was deleted or is somebody else's, `database_unavailable` */
+  /** @throws AppError `conversation_not_found` when it was deleted or is foreign, `database_unavailable` */
   async #write(reply: Message, unit: TurnWrite): Promise<WriteOutcome> {
     const fields = { conversation_id: reply.conversationId, message_id: reply.uid };
     let outcome: WriteOutcome;
     try {
-      outcome = await this.#parts.writer.write(unit);
+      outcome = await this.#writer.write(unit);
     } catch (error) {
-      this.#parts.log.error({ err: error, ...fields }, 'a reply could not be saved');
-      // Its row is there already, and must not say for ever that the reply is being written.
+      this.#log.error({ err: error, ...fields }, 'reply not saved');
+      // Its row exists and must not stay `streaming`.
       if (!unit.start) this.#failedWrites.add(reply.uid, unit);
       throw error;
     }
-    if (outcome === 'gone') throw deleted();
+    if (outcome === 'gone') throw conversationDeleted();
     if (outcome === 'foreign') throw conversationNotFound();
     if (outcome === 'taken') throw new KeyInUseError();
     return outcome;
@@ -168,31 +182,8 @@ export class TurnRecorder {
 /** Another request has the idempotency key. */
 export class KeyInUseError extends Error {}
 
-const BROKEN = { status: 'incomplete', finishReason: 'error' } as const;
+const NO_OUTCOME = { model: undefined, usage: null };
 
-function emptyReply(question: Question, timestamp: Instant): Message {
-  const { messageId, conversationId, questionId, model, format } = question;
-  return {
-    uid: messageId,
-    conversationId,
-    role: 'assistant',
-    content: '',
-    timestamp,
-    status: 'streaming',
-    replyTo: questionId,
-    model,
-    finishReason: null,
-    usage: null,
-    format,
-  };
-}
-
-function deleted(): AppError {
-  return new AppError('conversation_not_found', 'The conversation was deleted');
-}
-
-/** The same promise, whose rejection does not end the process when nobody has asked for it yet. */
-function withoutUnhandledRejection<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => {});
-  return promise;
+function startOf({ start, key }: NewTurn): TurnWrite {
+  return { ...(start && { start }), ...(key && { key }) };
 }

@@ -1,47 +1,54 @@
 import type { FinishReason, Instant, ReplyFormat, Usage } from '../../domain/conversation.ts';
+import { AppError } from '../../domain/errors.ts';
 import type { CacheUse } from './generations.ts';
 import type { Reply } from './reply.ts';
 
-/** What a reply came to. */
+/** The end of a turn. */
 export interface TurnResult {
   readonly content: string;
   readonly finishReason: FinishReason;
   readonly usage: Usage | null;
   readonly model: string;
-  /** Whether the turn is in the database. False: it is in this host's journal. */
+  /** False: the turn is in this host's journal and not in the database yet. */
   readonly persisted: boolean;
   readonly expiresAt: Instant | null;
 }
 
-/** A reply that can be read along, whether it is being made here, elsewhere, or is stored. */
-export interface ReplyStream {
+/** A user message and its reply, which is generated in this process or in another one, or is stored. */
+export interface Turn {
   readonly conversationId: string;
-  /** Whose it is; null where only the database knows: somebody to whom everything is open asked. */
+  /** Null when the caller has access to every conversation; then only the database knows the owner. */
   readonly owner: string | null;
-  /** The reply's public id; the id of its stream too. */
+  /** The id of the reply and of its stream. */
   readonly messageId: string;
-  /** The model that was asked. */
+  /** The requested model. */
   readonly model: string;
-  /** What the offsets of its stream count. */
+  /** The format that the offsets of its stream count. */
   readonly format: ReplyFormat;
   readonly reply: Reply;
-  /** Resolves when the user message is stored; rejects with what kept it from being stored. */
-  readonly started: Promise<void>;
+  /** Resolves when the user message is stored; rejects when it cannot be stored. */
+  readonly started: Promise<unknown>;
   /**
-   * Resolves after the reply has ended and was saved, whoever still listens; rejects with the AppError that broke it
-   * (after what had been said was saved), or with what kept it from being saved.
+   * Resolves when the reply has ended and is saved. Rejects with the AppError that broke the reply, after its text was
+   * saved, or with the error of the save.
    */
   readonly result: Promise<TurnResult>;
-  /** This reader is through with it. */
-  release(): void;
-}
-
-/** A reply to a question that was just asked, or asked again with the same idempotency key. */
-export interface Turn extends ReplyStream {
-  /** Whether an earlier request with the same idempotency key asked the question. */
-  readonly replayed: boolean;
-  /** Undefined where the response cache had no say: the reply was there before the request came. */
+  /** What the response cache did; undefined when the turn existed before the request. */
   readonly cache: CacheUse | undefined;
   /** Whether the reply came from the response cache. */
   readonly cached: boolean;
+  /** Whether an earlier request with the same idempotency key created the turn. */
+  readonly replayed: boolean;
+  /** Called by each reader when it has finished. */
+  release(): void;
+}
+
+export function conversationDeleted(): AppError {
+  return new AppError('conversation_not_found', 'The conversation was deleted');
+}
+
+/** Marks the rejection as handled, because the promise may not be awaited yet. */
+export function withoutUnhandledRejection<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
 }

@@ -9,7 +9,7 @@ import type {
 import { conversationNotFound } from '../../domain/errors.ts';
 import type { Retention } from '../../domain/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
-import type { PendingTurns } from '../../domain/turns.ts';
+import { type PendingTurns, waitForReplay } from '../../domain/turns.ts';
 
 export interface ConversationView extends Conversation {
   /** Null when conversations are kept for ever. */
@@ -26,9 +26,6 @@ export interface ConversationList {
   readonly conversations: readonly ConversationView[];
   readonly next: ConversationCursor | null;
 }
-
-/** How long a request waits for what its conversation still has in the journal. */
-const JOURNAL_WAIT_MS = 5000;
 
 /**
  * Reading and deleting. An expired conversation is not there, whether it has been purged or not, and neither is
@@ -67,7 +64,7 @@ export class ConversationService {
 
   /** Without its messages. @throws AppError `conversation_not_found` */
   async view(id: string, access: Access): Promise<ConversationView> {
-    await this.#settled(id);
+    await waitForReplay(this.#pending, id);
     const conversation = await this.#repository.find(id);
     if (!conversation || !canAccess(access, conversation.owner)) throw conversationNotFound();
     if (this.#expired(conversation)) throw conversationNotFound();
@@ -86,16 +83,11 @@ export class ConversationService {
 
   /** @throws AppError `conversation_not_found` */
   async delete(id: string, access: Access): Promise<void> {
-    await this.#settled(id);
+    await waitForReplay(this.#pending, id);
     const conversation = await this.#repository.find(id);
     const deleted = conversation !== null && (await this.#repository.delete(id, access));
     if (deleted) this.#deleted(id);
     if (!deleted || this.#expired(conversation)) throw conversationNotFound();
-  }
-
-  /** What waits in the journal is there for its caller, and must be in the database before anybody may say it is not. */
-  async #settled(id: string): Promise<void> {
-    if (this.#pending.has(id)) await this.#pending.flush(JOURNAL_WAIT_MS);
   }
 
   #activeSince(): Instant {

@@ -78,8 +78,7 @@ class HandModel {
 
 const NOTHING_PENDING: PendingTurns = {
   has: () => false,
-  messages: () => null,
-  ownerOf: () => undefined,
+  conversation: () => null,
   reply: () => null,
   state: () => ({ turns: 0, bytes: 0, oldest: null }),
   flush: () => Promise.resolve(),
