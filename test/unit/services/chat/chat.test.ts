@@ -36,7 +36,7 @@ const SETTINGS: ChatSettings = {
   cacheByOwner: true,
 };
 
-/** Writes by hand: the test says when and how each one ends. */
+/** A writer whose writes the test completes. */
 class HandWriter implements TurnWriter {
   readonly writes: { unit: TurnWrite; done(outcome?: WriteOutcome): void; fail(error: Error): void }[] = [];
   readonly checkpoints: string[] = [];
@@ -59,7 +59,7 @@ class HandWriter implements TurnWriter {
   idle = () => Promise.resolve();
 }
 
-/** A model that says what the test feeds it. */
+/** A model whose text the test provides. */
 class HandModel {
   say: (text: string) => void = () => {};
   finish: () => void = () => {};
@@ -163,7 +163,7 @@ const ask = (input: Partial<ChatInput> = {}): ChatInput => ({
 });
 
 describe('a turn', () => {
-  it('stores question and the row of its reply first, then the end of the reply', async () => {
+  it('stores the question with the row of its reply first, then the end of the reply', async () => {
     const { chat, writer } = setUp();
     const turn = await chat.begin(ask({ format: 'text' }), 'stream');
     const result = await turn.result;
@@ -186,7 +186,7 @@ describe('a turn', () => {
     );
   });
 
-  it('asks the model before the question is committed, and says it has started only after', async () => {
+  it('calls the model before the question is committed, and resolves started after', async () => {
     const { chat, writer, requests } = setUp();
     writer.automatic = false;
     const turn = await chat.begin(ask(), 'stream');
@@ -225,13 +225,13 @@ describe('a turn', () => {
     assert.deepEqual(histories[0]?.slice(0, 4), ['c', UNRESTRICTED, 10, NOW - 24 * HOUR]);
   });
 
-  it('asks for no history where there can be none', async () => {
+  it('loads no history for a new conversation', async () => {
     const { chat, histories } = setUp();
     await (await chat.begin(ask(), 'whole')).result;
     assert.equal(histories.length, 0);
   });
 
-  it('waits until what its conversation has in the journal is in the database', async () => {
+  it('waits until the journalled turns of its conversation are in the database', async () => {
     const waited: number[] = [];
     const flush = (ms: number) => {
       waited.push(ms);
@@ -241,10 +241,10 @@ describe('a turn', () => {
     await (await chat.begin(ask({ conversationId: 'c' }), 'whole')).result;
     assert.equal(histories.length, 1);
     await assert.rejects(chat.begin(ask({ conversationId: 'c' }), 'whole'), { code: 'database_unavailable' });
-    assert.equal(requests.length, 1, 'a question without its context is not asked');
+    assert.equal(requests.length, 1, 'no call without the context');
   });
 
-  it('from the cache is stored in one go, question and reply', async () => {
+  it('from the cache is stored in one write, question and reply', async () => {
     const { chat, writer, requests } = setUp();
     await (await chat.begin(ask(), 'whole')).result;
     const turn = await chat.begin(ask(), 'stream');
@@ -255,7 +255,7 @@ describe('a turn', () => {
     assert.ok(writer.writes[1]?.unit.start && writer.writes[1].unit.reply);
   });
 
-  it('whose question cannot be stored fails, and its call is ended', async () => {
+  it('whose question cannot be stored fails, and its call is aborted', async () => {
     const model = new HandModel();
     const { chat, writer } = setUp({ model });
     writer.automatic = false;
@@ -267,7 +267,7 @@ describe('a turn', () => {
     assert.equal(writer.writes.length, 1);
   });
 
-  it('that broke off keeps what was said, as incomplete', async () => {
+  it('that broke off keeps its text, as incomplete', async () => {
     const { chat, writer } = setUp({
       model: {
         async stream(_request, onDelta) {
@@ -282,7 +282,7 @@ describe('a turn', () => {
     assert.deepEqual([reply?.content, reply?.status, reply?.finishReason], ['half', 'incomplete', 'error']);
   });
 
-  it('cut by a cap of this server ends well, with length, stored as incomplete', async () => {
+  it('cut by a limit of this server succeeds, with length, stored as incomplete', async () => {
     const { chat, writer } = setUp({
       model: {
         async stream(_request, onDelta) {
@@ -296,14 +296,14 @@ describe('a turn', () => {
     assert.equal(writer.writes[1]?.unit.reply?.status, 'incomplete');
   });
 
-  it('tells what came of saving its reply', async () => {
+  it('reports whether its reply was saved', async () => {
     const outcomes = [
       ['journalled', { persisted: false, finishReason: 'stop' }],
       ['stopped', { persisted: true, finishReason: 'cancelled' }],
       ['gone', 'conversation_not_found'],
       [new AppError('database_unavailable'), 'database_unavailable'],
     ] as const;
-    for (const [outcome, told] of outcomes) {
+    for (const [outcome, expected] of outcomes) {
       const { chat, writer } = setUp();
       writer.automatic = false;
       const turn = await chat.begin(ask(), 'stream');
@@ -313,15 +313,15 @@ describe('a turn', () => {
       await new Promise(setImmediate);
       if (outcome instanceof Error) writer.writes[1]?.fail(outcome);
       else writer.writes[1]?.done(outcome);
-      if (typeof told === 'string') await assert.rejects(turn.result, { code: told });
+      if (typeof expected === 'string') await assert.rejects(turn.result, { code: expected });
       else {
         const { persisted, finishReason } = await turn.result;
-        assert.deepEqual({ persisted, finishReason }, told);
+        assert.deepEqual({ persisted, finishReason }, expected);
       }
     }
   });
 
-  it('that nobody can have heard of yet is written in one go, at its end', async () => {
+  it('in a new conversation is stored in one write, at its end', async () => {
     const { chat, writer } = setUp();
     const result = await (await chat.begin(ask(), 'whole')).result;
     assert.equal(result.persisted, true);
@@ -329,21 +329,21 @@ describe('a turn', () => {
     assert.ok(writer.writes[0]?.unit.start && writer.writes[0].unit.reply);
   });
 
-  it('in a conversation that the caller named stores its question first: a deletion meanwhile must win', async () => {
+  it('in a named conversation stores its question first, so that a deletion wins', async () => {
     const { chat, writer } = setUp();
     await (await chat.begin(ask({ conversationId: 'c' }), 'whole')).result;
     assert.equal(writer.writes.length, 2);
     assert.equal(writer.writes[0]?.unit.reply?.status, 'streaming');
   });
 
-  it('is saved although nobody waits for it', async () => {
+  it('is saved when no caller waits for it', async () => {
     const { chat, recorder, writer } = setUp();
     await chat.begin(ask(), 'stream');
     await recorder.idle();
     assert.equal(writer.writes.length, 2);
   });
 
-  it('of a conversation that is kept for ever has no end to tell', async () => {
+  it('of a conversation without expiry has no expiresAt', async () => {
     const { chat } = setUp({ settings: { retention: new Retention(0) } });
     assert.equal((await (await chat.begin(ask(), 'whole')).result).expiresAt, null);
   });
@@ -366,7 +366,7 @@ describe('a running reply', () => {
     assert.equal((await turn.result).content, 'one two three');
   });
 
-  it('that was stopped elsewhere ends with what was said, and its call ends', async () => {
+  it('that was stopped elsewhere ends with its text, and its call is aborted', async () => {
     const model = new HandModel();
     const { chat, writer } = setUp({ model, checkpointMs: 1 });
     const turn = await chat.begin(ask(), 'stream');
@@ -379,7 +379,7 @@ describe('a running reply', () => {
     assert.equal(writer.writes[1]?.unit.reply?.status, 'cancelled');
   });
 
-  it('whose conversation was deleted elsewhere fails, and its call ends', async () => {
+  it('whose conversation was deleted elsewhere fails, and its call is aborted', async () => {
     const model = new HandModel();
     const { chat, writer } = setUp({ model, checkpointMs: 1 });
     const turn = await chat.begin(ask(), 'stream');
@@ -390,7 +390,7 @@ describe('a running reply', () => {
     assert.ok(model.aborted);
   });
 
-  it('that two questions share goes on for the one when the other is stopped', async () => {
+  it('that two turns share continues for one when the other is stopped', async () => {
     const model = new HandModel();
     const { chat } = setUp({ model });
     const one = await chat.begin(ask(), 'stream');
@@ -404,7 +404,7 @@ describe('a running reply', () => {
     assert.equal(model.aborted, undefined);
   });
 
-  it('that could be saved nowhere is tried again until it can', async (t) => {
+  it('that cannot be saved is retried until it can', async (t) => {
     const { chat, writer } = setUp();
     t.mock.timers.enable({ apis: ['setTimeout'] });
     writer.automatic = false;

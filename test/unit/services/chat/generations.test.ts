@@ -215,7 +215,7 @@ describe('generations', () => {
     assert.equal(generation.error?.code, 'shutting_down');
   });
 
-  it('hide a failure that nobody foresaw', async () => {
+  it('hide an unexpected error', async () => {
     const { model, ask } = setUp();
     const { generation } = ask('a');
     model.calls[0]?.fail(new TypeError('secret detail'));

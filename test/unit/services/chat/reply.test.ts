@@ -9,12 +9,12 @@ import { Reply, storedEnd } from '../../../../src/services/chat/reply.ts';
 const WHOLE: ModelOutcome = { finishReason: 'stop', usage: null, model: 'm', truncated: false };
 const deleted = () => new AppError('conversation_not_found');
 
-/** Whether it has ended already, without waiting for it. */
+/** Without waiting for the end. */
 async function hasEnded(reply: Reply): Promise<boolean> {
   return Promise.race([reply.ended.then(() => true), new Promise<false>((no) => setImmediate(no, false))]);
 }
 
-/** A reply to which so much was said. */
+/** A reply with these pieces. */
 function said(...pieces: string[]) {
   const generation = new Generation();
   const reply = new Reply(generation);
@@ -23,7 +23,7 @@ function said(...pieces: string[]) {
 }
 
 describe('a reply', () => {
-  it('is what its generation says, until that ends', async () => {
+  it('has the pieces of its generation and ends with it', async () => {
     const { generation, reply } = said('您', '好');
     assert.deepEqual(
       [reply.running, reply.count, reply.length, reply.text, reply.end],
@@ -45,7 +45,7 @@ describe('a reply', () => {
     assert.equal(await hasEnded(reply), true);
   });
 
-  it('tells what was said after any number of UTF-16 units, however it came in pieces', () => {
+  it('returns the text after any number of UTF-16 units, for any pieces', () => {
     fc.assert(
       fc.property(
         fc.array(fc.string({ unit: 'grapheme', maxLength: 6 })),
@@ -56,7 +56,7 @@ describe('a reply', () => {
           const { generation, reply } = said(...pieces);
           const length = known % (text.length + 4);
           assert.equal(reply.after(length), text.slice(length));
-          // What the others who share the generation hear later is none of it.
+          // Later pieces of a shared generation do not belong to it.
           const shared = new Reply(generation);
           shared.stop();
           for (let more = 0; more < stop % 3; more++) generation.append('more');
@@ -68,7 +68,7 @@ describe('a reply', () => {
 });
 
 describe('a reply that is stopped', () => {
-  it('ends with what was said until then, and the call to the model with it', async () => {
+  it('ends with its text so far, and the call to the model is aborted', async () => {
     const { generation, reply } = said('a', 'b');
     reply.stop();
     assert.deepEqual([reply.running, reply.end, reply.text], [false, 'stopped', 'ab']);
@@ -81,7 +81,7 @@ describe('a reply that is stopped', () => {
     assert.deepEqual([reply.length, reply.piece(2)], [2, undefined]);
   });
 
-  it('does not end the generation for another that shares it', async () => {
+  it('does not end a shared generation', async () => {
     const { generation, reply } = said('a');
     const other = new Reply(generation);
     reply.stop();
@@ -92,7 +92,7 @@ describe('a reply that is stopped', () => {
     assert.deepEqual([reply.end, other.end], ['stopped', WHOLE]);
   });
 
-  it('ends the call when all who share it have stopped, with the last one', () => {
+  it('aborts a shared call with the last stop', () => {
     const { generation, reply } = said('a');
     const others = [new Reply(generation), new Reply(generation)];
     for (const each of [reply, ...others]) {
@@ -103,7 +103,7 @@ describe('a reply that is stopped', () => {
     assert.equal(generation.signal.aborted, true);
   });
 
-  it('is not stopped, nor failed, when it has ended already', () => {
+  it('has no effect after the end, and neither has fail', () => {
     const { generation, reply } = said('a');
     generation.finish(WHOLE);
     reply.stop();
@@ -115,7 +115,7 @@ describe('a reply that is stopped', () => {
     assert.equal(stopped.end, 'stopped');
   });
 
-  it('because its conversation is gone ends with that error, which the call is told too', () => {
+  it('because its conversation was deleted ends with that error, and so does the call', () => {
     const { generation, reply } = said('a');
     const error = deleted();
     reply.fail(error);
@@ -124,8 +124,8 @@ describe('a reply that is stopped', () => {
   });
 });
 
-describe('who watches a reply', () => {
-  it('hears of every piece and of the end', () => {
+describe('a watcher of a reply', () => {
+  it('is called for every piece and at the end', () => {
     const { generation, reply } = said();
     const seen: [number, boolean][] = [];
     reply.watch(() => seen.push([reply.length, reply.running]));
@@ -139,7 +139,7 @@ describe('who watches a reply', () => {
     ]);
   });
 
-  it('hears of the stop once, and of nothing that is said to others after it', () => {
+  it('is called once at the stop, and not for later pieces', () => {
     const { generation, reply } = said();
     new Reply(generation);
     let calls = 0;
@@ -154,7 +154,7 @@ describe('who watches a reply', () => {
     assert.equal(calls, 2);
   });
 
-  it('hears nothing any more after turning away', () => {
+  it('is not called after unwatch', () => {
     const { generation, reply } = said();
     let calls = 0;
     const unwatch = reply.watch(() => {
@@ -168,8 +168,8 @@ describe('who watches a reply', () => {
   });
 });
 
-describe('what is stored of a reply that ended', () => {
-  it('tells whole, capped, stopped and broken apart', () => {
+describe('storedEnd', () => {
+  it('distinguishes whole, cut, stopped and failed replies', () => {
     const capped = { ...WHOLE, finishReason: 'length', truncated: true } as const;
     const filtered = { ...WHOLE, finishReason: 'content_filter' } as const;
     assert.deepEqual(
