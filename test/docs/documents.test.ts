@@ -108,6 +108,23 @@ describe('the documents', () => {
     });
   }
 
+  for (const file of ['docs/deployment.md', 'docs/deployment.zh-CN.md']) {
+    it(`quote log messages that the code writes: ${file}`, () => {
+      const quoted = rowsUnder(read(file), /Logs|日志/).flatMap(([cell = '']) =>
+        [...cell.matchAll(/`([^`]+)`/g)].map(([, message = '']) => message),
+      );
+      assert.ok(quoted.length > 5);
+      const code = readdirSync(fileUrl('src/'), { recursive: true, encoding: 'utf8' })
+        .filter((name) => name.endsWith('.ts'))
+        .map((name) => read(posix.join('src', name.replaceAll('\\', '/'))))
+        .join('\n');
+      assert.deepEqual(
+        quoted.filter((message) => !code.includes(`'${message}'`)),
+        [],
+      );
+    });
+  }
+
   for (const file of ['docs/api.md', 'docs/api.zh-CN.md']) {
     it(`list every error code with its status and title: ${file}`, () => {
       const rows = rowsUnder(read(file), /Errors|错误/).flatMap(([code, status, title]) => {
