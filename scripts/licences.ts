@@ -37,6 +37,7 @@ const RUNTIME: Readonly<Record<string, string>> = {
   pino: 'logs',
   'pino-pretty': 'logs for people at a terminal',
   'rate-limiter-flexible': 'limits that processes share in Redis',
+  'raw-body': 'reads request bodies up to a limit',
   'swagger-ui-dist': '`/docs`, served from here',
   uuid: 'ids (UUIDv7)',
   zod: 'settings and requests, checked',
