@@ -166,8 +166,7 @@ async function main(args: string[]): Promise<void> {
 function explained(error: unknown, database: Database): unknown {
   if (error instanceof CommandError || error instanceof PendingMigrationsError) return error;
   const refusal = accessDeniedCode(error);
-  if (refusal !== undefined)
-    return new CommandError(`${database.describe()} refuses to be used (${refusal})`);
+  if (refusal !== undefined) return new CommandError(`${database.describe()} denies access (${refusal})`);
   const known = toAppError(error);
   if (!(known instanceof AppError)) return error;
   const faults = known.errors?.map(({ path, message }) => `--${path.replace('_at', '')} ${message}`);

@@ -12,7 +12,7 @@ export interface Storage extends Pick<Durability, 'writer' | 'processes'> {
 }
 
 /**
- * Opens the database and prepares its schema. A database that is down is waited for in the background.
+ * Opens the database and prepares its schema, in the background while the database is down.
  * @throws StartError
  */
 export async function openStorage(config: Config, worker: string, log: Logger): Promise<Storage> {
@@ -52,9 +52,9 @@ function openStore(
   }
 }
 
-/** One line for what the database refuses; unexpected errors pass unchanged. */
+/** Access errors become one line; other errors pass unchanged. */
 function toStartError(error: unknown): unknown {
   if (error instanceof PendingMigrationsError) return new StartError(error.message, error);
   const code = accessDeniedCode(error);
-  return code === undefined ? error : new StartError(`the database refuses to be used (${code})`, error);
+  return code === undefined ? error : new StartError(`the database denies access (${code})`, error);
 }

@@ -21,7 +21,7 @@ import { Secrets } from './repositories/secrets.ts';
 import { GroupCommitWriter } from './turns/turn-writer.ts';
 
 export interface Database {
-  /** The pool that everything but the writer uses. */
+  /** The pool of all but the writer. */
   readonly knex: Knex;
   readonly conversations: ConversationRepository;
   readonly writer: TurnWriter;
@@ -32,26 +32,25 @@ export interface Database {
   readonly exports: ExportSource;
   readonly exportJobs: ExportJobStore;
   readonly apiKeys: ApiKeyStore;
-  /** What processes share of their limits. */
   readonly counters: CounterStore;
   readonly secrets: Secrets;
   /** `SQLite data/chat.sqlite` or `MySQL host:3306/database`: for logs and health, without user and password. */
   describe(): string;
   /** The names of the migrations that are not applied yet. Rejects with the driver's error. */
   pendingMigrations(): Promise<string[]>;
-  /** Applies them, however long that takes, and resolves to their names. Rejects with the driver's error. */
+  /** Applies them without a time limit and resolves to their names. Rejects with the driver's error. */
   migrate(): Promise<string[]>;
-  /** Waits until everything handed to the writer is settled, then closes every connection. */
+  /** Waits for pending writes, then closes every connection. */
   close(): Promise<void>;
 }
 
 /**
- * Connects to nothing yet: the server starts, and says that it is not ready, while the database is away.
+ * Does not connect: the server can start while the database is down.
  * @throws Error with one readable line when the URL is not one
  */
 export function openDatabase(options: DatabaseOptions, logger: Logger): Database {
   const knex = createKnex(options, logger);
-  // A connection of the writer's own: however busy the readers are, what was said is saved.
+  // The writer has a connection of its own, so that busy readers cannot delay it.
   const ownPool = dialectOf(knex).pooled;
   const writerKnex = ownPool
     ? createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true }, logger)
@@ -80,10 +79,10 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
 }
 
 async function migrate(options: DatabaseOptions, logger: Logger): Promise<string[]> {
-  const patient = createKnex({ ...options, queryTimeoutMs: 0 }, logger);
+  const migrationKnex = createKnex({ ...options, queryTimeoutMs: 0 }, logger);
   try {
-    return await migrateLatest(patient);
+    return await migrateLatest(migrationKnex);
   } finally {
-    await patient.destroy();
+    await migrationKnex.destroy();
   }
 }

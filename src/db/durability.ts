@@ -7,9 +7,9 @@ import { ProcessLock } from './workers/process-lock.ts';
 import { WorkerRegistry } from './workers/registry.ts';
 
 export interface DurabilityOptions {
-  /** Where the journal and the marks of living processes are; shared by the processes of one host. */
+  /** Folder of the journal and of the lock files; shared by the processes of one host. */
   readonly folder: string;
-  /** The id of this process among all that write to the database. */
+  /** The id of this process. */
   readonly worker: string;
   readonly leaseMs: number;
   readonly journalMaxBytes: number;
@@ -19,13 +19,13 @@ export interface Durability {
   readonly writer: DurableWriter;
   /** How many processes use the database, this one included. */
   processes(): number;
-  /** Begins to show that this process lives, and to close the replies of those that do not. Never rejects. */
+  /** Starts heartbeats and reaping. Never rejects. */
   start(): Promise<void>;
   close(): Promise<void>;
 }
 
 /**
- * What makes the database's writer outlive the database and this process.
+ * The writer with its journal, and the registry of workers: turns survive outages of the database and crashes.
  * @throws the driver's error when the journal cannot be opened
  */
 export function openDurability(database: Database, options: DurabilityOptions, logger: Logger): Durability {

@@ -3,10 +3,9 @@ import { pause } from '../util/timers.ts';
 import { isDatabaseDown } from './core/errors.ts';
 import type { Database } from './database.ts';
 
-/** How long until an absent database is tried again, milliseconds. */
 const RETRY_MS = 2000;
 
-/** The schema is older than this version and may not be changed without being asked. */
+/** The schema is older than this version, and DB_AUTO_MIGRATE is off. */
 export class PendingMigrationsError extends Error {
   constructor(pending: readonly string[]) {
     super(
@@ -19,16 +18,16 @@ export class PendingMigrationsError extends Error {
 
 export interface PrepareOptions {
   readonly autoMigrate: boolean;
-  /** Ends the waiting for an absent database. */
+  /** Ends the retries. */
   readonly signal: AbortSignal;
   readonly retryMs?: number;
 }
 
 /**
- * Brings the schema up to date, or makes sure that it is. While the database is away the server starts all the same
- * and is not ready; this goes on in the background then.
- * @returns resolves at once when the database is away; `done` resolves when the schema is right
- * @throws PendingMigrationsError, and whatever else a database that answers objects to (password, rights, name)
+ * Migrates the schema, or checks that it is up to date. When the database is down the server starts without being
+ * ready, and this is retried in the background.
+ * @returns resolves immediately when the database is down; `done` resolves when the schema is up to date
+ * @throws PendingMigrationsError; the driver's error when the database denies access
  */
 export async function prepareSchema(
   database: Pick<Database, 'migrate' | 'pendingMigrations' | 'describe'>,
@@ -40,11 +39,8 @@ export async function prepareSchema(
     return { done: Promise.resolve() };
   } catch (error) {
     if (!isDatabaseDown(error)) throw error;
-    logger.warn(
-      { database: database.describe() },
-      'the database does not answer; starting without it, not ready',
-    );
-    return { done: keepTrying(database, options, logger) };
+    logger.warn({ database: database.describe() }, 'database unavailable, starting without it');
+    return { done: retryUntilReady(database, options, logger) };
   }
 }
 
@@ -60,7 +56,7 @@ async function prepareOnce(
   logger.info({ applied }, 'migrated the database');
 }
 
-async function keepTrying(
+async function retryUntilReady(
   database: Pick<Database, 'migrate' | 'pendingMigrations'>,
   { autoMigrate, signal, retryMs = RETRY_MS }: PrepareOptions,
   logger: Logger,
@@ -70,11 +66,10 @@ async function keepTrying(
     if (signal.aborted) return;
     try {
       await prepareOnce(database, autoMigrate, logger);
-      logger.info('the database answers');
+      logger.info('database available');
       return;
     } catch (error) {
-      // The server already runs: what would have kept it from starting keeps it from being ready, and is told.
-      if (!isDatabaseDown(error)) logger.error({ err: error }, 'the database cannot be used');
+      if (!isDatabaseDown(error)) logger.error({ err: error }, 'database schema check failed');
     }
   }
 }

@@ -234,7 +234,7 @@ describe('while the database is away', () => {
     const again = (): Promise<WriteOutcome> =>
       writer.write({ ...begin(question), key: KEY }).catch(() => delay(5).then(again));
     assert.equal(await again(), 'saved');
-    assert.match(String(ofLevel(lines, INFO)[0]?.msg), /is back/);
+    assert.match(String(ofLevel(lines, INFO)[0]?.msg), /available again/);
   });
 
   test('nothing is replayed before the probe is content', async (t) => {
@@ -399,7 +399,7 @@ describe('the replay', () => {
     ]);
     const errors = ofLevel(lines, ERROR);
     assert.equal(errors.length, 2);
-    assert.equal(errors[0]?.conversationId, bad.conversationId);
+    assert.equal(errors[0]?.conversation_id, bad.conversationId);
     assert.equal(errors[0]?.uid, bad.uid);
     assert.doesNotMatch(JSON.stringify(lines), /private|secret/);
   });

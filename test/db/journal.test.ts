@@ -201,7 +201,7 @@ describe('a journal that is full', () => {
     await assert.rejects(journal.append(newStart()), {
       code: 'database_unavailable',
       retryAfter: 2,
-      message: /database is away.*journal.*full/,
+      message: /database is unavailable.*journal.*full/,
     });
     await journal.append({ reply: replyTo(question) });
     assert.equal(journal.state().turns, 3);

@@ -61,8 +61,8 @@ async function until(condition: () => Promise<boolean>): Promise<void> {
 /** A process that is in `folder` under `id` until it is killed. */
 async function startChild(t: TestContext, folder: string, id: string): Promise<ChildProcess> {
   const source = `
-    import { Presence } from ${JSON.stringify(new URL('../../src/db/workers/process-lock.ts', import.meta.url).href)};
-    const processLock = Presence.enter(${JSON.stringify(folder)}, ${JSON.stringify(id)}, { warn() {} });
+    import { ProcessLock } from ${JSON.stringify(new URL('../../src/db/workers/process-lock.ts', import.meta.url).href)};
+    const processLock = ProcessLock.acquire(${JSON.stringify(folder)}, ${JSON.stringify(id)}, { warn() {} });
     process.stdout.write(processLock ? 'in' : 'out');
     setInterval(() => processLock, 1000);`;
   const child = spawn(process.execPath, ['--input-type=module', '--eval', source], {

@@ -13,36 +13,33 @@ export interface DatabaseOptions {
     | { readonly kind: 'mysql'; readonly url: string };
   readonly poolMin: number;
   readonly poolMax: number;
-  /** MySQL only: how many may wait for a connection; whoever comes then fails at once. Default: 100 × poolMax. */
+  /** MySQL only: how many requests may wait for a connection; more fail immediately. Default: 100 × poolMax. */
   readonly queueMax?: number;
-  /** How long a caller waits for a free connection; also the longest that making one may take. */
+  /** Maximum wait for a free connection, and for opening one. */
   readonly acquireTimeoutMs: number;
-  /** The longest that any statement may take, BEGIN and COMMIT too; 0: no bound, as migrations need it. */
+  /** Timeout of every statement, BEGIN and COMMIT included; 0: none, for migrations. */
   readonly queryTimeoutMs: number;
-  /** Whether {@link Dialect.batch} is for use: MySQL must then take several statements at once. */
+  /** For {@link Dialect.batch}: allows several statements in one packet on MySQL. */
   readonly batches?: boolean;
 }
 
 /**
- * A Knex instance for the database; nothing is connected yet.
+ * Does not connect yet.
  * @throws Error with one readable line when the URL is not one
  */
 export function createKnex(options: DatabaseOptions, logger?: Logger): Knex {
   const knex = openKnex(knexConfig(options, logger));
-  // Without a server there is nothing to wait for but this process itself, and the writer shares the one connection.
+  // SQLite has no server that could freeze, and the writer shares its one connection.
   if (options.target.kind === 'mysql') {
     limitPoolQueue(knex, options.queueMax ?? QUEUE_PER_CONNECTION * options.poolMax);
   }
   return knex;
 }
 
-/** A burst of readers that the pool works off within the time that each may wait. */
+/** The pool can serve a burst of this size within the acquire timeout. */
 const QUEUE_PER_CONNECTION = 100;
 
-/**
- * The pool itself lets any number wait. When the server is frozen each of them would hold its request, and all that
- * belongs to it, for the whole acquire timeout only to fail then.
- */
+/** The queue of the pool is unlimited: with a frozen server every request would stay for the whole acquire timeout. */
 function limitPoolQueue({ client }: Knex, most: number): void {
   const acquire: () => Promise<unknown> = client.acquireConnection.bind(client);
   client.acquireConnection = () =>
@@ -50,20 +47,19 @@ function limitPoolQueue({ client }: Knex, most: number): void {
     client.pool?.numPendingAcquires() >= most ? Promise.reject(new QueueFullError()) : acquire();
 }
 
-/** What the database is called in logs: never with user or password. */
+/** The name of the database in logs, without user and password. */
 export function describeTarget({ target }: Pick<DatabaseOptions, 'target'>): string {
   if (target.kind === 'sqlite') return `SQLite ${target.file}`;
   const { host, port, database } = parseMysqlUrl(target.url);
   return `MySQL ${host.includes(':') ? `[${host}]` : host}:${port}/${database}`;
 }
 
-/** The settings for Knex itself, its command line included. */
 export function knexConfig(options: DatabaseOptions, logger?: Logger): Knex.Config {
   const { target } = options;
   return {
     ...(target.kind === 'sqlite' ? sqliteConfig(target.file) : mysqlConfig(target.url, options)),
     acquireConnectionTimeout: options.acquireTimeoutMs,
-    // Otherwise every error's message is the statement with all its data in it.
+    // Otherwise the message of every error contains the statement with its data.
     compileSqlOnError: false,
     migrations: migrationSettings(),
     log: {
@@ -75,7 +71,7 @@ export function knexConfig(options: DatabaseOptions, logger?: Logger): Knex.Conf
   };
 }
 
-/** Knex logs a driver's error as text with its stack: what the database said in words is nothing for a log. */
+/** Knex logs errors of the driver as text with stack. Their message can quote data, so only its start is logged. */
 function plainLine(message: unknown): string {
   return String(message).split(/: |\n/, 1).join();
 }
@@ -89,7 +85,7 @@ interface SqliteConnection {
 function sqliteConfig(file: string): Knex.Config {
   mkdirSync(dirname(file), { recursive: true });
   const afterCreate: AfterCreate<SqliteConnection> = (connection, done) => {
-    // The wait first: changing the journal mode needs the file for itself.
+    // The timeout first: changing the journal mode needs exclusive access.
     connection.pragma('busy_timeout = 5000');
     connection.pragma('journal_mode = WAL');
     connection.pragma('synchronous = NORMAL');
@@ -114,12 +110,12 @@ function mysqlConfig(url: string, options: DatabaseOptions): Knex.Config {
     enableKeepAlive: true,
     keepAliveInitialDelay: 10_000,
     connectTimeout: options.acquireTimeoutMs,
-    // The writer's only: its SQL is all ours, and the driver escapes every value.
+    // Only for the writer, whose SQL is constant; the driver escapes every value.
     multipleStatements: options.batches ?? false,
   };
   return {
     client: 'mysql2',
-    // Knex would ask every server for its version to adapt its query builder; nothing here depends on it.
+    // Spares a query for the version of the server, which Knex would use to adapt its builder.
     version: 'latest',
     connection,
     pool: {
@@ -131,12 +127,12 @@ function mysqlConfig(url: string, options: DatabaseOptions): Knex.Config {
   };
 }
 
-/** Longer than any lock is held here, and short enough that a batch of writes is not held up for long. */
+/** Longer than any lock is held, and short enough for the batches of writes behind it. */
 const LOCK_WAIT_SECONDS = 2;
 
 /**
- * What a session needs whatever the server's defaults are: UTC, faults instead of silent cutting, backslash as the
- * escape character (the driver relies on it), and no gap locks, which would make unrelated inserts wait.
+ * Settings that do not depend on the server's defaults: UTC, errors instead of truncation, backslash as the escape
+ * character (the driver needs it), and no gap locks, which would block unrelated inserts.
  */
 const SESSION = [
   'SET NAMES utf8mb4',
@@ -158,7 +154,7 @@ function prepareMysql(queryTimeoutMs: number): AfterCreate<Connection> {
       connection.query(sql, (error) => {
         left -= 1;
         if (error) {
-          // Knex drops a connection that it could not finish without closing it.
+          // Knex does not close a connection whose set-up failed.
           connection.destroy();
           left = -1;
           done(error, connection);
@@ -169,10 +165,9 @@ function prepareMysql(queryTimeoutMs: number): AfterCreate<Connection> {
 }
 
 /**
- * Bounds every statement of the connection in time. Knex's own `.timeout()` reaches neither BEGIN nor COMMIT, and a
- * server that is frozen right there would hold the transaction for ever. A connection that timed out is of no use
- * any more (the answer may still come) and is destroyed; the pool then sees that and makes another.
- * The driver's errors carry the statement with its data; that must not get into a log.
+ * Knex's `.timeout()` does not cover BEGIN and COMMIT, so a frozen server would hold a transaction for ever. After a
+ * timeout the connection is destroyed, because its response may still arrive; the pool opens another one. The driver's
+ * errors carry the statement with its data, which must not be logged.
  */
 function withStatementTimeout(
   connection: Connection & { __knex__disposed?: unknown },

@@ -1,4 +1,4 @@
-/** Rows ↔ domain. */
+/** Converts rows to domain objects and back. */
 import type {
   Conversation,
   FinishReason,
@@ -12,13 +12,13 @@ import type {
 } from '../../domain/conversation.ts';
 import type { ConversationRow, StoredMessage } from './tables.ts';
 
-/** The span that both databases hold and that sorts as text: years 1000 to 9999. */
+/** Both databases store the years 1000 to 9999, and they sort as text. */
 const EARLIEST = Date.UTC(1000, 0, 1);
 const LATEST = Date.UTC(9999, 11, 31, 23, 59, 59, 999);
 
 /**
- * Epoch milliseconds → `YYYY-MM-DD HH:mm:ss.SSS`, UTC, in no need of the time zone of process or server. What lies
- * outside the years 1000 to 9999 becomes the nearest bound, so that an "ever" or "never" still compares right.
+ * Epoch milliseconds → `YYYY-MM-DD HH:mm:ss.SSS`, UTC, independent of the time zones of process and server. Times
+ * outside the years 1000 to 9999 become the nearest bound, so that "always" and "never" compare correctly.
  * @throws RangeError for NaN
  */
 export function toTime(instant: Instant): string {
@@ -45,7 +45,7 @@ export function fromTime(text: string): Instant {
   return instant;
 }
 
-/** Twice as fast as cutting the text up and handing it to Number. NaN where a digit is missing. */
+/** Twice as fast as Number() of a slice. NaN where a digit is missing. */
 function digits(text: string, from: number, to: number): number {
   let value = 0;
   for (let index = from; index < to; index++) {
@@ -62,7 +62,7 @@ const FINISH_REASONS: readonly FinishReason[] = ['stop', 'length', 'content_filt
 
 function oneOf<T extends string>(allowed: readonly T[], text: string, column: string): T {
   const value = allowed.find((candidate) => candidate === text);
-  if (value === undefined) throw new Error(`the database holds an unknown ${column}`);
+  if (value === undefined) throw new Error(`unknown ${column} in the database`);
   return value;
 }
 
@@ -112,15 +112,14 @@ export function toMessage(row: StoredMessage): SequencedMessage {
   };
 }
 
-/** The columns of a message in the order of {@link fromMessage}. */
 export const MESSAGE_INSERT_COLUMNS =
   'uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, updated_at, length, worker, format';
 
 /**
- * A message as bindings, in the order of {@link MESSAGE_INSERT_COLUMNS}. A list, because this is the hot path.
+ * The bindings of {@link MESSAGE_INSERT_COLUMNS}. An array, because this is the hot path.
  * @param time its timestamp by {@link toTime}
- * @param written when it is written, which may be much later
- * @param worker the process that goes on writing it, if any does
+ * @param written the time of the write, which can be much later
+ * @param worker the process that continues the reply; null when it has ended
  */
 export function fromMessage(
   message: Message,
@@ -148,7 +147,7 @@ export function fromMessage(
 
 const MODEL_LENGTH = 255;
 
-/** What a model server calls itself is no reason to lose its reply. */
+/** Truncates, so that a long name does not fail the write. */
 export function fromModel(model: string | null): string | null {
   return model?.slice(0, MODEL_LENGTH) ?? null;
 }

@@ -1,48 +1,45 @@
-/** Everything in which MySQL (MariaDB too) and SQLite differ. Nowhere else asks which of them it is. */
+/** All differences between MySQL (and MariaDB) and SQLite. No other file branches on the database. */
 import openKnex, { type Knex } from 'knex';
 import type { ConversationRow, CounterRow } from './tables.ts';
 
-/** Lets an advisory lock go. Never rejects: a lock whose connection broke is free already. */
+/** Releases an advisory lock. Never rejects: a lock whose connection broke is free already. */
 export type ReleaseLock = () => Promise<void>;
 
 export interface Dialect {
   readonly product: 'MySQL' | 'SQLite';
-  /**
-   * Several connections at once. Without it there is one, which a transaction holds: a statement beside that
-   * transaction waits until it ends.
-   */
+  /** Whether there are several connections. With one only, a statement beside a transaction waits for its end. */
   readonly pooled: boolean;
-  /** After `VALUES …` of conversations: one that is there keeps its row, and its activity only moves forward. */
+  /** Clause after `VALUES …` of conversations: an existing row stays, and its activity only moves forward. */
   readonly conversationConflict: string;
-  /** After `VALUES …` of messages: one that is there stays as it is. Any other fault of a row is still an error. */
+  /** Clause after `VALUES …` of messages: an existing row stays unchanged. Other errors of a row remain errors. */
   readonly messageConflict: string;
   /**
-   * Locks those conversations that are there until the transaction ends and tells of them. Must be the first
-   * statement of a transaction. Whoever deletes messages locks their conversation first, so they are safe too.
+   * Locks the conversations that exist until the transaction ends, and returns them. Must be the first statement of a
+   * transaction. Deletes of messages lock the conversation first, so its messages are safe too.
    */
   lockConversations(trx: Knex, ids: readonly string[]): Promise<LockedConversation[]>;
-  /** The same as a statement for {@link Dialect.batch}, with as many bindings as there are ids. */
+  /** The same as SQL for {@link Dialect.batch}, with `count` bindings. */
   lockSql(count: number): string;
   /**
-   * The hint, after a table's name, to read it by that index. MySQL likes to follow the primary key from one end of a
-   * large table when a LIMIT makes it hope to be lucky soon; SQLite needs no telling.
+   * Index hint after a table's name. With a LIMIT, MySQL can choose to scan a large table by its primary key; SQLite
+   * needs no hint.
    */
   forceIndex(index: string): string;
   /** Adds to a counter, or inserts it, in one statement. Resolves to the total right after it. */
   addPoints(knex: Knex, counter: CounterRow): Promise<number>;
-  /** Runs a query that is plain SQL, for paths where Knex's builder would cost more than the query. */
+  /** Runs plain SQL, for paths where Knex's builder costs more than the query. */
   select<Row>(knex: Knex, sql: string, bindings: readonly Value[]): Promise<Row[]>;
   /**
-   * One transaction of plain SQL in as few round trips as the database allows: `reads` first (the first of them must
-   * lock, as {@link Dialect.lockSql} does), then what `plan` makes of their rows. All of it or nothing.
+   * One transaction of plain SQL in as few round trips as possible: `reads` first (the first one must lock, as
+   * {@link Dialect.lockSql} does), then the writes that `plan` returns for their rows.
    * @throws the driver's error
    */
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T>;
-  /** Runs the SQL of one migration step: one statement on MySQL, which cannot take DDL back. */
+  /** Runs the SQL of one migration step: one statement on MySQL, which cannot roll DDL back. */
   ddl(knex: Knex, sql: { readonly mysql: string; readonly sqlite: readonly string[] }): Promise<void>;
   /**
-   * Takes a lock among all processes on this database, waiting up to `waitSeconds`; null when another holds it.
-   * Where the database has no such thing nothing is locked.
+   * Takes a lock among all processes of this database; null when it is still taken after `waitSeconds`. SQLite has no
+   * advisory locks: nothing is locked.
    */
   advisoryLock(knex: Knex, name: string, waitSeconds: number): Promise<ReleaseLock | null>;
 }
@@ -54,7 +51,7 @@ export interface Statement {
   readonly bindings: readonly (Value | null)[];
 }
 
-/** From the rows of each read to what is written and what comes of it. */
+/** From the rows of each read to the writes and the result. */
 type BatchPlan<T> = (rows: readonly unknown[][]) => {
   readonly writes: readonly Statement[];
   readonly result: T;
@@ -72,7 +69,7 @@ export function repeated(tuple: string, count: number): string {
   return `${tuple}, `.repeat(count - 1) + tuple;
 }
 
-/** The longest that a timer takes; an idle connection that holds a lock must not be closed. */
+/** The maximum of a timer: an idle connection that holds a lock must not be closed. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 const BEGIN: Statement = { sql: 'START TRANSACTION', bindings: [] };
@@ -89,14 +86,14 @@ const mysql: Dialect = {
     return this.select(trx, this.lockSql(ids.length), ids);
   },
 
-  // By the primary key whatever the optimizer thinks of a small table: all processes then lock in the same order.
+  // The hint makes all processes lock in the order of the primary key, also in small tables.
   lockSql(count) {
     return `SELECT id, owner, last_active FROM conversations ${this.forceIndex('PRIMARY')}
        WHERE id IN (${placeholders(count)}) ORDER BY id FOR UPDATE`;
   },
 
-  // Several statements in one packet, on a connection that allows it: half of what a small transaction costs this
-  // process is its round trips. After a fault the server has passed over the rest and the transaction is open.
+  // Several statements in one packet: round trips are half of the cost of a small transaction. After an error the
+  // server skips the rest of the packet and the transaction stays open.
   async batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {
     const connection = await knex.client.acquireConnection();
     const run = async (statements: readonly Statement[]): Promise<unknown[][]> => {
@@ -142,14 +139,14 @@ const mysql: Dialect = {
     await knex.raw(sql.mysql);
   },
 
-  // On a connection beside the pool: whatever runs under the lock may need all that the pool has.
+  // On a connection beside the pool: work under the lock may need the whole pool.
   async advisoryLock(knex, name, waitSeconds) {
     const { config } = knex.client;
     const session = openKnex({
       ...config,
       pool: { ...config.pool, min: 0, max: 1, idleTimeoutMillis: MAX_TIMER_MS },
     });
-    // A lock's name is one for the whole server and at most 64 characters long, as a database's may be by itself.
+    // Lock names are global to the server and at most 64 characters long, as database names can be too.
     const scoped = `CONCAT(?, ':', IF(CHAR_LENGTH(DATABASE()) > 40, LEFT(SHA2(DATABASE(), 256), 40), DATABASE()))`;
     const unlock = async (): Promise<void> => {
       await session.raw(`DO RELEASE_LOCK(${scoped})`, [name]).catch(() => {});
@@ -169,8 +166,8 @@ const mysql: Dialect = {
 };
 
 /**
- * A transaction that reads first and writes later fails at once when another process wrote in between; one that
- * starts with a write, even of nothing, waits for its turn.
+ * A transaction that reads first and writes later fails immediately when another process wrote in between; one that
+ * starts with a write, even of no row, waits for the lock.
  */
 const TAKE_WRITE_LOCK = 'UPDATE conversations SET last_active = last_active WHERE 0';
 
@@ -222,7 +219,6 @@ const sqlite: Dialect = {
   },
 };
 
-/** The dialect that a Knex instance, or a transaction of it, speaks. */
 export function dialectOf(knex: Knex): Dialect {
   const driver: unknown = knex.client.driverName;
   return driver === 'better-sqlite3' ? sqlite : mysql;

@@ -1,8 +1,6 @@
-/** What the error codes of both drivers say about the database. */
-
 /**
- * `transient`: the same transaction may well work now; `lost`: the connection broke, another one may work;
- * `refused`: it answers, but not to us (password, rights, name of the database, TLS), which only people can change.
+ * `transient`: the same transaction can succeed now. `lost`: the connection broke, another one can work. `refused`: the
+ * server denies access (password, rights, database name, TLS), and only an operator can change that.
  */
 export type ErrorClass = 'transient' | 'lost' | 'unavailable' | 'refused';
 
@@ -31,7 +29,7 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
     'ER_OPTION_PREVENTS_STATEMENT',
     'ER_READ_ONLY_MODE',
     'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
-    // The schema is being made: the server has started before its database, and that is new.
+    // The server has started before the schema of a new database exists.
     'ER_NO_SUCH_TABLE',
     'ER_DISK_FULL',
     'ER_RECORD_FILE_FULL',
@@ -56,13 +54,13 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
 };
 
 const CLASS_OF_CODE = new Map<string, ErrorClass>(
-  (['transient', 'lost', 'unavailable', 'refused'] as const).flatMap((fault) =>
-    ERROR_CLASSES[fault].map((code) => [code, fault]),
+  (['transient', 'lost', 'unavailable', 'refused'] as const).flatMap((kind) =>
+    ERROR_CLASSES[kind].map((code) => [code, kind]),
   ),
 );
 
-/** What a driver's error code says; undefined when the fault lies in the statement or its data. */
+/** Undefined for codes that concern the statement or its data. */
 export function classifyCode(code: string): ErrorClass | undefined {
-  // SQLite's extended codes, such as SQLITE_IOERR_FSYNC, begin with the plain one.
+  // Extended codes of SQLite, such as SQLITE_IOERR_FSYNC, begin with the primary code.
   return CLASS_OF_CODE.get(code.startsWith('SQLITE_') ? code.split('_', 2).join('_') : code);
 }

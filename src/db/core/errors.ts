@@ -1,4 +1,4 @@
-/** What the drivers throw → what the rest of the program understands, and which of it is worth another try. */
+/** Classifies the errors of the drivers, translates them to AppErrors, and retries. */
 import type { Knex } from 'knex';
 import { AppError, errorCode } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
@@ -11,15 +11,15 @@ const TRANSIENT_RETRIES = 3;
 const LOST = /add new command when connection is in closed state/;
 const NO_CONNECTION = /Unable to acquire a connection|^aborted$|operation timed out/;
 
-/** So many wait for a connection already that one more would only make everybody's wait longer. */
+/** The queue for a connection has reached its limit. */
 export class QueueFullError extends Error {
   constructor() {
-    super('too many wait for a connection');
+    super('too many requests wait for a connection');
     this.name = 'QueueFullError';
   }
 }
 
-/** What kind of fault of the database an error is; undefined when it lies in the statement or its data. */
+/** Undefined when the statement or its data caused the error. */
 export function classifyError(error: unknown): ErrorClass | undefined {
   if (!(error instanceof Error)) return undefined;
   const known = classifyCode(errorCode(error) ?? '');
@@ -30,35 +30,34 @@ export function classifyError(error: unknown): ErrorClass | undefined {
   return 'fatal' in error && error.fatal === true ? 'unavailable' : undefined;
 }
 
-/** The code of an error that no waiting mends (password, rights, name, a file that is no database); else undefined. */
+/** The code of an error that a retry cannot fix (password, rights, name, a file that is no database); else undefined. */
 export function accessDeniedCode(error: unknown): string | undefined {
   const code = errorCode(error);
   return classifyError(error) === 'refused' || code === 'SQLITE_NOTADB' ? code : undefined;
 }
 
-/** A deadlock, a lock that was not had in time, a busy file: the same transaction may well work now. */
+/** A deadlock, a lock wait timeout, a busy file: the same transaction can succeed now. */
 export function isTransient(error: unknown): boolean {
   return classifyError(error) === 'transient';
 }
 
-/** The database is down, out of reach or too busy: waiting may help. */
+/** The database is down, unreachable or too busy, so that a retry can help. Takes errors of the drivers. */
 export function isDatabaseDown(error: unknown): boolean {
-  const fault = classifyError(error);
-  return fault !== undefined && fault !== 'refused';
+  const kind = classifyError(error);
+  return kind !== undefined && kind !== 'refused';
 }
 
 export function databaseUnavailable(cause: unknown, detail = 'The database does not answer'): AppError {
   return new AppError('database_unavailable', detail, { cause, retryAfter: RETRY_AFTER_SECONDS });
 }
 
-/** `database_unavailable` for every fault of the database itself; any other error as it is. */
+/** `database_unavailable` for every error of the database itself; other errors unchanged. */
 export function toAppError(error: unknown): unknown {
   return classifyError(error) ? databaseUnavailable(error) : error;
 }
 
 /**
- * Runs what may be run twice: a read, or a write that changes nothing when repeated. Once more when the connection
- * broke under it, so that a pooled connection which died unnoticed fails nobody.
+ * Runs idempotent work a second time when its connection broke, so that a dead connection of the pool fails no request.
  * @throws AppError `database_unavailable`
  */
 export async function withReconnect<T>(work: () => Promise<T>): Promise<T> {
@@ -72,14 +71,14 @@ export async function withReconnect<T>(work: () => Promise<T>): Promise<T> {
   });
 }
 
-/** A transaction by Knex, run again as {@link withDeadlockRetry} says. */
+/** A transaction of Knex with {@link withDeadlockRetry}. */
 export function transaction<T>(knex: Knex, work: (trx: Knex.Transaction) => Promise<T>): Promise<T> {
   return withDeadlockRetry(() => knex.transaction(work));
 }
 
 /**
- * A transaction, run again as a whole at most three times while its fault is transient. After any other fault it is
- * unknown to the caller whether it was committed: see {@link withReconnect}.
+ * Repeats a transaction at most three times after transient errors. After any other error the caller does not know
+ * whether it was committed: see {@link withReconnect}.
  * @throws the driver's error
  */
 export async function withDeadlockRetry<T>(work: () => Promise<T>): Promise<T> {

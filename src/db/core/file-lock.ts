@@ -1,28 +1,37 @@
 import Sqlite from 'better-sqlite3';
-import type { ReleaseLock } from './dialect.ts';
 
 /**
- * Takes the lock that a file stands for, among all processes of this host; null when another holds it. It goes with
- * the process, however that ends.
- * @throws the driver's error
+ * A lock among the processes of one host, by way of SQLite, which has one for every operating system. The system
+ * releases it when its process dies.
  */
-export function takeFileLock(path: string): ReleaseLock | null {
-  const file = openLockFile(path);
-  try {
-    file.exec('BEGIN EXCLUSIVE');
-  } catch (error) {
-    file.close();
-    if (isBusy(error)) return null;
-    throw error;
-  }
-  return async () => {
-    file.close();
-  };
-}
+export class FileLock {
+  readonly #file: Sqlite.Database;
 
-/** A file that exists only to be locked by one process; the operating system releases the lock when that process dies. */
-export function openLockFile(path: string): Sqlite.Database {
-  return new Sqlite(path, { timeout: 0 });
+  /** @throws the driver's error */
+  constructor(path: string) {
+    this.#file = new Sqlite(path, { timeout: 0 });
+  }
+
+  /** False when the lock is taken, by this process or another one. @throws the driver's error */
+  tryAcquire(): boolean {
+    if (this.#file.inTransaction) return false;
+    try {
+      this.#file.exec('BEGIN EXCLUSIVE');
+      return true;
+    } catch (error) {
+      if (isBusy(error)) return false;
+      throw error;
+    }
+  }
+
+  release(): void {
+    if (this.#file.open) this.#file.exec('ROLLBACK');
+  }
+
+  /** Releases the lock too. */
+  close(): void {
+    this.#file.close();
+  }
 }
 
 /** Another process has the lock. */

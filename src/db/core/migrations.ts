@@ -1,4 +1,3 @@
-/** Which changes of the schema there are, which are applied, and applying them. */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -7,7 +6,7 @@ import { dialectOf } from './dialect.ts';
 
 const FOLDER = fileURLToPath(new URL('../../../migrations/', import.meta.url));
 const TABLE = 'knex_migrations';
-/** How long a process waits for another one that is migrating the same database. */
+/** How long a process waits for another one to migrate the same database. */
 const WAIT_SECONDS = 60;
 
 export interface MigrationState {
@@ -16,8 +15,8 @@ export interface MigrationState {
 }
 
 /**
- * The files of a folder, in the order of their names. A migration's name is its file's without the extension:
- * the database remembers names, and a file that was renamed from .js to .ts must not look like a lost one.
+ * The files of a folder in the order of their names. Names in the database carry no extension, so that a file renamed
+ * from .js to .ts is not missing.
  */
 export class MigrationFolder implements Knex.MigrationSource<string> {
   readonly #folder: string;
@@ -49,13 +48,13 @@ export function migrationSettings(): Knex.MigratorConfig {
   return { migrationSource: new MigrationFolder(), tableName: TABLE, extension: 'ts' };
 }
 
-/** Every migration of this version, in order; reads only, an empty database stays empty. */
+/** Every migration of this version, in order. Reads only: an empty database stays empty. */
 export async function migrationStatus(knex: Knex, source = new MigrationFolder()): Promise<MigrationState[]> {
   const [names, applied] = await Promise.all([source.names(), appliedNames(knex)]);
   return names.map((name) => ({ name, applied: applied.has(name) }));
 }
 
-/** The names that are not applied yet, in order. Ones that only a newer version knows do not count. */
+/** The names that are not applied, in order. Migrations of newer versions are ignored. */
 export async function pendingMigrations(knex: Knex, source = new MigrationFolder()): Promise<string[]> {
   const states = await migrationStatus(knex, source);
   return states.filter((state) => !state.applied).map((state) => state.name);
@@ -71,28 +70,28 @@ async function appliedNames(knex: Knex): Promise<Set<string>> {
 }
 
 /**
- * Applies what is pending, one process at a time, and says what that was.
+ * Applies pending migrations, one process at a time. @returns their names
  * @throws Error `MigrationLocked` when Knex's own lock is taken, also by a process that died while it migrated
  */
 export async function migrateLatest(knex: Knex, source = new MigrationFolder()): Promise<string[]> {
-  return locked(knex, () => knex.migrate.latest({ migrationSource: source }));
+  return withLock(knex, () => knex.migrate.latest({ migrationSource: source }));
 }
 
-/** Takes back what the last {@link migrateLatest} applied, or everything, and says what that was. */
+/** Rolls back the last {@link migrateLatest}, or everything. @returns the names */
 export async function migrateRollback(
   knex: Knex,
   all = false,
   source = new MigrationFolder(),
 ): Promise<string[]> {
-  return locked(knex, () => knex.migrate.rollback({ migrationSource: source }, all));
+  return withLock(knex, () => knex.migrate.rollback({ migrationSource: source }, all));
 }
 
-/** Frees Knex's lock after a process died while it migrated. */
+/** Releases Knex's lock after a process died during a migration. */
 export async function unlockMigrations(knex: Knex): Promise<void> {
   await knex.migrate.forceFreeMigrationsLock();
 }
 
-async function locked(knex: Knex, work: () => Promise<[number, string[]]>): Promise<string[]> {
+async function withLock(knex: Knex, work: () => Promise<[number, string[]]>): Promise<string[]> {
   const unlock = await dialectOf(knex).advisoryLock(knex, 'chat-migrate', WAIT_SECONDS);
   if (!unlock) throw new Error(`another process has been migrating this database for ${WAIT_SECONDS} s`);
   try {

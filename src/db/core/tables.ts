@@ -1,4 +1,4 @@
-/** The tables as the drivers give them: times are UTC text `YYYY-MM-DD HH:mm:ss.SSS`, `usage` is JSON text. */
+/** Rows as the drivers return them: times are UTC text `YYYY-MM-DD HH:mm:ss.SSS`, `usage` is JSON text. */
 
 export interface ConversationRow {
   id: string;
@@ -25,7 +25,7 @@ export interface MessageRow {
   format: string | null;
 }
 
-/** A conversation that was deleted or purged. */
+/** A deleted or purged conversation. */
 export interface DeletionRow {
   id: number;
   conversation_id: string;
@@ -95,11 +95,11 @@ declare module 'knex/types/tables.js' {
   }
 }
 
-/** What readers of messages get; the rest is for what writes them and for what follows changes. */
+/** A message without the columns of the writer. */
 export type StoredMessage = Omit<MessageRow, 'updated_at' | 'length' | 'worker'>;
 
 export const CONVERSATION_COLUMNS = 'id, owner, created_at, last_active';
 
-/** `usage` is a word of MySQL's own; both databases take the backticks. */
+/** `usage` is a keyword of MySQL; both databases accept backticks. */
 export const MESSAGE_COLUMNS =
   'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format';

@@ -1,16 +1,14 @@
-/** A turn as the journal stores it, and back. */
 import { type Access, UNRESTRICTED } from '../../domain/access.ts';
 import type { Message } from '../../domain/conversation.ts';
 import type { TurnStart, TurnWrite } from '../../domain/turns.ts';
 import { isUsage } from '../core/codec.ts';
 
-/** What is stored of a unit beside its place and time. */
 export interface EntryRow {
   readonly conversationId: string;
   readonly questionUid: string | null;
   readonly replyUid: string | null;
   readonly body: string;
-  /** Of the body, in UTF-8. */
+  /** Length of `body` in UTF-8. */
   readonly bytes: number;
 }
 
@@ -19,7 +17,7 @@ export function conversationOf({ start, reply }: TurnWrite): string | undefined 
   return start?.conversationId ?? reply?.conversationId;
 }
 
-/** @throws Error when the unit is empty or is no JSON */
+/** @throws Error when the unit is empty or cannot be written as JSON */
 export function toEntry(unit: TurnWrite): EntryRow {
   const conversationId = conversationOf(unit);
   if (conversationId === undefined) throw new Error('a write without a message');
@@ -33,7 +31,7 @@ export function toEntry(unit: TurnWrite): EntryRow {
   };
 }
 
-/** Null when it is not what {@link toEntry} wrote. */
+/** The inverse of {@link toEntry}; null for any other text. */
 export function toUnit(body: string): TurnWrite | null {
   try {
     const unit = upgraded(JSON.parse(body));
@@ -84,7 +82,7 @@ function isAccess(value: unknown): value is Access {
   );
 }
 
-/** What the text fields may say the database checks. */
+/** Checks types only: the database checks the values. */
 function isMessage(value: unknown): value is Message {
   if (!isFields(value)) return false;
   const text = [value.uid, value.conversationId, value.role, value.content, value.status];

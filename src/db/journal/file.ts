@@ -1,4 +1,4 @@
-/** The journal's SQLite file: how it is opened, what is in it, and the lock beside it. */
+/** The journal's SQLite file and its schema. */
 import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import Sqlite from 'better-sqlite3';
@@ -6,13 +6,13 @@ import { isBusy } from '../core/file-lock.ts';
 
 const VERSION = 1;
 const PAGE_BYTES = 4096;
-/** Beside the entries there is what was rejected, the indexes, and the ends of replies that come after the limit. */
+/** Room beyond the limit of entries: rejected entries, indexes, and the ends of replies that arrive after it. */
 const FILE_SHARE = 2;
 const FILE_EXTRA_BYTES = 16 * 1024 * 1024;
 const WAIT_MS = 5000;
 const RETRY_MS = 10;
 
-/** `total` is kept by triggers: adding up a full journal would cost more than writing to it. */
+/** Triggers maintain `total`: summing up a full journal costs more than writing to it. */
 const SCHEMA = `
   CREATE TABLE entries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -48,14 +48,14 @@ const SCHEMA = `
 `;
 
 /**
- * Makes the folder and the tables where they are missing. The file itself is capped somewhat above `maxBytes`.
+ * Creates folder and tables where they are missing. The size of the file is limited somewhat above `maxBytes`.
  * @throws the driver's error; Error when a newer version of this program wrote the file
  */
 export function openJournalFile(path: string, maxBytes: number): Sqlite.Database {
   mkdirSync(dirname(path), { recursive: true });
   const file = new Sqlite(path, { timeout: WAIT_MS });
   try {
-    useWal(file);
+    enableWal(file);
     file.pragma('synchronous = FULL');
     file.pragma(`max_page_count = ${Math.ceil((maxBytes * FILE_SHARE + FILE_EXTRA_BYTES) / PAGE_BYTES)}`);
     file.transaction(prepare).immediate(file);
@@ -69,11 +69,11 @@ export function openJournalFile(path: string, maxBytes: number): Sqlite.Database
 function prepare(file: Sqlite.Database): void {
   const version = file.pragma('user_version', { simple: true });
   if (version === 0) file.exec(SCHEMA);
-  else if (version !== VERSION) throw new Error(`the journal is of an unknown version (${String(version)})`);
+  else if (version !== VERSION) throw new Error(`the journal has an unknown version (${String(version)})`);
 }
 
-/** When several processes open a new file at once SQLite tells all but one that it is busy, without waiting. */
-function useWal(file: Sqlite.Database): void {
+/** When several processes open a new file at the same time, SQLite answers BUSY without waiting for `timeout`. */
+function enableWal(file: Sqlite.Database): void {
   const deadline = performance.now() + WAIT_MS;
   for (;;) {
     try {
@@ -86,7 +86,7 @@ function useWal(file: Sqlite.Database): void {
   }
 }
 
-/** Whether a write failed for what was written, so that another one may work; else it is the file. */
+/** Whether the row caused the error, so that other rows can still be written; false when the file did. */
 export function isRowError(error: unknown): boolean {
   if (!(error instanceof Sqlite.SqliteError)) return true;
   return /^SQLITE_(FULL|TOOBIG|CONSTRAINT|MISMATCH)/.test(error.code);

@@ -2,70 +2,70 @@ import type Sqlite from 'better-sqlite3';
 import type { Message } from '../../domain/conversation.ts';
 import type { PendingTurns, TurnWrite } from '../../domain/turns.ts';
 import { databaseUnavailable } from '../core/errors.ts';
-import { isBusy, openLockFile } from '../core/file-lock.ts';
+import { FileLock } from '../core/file-lock.ts';
 import { type EntryRow, toEntry, toUnit } from './codec.ts';
 import { isRowError, openJournalFile } from './file.ts';
 import { prepareStatements, type StoredEntry } from './statements.ts';
 
-/** What one take reads at most, of bodies: many long replies must not fill the memory. */
+/** Limit for the bodies of one {@link Journal.take}, so that many long replies do not fill the memory. */
 const TAKE_BYTES = 8_000_000;
 
 export interface JournalEntry {
-  /** Growing, in the order in which the units were handed in. */
+  /** Increases in the order in which the units were appended. */
   readonly seq: number;
   readonly conversationId: string;
-  /** Of the reply, or else of the question. */
+  /** Of the reply; without one, of the question. */
   readonly uid: string | null;
   /** Null when it cannot be read. */
   readonly unit: TurnWrite | null;
 }
 
-interface Gathered {
+interface PendingAppend {
   readonly row: EntryRow;
-  readonly begins: boolean;
+  readonly startsTurn: boolean;
   readonly resolve: () => void;
   readonly reject: (reason: unknown) => void;
 }
 
 /**
- * Turns that wait on this host for the database, in a SQLite file that all processes of the host share. What is in
- * it survives the process and the machine. All methods that read or write throw AppError `database_unavailable`
- * when the file fails them.
+ * Turns that wait for the database, in a SQLite file that all processes of the host share. Entries survive a crash of
+ * the process and of the machine. Methods throw AppError `database_unavailable` when the file cannot be used.
  */
 export class Journal implements Omit<PendingTurns, 'flush'> {
   readonly #file: Sqlite.Database;
-  readonly #lock: Sqlite.Database;
+  /** Held by the one process of the host that replays. */
+  readonly #lock: FileLock;
   readonly #sql: ReturnType<typeof prepareStatements>;
   readonly #maxBytes: number;
-  #gathered: Gathered[] = [];
-  #gathering = new Set<string>();
+  #appends: PendingAppend[] = [];
+  #appendingTo = new Set<string>();
 
   /**
-   * @param path of the file; its folder is made
-   * @param maxBytes from here on nothing new is begun; what was begun still gets its end
+   * @param path its folder is created
+   * @param maxBytes above this size no turn may start; replies of started turns are still accepted
    * @throws the driver's error, or Error when a newer version wrote the file
    */
   constructor(path: string, maxBytes: number) {
     this.#maxBytes = maxBytes;
     this.#file = openJournalFile(path, maxBytes);
     this.#sql = prepareStatements(this.#file);
-    this.#lock = openLockFile(`${path}.lock`);
+    this.#lock = new FileLock(`${path}.lock`);
   }
 
   /**
-   * Resolves when it is on the disk. What the same turn of the event loop hands in shares one transaction.
+   * Resolves when the unit is on disk. Units of the same turn of the event loop share one transaction.
    * @throws AppError `database_unavailable` when the journal is full or its file fails
    */
   append(unit: TurnWrite): Promise<void> {
     return new Promise((resolve, reject) => {
       const row = toEntry(unit);
-      if (this.#gathered.length === 0) setImmediate(() => this.#flush());
-      this.#gathered.push({ row, begins: unit.start !== undefined, resolve, reject });
-      this.#gathering.add(row.conversationId);
+      if (this.#appends.length === 0) setImmediate(() => this.#flush());
+      this.#appends.push({ row, startsTurn: unit.start !== undefined, resolve, reject });
+      this.#appendingTo.add(row.conversationId);
     });
   }
 
-  /** The oldest entries in order: at most `limit`, fewer when they are long. */
+  /** The oldest entries, oldest first: at most `limit`, fewer when they are long. */
   take(limit: number): JournalEntry[] {
     return this.#use(() => {
       const rows: StoredEntry[] = [];
@@ -87,47 +87,47 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
   remove(seqs: readonly number[]): void {
     this.#use(() => {
       this.#sql.remove.run(JSON.stringify(seqs));
-      this.#tidy();
+      this.#truncateWal();
     });
   }
 
-  /** Puts an entry aside that the database refuses, for people to look at. */
+  /** Moves an entry that the database rejects to the table `rejected`, where an operator can examine it. */
   reject(seq: number, reason: string): void {
     const move = () => {
-      this.#sql.moveOut.run(reason, seq);
+      this.#sql.moveToRejected.run(reason, seq);
       this.#sql.remove.run(JSON.stringify([seq]));
     };
     this.#use(() => {
       this.#file.transaction(move).immediate();
-      this.#tidy();
+      this.#truncateWal();
     });
   }
 
-  /** Whether a unit with that question was put aside. */
+  /** Whether the unit with that question was rejected. */
   wasRejected(conversationId: string, questionUid: string): boolean {
-    return this.#use(() => this.#sql.refused.get(conversationId, questionUid) !== undefined);
+    return this.#use(() => this.#sql.wasRejected.get(conversationId, questionUid) !== undefined);
   }
 
-  /** Forgets everything of a conversation, what was put aside too, and tells how many entries that were. */
+  /** Removes all entries of a conversation, rejected ones too. @returns how many */
   drop(conversationId: string): number {
-    const forget = (): number => {
+    const removeAll = (): number => {
       const { changes } = this.#sql.drop.run(conversationId);
       return changes + this.#sql.dropRejected.run(conversationId).changes;
     };
     return this.#use(() => {
-      const count = this.#file.transaction(forget).immediate();
-      if (count > 0) this.#tidy();
+      const count = this.#file.transaction(removeAll).immediate();
+      if (count > 0) this.#truncateWal();
       return count;
     });
   }
 
   isEmpty(): boolean {
-    return this.#use(() => this.#sql.any.get() === 0);
+    return this.#use(() => this.#sql.hasEntries.get() === 0);
   }
 
   has(conversationId: string): boolean {
-    if (this.#gathering.has(conversationId)) return true;
-    return this.#read(() => this.#sql.holds.get(conversationId) !== undefined);
+    if (this.#appendingTo.has(conversationId)) return true;
+    return this.#read(() => this.#sql.hasConversation.get(conversationId) !== undefined);
   }
 
   conversation(conversationId: string): ReturnType<PendingTurns['conversation']> {
@@ -158,39 +158,25 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     });
   }
 
-  /**
-   * Runs `work` while no other process of the host does such work; resolves to false, without running it, if one
-   * does. The lock dies with the process that holds it.
-   */
+  /** Runs `work` under the lock; resolves to false, without running it, when the lock is taken. */
   async exclusively(work: () => Promise<void>): Promise<boolean> {
-    if (!this.#locked()) return false;
+    if (!this.#read(() => this.#lock.tryAcquire())) return false;
     try {
       await work();
       return true;
     } finally {
-      if (this.#lock.open) this.#lock.exec('ROLLBACK');
+      this.#lock.release();
     }
   }
 
-  /** Writes what was handed in. Everything that waits stays for the next start. */
+  /** Writes pending appends. Entries stay for the next start. */
   close(): void {
     this.#flush();
     this.#lock.close();
     this.#file.close();
   }
 
-  #locked(): boolean {
-    if (this.#lock.inTransaction) return false;
-    try {
-      this.#lock.exec('BEGIN EXCLUSIVE');
-      return true;
-    } catch (error) {
-      if (isBusy(error)) return false;
-      throw journalError(error);
-    }
-  }
-
-  /** With what was handed in a moment ago. */
+  /** Writes pending appends first. */
   #use<T>(work: () => T): T {
     this.#flush();
     return this.#read(work);
@@ -208,16 +194,16 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     return this.#sql.total.get() ?? { turns: 0, bytes: 0 };
   }
 
-  /** Never throws: who handed something in is told. */
+  /** Never throws: errors reject the appends. */
   #flush(): void {
-    if (this.#gathered.length === 0) return;
-    const batch = this.#gathered;
-    this.#gathered = [];
-    this.#gathering = new Set();
+    if (this.#appends.length === 0) return;
+    const batch = this.#appends;
+    this.#appends = [];
+    this.#appendingTo = new Set();
     this.#settle(batch);
   }
 
-  #settle(batch: readonly Gathered[]): void {
+  #settle(batch: readonly PendingAppend[]): void {
     try {
       const full = this.#file.transaction(() => this.#insert(batch)).immediate();
       for (const each of batch) {
@@ -230,14 +216,14 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     }
   }
 
-  /** Those that are refused because the journal is full. */
-  #insert(batch: readonly Gathered[]): ReadonlySet<Gathered> {
-    const full = new Set<Gathered>();
+  /** @returns those rejected because the journal is full */
+  #insert(batch: readonly PendingAppend[]): ReadonlySet<PendingAppend> {
+    const full = new Set<PendingAppend>();
     const at = Date.now();
     let { bytes } = this.#total();
     for (const each of batch) {
-      const { row, begins } = each;
-      if (begins && bytes >= this.#maxBytes) {
+      const { row, startsTurn } = each;
+      if (startsTurn && bytes >= this.#maxBytes) {
         full.add(each);
         continue;
       }
@@ -247,14 +233,14 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     return full;
   }
 
-  /** The pages of what was removed are used again; the log beside the file would stay as long as it ever was. */
-  #tidy(): void {
+  /** SQLite reuses the pages of removed entries, but never shortens the write-ahead log by itself. */
+  #truncateWal(): void {
     if (this.#total().turns === 0) this.#file.pragma('wal_checkpoint(TRUNCATE)');
   }
 }
 
-const FULL = 'The database is away, and the journal that stands in for it is full';
+const FULL = 'The database is unavailable and the journal is full; try again later';
 
 function journalError(error: unknown): Error {
-  return databaseUnavailable(error, 'The journal that stands in for the database cannot be used');
+  return databaseUnavailable(error, 'The database is unavailable and the journal cannot be used');
 }

@@ -3,113 +3,110 @@ import { errorCode, isUnavailable } from '../../domain/errors.ts';
 import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Journal, JournalEntry } from './journal.ts';
 
-/** As many as the group commit takes in one transaction. */
-const TAKE = 100;
+/** Matches the number of units in one transaction of the group commit. */
+const BATCH_UNITS = 100;
 
 export interface ReplayParts {
-  readonly inner: TurnWriter;
+  readonly writer: TurnWriter;
   readonly journal: Journal;
   readonly logger: Logger;
-  /** Ends the replay between two takes. */
+  /** Ends the replay between two batches. */
   readonly signal: AbortSignal;
-  /** The database took something. */
-  readonly answered: () => void;
+  /** Called when the database has saved entries. */
+  readonly onSuccess: () => void;
 }
 
 export interface ReplayRun {
   readonly turns: number;
-  /** What ended it while something still waits; undefined when nothing does, or when it was told to end. */
-  readonly fault: unknown;
+  /** The error that ended the replay early; undefined when the journal is empty or `signal` aborted. */
+  readonly failure: unknown;
 }
 
 /**
- * Writes what waits, oldest first, until nothing does. An entry leaves the journal after its commit, so that a crash
- * in between repeats it, which changes nothing. Within a conversation nothing is taken out before what came earlier.
+ * Writes the entries to the database, oldest first, until the journal is empty. An entry is removed after its commit; a
+ * crash in between repeats it, which changes nothing. Within a conversation entries are removed in order.
  * @throws AppError when the journal itself fails
  */
 export async function replay(parts: ReplayParts): Promise<ReplayRun> {
   let turns = 0;
   while (!parts.signal.aborted) {
-    const entries = parts.journal.take(TAKE);
+    const entries = parts.journal.take(BATCH_UNITS);
     if (entries.length === 0) break;
-    const { saved, fault } = await replayBatch(parts, entries);
+    const { saved, failure } = await replayBatch(parts, entries);
     turns += saved;
-    if (fault !== undefined) return { turns, fault };
+    if (failure !== undefined) return { turns, failure };
   }
-  return { turns, fault: undefined };
+  return { turns, failure: undefined };
 }
 
 type Settled = { readonly outcome: WriteOutcome } | { readonly error: unknown };
 
-/** Makes progress with every call: at least the first entry is saved, put aside, or the fault of the whole run. */
+/** Every call makes progress: the first entry is saved, rejected, or ends the replay with its error. */
 async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[]) {
   const settled = await Promise.all(entries.map(({ unit }) => attempt(parts, unit)));
   const done: number[] = [];
-  // Of these conversations something earlier is not written yet: an outcome that came without it may be wrong.
-  const held = new Set<string>();
+  // An earlier entry of these conversations is not written yet, so the outcomes of later ones may be wrong.
+  const skipped = new Set<string>();
   const failed: JournalEntry[] = [];
-  let fault: unknown;
+  let failure: unknown;
   for (const [index, result] of settled.entries()) {
     const entry = entries[index];
     if (!entry) continue;
     const { conversationId, seq } = entry;
     if ('outcome' in result) {
-      if (held.has(conversationId)) continue;
-      if (result.outcome === 'gone' && orphaned(parts.journal, entry)) refuse(parts, entry, 'orphaned');
-      else if (result.outcome === 'foreign') refuse(parts, entry, 'foreign');
+      if (skipped.has(conversationId)) continue;
+      if (result.outcome === 'gone' && isOrphan(parts.journal, entry)) reject(parts, entry, 'orphaned');
+      else if (result.outcome === 'foreign') reject(parts, entry, 'foreign');
       else done.push(seq);
       continue;
     }
-    if (isUnavailable(result.error)) fault ??= result.error;
-    else if (!held.has(conversationId)) failed.push(entry);
-    held.add(conversationId);
+    if (isUnavailable(result.error)) failure ??= result.error;
+    else if (!skipped.has(conversationId)) failed.push(entry);
+    skipped.add(conversationId);
   }
   if (done.length > 0) {
     parts.journal.remove(done);
-    parts.answered();
+    parts.onSuccess();
   }
   let saved = done.length;
-  for (const entry of fault === undefined ? failed : []) {
+  for (const entry of failure === undefined ? failed : []) {
     const again = await attempt(parts, entry.unit);
     if ('outcome' in again) {
       parts.journal.remove([entry.seq]);
       saved += 1;
-    } else if (isUnavailable(again.error)) return { saved, fault: again.error };
-    else refuse(parts, entry, nameOf(again.error));
+    } else if (isUnavailable(again.error)) return { saved, failure: again.error };
+    else reject(parts, entry, reasonOf(again.error));
   }
-  return { saved, fault };
+  return { saved, failure };
 }
 
-async function attempt({ inner }: ReplayParts, unit: TurnWrite | null): Promise<Settled> {
-  if (!unit) return { error: new Unreadable() };
+async function attempt({ writer }: ReplayParts, unit: TurnWrite | null): Promise<Settled> {
+  if (!unit) return { error: new UnreadableEntryError() };
   try {
-    return { outcome: await inner.write({ ...unit, replayed: true }) };
+    return { outcome: await writer.write({ ...unit, replayed: true }) };
   } catch (error) {
     return { error };
   }
 }
 
-class Unreadable extends Error {
+class UnreadableEntryError extends Error {
   override readonly name = 'unreadable';
 }
 
-/** Its question was put aside: that is why the database knows nothing of it, and not because it was deleted. */
-function orphaned(journal: Journal, { conversationId, unit }: JournalEntry): boolean {
+/** Whether the question is missing because it was rejected, not because it was deleted. */
+function isOrphan(journal: Journal, { conversationId, unit }: JournalEntry): boolean {
   const question = unit?.start ? null : unit?.reply?.replyTo;
   return typeof question === 'string' && journal.wasRejected(conversationId, question);
 }
 
-function refuse({ journal, logger }: ReplayParts, entry: JournalEntry, reason: string): void {
+function reject({ journal, logger }: ReplayParts, entry: JournalEntry, reason: string): void {
   journal.reject(entry.seq, reason);
   const { conversationId, uid } = entry;
-  logger.error(
-    { conversationId, uid, reason },
-    'the database refuses a turn of the journal; it is put aside',
-  );
+  logger.error({ conversation_id: conversationId, uid, reason }, 'journal entry rejected by the database');
 }
 
-/** Never the message of an error, which may tell what was said. */
-function nameOf(error: unknown): string {
+/** Code or name only: the message of an error can quote the turn. */
+function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return 'unknown';
   return errorCode(error) ?? error.name;
 }

@@ -17,7 +17,6 @@ export interface Total {
 
 const COLUMNS = 'seq, conversation_id, question_uid, reply_uid, body, bytes, at';
 
-/** Everything that is ever asked of the journal's file, prepared once. */
 export function prepareStatements(file: Sqlite.Database) {
   return {
     insert: file.prepare<[string, string | null, string | null, string, number, number]>(
@@ -25,8 +24,10 @@ export function prepareStatements(file: Sqlite.Database) {
     ),
     oldest: file.prepare<[number], StoredEntry>(`SELECT ${COLUMNS} FROM entries ORDER BY seq LIMIT ?`),
     oldestAt: file.prepare<[], number>('SELECT at FROM entries ORDER BY seq LIMIT 1').pluck(),
-    any: file.prepare<[], number>('SELECT EXISTS (SELECT 1 FROM entries)').pluck(),
-    holds: file.prepare<[string], number>('SELECT 1 FROM entries WHERE conversation_id = ? LIMIT 1').pluck(),
+    hasEntries: file.prepare<[], number>('SELECT EXISTS (SELECT 1 FROM entries)').pluck(),
+    hasConversation: file
+      .prepare<[string], number>('SELECT 1 FROM entries WHERE conversation_id = ? LIMIT 1')
+      .pluck(),
     bodies: file
       .prepare<[string], string>('SELECT body FROM entries WHERE conversation_id = ? ORDER BY seq')
       .pluck(),
@@ -35,10 +36,10 @@ export function prepareStatements(file: Sqlite.Database) {
       .pluck(),
     total: file.prepare<[], Total>('SELECT turns, bytes FROM total'),
     remove: file.prepare<[string]>('DELETE FROM entries WHERE seq IN (SELECT value FROM json_each(?))'),
-    moveOut: file.prepare<[string, number]>(
+    moveToRejected: file.prepare<[string, number]>(
       `INSERT INTO rejected (${COLUMNS}, reason) SELECT ${COLUMNS}, ? FROM entries WHERE seq = ?`,
     ),
-    refused: file
+    wasRejected: file
       .prepare<[string, string], number>(
         'SELECT 1 FROM rejected WHERE conversation_id = ? AND question_uid = ? LIMIT 1',
       )

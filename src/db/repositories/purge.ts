@@ -4,7 +4,7 @@ import type { PurgeCount, PurgeStore } from '../../domain/purge.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf, placeholders, type ReleaseLock } from '../core/dialect.ts';
 import { toAppError, transaction, withReconnect } from '../core/errors.ts';
-import { takeFileLock } from '../core/file-lock.ts';
+import { FileLock } from '../core/file-lock.ts';
 import { recordDeletions } from './deletions.ts';
 
 /** A reply that is being written belongs to a conversation in use, whatever its last activity says. */
@@ -74,12 +74,14 @@ export class KnexPurgeStore implements PurgeStore {
     }
   }
 
-  /** A file has no locks for its users' own purposes, so it gets one beside it. */
   async #lock(): Promise<ReleaseLock | null> {
     const dialect = dialectOf(this.#knex);
-    return dialect.pooled
-      ? dialect.advisoryLock(this.#knex, 'chat-purge', 0)
-      : takeFileLock(`${this.#knex.client.config.connection.filename}-purge.lock`);
+    if (dialect.pooled) return dialect.advisoryLock(this.#knex, 'chat-purge', 0);
+    // SQLite has no advisory locks.
+    const lock = new FileLock(`${this.#knex.client.config.connection.filename}-purge.lock`);
+    if (lock.tryAcquire()) return async () => lock.close();
+    lock.close();
+    return null;
   }
 
   #candidates(time: string, limit: number): Promise<string[]> {

@@ -1,39 +1,39 @@
 import type { Logger } from 'pino';
 
-/** What this process believes of the database, and the log lines about it: one when it goes, one when it is back. */
+/** Whether the database is believed to be down. Logs the beginning and the end of an outage, each once. */
 export class DatabaseStatus {
   readonly #logger: Logger;
-  #away = false;
-  /** When it was first missed; until it has taken something again. */
-  #since: number | undefined;
+  #isDown = false;
+  /** Start of the outage on the monotonic clock; undefined again after the first successful write. */
+  #downSince: number | undefined;
 
   constructor(logger: Logger) {
     this.#logger = logger;
   }
 
   get isDown(): boolean {
-    return this.#away;
+    return this.#isDown;
   }
 
-  /** A write failed for the database's sake. */
+  /** A write failed because the database is unavailable. */
   markDown(error: unknown): void {
-    this.#away = true;
-    if (this.#since !== undefined) return;
-    this.#since = performance.now();
-    this.#logger.warn({ err: error }, 'the database is away: what is said goes to the journal');
+    this.#isDown = true;
+    if (this.#downSince !== undefined) return;
+    this.#downSince = performance.now();
+    this.#logger.warn({ err: error }, 'database unavailable, journaling');
   }
 
-  /** It answers; whether it takes anything the next write will show, and nothing is said of it before. */
+  /** The database answers. The outage is over only when a write succeeds. */
   markProbed(): void {
-    this.#away = false;
+    this.#isDown = false;
   }
 
-  /** It took something. */
+  /** A write succeeded. */
   markUp(): void {
-    this.#away = false;
-    if (this.#since === undefined) return;
-    const ms = Math.round(performance.now() - this.#since);
-    this.#since = undefined;
-    this.#logger.info({ ms }, 'the database is back');
+    this.#isDown = false;
+    if (this.#downSince === undefined) return;
+    const ms = Math.round(performance.now() - this.#downSince);
+    this.#downSince = undefined;
+    this.#logger.info({ ms }, 'database available again');
   }
 }

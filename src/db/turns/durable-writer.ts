@@ -21,74 +21,72 @@ const RETRY_MS = 1000;
 const DRAIN_POLL_MS = 25;
 
 export interface DurableOptions {
-  /** How often, give or take a quarter, the database is tried again and the journal looked at. */
+  /** Interval of probes and replays, varied by a quarter. */
   readonly retryMs?: number;
   /**
-   * Resolves when the database can be written to; before that nothing is replayed. It should look at the schema too:
-   * what a database without tables refuses would be put aside. By default an empty write is tried.
+   * Resolves when the database can be written to; the replay waits for it. It must check the schema too, because a
+   * database without tables would reject every entry. Default: an empty write.
    */
   readonly probe?: () => Promise<unknown>;
 }
 
 /**
- * The database with the journal before it: what the database does not take is kept on this host and replayed when
- * the database is back. Within a conversation nothing overtakes what waits.
+ * Writes to the database, or to the journal of this host while the database is unavailable, and replays the journal
+ * afterwards. Writes of one conversation stay in order.
  */
 export class DurableWriter implements TurnWriter, PendingTurns {
-  readonly #inner: TurnWriter;
+  readonly #database: TurnWriter;
   readonly #journal: Journal;
   readonly #logger: Logger;
   readonly #retryMs: number;
   readonly #probe: () => Promise<unknown>;
   readonly #quit = new AbortController();
   readonly #status: DatabaseStatus;
-  /** By conversation: what is on its way to the database, and what waits for that. */
+  /** By conversation: the write under way and those behind it. */
   readonly #queues = new KeyedQueue();
-  readonly #underWay = new Set<Promise<unknown>>();
-  /** Replies whose beginning this process put into the journal. */
-  readonly #begun = new Set<string>();
+  readonly #pendingWrites = new Set<Promise<unknown>>();
+  /** Replies whose start this process has journalled. */
+  readonly #journalledReplies = new Set<string>();
   #replayed = { turns: 0, ms: 0 };
   #timer: NodeJS.Timeout | undefined;
-  #trying: Promise<void> | undefined;
-  #journalFault: string | undefined;
+  #replaying: Promise<void> | undefined;
+  #lastReplayError: string | undefined;
   #closed: Promise<void> | undefined;
 
-  /** Looks at the journal at once: what waited when this host stopped is replayed. */
-  constructor(inner: TurnWriter, journal: Journal, logger: Logger, options: DurableOptions = {}) {
-    this.#inner = inner;
+  constructor(database: TurnWriter, journal: Journal, logger: Logger, options: DurableOptions = {}) {
+    this.#database = database;
     this.#journal = journal;
     this.#logger = logger;
     this.#status = new DatabaseStatus(logger);
     this.#retryMs = options.retryMs ?? RETRY_MS;
-    this.#probe = options.probe ?? (() => inner.write({}));
+    this.#probe = options.probe ?? (() => database.write({}));
     this.#schedule(0);
   }
 
   /**
-   * `journalled` when the database is away or something earlier of the conversation waits. What claims an
-   * idempotency key is never journalled: only the database can say whether the key is free.
-   * @throws AppError `database_unavailable` when the journal cannot take it either, or it has a key; whatever else the
-   * database says, as it is
+   * `journalled` when the database is unavailable or earlier writes of the conversation are in the journal. A claim of
+   * an idempotency key is never journalled, because only the database knows whether the key is free.
+   * @throws AppError `database_unavailable` when the journal fails too, or the unit claims a key; other errors of the
+   * database unchanged
    */
   write(unit: TurnWrite): Promise<WriteOutcome> {
     if (this.#closed) return Promise.reject(databaseUnavailable('the writer is closed'));
-    return this.#tracked(this.#inTurn(unit));
+    return this.#track(this.#writeInOrder(unit));
   }
 
   /**
-   * While the database is away this fails at once; what fails is not journalled, because the end of the reply will
-   * be. It says nothing about the database: checkpoints give way to writes and fail for being late, and the next
-   * write finds out by itself.
+   * Fails immediately while the database is unavailable. Checkpoints are not journalled, because the end of the reply
+   * is. A failure does not mark the database as down: checkpoints give way to writes and can fail by being late.
    */
   async progress(reply: ReplyProgress): Promise<ProgressOutcome> {
-    if (this.#status.isDown || this.#waits(reply.uid)) throw databaseUnavailable(undefined);
-    return this.#inner.progress(reply);
+    if (this.#status.isDown || this.#isStartJournalled(reply.uid)) throw databaseUnavailable(undefined);
+    return this.#database.progress(reply);
   }
 
-  /** Resolves when everything handed in is in the database or in the journal, or has failed. */
+  /** Resolves when every write has reached the database or the journal, or has failed. */
   async idle(): Promise<void> {
-    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
-    await this.#inner.idle();
+    while (this.#pendingWrites.size > 0) await Promise.allSettled(this.#pendingWrites);
+    await this.#database.idle();
   }
 
   has(conversationId: string): boolean {
@@ -107,7 +105,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     return this.#journal.state();
   }
 
-  /** Forgets what waits of a deleted conversation and tells how much that was. */
+  /** Removes the entries of a deleted conversation. @returns how many */
   drop(conversationId: string): number {
     return this.#journal.drop(conversationId);
   }
@@ -116,17 +114,21 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     if (this.#journal.isEmpty()) return;
     const deadline = performance.now() + ms;
     const late = delay(ms, undefined, { ref: false });
-    // One that is under way may have found the database away a moment before it came back.
-    if (this.#trying) await Promise.race([this.#trying, late]);
-    await Promise.race([this.#try(), late]);
+    // A replay under way may have met the outage a moment before its end: run another one after it.
+    if (this.#replaying) await Promise.race([this.#replaying, late]);
+    await Promise.race([this.#probeAndReplay(), late]);
     while (!this.#journal.isEmpty()) {
       const left = deadline - performance.now();
-      if (left <= 0) throw databaseUnavailable(undefined, 'Not everything is in the database yet');
+      if (left <= 0)
+        throw databaseUnavailable(
+          undefined,
+          'Earlier turns are not yet in the database; try again in a moment',
+        );
       await delay(Math.min(DRAIN_POLL_MS, left));
     }
   }
 
-  /** Takes no more, waits for what is under way and closes the journal. What waits stays for the next start. */
+  /** Rejects new writes, waits for pending ones and closes the journal. Its entries stay for the next start. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
     return this.#closed;
@@ -136,44 +138,44 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     this.#quit.abort();
     clearTimeout(this.#timer);
     await this.idle();
-    await this.#trying;
+    await this.#replaying;
     this.#journal.close();
   }
 
-  #tracked<T>(work: Promise<T>): Promise<T> {
-    this.#underWay.add(work);
-    const over = () => this.#underWay.delete(work);
-    work.then(over, over);
+  #track<T>(work: Promise<T>): Promise<T> {
+    this.#pendingWrites.add(work);
+    const untrack = () => this.#pendingWrites.delete(work);
+    work.then(untrack, untrack);
     return work;
   }
 
   /**
-   * After what was handed in earlier of the same conversation has reached the database or the journal. Both at once
-   * would save a commit; but the first may fail and the second, a reply without its question, be told it is gone.
+   * Waits for earlier writes of the same conversation. Sharing their transaction would save a commit, but when the
+   * question fails its reply would get the outcome `gone`.
    */
-  async #inTurn(unit: TurnWrite): Promise<WriteOutcome> {
+  async #writeInOrder(unit: TurnWrite): Promise<WriteOutcome> {
     const conversationId = conversationOf(unit);
-    if (conversationId === undefined) return this.#inner.write(unit);
-    if (unit.reply && unit.reply.status !== 'streaming') this.#begun.delete(unit.reply.uid);
+    if (conversationId === undefined) return this.#database.write(unit);
+    if (unit.reply && unit.reply.status !== 'streaming') this.#journalledReplies.delete(unit.reply.uid);
     const { before, leave } = this.#queues.enter(conversationId);
     try {
       await before;
-      // An id that was made for this question is new everywhere. The look would take 6 % of a cached chat.
-      const waits = unit.start?.named !== false && this.#journal.has(conversationId);
-      if (!this.#status.isDown && !waits) {
-        const outcome = await this.#direct(unit);
+      // A new id cannot be in the journal. The query would take 6 % of the time of a cached chat.
+      const isJournalled = unit.start?.named !== false && this.#journal.has(conversationId);
+      if (!this.#status.isDown && !isJournalled) {
+        const outcome = await this.#writeToDatabase(unit);
         if (outcome !== undefined) return outcome;
       }
-      return await this.#instead(unit, leave);
+      return await this.#writeToJournal(unit, leave);
     } finally {
       leave();
     }
   }
 
-  /** Undefined when the database is away. */
-  async #direct(unit: TurnWrite): Promise<WriteOutcome | undefined> {
+  /** Undefined when the database is unavailable. */
+  async #writeToDatabase(unit: TurnWrite): Promise<WriteOutcome | undefined> {
     try {
-      const outcome = await this.#inner.write(unit);
+      const outcome = await this.#database.write(unit);
       if (!this.#status.isDown) this.#status.markUp();
       return outcome;
     } catch (error) {
@@ -184,54 +186,54 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     }
   }
 
-  /** @param leave lets the next of the conversation come as soon as the order of the two is settled */
-  async #instead(unit: TurnWrite, leave: () => void): Promise<WriteOutcome> {
+  /** @param leave called as soon as the place in the journal is fixed */
+  async #writeToJournal(unit: TurnWrite, leave: () => void): Promise<WriteOutcome> {
     if (unit.key) throw databaseUnavailable(undefined);
-    if (unit.reply?.status === 'streaming') this.#begun.add(unit.reply.uid);
+    if (unit.reply?.status === 'streaming') this.#journalledReplies.add(unit.reply.uid);
     const written = this.#journal.append(unit);
     leave();
     await written;
     return 'journalled';
   }
 
-  /** Whether the beginning of the reply is still in the journal. */
-  #waits(uid: string): boolean {
-    if (!this.#begun.has(uid)) return false;
+  /** Whether the start of the reply is still in the journal. */
+  #isStartJournalled(uid: string): boolean {
+    if (!this.#journalledReplies.has(uid)) return false;
     if (this.#journal.reply(uid)) return true;
-    this.#begun.delete(uid);
+    this.#journalledReplies.delete(uid);
     return false;
   }
 
   #schedule(ms: number): void {
-    this.#timer = setTimeout(() => void this.#try(), ms).unref();
+    this.#timer = setTimeout(() => void this.#probeAndReplay(), ms).unref();
   }
 
-  /** Never rejects; one at a time. */
-  #try(): Promise<void> {
+  /** Never rejects. Runs once at a time. */
+  #probeAndReplay(): Promise<void> {
     if (this.#closed) return Promise.resolve();
     clearTimeout(this.#timer);
-    this.#trying ??= this.#attempt().finally(() => {
-      this.#trying = undefined;
+    this.#replaying ??= this.#runReplay().finally(() => {
+      this.#replaying = undefined;
       if (!this.#closed) this.#schedule(this.#retryMs * (0.75 + Math.random() / 2));
     });
-    return this.#trying;
+    return this.#replaying;
   }
 
-  async #attempt(): Promise<void> {
+  async #runReplay(): Promise<void> {
     try {
-      const nothing = this.#journal.isEmpty();
-      if (nothing && !this.#status.isDown) return;
-      if (!(await this.#probed())) return;
-      const mine = !nothing && (await this.#journal.exclusively(() => this.#replay()));
-      // The database answers, and nothing or another process has shown whether it takes anything: the next write will.
-      if (!mine) this.#status.markProbed();
-      this.#journalFault = undefined;
+      const isEmpty = this.#journal.isEmpty();
+      if (isEmpty && !this.#status.isDown) return;
+      if (!(await this.#isReachable())) return;
+      const replayed = !isEmpty && (await this.#journal.exclusively(() => this.#replay()));
+      // Without a replay of its own this process knows only that the database answers.
+      if (!replayed) this.#status.markProbed();
+      this.#lastReplayError = undefined;
     } catch (error) {
-      this.#blame(error);
+      this.#logReplayError(error);
     }
   }
 
-  async #probed(): Promise<boolean> {
+  async #isReachable(): Promise<boolean> {
     try {
       await this.#probe();
       return true;
@@ -242,28 +244,31 @@ export class DurableWriter implements TurnWriter, PendingTurns {
 
   async #replay(): Promise<void> {
     const began = performance.now();
-    const parts = { inner: this.#inner, journal: this.#journal, logger: this.#logger };
-    const answered = () => this.#status.markUp();
-    const run = await replay({ ...parts, signal: this.#quit.signal, answered });
+    const run = await replay({
+      writer: this.#database,
+      journal: this.#journal,
+      logger: this.#logger,
+      signal: this.#quit.signal,
+      onSuccess: () => this.#status.markUp(),
+    });
     this.#replayed.turns += run.turns;
     this.#replayed.ms += performance.now() - began;
-    if (run.fault !== undefined) this.#status.markDown(run.fault);
-    else if (!this.#quit.signal.aborted) this.#tell();
+    if (run.failure !== undefined) this.#status.markDown(run.failure);
+    else if (!this.#quit.signal.aborted) this.#logReplayed();
   }
 
-  /** Nothing waits any more. */
-  #tell(): void {
+  #logReplayed(): void {
     const { turns, ms } = this.#replayed;
     this.#replayed = { turns: 0, ms: 0 };
-    this.#logger.info({ turns, ms: Math.round(ms) }, 'the journal is replayed');
+    this.#logger.info({ turns, ms: Math.round(ms) }, 'journal replayed');
   }
 
-  /** A journal that fails fails with every attempt; one line of it is enough. */
-  #blame(error: unknown): void {
+  /** Logs an error once: a broken journal fails with every attempt. */
+  #logReplayError(error: unknown): void {
     const cause = error instanceof Error ? error.cause : undefined;
-    const fault = errorCode(cause) ?? String(error);
-    if (fault === this.#journalFault) return;
-    this.#journalFault = fault;
-    this.#logger.error({ err: error }, 'the journal cannot be replayed');
+    const reason = errorCode(cause) ?? String(error);
+    if (reason === this.#lastReplayError) return;
+    this.#lastReplayError = reason;
+    this.#logger.error({ err: error }, 'journal replay failed');
   }
 }

@@ -5,12 +5,12 @@ import { toTime } from '../core/codec.ts';
 import type { Statement } from '../core/dialect.ts';
 import type { ConversationRow, IdempotencyKeyRow } from '../core/tables.ts';
 
-/** A key that is there, with the activity of its conversation. */
+/** A stored key with the activity of its conversation. */
 export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & Pick<ConversationRow, 'last_active'>;
 
 /**
- * What is written so that the turn has the key; undefined when another one has it. A claim that nobody could see yet
- * makes the insert fail, and with it the whole transaction: see {@link isConflict}.
+ * The statements that claim the key for the turn; undefined when another turn has it. A claim that is not committed yet
+ * makes the INSERT fail, and with it the transaction: see {@link isConflict}.
  */
 export function claimKey(
   key: KeyClaim,
@@ -22,7 +22,7 @@ export function claimKey(
     if (known?.reply_uid !== key.replaces) return undefined;
     return [
       { sql: 'UPDATE idempotency_keys SET reply_uid = ? WHERE id = ?', bindings: [reply.uid, key.id] },
-      // Of a reply that never said anything nothing is lost.
+      // Only an empty reply is deleted.
       { sql: `DELETE FROM messages WHERE uid = ? AND length = 0`, bindings: [key.replaces] },
     ];
   }
@@ -41,12 +41,8 @@ export function claimKey(
   ];
 }
 
-/**
- * Whether a transaction failed because another one, not to be seen before, had claimed one of its keys or begun one of
- * its conversations.
- */
+/** Whether another transaction has claimed one of the keys or created one of the conversations at the same time. */
 export function isConflict(error: unknown): boolean {
-  // Nothing else that a batch inserts minds a row that is there; and where one process writes at a time, as in SQLite,
-  // every claim is seen.
+  // All other inserts of a batch accept existing rows. On SQLite transactions are serialized, so every claim is seen.
   return errorCode(error) === 'ER_DUP_ENTRY';
 }

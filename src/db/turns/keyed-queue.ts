@@ -1,12 +1,11 @@
-/** A place in a queue. */
 export interface Slot {
-  /** Resolves when everybody before has left; undefined when nobody is before. */
+  /** Resolves when all earlier slots have left; undefined when there are none. */
   readonly before: Promise<void> | undefined;
-  /** Lets the next one come. May be called twice. */
+  /** Lets the next slot proceed. May be called twice. */
   leave(): void;
 }
 
-/** A queue for each name; those that are empty take no room. */
+/** A queue per name. Empty queues use no memory. */
 export class KeyedQueue {
   readonly #last = new Map<string, Promise<void>>();
 

@@ -1,4 +1,3 @@
-/** How a reply that is stored already is written on and ended. */
 import type { Message } from '../../domain/conversation.ts';
 import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../../domain/turns.ts';
 import { fromModel, fromUsage } from '../core/codec.ts';
@@ -8,8 +7,8 @@ import type { MessageRow } from '../core/tables.ts';
 export type ReplyRow = Pick<MessageRow, 'uid' | 'conversation_id' | 'status' | 'length'>;
 
 /**
- * Appends what is stored of the reply not yet. The stored length decides, so that a write whose commit nobody heard
- * of is not repeated. One that was given up for dead (its process did not answer for a while) goes on.
+ * Appends new text to the reply. The stored length decides what is new, so that a commit whose confirmation was lost is
+ * not repeated. A reply that was closed because the lease of its worker had expired continues.
  */
 export function extendReply(
   reply: ReplyProgress,
@@ -27,12 +26,12 @@ export function extendReply(
   return { outcome: 'saved', statement: { sql, bindings } };
 }
 
-/** A reply that failed before it said anything is not kept: there is nothing in it. */
+/** An empty failed reply is not stored. */
 export function isEmptyFailure({ content, status, finishReason }: Message): boolean {
   return content === '' && status === 'incomplete' && finishReason === 'error';
 }
 
-/** Whoever wrote the reply knows best what it says; but what somebody has stopped stays stopped. */
+/** The generating worker's text wins, but a cancelled reply keeps its status. */
 export function endReply(
   reply: Message,
   known: ReplyRow,

@@ -20,10 +20,10 @@ import type { DeletionRow } from '../core/tables.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
 
-/** Each time another key of the batch may be the one that somebody else got. */
+/** Each retry can meet another key of the batch that another process has claimed. */
 const CLAIM_RETRIES = 3;
 
-/** What goes into one transaction. */
+/** The units of one transaction. */
 export interface WriteBatch {
   readonly turns: readonly TurnWrite[];
   readonly progress: readonly ReplyProgress[];
@@ -35,10 +35,9 @@ export interface BatchOutcomes {
 }
 
 /**
- * Writes the batch in one transaction, with at most one statement of each kind for all inserts. The statements are
- * plain SQL: on this path Knex's builder would cost more than all the rest.
- * Conversations are locked and written in the order of their ids, so that processes do not deadlock; messages are
- * written in the order of the units, because that order is the conversation's.
+ * Writes the batch in one transaction, with one INSERT per table. Plain SQL: on this path Knex's builder costs more than
+ * everything else. Conversations are locked and written in the order of their ids, so that processes do not deadlock;
+ * messages are written in the order of the units, which is their order in the conversation.
  * @throws the driver's error
  */
 export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch): Promise<BatchOutcomes> {
@@ -48,23 +47,23 @@ export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch
     try {
       return await dialect.batch(knex, reads.statements, plan);
     } catch (error) {
-      // Another process has claimed the same key, or begun the same conversation, in this moment. It has committed, so
-      // the next look finds it.
+      // Another process has claimed the same key or created the same conversation. It has committed, so the retry
+      // finds its row.
       if (attempt === CLAIM_RETRIES || !isConflict(error)) throw error;
     }
   }
 }
 
-/** What is there of what the batch is about. */
+/** The existing rows that the batch concerns. */
 interface Found {
-  /** The concerned conversations that are there; they stay until the transaction ends. */
+  /** Locked until the transaction ends. */
   readonly conversations: readonly LockedConversation[];
   readonly messages: readonly ReplyRow[];
   readonly keys: readonly KeyUse[];
   readonly deletions: readonly Pick<DeletionRow, 'conversation_id' | 'deleted_at'>[];
 }
 
-/** The statements that tell it, as few as the batch needs: the first one locks. */
+/** The statements that read {@link Found}, only those that the batch needs. The first one locks. */
 class Reads {
   readonly statements: Statement[] = [];
   readonly #kinds: (keyof Found)[] = [];
@@ -103,23 +102,23 @@ class Reads {
   }
 }
 
-/** Those that may be there, or that replies belong to, in the order in which they are locked. */
+/** Conversations that can exist already, in the order in which they are locked. */
 function concernedConversations(turns: readonly TurnWrite[]): string[] {
   const ids = new Set<string>();
   for (const unit of turns) {
     const { start, reply } = unit;
-    if (start && mayBeThere(unit)) ids.add(start.conversationId);
+    if (start && mayExist(unit)) ids.add(start.conversationId);
     else if (!start && reply) ids.add(reply.conversationId);
   }
   return [...ids].sort();
 }
 
-/** A caller named the conversation, or has known its id for as long as the turn waited in the journal. */
-function mayBeThere({ start, replayed }: TurnWrite): boolean {
+/** The caller named the conversation, or could use its id while the turn was in the journal. */
+function mayExist({ start, replayed }: TurnWrite): boolean {
   return start?.named === true || replayed === true;
 }
 
-/** The messages that a reply without its question needs: that question, and what is there of itself. */
+/** For a reply without its question: the question, and the reply as stored. */
 function messagesOf({ start, reply }: TurnWrite): string[] {
   if (start || !reply) return [];
   return reply.replyTo === null ? [reply.uid] : [reply.replyTo, reply.uid];
@@ -129,11 +128,11 @@ interface Activity {
   readonly created: string;
   last: string;
   readonly owner: string | null;
-  /** It may be there, and was not. Somebody else may begin it in this moment. */
+  /** It was not found, but another process may create it at the same time. */
   readonly unseen: boolean;
 }
 
-/** From what is there to what is written. */
+/** Decides from the existing rows what is written. */
 class Plan {
   readonly #dialect: Dialect;
   readonly #batch: WriteBatch;
@@ -141,10 +140,10 @@ class Plan {
   readonly #messages: Map<string, ReplyRow>;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
-  /** Those that are started anew after their time: id → the time before which their last activity was. */
+  /** Expired conversations that start again: id → cutoff of their last activity. */
   readonly #expired: ReadonlyMap<string, string>;
   readonly #activity = new Map<string, Activity>();
-  /** Exports that follow changes rely on it: what waited in the journal for hours is new now. */
+  /** The time of the write, which incremental exports need: a turn from the journal is a change now. */
   readonly #written = toTime(Date.now());
   readonly #inserts: (string | number | null)[] = [];
   readonly #updates: Statement[] = [];
@@ -201,7 +200,7 @@ class Plan {
     return outcome;
   }
 
-  /** One that somebody else began in this same batch counts too. */
+  /** Conversations created earlier in the same batch count too. */
   #isForeign({ conversationId, by }: TurnStart): boolean {
     const known = this.#activity.get(conversationId) ?? this.#conversations.get(conversationId);
     return known !== undefined && !canAccess(by, known.owner);
@@ -240,12 +239,12 @@ class Plan {
       if (known.last < time) known.last = time;
       return;
     }
-    const there = this.#conversations.get(conversationId);
+    const existing = this.#conversations.get(conversationId);
     this.#activity.set(conversationId, {
       created: time,
       last: time,
-      owner: there ? there.owner : (unit.start?.by.owner ?? null),
-      unseen: !there && unit.start !== undefined && mayBeThere(unit),
+      owner: existing ? existing.owner : (unit.start?.by.owner ?? null),
+      unseen: !existing && unit.start !== undefined && mayExist(unit),
     });
   }
 }
@@ -256,10 +255,10 @@ function expiredConversations(
 ): Map<string, string> {
   const expired = new Map<string, string>();
   for (const { start } of turns) {
-    const there = start?.named ? locked.get(start.conversationId) : undefined;
-    if (!start || !there || !canAccess(start.by, there.owner)) continue;
+    const existing = start?.named ? locked.get(start.conversationId) : undefined;
+    if (!start || !existing || !canAccess(start.by, existing.owner)) continue;
     const cutoff = toTime(start.expiredBefore);
-    if (there.last_active < cutoff) expired.set(there.id, cutoff);
+    if (existing.last_active < cutoff) expired.set(existing.id, cutoff);
   }
   return expired;
 }
@@ -281,8 +280,8 @@ const MESSAGE_COLUMN_COUNT = MESSAGE_INSERT_COLUMNS.split(',').length;
 const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
 
 /**
- * Those that are there are only moved forward; those of replies are there, because they are locked. One that might have
- * been there, and was not, must not be there now either: whoever began it meanwhile may be somebody else.
+ * Existing conversations only get a newer activity. An unseen one must still not exist: another process may have
+ * created it for another owner, and the plain INSERT then fails.
  */
 function saveConversations(dialect: Dialect, activity: ReadonlyMap<string, Activity>): Statement[] {
   const rows = [...activity].sort(([a], [b]) => (a < b ? -1 : 1));

@@ -12,10 +12,10 @@ import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { databaseUnavailable, withDeadlockRetry, withReconnect } from '../core/errors.ts';
 import { type BatchOutcomes, writeBatch } from './turn-batch.ts';
 
-/** What one transaction takes at most: statements stay far below any server's packet limit. */
+/** Limits of one transaction, so that statements stay far below the packet limit of any server. */
 const BATCH_UNITS = 100;
 const BATCH_CHARS = 1_000_000;
-/** Of these, what is kept for replies that grow, so that a rush of new turns does not stop them. */
+/** Units reserved for checkpoints, so that a burst of new turns does not stop them. */
 const BATCH_PROGRESS = 25;
 
 interface Waiting<Unit, Outcome> {
@@ -33,8 +33,8 @@ interface WaitingBatch {
 }
 
 /**
- * Group commit. One transaction at a time takes everything that waits; what is handed in meanwhile goes in the next.
- * Under load many turns share the price of a commit, and without load nobody waits for anything.
+ * Group commit: one transaction at a time writes all queued units; units that arrive meanwhile go into the next one.
+ * Under load many turns share a commit, and without load no turn waits.
  */
 export class GroupCommitWriter implements TurnWriter {
   readonly #knex: Knex;
@@ -45,7 +45,7 @@ export class GroupCommitWriter implements TurnWriter {
   #running: Promise<void> | undefined;
   #closed = false;
 
-  /** @param knex best one with a connection of its own: then readers cannot keep replies from being saved */
+  /** @param knex with a connection of its own where possible, so that readers cannot delay writes */
   constructor(knex: Knex, logger: Logger) {
     this.#knex = knex;
     this.#dialect = dialectOf(knex);
@@ -53,39 +53,39 @@ export class GroupCommitWriter implements TurnWriter {
   }
 
   write(unit: TurnWrite): Promise<WriteOutcome> {
-    return this.#hand(this.#turns, unit);
+    return this.#enqueue(this.#turns, unit);
   }
 
   progress(reply: ReplyProgress): Promise<ProgressOutcome> {
-    return this.#hand(this.#progress, reply);
+    return this.#enqueue(this.#progress, reply);
   }
 
   async idle(): Promise<void> {
     while (this.#running) await this.#running;
   }
 
-  /** Writes what was handed in and takes no more. */
+  /** Rejects new units and waits for queued ones. */
   async close(): Promise<void> {
     this.#closed = true;
     await this.idle();
   }
 
-  #hand<Unit, Outcome>(queue: Waiting<Unit, Outcome>[], unit: Unit): Promise<Outcome> {
+  #enqueue<Unit, Outcome>(queue: Waiting<Unit, Outcome>[], unit: Unit): Promise<Outcome> {
     if (this.#closed) return Promise.reject(databaseUnavailable('the writer is closed'));
     return new Promise((resolve, reject) => {
       queue.push({ unit, resolve, reject });
-      this.#running ??= this.#run();
+      this.#running ??= this.#writeQueued();
     });
   }
 
-  async #run(): Promise<void> {
-    // What the same turn of the event loop hands in shares the first transaction too.
+  async #writeQueued(): Promise<void> {
+    // Units of the same turn of the event loop share the first transaction.
     await new Promise(setImmediate);
-    while (this.#turns.length + this.#progress.length > 0) await this.#settle(this.#take());
+    while (this.#turns.length + this.#progress.length > 0) await this.#settle(this.#nextBatch());
     this.#running = undefined;
   }
 
-  #take(): WaitingBatch {
+  #nextBatch(): WaitingBatch {
     const reserved = Math.min(this.#progress.length, BATCH_PROGRESS);
     let chars = 0;
     const over = this.#turns.findIndex(({ unit }, index) => {
@@ -109,10 +109,9 @@ export class GroupCommitWriter implements TurnWriter {
 
   async #settleFailed({ turns, progress }: WaitingBatch, error: unknown): Promise<void> {
     if (error instanceof AppError) {
-      // Whoever queued up meanwhile has waited as long and is told too: a queue of batches that each wait for a dead
-      // database would let the last one wait for minutes.
-      const late = [...this.#turns.splice(0), ...this.#progress.splice(0)];
-      for (const { reject } of [...turns, ...progress, ...late]) reject(error);
+      // Units queued meanwhile fail too: if each batch waited for a dead database, the last one would wait for minutes.
+      const queued = [...this.#turns.splice(0), ...this.#progress.splice(0)];
+      for (const { reject } of [...turns, ...progress, ...queued]) reject(error);
       return;
     }
     if (turns.length + progress.length === 1) {
@@ -121,13 +120,13 @@ export class GroupCommitWriter implements TurnWriter {
     }
     this.#logger.warn(
       { err: error, units: turns.length + progress.length },
-      'a batch of writes failed; each is tried alone',
+      'batch failed, writing each unit separately',
     );
     for (const waiting of turns) await this.#settle({ turns: [waiting], progress: [] });
     for (const waiting of progress) await this.#settle({ turns: [], progress: [waiting] });
   }
 
-  /** @throws AppError when the database is at fault, else the driver's error: then one of the units is */
+  /** @throws AppError when the database is unavailable; the driver's error when one of the units caused it */
   #commit({ turns, progress }: WaitingBatch): Promise<BatchOutcomes> {
     const batch = { turns: turns.map(({ unit }) => unit), progress: progress.map(({ unit }) => unit) };
     return withReconnect(() => withDeadlockRetry(() => writeBatch(this.#knex, this.#dialect, batch)));
@@ -140,7 +139,7 @@ function settleEach<Outcome>(
 ): void {
   for (const [index, { resolve, reject }] of waiting.entries()) {
     const outcome = outcomes[index];
-    if (outcome === undefined) reject(new Error('a write got no outcome'));
+    if (outcome === undefined) reject(new Error('a unit has no outcome'));
     else resolve(outcome);
   }
 }

@@ -4,15 +4,15 @@ import SqliteFile, { type Database } from 'better-sqlite3';
 import type { Logger } from 'pino';
 
 const LOCK_FILE = /^([\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12})\.lock$/;
-/** Files that SQLite may leave beside a database. */
+/** Suffixes of the files that SQLite creates beside a database. */
 const COMPANIONS = ['', '-journal', '-wal', '-shm'];
-/** What a file holds as soon as its process has had the lock: before that a free lock says nothing. */
+/** `user_version` of a file once its process has had the lock. Before that a free lock proves nothing. */
 const TAKEN = 1;
 
 /**
- * Tells the processes of one host which of them have died, at once and for certain: each holds a lock of the operating
- * system, by way of SQLite, which has one for every system. It goes with its process, however that ends. The files
- * must be opened by nothing else here: on POSIX the first one to close such a file gives the process's locks away.
+ * Finds dead processes of one host immediately and reliably: each holds a lock of the operating system, by way of
+ * SQLite, which has one for every system. The system releases the lock when the process dies. Nothing else in this
+ * process may open the files: on POSIX closing any handle of a file releases the locks of the process on it.
  */
 export class ProcessLock {
   readonly #folder: string;
@@ -26,8 +26,8 @@ export class ProcessLock {
   }
 
   /**
-   * Takes the lock `<folder>/<id>.lock`. Must come before anything is written to the database under this id.
-   * @param id a lower-case UUID that no other process has or had
+   * Takes the lock `<folder>/<id>.lock`. Call it before anything is written to the database under this id.
+   * @param id a lower-case UUID that is never used again
    * @returns undefined, and a warning in the log, when the folder cannot be written
    */
   static acquire(folder: string, id: string, logger: Logger): ProcessLock | undefined {
@@ -35,21 +35,18 @@ export class ProcessLock {
     try {
       mkdirSync(folder, { recursive: true });
       lock = new SqliteFile(join(folder, `${id}.lock`), { timeout: 1000 });
-      hold(lock);
+      lockAndMark(lock);
       return new ProcessLock(folder, id, lock);
     } catch (error) {
       lock?.close();
-      logger.warn(
-        { err: error, folder },
-        'no lock file could be made: should this process be killed, its replies are closed later',
-      );
+      logger.warn({ err: error, folder }, 'lock file could not be created');
       return undefined;
     }
   }
 
   /** The ids whose process has ended without {@link release}. Empty when the folder cannot be read. */
   listDead(): string[] {
-    return listed(this.#folder).filter((id) => id !== this.#id && isAbandoned(this.#file(id)));
+    return workersIn(this.#folder).filter((id) => id !== this.#id && isAbandoned(this.#file(id)));
   }
 
   /** Removes the files of a process that is dead. */
@@ -57,9 +54,9 @@ export class ProcessLock {
     if (id !== this.#id) this.#remove(id);
   }
 
-  /** Gives the lock up; nothing of this process may be open any more. */
+  /** Releases the lock. This process must have no open reply. */
   release(): void {
-    // Windows removes no open file.
+    // Windows cannot remove an open file.
     this.#lock.close();
     this.#remove(this.#id);
   }
@@ -73,24 +70,24 @@ export class ProcessLock {
       try {
         rmSync(this.#file(id) + companion, { force: true });
       } catch {
-        // One that another process looks at this moment stays, and is found to be dead by the next one that starts.
+        // Another process has it open: the next process that starts finds it dead and removes it.
       }
     }
   }
 }
 
-/** Locks the file for as long as it is open, and says in it that this was done. */
-function hold(file: Database): void {
+/** Locks the file for as long as it is open, and marks it. */
+function lockAndMark(file: Database): void {
   file.pragma('journal_mode = MEMORY');
   file.pragma('synchronous = OFF');
-  // Keeps the lock from one transaction to the next.
+  // Keeps the lock between transactions.
   file.pragma('locking_mode = EXCLUSIVE');
   file.exec('BEGIN EXCLUSIVE');
   file.pragma(`user_version = ${TAKEN}`);
   file.exec('COMMIT');
 }
 
-function listed(folder: string): string[] {
+function workersIn(folder: string): string[] {
   try {
     return readdirSync(folder).flatMap((name) => LOCK_FILE.exec(name)?.[1] ?? []);
   } catch {
@@ -105,7 +102,7 @@ function isAbandoned(path: string): boolean {
     file.exec('BEGIN EXCLUSIVE');
     return file.pragma('user_version', { simple: true }) === TAKEN;
   } catch {
-    // Locked, gone, or none of ours: nobody is known to be dead.
+    // Locked, removed, or not a lock file.
     return false;
   } finally {
     file?.close();

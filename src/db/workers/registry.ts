@@ -6,23 +6,23 @@ import { transaction } from '../core/errors.ts';
 import type { ProcessLock } from './process-lock.ts';
 
 export interface WorkerOptions {
-  /** This process: a UUID that no other one has or had; `messages.worker` of the replies that it writes. */
+  /** This process: a UUID that is never used again; `messages.worker` of the replies that it writes. */
   readonly id: string;
-  /** A process that falls silent is found dead within this time, milliseconds; a quarter of it is between two rounds. */
+  /** A worker without a heartbeat is dead after this time; heartbeats come four times as often. */
   readonly leaseMs: number;
   readonly processLock?: ProcessLock | undefined;
   /** Monotonic, milliseconds. */
   readonly now?: () => number;
 }
 
-/** So many looks in a row that find a beat unchanged, after the one that found it first. */
+/** Polls in a row that find a heartbeat unchanged, after the one that saw it first. */
 const MISSED_HEARTBEATS = 3;
 
 type Beat = number | null;
 
 interface Seen {
   readonly beat: Beat;
-  /** Looks since then that found the same. */
+  /** Polls since then with the same value. */
   readonly unchanged: number;
 }
 
@@ -33,9 +33,8 @@ interface WorkerRow {
 }
 
 /**
- * Shows the other processes of the database that this one is alive, closes the replies of those that are not, and lets
- * go of the export jobs that they had.
- * No clock of a host or of the database is asked: whoever counts on is alive, however slow.
+ * Sends heartbeats of this process, and reaps dead workers: closes their replies and releases their export jobs. A
+ * heartbeat is a counter, so that no clock of a host or of the database matters.
  */
 export class WorkerRegistry {
   readonly #knex: Knex;
@@ -45,25 +44,25 @@ export class WorkerRegistry {
   readonly #now: () => number;
   readonly #logger: Logger;
   #seen = new Map<string, Seen>();
-  #lookedAt = 0;
-  #askedPresence = false;
-  #away = false;
+  #polledAt = 0;
+  #reapedHost = false;
+  #isFailing = false;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> | undefined;
   #stopped = false;
 
-  /** @param knex on MySQL the writer's own, so that busy readers cannot keep this process from showing itself */
+  /** @param knex on MySQL the writer's own, so that busy readers cannot delay heartbeats */
   constructor(knex: Knex, options: WorkerOptions, logger: Logger) {
     this.#knex = knex;
     this.#id = options.id;
-    // The first look that finds a beat may come an interval after it.
+    // The first poll that sees a heartbeat may come an interval after it.
     this.#intervalMs = options.leaseMs / (MISSED_HEARTBEATS + 1);
     this.#processLock = options.processLock;
     this.#now = options.now ?? (() => performance.now());
     this.#logger = logger;
   }
 
-  /** How many processes of the database are alive as far as is known, this one included. */
+  /** How many workers of the database are known to be alive, this one included. */
   get alive(): number {
     let others = 0;
     for (const { beat, unchanged } of this.#seen.values())
@@ -71,21 +70,21 @@ export class WorkerRegistry {
     return 1 + others;
   }
 
-  /** Begins the rounds. Resolves after the first, whether it succeeded or the database is away; never rejects. */
+  /** Starts the heartbeats. Resolves after the first one, successful or not; never rejects. */
   start(): Promise<void> {
     if (!this.#stopped && !this.#timer) this.#running ??= this.#cycle();
     return this.#running ?? Promise.resolve();
   }
 
   /**
-   * Ends the rounds and signs this process off, for which it must have no reply open any more. Never rejects; takes
-   * no longer than the connection lets a statement take.
+   * Stops the heartbeats and removes this worker, which must have no open reply. Never rejects; takes at most one
+   * statement timeout.
    */
   async stop(): Promise<void> {
     this.#stopped = true;
     clearTimeout(this.#timer);
     await this.#running;
-    // Without it the row is found silent and removed by others.
+    // If this fails, other workers reap the row.
     await this.#knex<WorkerRow>('workers')
       .where({ id: this.#id })
       .delete()
@@ -93,33 +92,33 @@ export class WorkerRegistry {
     this.#processLock?.release();
   }
 
-  /** Shows that this process is alive and looks for others that are not. Never rejects. Not for two at once. */
+  /** One heartbeat, and reaping. Never rejects. Must not run twice at the same time. */
   async round(): Promise<void> {
-    let silent: [string, Beat][];
+    let stale: [string, Beat][];
     try {
-      await this.#beat();
-      await this.#closeAbandoned();
-      silent = await this.#look();
-      this.#away = false;
+      await this.#heartbeat();
+      await this.#reapHost();
+      stale = await this.#poll();
+      this.#isFailing = false;
     } catch (error) {
-      this.#missed(error);
+      this.#heartbeatFailed(error);
       return;
     }
-    for (const [id, beat] of silent) {
+    for (const [id, beat] of stale) {
       try {
-        const replies = await this.#closeSilent(id, beat);
-        if (replies !== null) this.#tell(id, replies);
+        const replies = await this.#reapStale(id, beat);
+        if (replies !== null) this.#logReaped(id, replies);
         this.#seen.delete(id);
       } catch (error) {
-        // It stays counted as silent, so the next round tries again.
-        this.#logger.warn({ err: error, worker: id }, 'the replies of a dead process could not be closed');
+        // It stays stale, so the next round tries again.
+        this.#logger.warn({ err: error, worker: id }, 'closing the replies of a dead worker failed');
       }
     }
   }
 
   /**
-   * Closes the replies of processes that are known to be dead, whenever they beat last.
-   * @returns how many there were
+   * Reaps workers that are known to be dead, whenever their last heartbeat was.
+   * @returns how many replies were closed
    * @throws the driver's error
    */
   async reapDead(ids: readonly string[]): Promise<number> {
@@ -130,7 +129,7 @@ export class WorkerRegistry {
         return release(trx, id);
       });
       this.#seen.delete(id);
-      this.#tell(id, replies);
+      this.#logReaped(id, replies);
       all += replies;
     }
     return all;
@@ -146,78 +145,81 @@ export class WorkerRegistry {
     this.#timer.unref();
   }
 
-  async #beat(): Promise<void> {
+  async #heartbeat(): Promise<void> {
     const beats = await this.#knex<WorkerRow>('workers').where({ id: this.#id }).increment('beat', 1);
     if (beats > 0) return;
-    // The first time, or others took this process for dead while it was frozen.
+    // First heartbeat, or this process was frozen and the others have reaped it.
     await this.#knex<WorkerRow>('workers').insert({ id: this.#id, beat: 1, started_at: toTime(Date.now()) });
   }
 
-  /** Of the processes of this host that were killed, without waiting until they have been silent for long. */
-  async #closeAbandoned(): Promise<void> {
-    if (!this.#processLock || this.#askedPresence) return;
+  /** Reaps killed workers of this host on the first round, without waiting for their lease. */
+  async #reapHost(): Promise<void> {
+    if (!this.#processLock || this.#reapedHost) return;
     const ids = this.#processLock.listDead();
     await this.reapDead(ids);
     for (const id of ids) this.#processLock.remove(id);
-    this.#askedPresence = true;
+    this.#reapedHost = true;
   }
 
-  /** @returns those who have been silent for long enough, with their last beat; null: they never had one */
-  async #look(): Promise<[string, Beat][]> {
-    const dialect = dialectOf(this.#knex);
-    // After a pause of this process the others may have paused too, as on a host that slept.
-    const late = this.#now() - this.#lookedAt > 2 * this.#intervalMs;
-    const rows = await dialect.select<{ id: string; beat: Beat }>(
-      this.#knex,
-      `SELECT id, beat FROM workers
-       UNION ALL SELECT DISTINCT worker, NULL FROM messages ${dialect.forceIndex('messages_worker')} WHERE worker IS NOT NULL
-       UNION ALL SELECT DISTINCT worker, NULL FROM export_jobs ${dialect.forceIndex('export_jobs_worker')} WHERE worker IS NOT NULL`,
-      [],
-    );
+  /** @returns the workers without a heartbeat for long enough, with their last one; null: they never had one */
+  async #poll(): Promise<[string, Beat][]> {
+    // After a pause of this process the others may have paused too, as on a host that was suspended.
+    const isLate = this.#now() - this.#polledAt > 2 * this.#intervalMs;
+    const rows: { id: string; beat: Beat }[] = await this.#knex<WorkerRow>('workers')
+      .select('id', 'beat')
+      .unionAll([this.#workersIn('messages'), this.#workersIn('export_jobs')]);
     const beats = new Map<string, Beat>();
     for (const { id, beat } of rows) if (id !== this.#id) beats.set(id, beats.get(id) ?? beat);
-    const before = late ? new Map<string, Seen>() : this.#seen;
+    const before = isLate ? new Map<string, Seen>() : this.#seen;
     this.#seen = new Map();
     for (const [id, beat] of beats) {
       const known = before.get(id);
       this.#seen.set(id, { beat, unchanged: known && known.beat === beat ? known.unchanged + 1 : 0 });
     }
-    this.#lookedAt = this.#now();
+    this.#polledAt = this.#now();
     return [...this.#seen]
       .filter(([, { unchanged }]) => unchanged >= MISSED_HEARTBEATS)
       .map(([id, { beat }]) => [id, beat]);
   }
 
-  /** Where this process cannot reach the database, maybe nobody can: nobody has been silent until now. */
-  #missed(error: unknown): void {
-    for (const [id, { beat }] of this.#seen) this.#seen.set(id, { beat, unchanged: -1 });
-    if (this.#away) return;
-    this.#away = true;
-    this.#logger.warn({ err: error }, 'this process cannot show that it is alive; it keeps trying');
+  #workersIn(table: 'messages' | 'export_jobs'): Knex.QueryBuilder {
+    const index = dialectOf(this.#knex).forceIndex(`${table}_worker`);
+    return this.#knex
+      .from(this.#knex.raw(`${table} ${index}`))
+      .distinct('worker', this.#knex.raw('NULL'))
+      .whereNotNull('worker');
   }
 
-  /** @returns how many replies were closed; null when somebody else did it, or the process is alive after all */
-  #closeSilent(id: string, beat: Beat): Promise<number | null> {
+  /** While this process cannot reach the database, others may not either: their missed heartbeats do not count. */
+  #heartbeatFailed(error: unknown): void {
+    for (const [id, { beat }] of this.#seen) this.#seen.set(id, { beat, unchanged: -1 });
+    if (this.#isFailing) return;
+    this.#isFailing = true;
+    this.#logger.warn({ err: error }, 'heartbeat failed');
+  }
+
+  /** @returns how many replies were closed; null when another process did it, or the worker is alive */
+  #reapStale(id: string, beat: Beat): Promise<number | null> {
     return transaction(this.#knex, async (trx) => {
       const row = trx<WorkerRow>('workers');
-      // Both begin with a write, which locks the row where there is one: a beat that moved meanwhile is seen.
-      const same =
+      // Both begin with a write, which locks the row: a newer heartbeat is seen.
+      const isStale =
         beat === null
           ? (await row.where({ id }).increment('beat', 0)) === 0
           : (await row.where({ id, beat }).delete()) > 0;
-      return same ? release(trx, id) : null;
+      return isStale ? release(trx, id) : null;
     });
   }
 
-  #tell(worker: string, replies: number): void {
-    if (replies > 0) this.#logger.warn({ worker, replies }, 'closed the replies of a process that died');
-    else this.#logger.info({ worker }, 'removed a process that died; it had no reply open');
+  #logReaped(worker: string, replies: number): void {
+    if (replies > 0) this.#logger.warn({ worker, replies }, 'closed the replies of a dead worker');
+    else this.#logger.info({ worker }, 'removed a dead worker');
   }
 }
 
 /**
- * Its export jobs are for others to go on with, and so is telling of those that have ended.
- * @returns how many replies ended so; the others had ended before, and only lose the name of their writer
+ * Closes the streaming replies of the worker, and frees its export jobs and their notifications for other workers.
+ * @returns how many replies were streaming
  */
 async function release(trx: Knex, worker: string): Promise<number> {
   const replies = await trx('messages')
