@@ -1,21 +1,21 @@
-/** Who asks, and what of all that is stored is open to them. */
+/** What a caller may see and change. */
 export interface Access {
-  /** To whom belongs what they make; null: to nobody, as where the server asks for no keys. */
+  /** Owner of what this caller creates; null when authentication is off. */
   readonly owner: string | null;
-  /** Whether everything is open to them, whoever it belongs to. */
+  /** Whether the caller has access to all owners. */
   readonly unrestricted: boolean;
 }
 
-/** Of a server that asks for no keys, and of whoever works on the database itself. */
+/** Without authentication, and for the command line. */
 export const UNRESTRICTED: Access = { owner: null, unrestricted: true };
 
-/** What belongs to nobody was made without keys; where keys are asked for, only those to whom all is open have it. */
+/** Records without an owner were created without authentication; only unrestricted callers have access. */
 export function canAccess({ owner, unrestricted }: Access, whose: string | null): boolean {
   return unrestricted || (owner !== null && owner === whose);
 }
 
-/** The owner whose things alone are open; null: everybody's are. */
+/** The owner to filter by; null: all owners. */
 export function ownerFilter({ owner, unrestricted }: Access): string | null {
-  // A stranger has nothing, and nobody has the empty name.
+  // No owner has the empty name, so an unauthenticated caller matches nothing.
   return unrestricted ? null : (owner ?? '');
 }

@@ -1,4 +1,4 @@
-/** API keys: who may do what. The key itself is known to its holder only; here are its hash and what it is for. */
+/** API keys. Only the hash of a key is stored. */
 import type { Instant } from './conversation.ts';
 
 export const SCOPES = ['chat', 'read', 'export', 'admin'] as const;
@@ -7,15 +7,15 @@ export type Scope = (typeof SCOPES)[number];
 
 export interface ApiKey {
   readonly id: string;
-  /** How the key begins (`ck_` and 8 characters): enough to recognise it, of no use for guessing it. */
+  /** How the key begins (`ck_` and 8 characters): enough to recognize it, useless for guessing it. */
   readonly prefix: string;
-  /** Whose conversations and exports it opens; several keys may have one owner. */
+  /** Owner of the conversations and exports it gives access to; several keys may share one. */
   readonly owner: string;
   readonly scopes: readonly Scope[];
   readonly createdAt: Instant;
   /** Null: never. */
   readonly expiresAt: Instant | null;
-  /** To the minute; null: never used. */
+  /** Accurate to the minute; null: never used. */
   readonly lastUsedAt: Instant | null;
   readonly revokedAt: Instant | null;
 }
@@ -29,22 +29,22 @@ export interface StoredApiKey extends ApiKey {
 export interface ApiKeyStore {
   add(key: StoredApiKey): Promise<void>;
   findByHash(hash: string): Promise<StoredApiKey | null>;
-  /** All there ever were, newest first. */
+  /** All keys, revoked ones too, newest first. */
   list(): Promise<ApiKey[]>;
-  /** Revokes it at that time, unless it is revoked already; null when there is none. */
+  /** Revokes a key unless it is revoked already; null when there is none. */
   revoke(id: string, at: Instant): Promise<ApiKey | null>;
   /**
-   * Revokes a key and adds another one for the same owner, scopes and expiry, both or neither.
-   * @returns null when no key that is good at `at` has the id
+   * Atomically revokes a key and adds a successor with the same owner, scopes and expiry.
+   * @returns null when the id has no usable key
    */
   replace(
     id: string,
     successor: Pick<StoredApiKey, 'id' | 'prefix' | 'hash'>,
     at: Instant,
   ): Promise<ApiKey | null>;
-  /** Notes a use, unless a later one is noted. */
+  /** Records a use, unless a later one is recorded. */
   touch(id: string, at: Instant): Promise<void>;
-  /** Whether there is a key that is neither revoked nor expired. */
+  /** Whether any key is neither revoked nor expired. */
   anyUsable(now: Instant): Promise<boolean>;
 }
 

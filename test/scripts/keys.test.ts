@@ -142,12 +142,12 @@ describe('npm run keys, given what it cannot use,', () => {
       assert.match(said, /^--expires must be a time with its zone, such as 2027-01-01T00:00:00Z; it is /);
     }
     const past = refused(...CREATE, '--expires', '2020-01-01T00:00:00Z');
-    assert.equal(past, '--expires must be a time that is still to come\n');
+    assert.equal(past, '--expires must be a time in the future\n');
   });
 
   it('wants an owner that can be read', () => {
     const said = refused('create', '--owner', 'a\tb', '--scopes', 'chat');
-    assert.equal(said, '--owner must be 1 to 255 visible characters without blanks around them\n');
+    assert.equal(said, '--owner must be 1 to 255 visible characters without surrounding spaces\n');
   });
 
   it('says in a line that the database does not answer, without its password', () => {

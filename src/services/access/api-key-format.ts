@@ -1,9 +1,7 @@
 /**
- * How a key is written: `ck_`, 8 characters that may be shown, `_`, 43 characters of secret (256 bits), 6 of checksum.
- * All of them are letters and digits, so a double click selects the key and no header, URL or shell needs to quote it.
- * The checksum (CRC-32 of all before it, as GitHub's tokens have it) tells typos, cut-off keys and made-up ones without
- * asking the database, and lets scanners for leaked secrets know a key from other text. It is no proof of anything:
- * whoever reads this can compute it.
+ * The format of a key: `ck_`, 8 public characters, `_`, 43 characters of secret (256 bits), 6 of checksum. Letters and
+ * digits only, so that no header, URL or shell needs to quote it. The checksum (CRC-32, as in GitHub's tokens) detects
+ * typos without a database query and helps secret scanners; it proves nothing.
  */
 import { hash, randomInt } from 'node:crypto';
 import { crc32 } from 'node:zlib';
@@ -28,14 +26,14 @@ export function makeKey(): NewKey {
   return { key, prefix, hash: hashOf(key) };
 }
 
-/** Whether it can be a key at all; for any string, in no time. */
+/** Whether a string has the format of a key. */
 export function looksLikeKey(text: string): boolean {
-  // The length first: what comes in may be a megabyte.
+  // The length first: the input may be large.
   if (text.length !== BODY_LENGTH + CHECK_LENGTH || !SHAPE.test(text)) return false;
   return text.endsWith(checksum(text.slice(0, BODY_LENGTH)));
 }
 
-/** SHA-256, hexadecimal. A plain hash is enough: nobody guesses 256 random bits, however fast. */
+/** SHA-256, hexadecimal. A plain hash is enough for 256 random bits. */
 export function hashOf(key: string): string {
   return hash('sha256', key, 'hex');
 }

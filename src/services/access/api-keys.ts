@@ -6,17 +6,17 @@ import type { Clock, IdSource, Log } from '../../domain/runtime.ts';
 import { within } from '../../util/timers.ts';
 import { hashOf, looksLikeKey, makeKey } from './api-key-format.ts';
 
-/** How long an answer of the store is gone by: a revoked key is refused everywhere within this time. */
+/** How long a lookup is cached: a revoked key is rejected everywhere within this time. */
 const FRESH_MS = 1000;
-/** How long a key that was good goes on being good while the database is away. */
+/** How long a verified key stays valid while the database is unavailable. */
 const GRACE_MS = 60_000;
-/** How long somebody whose key was good a moment ago waits for a database that does not answer. */
-const PATIENCE_MS = 500;
+/** How long a recently verified key waits for the database. */
+const LOOKUP_TIMEOUT_MS = 500;
 const TOUCH_MS = 60_000;
-/** Of each kind; so many unknown ones push no good one out. */
+/** For valid and invalid keys each, so that invalid keys evict no valid one. */
 const MAX_REMEMBERED = 10_000;
 const OWNER_MAX = 255;
-/** Nothing else is for the store, whose columns mind what they are compared with. */
+/** Other texts are not sent to the store: its ASCII columns reject them. */
 const ID = /^[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}$/;
 
 export interface ApiKeyRequest {
@@ -26,7 +26,7 @@ export interface ApiKeyRequest {
 }
 
 export interface CreatedKey {
-  /** To be shown once: it is stored nowhere. */
+  /** Shown once; only its hash is stored. */
   readonly key: string;
   readonly apiKey: ApiKey;
 }
@@ -37,12 +37,12 @@ interface Remembered {
   readonly at: number;
 }
 
-interface Parts {
+interface ApiKeyServiceOptions {
   readonly store: ApiKeyStore;
   readonly clock: Clock;
   readonly ids: IdSource;
   readonly log: Log;
-  /** Milliseconds that no change of the clock moves. */
+  /** Monotonic milliseconds. */
   readonly monotonic?: () => number;
 }
 
@@ -52,18 +52,18 @@ export class ApiKeyService {
   readonly #ids: IdSource;
   readonly #log: Log;
   readonly #monotonic: () => number;
-  /** By hash: no key stays in memory longer than its request. */
+  /** By hash, so that no key stays in memory longer than its request. */
   readonly #good = new RecentMap<Remembered>(MAX_REMEMBERED);
   readonly #bad = new RecentMap<Remembered>(MAX_REMEMBERED);
   readonly #lookUps = new Map<string, Promise<ApiKey | null>>();
   readonly #touched = new RecentMap<Instant>(MAX_REMEMBERED);
   readonly #writes = new Set<Promise<void>>();
-  /** Counts what is forgotten. */
+  /** Incremented whenever a cached key is dropped. */
   #epoch = 0;
-  /** Until then a database that was away is not asked for those who can do without. */
+  /** Until then, valid cached keys do not wait for a database that was unavailable. */
   #restUntil = 0;
 
-  constructor({ store, clock, ids, log, monotonic = () => performance.now() }: Parts) {
+  constructor({ store, clock, ids, log, monotonic = () => performance.now() }: ApiKeyServiceOptions) {
     this.#store = store;
     this.#clock = clock;
     this.#ids = ids;
@@ -75,7 +75,7 @@ export class ApiKeyService {
   async create({ owner, scopes, expiresAt }: ApiKeyRequest): Promise<CreatedKey> {
     const now = this.#clock.now();
     const errors = validationErrors({ owner, scopes, expiresAt }, now);
-    if (errors.length > 0) throw new AppError('validation', 'The key cannot be made', { errors });
+    if (errors.length > 0) throw new AppError('validation', 'Correct the listed fields', { errors });
     const { key, prefix, hash } = makeKey();
     const apiKey: ApiKey = {
       id: this.#ids.next(),
@@ -91,12 +91,12 @@ export class ApiKeyService {
     return { key, apiKey };
   }
 
-  /** All there ever were, newest first. */
+  /** All keys, revoked ones too, newest first. */
   list(): Promise<ApiKey[]> {
     return this.#store.list();
   }
 
-  /** Again changes nothing. @returns null when there is no such key */
+  /** Repeated calls change nothing. @returns null when there is no such key */
   async revoke(id: string): Promise<ApiKey | null> {
     if (!ID.test(id)) return null;
     const revoked = await this.#store.revoke(id, this.#clock.now());
@@ -105,8 +105,8 @@ export class ApiKeyService {
   }
 
   /**
-   * A new key for the same owner, scopes and expiry; the old one is revoked at once.
-   * @returns null when no key that is still good has the id
+   * Replaces a key by a new one with the same owner, scopes and expiry, and revokes the old one.
+   * @returns null when the id has no usable key
    */
   async rotate(id: string): Promise<CreatedKey | null> {
     if (!ID.test(id)) return null;
@@ -117,17 +117,17 @@ export class ApiKeyService {
     return apiKey && { key, apiKey };
   }
 
-  /** Whether any key can be used at all: a server that asks for keys and has none lets nobody in. */
+  /** Whether any key is usable. */
   any(): Promise<boolean> {
     return this.#store.anyUsable(this.#clock.now());
   }
 
   /**
-   * Whose key it is; null, for whatever reason, when it is not good. Any string will do.
+   * The record of a presented key; null for every reason why it is not valid. Accepts any string.
    *
-   * With the database away, a key that was good within the last minute goes on being good: an outage then ends no
-   * running work, and nobody gains by it more than the minute that a revoked key is good for longer. Any other key is
-   * unknown rather than wrong: a 401 would make its holder throw it away.
+   * While the database is unavailable, a key that was valid within the last minute stays valid, so that an outage
+   * interrupts no running work; a revoked key can live that minute longer. Any other key gets
+   * `database_unavailable`, because a 401 would make clients discard it.
    * @throws AppError `database_unavailable`
    */
   async authenticate(presented: string): Promise<ApiKey | null> {
@@ -142,12 +142,12 @@ export class ApiKeyService {
     return apiKey;
   }
 
-  /** Whether the key was good here a while ago, as far as is remembered. */
+  /** Whether this process has verified the key before. */
   remembers(presented: string): boolean {
     return looksLikeKey(presented) && this.#good.has(hashOf(presented));
   }
 
-  /** Waits for what is still being noted; the store may be closed then. */
+  /** Waits for pending writes; afterwards the store may be closed. */
   async close(): Promise<void> {
     await Promise.all(this.#writes);
   }
@@ -161,26 +161,26 @@ export class ApiKeyService {
       return grace;
     };
     try {
-      return await within(PATIENCE_MS, this.#lookUp(hash), rest);
+      return await within(LOOKUP_TIMEOUT_MS, this.#lookUp(hash), rest);
     } catch (error) {
       if (isUnavailable(error)) return rest();
       throw error;
     }
   }
 
-  /** One look-up for all who come with the same key meanwhile. */
+  /** Requests with the same key share one lookup. */
   #lookUp(hash: string): Promise<ApiKey | null> {
     const running = this.#lookUps.get(hash);
     if (running) return running;
     const lookUp = this.#read(hash).finally(() => this.#lookUps.delete(hash));
-    // Whoever went on without it has left nobody to hear of its failure.
+    // After a timeout nothing awaits it any more.
     lookUp.catch(() => {});
     this.#lookUps.set(hash, lookUp);
     return lookUp;
   }
 
   async #read(hash: string): Promise<ApiKey | null> {
-    // Before the question: what changes while it is under way may not be in the answer.
+    // Before the query: later changes may not be in its result.
     const at = this.#monotonic();
     const epoch = this.#epoch;
     const stored = await this.#store.findByHash(hash);
@@ -201,21 +201,21 @@ export class ApiKeyService {
     this.#touched.set(id, now);
     const write = this.#store
       .touch(id, now)
-      .catch((error: unknown) => this.#log.warn({ err: error, key: id }, 'the use of a key was not noted'))
+      .catch((error: unknown) => this.#log.warn({ err: error, key: id }, 'API key use not recorded'))
       .finally(() => this.#writes.delete(write));
     this.#writes.add(write);
   }
 
-  /** In this process a revoked key is not good even for the second that it is elsewhere. */
+  /** In this process a revoked key is rejected immediately. */
   #forget(id: string): void {
     for (const [hash, { apiKey }] of this.#good) if (apiKey?.id === id) this.#good.delete(hash);
-    // What an answer under way says may be of before.
+    // Pending lookups may hold the old state.
     this.#epoch += 1;
     this.#lookUps.clear();
   }
 }
 
-/** A map that forgets what was set longest ago when it is full. */
+/** A bounded map that drops the entry set longest ago. */
 class RecentMap<V> extends Map<string, V> {
   readonly #max: number;
 
@@ -236,23 +236,23 @@ function sameHash(one: string, other: string): boolean {
   return a.length === b.length && timingSafeEqual(a, b);
 }
 
-/** Nothing that is invisible, or would turn a line of a list around. */
+/** No invisible characters, and none that change the direction of text. */
 const OWNER = new RegExp(`^[^\\p{Cc}\\p{Cf}\\p{Cs}\\p{Zl}\\p{Zp}]{1,${OWNER_MAX}}$`, 'u');
 
 function validationErrors({ owner, scopes, expiresAt }: ApiKeyRequest, now: Instant): FieldError[] {
-  const faults: FieldError[] = [];
+  const errors: FieldError[] = [];
   if (!OWNER.test(owner) || owner.trim() !== owner) {
-    const message = `must be 1 to ${OWNER_MAX} visible characters without blanks around them`;
-    faults.push({ path: 'owner', message });
+    const message = `must be 1 to ${OWNER_MAX} visible characters without surrounding spaces`;
+    errors.push({ path: 'owner', message });
   }
   const known: readonly string[] = SCOPES;
   const unknown = scopes.filter((scope) => !known.includes(scope));
   if (scopes.length === 0 || unknown.length > 0) {
     const named = unknown.length > 0 ? `; unknown: ${unknown.join(', ')}` : '';
-    faults.push({ path: 'scopes', message: `must be some of ${SCOPES.join(', ')}${named}` });
+    errors.push({ path: 'scopes', message: `must be one or more of ${SCOPES.join(', ')}${named}` });
   }
   if (expiresAt !== null && !(expiresAt > now)) {
-    faults.push({ path: 'expires_at', message: 'must be a time that is still to come' });
+    errors.push({ path: 'expires_at', message: 'must be a time in the future' });
   }
-  return faults;
+  return errors;
 }

@@ -1,23 +1,23 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import type { Instant } from '../../domain/conversation.ts';
 
-/** An empty or short secret would let anybody sign. */
+/** Short secrets can be guessed. */
 const SECRET_MIN = 24;
 const EXPIRES = /^[1-9]\d{0,11}$/;
 
 type Parameters = Readonly<Record<string, string>>;
 
 /**
- * Addresses that open one resource to whoever has them, until a time. Signed is all that decides what is answered:
- * the method (GET, and HEAD with it), the path as the router sees it, and every parameter beside the signature.
- * What another process signed is good here, within its time and however often.
+ * URLs that give access to one resource until they expire, without a key. The signature covers all that determines
+ * the response: the method (GET, which includes HEAD), the path as the router sees it, and every other parameter.
+ * Links are valid in all processes and can be used repeatedly.
  */
 export class SignedLinks {
   readonly #secrets: () => Promise<readonly string[]>;
 
   /**
-   * @param secrets the one to sign with first, then older ones that are still good; each of at least 24 characters.
-   *   To change the secret, put a new one in front, and drop the old one when the links made with it have expired.
+   * @param secrets the signing secret, then older ones that still verify; each of at least 24 characters. To rotate,
+   *   put a new one in front and remove the old one when its links have expired.
    */
   constructor(secrets: () => Promise<readonly string[]>) {
     this.#secrets = secrets;
@@ -25,12 +25,12 @@ export class SignedLinks {
 
   /**
    * @param path without a query
-   * @param expiresAt the link is good before the full second that this lies in
+   * @param expiresAt rounded down to the second
    * @returns the query: `expires=…&signature=…`, after the given parameters
-   * @throws RangeError for parameters called `expires` or `signature`, and for a secret that is none
+   * @throws RangeError for parameters called `expires` or `signature`, and for a short secret
    */
   async sign(path: string, expiresAt: Instant, parameters: Parameters = {}): Promise<string> {
-    if ('expires' in parameters || 'signature' in parameters) throw new RangeError('a parameter of our own');
+    if ('expires' in parameters || 'signature' in parameters) throw new RangeError('reserved parameter');
     const signed = { ...parameters, expires: String(Math.floor(expiresAt / 1000)) };
     const [secret] = await this.#checkedSecrets();
     const query = new URLSearchParams({ ...signed, signature: signature(secret, path, signed) });
@@ -47,7 +47,7 @@ export class SignedLinks {
     if (method !== 'GET' && method !== 'HEAD') return false;
     if (given === undefined || expires === undefined || !EXPIRES.test(expires)) return false;
     if (now >= Number(expires) * 1000) return false;
-    // All of them, whichever fits: how long it takes says nothing.
+    // Compares with all of them, so that the duration reveals nothing.
     const fits = (await this.#checkedSecrets()).map((secret) => same(signature(secret, path, signed), given));
     return fits.includes(true);
   }
@@ -55,23 +55,23 @@ export class SignedLinks {
   async #checkedSecrets(): Promise<readonly [string, ...string[]]> {
     const [current, ...older] = await this.#secrets();
     if (current === undefined || [current, ...older].some((secret) => secret.length < SECRET_MIN)) {
-      throw new RangeError('no secret to sign links with');
+      throw new RangeError('no valid secret to sign links with');
     }
     return [current, ...older];
   }
 }
 
-/** Whoever verifies has the decoded parameters, so they are signed in one spelling of our own. */
+/** Signs decoded parameters in a canonical form, because verification sees only those. */
 function signature(secret: string, path: string, parameters: Parameters): string {
   const lines = Object.entries(parameters)
     .map(([name, value]) => JSON.stringify([name, value]))
     .sort();
-  // The first line is of this use alone: the secret signs other things too.
+  // The first line separates this use of the secret from others.
   const text = ['link', 'GET', path, ...lines].join('\n');
   return createHmac('sha256', secret).update(text).digest('base64url');
 }
 
-/** As text: base64url has several spellings of the same bytes, and only ours is good. */
+/** Compares text, because base64url has several spellings of the same bytes. */
 function same(expected: string, given: string): boolean {
   if (given.length !== expected.length) return false;
   const [a, b] = [Buffer.from(expected), Buffer.from(given)];

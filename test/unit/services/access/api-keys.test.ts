@@ -106,9 +106,9 @@ describe('making a key', () => {
     await assert.rejects(keys.create({ owner: 'a\u202eb', scopes: ['chat', strange], expiresAt: NOON }), {
       code: 'validation',
       errors: [
-        { path: 'owner', message: 'must be 1 to 255 visible characters without blanks around them' },
-        { path: 'scopes', message: 'must be some of chat, read, export, admin; unknown: root' },
-        { path: 'expires_at', message: 'must be a time that is still to come' },
+        { path: 'owner', message: 'must be 1 to 255 visible characters without surrounding spaces' },
+        { path: 'scopes', message: 'must be one or more of chat, read, export, admin; unknown: root' },
+        { path: 'expires_at', message: 'must be a time in the future' },
       ],
     });
     for (const owner of ['', ' ', ' a', 'a\n', 'a\0b', '\ud800', 'x'.repeat(256)]) {
