@@ -22,7 +22,6 @@ const RUNTIME: Readonly<Record<string, string>> = {
   express: 'routing',
   helmet: 'security headers',
   ioredis: 'Redis, where `REDIS_URL` is set',
-  standardwebhooks: 'signs webhooks',
   'ipaddr.js': 'whether the address of a webhook is a public one',
   knex: 'SQL for both databases, pool, migrations',
   'lru-cache': 'the response cache, bounded in bytes',
@@ -38,6 +37,7 @@ const RUNTIME: Readonly<Record<string, string>> = {
   'pino-pretty': 'logs for people at a terminal',
   'rate-limiter-flexible': 'limits that processes share in Redis',
   'raw-body': 'reads request bodies up to a limit',
+  standardwebhooks: 'signs webhooks',
   'swagger-ui-dist': '`/docs`, served from here',
   uuid: 'ids (UUIDv7)',
   zod: 'settings and requests, checked',
@@ -71,7 +71,6 @@ const DEVELOPMENT: Readonly<Record<string, string>> = {
   'playwright-core': 'drives Chromium in tests',
   pm2: 'starts several processes; a program of its own, no part of the server',
   'smtp-server': 'receives mails in tests',
-  standardwebhooks: 'checks the signatures of webhooks, in tests',
   typescript: 'checks types',
 };
 
