@@ -1,7 +1,6 @@
 /** An export straight from the database, without the server: `npm run export -- --format csv --out FILE`. */
 import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
-import { createCsvFormat } from '../src/csv/format.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { AppError, errorCode } from '../src/domain/errors.ts';
 import { Retention } from '../src/domain/retention.ts';
@@ -34,7 +33,7 @@ async function main(values: Values): Promise<void> {
   const database = openDatabase(config.database, log);
   const stop = new AbortController();
   const quit = () => stop.abort(new Stopped());
-  // Once: whoever is in a hurry presses the keys again.
+  // Once: a second signal ends the process.
   process.once('SIGINT', quit).once('SIGTERM', quit);
   const progress = createProgress(process.stderr);
   try {
@@ -44,19 +43,17 @@ async function main(values: Values): Promise<void> {
     const clock = { now: () => Date.now() };
     const personal = { mask: maskPersonal, masked: config.piiMask.exports };
     const retention = new Retention(config.chat.ttlMs);
-    const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, retention, {
-      personal,
-    });
+    const exports = new ExportService(database.exports, cursors, clock, retention, { personal });
     const request = await readRequest(values, cursors);
     const { out = '-', restart = false } = values;
     if (out === '-') {
       if (process.stdout.isTTY && request.compression !== 'none') {
-        throw new UsageError('nobody can read that in a terminal: name a file with --out');
+        throw new UsageError('compressed output is not written to a terminal: choose a file with --out');
       }
       await exportToStream(exports, request, process.stdout, progress, stop.signal);
     } else {
-      const place = { out, restart, database: database.describe() };
-      await exportToFile({ ...place, exports, request, progress, stop: stop.signal });
+      const options = { request, database: database.describe(), out, restart };
+      await exportToFile(exports, options, progress, stop.signal);
     }
   } finally {
     progress.end();

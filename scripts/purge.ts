@@ -1,12 +1,11 @@
-/** One purge now: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
+/** Purges now: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
 import { parseArgs } from 'node:util';
-import { purgeArchiver } from '../src/compose/exports.ts';
+import { composePurge } from '../src/compose/purge.ts';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { errorCode } from '../src/domain/errors.ts';
-import { Retention } from '../src/domain/retention.ts';
 import { createLogger } from '../src/logger.ts';
-import { PurgeService } from '../src/services/conversations/purge.ts';
+import type { PurgeReport } from '../src/services/conversations/purge.ts';
 
 async function main(dryRun: boolean): Promise<void> {
   const config = loadConfig(loadEnvironment(), process.stdout.isTTY);
@@ -16,9 +15,7 @@ async function main(dryRun: boolean): Promise<void> {
   process.once('SIGINT', () => stop.abort());
   try {
     await database.conversations.check();
-    const clock = { now: () => Date.now() };
-    const archiver = purgeArchiver(config, database, clock, log);
-    const purge = new PurgeService(database.purge, clock, new Retention(config.chat.ttlMs), log, archiver);
+    const purge = composePurge(config, database, { now: () => Date.now() }, log);
     console.log(
       dryRun ? sentence(await purge.preview(), 'would be removed') : report(await purge.run(stop.signal)),
     );
@@ -31,14 +28,14 @@ function sentence(count: { conversations: number; messages: number }, what: stri
   return `${count.conversations} conversations with ${count.messages} messages ${what}.`;
 }
 
-function report(result: Awaited<ReturnType<PurgeService['run']>>): string {
+function report(result: PurgeReport): string {
   switch (result.outcome) {
     case 'off':
-      return 'Nothing to do: CONVERSATION_TTL_HOURS is 0, conversations are kept for ever.';
+      return 'Nothing to do: CONVERSATION_TTL_HOURS is 0, so conversations never expire.';
     case 'busy':
-      return 'Another process is purging this database right now.';
+      return 'Another process is purging this database.';
     case 'stopped':
-      return sentence(result, 'removed, then stopped; run it again for the rest');
+      return sentence(result, 'removed before the interruption; run it again for the rest');
     case 'done':
       return sentence(result, 'removed');
   }

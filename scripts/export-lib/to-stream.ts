@@ -3,10 +3,10 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip, createZstdCompress } from 'node:zlib';
 import type { ExportRequest } from '../../src/domain/export-jobs.ts';
 import type { ExportService } from '../../src/services/exports/exports.ts';
-import { EMPTY_CHECKPOINT } from '../../src/services/exports/job-file.ts';
+import { EMPTY_CHECKPOINT } from '../../src/services/exports/write-export.ts';
 import type { Progress } from './progress.ts';
 
-/** An export to whoever reads, as fast as they read. Rejects with the signal's reason when it is stopped. */
+/** Exports to a stream, with backpressure. Rejects with the signal's reason when it is aborted. */
 export async function exportToStream(
   exports: ExportService,
   request: ExportRequest,
@@ -18,7 +18,7 @@ export async function exportToStream(
   let bytes = 0;
   async function* chunks() {
     progress.begin(scope, EMPTY_CHECKPOINT);
-    for await (const { text, state } of exports.jobText(request, scope, EMPTY_CHECKPOINT)) {
+    for await (const { text, state } of exports.fileText(request, scope, EMPTY_CHECKPOINT)) {
       stop.throwIfAborted();
       const chunk = Buffer.from(text);
       bytes += chunk.length;

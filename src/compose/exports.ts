@@ -1,33 +1,26 @@
 import { join } from 'node:path';
-import type { Config } from '../config/config.ts';
-import { createCsvFormat } from '../csv/format.ts';
-import type { Database } from '../db/database.ts';
 import { Retention } from '../domain/retention.ts';
-import type { Clock } from '../domain/runtime.ts';
 import { createExportFiles } from '../files/export-files.ts';
-import { createPurgeArchive } from '../files/purge-archive.ts';
 import { maskPersonal } from '../filter/index.ts';
 import { presentJob } from '../http/response/export-presenters.ts';
-import type { Logger } from '../logger.ts';
 import type { MailOptions } from '../notify/mail.ts';
 import { Notifier, notificationErrors } from '../notify/notifier.ts';
 import { createWebhook, webhookSecret } from '../notify/webhook.ts';
-import { PurgeService } from '../services/conversations/purge.ts';
 import { CursorCodec } from '../services/exports/cursor-codec.ts';
 import { ExportService } from '../services/exports/exports.ts';
 import { JobRunner } from '../services/exports/job-runner.ts';
 import { ExportJobService, progressOf } from '../services/exports/jobs.ts';
-import { PurgeArchiver } from '../services/exports/purge-archiver.ts';
 import type { ExportThrottle } from '../services/exports/throttle.ts';
 import type { Core } from './core.ts';
+import { composePurge } from './purge.ts';
 
-/** Exports, their jobs and notifications, and the purge with its archive. */
+/** Exports, export jobs with their notifications, and the purge. */
 export async function composeExports(core: Core, throttle: ExportThrottle) {
   const { config, database, worker, clock, ids, log, secrets } = core;
   const retention = new Retention(config.chat.ttlMs);
   const cursors = new CursorCodec(secrets);
   const personal = { mask: maskPersonal, masked: config.piiMask.exports };
-  const exports = new ExportService(database.exports, createCsvFormat(), cursors, clock, retention, {
+  const exports = new ExportService(database.exports, cursors, clock, retention, {
     personal,
     throttle,
   });
@@ -36,7 +29,7 @@ export async function composeExports(core: Core, throttle: ExportThrottle) {
   const notifier = await composeNotifier(core);
   const notify = (signal: AbortSignal) => notifier.notify(signal);
   const jobRunner = new JobRunner({ store, files, exports, clock, worker, log, notify }, config.exports);
-  const mail = config.notify.smtpUrl !== undefined;
+  const hasMail = config.notify.smtpUrl !== undefined;
   const { allowPrivate } = config.notify;
   const exportJobs = new ExportJobService({
     store,
@@ -44,7 +37,7 @@ export async function composeExports(core: Core, throttle: ExportThrottle) {
     runner: jobRunner,
     clock,
     ids,
-    notifyFaults: (asked) => notificationErrors(asked, { hasMail: mail, allowPrivate }),
+    notificationErrors: (notify) => notificationErrors(notify, { hasMail, allowPrivate }),
   });
   return {
     exports,
@@ -52,26 +45,8 @@ export async function composeExports(core: Core, throttle: ExportThrottle) {
     exportJobs,
     jobRunner,
     notifier,
-    purge: new PurgeService(
-      database.purge,
-      clock,
-      retention,
-      log,
-      purgeArchiver(config, database, clock, log),
-    ),
+    purge: composePurge(config, database, clock, log),
   };
-}
-
-/** Undefined when purged conversations are not archived. */
-export function purgeArchiver(
-  config: Config,
-  database: Pick<Database, 'exports'>,
-  clock: Clock,
-  log: Logger,
-): PurgeArchiver | undefined {
-  if (!config.exports.archive) return undefined;
-  const archive = createPurgeArchive(join(config.dataDir, 'archive'), log);
-  return new PurgeArchiver(database.exports, archive, clock, new Retention(config.chat.ttlMs));
 }
 
 async function composeNotifier({ config, database, worker, clock, log, secrets }: Core): Promise<Notifier> {

@@ -88,7 +88,7 @@ export async function startServer(
     throw listenError(error, config);
   });
   const purgeJob = startPurgeJob(exports.purge, config.purgeCron, log);
-  exports.jobRunner.start();
+  exports.jobRunner.wake();
 
   const stop = async () => {
     chat.health.stop();

@@ -112,7 +112,9 @@ export interface ExportJobStore {
   saveCheckpoint(id: string, worker: string, checkpoint: ExportCheckpoint): Promise<boolean>;
   finish(id: string, worker: string, manifest: ExportManifest, at: Instant): Promise<boolean>;
   fail(id: string, worker: string, error: string, at: Instant): Promise<boolean>;
-  /** Lets another process go on. */
+  /** Whether the job runs and is this worker's. */
+  isOwned(id: string, worker: string): Promise<boolean>;
+  /** Lets another process claim the job. */
   release(id: string, worker: string): Promise<void>;
   /** Ends a queued or running job; false when it had ended. */
   cancel(id: string, at: Instant): Promise<boolean>;

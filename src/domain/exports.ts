@@ -95,9 +95,3 @@ export interface ExportSource {
     signal?: AbortSignal,
   ): Promise<{ readonly conversations: number; readonly messages: number }>;
 }
-
-/** RFC 4180. */
-export interface CsvFormat {
-  /** The rows as lines, each ended by CRLF. */
-  lines(rows: readonly (readonly string[])[]): string;
-}

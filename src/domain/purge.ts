@@ -1,4 +1,4 @@
-/** Deleting what has been idle for too long, and the ports for it. */
+/** Deleting idle conversations, and the ports for it. */
 import type { Instant } from './conversation.ts';
 
 export interface PurgeCount {
@@ -6,40 +6,40 @@ export interface PurgeCount {
   readonly messages: number;
 }
 
+/** A text for each conversation id; it changes with every write to the conversation or its messages. */
+export type ConversationVersions = ReadonlyMap<string, string>;
+
 export interface PurgeStore {
-  /** Counts what is last active before `cutoff`, changing nothing. */
+  /** Counts conversations last active before `cutoff`. */
   countExpired(cutoff: Instant): Promise<PurgeCount>;
+  /** Up to `limit` conversations last active before `cutoff`, least recent first, without those that have a streaming reply. */
+  candidates(cutoff: Instant, limit: number): Promise<string[]>;
+  versions(ids: readonly string[]): Promise<ConversationVersions>;
   /**
-   * Deletes up to `limit` conversations last active before `cutoff`, with their messages; the activity is checked
-   * again inside the delete, and one that a reply is being written to is left alone. Both numbers are 0 when nothing
-   * is left.
-   * @param keep gets those that are to be deleted, a few at a time, outside of any transaction. When it rejects,
-   * nothing is deleted; what changes after it was called is spared, and given to it again later.
+   * Deletes the conversations with their messages, except those that were active since `cutoff` or have a streaming
+   * reply.
+   * @param versions if given, conversations with another version now are not deleted either
    */
-  deleteExpired(
-    cutoff: Instant,
-    limit: number,
-    keep?: (ids: readonly string[]) => Promise<void>,
-  ): Promise<PurgeCount>;
-  /** Forgets up to `limit` of the deletions noted before `before`, and tells how many. */
+  delete(ids: readonly string[], cutoff: Instant, versions?: ConversationVersions): Promise<PurgeCount>;
+  /** Deletes up to `limit` records of deletions made before `before`. @returns how many */
   forgetDeletions(before: Instant, limit: number): Promise<number>;
-  /** Runs `work` while no other process of this database purges; resolves to false, without running it, if one does. */
-  exclusively(work: () => Promise<void>): Promise<boolean>;
+  /** Runs `work` under a lock among all processes on this database; null, without running it, when the lock is taken. */
+  exclusively<T>(work: () => Promise<T>): Promise<T | null>;
 }
 
-/** Conversations on their way to the archive. */
+/** Conversations for the archive. */
 export interface ArchiveBatch {
-  /** Lines of JSON; may be read once. */
+  /** Lines of NDJSON; can be read once. */
   readonly lines: AsyncIterable<string>;
-  /** Of what was read so far. */
+  /** Of the lines that were read so far. */
   counts(): PurgeCount & { readonly firstMessageId: string | null; readonly lastMessageId: string | null };
 }
 
-/** Where purged conversations are kept: a file for each day (UTC) on this host. One process at a time may use it. */
+/** The archive of purged conversations: a file for each day (UTC) on this host, used by one process at a time. */
 export interface PurgeArchive {
   /**
-   * Appends to the file of that day. Resolves when all of it is on the disk. After a rejection (with the error of the
-   * file system, `code` included, or of the lines) the archive is what it was before.
+   * Appends to the file of that day. Resolves when everything is on the disk. After a rejection (with the error of the
+   * file system, `code` included, or of the lines) the archive is unchanged.
    */
   append(at: Instant, batch: ArchiveBatch): Promise<void>;
 }

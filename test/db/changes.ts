@@ -1,6 +1,5 @@
 /** Everything that happens to conversations, and somebody who follows it by exports. */
 import type { TestContext } from 'node:test';
-import { createCsvFormat } from '../../src/csv/format.ts';
 import type { Database } from '../../src/db/database.ts';
 import { KnexExportSource } from '../../src/db/exports/reader.ts';
 import { WorkerRegistry } from '../../src/db/workers/registry.ts';
@@ -13,7 +12,7 @@ import { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../src/services/exports/exports.ts';
 import { silent } from '../support/databases.ts';
 import { Replica } from '../support/replica.ts';
-import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
+import { newId, purgeBatch, replyTo, startOf, userMessage } from './fixtures.ts';
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -50,7 +49,7 @@ export class Follower {
   constructor(database: Database, clock: Clock, page?: number) {
     const codec = new CursorCodec(async () => ['secret']);
     const source = new KnexExportSource(database.knex, page);
-    this.#service = new ExportService(source, createCsvFormat(), codec, clock, new Retention(0));
+    this.#service = new ExportService(source, codec, clock, new Retention(0));
   }
 
   /** @param between runs after each piece of the file */
@@ -68,7 +67,7 @@ export class Follower {
     };
     const scope = await this.#service.fixScope(request);
     let text = '';
-    for await (const piece of this.#service.jobText(request, scope, NOTHING)) {
+    for await (const piece of this.#service.fileText(request, scope, NOTHING)) {
       text += piece.text;
       await between();
     }
@@ -116,7 +115,7 @@ export class World {
     stop: (n) => this.database.replies.cancel(this.#reply(n)?.uid ?? newId()),
     die: (n) => this.#die(n),
     delete: (n) => this.database.conversations.delete(this.#id(n), UNRESTRICTED),
-    purge: (n) => this.database.purge.deleteExpired(this.clock.now() - n * MINUTE, 3),
+    purge: (n) => purgeBatch(this.database.purge, this.clock.now() - n * MINUTE, 3),
     pass: (n) => this.clock.pass(n * MINUTE),
   };
 

@@ -1,6 +1,7 @@
 import { v7 } from 'uuid';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { ConversationRepository, Message } from '../../src/domain/conversation.ts';
+import type { PurgeCount, PurgeStore } from '../../src/domain/purge.ts';
 import type { TurnStart, TurnWriter } from '../../src/domain/turns.ts';
 
 export const HOUR = 3_600_000;
@@ -61,6 +62,12 @@ export async function writeTurn(
   await writer.write({ start: startOf(question) });
   await writer.write({ reply: replyTo(question, answer) });
   return question;
+}
+
+/** One batch of a purge without an archive. */
+export async function purgeBatch(store: PurgeStore, cutoff: number, limit: number): Promise<PurgeCount> {
+  const ids = await store.candidates(cutoff, limit);
+  return ids.length === 0 ? { conversations: 0, messages: 0 } : store.delete(ids, cutoff);
 }
 
 export async function contents(repository: ConversationRepository, id: string): Promise<string[]> {

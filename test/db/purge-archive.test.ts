@@ -205,16 +205,14 @@ eachDatabase((_name, open) => {
       const { run, folder, save, purge, exports, clock } = await setUp(t);
       const [one, two] = [4, 3].map((count) => conversations(count, NOW - 3 * DAY));
       await save(one ?? []);
-      // The archive is written, and the delete never commits.
+      // The archive is written, and the process ends before the delete.
       const archiver = new PurgeArchiver(
         exports,
         createPurgeArchive(folder, silentLog),
         clock,
         new Retention(DAY),
       );
-      const cut = (ids: readonly string[]) =>
-        archiver.keep(ids).then(() => Promise.reject(new Error('killed')));
-      await assert.rejects(purge.deleteExpired(NOW - DAY, 10, cut), /killed/);
+      await archiver.append(await purge.candidates(NOW - DAY, 10));
       // And in the midst of the next member.
       const half = Buffer.concat([read(folder).packed.subarray(0, 100), Buffer.alloc(100_000, 'x')]);
       writeFileSync(join(folder, FILE), half, { flag: 'a' });

@@ -4,12 +4,12 @@ import { createKnex } from '../../src/db/core/client.ts';
 import { KnexPurgeStore } from '../../src/db/repositories/purge.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
 import { eachDatabase } from '../support/databases.ts';
-import { HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
+import { HOUR, NOON, newId, purgeBatch, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 
 eachDatabase((_name, open, options) => {
   const none = { conversations: 0, messages: 0 };
 
-  /** An empty database with `old` expired conversations of one turn each, and one that is in use. */
+  /** A database with `old` expired conversations of one turn each, and an active one. */
   async function filled(old: number) {
     const database = open();
     await database.knex('conversations').delete();
@@ -24,7 +24,7 @@ eachDatabase((_name, open, options) => {
   }
 
   describe('purging', () => {
-    test('counts what is expired and changes nothing', async () => {
+    test('counts expired conversations and changes nothing', async () => {
       const { purge } = await filled(3);
       const expected = { conversations: 3, messages: 6 };
       assert.deepEqual(await purge.countExpired(NOON + HOUR), expected);
@@ -32,25 +32,25 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await purge.countExpired(NOON), none);
     });
 
-    test('deletes at most so many at a time, with their messages, until nothing is left', async () => {
+    test('deletes up to the limit with all messages, until nothing is left', async () => {
       const { purge, knex, conversations, fresh } = await filled(5);
       const cutoff = NOON + HOUR;
-      assert.deepEqual(await purge.deleteExpired(cutoff, 2), { conversations: 2, messages: 4 });
-      assert.deepEqual(await purge.deleteExpired(cutoff, 2), { conversations: 2, messages: 4 });
-      assert.deepEqual(await purge.deleteExpired(cutoff, 2), { conversations: 1, messages: 2 });
-      assert.deepEqual(await purge.deleteExpired(cutoff, 2), none);
+      assert.deepEqual(await purgeBatch(purge, cutoff, 2), { conversations: 2, messages: 4 });
+      assert.deepEqual(await purgeBatch(purge, cutoff, 2), { conversations: 2, messages: 4 });
+      assert.deepEqual(await purgeBatch(purge, cutoff, 2), { conversations: 1, messages: 2 });
+      assert.deepEqual(await purgeBatch(purge, cutoff, 2), none);
       assert.ok(await conversations.find(fresh));
       const rows = await knex('messages').distinct('conversation_id').pluck('conversation_id');
       assert.deepEqual(rows, [fresh]);
     });
 
-    test('spares what was active exactly at the cutoff', async () => {
+    test('keeps conversations active exactly at the cutoff', async () => {
       const { purge } = await filled(1);
-      assert.deepEqual(await purge.deleteExpired(NOON + 1000, 10), none);
-      assert.deepEqual(await purge.deleteExpired(NOON + 1001, 10), { conversations: 1, messages: 2 });
+      assert.deepEqual(await purgeBatch(purge, NOON + 1000, 10), none);
+      assert.deepEqual(await purgeBatch(purge, NOON + 1001, 10), { conversations: 1, messages: 2 });
     });
 
-    test('spares a conversation that becomes active after it was chosen', async (t) => {
+    test('keeps a candidate that becomes active before the delete', async (t) => {
       const { ids, conversations } = await filled(2);
       const [active = '', idle = ''] = ids;
       const own = createKnex(options);
@@ -72,71 +72,52 @@ eachDatabase((_name, open, options) => {
         await knex.transaction(async (trx) => {
           await trx('conversations').where({ id: active }).update({ last_active: '2024-03-22 00:00:00.000' });
           const chosen = new Promise((resolve) => own.once('query-response', resolve));
-          deleting = store.deleteExpired(NOON + HOUR, 10);
+          deleting = purgeBatch(store, NOON + HOUR, 10);
           await chosen;
         });
         assert.deepEqual(await deleting, { conversations: 1, messages: 2 });
       } else {
-        assert.deepEqual(await store.deleteExpired(NOON + HOUR, 10), { conversations: 1, messages: 2 });
+        assert.deepEqual(await purgeBatch(store, NOON + HOUR, 10), { conversations: 1, messages: 2 });
       }
       assert.ok(await conversations.find(active));
       assert.equal(await conversations.find(idle), null);
     });
 
-    test('hands over what it is going to delete before it does, and deletes nothing when that fails', async () => {
-      const { purge, ids, knex } = await filled(3);
-      const cutoff = NOON + HOUR;
-      const rows = () => knex('messages').pluck('uid');
-      const all = await rows();
-      const full = Object.assign(new Error('no space'), { code: 'ENOSPC' });
-      await assert.rejects(
-        purge.deleteExpired(cutoff, 10, () => Promise.reject(full)),
-        full,
-      );
-      assert.deepEqual(await rows(), all);
-      const kept: string[] = [];
-      const removed = await purge.deleteExpired(cutoff, 10, async (batch) => {
-        kept.push(...batch);
-        assert.equal((await rows()).length, all.length, 'nothing is deleted, and no transaction is open');
-      });
-      assert.deepEqual(removed, { conversations: 3, messages: 6 });
-      assert.deepEqual(kept.sort(), [...ids].sort());
-    });
-
     for (const [what, change] of [
       ['a late message', (id: string) => ({ reply: replyTo(userMessage(id), { timestamp: NOON }) })],
-      ['a reply that was written on', () => undefined],
+      ['an updated reply', () => undefined],
     ] as const) {
-      test(`spares for now what changed after it was handed over: ${what}`, async () => {
+      test(`does not delete a conversation that changed after its version was read: ${what}`, async () => {
         const { purge, ids, writer, knex, conversations } = await filled(2);
         const [changed = '', idle = ''] = ids;
-        const handed: string[][] = [];
-        const keep = async (batch: readonly string[]) => {
-          handed.push([...batch].sort());
-          if (handed.length > 1) return;
-          const late = change(changed);
-          if (late) {
-            const message = { ...late.reply, replyTo: null, role: 'user' as const };
-            await writer.write({ start: { ...startOf(message), expiredBefore: 0 } });
-            await knex('conversations')
-              .where({ id: changed })
-              .update({ last_active: '2024-03-21 12:00:01.123' });
-          } else {
-            await knex('messages')
-              .where({ conversation_id: changed, role: 'assistant' })
-              .update({ content: 'more', updated_at: '2026-03-21 12:00:00.000' });
-          }
-        };
-        assert.equal((await purge.deleteExpired(NOON + HOUR, 10, keep)).conversations, 1);
-        assert.deepEqual(handed, [[changed, idle].sort()]);
+        const cutoff = NOON + HOUR;
+        const candidates = await purge.candidates(cutoff, 10);
+        assert.deepEqual(candidates.toSorted(), [changed, idle].sort());
+        const versions = await purge.versions(candidates);
+        const late = change(changed);
+        if (late) {
+          const message = { ...late.reply, replyTo: null, role: 'user' as const };
+          await writer.write({ start: { ...startOf(message), expiredBefore: 0 } });
+          await knex('conversations')
+            .where({ id: changed })
+            .update({ last_active: '2024-03-21 12:00:01.123' });
+        } else {
+          await knex('messages')
+            .where({ conversation_id: changed, role: 'assistant' })
+            .update({ content: 'more', updated_at: '2026-03-21 12:00:00.000' });
+        }
+        assert.equal((await purge.delete(candidates, cutoff, versions)).conversations, 1);
         assert.ok(await conversations.find(changed));
-        assert.equal((await purge.deleteExpired(NOON + HOUR, 10, keep)).conversations, 1);
-        assert.deepEqual(handed[1], [changed]);
+        assert.deepEqual(await purge.candidates(cutoff, 10), [changed]);
+        assert.equal(
+          (await purge.delete([changed], cutoff, await purge.versions([changed]))).conversations,
+          1,
+        );
         assert.equal(await conversations.find(changed), null);
       });
     }
 
-    test('by two at once deletes each row once, and no deadlock comes to the surface', async () => {
+    test('by two processes at the same time deletes each row once, without a visible deadlock', async () => {
       const { knex } = await filled(60);
       // Two connections of one process would wait for each other in SQLite, whose driver is synchronous.
       const other = options.target.kind === 'mysql' ? open().knex : knex;
@@ -145,7 +126,7 @@ eachDatabase((_name, open, options) => {
         stores.map(async (store) => {
           let total = 0;
           while (total < 100) {
-            const { conversations } = await store.deleteExpired(NOON + HOUR, 7);
+            const { conversations } = await purgeBatch(store, NOON + HOUR, 7);
             if (conversations === 0) return total;
             total += conversations;
           }
@@ -166,71 +147,60 @@ eachDatabase((_name, open, options) => {
     });
   });
 
-  test('leaves a conversation alone that a reply is being written to, and finds the others', async () => {
+  test('keeps conversations with a streaming reply, and finds the others', async () => {
     const { purge, writer, conversations, knex } = open();
     await knex('conversations').delete();
     const [growing, idle] = [userMessage(newId()), userMessage(newId())];
     const reply = replyTo(growing, { status: 'streaming', content: '', finishReason: null });
     await writer.write({ start: startOf(growing), reply, worker: newId() });
     await writeTurn(writer, idle);
-    const removed = await purge.deleteExpired(NOON + 24 * HOUR, 1);
+    const removed = await purgeBatch(purge, NOON + 24 * HOUR, 1);
     assert.deepEqual(removed, { conversations: 1, messages: 2 });
     assert.equal(await conversations.find(idle.conversationId), null);
     assert.ok(await conversations.find(growing.conversationId));
-    assert.deepEqual(await purge.deleteExpired(NOON + 24 * HOUR, 10), { conversations: 0, messages: 0 });
+    assert.deepEqual(await purgeBatch(purge, NOON + 24 * HOUR, 10), { conversations: 0, messages: 0 });
     await writer.write({ reply: { ...reply, status: 'complete', content: 'whole', finishReason: 'stop' } });
-    assert.equal((await purge.deleteExpired(NOON + 24 * HOUR, 10)).conversations, 1);
+    assert.equal((await purgeBatch(purge, NOON + 24 * HOUR, 10)).conversations, 1);
   });
 
-  test('notes what it deletes, until that is forgotten', async () => {
+  test('records its deletions until they are forgotten', async () => {
     const { purge, writer, conversations, knex } = open();
     await knex('conversations').delete();
     await knex('deletions').delete();
     const [purged, deleted] = [userMessage(newId()), userMessage(newId())];
     for (const question of [purged, deleted]) await writeTurn(writer, question);
     await conversations.delete(deleted.conversationId, UNRESTRICTED);
-    await purge.deleteExpired(NOON + HOUR, 10);
-    const noted = () => knex('deletions').orderBy('id').pluck('conversation_id');
-    assert.deepEqual(await noted(), [deleted.conversationId, purged.conversationId]);
+    await purgeBatch(purge, NOON + HOUR, 10);
+    const recorded = () => knex('deletions').orderBy('id').pluck('conversation_id');
+    assert.deepEqual(await recorded(), [deleted.conversationId, purged.conversationId]);
     assert.equal(await purge.forgetDeletions(Date.now() - HOUR, 10), 0);
     assert.equal(await purge.forgetDeletions(Date.now() + HOUR, 1), 1);
-    assert.deepEqual(await noted(), [purged.conversationId]);
+    assert.deepEqual(await recorded(), [purged.conversationId]);
   });
 
-  describe('exclusively', () => {
-    test('runs the work and lets go afterwards, also when the work fails', async () => {
+  describe('the purge lock', () => {
+    test('is released after the work, also when the work fails', async () => {
       const { purge } = open({ poolMax: 1 });
-      let runs = 0;
-      const work = async () => {
-        runs += 1;
-        await purge.countExpired(NOON);
-      };
-      assert.equal(await purge.exclusively(work), true);
+      const work = () => purge.countExpired(NOON);
+      assert.ok(await purge.exclusively(work));
       await assert.rejects(
         purge.exclusively(() => Promise.reject(new Error('broken'))),
         /broken/,
       );
-      assert.equal(await purge.exclusively(work), true);
-      assert.equal(runs, 2);
+      assert.ok(await purge.exclusively(work));
     });
 
-    test('does not run while the same process purges', async () => {
+    test('is not granted while the same process holds it', async () => {
       const { purge } = open();
-      let inner: boolean | undefined;
-      await purge.exclusively(async () => {
-        inner = await purge.exclusively(() => Promise.reject(new Error('must not run')));
-      });
-      assert.equal(inner, false);
+      const fail = () => Promise.reject(new Error('must not run'));
+      assert.deepEqual(await purge.exclusively(async () => [await purge.exclusively(fail)]), [null]);
     });
 
-    test('does not run while another process purges', async () => {
+    test('is not granted while another process holds it', async () => {
       const [one, two] = [open(), open()];
-      let inner: boolean | undefined;
-      const outer = await one.purge.exclusively(async () => {
-        inner = await two.purge.exclusively(() => Promise.reject(new Error('must not run')));
-      });
-      assert.deepEqual([outer, inner], [true, false]);
-      assert.equal(await two.purge.exclusively(async () => {}), true);
+      const fail = () => Promise.reject(new Error('must not run'));
+      assert.deepEqual(await one.purge.exclusively(async () => [await two.purge.exclusively(fail)]), [null]);
+      assert.equal(await two.purge.exclusively(async () => 'ran'), 'ran');
     });
   });
 });

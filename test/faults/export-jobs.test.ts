@@ -208,7 +208,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
       a.child.process.kill('SIGCONT');
       await until('a word of the one that slept', () =>
         a.child.lines.find(
-          ({ export_id: of, msg }) => of === id && /^(let go of an|an) export/.test(String(msg)),
+          ({ export_id: of, msg }) => of === id && /^export (finished|failed|job lost)/.test(String(msg)),
         ),
       );
       await checkFile(b.url, id, 'csv');

@@ -383,7 +383,7 @@ for (const place of databases()) {
       gate.open();
       await made(maker.url, { format: 'csv' });
       assert(performance.now() - began < 5000);
-      const said = maker.server.lines.filter(({ msg }) => /export (is done|failed)/.test(String(msg)));
+      const said = maker.server.lines.filter(({ msg }) => /^export (finished|failed)/.test(String(msg)));
       assert(!said.some(({ export_id }) => export_id === second.id), 'it went on');
     });
   });

@@ -7,13 +7,12 @@ import { after, before, describe, it } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 import { createProgress } from '../../scripts/export-lib/progress.ts';
 import { unpacked } from '../../scripts/export-lib/unpack.ts';
-import { createCsvFormat } from '../../src/csv/format.ts';
 import { UNRESTRICTED } from '../../src/domain/access.ts';
 import type { JobScope } from '../../src/domain/export-jobs.ts';
 import { Retention } from '../../src/domain/retention.ts';
 import { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../src/services/exports/exports.ts';
-import { EMPTY_CHECKPOINT } from '../../src/services/exports/job-file.ts';
+import { EMPTY_CHECKPOINT } from '../../src/services/exports/write-export.ts';
 import { readCsv } from '../support/csv.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { csvRows, inOrder, shown, store, storedConversation } from '../support/export-data.ts';
@@ -154,13 +153,7 @@ eachDatabase((_name, open, { target }) => {
     await store(database, conversations.slice(0, 60));
     const clock = { now: () => Date.now() };
     const cursors = new CursorCodec(async () => [await database.secrets.get('link')]);
-    const exports = new ExportService(
-      database.exports,
-      createCsvFormat(),
-      cursors,
-      clock,
-      new Retention(24 * HOUR),
-    );
+    const exports = new ExportService(database.exports, cursors, clock, new Retention(24 * HOUR));
     for (const format of ['csv', 'ndjson'] as const) {
       const filter = { owner: null, from: null, to: null, role: null, status: null };
       const { chunks } = await exports.start({ filter }, { format, raw: false });

@@ -79,7 +79,7 @@ export class KnexExportJobs implements ExportJobStore {
   }
 
   async claim(worker: string, now: Instant, known: readonly string[]): Promise<ExportJob | null> {
-    const row = await this.#take(
+    const row = await this.#claim(
       worker,
       known,
       (free) => free.whereIn('status', ['queued', 'running']).orderBy('created_at').orderBy('id'),
@@ -89,11 +89,11 @@ export class KnexExportJobs implements ExportJobStore {
   }
 
   saveScope(id: string, worker: string, scope: JobScope): Promise<boolean> {
-    return this.#mine(id, worker, { scope: toText(scope) });
+    return this.#updateOwned(id, worker, { scope: toText(scope) });
   }
 
   saveCheckpoint(id: string, worker: string, checkpoint: ExportCheckpoint): Promise<boolean> {
-    return this.#mine(id, worker, { checkpoint: toText(checkpoint) });
+    return this.#updateOwned(id, worker, { checkpoint: toText(checkpoint) });
   }
 
   finish(id: string, worker: string, manifest: ExportManifest, at: Instant): Promise<boolean> {
@@ -104,8 +104,14 @@ export class KnexExportJobs implements ExportJobStore {
     return this.#end(id, worker, { status: 'failed', error }, at);
   }
 
+  async isOwned(id: string, worker: string): Promise<boolean> {
+    const owned = { id, worker, status: 'running' };
+    const row = await withReconnect(() => this.#knex('export_jobs').where(owned).first('id'));
+    return row !== undefined;
+  }
+
   async release(id: string, worker: string): Promise<void> {
-    await this.#mine(id, worker, { worker: null });
+    await this.#updateOwned(id, worker, { worker: null });
   }
 
   cancel(id: string, at: Instant): Promise<boolean> {
@@ -134,7 +140,7 @@ export class KnexExportJobs implements ExportJobStore {
     now: Instant,
     known: readonly string[],
   ): Promise<JobNotification | null> {
-    const row = await this.#take(
+    const row = await this.#claim(
       worker,
       known,
       (free) => free.where('notify_at', '<=', toTime(now)).orderBy('notify_at'),
@@ -152,11 +158,11 @@ export class KnexExportJobs implements ExportJobStore {
     nextAt: Instant | null,
   ): Promise<boolean> {
     const notify_at = nextAt === null ? null : toTime(nextAt);
-    return this.#change({ id, worker }, { worker: null, notify_left: left.join(), notify_at });
+    return this.#updateIf({ id, worker }, { worker: null, notify_left: left.join(), notify_at });
   }
 
   /** Whoever changes the row first has it; the others look for the next one. */
-  async #take(
+  async #claim(
     worker: string,
     known: readonly string[],
     choose: (free: Rows) => Rows,
@@ -170,7 +176,7 @@ export class KnexExportJobs implements ExportJobStore {
       if (!row) return null;
       const { id, status, notify_tries } = row;
       const changed = { ...changes(row), worker };
-      if (await this.#change({ id, status, notify_tries, worker: row.worker }, changed)) {
+      if (await this.#updateIf({ id, status, notify_tries, worker: row.worker }, changed)) {
         return { ...row, ...changed };
       }
     }
@@ -180,18 +186,18 @@ export class KnexExportJobs implements ExportJobStore {
   #end(id: string, worker: string, how: Partial<ExportJobRow>, at: Instant): Promise<boolean> {
     const finished_at = toTime(at);
     const notify_at = this.#knex.raw(`CASE WHEN notify_left = '' THEN NULL ELSE ? END`, [finished_at]);
-    return this.#mine(id, worker, { ...how, worker: null, finished_at, notify_at });
+    return this.#updateOwned(id, worker, { ...how, worker: null, finished_at, notify_at });
   }
 
-  #mine(id: string, worker: string, changes: Changes): Promise<boolean> {
-    return this.#change({ id, worker, status: 'running' }, changes);
+  #updateOwned(id: string, worker: string, changes: Changes): Promise<boolean> {
+    return this.#updateIf({ id, worker, status: 'running' }, changes);
   }
 
   /**
    * False when no row was as expected. In a transaction with a look at the row, because MySQL counts a row that had
    * these values already as unchanged.
    */
-  async #change(expected: Partial<ExportJobRow>, changes: Changes): Promise<boolean> {
+  async #updateIf(expected: Partial<ExportJobRow>, changes: Changes): Promise<boolean> {
     try {
       return await transaction(this.#knex, async (trx) => {
         const found = await trx('export_jobs').where(expected).forUpdate().first('id');

@@ -1,14 +1,14 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import type { ExportCursor } from '../../domain/exports.ts';
 
-/** Bytes of the signature that go along: more than anybody guesses. */
+/** 128 bits of the HMAC. */
 const SIGNATURE_BYTES = 16;
 
-/** Cursors as text that only those who know the secret can make. */
+/** Export cursors as signed text. */
 export class CursorCodec {
   readonly #secrets: () => Promise<readonly string[]>;
 
-  /** @param secrets the same for all processes on one database: the one to sign with, then older ones still good */
+  /** @param secrets shared by all processes on the database: the first one signs, all of them verify */
   constructor(secrets: () => Promise<readonly string[]>) {
     this.#secrets = secrets;
   }
@@ -19,7 +19,7 @@ export class CursorCodec {
     return `${payload}.${sign(payload, secret).toString('base64url')}`;
   }
 
-  /** Null for what was not made here. */
+  /** Null when the signature does not match. */
   async decode(text: string): Promise<ExportCursor | null> {
     const [, payload, signature] = /^([\w-]{1,100})\.([\w-]{22})$/.exec(text) ?? [];
     if (payload === undefined || signature === undefined) return null;

@@ -1,38 +1,38 @@
 /** The formats of exports: parts of conversations in, text out. */
+import { stringify } from 'csv-stringify/sync';
 import type { Instant } from '../../domain/conversation.ts';
 import type {
-  CsvFormat,
   ExportConversation,
   ExportDeletion,
   ExportFilter,
   ExportMessage,
 } from '../../domain/exports.ts';
 import type { Retention } from '../../domain/retention.ts';
+import { isoTime } from '../../domain/time.ts';
 
 export interface ExportCounts {
   readonly conversations: number;
   readonly messages: number;
-  /** Conversations that were told to be gone; only of an incremental export. */
+  /** Deleted conversations; only in an incremental export. */
   readonly deleted?: number;
 }
 
-/** Gets conversations in order; the messages of one may come in several pieces. */
+/** Called with conversations in order; the messages of one may come in several pieces. */
 export interface ExportEncoder {
-  /** Before everything; may be empty. */
   opening(): string;
   /**
-   * Conversations that are gone, before those that are there. CSV has no way to say so.
-   * @param first whether they are the first of all
+   * Deleted conversations, before all others. CSV cannot express them.
+   * @param first whether they are the first of the export
    */
   deletions(deletions: readonly ExportDeletion[], first: boolean): string;
-  /** @param first whether it is the first conversation of all */
+  /** @param first whether it is the first conversation of the export */
   begin(conversation: ExportConversation, first: boolean): string;
   /** @param first whether they are the first messages of their conversation */
   messages(conversation: ExportConversation, messages: readonly ExportMessage[], first: boolean): string;
   /** @param empty whether it had no messages */
   end(conversation: ExportConversation, empty: boolean): string;
-  /** What it has kept back so far. */
-  rest(): string;
+  /** The text that is buffered for a larger batch. */
+  flush(): string;
   closing(counts: ExportCounts): string;
 }
 
@@ -40,7 +40,7 @@ export interface ExportMetadata {
   readonly filter: ExportFilter;
   readonly conversationId: string | null;
   readonly exportedAt: Instant;
-  /** When the export was made whose changes these are; null: it is no incremental one. */
+  /** The time of the previous export that this incremental one continues; null: a full export. */
   readonly since: Instant | null;
   /** Whether personal data is masked. */
   readonly masked: boolean;
@@ -53,52 +53,54 @@ const BOM = '\uFEFF';
 const NO_MESSAGE = MESSAGE_COLUMNS.map(() => '');
 
 /**
- * Keeps a spreadsheet from running a text as a formula. What begins with the quote itself gets one too, so that
- * taking one leading quote away gives every text back. The full-width signs are formulas to East Asian Excel.
+ * Keeps a spreadsheet from running a text as a formula. A text that begins with a quote gets one too, so that removing
+ * one leading quote restores every text. Excel with an East Asian locale also runs the full-width signs.
  */
 export function escapeFormula(text: string): string {
   return /^[=+\-@\t\r\n'＝＋－＠]/.test(text) ? `'${text}` : text;
 }
 
-/** How many rows, or characters of contents, are turned into CSV at once: a call for each conversation is dear. */
+/** RFC 4180. `quoted_match`: by itself the library quotes only the line break that ends its records. */
+const CSV = { record_delimiter: '\r\n', quoted_match: /[\r\n]/ };
+/** Rows, or characters of contents, per call of the library: a call for each conversation is slow. */
 const CSV_ROWS = 100;
 const CSV_CHARS = 64 * 1024;
 
 /** @param raw without byte order mark and formula escaping */
-export function csvEncoder(csv: CsvFormat, raw: boolean): ExportEncoder {
-  const shown = raw ? (text: string) => text : escapeFormula;
-  let rows: (readonly string[])[] = [];
+export function csvEncoder(raw: boolean): ExportEncoder {
+  const toCell = raw ? (text: string) => text : escapeFormula;
+  let rows: string[][] = [];
   let chars = 0;
-  const rest = () => {
+  const flush = () => {
     if (rows.length === 0) return '';
-    const lines = csv.lines(rows);
+    const lines = stringify(rows, CSV);
     rows = [];
     chars = 0;
     return lines;
   };
-  const gathered = () => (rows.length < CSV_ROWS && chars < CSV_CHARS ? '' : rest());
+  const flushIfFull = () => (rows.length < CSV_ROWS && chars < CSV_CHARS ? '' : flush());
   return {
-    opening: () => (raw ? '' : BOM) + csv.lines([EXPORT_COLUMNS]),
+    opening: () => (raw ? '' : BOM) + stringify([[...EXPORT_COLUMNS]], CSV),
     deletions: () => '',
     begin: () => '',
     messages({ id, createdAt, lastActive }, messages) {
       for (const { uid, role, content, timestamp, status } of messages) {
-        // All other columns hold ids, times and words of ours, which no spreadsheet takes for a formula.
-        rows.push([id, createdAt, lastActive, uid, role, shown(content), timestamp, status]);
+        // The other columns hold ids, times and fixed words, which are never formulas.
+        rows.push([id, createdAt, lastActive, uid, role, toCell(content), timestamp, status]);
         chars += content.length;
       }
-      return gathered();
+      return flushIfFull();
     },
     end({ id, createdAt, lastActive }, empty) {
       if (empty) rows.push([id, createdAt, lastActive, ...NO_MESSAGE]);
-      return gathered();
+      return flushIfFull();
     },
-    rest,
-    closing: rest,
+    flush,
+    closing: flush,
   };
 }
 
-/** Ids, times and words need no escaping; only contents go through JSON.stringify. */
+/** Only contents need escaping: the other members are ids, times and fixed words. */
 function jsonMessages(messages: readonly ExportMessage[], first: boolean): string {
   let text = '';
   for (const { uid, role, content, timestamp, status } of messages) {
@@ -125,7 +127,7 @@ export function ndjsonEncoder(retention: Retention): ExportEncoder {
     begin: (conversation) => jsonHead(conversation, retention),
     messages: (_conversation, messages, first) => jsonMessages(messages, first),
     end: () => ']}\n',
-    rest: () => '',
+    flush: () => '',
     closing: () => '',
   };
 }
@@ -134,15 +136,20 @@ export function jsonEncoder(
   retention: Retention,
   { filter, conversationId, exportedAt, since, masked }: ExportMetadata,
 ): ExportEncoder {
-  const time = (at: Instant | null) => (at === null ? null : new Date(at).toISOString());
   const { from, to, role, status } = filter;
   const metadata = {
     format: 'json',
     filter:
       conversationId === null
-        ? { start_date: time(from), end_date: time(to), role, status, ...(since && { since: time(since) }) }
+        ? {
+            start_date: isoTime(from),
+            end_date: isoTime(to),
+            role,
+            status,
+            ...(since && { since: isoTime(since) }),
+          }
         : { conversation_id: conversationId },
-    exported_at: time(exportedAt),
+    exported_at: isoTime(exportedAt),
     ...(masked && { pii_masked: true }),
   };
   return {
@@ -152,7 +159,7 @@ export function jsonEncoder(
     begin: (conversation, first) => `${first ? '\n' : ',\n'}${jsonHead(conversation, retention)}`,
     messages: (_conversation, messages, first) => jsonMessages(messages, first),
     end: () => ']}',
-    rest: () => '',
+    flush: () => '',
     closing: ({ conversations, messages, deleted }) => {
       const summary = { conversations, messages, ...(since && { deleted }) };
       return `\n],"summary":${JSON.stringify(summary)}}\n`;
@@ -160,8 +167,8 @@ export function jsonEncoder(
   };
 }
 
-/** The same with contents as `mask` leaves them, a few at a time as they are encoded. */
-export function masking(encoder: ExportEncoder, mask: (text: string) => string): ExportEncoder {
+/** The encoder with `mask` applied to all contents. */
+export function withMask(encoder: ExportEncoder, mask: (text: string) => string): ExportEncoder {
   return {
     ...encoder,
     messages(conversation, messages, first) {

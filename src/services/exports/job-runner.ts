@@ -1,53 +1,49 @@
 import { errorCode, isUnavailable } from '../../domain/errors.ts';
-import type { ExportJob } from '../../domain/export-jobs.ts';
+import type { ExportJob, ExportJobStore, ExportManifest } from '../../domain/export-jobs.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import { pause } from '../../util/timers.ts';
-import {
-  assertOwned,
-  EMPTY_CHECKPOINT,
-  type JobFileParts,
-  JobLostError,
-  makeJobFile,
-  type RunningJob,
-} from './job-file.ts';
+import { assertOwned, type JobFileParts, JobLostError, type JobState, writeJobFile } from './job-file.ts';
 
 interface RunnerParts extends JobFileParts {
+  readonly store: ExportJobStore;
   readonly clock: Clock;
   readonly log: Log;
-  /** Tells those who asked for it that a job has ended; called once in a while. */
+  /** Sends the notifications that are due; called at each poll. */
   readonly notify: (signal: AbortSignal) => Promise<void>;
 }
 
-interface Running extends RunningJob {
+interface RunningJob {
+  readonly abort: AbortController;
+  state: JobState | undefined;
   done: Promise<void>;
 }
 
 export interface RunnerSettings {
-  /** Jobs of this process at once. */
+  /** Jobs that run at the same time in this process. */
   readonly maxJobs: number;
   /** How long ended jobs and their files are kept. */
   readonly keepMs: number;
-  /** How often jobs of other processes are looked for; tests want it short. */
+  /** For tests. */
   readonly pollMs?: number;
 }
 
 const POLL_MS = 1000;
-const AWAY_MS = 2000;
-/** How long whoever cancels a job waits for its end. */
-const LETTING_GO_MS = 500;
+const UNAVAILABLE_RETRY_MS = 2000;
+/** How long a cancel request waits until the job has stopped. */
+const ABORT_WAIT_MS = 500;
 const SWEEP_MS = 600_000;
 const SWEEP_BATCH = 100;
 
-/** Makes the files of export jobs: any job that nobody works on, a few at once. */
+/** Claims export jobs and writes their files, a few at the same time. */
 export class JobRunner {
   readonly #parts: RunnerParts;
   readonly #settings: RunnerSettings;
-  readonly #running = new Map<string, Running>();
+  readonly #running = new Map<string, RunningJob>();
   readonly #quit = new AbortController();
   #timer: NodeJS.Timeout | undefined;
-  #looking: Promise<void> | undefined;
-  /** There may be a job that the look under way has passed over. */
-  #again = false;
+  #polling: Promise<void> | undefined;
+  /** A job may have arrived that the current poll does not see. */
+  #pollAgain = false;
   #sweptAt = Number.NEGATIVE_INFINITY;
 
   constructor(parts: RunnerParts, settings: RunnerSettings) {
@@ -55,142 +51,138 @@ export class JobRunner {
     this.#settings = settings;
   }
 
-  /** Aborted when this process lets go of everything. */
+  /** Aborted when this process stops. */
   get stopping(): AbortSignal {
     return this.#quit.signal;
   }
 
-  /** Looks for jobs from now on. */
-  start(): void {
-    this.wake();
-  }
-
-  /** Looks at once: there is a new job. */
+  /** Polls now, and then periodically. */
   wake(): void {
     if (this.#quit.signal.aborted) return;
     clearTimeout(this.#timer);
-    if (this.#looking) {
-      this.#again = true;
+    if (this.#polling) {
+      this.#pollAgain = true;
       return;
     }
-    this.#looking = this.#look().finally(() => {
-      this.#looking = undefined;
+    this.#polling = this.#poll().finally(() => {
+      this.#polling = undefined;
       if (this.#quit.signal.aborted) return;
-      if (this.#again) this.wake();
+      if (this.#pollAgain) this.wake();
       else this.#timer = setTimeout(() => this.wake(), this.#settings.pollMs ?? POLL_MS).unref();
     });
-    this.#again = false;
+    this.#pollAgain = false;
   }
 
-  /** With what this process knows of it already. */
-  current(job: ExportJob): ExportJob {
-    const here = this.#running.get(job.id)?.job;
-    if (!here || job.status !== 'running') return job;
-    return { ...job, scope: here.scope, checkpoint: here.checkpoint };
+  /** The job with the progress of this process, which is ahead of the stored one. */
+  withProgress(job: ExportJob): ExportJob {
+    const state = this.#running.get(job.id)?.state;
+    return state && job.status === 'running' ? { ...job, ...state } : job;
   }
 
-  /** Resolves when this process has let go of the job, or is in the midst of a step that takes longer. */
-  async cancelled(id: string): Promise<void> {
+  /** Stops the job if it runs here. Resolves when it has stopped, or after ABORT_WAIT_MS. */
+  async abort(id: string): Promise<void> {
     const running = this.#running.get(id);
     if (!running) return;
     running.abort.abort();
-    await Promise.race([running.done, pause(LETTING_GO_MS, this.#quit.signal)]);
+    await Promise.race([running.done, pause(ABORT_WAIT_MS, this.#quit.signal)]);
   }
 
-  /** Lets go of all jobs, so that other processes go on with them. */
+  /** Releases all jobs, so that other processes resume them. */
   async stop(): Promise<void> {
     this.#quit.abort();
     clearTimeout(this.#timer);
-    await this.#looking;
+    await this.#polling;
     for (const { abort } of this.#running.values()) abort.abort();
     await Promise.all([...this.#running.values()].map(({ done }) => done));
   }
 
   /** Never rejects. */
-  async #look(): Promise<void> {
+  async #poll(): Promise<void> {
     const { store, worker, clock, log, notify } = this.#parts;
     try {
       while (this.#running.size < this.#settings.maxJobs && !this.#quit.signal.aborted) {
         const job = await store.claim(worker, clock.now(), [...this.#running.keys()]);
         if (!job) break;
-        this.#begin(job);
+        this.#start(job.id);
       }
       await notify(this.#quit.signal);
       await this.#sweep();
     } catch (error) {
-      if (!isUnavailable(error)) log.error({ err: error }, 'the export jobs could not be looked at');
+      if (!isUnavailable(error)) log.error({ err: error }, 'export job poll failed');
     }
   }
 
-  #begin(job: ExportJob): void {
-    const abort = new AbortController();
-    const saved = job.checkpoint ?? EMPTY_CHECKPOINT;
-    const running: Running = { abort, job, saved, manifest: undefined, done: Promise.resolve() };
-    this.#running.set(job.id, running);
-    running.done = this.#run(running).finally(() => {
-      this.#running.delete(job.id);
+  #start(id: string): void {
+    const running: RunningJob = { abort: new AbortController(), state: undefined, done: Promise.resolve() };
+    this.#running.set(id, running);
+    running.done = this.#run(id, running).finally(() => {
+      this.#running.delete(id);
       this.wake();
     });
   }
 
-  /** Never rejects. While the database is away the job waits. */
-  async #run(running: Running): Promise<void> {
-    const { store, worker, log } = this.#parts;
-    const { id } = running.job;
-    const fields = { export_id: id };
-    while (!running.abort.signal.aborted) {
+  /** Never rejects. Retries while the database is unavailable. */
+  async #run(id: string, running: RunningJob): Promise<void> {
+    const { store, worker, log, clock } = this.#parts;
+    const { signal } = running.abort;
+    let manifest: ExportManifest | undefined;
+    while (!signal.aborted) {
       try {
-        await this.#make(running);
+        manifest ??= await this.#write(id, running);
+        assertOwned(await store.finish(id, worker, manifest, clock.now()));
+        const { messages, bytes } = manifest;
+        log.info({ export_id: id, messages, bytes }, 'export finished');
         return;
       } catch (error) {
-        if (error instanceof JobLostError || running.abort.signal.aborted) break;
-        if (!isUnavailable(error) || isFull(error)) return this.#failed(running.job, error);
-        log.warn(fields, 'an export waits for the database');
-        await pause(AWAY_MS, running.abort.signal);
+        if (signal.aborted) break;
+        if (error instanceof JobLostError) {
+          log.info({ export_id: id }, 'export job lost: cancelled, or claimed by another process');
+          break;
+        }
+        if (!isUnavailable(error) || isDiskFull(error)) return this.#recordFailure(id, error);
+        log.warn({ export_id: id }, 'export waiting for the database');
+        await pause(UNAVAILABLE_RETRY_MS, signal);
       }
     }
-    if (!running.abort.signal.aborted)
-      log.info(fields, 'let go of an export: it was cancelled elsewhere, or another process has it');
+    await this.#release(id);
+  }
+
+  async #write(id: string, running: RunningJob): Promise<ExportManifest> {
+    const job = await this.#parts.store.find(id);
+    assertOwned(job !== null);
+    return writeJobFile(this.#parts, job, running.abort.signal, (state) => {
+      running.state = state;
+    });
+  }
+
+  /** Never rejects: when this fails, the reaper of stale workers and the sweep do the same later. */
+  async #release(id: string): Promise<void> {
+    const { store, files, worker } = this.#parts;
     try {
       await store.release(id, worker);
-      await this.#forget(id);
-    } catch {
-      // Whoever takes the job up next, or sweeps, sees to it.
-    }
+      const job = await store.find(id);
+      if (!job || job.status === 'cancelled') await files.remove(id);
+    } catch {}
   }
 
-  /** Nobody has a use for what this process wrote of a job that was cancelled elsewhere. */
-  async #forget(id: string): Promise<void> {
-    const job = await this.#parts.store.find(id);
-    if (!job || job.status === 'cancelled') await this.#parts.files.remove(id);
-  }
-
-  async #make(running: Running): Promise<void> {
-    const { store, worker, log, clock } = this.#parts;
-    const { id } = running.job;
-    running.manifest ??= await makeJobFile(this.#parts, running);
-    const { messages, bytes } = running.manifest;
-    assertOwned(await store.finish(id, worker, running.manifest, clock.now()));
-    log.info({ export_id: id, messages, bytes }, 'an export is done');
-  }
-
-  async #failed(job: ExportJob, error: unknown): Promise<void> {
+  async #recordFailure(id: string, error: unknown): Promise<void> {
     const { store, files, worker, clock, log } = this.#parts;
-    log.error({ err: error, export_id: job.id }, 'an export failed');
-    const note = () => store.fail(job.id, worker, reasonOf(error), clock.now());
+    log.error({ err: error, export_id: id }, 'export failed');
+    const record = () => store.fail(id, worker, failureReason(error), clock.now());
     try {
-      // On a full disk the database may need the room that the file takes; else it may be another's file by now.
-      const mine = await note().catch(async () => {
-        await files.remove(job.id);
-        return note();
+      // On a full disk the database may need the room that the file takes.
+      const owned = await record().catch(async () => {
+        await files.remove(id);
+        return record();
       });
-      if (mine) await files.remove(job.id);
-    } catch (fault) {
-      log.error({ err: fault, export_id: job.id }, 'that an export failed could not be noted');
+      // Otherwise the file belongs to the process that has the job now.
+      if (owned) await files.remove(id);
+    } catch (cause) {
+      log.error({ err: cause, export_id: id }, 'export failure not recorded');
     }
   }
 
-  /** Removes what has been kept long enough, and files that no job knows. */
+  /** Removes jobs past their retention with their files, and files without a job. */
   async #sweep(): Promise<void> {
     if (performance.now() - this.#sweptAt < SWEEP_MS) return;
     this.#sweptAt = performance.now();
@@ -208,21 +200,20 @@ export class JobRunner {
   }
 }
 
-const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
+const DISK_FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
 
-/** The disk of the file, or that of the database where it is one file beside it. */
-function isFull(error: unknown): boolean {
-  return (
-    FULL.has(errorCode(error) ?? '') || (error instanceof Error && FULL.has(errorCode(error.cause) ?? ''))
-  );
+/** The disk of the file, or that of an SQLite database. */
+function isDiskFull(error: unknown): boolean {
+  const codes = [errorCode(error), error instanceof Error ? errorCode(error.cause) : undefined];
+  return codes.some((code) => code !== undefined && DISK_FULL.has(code));
 }
 
-/** What went wrong, and what to do, for whoever asked for the export: no paths, no database's words. */
-function reasonOf(error: unknown): string {
-  if (isFull(error))
-    return 'The disk is full: free some space or remove old exports, then start the export anew';
+/** What the owner of the job is shown: no paths and no text of other programs. */
+function failureReason(error: unknown): string {
+  if (isDiskFull(error))
+    return 'The disk is full: free some space or remove old exports, then start a new export';
   const code = errorCode(error) ?? '';
   if (/^E[A-Z]+$/.test(code))
-    return `The file could not be written (${code}); see the log, then start the export anew`;
-  return 'Something went wrong here; the log says more';
+    return `The file could not be written (${code}): see the log, then start a new export`;
+  return 'The export failed with an internal error: see the log';
 }

@@ -18,15 +18,15 @@ interface ExportJobParts {
   readonly runner: JobRunner;
   readonly clock: Clock;
   readonly ids: IdSource;
-  /** What keeps somebody from being told of the end of a job. */
-  readonly notifyFaults: (notify: ExportRequest['notify']) => readonly FieldError[];
+  /** Why a notification cannot be sent as requested. */
+  readonly notificationErrors: (notify: ExportRequest['notify']) => readonly FieldError[];
 }
 
 export interface JobProgress {
   readonly conversations: number;
   readonly messages: number;
   readonly bytes: number;
-  /** Null until it is known how much there is. */
+  /** Null until the total is counted. */
   readonly percent: number | null;
   readonly messagesPerSecond: number | null;
   readonly etaSeconds: number | null;
@@ -37,7 +37,7 @@ export interface JobList {
   readonly next: JobListCursor | null;
 }
 
-/** Exports that are made in the background and wait as files. */
+/** Exports that are written to files in the background. */
 export class ExportJobService {
   readonly #parts: ExportJobParts;
 
@@ -45,18 +45,18 @@ export class ExportJobService {
     this.#parts = parts;
   }
 
-  /** Aborted when this process lets go of its jobs. */
+  /** Aborted when this process stops. */
   get stopping(): AbortSignal {
     return this.#parts.runner.stopping;
   }
 
   /**
-   * The job is open to whom its filter lets see all that is in it.
-   * @throws AppError `validation` when nobody can be told as it is asked for
+   * Queues an export. The job belongs to the owner in its filter.
+   * @throws AppError `validation` when a notification cannot be sent as requested
    */
   async start(request: ExportRequest): Promise<ExportJob> {
-    const { ids, clock, store, runner, notifyFaults } = this.#parts;
-    const errors = notifyFaults(request.notify);
+    const { ids, clock, store, runner, notificationErrors } = this.#parts;
+    const errors = notificationErrors(request.notify);
     const [first] = errors;
     if (first) throw new AppError('validation', `${first.path}: ${first.message}`, { errors });
     const job: ExportJob = {
@@ -81,22 +81,22 @@ export class ExportJobService {
   async get(id: string, access: Access): Promise<ExportJob> {
     const job = await this.#parts.store.find(id);
     if (!job || !canAccess(access, job.owner)) throw exportNotFound();
-    return this.#parts.runner.current(job);
+    return this.#parts.runner.withProgress(job);
   }
 
   async list(access: Access, limit: number, before: JobListCursor | null): Promise<JobList> {
     const rows = await this.#parts.store.list(access, limit + 1, before);
-    const jobs = rows.slice(0, limit).map((job) => this.#parts.runner.current(job));
+    const jobs = rows.slice(0, limit).map((job) => this.#parts.runner.withProgress(job));
     const last = rows.length > limit ? jobs.at(-1) : undefined;
     return { jobs, next: last ? { createdAt: last.createdAt, id: last.id } : null };
   }
 
-  /** Cancels a job that has not ended, else removes it with its file. @throws AppError `export_not_found` */
+  /** Cancels a job that has not ended, otherwise removes it and its file. @throws AppError `export_not_found` */
   async delete(id: string, access: Access): Promise<'cancelled' | 'removed'> {
     const { store, files, runner, clock } = this.#parts;
     await this.get(id, access);
     if (await store.cancel(id, clock.now())) {
-      await runner.cancelled(id);
+      await runner.abort(id);
       await files.remove(id);
       return 'cancelled';
     }
@@ -109,9 +109,13 @@ export class ExportJobService {
   async file(id: string, access: Access) {
     const job = await this.get(id, access);
     if (job.status !== 'done' || !job.manifest) throw notReady(job);
-    const place = await this.#parts.files.find(id, job.request);
-    if (!place) throw new AppError('export_not_found', 'The file of this export is not here (any more)');
-    return { ...place, job, manifest: job.manifest };
+    const file = await this.#parts.files.find(id, job.request);
+    if (!file)
+      throw new AppError(
+        'export_not_found',
+        'The file of this export is not on this host: start a new export',
+      );
+    return { ...file, job, manifest: job.manifest };
   }
 
   /** @throws AppError `export_not_found`, `export_not_ready` */
@@ -122,26 +126,26 @@ export class ExportJobService {
   }
 }
 
-/** How far the job is, by what it has behind itself. */
+/** The progress of the job, by its last checkpoint. */
 export function progressOf(job: ExportJob, now: Instant): JobProgress {
-  const done: Pick<ExportCheckpoint, 'conversations' | 'messages' | 'bytes'> = job.manifest ??
+  const counts: Pick<ExportCheckpoint, 'conversations' | 'messages' | 'bytes'> = job.manifest ??
     job.checkpoint ?? { conversations: 0, messages: 0, bytes: 0 };
-  const { conversations, messages, bytes } = done;
+  const { conversations, messages, bytes } = counts;
   const total = job.scope;
-  const share = job.status === 'done' ? 1 : total ? shareOf(done, total) : null;
+  const done = job.status === 'done' ? 1 : total ? fractionOf(counts, total) : null;
   const seconds = job.startedAt === null ? 0 : ((job.finishedAt ?? now) - job.startedAt) / 1000;
-  const running = job.status === 'running' && share !== null && share > 0 && seconds > 0;
+  const running = job.status === 'running' && done !== null && done > 0 && seconds > 0;
   return {
     conversations,
     messages,
     bytes,
-    percent: share === null ? null : Math.round(share * 1000) / 10,
+    percent: done === null ? null : Math.round(done * 1000) / 10,
     messagesPerSecond: seconds > 0 ? Math.round(messages / seconds) : null,
-    etaSeconds: running ? Math.ceil((seconds / share) * (1 - share)) : null,
+    etaSeconds: running ? Math.ceil((seconds / done) * (1 - done)) : null,
   };
 }
 
-function shareOf(
+function fractionOf(
   done: { conversations: number; messages: number },
   total: { conversations: number; messages: number },
 ): number {
@@ -152,6 +156,6 @@ function shareOf(
 
 function notReady({ status, error }: ExportJob): AppError {
   const detail =
-    status === 'failed' ? `The export failed: ${error}` : `The export is ${status}; there is no file`;
+    status === 'failed' ? `The export failed: ${error}` : `The export is ${status} and has no file`;
   return new AppError('export_not_ready', detail);
 }

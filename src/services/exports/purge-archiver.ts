@@ -3,9 +3,9 @@ import type { PurgeArchive } from '../../domain/purge.ts';
 import type { Retention } from '../../domain/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import { ndjsonEncoder } from './encoders.ts';
-import { exportText } from './text.ts';
+import { exportText, type IdRange, trackIds } from './text.ts';
 
-const WHOLE: Omit<ExportScope, 'conversationId'> = {
+const UNBOUNDED: Omit<ExportScope, 'conversationId'> = {
   filter: { owner: null, from: null, to: null, role: null, status: null },
   activeSince: Number.NEGATIVE_INFINITY,
   lastSeq: Number.MAX_SAFE_INTEGER,
@@ -13,7 +13,7 @@ const WHOLE: Omit<ExportScope, 'conversationId'> = {
   since: null,
 };
 
-/** Writes conversations to the archive, as an export to NDJSON has them. */
+/** Appends conversations to the purge archive, in the format of an NDJSON export. */
 export class PurgeArchiver {
   readonly #source: Pick<ExportSource, 'read'>;
   readonly #archive: PurgeArchive;
@@ -28,34 +28,21 @@ export class PurgeArchiver {
   }
 
   /** Resolves when they are on the disk. Rejects with the error of the file system or `database_unavailable`. */
-  async keep(ids: readonly string[]): Promise<void> {
+  async append(ids: readonly string[]): Promise<void> {
     const counts = { conversations: 0, messages: 0 };
-    const ends: IdRange = { firstMessageId: null, lastMessageId: null };
-    const pieces = exportText(this.#pages(ids, ends), ndjsonEncoder(this.#retention), counts, true);
+    const range: IdRange = { firstMessageId: null, lastMessageId: null };
+    const pages = trackIds(this.#read(ids), range);
     await this.#archive.append(this.#clock.now(), {
-      lines: texts(pieces),
-      counts: () => ({ ...counts, ...ends }),
+      lines: textOnly(exportText(pages, ndjsonEncoder(this.#retention), counts, true)),
+      counts: () => ({ ...counts, ...range }),
     });
   }
 
-  async *#pages(ids: readonly string[], ends: IdRange): AsyncGenerator<readonly ExportPart[]> {
-    for (const conversationId of ids) {
-      for await (const parts of this.#source.read({ ...WHOLE, conversationId })) {
-        for (const { messages } of parts) {
-          ends.firstMessageId ??= messages[0]?.uid ?? null;
-          ends.lastMessageId = messages.at(-1)?.uid ?? ends.lastMessageId;
-        }
-        yield parts;
-      }
-    }
+  async *#read(ids: readonly string[]): AsyncGenerator<readonly ExportPart[]> {
+    for (const conversationId of ids) yield* this.#source.read({ ...UNBOUNDED, conversationId });
   }
 }
 
-interface IdRange {
-  firstMessageId: string | null;
-  lastMessageId: string | null;
-}
-
-async function* texts(pieces: AsyncIterable<{ readonly text: string }>): AsyncGenerator<string> {
+async function* textOnly(pieces: AsyncIterable<{ readonly text: string }>): AsyncGenerator<string> {
   for await (const { text } of pieces) if (text !== '') yield text;
 }

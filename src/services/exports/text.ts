@@ -8,33 +8,33 @@ export interface RunningCounts {
 
 export interface ExportText {
   readonly text: string;
-  /** Where to go on after everything up to here; null in the midst of a conversation. */
+  /** Where a resumed export continues; null inside a conversation. */
   readonly position: ExportPosition | null;
 }
 
 const CHUNK_CHARS = 64 * 1024;
-/** Messages and characters of contents that are turned into text in one go: about a millisecond. */
+/** Messages, and characters of contents, that are encoded without a pause: about a millisecond. */
 const SLICE = 100;
 const SLICE_CHARS = 64 * 1024;
 
 /**
- * What comes between opening and closing, in pieces that are neither tiny nor large. Counts as it goes.
- * @param begins whether nothing was told before the first conversation
+ * The text between opening and closing, in pieces of about CHUNK_CHARS. Adds to `counts`.
+ * @param isFirst whether nothing precedes the first conversation
  */
 export async function* exportText(
   pages: AsyncIterable<readonly ExportPart[]>,
   encoder: ExportEncoder,
   counts: RunningCounts,
-  begins: boolean,
+  isFirst: boolean,
 ): AsyncGenerator<ExportText> {
   for await (const parts of pages) {
     let text = '';
-    for (const piece of encoded(encoder, parts, counts, begins)) {
+    for (const piece of encodeParts(encoder, parts, counts, isFirst)) {
       text += piece;
       if (text.length < CHUNK_CHARS) continue;
       yield { text, position: null };
       text = '';
-      // A connection that takes everything at once would otherwise never let others have their turn.
+      // A fast reader would otherwise block the event loop.
       await new Promise(setImmediate);
     }
     const last = parts.at(-1);
@@ -43,17 +43,17 @@ export async function* exportText(
   }
 }
 
-/** The encoder holds nothing back after the last piece. @param begins as for {@link exportText} */
-export function* encoded(
+/** The encoder's buffer is empty after the last piece. @param isFirst as for {@link exportText} */
+export function* encodeParts(
   encoder: ExportEncoder,
   parts: readonly ExportPart[],
   counts: RunningCounts,
-  begins: boolean,
+  isFirst: boolean,
 ): Generator<string> {
-  for (const { conversation, messages, begins: opens, ends } of parts) {
-    if (opens) yield encoder.begin(conversation, begins && counts.conversations === 0);
-    if (opens) counts.conversations += 1;
-    let first = opens;
+  for (const { conversation, messages, begins, ends } of parts) {
+    if (begins) yield encoder.begin(conversation, isFirst && counts.conversations === 0);
+    if (begins) counts.conversations += 1;
+    let first = begins;
     for (const slice of slices(messages)) {
       yield encoder.messages(conversation, slice, first);
       first = false;
@@ -61,7 +61,7 @@ export function* encoded(
     }
     if (ends) yield encoder.end(conversation, first);
   }
-  yield encoder.rest();
+  yield encoder.flush();
 }
 
 function* slices(messages: readonly ExportMessage[]): Generator<readonly ExportMessage[]> {
@@ -75,4 +75,23 @@ function* slices(messages: readonly ExportMessage[]): Generator<readonly ExportM
     size = 0;
   }
   if (from < messages.length) yield messages.slice(from);
+}
+
+export interface IdRange {
+  firstMessageId: string | null;
+  lastMessageId: string | null;
+}
+
+/** The pages unchanged; `range` is extended by their message ids. */
+export async function* trackIds(
+  pages: AsyncIterable<readonly ExportPart[]>,
+  range: IdRange,
+): AsyncGenerator<readonly ExportPart[]> {
+  for await (const parts of pages) {
+    for (const { messages } of parts) {
+      range.firstMessageId ??= messages[0]?.uid ?? null;
+      range.lastMessageId = messages.at(-1)?.uid ?? range.lastMessageId;
+    }
+    yield parts;
+  }
 }

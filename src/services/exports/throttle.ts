@@ -1,13 +1,13 @@
 import { pause } from '../../util/timers.ts';
 
-/** So long after a chat began work in the background lets others go first. */
+/** How long after a chat request exports are slowed down. */
 const CHAT_MS = 50;
 /**
- * How many times as long as it worked it then rests. On two cores, the p99 of chats beside an export was 4 times the
- * quiet one without a rest, 1.9 times with 3, and about 1.5 times with 8 (`npm run bench:export`).
+ * Length of a pause in multiples of the work before it. On two cores, the p99 of chats beside an export was 4 times the
+ * p99 without an export at factor 0, 1.9 times at 3, and about 1.5 times at 8 (`npm run bench:export`).
  */
 const PAUSE_FACTOR = 12;
-/** Of a piece of work, what counts: most of a longer one was waiting, for the database or for a slow reader. */
+/** Longer pieces of work were mostly waiting, for the database or for a slow reader, and count as this long. */
 const WORK_MS = 5;
 
 export interface ThrottleClock {
@@ -17,8 +17,8 @@ export interface ThrottleClock {
 }
 
 /**
- * Lets chats go before exports. One process has one event loop, and a host few cores: an export at full speed would
- * make every chat wait at each of its steps, for the loop and for the database. While nobody chats nothing is slower.
+ * Slows exports down while there are chats: both share the event loop, and an export at full speed delays each step of
+ * a chat. Without chats exports run at full speed.
  */
 export class ExportThrottle {
   readonly #time: ThrottleClock;
@@ -29,12 +29,12 @@ export class ExportThrottle {
     this.#time = time;
   }
 
-  /** Somebody waits for a reply. */
+  /** Called at each chat request. */
   noteChat(): void {
     this.#chatAt = this.#time.now();
   }
 
-  /** The pieces, with a rest after each one where there are chats. Those who work at the same time share the pace. */
+  /** The pieces, with a pause after each one while there are chats. Concurrent exports share the throttle. */
   async *throttle<T>(pieces: AsyncIterable<T>): AsyncGenerator<T> {
     this.#working += 1;
     try {

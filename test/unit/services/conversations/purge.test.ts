@@ -10,67 +10,87 @@ import { silentLog } from '../../../support/fakes.ts';
 const DAY = 86_400_000;
 const NOW = Date.UTC(2026, 2, 21);
 
-function setUp(rows: number, options: { ttlMs?: number; busy?: boolean } = {}) {
-  const calls: { cutoff: number; limit: number }[] = [];
+interface Options {
+  readonly ttlMs?: number;
+  readonly busy?: boolean;
+  readonly archiver?: Pick<PurgeArchiver, 'append'>;
+}
+
+function setUp(rows: number, { ttlMs = DAY, busy = false, archiver }: Options = {}) {
+  const calls: string[] = [];
+  const batches: number[] = [];
   const forgotten: number[] = [];
   let left = rows;
   const store: PurgeStore = {
-    countExpired: () => Promise.resolve({ conversations: left, messages: left * 2 }),
-    deleteExpired: (cutoff, limit) => {
-      calls.push({ cutoff, limit });
-      const conversations = Math.min(limit, left);
-      left -= conversations;
-      return Promise.resolve({ conversations, messages: conversations * 2 });
+    countExpired: async () => ({ conversations: left, messages: left * 2 }),
+    async candidates(cutoff, limit) {
+      calls.push('candidates');
+      assert.equal(cutoff, NOW - DAY);
+      return Array.from({ length: Math.min(limit, left) }, (_, n) => `c${n}`);
     },
-    forgetDeletions: (before) => {
+    async versions(ids) {
+      calls.push('versions');
+      return new Map(ids.map((id) => [id, 'v1']));
+    },
+    async delete(ids, cutoff, versions) {
+      calls.push('delete');
+      batches.push(ids.length);
+      assert.equal(cutoff, NOW - DAY);
+      assert.equal(versions?.size, archiver && ids.length);
+      left -= ids.length;
+      return { conversations: ids.length, messages: ids.length * 2 };
+    },
+    forgetDeletions: async (before) => {
       forgotten.push(before);
-      return Promise.resolve(forgotten.length < 3 ? 1000 : 0);
+      return forgotten.length < 3 ? 1000 : 0;
     },
-    async exclusively(work) {
-      if (options.busy) return false;
-      await work();
-      return true;
-    },
+    exclusively: async (work) => (busy ? null : work()),
   };
-  const purge = new PurgeService(store, { now: () => NOW }, new Retention(options.ttlMs ?? DAY), silentLog);
-  return { purge, store, calls, forgotten, left: () => left };
+  const purge = new PurgeService(
+    store,
+    { now: () => NOW },
+    new Retention(ttlMs),
+    silentLog,
+    archiver ?? null,
+  );
+  return { purge, store, calls, batches, forgotten, left: () => left };
 }
 
 describe('a purge', () => {
-  it('goes on in small batches until nothing is left', async () => {
-    const { purge, calls, left } = setUp(450);
+  it('deletes in batches until nothing is left', async () => {
+    const { purge, batches, left } = setUp(450);
     const report = await purge.run(new AbortController().signal);
     assert.deepEqual(report, { conversations: 450, messages: 900, outcome: 'done' });
     assert.equal(left(), 0);
-    assert.ok(calls.length >= 3 && calls.every(({ cutoff, limit }) => cutoff === NOW - DAY && limit <= 500));
+    assert.ok(batches.length >= 3 && batches.every((size) => size <= 500));
   });
 
-  it('forgets in the end what was deleted more than a month ago', async () => {
+  it('forgets deletions that are more than a month old', async () => {
     const { purge, forgotten } = setUp(0);
     await purge.run(new AbortController().signal);
     assert.deepEqual(forgotten, Array(3).fill(NOW - 31 * DAY));
   });
 
-  it('stops between two batches when it is told to', async () => {
-    const { purge, store, left } = setUp(1000);
+  it('stops between two batches when the signal is aborted', async () => {
     const abort = new AbortController();
-    const deleteExpired = store.deleteExpired;
-    store.deleteExpired = (cutoff, limit) => {
+    const { purge, store, left } = setUp(1000);
+    const remove = store.delete;
+    store.delete = (...given) => {
       abort.abort();
-      return deleteExpired(cutoff, limit);
+      return remove(...given);
     };
     assert.equal((await purge.run(abort.signal)).outcome, 'stopped');
     assert.ok(left() > 0);
   });
 
-  it('purges nothing when what it is to purge cannot be archived, and tries again the next time', async () => {
+  it('deletes nothing that cannot be archived, and retries at the next run', async () => {
     const full = Object.assign(new Error('no space'), { code: 'ENOSPC' });
     let space = false;
-    const kept: string[] = [];
+    const archived: string[] = [];
     const archive = {
       async append(_at: number, { lines }: ArchiveBatch) {
         if (!space) throw full;
-        for await (const text of lines) kept.push(text);
+        for await (const text of lines) archived.push(text);
       },
     };
     const source = {
@@ -80,41 +100,36 @@ describe('a purge', () => {
         yield [{ conversation, messages: [], begins: true, ends: true }];
       },
     };
-    const clock = { now: () => NOW };
-    const archiver = new PurgeArchiver(source, archive, clock, new Retention(DAY));
-    const { store, left } = setUp(5);
-    const deleteExpired = store.deleteExpired;
-    store.deleteExpired = async (cutoff, limit, keep) => {
-      if (left() > 0) await keep?.(['one', 'two']);
-      return deleteExpired(cutoff, limit);
-    };
-    const purge = new PurgeService(store, clock, new Retention(DAY), silentLog, archiver);
+    const archiver = new PurgeArchiver(source, archive, { now: () => NOW }, new Retention(DAY));
+    const { purge, left, calls } = setUp(2, { archiver });
     await assert.rejects(purge.run(new AbortController().signal), full);
-    assert.equal(left(), 5);
+    assert.equal(left(), 2);
     space = true;
     assert.equal((await purge.run(new AbortController().signal)).outcome, 'done');
     assert.equal(left(), 0);
-    const lines = kept.join('').trimEnd().split('\n');
+    const lines = archived.join('').trimEnd().split('\n');
     assert.deepEqual(
       lines.map((line) => JSON.parse(line).conversation_id),
-      ['one', 'two'],
+      ['c0', 'c1'],
     );
+    // The version is read before the contents, so that a change in between is noticed.
+    assert.deepEqual(calls.slice(-4), ['candidates', 'versions', 'delete', 'candidates']);
   });
 
-  it('leaves the work to another process that is at it', async () => {
+  it('does nothing while another process purges', async () => {
     const { purge, calls } = setUp(5, { busy: true });
     assert.equal((await purge.run(new AbortController().signal)).outcome, 'busy');
     assert.equal(calls.length, 0);
   });
 
-  it('touches nothing while conversations are kept for ever', async () => {
+  it('does nothing when conversations never expire', async () => {
     const { purge, calls } = setUp(5, { ttlMs: 0 });
     assert.equal((await purge.run(new AbortController().signal)).outcome, 'off');
     assert.deepEqual(await purge.preview(), { conversations: 0, messages: 0 });
     assert.equal(calls.length, 0);
   });
 
-  it('can be tried dry', async () => {
+  it('counts in a dry run and deletes nothing', async () => {
     const { purge, calls } = setUp(5);
     assert.deepEqual(await purge.preview(), { conversations: 5, messages: 10 });
     assert.equal(calls.length, 0);

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { createCsvFormat } from '../../../../src/csv/format.ts';
 import type { ExportPart, ExportScope, ExportSource } from '../../../../src/domain/exports.ts';
 import { Retention } from '../../../../src/domain/retention.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
@@ -28,7 +27,7 @@ function serviceOver(read: () => AsyncIterable<readonly ExportPart[]>): ExportSe
     read,
   };
   const cursors = new CursorCodec(async () => ['a secret']);
-  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, new Retention(0));
+  return new ExportService(source, cursors, { now: () => 0 }, new Retention(0));
 }
 
 describe('formula escaping', () => {

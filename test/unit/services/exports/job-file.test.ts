@@ -1,24 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { createCsvFormat } from '../../../../src/csv/format.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
-import type {
-  ExportFiles,
-  ExportFormat,
-  ExportJob,
-  ExportJobStore,
-} from '../../../../src/domain/export-jobs.ts';
+import type { ExportFiles, ExportFormat, ExportJob } from '../../../../src/domain/export-jobs.ts';
 import type { ExportConversation, ExportPart, ExportSource } from '../../../../src/domain/exports.ts';
 import { Retention } from '../../../../src/domain/retention.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
-import {
-  EMPTY_CHECKPOINT,
-  JobLostError,
-  makeJobFile,
-  type RunningJob,
-} from '../../../../src/services/exports/job-file.ts';
+import { type JobFileParts, JobLostError, writeJobFile } from '../../../../src/services/exports/job-file.ts';
 import { queuedJob } from '../../../notify/jobs.ts';
 
 const CONVERSATIONS = 30;
@@ -104,21 +93,22 @@ function memoryFiles() {
   return { done, files: { ...files, find: never, remove: never, sweep: never } };
 }
 
-/** The row of one job, in a database that is away whenever `away` says so. */
-function memoryStore(away: () => boolean) {
+/** The row of one job. @param fate 0: the statement fails; 1: it commits and fails */
+function memoryStore(fate: () => number | undefined) {
   let row: ExportJob | undefined;
   const change = async (changes: Partial<ExportJob>) => {
-    if (away()) throw new AppError('database_unavailable');
-    if (row) row = { ...row, ...changes };
+    const now = fate();
+    if (row && now !== 0) row = { ...row, ...changes };
+    if (now === 0 || now === 1) throw new AppError('database_unavailable');
     return true;
   };
-  const store: Pick<ExportJobStore, 'saveScope' | 'saveCheckpoint'> = {
+  const store: JobFileParts['store'] = {
+    isOwned: async () => true,
     saveScope: (_id, _worker, scope) => change({ scope }),
     saveCheckpoint: (_id, _worker, checkpoint) => change({ checkpoint }),
   };
   return {
-    // Nothing else of it is asked here.
-    store: store as ExportJobStore,
+    store,
     get row() {
       return row;
     },
@@ -128,50 +118,27 @@ function memoryStore(away: () => boolean) {
   };
 }
 
-function runningOf(job: ExportJob): RunningJob {
-  return {
-    abort: new AbortController(),
-    job,
-    saved: job.checkpoint ?? EMPTY_CHECKPOINT,
-    manifest: undefined,
-  };
-}
-
-/** @param fate for each time that the job is written down: 0 is a crash, 1 a database that is away */
+/** @param fate for each statement: 0 fails, 1 commits and fails; the job then resumes from its row */
 async function made(format: ExportFormat, deleted: number, fate: readonly number[]) {
   const left = [...fate];
-  let crashed = false;
   const { files, done } = memoryFiles();
-  const memory = memoryStore(() => {
-    const next = left.shift();
-    crashed ||= next === 0;
-    return next === 0 || next === 1;
-  });
+  const memory = memoryStore(() => left.shift());
   const codec = new CursorCodec(async () => ['secret']);
-  const exports = new ExportService(
-    source(deleted),
-    createCsvFormat(),
-    codec,
-    { now: () => 1 },
-    new Retention(0),
-  );
+  const exports = new ExportService(source(deleted), codec, { now: () => 1 }, new Retention(0));
   const parts = { store: memory.store, files, exports, worker: 'me' };
   const request = { ...queuedJob().request, format, since: deleted > 0 ? { seq: 1, at: 1 } : null };
   const job = queuedJob({ request, status: 'running' });
   memory.put(job);
-  let running = runningOf(job);
+  const { signal } = new AbortController();
   for (let attempts = 0; attempts < 1000; attempts += 1) {
     try {
-      const manifest = await makeJobFile(parts, running);
+      const manifest = await writeJobFile(parts, memory.row ?? job, signal, () => {});
       return { manifest: { ...manifest, sha256: '' }, text: done.get(job.id), attempts };
     } catch (error) {
       assert(error instanceof AppError, String(error));
-      // After a crash another process knows only what is in the row.
-      if (crashed) running = runningOf(memory.row ?? job);
-      crashed = false;
     }
   }
-  return assert.fail('it comes to no end');
+  return assert.fail('it never ends');
 }
 
 describe('the file of a job', () => {
@@ -207,22 +174,19 @@ describe('the file of a job', () => {
     assert(interrupted > 200, `only ${interrupted} interruptions`);
   });
 
-  it('is let go of when the job is another’s', async () => {
-    const { files } = memoryFiles();
+  it('is not written when the job was lost or stopped', async () => {
+    const { files, done } = memoryFiles();
     const codec = new CursorCodec(async () => ['secret']);
-    const exports = new ExportService(
-      source(0),
-      createCsvFormat(),
-      codec,
-      { now: () => 1 },
-      new Retention(0),
-    );
-    const memory = memoryStore(() => false);
-    const store = { ...memory.store, saveScope: async () => false };
-    const running = runningOf(queuedJob({ status: 'running' }));
-    await assert.rejects(makeJobFile({ store, files, exports, worker: 'me' }, running), JobLostError);
-    running.abort.abort();
-    const kept = { ...memory.store, saveScope: async () => true };
-    await assert.rejects(makeJobFile({ store: kept, files, exports, worker: 'me' }, running), JobLostError);
+    const exports = new ExportService(source(0), codec, { now: () => 1 }, new Retention(0));
+    const memory = memoryStore(() => undefined);
+    const job = queuedJob({ status: 'running' });
+    const write = (isOwned: boolean, signal: AbortSignal) => {
+      const store = { ...memory.store, saveScope: async () => isOwned };
+      return writeJobFile({ store, files, exports, worker: 'me' }, job, signal, () => {});
+    };
+    await assert.rejects(write(false, new AbortController().signal), JobLostError);
+    const stopped = new Error('stopped');
+    await assert.rejects(write(true, AbortSignal.abort(stopped)), stopped);
+    assert.equal(done.size, 0);
   });
 });

@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { createCsvFormat } from '../../../../src/csv/format.ts';
-import type { ExportJob, ExportRequest, JobScope } from '../../../../src/domain/export-jobs.ts';
+import type { ExportRequest, JobScope } from '../../../../src/domain/export-jobs.ts';
 import type { ExportScope, ExportSource } from '../../../../src/domain/exports.ts';
 import { Retention } from '../../../../src/domain/retention.ts';
 import { maskPersonal } from '../../../../src/filter/index.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
-import { EMPTY_CHECKPOINT } from '../../../../src/services/exports/job-file.ts';
+import { EMPTY_CHECKPOINT } from '../../../../src/services/exports/write-export.ts';
 
 const SCOPE: ExportScope = {
   filter: { owner: null, from: null, to: null, role: null, status: null },
@@ -40,19 +39,16 @@ function service(masked: boolean): ExportService {
   };
   const cursors = new CursorCodec(async () => ['a secret']);
   const personal = { mask: maskPersonal, masked };
-  return new ExportService(source, createCsvFormat(), cursors, { now: () => 0 }, new Retention(0), {
+  return new ExportService(source, cursors, { now: () => 0 }, new Retention(0), {
     personal,
   });
 }
 
 async function made(exports: ExportService, scope: JobScope): Promise<{ text: string; masked: boolean }> {
   let text = '';
-  for await (const piece of exports.jobText(REQUEST, scope, EMPTY_CHECKPOINT)) text += piece.text;
-  const job: ExportJob = {
-    ...{ id: '', owner: null, status: 'running', request: REQUEST, scope, checkpoint: null, manifest: null },
-    ...{ error: null, createdAt: 0, startedAt: 0, finishedAt: null },
-  };
-  const { pii_masked } = await exports.manifest(job, EMPTY_CHECKPOINT, '');
+  for await (const piece of exports.fileText(REQUEST, scope, EMPTY_CHECKPOINT)) text += piece.text;
+  const source = { request: REQUEST, scope, startedAt: 0 };
+  const { pii_masked } = await exports.manifest(source, EMPTY_CHECKPOINT, '');
   return { text, masked: pii_masked ?? false };
 }
 
