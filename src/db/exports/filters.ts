@@ -1,21 +1,27 @@
-/** What an export takes, as conditions of its statements. */
+/** The filter of an export as SQL conditions. */
 import type { ExportScope } from '../../domain/exports.ts';
 import { toTime } from '../core/codec.ts';
 
-/** Longer than any transaction takes, and than clocks of hosts may differ. */
+interface Conditions {
+  /** Begins with AND, unless it is empty. */
+  readonly sql: string;
+  readonly bindings: readonly (string | number)[];
+}
+
+/** Longer than any transaction takes, and than the clocks of hosts differ. */
 export const SETTLED_MS = 600_000;
 
-/** Whether conversations without a message to export are left out. */
+/** Whether conversations without a matching message are left out. */
 export function isFiltered({ filter, since }: ExportScope): boolean {
   return filter.role !== null || filter.status !== null || since !== null;
 }
 
 /**
- * What came or changed after the cursor, and all of a conversation that was deleted since and began anew. By row
- * number and by time: numbers do not depend on clocks, and a reply that was given up for dead may be written to the
- * end much later, out of a journal.
+ * Messages that were written or changed after the cursor, and all messages of a conversation whose id was deleted and
+ * used again. By row number, which does not depend on clocks, and by time, because a journal may update a row much
+ * later.
  */
-export function sinceFilter({ since }: ExportScope): { sql: string; bindings: (string | number)[] } {
+export function sinceFilter({ since }: ExportScope): Conditions {
   if (!since) return { sql: '', bindings: [] };
   const changed = toTime(since.at - SETTLED_MS);
   const sql = `AND (messages.id > ? OR messages.updated_at >= ? OR EXISTS (SELECT 1 FROM deletions d
@@ -23,12 +29,12 @@ export function sinceFilter({ since }: ExportScope): { sql: string; bindings: (s
   return { sql, bindings: [since.seq, changed, changed] };
 }
 
-/** What of the messages of a conversation is exported. */
-export function messageFilter(scope: ExportScope): { sql: string; bindings: (string | number)[] } {
-  const { filter, lastSeq } = scope;
+export function messageFilter(scope: ExportScope): Conditions {
+  const { role, status } = scope.filter;
   const since = sinceFilter(scope);
-  const role = filter.role === null ? [] : [filter.role];
-  const status = filter.status === null ? [] : [filter.status];
-  const sql = `AND id <= ?${role.length > 0 ? ' AND role = ?' : ''}${status.length > 0 ? ' AND status = ?' : ''}`;
-  return { sql: `${sql} ${since.sql}`, bindings: [lastSeq, ...role, ...status, ...since.bindings] };
+  const sql = `AND id <= ?${role ? ' AND role = ?' : ''}${status ? ' AND status = ?' : ''} ${since.sql}`;
+  return {
+    sql,
+    bindings: [scope.lastSeq, ...[role, status].filter((value) => value !== null), ...since.bindings],
+  };
 }

@@ -1,12 +1,12 @@
-/** Asks for each item before the one before it has been dealt with. */
-export async function* oneAhead<T>(items: AsyncGenerator<T>): AsyncGenerator<T> {
+/** Requests each item while the previous one is processed. */
+export async function* prefetch<T>(items: AsyncGenerator<T>): AsyncGenerator<T> {
   try {
     let next = items.next();
     for (;;) {
       const { value, done } = await next;
       if (done) return;
       next = items.next();
-      // Whoever leaves now does not hear of its fault.
+      // A rejection after the consumer has left would be unhandled.
       next.catch(() => {});
       yield value;
     }
