@@ -12,9 +12,11 @@ const installed = z.object({ license: z.string() });
 
 /** Where it runs: in the server, or only where this project is worked on. */
 const RUNTIME: Readonly<Record<string, string>> = {
+  '@streamparser/json': 'reads JSON in `npm run export:verify`',
   'better-sqlite3': 'SQLite; brings its binary, so nothing is compiled',
   'cli-progress': 'the bar that `npm run export` shows',
   cors: 'CORS headers',
+  'csv-parse': 'reads CSV in `npm run export:verify`',
   'csv-stringify': 'CSV of the exports',
   'decode-named-character-reference': 'entities such as `&nbsp;` in the text form',
   dotenv: '`.env`',
@@ -56,7 +58,6 @@ const DEVELOPMENT: Readonly<Record<string, string>> = {
   '@types/node': 'types',
   '@types/nodemailer': 'types',
   '@types/papaparse': 'types',
-  'csv-parse': 'a reader of the CSV exports, in tests',
   'dependency-cruiser': 'which layer may import which',
   eventsource: 'a reader of streams, in tests',
   'fast-check': 'random tests',

@@ -1,5 +1,5 @@
-/** What is found in a file, to be compared with its manifest. */
-export interface Found {
+/** What a file holds, in the members of its manifest. */
+export interface Counts {
   conversations: number;
   messages: number;
   deleted: number;
@@ -7,18 +7,25 @@ export interface Found {
   last_message_id: string | null;
 }
 
-export function nothingFound(): Found {
+export function noCounts(): Counts {
   return { conversations: 0, messages: 0, deleted: 0, first_message_id: null, last_message_id: null };
 }
 
-export function addMessage(found: Found, id: string): void {
-  found.messages += 1;
-  found.first_message_id ??= id;
-  found.last_message_id = id;
+export function addMessage(counts: Counts, id: string): void {
+  counts.messages += 1;
+  counts.first_message_id ??= id;
+  counts.last_message_id = id;
 }
 
-/** Reads a file a block at a time. Both methods throw an Error where the file is not what it should be. */
-export interface Scanner {
-  write(block: Buffer): void;
-  end(): void;
+/** Rejects when the text is malformed. */
+export type Counter = (blocks: AsyncIterable<Buffer>) => Promise<Counts>;
+
+/** The blocks unchanged. @throws Error when the last one does not end with `end` */
+export async function* endingWith(blocks: AsyncIterable<Buffer>, end: string): AsyncGenerator<Buffer> {
+  let tail = '';
+  for await (const block of blocks) {
+    tail = (tail + block.toString('latin1', Math.max(0, block.length - end.length))).slice(-end.length);
+    yield block;
+  }
+  if (tail !== end) throw new Error('the last line is incomplete');
 }

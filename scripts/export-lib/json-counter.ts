@@ -1,78 +1,57 @@
-import { addMessage, type Found, type Scanner } from './counts.ts';
-import { type JsonReader, JsonScanner } from './json-scanner.ts';
+import { JSONParser } from '@streamparser/json';
+import { addMessage, type Counter, type Counts, endingWith, noCounts } from './counts.ts';
 
-/** Counts what an export to JSON or (`lines`) NDJSON holds, conversations of any length. */
-export function jsonCounter(found: Found, lines: boolean): Scanner {
-  const summary = lines ? undefined : new Map<string, string>();
-  const scanner = new JsonScanner(new ExportReader(found, summary), lines);
-  return {
-    write: (block) => scanner.write(block),
-    end() {
-      scanner.end();
-      if (!summary) return;
-      const { conversations, messages } = found;
-      for (const [name, count] of Object.entries({ conversations, messages })) {
-        if (summary.get(name) !== String(count))
-          throw new Error(`its summary does not count ${count} ${name}`);
-      }
-    },
+const STRING_BUFFER = 64 * 1024;
+const NEWLINE = 0x0a;
+
+export const countJson: Counter = async (blocks) => {
+  const counts = noCounts();
+  const paths = ['$.conversations.*.messages.*', '$.conversations.*', '$.summary'];
+  const parser = new JSONParser({ paths, stringBufferSize: STRING_BUFFER });
+  let summary: object = {};
+  parser.onValue = ({ value, key, parent, stack }) => {
+    if (key === 'summary' && stack.length === 1) summary = { ...asObject(value) };
+    else addValue(counts, value, stack.length === 4, parent);
   };
+  for await (const block of blocks) parser.write(block);
+  if (!parser.isEnded) throw new Error('it ends too early');
+  const { conversations, messages } = counts;
+  for (const [name, count] of Object.entries({ conversations, messages })) {
+    if (Reflect.get(summary, name) !== count) throw new Error(`its summary does not count ${count} ${name}`);
+  }
+  return counts;
+};
+
+export const countNdjson: Counter = async (blocks) => {
+  const counts = noCounts();
+  const options = { paths: ['$.messages.*', '$'], separator: '\n', stringBufferSize: STRING_BUFFER };
+  const parser = new JSONParser(options);
+  parser.onValue = ({ value, parent, stack }) => addValue(counts, value, stack.length === 2, parent);
+  let lines = 0;
+  for await (const block of endingWith(blocks, '\n')) {
+    for (let at = block.indexOf(NEWLINE); at >= 0; at = block.indexOf(NEWLINE, at + 1)) lines += 1;
+    parser.write(block);
+  }
+  parser.end();
+  // The parser accepts line breaks between tokens.
+  if (lines !== counts.conversations + counts.deleted) throw new Error('a line is not one conversation');
+  return counts;
+};
+
+/** Removes the value from its array, so that memory does not grow with the file. */
+function addValue(counts: Counts, value: unknown, isMessage: boolean, parent: unknown): void {
+  if (Array.isArray(parent)) parent.length = 0;
+  const { id, messages, deleted } = asObject(value);
+  if (isMessage) {
+    if (typeof id !== 'string') throw new Error('a message has no id');
+    addMessage(counts, id);
+  } else if (deleted === true) counts.deleted += 1;
+  else if (Array.isArray(messages)) counts.conversations += 1;
+  else throw new Error('a conversation has no messages and was not deleted');
 }
 
-class ExportReader implements JsonReader {
-  readonly #found: Found;
-  readonly #summary: Map<string, string> | undefined;
-  /** The depth of a conversation: a line, or a member of `conversations`. */
-  readonly #base: number;
-  #section: string | undefined;
-  #hasMessages = false;
-  #inMessages = false;
-  #deleted = false;
-  #messageId: string | undefined;
-
-  constructor(found: Found, summary: Map<string, string> | undefined) {
-    this.#found = found;
-    this.#summary = summary;
-    this.#base = summary ? 2 : 0;
-  }
-
-  open(kind: '{' | '[', depth: number, key: string | undefined): void {
-    if (this.#summary && depth === 1) this.#section = key;
-    if (!this.#counts()) return;
-    if (depth === this.#base) {
-      if (kind !== '{') throw new Error('a conversation is no object');
-      this.#hasMessages = false;
-      this.#deleted = false;
-    } else if (depth === this.#base + 1) {
-      this.#inMessages = key === 'messages' && kind === '[';
-      this.#hasMessages ||= this.#inMessages;
-    } else if (depth === this.#base + 2 && this.#inMessages) this.#messageId = undefined;
-  }
-
-  close(depth: number): void {
-    if (!this.#counts()) return;
-    if (depth === this.#base + 2 && this.#inMessages) {
-      if (this.#messageId === undefined) throw new Error('a message has no id');
-      addMessage(this.#found, this.#messageId);
-    } else if (depth === this.#base + 1) this.#inMessages = false;
-    else if (depth === this.#base) {
-      if (this.#deleted) this.#found.deleted += 1;
-      else if (this.#hasMessages) this.#found.conversations += 1;
-      else throw new Error('a conversation has no messages and was not deleted');
-    }
-  }
-
-  scalar(text: string | undefined, depth: number, key: string | undefined): void {
-    if (this.#summary && depth === 2 && this.#section === 'summary' && key !== undefined) {
-      this.#summary.set(key, text ?? '');
-    }
-    if (!this.#counts()) return;
-    if (depth === this.#base) throw new Error('a conversation is no object');
-    if (depth === this.#base + 1 && key === 'deleted') this.#deleted = text === 'true';
-    if (depth === this.#base + 3 && key === 'id' && this.#inMessages) this.#messageId = text;
-  }
-
-  #counts(): boolean {
-    return !this.#summary || this.#section === 'conversations';
-  }
+function asObject(value: unknown): { id?: unknown; messages?: unknown; deleted?: unknown } {
+  if (typeof value !== 'object' || value === null)
+    throw new Error('a conversation or message is not an object');
+  return value;
 }

@@ -1,25 +1,16 @@
-import { pipeline, Readable, type Transform } from 'node:stream';
+import { pipeline, Readable } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import type { Compression } from '../../src/domain/export-jobs.ts';
 
-/** What is in a packed file, whose blocks may be used anew once the next is asked for; gzip may have several members, as the archive has. */
+/** The decompressed content. A gzip file may have several members, as the purge archive has. */
 export function unpacked(source: AsyncIterable<Buffer>, compression: Compression): AsyncIterable<Buffer> {
-  switch (compression) {
-    case 'none':
-      return source;
-    case 'gzip':
-      return through(source, createGunzip());
-    case 'zstd':
-      return through(source, createZstdDecompress());
-  }
+  if (compression === 'none') return source;
+  const transform = compression === 'gzip' ? createGunzip() : createZstdDecompress();
+  // Errors reach the reader of the transform.
+  return pipeline(Readable.from(copies(source), { objectMode: false }), transform, () => {});
 }
 
-function through(source: AsyncIterable<Buffer>, unpack: Transform): AsyncIterable<Buffer> {
-  // Errors come out of what is read.
-  return pipeline(Readable.from(copies(source), { objectMode: false }), unpack, () => {});
-}
-
-/** A stream may ask for the next block before it is through with one. */
-async function* copies(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+/** A stream reads ahead, but the source reuses its block. */
+export async function* copies(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   for await (const block of source) yield Buffer.from(block);
 }

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import fc from 'fast-check';
-import { type Found, nothingFound, type Scanner } from '../../scripts/export-lib/counts.ts';
-import { csvCounter } from '../../scripts/export-lib/csv-counter.ts';
-import { jsonCounter } from '../../scripts/export-lib/json-counter.ts';
+import type { Counter } from '../../scripts/export-lib/counts.ts';
+import { countCsv, countRawCsv } from '../../scripts/export-lib/csv-counter.ts';
+import { countJson, countNdjson } from '../../scripts/export-lib/json-counter.ts';
 import { verifyExport } from '../../scripts/export-lib/verify.ts';
 import type { ExportManifest } from '../../src/domain/export-jobs.ts';
 import { type StoredConversation, storedConversation } from '../support/export-data.ts';
@@ -201,43 +201,31 @@ describe('npm run export:verify', () => {
     assert.deepEqual(await verifyExport(path('forged'), manifest), []);
   });
 
-  it('counts the same wherever the file is cut into blocks', () => {
-    const counters: Record<string, (found: Found) => Scanner> = {
-      json: (found) => jsonCounter(found, false),
-      ndjson: (found) => jsonCounter(found, true),
-      csv: (found) => csvCounter(found, true),
-      'raw.csv': (found) => csvCounter(found, false),
+  it('counts the same wherever the file is cut into blocks', async () => {
+    const counters: Record<string, Counter> = {
+      json: countJson,
+      ndjson: countNdjson,
+      csv: countCsv,
+      'raw.csv': countRawCsv,
     };
-    fc.assert(
-      fc.property(
+    await fc.assert(
+      fc.asyncProperty(
         fc.constantFrom(...FORMS.map(([name]) => name)),
         fc.array(fc.integer({ min: 1, max: 3000 }), { minLength: 1, maxLength: 40 }),
-        (name, sizes) => {
-          // Without the long text, so that the cuts fall where it is interesting.
+        async (name, sizes) => {
+          // Without the long text, so that more cuts fall between and inside tokens.
           const bytes = Buffer.from(readFileSync(path(`${name}.none`), 'utf8').replace(/x{1000,}/, 'x'));
-          const found = nothingFound();
-          const scanner = counters[name]?.(found);
-          assert(scanner);
-          for (let at = 0, turn = 0; at < bytes.length; turn += 1) {
-            const size = sizes[turn % sizes.length] ?? 1;
-            scanner.write(bytes.subarray(at, at + size));
-            at += size;
+          async function* blocks() {
+            for (let at = 0, turn = 0; at < bytes.length; turn += 1) {
+              const size = sizes[turn % sizes.length] ?? 1;
+              yield bytes.subarray(at, at + size);
+              at += size;
+            }
           }
-          scanner.end();
-          const {
-            conversations: count,
-            messages,
-            deleted,
-            first_message_id,
-            last_message_id,
-          } = manifestOf(`${name}.none`);
-          assert.deepEqual(found, {
-            conversations: count,
-            messages,
-            deleted,
-            first_message_id,
-            last_message_id,
-          });
+          const manifest = manifestOf(`${name}.none`);
+          const found = await counters[name]?.(blocks());
+          assert(found);
+          assert.deepEqual({ ...manifest, ...found }, manifest);
         },
       ),
       { numRuns: 60 },
@@ -281,6 +269,6 @@ describe('npm run export:verify', () => {
       large.stderr,
       /^large does not match its manifest: first_message_id is m, not null; last_message_id is m/,
     );
-    assert.ok(large.kilobytes - small.kilobytes < 32 * 1024, `${small.kilobytes} → ${large.kilobytes} KB`);
+    assert.ok(large.kilobytes - small.kilobytes < 64 * 1024, `${small.kilobytes} → ${large.kilobytes} KB`);
   });
 });
