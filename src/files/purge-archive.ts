@@ -11,6 +11,7 @@ import { errorCode } from '../domain/errors.ts';
 import type { ExportManifest } from '../domain/export-jobs.ts';
 import type { ArchiveBatch, PurgeArchive } from '../domain/purge.ts';
 import type { Log } from '../domain/runtime.ts';
+import { isoTime } from '../domain/time.ts';
 import { writeAll } from './blocks.ts';
 import { saveManifest } from './export-files.ts';
 
@@ -42,7 +43,7 @@ export function createPurgeArchive(folder: string, log: Log): PurgeArchive {
   return {
     async append(at, batch) {
       await mkdir(folder, { recursive: true });
-      const name = `conversations-${new Date(at).toISOString().slice(0, 10)}.ndjson.gz`;
+      const name = `conversations-${isoTime(at).slice(0, 10)}.ndjson.gz`;
       const day = await known(name, at);
       last = undefined;
       const hash = day.hash.copy();
@@ -146,7 +147,7 @@ async function syncFolder(folder: string): Promise<void> {
 }
 
 function emptyManifest(at: Instant): ExportManifest {
-  const time = new Date(at).toISOString();
+  const time = isoTime(at);
   return {
     format: 'ndjson',
     csv: null,
@@ -181,7 +182,7 @@ function extended(
     sha256: hash.copy().digest('hex'),
     first_message_id: old.first_message_id ?? firstMessageId,
     last_message_id: lastMessageId ?? old.last_message_id,
-    finished_at: new Date(at).toISOString(),
+    finished_at: isoTime(at),
   };
 }
 

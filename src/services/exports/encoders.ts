@@ -116,7 +116,7 @@ function jsonDeletion({ id, deletedAt }: ExportDeletion): string {
 function jsonHead(conversation: ExportConversation, retention: Retention): string {
   const { id, createdAt, lastActive } = conversation;
   const expiresAt = retention.expiresAt(Date.parse(lastActive));
-  const expires = expiresAt === null ? 'null' : `"${new Date(expiresAt).toISOString()}"`;
+  const expires = JSON.stringify(isoTime(expiresAt));
   return `{"conversation_id":"${id}","created_at":"${createdAt}","last_active":"${lastActive}","expires_at":${expires},"messages":[`;
 }
 
