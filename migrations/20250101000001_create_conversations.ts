@@ -1,7 +1,7 @@
 import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
-/** Ids compare byte by byte in both databases, so they sort alike; engine and charset leave nothing to the server. */
+/** Ids compare byte by byte, so both databases sort them alike. Engine and charset do not depend on the server. */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
     mysql: `CREATE TABLE conversations (

@@ -4,8 +4,8 @@ import { dialectOf } from '../src/db/core/dialect.ts';
 const FORMATS = `CHECK (format IN ('markdown', 'text'))`;
 
 /**
- * What a reply needs to be written on while it grows. `length` counts UTF-16 units; `worker` is the process that
- * writes it, null as soon as nobody does; `format` is what the offsets of its stream count.
+ * Columns of running replies. `length` counts UTF-16 units; `worker` is the process that writes the reply, null after
+ * its end; `format` is the text that the offsets of its stream count.
  */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {

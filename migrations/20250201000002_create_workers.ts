@@ -1,7 +1,7 @@
 import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
-/** The processes that write to this database. `beat` only counts: who is dead is judged without anybody's clock. */
+/** The processes that write to this database. `beat` is a counter: dead workers are found without comparing clocks. */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
     mysql: `CREATE TABLE workers (

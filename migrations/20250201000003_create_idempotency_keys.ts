@@ -1,7 +1,7 @@
 import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
-/** `id` and `body_hash` are SHA-256 in hexadecimal: a key that a caller chose is nowhere to be read. */
+/** `id` and `body_hash` are SHA-256 in hexadecimal: the keys of callers are not stored. */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
     mysql: `CREATE TABLE idempotency_keys (

@@ -2,8 +2,8 @@ import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
 /**
- * A row for every conversation that was deleted or purged: what was journalled for it before must not bring it back.
- * `renewed`: it was expired and began anew, which is no deletion for what began it.
+ * A row per deleted or purged conversation, so that older turns from a journal do not create it again. `renewed`: it
+ * had expired and started again, which is not a deletion for the turn that started it.
  */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {

@@ -5,8 +5,8 @@ const STATUSES = `CHECK (status IN ('queued', 'running', 'done', 'failed', 'canc
 
 /**
  * Exports to files. `request`, `scope`, `checkpoint` and `manifest` are JSON; `worker` is the process that writes the
- * file, or tells of its end, null when nobody does, so that another one may go on. Somebody is to be told for as long
- * as `notify_at` is not null: by those ways that `notify_left` names.
+ * file or sends the notifications; when it is null any process can take the job. While `notify_at` is not null,
+ * notifications are due on the channels of `notify_left`.
  */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {

@@ -1,7 +1,7 @@
 import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
-/** What all processes on this database share and nobody chose: made once, by whoever needs it first. */
+/** Generated secrets shared by all processes of this database: the first process that needs one creates it. */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
     mysql: `CREATE TABLE secrets (

@@ -1,7 +1,7 @@
 import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
-/** `hash` is SHA-256 of the key, in hexadecimal; the key itself is nowhere. `scopes` are words with commas between. */
+/** `hash` is SHA-256 of the key, in hexadecimal; the key itself is not stored. `scopes` are separated by commas. */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
     mysql: `CREATE TABLE api_keys (

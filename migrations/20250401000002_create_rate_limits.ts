@@ -2,8 +2,8 @@ import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
 /**
- * How much of a limit is used up in one window. `id` is a hash of policy, subject and window, so no address of a
- * caller is to be read here; `ends_at` (epoch seconds) says when the row is of no use any more.
+ * The usage of a limit in one window. `id` is a hash of policy, subject and window, so that no address of a caller is
+ * stored; the row expires at `ends_at` (epoch seconds).
  */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {

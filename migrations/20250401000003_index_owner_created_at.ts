@@ -1,7 +1,7 @@
 import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
-/** Exports of one owner read their conversations in order of age. */
+/** Exports of one owner read conversations in the order of `created_at`. */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
     mysql: 'CREATE INDEX conversations_owner_created_at ON conversations (owner, created_at)',

@@ -24,7 +24,7 @@ const USAGE = `usage: node scripts/migrate.ts COMMAND
 const EMPTY = `import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
 
-/** One DDL statement: MySQL cannot take half a migration back. */
+/** One DDL statement: MySQL cannot roll back half a migration. */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, { mysql: '', sqlite: [] });
 }
