@@ -7,10 +7,10 @@ import { loadConfig } from '../src/config/config.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
 import { Journal } from '../src/db/journal/journal.ts';
 import { DurableWriter } from '../src/db/turns/durable-writer.ts';
-import { UNRESTRICTED } from '../src/domain/access.ts';
-import type { Message } from '../src/domain/conversation.ts';
+import { UNRESTRICTED } from '../src/domain/access/access.ts';
+import type { TurnWrite } from '../src/domain/chat/turns.ts';
+import type { Message } from '../src/domain/conversations/conversation.ts';
 import { AppError } from '../src/domain/errors.ts';
-import type { TurnWrite } from '../src/domain/turns.ts';
 import { createIdSource } from '../src/ids.ts';
 import { percentile } from './load.ts';
 

@@ -2,8 +2,8 @@
 import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { openDatabase } from '../src/db/database.ts';
+import { Retention } from '../src/domain/conversations/retention.ts';
 import { AppError, errorCode } from '../src/domain/errors.ts';
-import { Retention } from '../src/domain/retention.ts';
 import { maskPersonal } from '../src/filter/index.ts';
 import { createLogger } from '../src/logger.ts';
 import { CursorCodec } from '../src/services/exports/cursor-codec.ts';

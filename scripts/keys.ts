@@ -4,7 +4,7 @@ import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.t
 import { accessDeniedCode, toAppError } from '../src/db/core/errors.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
 import { PendingMigrationsError, prepareSchema } from '../src/db/prepare-schema.ts';
-import { type ApiKey, isUsable, SCOPES } from '../src/domain/api-keys.ts';
+import { type ApiKey, isUsable, SCOPES } from '../src/domain/access/api-keys.ts';
 import { AppError } from '../src/domain/errors.ts';
 import { createIdSource } from '../src/ids.ts';
 import { createLogger, type Logger } from '../src/logger.ts';

@@ -1,5 +1,5 @@
 import { SingleBar } from 'cli-progress';
-import type { ExportCheckpoint, JobScope } from '../../src/domain/export-jobs.ts';
+import type { ExportCheckpoint, JobScope } from '../../src/domain/exports/jobs.ts';
 
 type Counts = Pick<ExportCheckpoint, 'conversations' | 'messages' | 'bytes'>;
 

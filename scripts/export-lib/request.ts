@@ -1,6 +1,6 @@
 /** The command line of an export → what is asked for. */
 import { AppError } from '../../src/domain/errors.ts';
-import type { ExportRequest } from '../../src/domain/export-jobs.ts';
+import type { ExportRequest } from '../../src/domain/exports/jobs.ts';
 import { CURSOR_DAYS, exportRequestOf, isTooOld } from '../../src/http/request/export-request.ts';
 import { check } from '../../src/http/request/validate.ts';
 import { exportRequest } from '../../src/http/schemas/export-jobs.ts';

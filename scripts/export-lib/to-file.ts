@@ -1,8 +1,8 @@
 /** Exports to a named file. A run with the same command line resumes an interrupted one. */
 import { readFile, rm } from 'node:fs/promises';
 import { errorCode } from '../../src/domain/errors.ts';
-import type { ExportManifest, ExportRequest } from '../../src/domain/export-jobs.ts';
-import { fromText, toText } from '../../src/domain/infinity-json.ts';
+import { fromText, toText } from '../../src/domain/exports/infinity-json.ts';
+import type { ExportManifest, ExportRequest } from '../../src/domain/exports/jobs.ts';
 import { saveManifest, saveText } from '../../src/files/export-files.ts';
 import { openPart } from '../../src/files/part-file.ts';
 import type { ExportService } from '../../src/services/exports/exports.ts';

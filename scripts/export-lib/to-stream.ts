@@ -1,7 +1,7 @@
 import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip, createZstdCompress } from 'node:zlib';
-import type { ExportRequest } from '../../src/domain/export-jobs.ts';
+import type { ExportRequest } from '../../src/domain/exports/jobs.ts';
 import type { ExportService } from '../../src/services/exports/exports.ts';
 import { EMPTY_CHECKPOINT } from '../../src/services/exports/write-export.ts';
 import type { Progress } from './progress.ts';

@@ -1,6 +1,6 @@
 import { pipeline, Readable } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
-import type { Compression } from '../../src/domain/export-jobs.ts';
+import type { Compression } from '../../src/domain/exports/jobs.ts';
 
 /** The decompressed content. A gzip file may have several members, as the purge archive has. */
 export function unpacked(source: AsyncIterable<Buffer>, compression: Compression): AsyncIterable<Buffer> {

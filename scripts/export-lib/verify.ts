@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { ExportManifest } from '../../src/domain/export-jobs.ts';
+import type { ExportManifest } from '../../src/domain/exports/jobs.ts';
 import { readBlocks } from '../../src/files/blocks.ts';
 import type { Counter } from './counts.ts';
 import { countCsv, countRawCsv } from './csv-counter.ts';

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
-import type { ModelReply, ModelRequest } from '../domain/model.ts';
-import type { CacheHit, ResponseCache } from '../domain/response-cache.ts';
+import type { ModelReply, ModelRequest } from '../domain/chat/model.ts';
+import type { CacheHit, ResponseCache } from '../domain/chat/response-cache.ts';
 
 /** Bytes of an entry without its text: key, object, list links. Rounded up from a heap snapshot. */
 const ENTRY_OVERHEAD = 512;

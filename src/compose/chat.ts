@@ -1,7 +1,7 @@
 import { createResponseCache } from '../cache/response-cache.ts';
 import type { Config } from '../config/config.ts';
-import type { ChatModel } from '../domain/model.ts';
-import { Retention } from '../domain/retention.ts';
+import type { ChatModel } from '../domain/chat/model.ts';
+import { Retention } from '../domain/conversations/retention.ts';
 import type { BreakerOptions } from '../llm/breaker.ts';
 import { startDemoModel } from '../llm/demo/demo.ts';
 import { createChatModel } from '../llm/model.ts';

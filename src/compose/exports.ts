@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { Retention } from '../domain/retention.ts';
+import { Retention } from '../domain/conversations/retention.ts';
 import { createExportFiles } from '../files/export-files.ts';
 import { maskPersonal } from '../filter/index.ts';
 import { presentJob } from '../http/response/export-presenters.ts';

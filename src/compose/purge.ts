@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import type { Config } from '../config/config.ts';
 import type { Database } from '../db/database.ts';
-import { Retention } from '../domain/retention.ts';
+import { Retention } from '../domain/conversations/retention.ts';
 import type { Clock } from '../domain/runtime.ts';
 import { createPurgeArchive } from '../files/purge-archive.ts';
 import type { Logger } from '../logger.ts';

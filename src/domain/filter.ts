@@ -1,5 +1,5 @@
 /** Words that are not allowed: how texts are judged by them, and the ports for it. See docs/content-filter.md. */
-import type { TextStream } from './text-format.ts';
+import type { TextStream } from './chat/text-format.ts';
 
 /** What happens to words: they are masked, or the text ends before the first one. */
 export type FilterAction = 'mask' | 'block';

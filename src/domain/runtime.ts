@@ -1,4 +1,4 @@
-import type { Instant } from './conversation.ts';
+import type { Instant } from './conversations/conversation.ts';
 
 export interface Clock {
   /** Wall clock, epoch milliseconds. */

@@ -1,4 +1,4 @@
-import type { Instant } from './conversation.ts';
+import type { Instant } from './conversations/conversation.ts';
 
 /** RFC 3339 with milliseconds, UTC. */
 export function isoTime(at: Instant): string;

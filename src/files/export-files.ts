@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
 import { access, mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Compression, ExportFiles, ExportManifest, ExportRequest } from '../domain/export-jobs.ts';
+import type { Compression, ExportFiles, ExportManifest, ExportRequest } from '../domain/exports/jobs.ts';
 import { openPart } from './part-file.ts';
 
 const EXTENSION: Readonly<Record<Compression, string>> = { none: '', gzip: '.gz', zstd: '.zst' };

@@ -3,7 +3,7 @@ import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import type { Transform } from 'node:stream';
 import { createGzip, createZstdCompress } from 'node:zlib';
 import { errorCode } from '../domain/errors.ts';
-import type { Compression, ExportFileWriter } from '../domain/export-jobs.ts';
+import type { Compression, ExportFileWriter } from '../domain/exports/jobs.ts';
 import { BLOCK_BYTES, readBlocks, writeAll } from './blocks.ts';
 
 const encoder = new TextEncoder();

@@ -1,5 +1,5 @@
+import type { ChatModel, ModelOutcome, ModelReply, ModelRequest } from '../domain/chat/model.ts';
 import type { FilterRule, FilterStream } from '../domain/filter.ts';
-import type { ChatModel, ModelOutcome, ModelReply, ModelRequest } from '../domain/model.ts';
 
 /** Why a call to the model was broken off; nobody sees it. */
 class Blocked extends Error {}

@@ -1,6 +1,6 @@
 import type { Express, Request, Response } from 'express';
 import type { ZodOpenApiOperationObject } from 'zod-openapi';
-import type { Scope } from '../domain/api-keys.ts';
+import type { Scope } from '../domain/access/api-keys.ts';
 import { methodNotAllowed } from './response/problem.ts';
 
 export type Method = 'get' | 'post' | 'delete';

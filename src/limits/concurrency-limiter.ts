@@ -1,4 +1,4 @@
-import type { Permit, PermitPool, Policy } from '../domain/limits.ts';
+import type { Permit, PermitPool, Policy } from '../domain/access/limits.ts';
 
 /** Limits what a subject has open at the same time. Each process grants its share of the limit, rounded up. */
 export class ConcurrencyLimiter implements PermitPool {

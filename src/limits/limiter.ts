@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto';
-import type { Instant } from '../domain/conversation.ts';
-import type { CounterStore, Decision, RateLimiter, WindowPolicy } from '../domain/limits.ts';
+import type { CounterStore, Decision, RateLimiter, WindowPolicy } from '../domain/access/limits.ts';
+import type { Instant } from '../domain/conversations/conversation.ts';
 import type { Clock, Log } from '../domain/runtime.ts';
 import { within } from '../util/timers.ts';
 

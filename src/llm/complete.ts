@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
+import type { ModelReply, ModelRequest } from '../domain/chat/model.ts';
 import { errorCode } from '../domain/errors.ts';
-import type { ModelReply, ModelRequest } from '../domain/model.ts';
 import { connectionError, requestIdOf, UpstreamError } from './errors.ts';
 import { wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';

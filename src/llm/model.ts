@@ -1,5 +1,5 @@
 /** The chat model of any server with OpenAI's chat completions API. */
-import type { ChatModel } from '../domain/model.ts';
+import type { ChatModel } from '../domain/chat/model.ts';
 import type { Log } from '../domain/runtime.ts';
 import { type BreakerOptions, CircuitBreaker } from './breaker.ts';
 import { completeOnce } from './complete.ts';

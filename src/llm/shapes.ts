@@ -1,5 +1,5 @@
 /** Reads the JSON of model servers. A member of the wrong type counts as missing. */
-import type { FinishReason, Usage } from '../domain/conversation.ts';
+import type { FinishReason, Usage } from '../domain/conversations/conversation.ts';
 
 export type Json = Record<string, unknown>;
 

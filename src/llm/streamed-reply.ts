@@ -1,8 +1,8 @@
 import type { IncomingMessage } from 'node:http';
 import { createParser, type EventSourceParser, type ParseError } from 'eventsource-parser';
-import type { FinishReason, Usage } from '../domain/conversation.ts';
+import type { ModelOutcome } from '../domain/chat/model.ts';
+import type { FinishReason, Usage } from '../domain/conversations/conversation.ts';
 import { type ErrorCode, errorCode } from '../domain/errors.ts';
-import type { ModelOutcome } from '../domain/model.ts';
 import { connectionError, requestIdOf, UpstreamError } from './errors.ts';
 import { type ReplyLimits, wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';

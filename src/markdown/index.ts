@@ -1,4 +1,4 @@
-import type { TextFormat, TextStream } from '../domain/text-format.ts';
+import type { TextFormat, TextStream } from '../domain/chat/text-format.ts';
 import { Blocks } from './blocks/blocks.ts';
 import { Output } from './output.ts';
 

@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import { createTransport } from 'nodemailer';
-import type { ExportJob } from '../domain/export-jobs.ts';
+import type { ExportJob } from '../domain/exports/jobs.ts';
 import { DeliveryError } from './delivery-error.ts';
 
 export interface MailOptions {

@@ -1,5 +1,10 @@
 import type { FieldError } from '../domain/errors.ts';
-import type { ExportJobStore, ExportRequest, JobNotification, NotifyChannel } from '../domain/export-jobs.ts';
+import type {
+  ExportJobStore,
+  ExportRequest,
+  JobNotification,
+  NotifyChannel,
+} from '../domain/exports/jobs.ts';
 import type { Clock, Log } from '../domain/runtime.ts';
 import { pause } from '../util/timers.ts';
 import { DeliveryError } from './delivery-error.ts';

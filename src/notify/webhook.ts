@@ -4,7 +4,7 @@ import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import type { LookupFunction } from 'node:net';
 import { errorCode } from '../domain/errors.ts';
-import type { ExportJob } from '../domain/export-jobs.ts';
+import type { ExportJob } from '../domain/exports/jobs.ts';
 import type { Clock } from '../domain/runtime.ts';
 import { checkedLookup, hasPrivateAddress, type Resolve, systemResolve } from './addresses.ts';
 import { DeliveryError } from './delivery-error.ts';

@@ -1,6 +1,6 @@
-import type { ConversationRepository } from '../domain/conversation.ts';
-import type { ChatModel } from '../domain/model.ts';
-import type { PendingTurns } from '../domain/turns.ts';
+import type { ChatModel } from '../domain/chat/model.ts';
+import type { PendingTurns } from '../domain/chat/turns.ts';
+import type { ConversationRepository } from '../domain/conversations/conversation.ts';
 import { within } from '../util/timers.ts';
 
 /** Probes are frequent, and calls to the model server may be counted by its provider. */

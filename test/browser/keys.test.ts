@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Browser, Page, Request } from 'playwright-core';
-import type { Scope } from '../../src/domain/api-keys.ts';
+import type { Scope } from '../../src/domain/access/api-keys.ts';
 import { createIdSource } from '../../src/ids.ts';
 import { ApiKeyService, type CreatedKey } from '../../src/services/access/api-keys.ts';
 import { launchChromium, provideChromium } from '../support/chromium.ts';

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import type { Database } from '../../src/db/database.ts';
 import { KnexApiKeys } from '../../src/db/repositories/api-keys.ts';
-import { SCOPES, type StoredApiKey } from '../../src/domain/api-keys.ts';
+import { SCOPES, type StoredApiKey } from '../../src/domain/access/api-keys.ts';
 import { makeKey } from '../../src/services/access/api-key-format.ts';
 import { ApiKeyService } from '../../src/services/access/api-keys.ts';
 import { eachDatabase } from '../support/databases.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { UNRESTRICTED } from '../../src/domain/access.ts';
-import type { ConversationCursor } from '../../src/domain/conversation.ts';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
+import type { ConversationCursor } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 

@@ -12,8 +12,14 @@ import { databaseUnavailable } from '../../src/db/core/errors.ts';
 import { type Database, openDatabase } from '../../src/db/database.ts';
 import { Journal } from '../../src/db/journal/journal.ts';
 import { type DurableOptions, DurableWriter } from '../../src/db/turns/durable-writer.ts';
-import type { Message } from '../../src/domain/conversation.ts';
-import type { KeyClaim, ReplyProgress, TurnWrite, TurnWriter, WriteOutcome } from '../../src/domain/turns.ts';
+import type {
+  KeyClaim,
+  ReplyProgress,
+  TurnWrite,
+  TurnWriter,
+  WriteOutcome,
+} from '../../src/domain/chat/turns.ts';
+import type { Message } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase, optionsFor, silent } from '../support/databases.ts';
 import { findMariadbd, startMariadb } from '../support/mariadb.ts';
 import { contents, newId, replyTo, startOf, userMessage } from './fixtures.ts';

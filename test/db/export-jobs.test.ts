@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { dialectOf } from '../../src/db/core/dialect.ts';
-import type { ExportJob, JobScope } from '../../src/domain/export-jobs.ts';
+import type { ExportJob, JobScope } from '../../src/domain/exports/jobs.ts';
 import { AT, manifest, queuedJob, request } from '../notify/jobs.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { newId } from './fixtures.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
 import type { Database } from '../../src/db/database.ts';
 import { KnexExportSource } from '../../src/db/exports/reader.ts';
-import type { ExportFilter, ExportPart } from '../../src/domain/exports.ts';
+import type { ExportFilter, ExportPart } from '../../src/domain/exports/exports.ts';
 import { eachDatabase } from '../support/databases.ts';
 import {
   csvRows,

@@ -9,7 +9,7 @@ import { createKnex } from '../../src/db/core/client.ts';
 import { classifyError, isDatabaseDown, isTransient, toAppError } from '../../src/db/core/errors.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { GroupCommitWriter } from '../../src/db/turns/turn-writer.ts';
-import { UNRESTRICTED } from '../../src/domain/access.ts';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { AppError } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
 import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';

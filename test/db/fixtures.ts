@@ -1,8 +1,8 @@
 import { v7 } from 'uuid';
-import { UNRESTRICTED } from '../../src/domain/access.ts';
-import type { ConversationRepository, Message } from '../../src/domain/conversation.ts';
-import type { PurgeCount, PurgeStore } from '../../src/domain/purge.ts';
-import type { TurnStart, TurnWriter } from '../../src/domain/turns.ts';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
+import type { TurnStart, TurnWriter } from '../../src/domain/chat/turns.ts';
+import type { ConversationRepository, Message } from '../../src/domain/conversations/conversation.ts';
+import type { PurgeCount, PurgeStore } from '../../src/domain/conversations/purge.ts';
 
 export const HOUR = 3_600_000;
 /** With milliseconds, and not of today: nothing here may depend on the clock. */

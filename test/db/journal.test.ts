@@ -8,8 +8,8 @@ import { createInterface } from 'node:readline';
 import { describe, type TestContext, test } from 'node:test';
 import Sqlite from 'better-sqlite3';
 import { Journal } from '../../src/db/journal/journal.ts';
-import { UNRESTRICTED } from '../../src/domain/access.ts';
-import type { TurnWrite } from '../../src/domain/turns.ts';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
+import type { TurnWrite } from '../../src/domain/chat/turns.ts';
 import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
 
 const MODULE = new URL('../../src/db/journal/journal.ts', import.meta.url).href;

@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
-import { Retention } from '../../src/domain/retention.ts';
+import { Retention } from '../../src/domain/conversations/retention.ts';
 import { createPurgeArchive } from '../../src/files/purge-archive.ts';
 import { PurgeService } from '../../src/services/conversations/purge.ts';
 import { PurgeArchiver } from '../../src/services/exports/purge-archiver.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { createKnex } from '../../src/db/core/client.ts';
 import { KnexPurgeStore } from '../../src/db/repositories/purge.ts';
-import { UNRESTRICTED } from '../../src/domain/access.ts';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { HOUR, NOON, newId, purgeBatch, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 

@@ -5,9 +5,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/core/client.ts';
 import { GroupCommitWriter } from '../../src/db/turns/turn-writer.ts';
-import { type Access, UNRESTRICTED } from '../../src/domain/access.ts';
-import type { Message } from '../../src/domain/conversation.ts';
-import type { KeyClaim, ReplyProgress, TurnWriter } from '../../src/domain/turns.ts';
+import { type Access, UNRESTRICTED } from '../../src/domain/access/access.ts';
+import type { KeyClaim, ReplyProgress, TurnWriter } from '../../src/domain/chat/turns.ts';
+import type { Message } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase, silent } from '../support/databases.ts';
 import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 

@@ -3,7 +3,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
-import type { ExportSource } from '../../src/domain/exports.ts';
+import type { ExportSource } from '../../src/domain/exports/exports.ts';
 import { exportJobList } from '../../src/http/schemas/export-jobs.ts';
 import { type ChatServer, databases, problemOf, shaped, startChat, until } from '../support/chat-server.ts';
 import { store, storedConversation } from '../support/export-data.ts';

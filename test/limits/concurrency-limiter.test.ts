@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { Policy } from '../../src/domain/limits.ts';
+import type { Policy } from '../../src/domain/access/limits.ts';
 import { ConcurrencyLimiter } from '../../src/limits/concurrency-limiter.ts';
 
 const STREAMS: Policy = { name: 'streams', limit: 3, windowSeconds: null, unit: 'concurrent-requests' };

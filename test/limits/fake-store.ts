@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Addition, CounterStore } from '../../src/domain/limits.ts';
+import type { Addition, CounterStore } from '../../src/domain/access/limits.ts';
 
 /** A store in memory that can be slow, down or frozen. */
 export class FakeStore implements CounterStore {

@@ -3,7 +3,7 @@ import { hash } from 'node:crypto';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
-import type { Decision, WindowPolicy } from '../../src/domain/limits.ts';
+import type { Decision, WindowPolicy } from '../../src/domain/access/limits.ts';
 import { Limiter } from '../../src/limits/limiter.ts';
 import { FakeStore } from './fake-store.ts';
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Addition, WindowPolicy } from '../../src/domain/limits.ts';
+import type { Addition, WindowPolicy } from '../../src/domain/access/limits.ts';
 import { Limiter } from '../../src/limits/limiter.ts';
 import { openRedisCounters } from '../../src/limits/redis.ts';
 import { silentLog } from '../support/fakes.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { Database } from '../../src/db/database.ts';
 import { KnexCounters } from '../../src/db/repositories/counters.ts';
-import type { WindowPolicy } from '../../src/domain/limits.ts';
+import type { WindowPolicy } from '../../src/domain/access/limits.ts';
 import { Limiter } from '../../src/limits/limiter.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { silentLog } from '../support/fakes.ts';

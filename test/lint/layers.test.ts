@@ -32,7 +32,7 @@ const ALLOWED = [
   ['src/services', "import '../domain/errors.ts';\n"],
   [
     'src/markdown',
-    "import type { TextFormat } from '../domain/text-format.ts';\nexport type T = TextFormat;\n",
+    "import type { TextFormat } from '../domain/chat/text-format.ts';\nexport type T = TextFormat;\n",
   ],
 ] as const;
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import type { ContextMessage } from '../../src/domain/conversation.ts';
-import type { ModelRequest } from '../../src/domain/model.ts';
+import type { ModelRequest } from '../../src/domain/chat/model.ts';
+import type { ContextMessage } from '../../src/domain/conversations/conversation.ts';
 import { type DemoModel, startDemoModel } from '../../src/llm/demo/demo.ts';
 import { createChatModel, type ModelOptions } from '../../src/llm/model.ts';
 import { silentLog } from '../support/fakes.ts';

@@ -1,5 +1,5 @@
 import type { TestContext } from 'node:test';
-import type { ChatModel, ModelOutcome, ModelRequest } from '../../src/domain/model.ts';
+import type { ChatModel, ModelOutcome, ModelRequest } from '../../src/domain/chat/model.ts';
 import type { Log } from '../../src/domain/runtime.ts';
 import { createChatModel, type ModelOptions } from '../../src/llm/model.ts';
 import { type FakeUpstream, startFakeUpstream } from '../support/fake-upstream.ts';

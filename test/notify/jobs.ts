@@ -1,6 +1,6 @@
 /** Export jobs as tests of notifications need them. */
 import { v7 } from 'uuid';
-import type { ExportJob, ExportManifest, ExportRequest } from '../../src/domain/export-jobs.ts';
+import type { ExportJob, ExportManifest, ExportRequest } from '../../src/domain/exports/jobs.ts';
 
 export const AT = Date.UTC(2026, 2, 21, 12, 0, 0, 123);
 

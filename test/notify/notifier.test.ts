@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import type { ExportRequest, JobNotification } from '../../src/domain/export-jobs.ts';
+import type { ExportRequest, JobNotification } from '../../src/domain/exports/jobs.ts';
 import { DeliveryError } from '../../src/notify/delivery-error.ts';
 import { Notifier, notificationErrors } from '../../src/notify/notifier.ts';
 import { newId } from '../db/fixtures.ts';

@@ -9,7 +9,7 @@ import type { Counter } from '../../scripts/export-lib/counts.ts';
 import { countCsv, countRawCsv } from '../../scripts/export-lib/csv-counter.ts';
 import { countJson, countNdjson } from '../../scripts/export-lib/json-counter.ts';
 import { verifyExport } from '../../scripts/export-lib/verify.ts';
-import type { ExportManifest } from '../../src/domain/export-jobs.ts';
+import type { ExportManifest } from '../../src/domain/exports/jobs.ts';
 import { type StoredConversation, storedConversation } from '../support/export-data.ts';
 import { scriptFolder } from '../support/script.ts';
 

@@ -7,7 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../src/config/config.ts';
 import { openDatabase } from '../../src/db/database.ts';
-import { UNRESTRICTED } from '../../src/domain/access.ts';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { createIdSource } from '../../src/ids.ts';
 import { silent } from '../support/databases.ts';
 

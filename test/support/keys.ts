@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import type { Overrides } from '../../src/compose/index.ts';
 import { loadConfig } from '../../src/config/config.ts';
 import { openDatabase } from '../../src/db/database.ts';
-import type { ApiKeyStore, Scope } from '../../src/domain/api-keys.ts';
+import type { ApiKeyStore, Scope } from '../../src/domain/access/api-keys.ts';
 import { createIdSource } from '../../src/ids.ts';
 import { ApiKeyService, type CreatedKey } from '../../src/services/access/api-keys.ts';
 import { type Answer, type ChatServer, type databases, startChat } from './chat-server.ts';

@@ -9,7 +9,7 @@ import type {
   Role,
   SequencedMessage,
   Usage,
-} from '../../domain/conversation.ts';
+} from '../../domain/conversations/conversation.ts';
 import type { ConversationRow, StoredMessage } from './tables.ts';
 
 /** Both databases store the years 1000 to 9999, and they sort as text. */

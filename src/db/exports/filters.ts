@@ -1,5 +1,5 @@
 /** The filter of an export as SQL conditions. */
-import type { ExportScope } from '../../domain/exports.ts';
+import type { ExportScope } from '../../domain/exports/exports.ts';
 import { toTime } from '../core/codec.ts';
 
 interface Conditions {

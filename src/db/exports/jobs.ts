@@ -1,6 +1,7 @@
 import type { Knex } from 'knex';
-import type { Access } from '../../domain/access.ts';
-import type { Instant } from '../../domain/conversation.ts';
+import type { Access } from '../../domain/access/access.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
+import { fromText, toText } from '../../domain/exports/infinity-json.ts';
 import type {
   ExportCheckpoint,
   ExportJob,
@@ -11,8 +12,7 @@ import type {
   JobScope,
   JobStatus,
   NotifyChannel,
-} from '../../domain/export-jobs.ts';
-import { fromText, toText } from '../../domain/infinity-json.ts';
+} from '../../domain/exports/jobs.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import type { ExportJobRow } from '../core/tables.ts';

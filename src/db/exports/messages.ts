@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import type { ExportMessage, ExportScope } from '../../domain/exports.ts';
+import type { ExportMessage, ExportScope } from '../../domain/exports/exports.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
 import type { MessageRow } from '../core/tables.ts';

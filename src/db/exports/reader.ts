@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import type { Instant } from '../../domain/conversation.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 import type {
   ExportConversation,
   ExportCursor,
@@ -11,7 +11,7 @@ import type {
   ExportPosition,
   ExportScope,
   ExportSource,
-} from '../../domain/exports.ts';
+} from '../../domain/exports/exports.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';

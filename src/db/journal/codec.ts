@@ -1,6 +1,6 @@
-import { type Access, UNRESTRICTED } from '../../domain/access.ts';
-import type { Message } from '../../domain/conversation.ts';
-import type { TurnStart, TurnWrite } from '../../domain/turns.ts';
+import { type Access, UNRESTRICTED } from '../../domain/access/access.ts';
+import type { TurnStart, TurnWrite } from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
 import { isUsage } from '../core/codec.ts';
 
 export interface EntryRow {

@@ -1,6 +1,6 @@
 import type Sqlite from 'better-sqlite3';
-import type { Message } from '../../domain/conversation.ts';
-import type { PendingTurns, TurnWrite } from '../../domain/turns.ts';
+import type { PendingTurns, TurnWrite } from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
 import { databaseUnavailable } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
 import { type EntryRow, toEntry, toUnit } from './codec.ts';

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
+import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/chat/turns.ts';
 import { errorCode, isUnavailable } from '../../domain/errors.ts';
-import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Journal, JournalEntry } from './journal.ts';
 
 /** Matches the number of units in one transaction of the group commit. */

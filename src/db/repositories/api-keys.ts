@@ -1,6 +1,12 @@
 import type { Knex } from 'knex';
-import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type StoredApiKey } from '../../domain/api-keys.ts';
-import type { Instant } from '../../domain/conversation.ts';
+import {
+  type ApiKey,
+  type ApiKeyStore,
+  isUsable,
+  SCOPES,
+  type StoredApiKey,
+} from '../../domain/access/api-keys.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import type { ApiKeyRow } from '../core/tables.ts';

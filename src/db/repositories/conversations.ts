@@ -1,6 +1,6 @@
 import type { Knex } from 'knex';
-import { type Access, canAccess } from '../../domain/access.ts';
-import { ContextTurns } from '../../domain/context.ts';
+import { type Access, canAccess } from '../../domain/access/access.ts';
+import { ContextTurns } from '../../domain/conversations/context.ts';
 import type {
   ContextMessage,
   Conversation,
@@ -8,7 +8,7 @@ import type {
   ConversationRepository,
   Instant,
   SequencedMessage,
-} from '../../domain/conversation.ts';
+} from '../../domain/conversations/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import { toConversation, toMessage, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';

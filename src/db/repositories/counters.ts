@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import type { Addition, CounterStore } from '../../domain/limits.ts';
+import type { Addition, CounterStore } from '../../domain/access/limits.ts';
 import { dialectOf } from '../core/dialect.ts';
 import { toAppError, withDeadlockRetry } from '../core/errors.ts';
 

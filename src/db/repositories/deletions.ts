@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import type { Instant } from '../../domain/conversation.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 import { toTime } from '../core/codec.ts';
 
 /** Records the deletion of conversations, which the transaction has locked and deletes next. */

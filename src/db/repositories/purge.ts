@@ -1,6 +1,6 @@
 import type { Knex } from 'knex';
-import type { Instant } from '../../domain/conversation.ts';
-import type { ConversationVersions, PurgeCount, PurgeStore } from '../../domain/purge.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { ConversationVersions, PurgeCount, PurgeStore } from '../../domain/conversations/purge.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf, type ReleaseLock } from '../core/dialect.ts';
 import { toAppError, transaction, withReconnect } from '../core/errors.ts';

@@ -1,6 +1,6 @@
 import type { Knex } from 'knex';
-import type { Instant } from '../../domain/conversation.ts';
-import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../../domain/turns.ts';
+import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../../domain/chat/turns.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 import { toConversation, toFinishReason, toMessage, toStatus, toTime, toUsage } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { transaction, withReconnect } from '../core/errors.ts';

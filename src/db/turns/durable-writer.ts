@@ -1,7 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import type { Message } from '../../domain/conversation.ts';
-import { errorCode, isUnavailable } from '../../domain/errors.ts';
 import type {
   PendingTurns,
   ProgressOutcome,
@@ -9,7 +7,9 @@ import type {
   TurnWrite,
   TurnWriter,
   WriteOutcome,
-} from '../../domain/turns.ts';
+} from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
+import { errorCode, isUnavailable } from '../../domain/errors.ts';
 import { databaseUnavailable } from '../core/errors.ts';
 import { conversationOf } from '../journal/codec.ts';
 import type { Journal } from '../journal/journal.ts';

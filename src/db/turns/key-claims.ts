@@ -1,6 +1,6 @@
-import type { Message } from '../../domain/conversation.ts';
+import type { KeyClaim } from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
 import { errorCode } from '../../domain/errors.ts';
-import type { KeyClaim } from '../../domain/turns.ts';
 import { toTime } from '../core/codec.ts';
 import type { Statement } from '../core/dialect.ts';
 import type { ConversationRow, IdempotencyKeyRow } from '../core/tables.ts';

@@ -1,5 +1,5 @@
-import type { Message } from '../../domain/conversation.ts';
-import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../../domain/turns.ts';
+import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
 import { fromModel, fromUsage } from '../core/codec.ts';
 import type { Statement } from '../core/dialect.ts';
 import type { MessageRow } from '../core/tables.ts';

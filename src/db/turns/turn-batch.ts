@@ -1,13 +1,13 @@
 import type { Knex } from 'knex';
-import { canAccess } from '../../domain/access.ts';
-import type { Message } from '../../domain/conversation.ts';
+import { canAccess } from '../../domain/access/access.ts';
 import type {
   ProgressOutcome,
   ReplyProgress,
   TurnStart,
   TurnWrite,
   WriteOutcome,
-} from '../../domain/turns.ts';
+} from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
 import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
 import {
   type Dialect,

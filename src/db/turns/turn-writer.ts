@@ -1,13 +1,13 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
-import { AppError } from '../../domain/errors.ts';
 import type {
   ProgressOutcome,
   ReplyProgress,
   TurnWrite,
   TurnWriter,
   WriteOutcome,
-} from '../../domain/turns.ts';
+} from '../../domain/chat/turns.ts';
+import { AppError } from '../../domain/errors.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { databaseUnavailable, withDeadlockRetry, withReconnect } from '../core/errors.ts';
 import { type BatchOutcomes, writeBatch } from './turn-batch.ts';

@@ -1,6 +1,6 @@
 import type { Response } from 'express';
-import { type Access, UNRESTRICTED } from '../../domain/access.ts';
-import type { ApiKey } from '../../domain/api-keys.ts';
+import { type Access, UNRESTRICTED } from '../../domain/access/access.ts';
+import type { ApiKey } from '../../domain/access/api-keys.ts';
 
 /** The sender of a request. */
 export interface Caller {

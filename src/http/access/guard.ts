@@ -1,5 +1,5 @@
 import type { Request, Response } from 'express';
-import type { ApiKey } from '../../domain/api-keys.ts';
+import type { ApiKey } from '../../domain/access/api-keys.ts';
 import { AppError, isUnavailable } from '../../domain/errors.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { ApiKeyService } from '../../services/access/api-keys.ts';

@@ -1,6 +1,13 @@
 import type { Request, Response } from 'express';
+import type {
+  Decision,
+  Permit,
+  PermitPool,
+  Policy,
+  RateLimiter,
+  WindowPolicy,
+} from '../../domain/access/limits.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { Decision, Permit, PermitPool, Policy, RateLimiter, WindowPolicy } from '../../domain/limits.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import type { Quota, Route } from '../route.ts';
 import { rateLimitHeaders, retryAfter } from './rate-limit-headers.ts';

@@ -1,4 +1,4 @@
-import type { Decision, Policy } from '../../domain/limits.ts';
+import type { Decision, Policy } from '../../domain/access/limits.ts';
 
 export type RateLimitHeaders = Readonly<Record<'RateLimit-Policy' | 'RateLimit', string>>;
 

@@ -1,6 +1,6 @@
-import type { Instant } from '../../domain/conversation.ts';
-import type { ExportRequest } from '../../domain/export-jobs.ts';
-import type { ExportCursor, ExportFilter } from '../../domain/exports.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { ExportCursor, ExportFilter } from '../../domain/exports/exports.ts';
+import type { ExportRequest } from '../../domain/exports/jobs.ts';
 import type { ExportRequestBody } from '../schemas/export-jobs.ts';
 
 /** How long a cursor is valid, because deletions are remembered for so long. */

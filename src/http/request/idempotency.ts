@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import type { Request } from 'express';
-import type { Access } from '../../domain/access.ts';
+import type { Access } from '../../domain/access/access.ts';
+import type { IdempotencyKey } from '../../domain/chat/turns.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { IdempotencyKey } from '../../domain/turns.ts';
 
 const RULE = 'must be sent once, as 1 to 255 visible ASCII characters, bare or in double quotes';
 

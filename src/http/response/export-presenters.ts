@@ -1,6 +1,6 @@
 /** Export jobs → wire types. */
-import type { Instant } from '../../domain/conversation.ts';
-import type { ExportJob } from '../../domain/export-jobs.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { ExportJob } from '../../domain/exports/jobs.ts';
 import { isoTime } from '../../domain/time.ts';
 import { type JobList, type JobProgress, progressOf } from '../../services/exports/jobs.ts';
 import { type ExportJobBody, jobCursor } from '../schemas/export-jobs.ts';

@@ -1,4 +1,4 @@
-import type { Compression, ExportFormat } from '../../domain/export-jobs.ts';
+import type { Compression, ExportFormat } from '../../domain/exports/jobs.ts';
 
 const FORMATS = {
   json: 'application/json',

@@ -1,6 +1,6 @@
-import type { ReplyFormat } from '../../domain/conversation.ts';
+import type { TextFormat, TextStream } from '../../domain/chat/text-format.ts';
+import type { ReplyFormat } from '../../domain/conversations/conversation.ts';
 import type { FilterRule, FilterStream, WordFilters } from '../../domain/filter.ts';
-import type { TextFormat, TextStream } from '../../domain/text-format.ts';
 import type { Reply } from '../../services/chat/reply.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 

@@ -1,5 +1,5 @@
 import type { Request, Response } from 'express';
-import type { ReplyFormat } from '../../domain/conversation.ts';
+import type { ReplyFormat } from '../../domain/conversations/conversation.ts';
 import type { ChatInput, ChatService } from '../../services/chat/chat.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import { type Caller, callerOf } from '../access/caller.ts';

@@ -1,6 +1,6 @@
-import { type Access, ownerFilter } from '../../domain/access.ts';
+import { type Access, ownerFilter } from '../../domain/access/access.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { ExportJob, ExportRequest } from '../../domain/export-jobs.ts';
+import type { ExportJob, ExportRequest } from '../../domain/exports/jobs.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import type { CursorCodec } from '../../services/exports/cursor-codec.ts';
 import { type ExportJobService, progressOf } from '../../services/exports/jobs.ts';

@@ -1,6 +1,6 @@
 import type { Request, Response } from 'express';
 import type { z } from 'zod';
-import { ownerFilter } from '../../domain/access.ts';
+import { ownerFilter } from '../../domain/access/access.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import { isoTime } from '../../domain/time.ts';
 import type { ConversationService } from '../../services/conversations/conversations.ts';

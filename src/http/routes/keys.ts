@@ -1,5 +1,5 @@
 import type { Response } from 'express';
-import type { ApiKey } from '../../domain/api-keys.ts';
+import type { ApiKey } from '../../domain/access/api-keys.ts';
 import { AppError } from '../../domain/errors.ts';
 import { isoTime } from '../../domain/time.ts';
 import type { ApiKeyService, CreatedKey } from '../../services/access/api-keys.ts';

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { ConversationCursor } from '../../domain/conversation.ts';
+import type { ConversationCursor } from '../../domain/conversations/conversation.ts';
 import { cursorFormat, instant, messageStatus, pageQuery, paging, uuid } from './common.ts';
 
 export const messageCursor = cursorFormat((seq: number) => `m${seq}`, /^m(\d{1,15})$/, Number);

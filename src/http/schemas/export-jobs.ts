@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { JobListCursor } from '../../domain/export-jobs.ts';
+import type { JobListCursor } from '../../domain/exports/jobs.ts';
 import { cursorFormat, instant, pageQuery, paging, uuid } from './common.ts';
 import { csvOption, exportFilter, exportFormat, isOrdered, ORDER_RULE } from './exports.ts';
 

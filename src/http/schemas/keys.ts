@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { SCOPES } from '../../domain/api-keys.ts';
+import { SCOPES } from '../../domain/access/api-keys.ts';
 import { cleanText, instant, uuid } from './common.ts';
 
 const scopes = z

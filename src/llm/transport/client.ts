@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { OpenAI, type ClientOptions as SdkOptions } from 'openai';
-import type { ModelRequest } from '../../domain/model.ts';
+import type { ModelRequest } from '../../domain/chat/model.ts';
 import { classifyResponse, connectionError, UpstreamError } from '../errors.ts';
 import type { Attempt } from './attempt.ts';
 import { Transport, type WireRequest } from './transport.ts';

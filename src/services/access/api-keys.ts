@@ -1,6 +1,6 @@
 import { timingSafeEqual } from 'node:crypto';
-import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type Scope } from '../../domain/api-keys.ts';
-import type { Instant } from '../../domain/conversation.ts';
+import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type Scope } from '../../domain/access/api-keys.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 import { AppError, type FieldError, isUnavailable } from '../../domain/errors.ts';
 import type { Clock, IdSource, Log } from '../../domain/runtime.ts';
 import { within } from '../../util/timers.ts';

@@ -1,5 +1,5 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
-import type { Instant } from '../../domain/conversation.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 
 /** Short secrets can be guessed. */
 const SECRET_MIN = 24;

@@ -1,23 +1,23 @@
-import { type Access, canAccess } from '../../domain/access.ts';
-import { ContextTurns } from '../../domain/context.ts';
-import type {
-  ContextMessage,
-  ConversationRepository,
-  Instant,
-  Message,
-  ReplyFormat,
-} from '../../domain/conversation.ts';
-import { conversationNotFound } from '../../domain/errors.ts';
-import type { ModelRequest } from '../../domain/model.ts';
-import type { Retention } from '../../domain/retention.ts';
-import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { type Access, canAccess } from '../../domain/access/access.ts';
+import type { ModelRequest } from '../../domain/chat/model.ts';
 import {
   type IdempotencyKey,
   type KeyClaim,
   type PendingTurns,
   type StoredKey,
   waitForReplay,
-} from '../../domain/turns.ts';
+} from '../../domain/chat/turns.ts';
+import { ContextTurns } from '../../domain/conversations/context.ts';
+import type {
+  ContextMessage,
+  ConversationRepository,
+  Instant,
+  Message,
+  ReplyFormat,
+} from '../../domain/conversations/conversation.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
+import { conversationNotFound } from '../../domain/errors.ts';
+import type { Clock, IdSource } from '../../domain/runtime.ts';
 import type { ExportThrottle } from '../exports/throttle.ts';
 import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
 import { type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';

@@ -1,6 +1,6 @@
+import type { ReplyProgress, ReplyStore, TurnWriter } from '../../domain/chat/turns.ts';
 import { isUnavailable } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
-import type { ReplyProgress, ReplyStore, TurnWriter } from '../../domain/turns.ts';
 import type { Reply } from './reply.ts';
 import { conversationDeleted } from './turn.ts';
 

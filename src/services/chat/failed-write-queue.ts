@@ -1,5 +1,5 @@
+import type { TurnWrite, TurnWriter } from '../../domain/chat/turns.ts';
 import type { Log } from '../../domain/runtime.ts';
-import type { TurnWrite, TurnWriter } from '../../domain/turns.ts';
 
 const RETRY_MS = 1000;
 /** In UTF-16 units. */

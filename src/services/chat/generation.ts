@@ -1,5 +1,5 @@
+import type { ModelOutcome, ModelReply } from '../../domain/chat/model.ts';
 import type { AppError } from '../../domain/errors.ts';
-import type { ModelOutcome, ModelReply } from '../../domain/model.ts';
 
 /**
  * One call to the model, read by any number of readers: pieces are kept in order, and each reader remembers its own

@@ -1,6 +1,6 @@
+import type { ChatModel, ModelRequest } from '../../domain/chat/model.ts';
+import type { ResponseCache } from '../../domain/chat/response-cache.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { ChatModel, ModelRequest } from '../../domain/model.ts';
-import type { ResponseCache } from '../../domain/response-cache.ts';
 import type { Log } from '../../domain/runtime.ts';
 import { Generation } from './generation.ts';
 

@@ -1,6 +1,6 @@
-import type { Instant } from '../../domain/conversation.ts';
+import type { IdempotencyKey, ReplyStore, StoredKey } from '../../domain/chat/turns.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { IdempotencyKey, ReplyStore, StoredKey } from '../../domain/turns.ts';
 import type { StoredStreams } from './stored-streams.ts';
 import type { Turn } from './turn.ts';
 import type { TurnRecorder } from './turn-recorder.ts';

@@ -1,4 +1,4 @@
-import type { ContextMessage } from '../../domain/conversation.ts';
+import type { ContextMessage } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { FilterRule } from '../../domain/filter.ts';
 

@@ -1,6 +1,6 @@
-import type { FinishReason, MessageStatus } from '../../domain/conversation.ts';
+import type { ModelOutcome } from '../../domain/chat/model.ts';
+import type { FinishReason, MessageStatus } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { ModelOutcome } from '../../domain/model.ts';
 import type { Generation } from './generation.ts';
 
 /** How a reply ended: with an outcome of the model, with the error that broke it, or because it was stopped. */

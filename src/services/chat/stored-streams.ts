@@ -1,8 +1,8 @@
-import type { Conversation, Message } from '../../domain/conversation.ts';
+import type { PendingTurns, ReplyStore, ReplyTail, StoredReply } from '../../domain/chat/turns.ts';
+import type { Conversation, Message } from '../../domain/conversations/conversation.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
 import { AppError } from '../../domain/errors.ts';
-import type { Retention } from '../../domain/retention.ts';
 import type { Log } from '../../domain/runtime.ts';
-import type { PendingTurns, ReplyStore, ReplyTail, StoredReply } from '../../domain/turns.ts';
 import { pause } from '../../util/timers.ts';
 import { Generation } from './generation.ts';
 import { Reply } from './reply.ts';

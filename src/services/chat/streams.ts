@@ -1,9 +1,14 @@
-import { type Access, canAccess } from '../../domain/access.ts';
-import type { MessageStatus } from '../../domain/conversation.ts';
+import { type Access, canAccess } from '../../domain/access/access.ts';
+import {
+  type PendingTurns,
+  type ReplyStore,
+  type StoredReply,
+  waitForReplay,
+} from '../../domain/chat/turns.ts';
+import type { MessageStatus } from '../../domain/conversations/conversation.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
 import { streamNotFound } from '../../domain/errors.ts';
-import type { Retention } from '../../domain/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
-import { type PendingTurns, type ReplyStore, type StoredReply, waitForReplay } from '../../domain/turns.ts';
 import { storedEnd } from './reply.ts';
 import type { StoredStreams } from './stored-streams.ts';
 import type { Turn } from './turn.ts';

@@ -1,8 +1,8 @@
-import type { Message } from '../../domain/conversation.ts';
+import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
 import { AppError, conversationNotFound } from '../../domain/errors.ts';
-import type { Retention } from '../../domain/retention.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
-import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/turns.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { FailedWriteQueue } from './failed-write-queue.ts';
 import type { OpenedGeneration } from './generations.ts';

@@ -1,4 +1,4 @@
-import type { FinishReason, Instant, ReplyFormat, Usage } from '../../domain/conversation.ts';
+import type { FinishReason, Instant, ReplyFormat, Usage } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { CacheUse } from './generations.ts';
 import type { Reply } from './reply.ts';

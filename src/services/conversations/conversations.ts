@@ -1,15 +1,15 @@
-import { type Access, canAccess } from '../../domain/access.ts';
+import { type Access, canAccess } from '../../domain/access/access.ts';
+import { type PendingTurns, waitForReplay } from '../../domain/chat/turns.ts';
 import type {
   Conversation,
   ConversationCursor,
   ConversationRepository,
   Instant,
   SequencedMessage,
-} from '../../domain/conversation.ts';
+} from '../../domain/conversations/conversation.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
-import type { Retention } from '../../domain/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
-import { type PendingTurns, waitForReplay } from '../../domain/turns.ts';
 
 export interface ConversationView extends Conversation {
   /** Null when conversations are kept for ever. */

@@ -1,6 +1,6 @@
-import type { Instant } from '../../domain/conversation.ts';
-import type { PurgeCount, PurgeStore } from '../../domain/purge.ts';
-import type { Retention } from '../../domain/retention.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { PurgeCount, PurgeStore } from '../../domain/conversations/purge.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { PurgeArchiver } from '../exports/purge-archiver.ts';
 

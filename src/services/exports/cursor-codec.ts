@@ -1,5 +1,5 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
-import type { ExportCursor } from '../../domain/exports.ts';
+import type { ExportCursor } from '../../domain/exports/exports.ts';
 
 /** 128 bits of the HMAC. */
 const SIGNATURE_BYTES = 16;

@@ -1,13 +1,13 @@
 /** The formats of exports: parts of conversations in, text out. */
 import { stringify } from 'csv-stringify/sync';
-import type { Instant } from '../../domain/conversation.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
 import type {
   ExportConversation,
   ExportDeletion,
   ExportFilter,
   ExportMessage,
-} from '../../domain/exports.ts';
-import type { Retention } from '../../domain/retention.ts';
+} from '../../domain/exports/exports.ts';
 import { isoTime } from '../../domain/time.ts';
 
 export interface ExportCounts {

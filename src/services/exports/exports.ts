@@ -1,13 +1,13 @@
-import type { Instant } from '../../domain/conversation.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
+import type { ExportFilter, ExportScope, ExportSource } from '../../domain/exports/exports.ts';
 import type {
   ExportCheckpoint,
   ExportFormat,
   ExportManifest,
   ExportRequest,
   JobScope,
-} from '../../domain/export-jobs.ts';
-import type { ExportFilter, ExportScope, ExportSource } from '../../domain/exports.ts';
-import type { Retention } from '../../domain/retention.ts';
+} from '../../domain/exports/jobs.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import { isoTime } from '../../domain/time.ts';
 import type { CursorCodec } from './cursor-codec.ts';

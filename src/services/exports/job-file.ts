@@ -5,7 +5,7 @@ import type {
   ExportJobStore,
   ExportManifest,
   JobScope,
-} from '../../domain/export-jobs.ts';
+} from '../../domain/exports/jobs.ts';
 import type { ExportService } from './exports.ts';
 import { EMPTY_CHECKPOINT, writeExport } from './write-export.ts';
 

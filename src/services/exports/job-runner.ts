@@ -1,5 +1,5 @@
 import { errorCode, isUnavailable } from '../../domain/errors.ts';
-import type { ExportJob, ExportJobStore, ExportManifest } from '../../domain/export-jobs.ts';
+import type { ExportJob, ExportJobStore, ExportManifest } from '../../domain/exports/jobs.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import { pause } from '../../util/timers.ts';
 import { assertOwned, type JobFileParts, JobLostError, type JobState, writeJobFile } from './job-file.ts';

@@ -1,5 +1,5 @@
-import { type Access, canAccess } from '../../domain/access.ts';
-import type { Instant } from '../../domain/conversation.ts';
+import { type Access, canAccess } from '../../domain/access/access.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 import { AppError, exportNotFound, type FieldError } from '../../domain/errors.ts';
 import type {
   ExportCheckpoint,
@@ -8,7 +8,7 @@ import type {
   ExportJobStore,
   ExportRequest,
   JobListCursor,
-} from '../../domain/export-jobs.ts';
+} from '../../domain/exports/jobs.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import type { JobRunner } from './job-runner.ts';
 

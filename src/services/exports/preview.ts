@@ -1,4 +1,4 @@
-import type { ExportPart } from '../../domain/exports.ts';
+import type { ExportPart } from '../../domain/exports/exports.ts';
 import type { ExportCounts } from './encoders.ts';
 
 /** A row of the CSV; a conversation without messages has one whose message members are null. */

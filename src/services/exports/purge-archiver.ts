@@ -1,6 +1,6 @@
-import type { ExportPart, ExportScope, ExportSource } from '../../domain/exports.ts';
-import type { PurgeArchive } from '../../domain/purge.ts';
-import type { Retention } from '../../domain/retention.ts';
+import type { PurgeArchive } from '../../domain/conversations/purge.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
+import type { ExportPart, ExportScope, ExportSource } from '../../domain/exports/exports.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import { ndjsonEncoder } from './encoders.ts';
 import { exportText, type IdRange, trackIds } from './text.ts';

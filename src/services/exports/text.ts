@@ -1,4 +1,4 @@
-import type { ExportMessage, ExportPart, ExportPosition } from '../../domain/exports.ts';
+import type { ExportMessage, ExportPart, ExportPosition } from '../../domain/exports/exports.ts';
 import type { ExportEncoder } from './encoders.ts';
 
 export interface RunningCounts {

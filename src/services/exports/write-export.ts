@@ -1,13 +1,13 @@
 /** Writes an export to a file, for export jobs and for the command line. */
 
-import type { Instant } from '../../domain/conversation.ts';
+import type { Instant } from '../../domain/conversations/conversation.ts';
 import type {
   ExportCheckpoint,
   ExportFileWriter,
   ExportManifest,
   ExportRequest,
   JobScope,
-} from '../../domain/export-jobs.ts';
+} from '../../domain/exports/jobs.ts';
 import type { ExportService } from './exports.ts';
 
 export interface FileExport {

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
-import type { Compression, ExportFileWriter, ExportRequest } from '../../../src/domain/export-jobs.ts';
+import type { Compression, ExportFileWriter, ExportRequest } from '../../../src/domain/exports/jobs.ts';
 import { createExportFiles } from '../../../src/files/export-files.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'chat-files-'));

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import type { ChatModel } from '../../../src/domain/chat/model.ts';
 import type { FilterAction } from '../../../src/domain/filter.ts';
-import type { ChatModel } from '../../../src/domain/model.ts';
 import { createWordFilters, Fold, filterReplies } from '../../../src/filter/index.ts';
 
 const words = { filters: createWordFilters(['敏感词'], new Fold()) };

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { describe, it } from 'node:test';
 import type { Request, Response } from 'express';
+import type { Decision, PermitPool, Policy, RateLimiter } from '../../../../src/domain/access/limits.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
-import type { Decision, PermitPool, Policy, RateLimiter } from '../../../../src/domain/limits.ts';
 import { Quotas } from '../../../../src/http/access/quotas.ts';
 import type { Quota, Route } from '../../../../src/http/route.ts';
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { Decision, Policy } from '../../../../src/domain/limits.ts';
+import type { Decision, Policy } from '../../../../src/domain/access/limits.ts';
 import { rateLimitHeaders, retryAfter } from '../../../../src/http/access/rate-limit-headers.ts';
 
 const REQUESTS: Policy = { name: 'requests', limit: 60, windowSeconds: 60, unit: 'requests' };

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { Request } from 'express';
 import fc from 'fast-check';
-import { UNRESTRICTED } from '../../../../src/domain/access.ts';
+import { UNRESTRICTED } from '../../../../src/domain/access/access.ts';
 import { idempotencyKey } from '../../../../src/http/request/idempotency.ts';
 
 /** As much of a request as the key is read from. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { ApiKey, ApiKeyStore, Scope, StoredApiKey } from '../../../../src/domain/api-keys.ts';
+import type { ApiKey, ApiKeyStore, Scope, StoredApiKey } from '../../../../src/domain/access/api-keys.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
 import { createIdSource } from '../../../../src/ids.ts';
 import { makeKey } from '../../../../src/services/access/api-key-format.ts';

@@ -1,11 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { createResponseCache } from '../../../../src/cache/response-cache.ts';
-import { UNRESTRICTED } from '../../../../src/domain/access.ts';
-import type { ContextMessage } from '../../../../src/domain/conversation.ts';
-import { AppError } from '../../../../src/domain/errors.ts';
-import type { ChatModel, ModelRequest } from '../../../../src/domain/model.ts';
-import { Retention } from '../../../../src/domain/retention.ts';
+import { UNRESTRICTED } from '../../../../src/domain/access/access.ts';
+import type { ChatModel, ModelRequest } from '../../../../src/domain/chat/model.ts';
 import type {
   PendingTurns,
   ProgressOutcome,
@@ -14,7 +11,10 @@ import type {
   TurnWrite,
   TurnWriter,
   WriteOutcome,
-} from '../../../../src/domain/turns.ts';
+} from '../../../../src/domain/chat/turns.ts';
+import type { ContextMessage } from '../../../../src/domain/conversations/conversation.ts';
+import { Retention } from '../../../../src/domain/conversations/retention.ts';
+import { AppError } from '../../../../src/domain/errors.ts';
 import { type ChatInput, ChatService, type ChatSettings } from '../../../../src/services/chat/chat.ts';
 import { Checkpoints } from '../../../../src/services/chat/checkpoints.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';

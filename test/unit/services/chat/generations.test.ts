@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { createResponseCache } from '../../../../src/cache/response-cache.ts';
+import type { ChatModel, ModelOutcome, ModelRequest } from '../../../../src/domain/chat/model.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
-import type { ChatModel, ModelOutcome, ModelRequest } from '../../../../src/domain/model.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';
 import { silentLog } from '../../../support/fakes.ts';
 

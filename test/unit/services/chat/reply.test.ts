@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import type { ModelOutcome } from '../../../../src/domain/chat/model.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
-import type { ModelOutcome } from '../../../../src/domain/model.ts';
 import { Generation } from '../../../../src/services/chat/generation.ts';
 import { Reply, storedEnd } from '../../../../src/services/chat/reply.ts';
 

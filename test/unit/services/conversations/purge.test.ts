@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { ExportScope } from '../../../../src/domain/exports.ts';
-import type { ArchiveBatch, PurgeStore } from '../../../../src/domain/purge.ts';
-import { Retention } from '../../../../src/domain/retention.ts';
+import type { ArchiveBatch, PurgeStore } from '../../../../src/domain/conversations/purge.ts';
+import { Retention } from '../../../../src/domain/conversations/retention.ts';
+import type { ExportScope } from '../../../../src/domain/exports/exports.ts';
 import { PurgeService } from '../../../../src/services/conversations/purge.ts';
 import { PurgeArchiver } from '../../../../src/services/exports/purge-archiver.ts';
 import { silentLog } from '../../../support/fakes.ts';

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { ExportPart, ExportScope, ExportSource } from '../../../../src/domain/exports.ts';
-import { Retention } from '../../../../src/domain/retention.ts';
+import { Retention } from '../../../../src/domain/conversations/retention.ts';
+import type { ExportPart, ExportScope, ExportSource } from '../../../../src/domain/exports/exports.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { escapeFormula } from '../../../../src/services/exports/encoders.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { Retention } from '../../../../src/domain/conversations/retention.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
-import type { ExportFiles, ExportFormat, ExportJob } from '../../../../src/domain/export-jobs.ts';
-import type { ExportConversation, ExportPart, ExportSource } from '../../../../src/domain/exports.ts';
-import { Retention } from '../../../../src/domain/retention.ts';
+import type { ExportConversation, ExportPart, ExportSource } from '../../../../src/domain/exports/exports.ts';
+import type { ExportFiles, ExportFormat, ExportJob } from '../../../../src/domain/exports/jobs.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
 import { type JobFileParts, JobLostError, writeJobFile } from '../../../../src/services/exports/job-file.ts';

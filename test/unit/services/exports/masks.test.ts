@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { ExportRequest, JobScope } from '../../../../src/domain/export-jobs.ts';
-import type { ExportScope, ExportSource } from '../../../../src/domain/exports.ts';
-import { Retention } from '../../../../src/domain/retention.ts';
+import { Retention } from '../../../../src/domain/conversations/retention.ts';
+import type { ExportScope, ExportSource } from '../../../../src/domain/exports/exports.ts';
+import type { ExportRequest, JobScope } from '../../../../src/domain/exports/jobs.ts';
 import { maskPersonal } from '../../../../src/filter/index.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';

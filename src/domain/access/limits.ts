@@ -1,5 +1,5 @@
 /** Rate limits: what is allowed, what was decided, and where it is counted. */
-import type { Instant } from './conversation.ts';
+import type { Instant } from '../conversations/conversation.ts';
 
 /** A limit for each subject. Windows begin at whole multiples of their length since 1970 (UTC). */
 export interface Policy {

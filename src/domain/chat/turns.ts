@@ -1,6 +1,13 @@
 /** How turns are stored and read, and the ports for it. */
-import type { Access } from './access.ts';
-import type { Conversation, FinishReason, Instant, Message, MessageStatus, Usage } from './conversation.ts';
+import type { Access } from '../access/access.ts';
+import type {
+  Conversation,
+  FinishReason,
+  Instant,
+  Message,
+  MessageStatus,
+  Usage,
+} from '../conversations/conversation.ts';
 
 /** A user message to be stored, and its conversation. */
 export interface TurnStart {

@@ -1,5 +1,5 @@
 /** API keys. Only the hash of a key is stored. */
-import type { Instant } from './conversation.ts';
+import type { Instant } from '../conversations/conversation.ts';
 
 export const SCOPES = ['chat', 'read', 'export', 'admin'] as const;
 

@@ -1,6 +1,6 @@
 /** Exports to files on this host, and the ports they need. */
-import type { Access } from './access.ts';
-import type { Instant } from './conversation.ts';
+import type { Access } from '../access/access.ts';
+import type { Instant } from '../conversations/conversation.ts';
 import type { ExportCursor, ExportFilter, ExportPosition, ExportScope } from './exports.ts';
 
 export type ExportFormat = 'json' | 'csv' | 'ndjson';

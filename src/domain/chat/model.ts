@@ -1,4 +1,4 @@
-import type { ContextMessage, FinishReason, Usage } from './conversation.ts';
+import type { ContextMessage, FinishReason, Usage } from '../conversations/conversation.ts';
 
 /** A call to the model server. A cached reply belongs to one. */
 export interface ModelRequest {

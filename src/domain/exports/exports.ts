@@ -1,5 +1,5 @@
 /** What is exported, and the port that reads it. */
-import type { Instant, MessageStatus, Role } from './conversation.ts';
+import type { Instant, MessageStatus, Role } from '../conversations/conversation.ts';
 
 /** What of all conversations is exported; null: no bound. */
 export interface ExportFilter {
