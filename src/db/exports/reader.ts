@@ -16,7 +16,7 @@ import { fromTime, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
 import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
-import { isFiltered, messageFilter, SETTLED_MS, sinceFilter } from './filters.ts';
+import { isFiltered, SETTLED_MS } from './filters.ts';
 import { hasContent, loaded, type MessageBody, MessageReader } from './messages.ts';
 import { prefetch } from './prefetch.ts';
 import { columnOf, isoOf } from './times.ts';
@@ -54,24 +54,25 @@ export class KnexExportSource implements ExportSource {
   }
 
   /**
-   * Row numbers are assigned before their transactions commit, and the clocks of hosts differ, both by less than
-   * SETTLED_MS. So no row can still appear before the newest row of a page whose rows are all older, and of the rows
-   * before it only streaming replies change.
+   * The newest row that was last written SETTLED_MS ago. Row numbers are assigned before their transactions commit, and
+   * the clocks of hosts differ, both by less than SETTLED_MS: no row before it can still appear. Those that change later
+   * are found by their time.
    */
   async cursor(now: Instant): Promise<ExportCursor> {
     const settled = toTime(now - SETTLED_MS);
     let before = Number.MAX_SAFE_INTEGER;
-    for (;;) {
+    // Most databases are quiet, and long contents slow SQLite down.
+    for (let limit = 1; ; limit = Math.min(2 * limit, CURSOR_PAGE)) {
       const rows = await this.#select<Pick<MessageRow, 'id' | 'updated_at'>>(
         'SELECT id, updated_at FROM messages WHERE id < ? ORDER BY id DESC LIMIT ?',
-        [before, CURSOR_PAGE],
+        [before, limit],
       );
-      const [newest] = rows;
+      const newest = rows.find(({ updated_at }) => updated_at < settled);
+      if (newest) return { seq: await this.#beforeStreaming(newest.id), at: now };
       const oldest = rows.at(-1);
-      const isSettled = rows.every(({ updated_at }) => updated_at < settled);
-      if (newest && isSettled) return { seq: await this.#beforeStreaming(newest.id), at: now };
-      if (!oldest || rows.length < CURSOR_PAGE) return { seq: 0, at: now };
+      if (!oldest || rows.length < limit) return { seq: 0, at: now };
       before = oldest.id;
+      await nextTurn();
     }
   }
 
@@ -83,19 +84,23 @@ export class KnexExportSource implements ExportSource {
     return row?.id ? Math.min(seq, row.id - 1) : seq;
   }
 
+  /** By time, so that an index limits what a statement looks at; those of other owners are left out afterwards. */
   async *deletions({ at }: ExportCursor, owner: string | null): AsyncGenerator<readonly ExportDeletion[]> {
-    const owners = owner === null ? [] : [owner];
+    let from = toTime(at - SETTLED_MS);
     let after = 0;
     for (;;) {
-      const rows = await this.#select<Pick<DeletionRow, 'id' | 'conversation_id' | 'deleted_at'>>(
-        `SELECT id, conversation_id, deleted_at FROM deletions
-         WHERE deleted_at >= ? AND id > ? ${owners.length > 0 ? 'AND owner = ?' : ''} ORDER BY id LIMIT ?`,
-        [toTime(at - SETTLED_MS), after, ...owners, CURSOR_PAGE],
+      const rows = await this.#select<Omit<DeletionRow, 'renewed'>>(
+        `SELECT id, conversation_id, owner, deleted_at FROM deletions ${this.#dialect.forceIndex('deletions_deleted_at')}
+         WHERE deleted_at >= ? AND (deleted_at > ? OR id > ?) ORDER BY deleted_at, id LIMIT ?`,
+        [from, from, after, CURSOR_PAGE],
       );
       const last = rows.at(-1);
       if (!last) return;
-      yield rows.map((row) => ({ id: row.conversation_id, deletedAt: isoOf(row.deleted_at) }));
+      const mine = owner === null ? rows : rows.filter((row) => row.owner === owner);
+      yield mine.map((row) => ({ id: row.conversation_id, deletedAt: isoOf(row.deleted_at) }));
+      from = last.deleted_at;
       after = last.id;
+      await nextTurn();
     }
   }
 
@@ -109,21 +114,16 @@ export class KnexExportSource implements ExportSource {
   async count(
     scope: ExportScope,
     signal?: AbortSignal,
+    onPage?: () => void,
   ): Promise<{ conversations: number; messages: number }> {
-    const { sql, bindings } = messageFilter(scope);
     const filtered = isFiltered(scope);
     const total = { conversations: 0, messages: 0 };
     for await (const heads of this.#conversationPages(scope, null)) {
       signal?.throwIfAborted();
-      const [row] = await this.#select<{ conversations: number; messages: number }>(
-        `SELECT COUNT(DISTINCT conversation_id) AS conversations, COUNT(*) AS messages
-         FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-         WHERE conversation_id IN (${placeholders(heads.length)}) ${sql}`,
-        [...idsOf(heads), ...bindings],
-      );
-      total.conversations += filtered ? (row?.conversations ?? 0) : heads.length;
-      total.messages += row?.messages ?? 0;
-      await nextTurn();
+      onPage?.();
+      const found = await this.#messages.count(scope, idsOf(heads));
+      total.conversations += filtered ? found.conversations : heads.length;
+      total.messages += found.messages;
     }
     return total;
   }
@@ -133,76 +133,85 @@ export class KnexExportSource implements ExportSource {
     /** An estimate of how many conversations fill a page of messages. */
     let step = 20;
     for await (const heads of this.#conversationPages(scope, position)) {
+      // The reader of the parts learns that this goes on.
+      if (heads.length === 0) yield [];
       for (let at = 0; at < heads.length; ) {
         const wanted = heads.slice(at, at + step);
-        const rows = await this.#messages.messagePage(scope, idsOf(wanted), 0);
-        const complete = rows.length < pageSize ? wanted : completeOnes(wanted, rows);
         const [first] = wanted;
-        if (complete.length > 0) {
+        const cut = await this.#messages.firstCut(scope, idsOf(wanted));
+        const readable = cut === null ? wanted : before(wanted, cut);
+        const rows =
+          readable.length > 0 ? await this.#messages.messagePage(scope, idsOf(readable), 0) : undefined;
+        const complete = !rows || rows.length < pageSize ? readable : completeOnes(readable, rows);
+        if (rows && complete.length > 0) {
           yield* this.#assemble(scope, complete, rows);
           at += complete.length;
-          step = nextStep(step, rows, pageSize);
-        } else if (first && wanted.length === 1) {
+          step = cut === null ? nextStep(step, rows, pageSize) : Math.max(complete.length, half(step));
+        } else if (first && (wanted.length === 1 || readable.length === 1)) {
           yield* partsOf(toConversation(first), this.#messages.pagesOf(scope, first.id));
           at += 1;
-        } else step = Math.max(1, Math.floor(wanted.length / 2));
+        } else step = half(wanted.length);
         // On SQLite, statements that wait for the connection run now.
         await nextTurn();
       }
     }
   }
 
+  /**
+   * Conversations by age. A page is so many rows of the index, of which expired ones are left out: a LIMIT on those that
+   * match could look at all of them.
+   */
   async *#conversationPages(
     scope: ExportScope,
     position: ExportPosition | null,
   ): AsyncGenerator<readonly ConversationHead[]> {
-    let from = position
-      ? columnOf(position.createdAt)
-      : toTime(scope.filter.from ?? Number.NEGATIVE_INFINITY);
-    let after = position?.id ?? '';
+    const activeSince = toTime(scope.activeSince);
+    let after = position && { created_at: columnOf(position.createdAt), id: position.id };
     for (;;) {
-      const heads = await this.#conversationPage(scope, from, after);
+      const heads = await this.#conversationPage(scope, after);
       const last = heads.at(-1);
       if (!last) return;
-      yield heads;
+      yield heads.filter(({ last_active }) => last_active >= activeSince);
       if (heads.length < CONVERSATIONS) return;
-      from = last.created_at;
-      after = last.id;
+      after = last;
+      await nextTurn();
     }
   }
 
-  #conversationPage(scope: ExportScope, from: string, after: string): Promise<ConversationHead[]> {
-    const { filter, conversationId } = scope;
-    const until = toTime(Math.min(filter.to ?? scope.lastCreated, scope.lastCreated));
-    const since = sinceFilter(scope);
-    const conditions = [
-      'created_at >= ?',
-      'created_at <= ?',
-      '(created_at > ? OR id > ?)',
-      'last_active >= ?',
-    ];
-    const bindings = [from, until, from, after, toTime(scope.activeSince)];
-    let hint = this.#dialect.forceIndex('conversations_created_at');
+  /** In two statements: MySQL has no index range for `(created_at, id) > (?, ?)`, and times can be equal. */
+  async #conversationPage(
+    scope: ExportScope,
+    after: Pick<ConversationHead, 'created_at' | 'id'> | null,
+  ): Promise<ConversationHead[]> {
+    const { filter, lastCreated } = scope;
+    const until = toTime(Math.min(filter.to ?? lastCreated, lastCreated));
+    const from = toTime(filter.from ?? Number.NEGATIVE_INFINITY);
+    if (!after)
+      return this.#heads(scope, 'created_at >= ? AND created_at <= ?', [from, until], CONVERSATIONS);
+    const { created_at, id } = after;
+    const same = await this.#heads(scope, 'created_at = ? AND id > ?', [created_at, id], CONVERSATIONS);
+    const left = CONVERSATIONS - same.length;
+    if (left === 0) return same;
+    const later = 'created_at > ? AND created_at <= ?';
+    return [...same, ...(await this.#heads(scope, later, [created_at, until], left))];
+  }
+
+  #heads(
+    { filter, conversationId }: ExportScope,
+    range: string,
+    bindings: readonly string[],
+    limit: number,
+  ): Promise<ConversationHead[]> {
     // Jobs stored by versions without owners have no owner in their filter.
-    if (filter.owner) {
-      hint = this.#dialect.forceIndex('conversations_owner_created_at');
-      conditions.unshift('owner = ?');
-      bindings.unshift(filter.owner);
-    }
-    if (conversationId !== null) {
-      hint = '';
-      conditions.push('id = ?');
-      bindings.push(conversationId);
-    }
-    if (scope.since) {
-      conditions.push(
-        `EXISTS (SELECT 1 FROM messages WHERE messages.conversation_id = conversations.id ${since.sql})`,
-      );
-    }
+    const owner = filter.owner ? [filter.owner] : [];
+    const one = conversationId === null ? [] : [conversationId];
+    const index = filter.owner ? 'conversations_owner_created_at' : 'conversations_created_at';
     return this.#select<ConversationHead>(
-      `SELECT id, created_at, last_active FROM conversations ${hint}
-       WHERE ${conditions.join(' AND ')} ORDER BY created_at, id LIMIT ?`,
-      [...bindings, ...since.bindings, CONVERSATIONS],
+      `SELECT id, created_at, last_active FROM conversations
+       ${one.length > 0 ? '' : this.#dialect.forceIndex(index)}
+       WHERE ${owner.length > 0 ? 'owner = ? AND' : ''} ${one.length > 0 ? 'id = ? AND' : ''} ${range}
+       ORDER BY created_at, id LIMIT ?`,
+      [...owner, ...one, ...bindings, limit],
     );
   }
 
@@ -267,12 +276,20 @@ function nextStep(step: number, rows: readonly MessageBody[], pageSize: number):
   return Math.max(1, Math.min(4 * step, CONVERSATIONS, fitting));
 }
 
+function half(count: number): number {
+  return Math.max(1, Math.floor(count / 2));
+}
+
 /** The leading conversations of a full page that have all their messages in it. */
 function completeOnes(
   heads: readonly ConversationHead[],
   rows: readonly MessageBody[],
 ): readonly ConversationHead[] {
-  const cut = rows.at(-1)?.conversation_id ?? '';
+  return before(heads, rows.at(-1)?.conversation_id ?? '');
+}
+
+/** The leading conversations whose ids are less than `cut`. */
+function before(heads: readonly ConversationHead[], cut: string): readonly ConversationHead[] {
   const missing = heads.findIndex(({ id }) => id >= cut);
   return missing < 0 ? heads : heads.slice(0, missing);
 }

@@ -89,9 +89,10 @@ export interface ExportSource {
    * @param after goes on behind that conversation
    */
   read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<readonly ExportPart[]>;
-  /** Rejects with the signal's reason when that breaks it off. */
+  /** Rejects with the signal's reason when that is aborted. @param onPage called at each page */
   count(
     scope: ExportScope,
     signal?: AbortSignal,
+    onPage?: () => void,
   ): Promise<{ readonly conversations: number; readonly messages: number }>;
 }
