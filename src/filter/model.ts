@@ -1,12 +1,12 @@
 import type { ChatModel, ModelOutcome, ModelReply, ModelRequest } from '../domain/chat/model.ts';
 import type { FilterRule, FilterStream } from '../domain/filter.ts';
 
-/** Why a call to the model was broken off; nobody sees it. */
+/** The abort reason of a blocked call; internal. */
 class Blocked extends Error {}
 
 /**
- * The model with its replies filtered as they come, so that whatever keeps them never had the words. With `block` a
- * streamed call is broken off at the first word, and the reply ends well, with finish reason `content_filter`.
+ * Filters the replies of a model while they arrive, so that neither cache nor database sees the words. `block` aborts
+ * a streamed call at the first word, and the reply completes with finish reason `content_filter`.
  */
 export function filterReplies(model: ChatModel, { words, action }: FilterRule): ChatModel {
   return {
@@ -30,24 +30,24 @@ async function streamed(
   onDelta: (text: string) => void,
   signal: AbortSignal,
 ): Promise<ModelOutcome> {
-  const quit = new AbortController();
-  const tell = (text: string) => {
+  const blocking = new AbortController();
+  const emit = (text: string) => {
     if (text !== '') onDelta(text);
   };
   const take = (piece: string) => {
-    tell(filter.push(piece));
-    if (filter.blocked && !quit.signal.aborted) quit.abort(new Blocked());
+    emit(filter.push(piece));
+    if (filter.blocked && !blocking.signal.aborted) blocking.abort(new Blocked());
   };
   let outcome: ModelOutcome;
   try {
-    outcome = await model.stream(request, take, AbortSignal.any([signal, quit.signal]));
+    outcome = await model.stream(request, take, AbortSignal.any([signal, blocking.signal]));
   } catch (error) {
     if (filter.blocked) return blocked({ model: request.model, usage: null });
-    // What was held back has been said too, and begins no word any more.
-    tell(filter.end());
+    // The held-back text belongs to the reply, and no word can follow.
+    emit(filter.end());
     throw error;
   }
-  tell(filter.end());
+  emit(filter.end());
   return filter.blocked ? blocked(outcome) : outcome;
 }
 

@@ -4,27 +4,27 @@ import { openWordSource, WordListError, type WordSource } from '../filter/index.
 import type { Logger } from '../logger.ts';
 import { StartError } from './start-error.ts';
 
-/** What is done to words, by direction; undefined: nothing. */
+/** The filter rules; undefined means no filtering. */
 export interface ContentFilter {
   readonly input: FilterRule | undefined;
-  /** For what readers get. */
+  /** Of replies, when they are sent. */
   readonly output: FilterRule | undefined;
-  /** For what is stored of replies. */
+  /** Of replies, when they are stored. */
   readonly stored: FilterRule | undefined;
-  /** Follows the list no more. */
+  /** Ends polling of the word list. */
   stop(): Promise<void>;
 }
 
 /**
- * Loads the list of words, if there is to be one, and follows it.
- * @throws StartError when it cannot be used
+ * Loads the word list, if one is configured, and polls its file.
+ * @throws StartError if it cannot be loaded
  */
 export async function openContentFilter(
   { file, input, output, store }: Config['filter'],
   log: Logger,
-  lookEveryMs?: number,
+  pollMs?: number,
 ): Promise<ContentFilter> {
-  const words = file === undefined ? undefined : await openWords(file, log, lookEveryMs);
+  const words = file === undefined ? undefined : await openWords(file, log, pollMs);
   const rule = (action: typeof input) => (words && action !== 'off' ? { words, action } : undefined);
   return {
     input: rule(input),
@@ -34,8 +34,8 @@ export async function openContentFilter(
   };
 }
 
-function openWords(file: string, log: Logger, lookEveryMs?: number): Promise<WordSource> {
-  return openWordSource(file, log, lookEveryMs).catch((error: unknown) => {
+function openWords(file: string, log: Logger, pollMs?: number): Promise<WordSource> {
+  return openWordSource(file, log, pollMs).catch((error: unknown) => {
     if (!(error instanceof WordListError)) throw error;
     throw new StartError(`CONTENT_FILTER_FILE: ${error.message}`, error);
   });

@@ -108,7 +108,7 @@ function toRow(key: StoredApiKey): ApiKeyRow {
   };
 }
 
-/** A scope that only a newer version knows opens nothing here. */
+/** Ignores scopes that only a newer version knows. */
 function toApiKey(row: ApiKeyRow): ApiKey {
   const scopes = row.scopes.split(',');
   return {

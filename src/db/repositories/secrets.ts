@@ -5,7 +5,7 @@ import { withReconnect } from '../core/errors.ts';
 
 const BYTES = 32;
 
-/** Secrets that all processes on the database share. */
+/** Secrets that all processes of a database share. */
 export class Secrets {
   readonly #knex: Knex;
   readonly #known = new Map<string, string>();
@@ -15,7 +15,7 @@ export class Secrets {
   }
 
   /**
-   * The secret of that name, made when nobody has needed it before.
+   * Returns the secret of that name; creates it on first use.
    * @throws AppError `database_unavailable`
    */
   async get(name: string): Promise<string> {

@@ -1,19 +1,17 @@
 /**
- * Masks for personal data of mainland China and for e-mail. All are linear: the text is walked over once, and what a
- * pattern looks at is bounded. Digits may be full-width.
+ * Masks for personal data of mainland China and for e-mail. All run in linear time, because each pattern is bounded in
+ * length. Digits may be full-width.
  */
 
 const MASK = '*';
-const KEPT_BEFORE = 3;
-const KEPT_AFTER = 4;
+const VISIBLE_START = 3;
+const VISIBLE_END = 4;
 
-/** With `+86`, `0086` or `86` before or not, `3-4-4` with spaces or hyphens or not; not inside a longer number. */
+/** Optional `+86`, `0086` or `86`, optional separators as in `138-1234-5678`; not inside a longer number. */
 const MOBILE =
   /(?<![0-9０-９]|[0-9]\.)((?:(?:\+|00)?86[- ]?)?)([1１][3-9３-９][0-9０-９][- ]?[0-9０-９]{4}[- ]?[0-9０-９]{4})(?![0-9０-９])/g;
 
-/**
- * Mobile numbers: eleven digits from 13 to 19, such as `138****5678`. The country code and separators stay.
- */
+/** Masks mobile numbers as `138****5678`: eleven digits from 13 to 19. The country code and separators stay. */
 export function maskMobiles(text: string): string {
   return text.replace(MOBILE, (_whole, prefix: string, number: string) => prefix + maskMiddle(number));
 }
@@ -23,8 +21,8 @@ const ID_WEIGHTS = [7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2];
 const ID_CHECKS = '10X98765432';
 
 /**
- * Numbers of identity cards: eighteen characters with a date of birth and the check character of GB 11643 (ISO 7064,
- * MOD 11-2), such as `110***********002X`.
+ * Masks identity card numbers as `110***********002X`: eighteen characters with a date of birth and the check character
+ * of GB 11643 (ISO 7064, MOD 11-2).
  */
 export function maskIdCards(text: string): string {
   return text.replace(ID_CARD, (number) => (isIdCard(number) ? maskMiddle(number) : number));
@@ -45,7 +43,7 @@ const HOST = /[A-Za-z0-9.-]/;
 const DOMAIN =
   /^(?=.{4,253}$)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]$/;
 
-/** E-mail addresses in ASCII: the first character and the domain stay, such as `z***@example.com`. */
+/** Masks ASCII e-mail addresses as `z***@example.com`. */
 export function maskEmails(text: string): string {
   let output = '';
   let done = 0;
@@ -54,7 +52,7 @@ export function maskEmails(text: string): string {
     while (start > done && LOCAL.test(text.charAt(start - 1))) start--;
     let end = at + 1;
     while (end < text.length && HOST.test(text.charAt(end))) end++;
-    // The full stop of a sentence is no part of it.
+    // A full stop at the end belongs to the sentence.
     while (end > at && /[.-]/.test(text.charAt(end - 1))) end--;
     if (start === at || end - at > 254 || !DOMAIN.test(text.slice(at + 1, end))) continue;
     output += `${text.slice(done, start + 1)}${MASK.repeat(3)}`;
@@ -66,18 +64,17 @@ export function maskEmails(text: string): string {
 const DIGIT = /[0-9０-９]/;
 const CARD_MIN = 13;
 const CARD_MAX = 19;
-/** Digits in each group of a card's number but the last one; 4-4-4-4, 4-6-5, 6-13. */
+/** All groups of a card number but the last have at least four digits: 4-4-4-4, 4-6-5, 6-13. */
 const GROUP_MIN = 4;
 
-/** Digits in a row. */
 interface Group {
   readonly start: number;
   readonly end: number;
 }
 
 /**
- * Numbers of bank cards: 13 to 19 digits that begin with 2 to 9 and end with the check digit of Luhn (ISO/IEC 7812),
- * in one or in groups of four or more with single spaces or hyphens between, such as `622************0123`.
+ * Masks bank card numbers as `622************0123`: 13 to 19 digits that begin with 2 to 9 and pass the Luhn check
+ * (ISO/IEC 7812), with optional single spaces or hyphens between groups of four or more.
  */
 export function maskBankCards(text: string): string {
   let output = '';
@@ -98,7 +95,7 @@ export function maskBankCards(text: string): string {
   return output + text.slice(done);
 }
 
-/** Groups of digits, those together between which stands a single space or hyphen. */
+/** Yields runs of digit groups that single spaces or hyphens separate. */
 function* groupsOf(text: string): Generator<Group[]> {
   let groups: Group[] = [];
   for (let at = 0; at < text.length; ) {
@@ -119,7 +116,7 @@ function* groupsOf(text: string): Generator<Group[]> {
   yield groups;
 }
 
-/** The last group of the longest card's number that begins with `first`; -1: none does. */
+/** The last group of the longest card number that begins with `first`; -1 if there is none. */
 function cardEnd(text: string, groups: readonly Group[], first: number): number {
   let digits = '';
   let found = -1;
@@ -143,17 +140,17 @@ function passesLuhn(digits: string): boolean {
   return sum % 10 === 0;
 }
 
-/** All of them, in the order in which one is not taken for another. */
+/** The order matters: an identity card number can contain the digits of a mobile number. */
 export function maskPersonal(text: string): string {
   return maskMobiles(maskBankCards(maskIdCards(maskEmails(text))));
 }
 
-/** Each digit but the first three and the last four; what separates them stays. */
+/** Masks all digits but the first three and the last four. Separators stay. */
 function maskMiddle(number: string): string {
   const digits = number.replaceAll(/[- ]/g, '').length;
   let index = 0;
   return number.replaceAll(/[^- ]/g, (digit) => {
     index++;
-    return index <= KEPT_BEFORE || index > digits - KEPT_AFTER ? digit : MASK;
+    return index <= VISIBLE_START || index > digits - VISIBLE_END ? digit : MASK;
   });
 }

@@ -2,9 +2,8 @@ const ROOT = 0;
 const UNITS = 0x1_0000;
 
 /**
- * Finds many words at once, after Aho and Corasick, over UTF-16 code units. A state is a number; it stands for the
- * longest end of the text so far that is the start of a word. The children of a state have numbers in a row, in the
- * order of their units, so a state costs sixteen bytes.
+ * Aho-Corasick automaton over UTF-16 code units. A state stands for the longest suffix of the text that is a prefix of
+ * a word. The children of a state are numbered consecutively in the order of their units, so a state takes 16 bytes.
  */
 export class Automaton {
   /** UTF-16 units of the longest word. */
@@ -12,42 +11,41 @@ export class Automaton {
   readonly states: number;
   readonly #first: Uint32Array;
   readonly #unit: Uint16Array;
-  readonly #fall: Uint32Array;
+  readonly #fallback: Uint32Array;
   readonly #ends: Uint16Array;
   readonly #holds: Uint16Array;
-  /** The children of the root by their units. */
+  /** The root's children by unit. */
   readonly #starts = new Uint32Array(UNITS);
 
-  /** @param words not empty, each at most 65535 units long; how often and in which order does not matter */
+  /** @param words non-empty, at most 65535 units each */
   constructor(words: readonly string[]) {
     const sorted = [...new Set(words)].sort();
     this.longest = sorted.reduce((longest, word) => Math.max(longest, word.length), 0);
     this.states = countStates(sorted);
     this.#first = new Uint32Array(this.states + 1);
     this.#unit = new Uint16Array(this.states);
-    this.#fall = new Uint32Array(this.states);
+    this.#fallback = new Uint32Array(this.states);
     this.#ends = new Uint16Array(this.states);
     this.#holds = new Uint16Array(this.states);
     this.#build(sorted);
   }
 
-  /** The state after one more unit. */
   next(state: number, unit: number): number {
     let from = state;
     while (from !== ROOT) {
       const child = this.#child(from, unit);
       if (child !== ROOT) return child;
-      from = this.#fall[from] ?? ROOT;
+      from = this.#fallback[from] ?? ROOT;
     }
     return this.#starts[unit] ?? ROOT;
   }
 
-  /** How long the longest word is that ends here; 0: none does. */
+  /** Length of the longest word that ends here, or 0. */
   ends(state: number): number {
     return this.#ends[state] ?? 0;
   }
 
-  /** How many units from here back may still become a word: the longest proper start of one. */
+  /** Length of the longest suffix that may still become a word. */
   holds(state: number): number {
     return this.#holds[state] ?? 0;
   }
@@ -65,7 +63,7 @@ export class Automaton {
     return ROOT;
   }
 
-  /** States in the order of their depth: where a state falls back to is less deep, and so done before. */
+  /** Breadth first, because a state falls back to a state of lower depth. */
   #build(sorted: readonly string[]): void {
     const from = new Uint32Array(this.states);
     const to = new Uint32Array(this.states);
@@ -79,7 +77,7 @@ export class Automaton {
       this.#first[state] = made;
       const isWord = state !== ROOT && sorted[at]?.length === depth;
       if (isWord) at++;
-      this.#settle(state, depth, isWord, at < end);
+      this.#setLengths(state, depth, isWord, at < end);
       while (at < end) {
         const unit = sorted[at]?.charCodeAt(depth) ?? 0;
         from[made] = at;
@@ -88,17 +86,17 @@ export class Automaton {
         depths[made] = depth + 1;
         this.#unit[made] = unit;
         if (state === ROOT) this.#starts[unit] = made;
-        else this.#fall[made] = this.next(this.#fall[state] ?? ROOT, unit);
+        else this.#fallback[made] = this.next(this.#fallback[state] ?? ROOT, unit);
         made++;
       }
     }
     this.#first[this.states] = made;
   }
 
-  #settle(state: number, depth: number, isWord: boolean, goesOn: boolean): void {
-    const fall = this.#fall[state] ?? ROOT;
-    this.#ends[state] = isWord ? depth : this.ends(fall);
-    this.#holds[state] = goesOn ? depth : this.holds(fall);
+  #setLengths(state: number, depth: number, isWord: boolean, hasChildren: boolean): void {
+    const fallback = this.#fallback[state] ?? ROOT;
+    this.#ends[state] = isWord ? depth : this.ends(fallback);
+    this.#holds[state] = hasChildren ? depth : this.holds(fallback);
   }
 }
 

@@ -1,14 +1,13 @@
 import type { WordFilter, WordFilters } from '../../domain/filter.ts';
 import { Automaton } from './automaton.ts';
 import type { Fold } from './fold.ts';
-import { beforeReference, ESCAPE, MARKS, maskMarkdown, reference } from './markdown.ts';
+import { beforeReference, decodeReference, ESCAPE, MARKS, maskMarkdown } from './markdown.ts';
 import { type Syntax, WordStream } from './stream.ts';
-import { passing, Tracker } from './tracker.ts';
+import { skipping, Tracker } from './tracker.ts';
 
 const MASK = '*';
 const CODE_POINT = /./gsu;
 
-/** @param words as {@link loadWords} gives them */
 export function createWordFilters(words: readonly string[], fold: Fold): WordFilters {
   const folded = words.map((word) => fold.word(word)).filter((word) => word !== '');
   const all = new Automaton(folded);
@@ -31,32 +30,32 @@ function filterOf(syntax: Syntax, fold: Fold): WordFilter {
 }
 
 function textSyntax(words: Automaton, fold: Fold): Syntax {
-  const nothing = passing('');
+  const nothing = skipping('');
   return {
     trackers: () => [new Tracker(words, fold, nothing)],
     mask: (part) => part.replace(CODE_POINT, MASK),
-    spelled: () => null,
-    understood: (text) => text.length,
+    decode: () => null,
+    readableLength: (text) => text.length,
   };
 }
 
 /**
- * Words with marks in them are looked for a second time, without passing over marks: the first way never finds them,
- * and if it looked for them without their marks, `C*` would be every `C`.
+ * The first tracker skips marks, so it never finds words that contain them; without their marks, `C*` would match
+ * every `C`. A second tracker looks for those words and skips only backslashes.
  */
 function markdownSyntax(all: Automaton, words: readonly string[], fold: Fold): Syntax {
   const marked = words.filter((word) => hasMark(word));
   const bare = marked.map((word) => word.replaceAll(ESCAPE, '')).filter((word) => word !== '');
   const literal = bare.length === 0 ? null : new Automaton(bare);
-  const passed = { marks: passing(MARKS), escape: passing(ESCAPE) };
+  const skipped = { marks: skipping(MARKS), escape: skipping(ESCAPE) };
   return {
     trackers: () => [
-      new Tracker(all, fold, passed.marks),
-      ...(literal ? [new Tracker(literal, fold, passed.escape)] : []),
+      new Tracker(all, fold, skipped.marks),
+      ...(literal ? [new Tracker(literal, fold, skipped.escape)] : []),
     ],
     mask: maskMarkdown,
-    spelled: reference,
-    understood: beforeReference,
+    decode: decodeReference,
+    readableLength: beforeReference,
   };
 }
 

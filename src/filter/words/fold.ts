@@ -1,14 +1,14 @@
 import traditionalToSimplified from 'opencc-js/dict/TSCharacters';
 
-/** How a character counts when words are compared; the rules are in docs/content-filter.md. */
+/** How a character is compared; docs/content-filter.md has the rules. */
 export const Kind = {
-  /** As its folded form. */
+  /** Compared by its folded form. */
   symbol: 0,
-  /** As a symbol, and white space after it is passed over: nobody writes any between such characters. */
+  /** Compared like a symbol; spaces after it are skipped, because CJK text is written without them. */
   wide: 1,
-  /** As a space. */
+  /** Compared like a space. */
   space: 2,
-  /** Not at all, and it belongs to the character before it. */
+  /** Skipped; belongs to the character before it. */
   mark: 3,
 } as const;
 
@@ -17,18 +17,18 @@ const CODE_POINT = 0xff_ffff;
 const PAGE_BITS = 8;
 
 const INVISIBLE = /^(?:\p{Default_Ignorable_Code_Point}|(?=[\p{Mn}\p{Me}])\p{Script=Inherited})$/u;
-/** They make other letters in Japanese, not the same ones with an accent. */
+/** In Japanese these make a different letter, not an accented one. */
 const VOICE_MARK = /^[\u3099\u309a]$/;
 const WIDE = /^[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Bopomofo}]$/u;
 const SPACE = /^\p{Zs}$/u;
 
 /**
- * What characters are the same: one code point becomes one, or none. Nothing becomes several, so that every position
- * in folded text is one in the original.
+ * Maps each code point to at most one folded code point, so that positions in folded text are positions in the
+ * original.
  */
 export class Fold {
   readonly #simplified: ReadonlyMap<string, string>;
-  /** Made when the first character of a page is met: of a million code points, a text has a few thousand. */
+  /** Filled on first use: of a million code points, a text has a few thousand. */
   readonly #pages: (Uint32Array | undefined)[] = [];
 
   constructor() {
@@ -40,13 +40,13 @@ export class Fold {
     );
   }
 
-  /** The folded code point with its kind, for {@link codePointOf} and {@link kindOf}. */
+  /** The folded code point and its kind: see {@link codePointOf} and {@link kindOf}. */
   of(codePoint: number): number {
     const page = this.#pages[codePoint >>> PAGE_BITS] ?? this.#fill(codePoint >>> PAGE_BITS);
     return page[codePoint & ((1 << PAGE_BITS) - 1)] ?? 0;
   }
 
-  /** A word as it is looked for: folded, without what does not count. */
+  /** The folded form of a word, without skipped characters. */
   word(text: string): string {
     let folded = '';
     let afterWide = false;
@@ -103,13 +103,13 @@ function withoutAccents(char: string): string {
   return marks.every(isMark) ? base : char;
 }
 
-/** Simple case folding: by way of the capital letter, which `σ` and `ς`, `k` and the sign of Kelvin share. */
+/** Simple case folding through the capital letter, which `σ` and `ς`, or `k` and the Kelvin sign, share. */
 function caseless(char: string): string {
   const upper = one(char.toUpperCase(), char);
   return one(upper.toLowerCase(), upper);
 }
 
-/** The result of a mapping if it is one code point, else what was mapped. */
+/** The result of a mapping if it is one code point, else the original. */
 function one(result: string, original: string): string {
   const codePoint = result.codePointAt(0) ?? 0;
   return result.length === (codePoint > 0xffff ? 2 : 1) ? result : original;

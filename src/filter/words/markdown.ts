@@ -1,27 +1,27 @@
 import { decodeNamedCharacterReference } from 'decode-named-character-reference';
-import type { Spelled } from './stream.ts';
+import type { Decoded } from './stream.ts';
 
-/** They may stand between the characters that the reader sees together: `**a**b`, `a[b](u)`, `a\-b`. */
+/** Can stand between characters that are adjacent when rendered: `**a**b`, `a[b](u)`, `a\-b`. */
 export const MARKS = '*_~`[\\';
-/** Passed over even for words that have marks in them: `f\*ck` is read as `f*ck`. */
+/** Skipped even for words with marks: `f\*ck` is rendered as `f*ck`. */
 export const ESCAPE = '\\';
 
 /**
- * The mask in Markdown, one for each character. It is a letter number (Nl): a star would be a mark itself, and next
- * to punctuation `**` may not end or begin emphasis.
+ * Replaces one character. A letter number (Nl), because a star would be a mark, and `**` next to punctuation may not
+ * end or begin emphasis.
  */
 const MASK = '〇';
 
 const AMPERSAND = 0x26;
-/** The longest names of character references have 31 characters. */
+/** The longest named reference has 31 characters. */
 const REFERENCE = /&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|([0-9A-Za-z]{1,31}));/y;
 const LONGEST = 33;
 const UNFINISHED = /&(?:#(?:[0-9]{0,7}|[xX][0-9a-fA-F]{0,6})|[0-9A-Za-z]{0,31})$/;
 const UNIT = /&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[0-9A-Za-z]{1,31});|[*_~`[]|./gsu;
 const LITERAL_UNIT = /&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[0-9A-Za-z]{1,31});|./gsu;
 
-/** The character reference at `at`, decoded; null when there is none. */
-export function reference(text: string, at: number, codePoint: number): Spelled | null {
+/** Decodes the character reference at `at`, if there is one. */
+export function decodeReference(text: string, at: number, codePoint: number): Decoded | null {
   if (codePoint !== AMPERSAND) return null;
   REFERENCE.lastIndex = at;
   const match = REFERENCE.exec(text);
@@ -36,14 +36,14 @@ function decode(decimal?: string, hex?: string, name?: string): string | null {
   return code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff) ? null : String.fromCodePoint(code);
 }
 
-/** Where a character reference begins that is not complete at the end of the text; its length: there is none. */
+/** Start of an incomplete character reference at the end of the text, or the text's length. */
 export function beforeReference(text: string): number {
   const at = text.lastIndexOf('&');
   if (at < 0 || text.length - at > LONGEST) return text.length;
   return UNFINISHED.test(text.slice(at)) ? at : text.length;
 }
 
-/** Masks what is read and leaves the marks, since those outside belong to them; a backslash has nothing to do. */
+/** Masks visible characters. Marks stay, because they pair with marks outside; backslashes are removed. */
 export function maskMarkdown(part: string, literal: boolean): string {
   return part.replace(literal ? LITERAL_UNIT : UNIT, (unit) => {
     if (unit === ESCAPE) return '';

@@ -1,12 +1,12 @@
-/** A range of words, overlapping ones taken together. */
+/** A word found in the text; overlapping ones are merged. */
 export interface Found {
   start: number;
   end: number;
-  /** Whether a mark of Markdown may belong to a word here. */
+  /** A Markdown mark may be part of a word here. */
   literal: boolean;
 }
 
-/** What was found, in order, each end at or after the one before. */
+/** Found words, ordered by their ends. */
 export class Ranges {
   #found: Found[] = [];
 
@@ -14,7 +14,7 @@ export class Ranges {
     return this.#found;
   }
 
-  /** A word that ends where the text ends so far. */
+  /** Adds a word that ends at the current end of the text. */
   add(start: number, end: number, literal: boolean): void {
     const range = { start, end, literal };
     for (let last = this.#found.at(-1); last && last.end > range.start; last = this.#found.at(-1)) {
@@ -25,23 +25,23 @@ export class Ranges {
     this.#found.push(range);
   }
 
-  /** What stands at `at` belongs to the character before it: when that was found, it is too. */
+  /** Extends the last range if it ends at `at`, because a combining mark belongs to the character before it. */
   extend(at: number, end: number): void {
     const last = this.#found.at(-1);
     if (last?.end === at) last.end = end;
   }
 
-  /** From `position` on, over all that is found without a gap. */
+  /** The end of the found text that covers `position` without a gap. */
   past(position: number): number {
     let end = position;
     for (const range of this.#found) if (range.start <= end && range.end > end) end = range.end;
     return end;
   }
 
-  /** Forgets what ends at `position` or before, but for the last one, which may grow. */
+  /** Removes ranges that end at or before `position`, except the last one, which may still grow. */
   forget(position: number): void {
     if (this.#found.length < 2) return;
-    const kept = this.#found.findIndex(({ end }) => end > position);
-    this.#found = this.#found.slice(kept < 0 ? -1 : kept);
+    const first = this.#found.findIndex(({ end }) => end > position);
+    this.#found = this.#found.slice(first < 0 ? -1 : first);
   }
 }

@@ -6,47 +6,42 @@ import { createWordFilters } from './filters.ts';
 import { Fold } from './fold.ts';
 import { loadWords } from './words.ts';
 
-const LOOK_EVERY_MS = 2000;
+const POLL_MS = 2000;
 
-/** The words of a file: those of its last good state. */
+/** The words of the last valid version of a file. */
 export interface WordSource extends WordList {
-  /** Looks at the file no more, and waits for a look under way. */
+  /** Ends polling and waits for a poll in progress. */
   stop(): Promise<void>;
 }
 
 /**
- * Loads a list of words and follows its file: it is looked at every `lookEveryMs`, and a change counts when the file
- * has been still from one look to the next, so that no half of a list is taken for all of it. While a list is broken
- * or away, the last good one holds; that is logged once.
- * @throws WordListError when there is no good list to begin with
+ * Loads a word list and polls its file for changes. A change is loaded only when two polls see the same state, so that
+ * a half-written file is not read. An invalid or missing file is logged once, and the previous list stays in use.
+ * @throws WordListError if the first load fails
  */
-export async function openWordSource(
-  path: string,
-  log: Log,
-  lookEveryMs = LOOK_EVERY_MS,
-): Promise<WordSource> {
-  const source = new FollowedFile(path, log, lookEveryMs);
+export async function openWordSource(path: string, log: Log, pollMs = POLL_MS): Promise<WordSource> {
+  const source = new PolledFile(path, log, pollMs);
   await source.start();
   return source;
 }
 
-class FollowedFile implements WordSource {
+class PolledFile implements WordSource {
   readonly #path: string;
   readonly #log: Log;
-  readonly #lookEveryMs: number;
+  readonly #pollMs: number;
   readonly #fold = new Fold();
   #filters: WordFilters;
-  /** The file as it was loaded or found to be broken, and at the last look. */
-  #known = '';
+  /** The state that was last loaded, successfully or not, and the state at the last poll. */
+  #loaded = '';
   #seen = '';
   #timer: NodeJS.Timeout | undefined;
-  #looking: Promise<void> = Promise.resolve();
+  #polling: Promise<void> = Promise.resolve();
   #stopped = false;
 
-  constructor(path: string, log: Log, lookEveryMs: number) {
+  constructor(path: string, log: Log, pollMs: number) {
     this.#path = path;
     this.#log = log;
-    this.#lookEveryMs = lookEveryMs;
+    this.#pollMs = pollMs;
     this.#filters = createWordFilters([], this.#fold);
   }
 
@@ -55,38 +50,38 @@ class FollowedFile implements WordSource {
   }
 
   async start(): Promise<void> {
-    // Looked at before it is read: what is written meanwhile shows at the next look.
+    // Before reading, so that a write during the read shows at the next poll.
     const state = await stateOf(this.#path);
     await this.#load();
-    this.#known = state;
+    this.#loaded = state;
     this.#seen = state;
-    this.#plan();
+    this.#schedule();
   }
 
   async stop(): Promise<void> {
     this.#stopped = true;
     clearTimeout(this.#timer);
-    await this.#looking;
+    await this.#polling;
   }
 
-  #plan(): void {
+  #schedule(): void {
     if (this.#stopped) return;
     this.#timer = setTimeout(() => {
-      this.#looking = this.#look().finally(() => this.#plan());
-    }, this.#lookEveryMs);
+      this.#polling = this.#poll().finally(() => this.#schedule());
+    }, this.#pollMs);
     this.#timer.unref();
   }
 
-  async #look(): Promise<void> {
+  async #poll(): Promise<void> {
     const state = await stateOf(this.#path);
     const isStill = state === this.#seen;
     this.#seen = state;
-    if (!isStill || state === this.#known) return;
-    this.#known = state;
+    if (!isStill || state === this.#loaded) return;
+    this.#loaded = state;
     try {
       await this.#load();
     } catch (error) {
-      this.#log.error({ err: error }, 'the list of words cannot be used; the last good one holds');
+      this.#log.error({ err: error }, 'word list not loaded, keeping the previous one');
     }
   }
 
@@ -94,12 +89,12 @@ class FollowedFile implements WordSource {
     const started = performance.now();
     const words = await loadWords(this.#path);
     this.#filters = createWordFilters(words, this.#fold);
-    const ms = Math.round(performance.now() - started);
-    this.#log.info({ words: words.length, ms }, 'the list of words is loaded');
+    const duration_ms = Math.round(performance.now() - started);
+    this.#log.info({ words: words.length, duration_ms }, 'word list loaded');
   }
 }
 
-/** Text that is another one when the file is. */
+/** Changes when the file changes. */
 async function stateOf(path: string): Promise<string> {
   try {
     const { mtimeMs, size, ino } = await stat(path);

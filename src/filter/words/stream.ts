@@ -3,25 +3,25 @@ import { type Fold, Kind, kindOf } from './fold.ts';
 import { type Found, Ranges } from './ranges.ts';
 import type { Tracker } from './tracker.ts';
 
-/** A character that is written in another way. */
-export interface Spelled {
+/** The decoded text of a character reference. */
+export interface Decoded {
   readonly text: string;
   readonly end: number;
 }
 
-/** How text is read in which words are looked for. */
+/** How a text format is read and masked. */
 export interface Syntax {
-  /** New ones, which look for words side by side; the ranges of the second one are `literal`. */
+  /** New trackers, used in parallel; the ranges of the second one are `literal`. */
   trackers(): readonly Tracker[];
-  /** What the reader gets for a found part of the text. */
+  /** The replacement of a found part. */
   mask(part: string, literal: boolean): string;
-  /** What the text at `at` stands for, if not for itself. */
-  spelled(text: string, at: number, codePoint: number): Spelled | null;
-  /** The place from which on the end of the text cannot be understood before more comes; its length: none. */
-  understood(text: string): number;
+  /** The character reference at `at`, decoded, if there is one. */
+  decode(text: string, at: number, codePoint: number): Decoded | null;
+  /** Start of an incomplete character reference at the end of the text, or the text's length. */
+  readableLength(text: string): number;
 }
 
-/** Hands on text as soon as it is decided that it belongs to no word, and instead of words their masks. */
+/** Emits text as soon as it cannot be part of a word, and masks in place of words. */
 export class WordStream implements FilterStream {
   found = false;
   readonly #fold: Fold;
@@ -29,7 +29,7 @@ export class WordStream implements FilterStream {
   readonly #blocks: boolean;
   readonly #trackers: readonly Tracker[];
   readonly #ranges = new Ranges();
-  /** Text not handed on, and where it begins. Of it, `#read` units have been looked at. */
+  /** Text not yet emitted, its position, and the number of its units that the trackers have read. */
   #held = '';
   #base = 0;
   #read = 0;
@@ -45,7 +45,7 @@ export class WordStream implements FilterStream {
     return this.#blocks && this.found;
   }
 
-  /** What was found lately; all of it after a single `push`. */
+  /** The latest findings; all of them if there was only one `push`. */
   get ranges(): readonly Found[] {
     return this.#ranges.all;
   }
@@ -54,32 +54,32 @@ export class WordStream implements FilterStream {
     if (this.blocked || piece === '') return '';
     const text = this.#held === '' ? piece : this.#held + piece;
     this.#ranges.forget(this.#base);
-    const decided = this.#scan(text, this.#syntax.understood(text));
-    return this.#handOn(text, decided);
+    const decided = this.#scan(text, this.#syntax.readableLength(text));
+    return this.#emit(text, decided);
   }
 
   end(): string {
     if (this.blocked) return '';
     const text = this.#held;
     const cut = this.#scan(text, text.length);
-    return this.#handOn(text, this.blocked ? cut : this.#base + text.length);
+    return this.#emit(text, this.blocked ? cut : this.#base + text.length);
   }
 
-  /** Looks at the text up to `limit`, and returns up to where it is decided. */
+  /** Reads the text up to `limit`; returns the position up to which it can be emitted. */
   #scan(text: string, limit: number): number {
     let at = this.#read;
     while (at < limit) {
       const codePoint = text.codePointAt(at) ?? 0;
       const end = at + (codePoint > 0xffff ? 2 : 1);
       const before = this.#blocks ? this.#heldFrom(this.#base + at) : 0;
-      const spelled = this.#syntax.spelled(text, at, codePoint);
-      if (spelled === null) this.#take(codePoint, at, end);
-      else for (const char of spelled.text) this.#take(char.codePointAt(0) ?? 0, at, spelled.end);
+      const decoded = this.#syntax.decode(text, at, codePoint);
+      if (decoded === null) this.#take(codePoint, at, end);
+      else for (const char of decoded.text) this.#take(char.codePointAt(0) ?? 0, at, decoded.end);
       if (this.blocked) return before;
-      at = spelled?.end ?? end;
+      at = decoded?.end ?? end;
     }
     this.#read = at;
-    // What is masked in any case has left already, even if a longer word may begin in it.
+    // Found words are masked immediately, even if a longer word may begin in them.
     return this.#ranges.past(Math.max(this.#heldFrom(this.#base + at), this.#base));
   }
 
@@ -101,7 +101,7 @@ export class WordStream implements FilterStream {
     return from;
   }
 
-  #handOn(text: string, decided: number): string {
+  #emit(text: string, decided: number): string {
     const length = decided - this.#base;
     const output = this.#masked(text, length);
     this.#held = length === text.length ? '' : text.slice(length);

@@ -1,27 +1,24 @@
 import type { Automaton } from './automaton.ts';
 import { codePointOf, type Fold, Kind, kindOf } from './fold.ts';
 
-/**
- * What does not count may stand between the characters of a word this many times in a row; then the word is given
- * up. It bounds how much a stream holds back.
- */
+/** Longest run of skipped characters within a word. Bounds the text that a stream holds back. */
 export const MAX_GAP = 32;
 
-/** ASCII characters by their codes; those with a 1 are passed over. */
-export type Passed = Uint8Array;
+/** By ASCII code: 1 for characters that are skipped. */
+export type Skipped = Uint8Array;
 
-export function passing(chars: string): Passed {
-  const passed = new Uint8Array(128);
-  for (const char of chars) passed[char.charCodeAt(0)] = 1;
-  return passed;
+export function skipping(chars: string): Skipped {
+  const skipped = new Uint8Array(128);
+  for (const char of chars) skipped[char.charCodeAt(0)] = 1;
+  return skipped;
 }
 
-/** Follows a text character by character, and says where words end and what may still become one. */
+/** Follows a text by code point; knows where words end and which text may still become one. */
 export class Tracker {
   readonly #automaton: Automaton;
   readonly #fold: Fold;
-  readonly #passed: Passed;
-  /** Where the last units began, in a ring. */
+  readonly #skipped: Skipped;
+  /** Ring buffer with the positions of the last units. */
   readonly #begins: Float64Array;
   readonly #ring: number;
   #state = 0;
@@ -29,22 +26,22 @@ export class Tracker {
   #gap = 0;
   #afterWide = false;
 
-  constructor(automaton: Automaton, fold: Fold, passed: Passed) {
+  constructor(automaton: Automaton, fold: Fold, skipped: Skipped) {
     this.#automaton = automaton;
     this.#fold = fold;
-    this.#passed = passed;
-    // A power of two that the longest word fits in.
+    this.#skipped = skipped;
+    // A power of two that fits the longest word.
     const size = 2 ** Math.ceil(Math.log2(automaton.longest + 1));
     this.#begins = new Float64Array(size);
     this.#ring = size - 1;
   }
 
-  /** Takes the code point at `at`, and returns where the longest word begins that ends with it; -1: none does. */
+  /** Takes the code point at `at`; returns the start of the longest word that ends with it, or -1. */
   take(codePoint: number, at: number): number {
     const value = this.#fold.of(codePoint);
     const kind = kindOf(value);
-    if (kind >= Kind.space && (kind === Kind.mark || this.#afterWide)) return this.#pass();
-    if (codePoint < 128 && this.#passed[codePoint] === 1) return this.#pass();
+    if (kind >= Kind.space && (kind === Kind.mark || this.#afterWide)) return this.#skip();
+    if (codePoint < 128 && this.#skipped[codePoint] === 1) return this.#skip();
     this.#gap = 0;
     this.#afterWide = kind === Kind.wide;
     const folded = codePointOf(value);
@@ -58,20 +55,20 @@ export class Tracker {
     return length === 0 ? -1 : this.#beginOf(length);
   }
 
-  /** From where on the text up to `end` may still become a word; `end` when nothing of it may. */
+  /** Start of the text before `end` that may still become a word, or `end`. */
   heldFrom(end: number): number {
     const length = this.#automaton.holds(this.#state);
     return length === 0 ? end : this.#beginOf(length);
   }
 
-  #pass(): number {
+  #skip(): number {
     if (this.#state !== 0 && ++this.#gap > MAX_GAP) this.#state = 0;
     return -1;
   }
 
   #step(unit: number, at: number): void {
     this.#begins[this.#units & this.#ring] = at;
-    // Only the differences count: the number may wrap around.
+    // May wrap around, because only differences are used.
     this.#units = (this.#units + 1) | 0;
     this.#state = this.#automaton.next(this.#state, unit);
   }

@@ -1,13 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { errorCode } from '../../domain/errors.ts';
 
-/** UTF-16 units; it bounds what a stream holds back. */
+/** UTF-16 units. Bounds the text that a stream holds back. */
 const MAX_WORD = 200;
 const LINE_FEED = 0x0a;
 const COMMENT = '#';
 const INVISIBLE = /^[\p{Default_Ignorable_Code_Point}\p{M}\p{Z}]*$/u;
 
-/** What is wrong with a list of words, in one line: the file, the place, never a word. */
+/** Names the file and the line, never a word. */
 export class WordListError extends Error {
   constructor(message: string, cause?: unknown) {
     super(message, { cause });
@@ -16,9 +16,8 @@ export class WordListError extends Error {
 }
 
 /**
- * The words of a file: one word or phrase a line, in UTF-8, trimmed; blank lines and lines that begin with `#` do not
- * count.
- * @throws WordListError when it cannot be read, or which line cannot be a word and why
+ * Reads one trimmed word or phrase per line, in UTF-8; skips blank lines and lines that begin with `#`.
+ * @throws WordListError if the file cannot be read or a line is invalid
  */
 export async function loadWords(path: string): Promise<string[]> {
   let bytes: Uint8Array;
@@ -31,15 +30,14 @@ export async function loadWords(path: string): Promise<string[]> {
   return parseWords(bytes, path);
 }
 
-/** Like {@link loadWords}, of bytes that are there; `name` stands for them in errors. */
-export function parseWords(bytes: Uint8Array, name: string): string[] {
+function parseWords(bytes: Uint8Array, name: string): string[] {
   return decode(bytes, name)
     .split('\n')
     .flatMap((line, index) => {
       const word = line.trim();
       if (word === '' || word.startsWith(COMMENT)) return [];
-      const fault = wordError(word);
-      if (fault !== undefined) throw new WordListError(`${name}, line ${index + 1}: ${fault}`);
+      const error = wordError(word);
+      if (error !== undefined) throw new WordListError(`${name}, line ${index + 1}: ${error}`);
       return [word];
     });
 }
@@ -48,11 +46,11 @@ function decode(bytes: Uint8Array, name: string): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (error) {
-    throw new WordListError(`${name}, line ${brokenLine(bytes)}: not UTF-8`, error);
+    throw new WordListError(`${name}, line ${invalidLine(bytes)}: not UTF-8`, error);
   }
 }
 
-function brokenLine(bytes: Uint8Array): number {
+function invalidLine(bytes: Uint8Array): number {
   const decoder = new TextDecoder('utf-8', { fatal: true });
   for (let line = 1, at = 0; ; line++) {
     const end = bytes.indexOf(LINE_FEED, at);
@@ -69,6 +67,6 @@ function brokenLine(bytes: Uint8Array): number {
 function wordError(word: string): string | undefined {
   if (word.length > MAX_WORD) return `longer than ${MAX_WORD} characters`;
   if (/\p{Cc}/u.test(word)) return 'a control character';
-  if (INVISIBLE.test(word)) return 'nothing that can be seen';
+  if (INVISIBLE.test(word)) return 'no visible character';
   return undefined;
 }

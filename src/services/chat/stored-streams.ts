@@ -8,7 +8,7 @@ import { Generation } from './generation.ts';
 import { Reply } from './reply.ts';
 import { conversationDeleted, type Turn, type TurnResult, withoutUnhandledRejection } from './turn.ts';
 
-/** A reply of another process is polled at this interval while it grows, else at growing intervals. */
+/** Poll interval while a reply of another process grows; otherwise the interval increases. */
 const POLL_MS = 200;
 const MAX_POLL_MS = 1000;
 
@@ -29,7 +29,7 @@ export class StoredStreams {
   readonly #pending: StoredParts['pending'];
   readonly #log: Log;
   readonly #retention: Retention;
-  /** Replies that another process writes: their readers here share one poll. */
+  /** Replies that another process writes; all readers in this process share one poll. */
   readonly #followed = new Map<string, Followed>();
 
   constructor({ replies, pending, log }: StoredParts, retention: Retention) {
@@ -39,7 +39,7 @@ export class StoredStreams {
     this.#retention = retention;
   }
 
-  /** @param persisted false: the reply is in the journal */
+  /** @param persisted false if the reply is only in the journal */
   open({ message, conversation, settling }: StoredReply, persisted = true): Turn {
     if (message.status === 'streaming' || settling) return this.#follow(message, conversation);
     const generation = endedGeneration(message);
@@ -67,7 +67,7 @@ export class StoredStreams {
     return turn;
   }
 
-  /** Until the reply has ended or has no reader here. */
+  /** Runs until the reply has ended or has no reader in this process. */
   async #poll(message: Message, generation: Generation, followed: Followed): Promise<void> {
     let chars = 0;
     let wait = POLL_MS;
@@ -90,7 +90,7 @@ export class StoredStreams {
     return reply?.conversation ?? before;
   }
 
-  /** Null: it was deleted. Undefined: unknown, because the database is unavailable. */
+  /** Null if it was deleted, undefined if the database is unavailable. */
   async #tail(uid: string, afterChars: number): Promise<ReplyTail | null | undefined> {
     const journalled = this.#pending.reply(uid);
     if (journalled && journalled.status !== 'streaming') {

@@ -33,7 +33,7 @@ describe('a list of words', () => {
     ['longer than 200 characters', `a\n${'b'.repeat(201)}`, 2],
     ['a control character', 'a\n\nb\tc\n', 3],
     ['a control character', 'hunter2\0\n', 1],
-    ['nothing that can be seen', '\u200b\n', 1],
+    ['no visible character', '\u200b\n', 1],
   ] as const) {
     it(`says in which line there is ${fault} (${line}), and not which word`, async () => {
       await assert.rejects(loaded(content), (error) => {
