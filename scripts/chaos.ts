@@ -74,7 +74,7 @@ function line(ms: number, { entries }: Ledger, { counts, now }: Faults): string 
   const wrong = count(({ problems }) => problems.length > 0);
   const broken = [...counts].map(([name, times]) => `${name} ${times}`).join(', ');
   return (
-    `${Math.round(ms / 1000)} s: ${entries.length} asked, ${done} done, ${cut} broken off, ` +
+    `${Math.round(ms / 1000)} s: ${entries.length} asked, ${done} done, ${cut} interrupted, ` +
     `${count(({ deletion }) => deletion === 'done')} deleted, ${wrong} wrong; ${broken}${now === '' ? '' : `; now ${now}`}`
   );
 }
@@ -90,6 +90,6 @@ try {
   await chaos(run);
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);
-  console.error(`seed ${run.seed}: it does not balance`);
+  console.error(`seed ${run.seed}: callers and database differ`);
   process.exitCode = 1;
 }

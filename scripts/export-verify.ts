@@ -1,20 +1,20 @@
-/** Whether the file of an export is what its manifest says: `npm run export:verify -- FILE [MANIFEST]`. */
+/** Compares an export file with its manifest: `npm run export:verify -- FILE [MANIFEST]`. */
 import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { exportManifest } from '../src/http/schemas/export-jobs.ts';
 import { verifyExport } from './export-lib/verify.ts';
 
-const USAGE = 'usage: npm run export:verify -- FILE [MANIFEST]   (FILE.manifest.json unless said)';
+const USAGE = 'usage: npm run export:verify -- FILE [MANIFEST]   (default: FILE.manifest.json)';
 
 async function main(file: string, manifestFile: string): Promise<void> {
   const parsed = exportManifest.safeParse(jsonOf(await readFile(manifestFile, 'utf8')));
-  if (!parsed.success) throw new Error(`${manifestFile} is not the manifest of an export`);
+  if (!parsed.success) throw new Error(`${manifestFile} is not an export manifest`);
   const manifest = parsed.data;
-  const faults = await verifyExport(file, manifest);
-  if (faults.length > 0) throw new Error(`${file} does not match its manifest: ${faults.join('; ')}`);
+  const problems = await verifyExport(file, manifest);
+  if (problems.length > 0) throw new Error(`${file} does not match its manifest: ${problems.join('; ')}`);
   const { conversations, messages, deleted, bytes, sha256 } = manifest;
   console.log(
-    `${file} is whole: ${conversations} conversations, ${messages} messages, ${deleted} deleted, ${bytes} bytes, sha256 ${sha256}`,
+    `${file} is complete: ${conversations} conversations, ${messages} messages, ${deleted} deleted, ${bytes} bytes, sha256 ${sha256}`,
   );
 }
 

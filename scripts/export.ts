@@ -1,4 +1,4 @@
-/** An export straight from the database, without the server: `npm run export -- --format csv --out FILE`. */
+/** Exports from the database without the server: `npm run export -- --format csv --out FILE`. */
 import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { openDatabase } from '../src/db/database.ts';
@@ -14,16 +14,16 @@ import { exportToFile } from './export-lib/to-file.ts';
 import { exportToStream } from './export-lib/to-stream.ts';
 
 const USAGE = `usage: npm run export -- [options]
-  --format json|csv|ndjson       json unless said
+  --format json|csv|ndjson       default: json
   --start, --end DATE            first and last created_at of a conversation: 2026-03-21, or an instant with zone
-  --role user|assistant          only such messages
+  --role user|assistant          only messages with this role
   --status complete|streaming|incomplete|cancelled
-  --csv raw                      CSV without byte order mark and formula escaping
-  --compression none|gzip|zstd   none unless said
-  --since CURSOR                 only what came, changed or was deleted after the export whose manifest has it
-  --out FILE                     - or none: to standard output
-  --restart                      begins anew where an earlier run was interrupted
-Interrupted, it goes on with the same command line. Beside FILE there is FILE.manifest.json in the end.`;
+  --csv raw                      CSV without a byte order mark and formula escaping
+  --compression none|gzip|zstd   default: none
+  --since CURSOR                 only changes since the export whose manifest has this cursor
+  --out FILE                     default: standard output (-)
+  --restart                      starts again instead of resuming an interrupted run
+To resume an interrupted run, repeat its command line. FILE.manifest.json is written next to FILE.`;
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof OPTIONS }>>['values'];
 
@@ -33,7 +33,7 @@ async function main(values: Values): Promise<void> {
   const database = openDatabase(config.database, log);
   const stop = new AbortController();
   const quit = () => stop.abort(new Stopped());
-  // Once: a second signal ends the process.
+  // A second signal ends the process immediately.
   process.once('SIGINT', quit).once('SIGTERM', quit);
   const progress = createProgress(process.stderr);
   try {
@@ -63,18 +63,18 @@ async function main(values: Values): Promise<void> {
 
 class Stopped extends Error {}
 
-const STOPPED = 130;
+const INTERRUPTED = 130;
 
-function tell(error: unknown, out: string | undefined): void {
+function printError(error: unknown, out: string | undefined): void {
   process.exitCode = 1;
   if (error instanceof Stopped) {
-    process.exitCode = STOPPED;
-    const next = out === undefined || out === '-' ? '' : ': the same command line goes on with it';
+    process.exitCode = INTERRUPTED;
+    const next = out === undefined || out === '-' ? '' : '; repeat the command line to resume';
     console.error(`Stopped${next}.`);
     return;
   }
   const code = errorCode(error);
-  // Whoever read it has had enough.
+  // The reader of the pipe has closed it.
   if (code === 'EPIPE') return;
   const known =
     [AppError, ConfigError, UsageError].some((kind) => error instanceof kind) || code !== undefined;
@@ -88,5 +88,5 @@ try {
   if (values.help) console.log(USAGE);
   else await main(values);
 } catch (error) {
-  tell(error, out);
+  printError(error, out);
 }

@@ -12,13 +12,13 @@ import { ApiKeyService, type CreatedKey } from '../src/services/access/api-keys.
 
 const USAGE = `usage: npm run keys -- COMMAND
   create --owner NAME --scopes LIST [--expires TIME]
-             makes a key and shows it, this once; LIST is some of ${SCOPES.join(',')};
-             TIME is like 2027-01-01T00:00:00Z, without it the key never expires
-  list       all keys, without what is secret of them
-  revoke ID  ends a key; running servers hear of it within a second
-  rotate ID  ends a key and makes another one for the same owner, scopes and time`;
+             creates a key and shows it once; LIST is a list of ${SCOPES.join(',')};
+             TIME is like 2027-01-01T00:00:00Z; without it the key never expires
+  list       lists all keys, without their secrets
+  revoke ID  revokes a key; running servers reject it within a second
+  rotate ID  revokes a key and creates one with the same owner, scopes and expiry`;
 
-/** A mistake of whoever typed the command: its message is all there is to say. */
+/** Printed without a stack trace. */
 class CommandError extends Error {}
 
 type Command = (keys: ApiKeyService) => Promise<string[]>;
@@ -50,15 +50,15 @@ function createWith({ owner, scopes, expires }: ReturnType<typeof readArguments>
     throw new CommandError(`create needs --owner and --scopes\n${USAGE}`);
   }
   const request = { owner, scopes: readScopes(scopes), expiresAt: readTime(expires) };
-  return async (keys) => shown(await keys.create(request));
+  return async (keys) => describeKey(await keys.create(request));
 }
 
 function readScopes(text: string) {
   const names = text.split(',').map((name) => name.trim());
   const unknown = names.filter((name) => !SCOPES.some((scope) => scope === name));
   if (unknown.length > 0) {
-    const said = unknown.map((name) => JSON.stringify(name)).join(', ');
-    throw new CommandError(`--scopes: ${said} unknown; known are ${SCOPES.join(', ')}`);
+    const list = unknown.map((name) => JSON.stringify(name)).join(', ');
+    throw new CommandError(`--scopes: unknown ${list}; known scopes are ${SCOPES.join(', ')}`);
   }
   return SCOPES.filter((scope) => names.includes(scope));
 }
@@ -71,24 +71,24 @@ function readTime(text: string | undefined): number | null {
   const instant = day === undefined || !isDay(day) ? Number.NaN : Date.parse(text);
   if (!Number.isNaN(instant)) return instant;
   throw new CommandError(
-    `--expires must be a time with its zone, such as 2027-01-01T00:00:00Z; it is ${JSON.stringify(text)}`,
+    `--expires must be a time with a zone, such as 2027-01-01T00:00:00Z, not ${JSON.stringify(text)}`,
   );
 }
 
-/** The 30th of February would be taken for a day in March. */
+/** `Date.parse` accepts the 30th of February as a day in March. */
 function isDay(text: string): boolean {
   const instant = Date.parse(text);
   return !Number.isNaN(instant) && new Date(instant).toISOString().startsWith(text);
 }
 
-function shown({ key, apiKey }: CreatedKey): string[] {
+function describeKey({ key, apiKey }: CreatedKey): string[] {
   return [
     `key      ${key}`,
     `id       ${apiKey.id}`,
     `owner    ${apiKey.owner}`,
     `scopes   ${apiKey.scopes.join(', ')}`,
     `expires  ${timeOr(apiKey.expiresAt, 'never')}`,
-    'The key is not shown again: keep it as you keep a password.',
+    'Store the key like a password: it is not shown again.',
   ];
 }
 
@@ -110,7 +110,7 @@ async function list(keys: ApiKeyService): Promise<string[]> {
 }
 
 function columns(key: ApiKey): string[] {
-  const state = key.revokedAt !== null ? 'revoked' : isUsable(key, Date.now()) ? 'good' : 'expired';
+  const state = key.revokedAt !== null ? 'revoked' : isUsable(key, Date.now()) ? 'active' : 'expired';
   return [
     key.id,
     key.prefix,
@@ -125,23 +125,26 @@ function columns(key: ApiKey): string[] {
 
 async function revoke(keys: ApiKeyService, id: string): Promise<string[]> {
   const revoked = await keys.revoke(id.toLowerCase());
-  if (!revoked) throw new CommandError(`no key has the id ${JSON.stringify(id)}: see npm run keys -- list`);
+  if (!revoked)
+    throw new CommandError(
+      `no key has the id ${JSON.stringify(id)}; list the keys with: npm run keys -- list`,
+    );
   return [`revoked  ${revoked.prefix}… of ${revoked.owner}, at ${timeOr(revoked.revokedAt, '')}`];
 }
 
 async function rotate(keys: ApiKeyService, id: string): Promise<string[]> {
   const made = await keys.rotate(id.toLowerCase());
-  if (made) return shown(made);
+  if (made) return describeKey(made);
   throw new CommandError(
-    `no key that is still good has the id ${JSON.stringify(id)}: see npm run keys -- list`,
+    `no active key has the id ${JSON.stringify(id)}; list the keys with: npm run keys -- list`,
   );
 }
 
-/** As the server does it when it starts; but here nobody waits for a database that is away. */
+/** Like a server's start, but fails when the database is unavailable. */
 async function prepare(database: Database, autoMigrate: boolean, log: Logger): Promise<void> {
-  const quit = new AbortController();
-  const { done } = await prepareSchema(database, { autoMigrate, signal: quit.signal }, log);
-  quit.abort();
+  const abort = new AbortController();
+  const { done } = await prepareSchema(database, { autoMigrate, signal: abort.signal }, log);
+  abort.abort();
   await done;
 }
 
@@ -156,29 +159,29 @@ async function main(args: string[]): Promise<void> {
     await prepare(database, config.database.autoMigrate, log);
     for (const line of await command(keys)) console.log(line);
   } catch (error) {
-    throw explained(error, database);
+    throw toCommandError(error, database);
   } finally {
     await database.close();
   }
 }
 
-/** What people can mend, in a line; anything else as it is. */
-function explained(error: unknown, database: Database): unknown {
+/** Errors that the user can fix become a `CommandError`; others stay unchanged. */
+function toCommandError(error: unknown, database: Database): unknown {
   if (error instanceof CommandError || error instanceof PendingMigrationsError) return error;
-  const refusal = accessDeniedCode(error);
-  if (refusal !== undefined) return new CommandError(`${database.describe()} denies access (${refusal})`);
+  const denied = accessDeniedCode(error);
+  if (denied !== undefined) return new CommandError(`${database.describe()} denies access (${denied})`);
   const known = toAppError(error);
   if (!(known instanceof AppError)) return error;
-  const faults = known.errors?.map(({ path, message }) => `--${path.replace('_at', '')} ${message}`);
-  return new CommandError(faults?.join('\n') ?? `${database.describe()}: ${known.message}`);
+  const problems = known.errors?.map(({ path, message }) => `--${path.replace('_at', '')} ${message}`);
+  return new CommandError(problems?.join('\n') ?? `${database.describe()}: ${known.message}`);
 }
 
-const TELLING = [CommandError, ConfigError, PendingMigrationsError];
+const PRINTABLE = [CommandError, ConfigError, PendingMigrationsError];
 
 try {
   await main(process.argv.slice(2));
 } catch (error) {
-  const told = error instanceof Error && TELLING.some((kind) => error instanceof kind);
-  console.error(told ? error.message : error);
+  const isPrintable = error instanceof Error && PRINTABLE.some((kind) => error instanceof kind);
+  console.error(isPrintable ? error.message : error);
   process.exitCode = 1;
 }

@@ -10,7 +10,7 @@ const manifest = z.object({
 });
 const installed = z.object({ license: z.string() });
 
-/** Where it runs: in the server, or only where this project is worked on. */
+/** Why each package is needed. */
 const RUNTIME: Readonly<Record<string, string>> = {
   '@streamparser/json': 'reads JSON in `npm run export:verify`',
   'better-sqlite3': 'SQLite; brings its binary, so nothing is compiled',

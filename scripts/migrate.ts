@@ -1,4 +1,4 @@
-/** The schema of the database: `npm run migrate`, `migrate:rollback`, `migrate:status`, `migrate:make -- NAME`. */
+/** Migrates the schema: `npm run migrate`, `migrate:rollback`, `migrate:status`, `migrate:make -- NAME`. */
 import { writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -15,11 +15,11 @@ import {
 const FOLDER = fileURLToPath(new URL('../migrations/', import.meta.url));
 
 const USAGE = `usage: node scripts/migrate.ts COMMAND
-  latest           applies what is pending
-  rollback [all]   takes back what the last run of latest applied, or everything; with it go the data
-  status           says what is applied and what is pending
+  latest           applies the pending migrations
+  rollback [all]   reverts the last batch, or all migrations, and deletes their data
+  status           lists applied and pending migrations
   make NAME        writes an empty migration into migrations/
-  unlock           frees the lock of a run that died`;
+  unlock           releases the lock of a run that was killed`;
 
 const EMPTY = `import type { Knex } from 'knex';
 import { dialectOf } from '../src/db/core/dialect.ts';
@@ -39,15 +39,11 @@ type Command = (knex: Knex, argument: string | undefined) => Promise<string[]>;
 const commands: Record<string, Command> = {
   async latest(knex) {
     const names = await migrateLatest(knex);
-    return names.length > 0
-      ? names.map((name) => `applied      ${name}`)
-      : ['nothing to do: everything is applied'];
+    return names.length > 0 ? names.map((name) => `applied      ${name}`) : ['no pending migrations'];
   },
   async rollback(knex, argument) {
     const names = await migrateRollback(knex, argument === 'all');
-    return names.length > 0
-      ? names.map((name) => `rolled back  ${name}`)
-      : ['nothing to do: nothing is applied'];
+    return names.length > 0 ? names.map((name) => `rolled back  ${name}`) : ['no migrations to roll back'];
   },
   async status(knex) {
     const states = await migrationStatus(knex);
@@ -55,7 +51,7 @@ const commands: Record<string, Command> = {
   },
   async unlock(knex) {
     await unlockMigrations(knex);
-    return ['the lock is free'];
+    return ['lock released'];
   },
 };
 
@@ -83,15 +79,15 @@ async function main([name, argument]: readonly string[]): Promise<void> {
   }
 }
 
-function explained(error: unknown): string {
+function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if (error.name !== 'MigrationLocked') return error.message;
-  return `${error.message}: another process is migrating, or one died while it did; then free it with: npm run migrate:unlock`;
+  return `${error.message}: another process is migrating. If it was killed, release its lock with: npm run migrate:unlock`;
 }
 
 try {
   await main(process.argv.slice(2));
 } catch (error) {
-  console.error(error instanceof ConfigError ? error.message : explained(error));
+  console.error(error instanceof ConfigError ? error.message : describeError(error));
   process.exitCode = 1;
 }

@@ -1,4 +1,4 @@
-/** Purges now: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
+/** Deletes expired conversations: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
 import { parseArgs } from 'node:util';
 import { composePurge } from '../src/compose/purge.ts';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';

@@ -14,7 +14,7 @@ const BUNDLE = join(PROJECT, 'test', 'support', 'bundle.ts');
 const TEST_TIMEOUT_MS = 120_000;
 const SLOWEST = 10;
 
-/** They measure durations, so nothing else may run beside them. */
+/** These measure durations, so they run alone. */
 const TIMED: ReadonlySet<string> = new Set([
   'test/db/pool.test.ts',
   'test/http/export-throttle.test.ts',
@@ -24,7 +24,7 @@ const TIMED: ReadonlySet<string> = new Set([
   'test/unit/markdown/promptness.test.ts',
 ]);
 
-/** The slowest first, so that no core waits for them at the end. */
+/** Slowest first, so that no core is idle at the end. */
 const ORDER = ['faults', 'http/export', 'http', 'scripts', 'db', 'browser', 'docs', 'llm', ''];
 
 const COUNTS = ['tests', 'suites', 'pass', 'fail', 'cancelled', 'skipped', 'todo'] as const;

@@ -1,4 +1,4 @@
-/** What a file holds, in the members of its manifest. */
+/** The contents of a file, by the names of its manifest. */
 export interface Counts {
   conversations: number;
   messages: number;

@@ -13,7 +13,7 @@ const CONTENT = EXPORT_COLUMNS.indexOf('content');
 /** RFC 4180, with byte order mark and escaped formulas. */
 export const countCsv: Counter = (blocks) => countRows(blocks, true);
 
-/** RFC 4180, as the texts are. */
+/** RFC 4180, unescaped. */
 export const countRawCsv: Counter = (blocks) => countRows(blocks, false);
 
 async function countRows(blocks: AsyncIterable<Buffer>, isEscaped: boolean) {
@@ -24,14 +24,14 @@ async function countRows(blocks: AsyncIterable<Buffer>, isEscaped: boolean) {
   const onRow = (row: string[]): null => {
     rows += 1;
     if (rows === 1) {
-      if (row.join() !== header) throw new Error('its first line does not name the columns');
+      if (row.join() !== header) throw new Error('the first line does not name the columns');
       return null;
     }
     const [conversation = '', message = '', content = ''] = [CONVERSATION, MESSAGE, CONTENT].map(
       (at) => row[at],
     );
     if (isEscaped && !content.startsWith("'") && escapeFormula(content) !== content) {
-      throw new Error(`row ${rows} has a content that a spreadsheet could run`);
+      throw new Error(`row ${rows} has an unescaped formula`);
     }
     if (conversation !== last) counts.conversations += 1;
     last = conversation;

@@ -14,10 +14,10 @@ export const countJson: Counter = async (blocks) => {
     else addValue(counts, value, stack.length === 4, parent);
   };
   for await (const block of blocks) parser.write(block);
-  if (!parser.isEnded) throw new Error('it ends too early');
+  if (!parser.isEnded) throw new Error('unexpected end of file');
   const { conversations, messages } = counts;
   for (const [name, count] of Object.entries({ conversations, messages })) {
-    if (Reflect.get(summary, name) !== count) throw new Error(`its summary does not count ${count} ${name}`);
+    if (Reflect.get(summary, name) !== count) throw new Error(`the summary does not count ${count} ${name}`);
   }
   return counts;
 };

@@ -4,16 +4,16 @@ import type { ExportCheckpoint, JobScope } from '../../src/domain/exports/jobs.t
 type Counts = Pick<ExportCheckpoint, 'conversations' | 'messages' | 'bytes'>;
 
 export interface Progress {
-  begin(total: JobScope, behind: Counts): void;
+  begin(total: JobScope, done: Counts): void;
   update(counts: Counts): void;
-  /** Leaves the last state where it is. */
+  /** The last state stays on the screen. */
   end(): void;
 }
 
 const SILENT: Progress = { begin() {}, update() {}, end() {} };
 const FORMAT = '{bar} {percentage}% | {rows} rows | {size} MB | {rate} rows/s | {left} left';
 
-/** A bar where somebody looks; nothing at all elsewhere. */
+/** A progress bar on a terminal, nothing elsewhere. */
 export function createProgress(stream: NodeJS.WriteStream): Progress {
   if (!stream.isTTY) return SILENT;
   const bar = new SingleBar({ stream, format: FORMAT, hideCursor: true, gracefulExit: false, fps: 5 });
@@ -22,7 +22,7 @@ export function createProgress(stream: NodeJS.WriteStream): Progress {
   let from = 0;
   let begun = false;
   let rows = (counts: { conversations: number; messages: number }) => counts.messages;
-  const shown = (counts: Counts, total: number) => {
+  const payload = (counts: Counts, total: number) => {
     const seconds = (performance.now() - began) / 1000;
     const rate = seconds > 0 ? (rows(counts) - from) / seconds : 0;
     const left = rate > 0 ? Math.max(0, total - rows(counts)) / rate : undefined;
@@ -34,16 +34,16 @@ export function createProgress(stream: NodeJS.WriteStream): Progress {
     };
   };
   return {
-    begin(total, behind) {
-      // Conversations without a message are counted where there is nothing else to count.
+    begin(total, done) {
+      // Without messages, conversations are counted.
       if (total.messages === 0) rows = (counts) => counts.conversations;
       began = performance.now();
-      from = rows(behind);
+      from = rows(done);
       begun = true;
-      bar.start(rows(total), from, shown(behind, rows(total)));
+      bar.start(rows(total), from, payload(done, rows(total)));
     },
     update(counts) {
-      bar.update(Math.min(rows(counts), bar.getTotal()), shown(counts, bar.getTotal()));
+      bar.update(Math.min(rows(counts), bar.getTotal()), payload(counts, bar.getTotal()));
     },
     end() {
       if (begun) bar.stop();

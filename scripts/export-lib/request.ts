@@ -1,4 +1,4 @@
-/** The command line of an export → what is asked for. */
+/** Parses the command line of an export. */
 import { AppError } from '../../src/domain/errors.ts';
 import type { ExportRequest } from '../../src/domain/exports/jobs.ts';
 import { CURSOR_DAYS, exportRequestOf, isTooOld } from '../../src/http/request/export-request.ts';
@@ -22,12 +22,12 @@ export const OPTIONS = {
 
 type Values = { readonly [Name in keyof typeof OPTIONS]?: string | boolean | undefined };
 
-/** A fault of the person at the keyboard: its message is all there is to say. */
+/** Printed without a stack trace. */
 export class UsageError extends Error {}
 
 const NAMES: Readonly<Record<string, string>> = { start_date: 'start', end_date: 'end' };
 
-/** The same rules as those of POST /api/exports. @throws UsageError */
+/** Validates like POST /api/exports. @throws UsageError */
 export async function readRequest(values: Values, cursors: CursorCodec): Promise<ExportRequest> {
   const { start: start_date, end: end_date, format, role, status, csv, compression, since } = values;
   const given = { format, start_date, end_date, role, status, csv, compression, since };
@@ -37,7 +37,7 @@ export async function readRequest(values: Values, cursors: CursorCodec): Promise
     throw new UsageError('--since must be the cursor of a manifest of this database');
   }
   if (cursor && isTooOld(cursor, Date.now())) {
-    throw new UsageError(`--since is more than ${CURSOR_DAYS} days old: make a whole export again`);
+    throw new UsageError(`--since is more than ${CURSOR_DAYS} days old: run a full export`);
   }
   return exportRequestOf(body, null, cursor);
 }

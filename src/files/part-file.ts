@@ -8,26 +8,23 @@ import { BLOCK_BYTES, readBlocks, writeAll } from './blocks.ts';
 
 const encoder = new TextEncoder();
 
-/**
- * The whole file in one gzip member or zstd frame: of several joined ones some readers see only the first, Node's own
- * for zstd among them, and say nothing of the rest.
- */
+/** One gzip member or zstd frame: several readers, among them Node's for zstd, silently stop after the first. */
 const PACKER: Readonly<Record<Exclude<Compression, 'none'>, () => Transform>> = {
   gzip: () => createGzip({ level: 5 }),
   zstd: () => createZstdCompress(),
 };
 
 export interface PartPlace {
-  /** What an earlier attempt wrote: text, packed or not in the end. */
+  /** The text that an earlier attempt wrote. */
   readonly part: string;
-  /** Its name until it is gone on with. */
+  /** The new file until it replaces `part`. */
   readonly fresh: string;
   readonly target: string;
 }
 
 /**
- * Goes on behind so many bytes of the part; null when so much is not there. Never in the file of before: a process that
- * was only taken for dead could still write into it.
+ * Continues after the first `bytes` of the part; null if it is shorter. Copies them into a new file, because a process
+ * whose lease expired may still write into the old one.
  */
 export async function openPart(
   place: PartPlace,

@@ -84,7 +84,7 @@ async function provenHash(path: string, { bytes, sha256 }: ExportManifest): Prom
   return hash.copy().digest('hex') === sha256 ? hash : null;
 }
 
-/** What cannot be gone on with is nobody's to throw away. */
+/** Keeps files that cannot be continued, for the operator. */
 async function setAside(folder: string, name: string, at: Instant, log: Log): Promise<void> {
   for (const old of [name, manifestName(name)]) {
     const aside = old.replace('.', `.damaged-${at}.`);

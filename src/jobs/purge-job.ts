@@ -3,11 +3,11 @@ import type { Log } from '../domain/runtime.ts';
 import type { PurgeService } from '../services/conversations/purge.ts';
 
 export interface Job {
-  /** Ends the schedule and waits for a run under way, which stops after its current batch. */
+  /** Ends the schedule; waits until a current run has finished its batch. */
   stop(): Promise<void>;
 }
 
-/** Purges at once and then by the cron pattern (server's time zone); a failed run is logged, the next one tries again. */
+/** Purges immediately and then by the cron pattern, in the server's time zone. Failed runs are logged. */
 export function startPurgeJob(purge: PurgeService, pattern: string, log: Log): Job {
   const abort = new AbortController();
   let running: Promise<void> | undefined;

@@ -142,8 +142,8 @@ async function heldReplay(journal: Journal): Promise<() => Promise<unknown>> {
   };
 }
 
-describe('while the database answers', () => {
-  test('everything goes to it, and what it says comes back', async (t) => {
+describe('while the database is available', () => {
+  test('every unit goes to it, and its outcome comes back', async (t) => {
     const inner = new FakeDatabase();
     const writer = host(t).writer(inner);
     const question = userMessage(newId());
@@ -155,7 +155,7 @@ describe('while the database answers', () => {
     assert.equal(inner.asked.length, 3);
   });
 
-  test('a bad row is passed on as it is, and says nothing about the database', async (t) => {
+  test('the error of a bad row is passed on, and does not mark the database as down', async (t) => {
     const inner = new FakeDatabase();
     const writer = host(t).writer(inner);
     const question = userMessage(newId());
@@ -166,8 +166,8 @@ describe('while the database answers', () => {
   });
 });
 
-describe('while the database is away', () => {
-  test('turns are journalled, and only the first one asks it', async (t) => {
+describe('while the database is unavailable', () => {
+  test('turns are journalled, and only the first one tries the database', async (t) => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const { logger, lines } = recorder();
@@ -186,7 +186,7 @@ describe('while the database is away', () => {
     assert.equal(ofLevel(lines, WARN).length, 1);
   });
 
-  test('what claims a key fails, and the end of its reply is journalled', async (t) => {
+  test('a turn with a key fails, and the end of its reply is journalled', async (t) => {
     const inner = new FakeDatabase();
     const writer = host(t).writer(inner, { retryMs: NEVER });
     const question = userMessage(newId());
@@ -202,7 +202,7 @@ describe('while the database is away', () => {
     assert.equal(await writer.write(end(question)), 'journalled');
   });
 
-  test('checkpoints fail at once', async (t) => {
+  test('checkpoints fail immediately', async (t) => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const writer = host(t).writer(inner, { retryMs: NEVER });
@@ -215,7 +215,7 @@ describe('while the database is away', () => {
     await assert.rejects(writer.progress(grown(newId())), AWAY);
   });
 
-  test('a journal that is full refuses what begins, and says so', async (t) => {
+  test('a full journal rejects new turns', async (t) => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const writer = host(t, 1).writer(inner, { retryMs: NEVER });
@@ -229,7 +229,7 @@ describe('while the database is away', () => {
     assert.equal(await writer.write(end(question)), 'journalled');
   });
 
-  test('it is found back even when nothing waits', async (t) => {
+  test('it is probed even when the journal is empty', async (t) => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const { logger, lines } = recorder();
@@ -243,7 +243,7 @@ describe('while the database is away', () => {
     assert.match(String(ofLevel(lines, INFO)[0]?.msg), /available again/);
   });
 
-  test('nothing is replayed before the probe is content', async (t) => {
+  test('nothing is replayed before the probe succeeds', async (t) => {
     const inner = new FakeDatabase();
     let tables = false;
     let probes = 0;
@@ -265,7 +265,7 @@ describe('while the database is away', () => {
 });
 
 describe('the order within a conversation', () => {
-  test('is kept when the end comes while the start is failing', async (t) => {
+  test('is kept when the end arrives while the start fails', async (t) => {
     const inner = new FakeDatabase();
     const writer = host(t).writer(inner, { retryMs: NEVER });
     const question = userMessage(newId());
@@ -285,7 +285,7 @@ describe('the order within a conversation', () => {
     assert.deepEqual(inner.texts(question.conversationId), ['a question', 're: a question', 'a question']);
   });
 
-  test('lets nothing overtake what waits, while others go straight to the database', async (t) => {
+  test('is kept behind journalled turns, while other conversations go straight to the database', async (t) => {
     const inner = new FakeDatabase();
     const here = host(t);
     const other = here.journal();
@@ -303,7 +303,7 @@ describe('the order within a conversation', () => {
     assert.equal(await writer.write(begin({ ...question, uid: newId() })), 'saved');
   });
 
-  test('makes a checkpoint wait for the beginning of its reply', async (t) => {
+  test('makes a checkpoint wait for the start of its reply', async (t) => {
     const inner = new FakeDatabase();
     const here = host(t);
     const release = await heldReplay(here.journal());
@@ -322,7 +322,7 @@ describe('the order within a conversation', () => {
 });
 
 describe('the replay', () => {
-  test('writes what waits in order, once, and says how much that was', async (t) => {
+  test('writes journalled turns in order, once, and logs their number', async (t) => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const { logger, lines } = recorder();
@@ -344,13 +344,13 @@ describe('the replay', () => {
     assert.equal(ofLevel(lines, WARN).length, 1);
   });
 
-  test('takes out whatever came of it: what was deleted is not tried for ever', async (t) => {
+  test('removes turns whatever their outcome: deleted ones are not retried for ever', async (t) => {
     const here = host(t);
     await here.journal().append(end(userMessage(newId())));
     await here.writer(new FakeDatabase()).flush(5000);
   });
 
-  test('begins by itself with what another process left, or leaves later', async (t) => {
+  test('starts by itself with turns that another process left, or leaves later', async (t) => {
     const here = host(t);
     const other = here.journal();
     const questions = [userMessage(newId()), userMessage(newId())] as const;
@@ -385,7 +385,7 @@ describe('the replay', () => {
     assert.deepEqual(inner.texts(question.conversationId), ['a question', 're: a question']);
   });
 
-  test('puts aside what the database refuses for its own sake, with what depends on it', async (t) => {
+  test('moves a turn aside that the database rejects, with the turns that depend on it', async (t) => {
     const inner = new FakeDatabase();
     const here = host(t);
     const other = here.journal();
@@ -410,7 +410,7 @@ describe('the replay', () => {
     assert.doesNotMatch(JSON.stringify(lines), /private|secret/);
   });
 
-  test('tries what was refused once more alone', async (t) => {
+  test('retries a rejected turn once alone', async (t) => {
     const inner = new FakeDatabase();
     const here = host(t);
     const question = userMessage(newId());
@@ -426,7 +426,7 @@ describe('the replay', () => {
     assert.deepEqual(inner.texts(question.conversationId), ['a question', 're: a question']);
   });
 
-  test('puts aside what cannot be read', async (t) => {
+  test('moves unreadable entries aside', async (t) => {
     const inner = new FakeDatabase();
     const here = host(t);
     const other = here.journal();
@@ -442,7 +442,7 @@ describe('the replay', () => {
     ]);
   });
 
-  test('is not upset by a journal that cannot be written, and says it once', async (t) => {
+  test('survives a journal that cannot be written, and logs it once', async (t) => {
     const inner = new FakeDatabase();
     const here = host(t);
     await here.journal().append(begin(userMessage(newId())));
@@ -460,7 +460,7 @@ describe('the replay', () => {
 });
 
 describe('waiting and ending', () => {
-  test('drained() fails when the time is up, and is done at once when nothing waits', async (t) => {
+  test('drained() fails at its timeout, and resolves immediately when the journal is empty', async (t) => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const writer = host(t).writer(inner);
@@ -489,7 +489,7 @@ describe('waiting and ending', () => {
     assert.deepEqual(outcomes, ['journalled', 'journalled']);
   });
 
-  test('close() leaves what waits for the next start, and nothing is taken after it', async (t) => {
+  test('close() leaves journalled turns for the next start, and accepts nothing afterwards', async (t) => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const here = host(t);
@@ -505,7 +505,7 @@ describe('waiting and ending', () => {
     assert.deepEqual([...inner.messages.keys()], [question.uid]);
   });
 
-  test('drop() forgets what waits of a deleted conversation', async (t) => {
+  test('drop() removes the turns of a deleted conversation', async (t) => {
     const inner = new FakeDatabase();
     inner.mode = 'down';
     const writer = host(t).writer(inner, { retryMs: NEVER });
@@ -579,7 +579,7 @@ class Gate implements TurnWriter {
 }
 
 eachDatabase((_name, open) => {
-  test('a commit that was lost on its way back is repeated and changes nothing', async (t) => {
+  test('a commit without a response is repeated and changes nothing', async (t) => {
     const database = open();
     const gate = new Gate(database);
     const writer = host(t).writer(gate);
@@ -593,7 +593,7 @@ eachDatabase((_name, open) => {
     assert.deepEqual(texts, ['a question', 're: a question']);
   });
 
-  test('a crash between the commit and the journal repeats what was written and changes nothing', async (t) => {
+  test('a crash between the commit and the journal repeats the write and changes nothing', async (t) => {
     const database = open();
     const here = host(t);
     const journal = here.journal();
@@ -608,7 +608,7 @@ eachDatabase((_name, open) => {
     assert.deepEqual(texts, ['a question', 'all of it']);
   });
 
-  test('10,000 turns, each begun and ended apart, are replayed in seconds', {
+  test('10,000 turns with separate start and end are replayed in seconds', {
     timeout: 90_000,
   }, async (t) => {
     const database = open();
@@ -635,7 +635,7 @@ eachDatabase((_name, open) => {
 });
 
 if (findMariadbd()) {
-  test('turns said while MariaDB is dead are in it, once and in order, when it is back', {
+  test('turns of a time without MariaDB are in it, once and in order, when it is back', {
     timeout: 110_000,
   }, async (t) => {
     const server = await startMariadb();

@@ -17,11 +17,11 @@ import { contents, newId, replyTo, startOf, userMessage, writeTurn } from './fix
 
 const AWAY = { code: 'database_unavailable', retryAfter: 2 };
 
-describe('an error of a driver', () => {
+describe('a driver error', () => {
   const coded = (code: string) => Object.assign(new Error(code), { code });
 
   for (const code of ['ER_LOCK_DEADLOCK', 'ER_LOCK_WAIT_TIMEOUT', 'SQLITE_BUSY', 'SQLITE_BUSY_SNAPSHOT']) {
-    test(`${code} is worth another try`, () => assert.equal(isTransient(coded(code)), true));
+    test(`${code} is transient`, () => assert.equal(isTransient(coded(code)), true));
   }
 
   for (const code of ['PROTOCOL_CONNECTION_LOST', 'ECONNREFUSED', 'SQLITE_IOERR_FSYNC', 'SQLITE_FULL']) {
@@ -36,7 +36,7 @@ describe('an error of a driver', () => {
   }
 
   for (const code of ['ER_DATA_TOO_LONG', 'ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_CHECK', 'ER_PARSE_ERROR']) {
-    test(`${code} is a fault of the statement and stays what it is`, () => {
+    test(`${code} is an error of the statement and stays unchanged`, () => {
       const error = coded(code);
       assert.equal(classifyError(error), undefined);
       assert.equal(toAppError(error), error);
@@ -44,8 +44,8 @@ describe('an error of a driver', () => {
   }
 });
 
-describe('a MySQL that is not there', () => {
-  test('is unavailable, at once and without its address in the detail', async () => {
+describe('an unreachable MySQL', () => {
+  test('is unavailable, immediately and without its address in the detail', async () => {
     const database = openDatabase(
       optionsFor({ kind: 'mysql', url: 'mysql://root@127.0.0.1:1/nothing' }),
       silent,
@@ -67,7 +67,7 @@ describe('a MySQL that is not there', () => {
     await assert.rejects(database.writer.write({ start: startOf(userMessage(newId())) }), away);
   });
 
-  test('that takes the connection and says nothing is unavailable in the time for a connection', async (t) => {
+  test('that accepts the connection and stays silent is unavailable within the connection timeout', async (t) => {
     const sockets: Socket[] = [];
     const mute = createServer((socket) => sockets.push(socket)).listen(0, '127.0.0.1');
     await once(mute, 'listening');
@@ -86,7 +86,7 @@ describe('a MySQL that is not there', () => {
 eachDatabase((_name, open, options) => {
   if (options.target.kind === 'sqlite') {
     const { file } = options.target;
-    test('a file that is no database makes a readable failure, not a wrong answer', async () => {
+    test('a file that is not a database is a readable error', async () => {
       const broken = join(file, '..', 'broken.sqlite');
       writeFileSync(broken, 'this is no database, however long one looks at it'.repeat(100));
       const database = open({ target: { kind: 'sqlite', file: broken } });
@@ -102,7 +102,7 @@ eachDatabase((_name, open, options) => {
     return rows.map((row: object) => Number(Object.values(row)[0]));
   }
 
-  test('a session is UTC, utf8mb4, strict and without gap locks, whatever the server is set to', async () => {
+  test('a session is UTC, utf8mb4, strict and without gap locks, whatever the server’s settings', async () => {
     const { knex } = open();
     const [[row]] = await knex.raw(
       'SELECT @@time_zone AS zone, @@character_set_client AS client, @@character_set_results AS results, @@sql_mode AS mode',
@@ -118,7 +118,7 @@ eachDatabase((_name, open, options) => {
     assert.deepEqual(values, ['InnoDB utf8mb4_bin', 'InnoDB utf8mb4_bin']);
   });
 
-  test('text that does not fit fails its write instead of being cut', async () => {
+  test('text that does not fit fails its write instead of being truncated', async () => {
     const { writer, knex } = open();
     const question = userMessage(newId());
     // The column holds 16 MiB; a smaller one shows the same without sending that much.
@@ -133,7 +133,7 @@ eachDatabase((_name, open, options) => {
     assert.equal(failed?.status === 'rejected' && failed.reason.code, 'ER_DATA_TOO_LONG');
   });
 
-  test('a statement that takes too long is given up together with its connection', async () => {
+  test('a statement that times out is discarded with its connection', async () => {
     const { knex } = open({ poolMax: 1, queryTimeoutMs: 200 });
     const connection = async () => (await knex.raw('SELECT CONNECTION_ID() AS id'))[0][0].id;
     const before = await connection();
@@ -141,7 +141,7 @@ eachDatabase((_name, open, options) => {
     assert.notEqual(await connection(), before);
   });
 
-  test('a connection that was killed while idle fails nobody', async () => {
+  test('a connection that was killed while idle fails no request', async () => {
     const { conversations, writer, knex } = open();
     const { conversationId } = await writeTurn(writer, userMessage(newId()));
     await conversations.find(conversationId);
@@ -159,7 +159,7 @@ eachDatabase((_name, open, options) => {
     await knex.raw('SELECT 1');
   });
 
-  test('a connection that is killed before COMMIT is seen: the write is done again, once', async (t) => {
+  test('a connection that is killed before COMMIT is detected: the write is repeated once', async (t) => {
     const { conversations } = open();
     const own = createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true });
     t.after(() => own.destroy());
@@ -187,7 +187,7 @@ eachDatabase((_name, open, options) => {
   });
 });
 
-describe('a server of our own', { timeout: 90_000 }, () => {
+describe('a private database server', { timeout: 90_000 }, () => {
   if (serverUrls().length === 0 || !findMariadbd()) return;
   let server: Mariadb;
   before(async () => {
@@ -202,7 +202,7 @@ describe('a server of our own', { timeout: 90_000 }, () => {
     ['does not know the user', (base: string) => base.replace('root@', 'nobody:s3cret@')],
     ['has no such database', (base: string) => base.replace('/chat', '/nothing')],
   ] as const) {
-    test(`that ${what} is unavailable to callers, but not away: waiting does not help`, async (t) => {
+    test(`that ${what} denies access: callers get unavailable, but waiting does not help`, async (t) => {
       const database = openDatabase(optionsFor({ kind: 'mysql', url: url(`${server.url}/chat`) }), silent);
       t.after(() => database.close());
       await assert.rejects(database.conversations.find(newId()), AWAY);
@@ -215,7 +215,7 @@ describe('a server of our own', { timeout: 90_000 }, () => {
     });
   }
 
-  test('that freezes makes reads and writes unavailable in their time, and serves again when it thaws', async (t) => {
+  test('that freezes fails reads and writes at their timeouts, and serves again when it resumes', async (t) => {
     const options = {
       ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),
       queryTimeoutMs: 300,
@@ -255,7 +255,7 @@ describe('a server of our own', { timeout: 90_000 }, () => {
     assert.equal((await contents(database.conversations, late.conversationId)).length, 1);
   });
 
-  test('that freezes at COMMIT does not hold the writer for ever', async (t) => {
+  test('that freezes at COMMIT does not block the writer for ever', async (t) => {
     const options = {
       ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),
       queryTimeoutMs: 300,
@@ -275,7 +275,7 @@ describe('a server of our own', { timeout: 90_000 }, () => {
     assert.equal(await writer.write({ start: startOf(userMessage(newId())) }), 'saved');
   });
 
-  test('that is killed and comes back serves again without a restart of ours', async (t) => {
+  test('that is killed and comes back serves again without a restart of the application', async (t) => {
     const options = optionsFor({ kind: 'mysql', url: `${server.url}/chat` });
     const database = openDatabase(options, silent);
     t.after(() => database.close());

@@ -70,8 +70,8 @@ async function killed(process: ChildProcess): Promise<void> {
   await gone;
 }
 
-describe('what is appended', () => {
-  test('comes back as it was, in order, in another process of the host too', async (t) => {
+describe('an appended turn', () => {
+  test('is read unchanged and in order, also by another process of the host', async (t) => {
     const { open } = place(t);
     const [one, other] = [open(), open()];
     const question = userMessage(newId(), { content: '中文 \u{1f600}\u0000 "x"\n' });
@@ -102,7 +102,7 @@ describe('what is appended', () => {
     );
   });
 
-  test('at once shares one transaction', async (t) => {
+  test('at the same time as others shares one transaction', async (t) => {
     const { open, path } = place(t);
     const journal = open();
     const size = () => statSync(`${path}-wal`).size;
@@ -115,7 +115,7 @@ describe('what is appended', () => {
     assert.equal(journal.state().turns, 200);
   });
 
-  test('survives the death of the process, and its place in the replay is free again', async (t) => {
+  test('survives the death of the process, and the replay lock is free again', async (t) => {
     const { open, path } = place(t);
     const { process, lines } = child(
       t,
@@ -144,7 +144,7 @@ describe('what is appended', () => {
     assert.equal(await journal.exclusively(async () => {}), true);
   });
 
-  test('by several processes that open a new file at the same moment is all there', async (t) => {
+  test('by several processes that create the file at the same time is stored', async (t) => {
     const { path } = place(t);
     const names = ['a', 'b', 'c', 'd'];
     const rounds = Array.from({ length: 20 }, (_, round) => `${path}-${round}`);
@@ -174,7 +174,7 @@ describe('what is appended', () => {
     }
   });
 
-  test('is refused when the journal is closed', async (t) => {
+  test('is rejected when the journal is closed', async (t) => {
     const journal = place(t).open();
     journal.close();
     await assert.rejects(journal.append(newStart()), { code: 'database_unavailable' });
@@ -191,8 +191,8 @@ describe('what is appended', () => {
   });
 });
 
-describe('a journal that is full', () => {
-  test('begins nothing new, but takes the ends of what was begun', async (t) => {
+describe('a full journal', () => {
+  test('rejects new turns, but accepts the ends of running ones', async (t) => {
     const journal = place(t, 5000).open();
     const question = userMessage(newId(), { content: 'x'.repeat(4000) });
     await journal.append({ start: startOf(question) });
@@ -209,7 +209,7 @@ describe('a journal that is full', () => {
     await journal.append(newStart());
   });
 
-  test('counts what is handed in together', async (t) => {
+  test('counts turns that arrive together', async (t) => {
     const journal = place(t, 5000).open();
     const settled = await Promise.allSettled(
       [3000, 3000, 1, 1].map((length) => journal.append(newStart('x'.repeat(length)))),
@@ -222,7 +222,7 @@ describe('a journal that is full', () => {
 });
 
 describe('a file that cannot be written', () => {
-  test('refuses what it has no room for, and takes its neighbours', async (t) => {
+  test('rejects a turn without space, and accepts the others', async (t) => {
     const journal = place(t, 1000).open();
     const question = userMessage(newId());
     const large = replyTo(question, { content: 'x'.repeat(20_000_000) });
@@ -279,8 +279,8 @@ describe('a file that cannot be written', () => {
   });
 });
 
-describe('what leaves the journal', () => {
-  test('is counted off, and the last one takes the log beside the file with it', async (t) => {
+describe('a removed turn', () => {
+  test('is no longer counted, and with the last one the WAL file is truncated', async (t) => {
     const { open, path } = place(t);
     const journal = open();
     const began = Date.now();
@@ -299,7 +299,7 @@ describe('what leaves the journal', () => {
     assert.equal(journal.isEmpty(), true);
   });
 
-  test('never leaves its number to another', async (t) => {
+  test('never passes its number to another', async (t) => {
     const journal = place(t).open();
     await journal.append(newStart());
     const [first] = journal.take(1);
@@ -309,7 +309,7 @@ describe('what leaves the journal', () => {
     assert((journal.take(1)[0]?.seq ?? 0) > first.seq);
   });
 
-  test('because it was put aside is kept with the reason', async (t) => {
+  test('that was moved aside is kept with the reason', async (t) => {
     const { open, file } = place(t);
     const journal = open();
     const question = userMessage(newId());
@@ -324,7 +324,7 @@ describe('what leaves the journal', () => {
     assert.deepEqual(rows, [{ question_uid: question.uid, reason: 'ER_SOMETHING', body }]);
   });
 
-  test('because its conversation was deleted is all of that and nothing else', async (t) => {
+  test('of a deleted conversation is removed with all its turns and no others', async (t) => {
     const { open, file } = place(t);
     const journal = open();
     const question = userMessage(newId());
@@ -342,7 +342,7 @@ describe('what leaves the journal', () => {
     assert.equal(journal.drop(question.conversationId), 0);
   });
 
-  test('is taken in portions that fit the memory', async (t) => {
+  test('is read in batches of bounded size', async (t) => {
     const journal = place(t).open();
     const long = 'x'.repeat(5_000_000);
     for (const content of [long, long, 'short']) await journal.append(newStart(content));
@@ -353,7 +353,7 @@ describe('what leaves the journal', () => {
   });
 
   for (const body of ['{', 'null', '[]', '{}', '{"start":{}}', '{"reply":{"uid":"x"}}', '{"reply":7}']) {
-    test(`is told when it cannot be read: ${body}`, async (t) => {
+    test(`is reported when it cannot be read: ${body}`, async (t) => {
       const { open, file } = place(t);
       const journal = open();
       const unit = newStart();
@@ -368,8 +368,8 @@ describe('what leaves the journal', () => {
   }
 });
 
-describe('what waits of a conversation', () => {
-  test('is known as soon as it is handed in', async (t) => {
+describe('the journalled turns of a conversation', () => {
+  test('are known as soon as they arrive', async (t) => {
     const journal = place(t).open();
     const unit = newStart();
     const id = unit.start?.conversationId ?? '';
@@ -382,7 +382,7 @@ describe('what waits of a conversation', () => {
     assert.equal(journal.has(newId()), false);
   });
 
-  test('is the whole of it when it began here: each reply in its last state', async (t) => {
+  test('are all of it when it began here: each reply in its last state', async (t) => {
     const { open } = place(t);
     const [journal, other] = [open(), open()];
     const first = userMessage(newId());
@@ -405,7 +405,7 @@ describe('what waits of a conversation', () => {
     assert.equal(other.reply(newId()), null);
   });
 
-  test('is not the whole when the database may know more', async (t) => {
+  test('are not all of it when the database may have more', async (t) => {
     const journal = place(t).open();
     const named = userMessage(newId());
     await journal.append({ start: startOf(named) });
@@ -416,7 +416,7 @@ describe('what waits of a conversation', () => {
     assert.equal(journal.conversation(question.conversationId), null);
   });
 
-  test('costs next to nothing to ask when nothing waits', (t) => {
+  test('are cheap to look up in an empty journal', (t) => {
     const journal = place(t).open();
     const began = performance.now();
     for (let index = 0; index < 10_000; index += 1) journal.has('x');
@@ -425,7 +425,7 @@ describe('what waits of a conversation', () => {
 });
 
 describe('exclusively()', () => {
-  test('lets one in at a time, in this process and among instances', async (t) => {
+  test('runs one at a time, in this process and among instances', async (t) => {
     const { open } = place(t);
     const [one, other] = [open(), open()];
     const ran = await one.exclusively(async () => {
@@ -438,7 +438,7 @@ describe('exclusively()', () => {
     assert.equal(await other.exclusively(async () => {}), true);
   });
 
-  test('is free again when the work fails', async (t) => {
+  test('releases the lock when the work fails', async (t) => {
     const { open } = place(t);
     const [one, other] = [open(), open()];
     const failing = one.exclusively(() => Promise.reject(new Error('no')));

@@ -44,7 +44,7 @@ async function idle(knex: Knex): Promise<void> {
 const codes = (results: readonly PromiseSettledResult<unknown>[]): unknown[] =>
   results.map((result) => (result.status === 'fulfilled' ? 'fine' : result.reason.code));
 
-test('a queue that is full is a fault of the database that passes, and no statement is tried again for it', () => {
+test('a full queue means that the database is busy, and no statement is repeated for it', () => {
   const error = new QueueFullError();
   assert.equal(classifyError(error), 'unavailable');
   assert.equal(isTransient(error), false);
@@ -56,7 +56,7 @@ test('a queue that is full is a fault of the database that passes, and no statem
 
 eachDatabase((_name, open, options) => {
   if (options.target.kind === 'sqlite') {
-    test('any number may wait for the one connection to a file, of which the writer is one', async () => {
+    test('any number of requests may wait for the one connection to a file', async () => {
       const { conversations, writer } = open({ poolMax: 1 });
       const question = userMessage(newId());
       const [saved, ...found] = await Promise.all([
@@ -69,7 +69,7 @@ eachDatabase((_name, open, options) => {
     return;
   }
 
-  describe('with every connection of the pool held', () => {
+  describe('while every connection of the pool is busy', () => {
     async function setUp(t: TestContext, over: Partial<DatabaseOptions> = {}) {
       const database = open({ poolMax: POOL, ...over });
       const release = await holdAll(database.knex);
@@ -77,7 +77,7 @@ eachDatabase((_name, open, options) => {
       return { ...database, release };
     }
 
-    test('a hundred may wait for each, and whoever comes then is told at once', async (t) => {
+    test('a hundred requests may wait for each, and the next one fails immediately', async (t) => {
       const { conversations, knex, release } = await setUp(t);
       const waiting = Array.from({ length: QUEUE }, () => conversations.find(newId()));
       const began = performance.now();
@@ -99,7 +99,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(await conversations.find(newId()), null);
     });
 
-    test('as many may wait as the operator says', async (t) => {
+    test('the length of the queue can be set', async (t) => {
       const { conversations, knex, release } = await setUp(t, { queueMax: 3 });
       const results = Array.from({ length: 10 }, () => conversations.find(newId()));
       const settled = Promise.allSettled(results);
@@ -110,7 +110,7 @@ eachDatabase((_name, open, options) => {
       await idle(knex);
     });
 
-    test('what was said is saved all the same', async (t) => {
+    test('replies are still saved', async (t) => {
       const { conversations, writer, knex, release } = await setUp(t);
       const waiting = Array.from({ length: QUEUE }, () => conversations.find(newId()));
       const question = userMessage(newId());
@@ -127,7 +127,7 @@ eachDatabase((_name, open, options) => {
       await idle(knex);
     });
 
-    test('those who wait too long are told, and their places are free again', async (t) => {
+    test('requests that wait too long fail, and leave the queue', async (t) => {
       const { conversations, knex, release } = await setUp(t, { acquireTimeoutMs: 200 });
       const late = await Promise.allSettled(Array.from({ length: QUEUE }, () => conversations.find(newId())));
       assert.deepEqual(new Set(codes(late)), new Set([AWAY.code]));
@@ -139,7 +139,7 @@ eachDatabase((_name, open, options) => {
   });
 });
 
-describe('a server of our own that freezes', { timeout: 90_000 }, () => {
+describe('a private database server that freezes', { timeout: 90_000 }, () => {
   if (serverUrls().length === 0 || !findMariadbd()) return;
   let server: Mariadb;
   before(async () => {
@@ -150,7 +150,7 @@ describe('a server of our own that freezes', { timeout: 90_000 }, () => {
   });
   after(() => server.stop());
 
-  test('fills the queue and no more, fails everybody in their time, and serves all when it thaws', async (t) => {
+  test('fills the queue and no more, fails every request at its timeout, and serves all when it resumes', async (t) => {
     const database = openDatabase(
       {
         ...optionsFor({ kind: 'mysql', url: `${server.url}/chat` }),

@@ -53,7 +53,7 @@ eachDatabase((_name, open, options) => {
       });
     });
 
-    test('is not a question, nor something that was never there or is deleted', async () => {
+    test('is neither a question, nor an unknown nor a deleted message', async () => {
       const { writer, replies, conversations } = open();
       const question = await writeTurn(writer, userMessage(newId()));
       assert.equal(await replies.find(question.uid), null);
@@ -68,7 +68,7 @@ eachDatabase((_name, open, options) => {
   });
 
   describe('the tail of a reply', () => {
-    test('is what comes after so many characters, not UTF-16 units, however the text is cut', async () => {
+    test('is the text after a number of characters, not of UTF-16 units', async () => {
       const database = open();
       const text = 'a您😀b👨‍👩‍👧 **é** 𠮷\r\n\t|\u0001\u{10FFFF}z';
       const { uid } = await growing(database, text);
@@ -82,7 +82,7 @@ eachDatabase((_name, open, options) => {
       );
     });
 
-    test('carries how the reply stands, and in the end how it ended', async () => {
+    test('has the status of the reply, and how it ended', async () => {
       const database = open();
       const reply = await growing(database, 'Half');
       const none = { finishReason: null, usage: null };
@@ -98,7 +98,7 @@ eachDatabase((_name, open, options) => {
       });
     });
 
-    test('says that a stopped reply may still get its last words, until it has got them', async () => {
+    test('says that a stopped reply may still grow, until its worker has finished it', async () => {
       const database = open();
       const reply = await growing(database, 'Half');
       const settling = async () => [
@@ -115,7 +115,7 @@ eachDatabase((_name, open, options) => {
   });
 
   describe('cancelling a reply', () => {
-    test('works once, while it is being written, and leaves its writer in the row to add the rest', async () => {
+    test('works once, while the reply is running, and keeps its worker in the row to add the rest', async () => {
       const database = open();
       const { replies, knex } = database;
       const { uid } = await growing(database, 'Half');
@@ -128,7 +128,7 @@ eachDatabase((_name, open, options) => {
       );
     });
 
-    test('changes nothing of one that has ended, nor of none at all', async () => {
+    test('changes neither a reply that has ended, nor an unknown one', async () => {
       const { writer, replies } = open();
       const question = userMessage(newId());
       for (const status of ['complete', 'incomplete'] as const) {
@@ -140,7 +140,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(await replies.cancel(newId()), false);
     });
 
-    test('is told to the process that writes it, and to no other, until that one has ended it', async () => {
+    test('is reported to the worker of the reply, and to no other, until it has ended the reply', async () => {
       const database = open();
       const { replies, writer } = database;
       const [mine, theirs] = [newId(), newId()];
@@ -156,7 +156,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await replies.endedElsewhere(mine), []);
     });
 
-    test('and its end at the same moment agree on who was first', async () => {
+    test('and the end of the reply agree on which was first', async () => {
       const [one, two] = [open(), open()];
       for (let round = 0; round < 20; round++) {
         const reply = await growing(one, 'Half');
@@ -175,7 +175,7 @@ eachDatabase((_name, open, options) => {
     });
 
     if (options.target.kind === 'mysql') {
-      test('waits for an end that is being written', { timeout: 20_000 }, async () => {
+      test('waits for an end in progress', { timeout: 20_000 }, async () => {
         const database = open();
         const { knex, replies } = database;
         const { uid, conversationId } = await growing(database, 'Half');
@@ -196,7 +196,7 @@ eachDatabase((_name, open, options) => {
   describe('an idempotency key', () => {
     const hash = () => randomBytes(32).toString('hex');
 
-    test('leads to its turn as long as the conversation was active since then', async () => {
+    test('finds its turn as long as the conversation has not expired', async () => {
       const { writer, replies } = open();
       for (const cached of [true, false]) {
         const question = userMessage(newId());
@@ -216,7 +216,7 @@ eachDatabase((_name, open, options) => {
     });
   });
 
-  test('a database that is gone is told by its error', async () => {
+  test('an unavailable database is reported by its error', async () => {
     const database = open();
     await database.close();
     const { replies } = database;

@@ -85,14 +85,14 @@ function keyed(question: Message, key: KeyClaim) {
 
 eachDatabase((_name, open, options) => {
   describe('a start', () => {
-    test('of an id that nobody knows begins a conversation', async () => {
+    test('of an unknown id creates a conversation', async () => {
       const { conversations, writer } = open();
       const question = userMessage(newId());
       assert.equal(await writer.write({ start: startOf(question, { named: false }) }), 'saved');
       assert.equal((await conversations.find(question.conversationId))?.lastActive, NOON);
     });
 
-    test('goes on with a conversation that was active until the limit', async () => {
+    test('continues a conversation that has not expired', async () => {
       const { conversations, writer } = open();
       const { conversationId } = await writeTurn(writer, userMessage(newId()));
       const next = userMessage(conversationId, { timestamp: NOON + 25 * HOUR });
@@ -101,7 +101,7 @@ eachDatabase((_name, open, options) => {
       assert.equal((await conversations.find(conversationId))?.createdAt, NOON);
     });
 
-    test('of an id that is somebody else’s writes nothing, not even when it has expired', async () => {
+    test('of another owner’s id writes nothing, even if it has expired', async () => {
       const { conversations, writer, knex } = open();
       const question = userMessage(newId());
       const { conversationId } = question;
@@ -125,7 +125,7 @@ eachDatabase((_name, open, options) => {
       assert.equal((await conversations.find(conversationId))?.owner, 'alice');
     });
 
-    test('of an id that two begin at once belongs to one of them', async () => {
+    test('of an id that two owners use at the same time belongs to one of them', async () => {
       const { conversations, writer } = open();
       const { writer: other } = open();
       for (let round = 0; round < 30; round += 1) {
@@ -142,7 +142,7 @@ eachDatabase((_name, open, options) => {
       }
     });
 
-    test('begins an expired conversation anew: the old messages go first', async () => {
+    test('recreates an expired conversation without its old messages', async () => {
       const { conversations, writer } = open();
       const { conversationId } = await writeTurn(writer, userMessage(newId()));
       const next = userMessage(conversationId, { content: 'again', timestamp: NOON + 25 * HOUR });
@@ -151,7 +151,7 @@ eachDatabase((_name, open, options) => {
       assert.equal((await conversations.find(conversationId))?.createdAt, NOON + 25 * HOUR);
     });
 
-    test('of two at once begins an expired conversation anew once', async () => {
+    test('of two at the same time recreates an expired conversation once', async () => {
       const { conversations, writer } = open();
       const { conversationId } = await writeTurn(writer, userMessage(newId()));
       const timestamp = NOON + 25 * HOUR;
@@ -162,7 +162,7 @@ eachDatabase((_name, open, options) => {
   });
 
   describe('a reply', () => {
-    test('is gone, and brings nothing back, when its conversation was deleted', async () => {
+    test('is gone, and restores nothing, when its conversation was deleted', async () => {
       const { conversations, writer, knex } = open();
       const question = userMessage(newId());
       await writer.write({ start: startOf(question) });
@@ -172,7 +172,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await knex('messages').where({ conversation_id: question.conversationId }), []);
     });
 
-    test('is gone when its conversation began anew, which it does not touch', async () => {
+    test('is gone when its conversation was recreated, which it does not change', async () => {
       const { conversations, writer } = open();
       const question = userMessage(newId());
       const { conversationId } = question;
@@ -185,7 +185,7 @@ eachDatabase((_name, open, options) => {
       assert.equal((await conversations.find(conversationId))?.lastActive, NOON);
     });
 
-    test('is gone when it answers a message of another conversation, or none', async () => {
+    test('is gone when its question is in another conversation or does not exist', async () => {
       const { writer } = open();
       const question = await writeTurn(writer, userMessage(newId()));
       const other = await writeTurn(writer, userMessage(newId()));
@@ -194,7 +194,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(await writer.write({ reply: replyTo(question, { replyTo: null }) }), 'gone');
     });
 
-    test('that follows at once, in the same transaction, finds its question', async () => {
+    test('in the same transaction finds its question', async () => {
       const { conversations, writer } = open();
       const question = userMessage(newId());
       const outcomes = await Promise.all([
@@ -206,8 +206,8 @@ eachDatabase((_name, open, options) => {
     });
   });
 
-  describe('a reply that is begun', () => {
-    test('is an empty row of its writer until progress and end fill it', async () => {
+  describe('a running reply', () => {
+    test('is an empty row of its worker until progress and end fill it', async () => {
       const { writer, knex } = open();
       const begun = await begin(writer);
       assert.deepEqual(await rowOf(knex, begun.uid), {
@@ -229,7 +229,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await rowOf(knex, begun.uid), WHOLE);
     });
 
-    test('and ended in the same transaction is one whole row', async () => {
+    test('that ends in the same transaction is one complete row', async () => {
       const { writer, knex } = open();
       const question = userMessage(newId());
       const begun = streaming(question);
@@ -242,7 +242,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await rowOf(knex, begun.uid), WHOLE);
     });
 
-    test('moves its conversation on to when it ended, not to when it began', async () => {
+    test('sets its conversation’s last activity to its end, not its start', async () => {
       const { writer, conversations } = open();
       const begun = await begin(writer);
       await writer.write({ reply: ended(begun, 'x'), activeAt: NOON + HOUR });
@@ -251,7 +251,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(conversation?.createdAt, NOON);
     });
 
-    test('asks its progress for what comes after the units that are stored, whatever these are', async () => {
+    test('asks for the text after the stored units, whatever these are', async () => {
       const { writer, knex } = open();
       const begun = await begin(writer);
       const asked: number[] = [];
@@ -267,7 +267,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(asked, [0, 2, 4, 4]);
     });
 
-    test('many at once, grows by one transaction for all', async (t) => {
+    test('grows in one transaction with many others', async (t) => {
       const knex = createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true });
       t.after(() => knex.destroy());
       const writer = new GroupCommitWriter(knex, silent);
@@ -282,7 +282,7 @@ eachDatabase((_name, open, options) => {
       );
     });
 
-    test('is repeated without harm, also after its end', async () => {
+    test('can be written repeatedly, also after its end', async () => {
       const { writer, knex } = open();
       const question = userMessage(newId());
       const begun = streaming(question);
@@ -297,7 +297,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await rowOf(knex, begun.uid), WHOLE);
     });
 
-    test('and fails before it says anything leaves only its question', async () => {
+    test('that fails without text leaves only its question', async () => {
       const { writer, conversations } = open();
       const begun = await begin(writer);
       await writer.write({ reply: ended(begun, '', BROKEN) });
@@ -307,7 +307,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await contents(conversations, begun.conversationId), ['a question']);
     });
 
-    test('and fails with something said keeps that, as incomplete', async () => {
+    test('that fails with text keeps it, as incomplete', async () => {
       const { writer, knex } = open();
       const begun = await begin(writer);
       await writer.write({ reply: ended(begun, 'Half', BROKEN) });
@@ -315,7 +315,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual([row?.content, row?.status, row?.worker], ['Half', 'incomplete', null]);
     });
 
-    test('goes on when others closed it, taking its writer for dead', async () => {
+    test('continues after another process closed it', async () => {
       const { writer, knex } = open();
       const begun = await begin(writer);
       await writer.progress(saying(begun, 'Half'));
@@ -334,7 +334,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await rowOf(knex, begun.uid), WHOLE);
     });
 
-    test('stays cancelled when somebody cancelled it elsewhere, with all that was said', async () => {
+    test('stays cancelled when another process cancelled it, with its text', async () => {
       const { writer, replies, knex } = open();
       const begun = await begin(writer);
       await writer.progress(saying(begun, 'Half'));
@@ -355,7 +355,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await rowOf(knex, begun.uid), stopped);
     });
 
-    test('cancelled elsewhere before a word stays, even when its call fails', async () => {
+    test('cancelled elsewhere before the first token stays, even when its call fails', async () => {
       const { writer, replies, knex } = open();
       const begun = await begin(writer);
       await replies.cancel(begun.uid);
@@ -374,8 +374,8 @@ eachDatabase((_name, open, options) => {
     });
   });
 
-  describe('what waited in the journal', () => {
-    test('of a conversation deleted since is not brought back', async () => {
+  describe('a replayed turn', () => {
+    test('of a conversation deleted since is not restored', async () => {
       const { writer, conversations } = open();
       const question = await writeTurn(writer, userMessage(newId()));
       const { conversationId } = question;
@@ -387,7 +387,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(await conversations.find(conversationId), null);
     });
 
-    test('of a conversation begun anew since the deletion is written', async () => {
+    test('of a conversation recreated since the deletion is written', async () => {
       const { writer, conversations } = open();
       const { conversationId } = await writeTurn(writer, userMessage(newId()));
       await conversations.delete(conversationId, UNRESTRICTED);
@@ -448,7 +448,7 @@ eachDatabase((_name, open, options) => {
       }
     });
 
-    test('goes with its conversation', async () => {
+    test('is deleted with its conversation', async () => {
       const { writer, replies, conversations } = open();
       const key = keyOf();
       const question = userMessage(newId());
@@ -458,7 +458,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(await writer.write(keyed(userMessage(newId()), key)), 'saved');
     });
 
-    test('of an expired conversation is free, of the same conversation or for another', async () => {
+    test('of an expired conversation is free for the same or another conversation', async () => {
       const { writer, replies } = open();
       const later = { timestamp: NOON + 25 * HOUR };
       for (const same of [true, false]) {
@@ -475,7 +475,7 @@ eachDatabase((_name, open, options) => {
       }
     });
 
-    test('of a reply that failed goes to the next one, once, and its question is not stored again', async () => {
+    test('of a failed reply passes to the next one, once, and its question is not stored again', async () => {
       const { writer, replies, conversations } = open();
       const key = keyOf();
       const question = userMessage(newId());
@@ -490,7 +490,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'Half', '']);
     });
 
-    test('of a reply that failed without a word leaves no trace of that', async () => {
+    test('of a failed reply without text leaves no trace', async () => {
       const { writer, conversations } = open();
       const key = keyOf();
       const question = userMessage(newId());
@@ -503,7 +503,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'at last']);
     });
 
-    test('of a reply whose conversation was deleted is not given to another try', async () => {
+    test('of a reply whose conversation was deleted does not pass to another attempt', async () => {
       const { writer, conversations } = open();
       const key = keyOf();
       const question = userMessage(newId());
@@ -515,7 +515,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(await conversations.find(question.conversationId), null);
     });
 
-    test('that is taken takes nothing from its neighbours in the batch', async () => {
+    test('that is taken does not affect other units of the batch', async () => {
       const { writer, conversations } = open();
       const key = keyOf();
       await writer.write(keyed(userMessage(newId()), key));
@@ -532,7 +532,7 @@ eachDatabase((_name, open, options) => {
     });
   });
 
-  test('a write that is repeated changes nothing', async () => {
+  test('a repeated write changes nothing', async () => {
     const { conversations, writer } = open();
     const question = userMessage(newId());
     const start = startOf(question);
@@ -556,7 +556,7 @@ eachDatabase((_name, open, options) => {
       return { writer: new GroupCommitWriter(knex, silent), seen: watched(knex) };
     }
 
-    test('puts what is handed in together into one transaction', async (t) => {
+    test('puts writes that arrive together into one transaction', async (t) => {
       const { writer, seen } = own(t);
       await Promise.all(
         Array.from({ length: 50 }, () => writer.write({ start: startOf(userMessage(newId())) })),
@@ -564,7 +564,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(seen.commits, 1);
     });
 
-    test('puts what comes during a commit into the next one, and bounds a transaction', async (t) => {
+    test('puts writes that arrive during a commit into the next one, and bounds a transaction', async (t) => {
       const { writer, seen } = own(t);
       const write = () => writer.write({ start: startOf(userMessage(newId())) });
       const first = write();
@@ -576,7 +576,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(seen.commits, 4, '1 alone, then 100, 100 and 50');
     });
 
-    test('keeps large replies out of one statement', async (t) => {
+    test('splits large replies over several statements', async (t) => {
       const { writer, seen } = own(t);
       const large = () => userMessage(newId(), { content: 'x'.repeat(700_000) });
       await Promise.all(
@@ -585,7 +585,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(seen.commits, 3);
     });
 
-    test('keeps the order in which messages of a conversation were handed in', async () => {
+    test('keeps the order of messages in a conversation', async () => {
       const { conversations, writer } = open();
       const id = newId();
       const texts = Array.from({ length: 120 }, (_, index) => `${index}`);
@@ -595,7 +595,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await contents(conversations, id), texts);
     });
 
-    test('fails one bad row alone: its neighbours are saved', async () => {
+    test('fails a bad row alone: the other rows are saved', async () => {
       const { conversations, writer } = open();
       const good = [1, 2, 3, 4].map(() => userMessage(newId()));
       const wrong = bad(userMessage(newId()));
@@ -613,7 +613,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(await conversations.find(wrong.conversationId), null, 'nothing of the bad unit is left');
     });
 
-    test('says nothing of a message in the error of a bad row', async () => {
+    test('quotes no message in the error of a bad row', async () => {
       const { writer } = open();
       const message = bad(userMessage(newId(), { content: 'a secret question' }));
       await assert.rejects(writer.write({ start: startOf(message) }), (error: Error) => {
@@ -628,7 +628,7 @@ eachDatabase((_name, open, options) => {
       });
     });
 
-    test('resolves idle() when everything is settled', async () => {
+    test('resolves idle() when every write has succeeded or failed', async () => {
       const { writer, conversations } = open();
       const message = userMessage(newId());
       let settled = 0;
@@ -644,7 +644,7 @@ eachDatabase((_name, open, options) => {
       assert.equal((await contents(conversations, message.conversationId)).length, 1);
     });
 
-    test('is waited for by close(), and takes nothing afterwards', async () => {
+    test('is awaited by close(), and accepts nothing afterwards', async () => {
       const database = open();
       const message = userMessage(newId());
       const written = database.writer.write({ start: startOf(message) });
@@ -657,7 +657,7 @@ eachDatabase((_name, open, options) => {
       assert.equal((await contents(open().conversations, message.conversationId)).length, 1);
     });
 
-    test('goes on while every connection of the pool is busy', { timeout: 20_000 }, async () => {
+    test('works while every connection of the pool is busy', { timeout: 20_000 }, async () => {
       if (options.target.kind === 'sqlite') return; // one connection, which is busy for microseconds at a time
       const database = open({ poolMax: 2, acquireTimeoutMs: 300 });
       const held = await Promise.all([database.knex.transaction(), database.knex.transaction()]);
@@ -671,7 +671,7 @@ eachDatabase((_name, open, options) => {
   });
 
   if (options.target.kind === 'mysql') {
-    describe('against others who lock the same rows', () => {
+    describe('concurrent locks on the same rows', () => {
       /** Until as many transactions as that wait for a lock. */
       async function waiting(knex: Knex, ids: readonly string[]): Promise<void> {
         for (;;) {
@@ -685,7 +685,7 @@ eachDatabase((_name, open, options) => {
         }
       }
 
-      test('a transaction that loses a deadlock is run again as a whole', { timeout: 20_000 }, async (t) => {
+      test('a transaction that loses a deadlock is repeated as a whole', { timeout: 20_000 }, async (t) => {
         const { conversations, knex } = open();
         const own = createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true });
         t.after(() => own.destroy());
@@ -712,7 +712,7 @@ eachDatabase((_name, open, options) => {
         for (const id of [low, high]) assert.equal((await contents(conversations, id)).length, 3);
       });
 
-      test('a reply waits for a delete that is under way, and is then gone', {
+      test('a reply waits for a running delete, and is then gone', {
         timeout: 20_000,
       }, async () => {
         const { conversations, writer, knex } = open();
@@ -728,7 +728,7 @@ eachDatabase((_name, open, options) => {
         assert.equal(await conversations.find(question.conversationId), null);
       });
 
-      test('a lock that is not given up makes the write fail as unavailable', {
+      test('a lock that is not released makes the write fail as unavailable', {
         timeout: 60_000,
       }, async () => {
         const { writer, knex } = open();

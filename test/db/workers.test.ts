@@ -116,8 +116,8 @@ eachDatabase((_name, _open, options) => {
     };
   }
 
-  describe('a process that is dead', () => {
-    test('is taken for dead when three looks found nothing new, not before, and leaves no trace', async (t) => {
+  describe('a dead process', () => {
+    test('is reaped after three polls without a heartbeat, not before, and leaves no trace', async (t) => {
       const { knex, process } = await setUp(t);
       const [dead, watcher] = [process(), process()];
       await dead.round();
@@ -139,7 +139,7 @@ eachDatabase((_name, _open, options) => {
       assert.equal(await beatOf(knex, dead.id), undefined);
     });
 
-    test('is taken for dead also when it never showed itself', async (t) => {
+    test('is reaped also if it never sent a heartbeat', async (t) => {
       const { knex, process } = await setUp(t);
       const watcher = process();
       const nobody = newId();
@@ -150,7 +150,7 @@ eachDatabase((_name, _open, options) => {
       assert.deepEqual(await replyOf(knex, uid), CLOSED);
     });
 
-    test('has its export jobs taken from it, those it made and those it told of; those of others stay', async (t) => {
+    test('loses its export jobs and notifications; those of others stay', async (t) => {
       const { knex, process } = await setUp(t);
       const store = new KnexExportJobs(knex);
       const [dead, watcher] = [process(), process()];
@@ -181,7 +181,7 @@ eachDatabase((_name, _open, options) => {
       assert.equal((await store.claimNotification(newId(), AT, []))?.attempt, 2);
     });
 
-    test('is closed once by two that watch at the same time, other rows untouched', async (t) => {
+    test('is reaped once by two pollers, and other rows do not change', async (t) => {
       const { knex, process } = await setUp(t);
       const [dead, one, two] = [process(), process(), process()];
       await dead.round();
@@ -194,7 +194,7 @@ eachDatabase((_name, _open, options) => {
       assert.equal((await replyOf(knex, finished)).status, 'complete');
     });
 
-    test('is found again where its replies could not be closed at first', async (t) => {
+    test('is reaped later if its replies could not be closed at first', async (t) => {
       const { knex, process } = await setUp(t);
       const watcher = process();
       const uid = await beginReply(knex, newId());
@@ -209,8 +209,8 @@ eachDatabase((_name, _open, options) => {
     });
   });
 
-  describe('a process that lives', () => {
-    test('is never closed by another, nor the other by it', async (t) => {
+  describe('a live process', () => {
+    test('is never reaped by another, nor the other by it', async (t) => {
       const { knex, process } = await setUp(t);
       const [one, two] = [process(), process()];
       const uids = [await beginReply(knex, one.id), await beginReply(knex, two.id)];
@@ -221,7 +221,7 @@ eachDatabase((_name, _open, options) => {
       }
     });
 
-    test('is not closed when it shows itself between the last look and the closing', async (t) => {
+    test('is not reaped when its heartbeat comes between the last poll and the reaping', async (t) => {
       const { knex, process } = await setUp(t);
       const [slow, watcher] = [process(), process()];
       await slow.round();
@@ -241,7 +241,7 @@ eachDatabase((_name, _open, options) => {
       assert.equal(await beatOf(knex, slow.id), 2);
     });
 
-    test('that was absent is not closed when it comes back between the last look and the closing', async (t) => {
+    test('without a row is not reaped when it comes back between the last poll and the reaping', async (t) => {
       const { knex, process } = await setUp(t);
       const [late, watcher] = [process(), process()];
       const uid = await beginReply(knex, late.id);
@@ -260,7 +260,7 @@ eachDatabase((_name, _open, options) => {
       assert.equal(await beatOf(knex, late.id), 1);
     });
 
-    test('is not taken for dead when the database was away in between', async (t) => {
+    test('is not reaped when the database was unavailable meanwhile', async (t) => {
       const { knex, process } = await setUp(t);
       const [slow, watcher] = [process(), process()];
       await slow.round();
@@ -277,7 +277,7 @@ eachDatabase((_name, _open, options) => {
       assert.deepEqual(await replyOf(knex, uid), CLOSED);
     });
 
-    test('counts as alive while the database is away, as far as was known before', async (t) => {
+    test('counts as alive while the database is unavailable, if it was alive before', async (t) => {
       const { process } = await setUp(t);
       const [other, watcher] = [process(), process()];
       assert.equal(watcher.registry.alive, 1);
@@ -296,7 +296,7 @@ eachDatabase((_name, _open, options) => {
       assert.equal(watcher.registry.alive, 1);
     });
 
-    test('is not taken for dead by one that was frozen and wakes', async (t) => {
+    test('is not reaped by one that was frozen and resumes', async (t) => {
       const { knex, process, pass } = await setUp(t);
       const [other, frozen] = [process(), process()];
       await other.round();
@@ -309,7 +309,7 @@ eachDatabase((_name, _open, options) => {
       assert.deepEqual(await replyOf(knex, uid), CLOSED);
     });
 
-    test('comes back after it was taken for dead', async (t) => {
+    test('comes back after it was reaped', async (t) => {
       const { knex, process } = await setUp(t);
       const [frozen, watcher] = [process(), process()];
       await frozen.round();
@@ -323,8 +323,8 @@ eachDatabase((_name, _open, options) => {
     });
   });
 
-  describe('the rounds', () => {
-    test('go on by themselves until they are stopped, which signs the process off', async (t) => {
+  describe('polling', () => {
+    test('repeats until it is stopped, which removes the process', async (t) => {
       const { knex } = await setUp(t);
       const [id, dead] = [newId(), newId()];
       const registry = new WorkerRegistry(knex, { id, leaseMs: 60 }, silent);
@@ -339,7 +339,7 @@ eachDatabase((_name, _open, options) => {
       assert.equal(await beatOf(knex, id), undefined, 'stopped is stopped');
     });
 
-    test('begin and end without a database, and succeed as soon as it is there', async (t) => {
+    test('starts and stops without a database, and succeeds as soon as it is available', async (t) => {
       const { knex, process } = await setUp(t);
       const away = t.mock.method(knex.client, 'acquireConnection', () =>
         Promise.reject(new Error('Unable to acquire a connection')),
@@ -355,7 +355,7 @@ eachDatabase((_name, _open, options) => {
       assert.equal(await beatOf(process().knex, id), undefined);
     });
 
-    test('find their rows by the index, however many messages there are', async (t) => {
+    test('finds its rows by the index, however many messages there are', async (t) => {
       const { knex, process } = await setUp(t);
       const conversation = newId();
       await knex('conversations').insert({ id: conversation, created_at: TIME, last_active: TIME });
@@ -398,7 +398,7 @@ eachDatabase((_name, _open, options) => {
   });
 
   describe('the processes of one host', () => {
-    test('close the replies of one that was killed at once, and not those of one that runs', async (t) => {
+    test('close the replies of a killed one immediately, and not those of a running one', async (t) => {
       const { knex, process } = await setUp(t);
       const folder = lockFolder(t);
       const [gone, alive] = [newId(), newId()];
@@ -421,7 +421,7 @@ eachDatabase((_name, _open, options) => {
       assert.deepEqual(readdirSync(folder), [`${alive}.lock`]);
     });
 
-    test('keep the files of the dead until their replies could be closed', async (t) => {
+    test('keep the lock file of a dead process until its replies are closed', async (t) => {
       const { knex, process } = await setUp(t);
       const folder = lockFolder(t);
       const gone = newId();
@@ -443,7 +443,7 @@ eachDatabase((_name, _open, options) => {
 });
 
 describe('processLock', () => {
-  test('tells nobody dead who is in, also within one process, and nothing of one that left', (t) => {
+  test('lists no holder as dead, also within one process, nor one that released its lock', (t) => {
     const folder = lockFolder(t);
     const [one, two] = [newId(), newId()];
     const first = ProcessLock.acquire(folder, one, silent);
@@ -459,7 +459,7 @@ describe('processLock', () => {
     assert.deepEqual(readdirSync(folder), []);
   });
 
-  test('takes no notice of files that are none of its own, and of one that nobody has locked yet', (t) => {
+  test('ignores foreign files, and a file that is not locked yet', (t) => {
     const folder = lockFolder(t);
     const processLock = ProcessLock.acquire(folder, newId(), silent);
     assert(processLock);
@@ -472,7 +472,7 @@ describe('processLock', () => {
     assert.equal(readdirSync(folder).length, names.length + 2);
   });
 
-  test('does without where the folder cannot be made, and says so', (t) => {
+  test('works without a lock if the folder cannot be created, and logs it', (t) => {
     const folder = lockFolder(t);
     writeFileSync(folder, 'a file');
     const warnings: string[] = [];

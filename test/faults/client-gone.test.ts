@@ -20,7 +20,7 @@ const LANES = 20;
 const CUTS_PER_LANE = rounds(4, 10);
 
 for (const place of databases()) {
-  describe(`a caller that goes away, on ${place.name},`, () => {
+  describe(`a caller that disconnects, on ${place.name},`, () => {
     let cluster: Cluster;
     before(async () => {
       cluster = await startCluster(1, await place.create());
@@ -31,7 +31,7 @@ for (const place of databases()) {
     });
 
     it(
-      'during the body leaves nothing stored, wherever it is cut',
+      'during the body leaves nothing stored, at any byte',
       randomised(async (random) => {
         const { port } = new URL(cluster.at(0).url);
         const asked: string[] = [];
@@ -56,7 +56,7 @@ for (const place of databases()) {
     );
 
     it(
-      `has its reply finished and saved once, after ${LANES * CUTS_PER_LANE} random cuts`,
+      `has its reply completed and saved once, after ${LANES * CUTS_PER_LANE} random cuts`,
       randomised(async (random) => {
         const ledger = new Ledger();
         ledger.add(String(cluster.upstream.requests[0]?.body.messages.at(-1)?.content));
@@ -140,7 +140,7 @@ describe('slow readers', () => {
     await cluster.close();
   });
 
-  it('cost no memory, hold nobody up, and have the whole reply when they read on or come again', async () => {
+  it('cost no memory, delay no other reader, and get the whole reply when they read on or resume', async () => {
     const ledger = new Ledger();
     const asked = question({ pieces: PIECES, pace: 0 });
     const first = ledger.add(asked);

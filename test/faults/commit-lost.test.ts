@@ -59,7 +59,7 @@ for (const place of databases().slice(1)) {
     });
 
     it(
-      `at ${CUTS} random places is seen, and the turn is stored once, nobody noticing`,
+      `at ${CUTS} random places is detected, and the turn is stored once, without an error for the caller`,
       randomised(async (random, t) => {
         const ledger = new Ledger();
         const { url } = cluster.at(0);

@@ -39,8 +39,8 @@ const post = (body: object, headers: Record<string, string> = {}): RequestInit =
 });
 
 if (serverUrls().length > 0 && findMariadbd()) {
-  describe('a database that is away at the start', () => {
-    it('keeps nobody from a new conversation, refuses what needs it before any call, and gets all of it when it comes', async (t) => {
+  describe('a database that is unavailable at startup', () => {
+    it('allows new conversations, rejects requests that need it before the model is called, and gets all turns when it is back', async (t) => {
       const database = await startOwnDatabase();
       await database.server.kill();
       const cluster = await startCluster(2, database.env());
@@ -85,7 +85,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
   });
 
   describe('a database that is frozen', () => {
-    it('is given up in the time for a query, holds no loop and no stream up, and has everything once after it thaws', async (t) => {
+    it('fails within the statement timeout, delays neither the event loop nor a stream, and has everything once after it resumes', async (t) => {
       const database = await startOwnDatabase();
       const cluster = await startCluster(2, database.env());
       t.after(async () => {
@@ -131,8 +131,8 @@ if (serverUrls().length > 0 && findMariadbd()) {
     });
   });
 
-  describe('a conversation that still waits in the journal when the database is back', () => {
-    it('is not unknown: whoever deletes it or reads it is told the truth, and the deletion wins', async (t) => {
+  describe('a conversation that is still in the journal when the database is back', () => {
+    it('is not unknown: reads and deletions return its true state, and a deletion wins', async (t) => {
       const database = await startOwnDatabase();
       const cluster = await startCluster(2, database.env());
       t.after(async () => {
@@ -166,8 +166,8 @@ if (serverUrls().length > 0 && findMariadbd()) {
     });
   });
 
-  describe('a journal that is full', () => {
-    it('takes no more questions, says so to those whose reply it cannot keep, and leaves nothing open afterwards', async (t) => {
+  describe('a full journal', () => {
+    it('rejects new questions, reports replies that it cannot store, and leaves nothing open afterwards', async (t) => {
       const database = await startOwnDatabase();
       const cluster = await startCluster(1, database.env(), { JOURNAL_MAX_BYTES: '1mb' });
       t.after(async () => {
@@ -201,8 +201,8 @@ if (serverUrls().length > 0 && findMariadbd()) {
     });
   });
 
-  describe('a pool that is exhausted', () => {
-    it('makes others wait for a bounded time, while running replies are saved', async (t) => {
+  describe('an exhausted pool', () => {
+    it('delays requests for a bounded time, while running replies are saved', async (t) => {
       const database = await startOwnDatabase();
       const proxy = await startFaultProxy(database.port);
       const env = { DB_POOL_MAX: '2', DB_ACQUIRE_TIMEOUT_MS: '500', DB_QUERY_TIMEOUT_MS: '20000' };

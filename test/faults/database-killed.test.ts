@@ -58,7 +58,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
     };
 
     it(
-      `mid-stream, ${KILLS} times, costs no reply: done at once, stored once and in order afterwards`,
+      `mid-stream, ${KILLS} times, loses no reply: done immediately, stored once and in order afterwards`,
       randomised(async (random, t) => {
         const warm = Array.from({ length: 10 }, () => begin(random, 5, 1));
         await Promise.all(warm.map(([, outcome]) => outcome));
@@ -94,7 +94,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
     );
 
     it(
-      `and its servers with it, ${BOTH} times: what was done is there after the replay, nothing is there twice`,
+      `and its servers with it, ${BOTH} times: completed turns are there after the replay, without duplicates`,
       randomised(async (random) => {
         for (let n = 0; n < BOTH; n += 1) {
           const running = Array.from({ length: 6 }, () =>
@@ -119,7 +119,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
     );
 
     it(
-      'by a restart under load fails no question, and no server has to be restarted',
+      'during a restart under load no question fails, and no server needs a restart',
       randomised(async (random, t) => {
         const stop = new AbortController();
         t.after(() => stop.abort());

@@ -30,8 +30,8 @@ function unmount(folder: string): void {
 
 const disk = smallDisk();
 if (disk !== undefined) {
-  describe('a disk that is full', () => {
-    it('ends no stream and no process: new questions are refused, reads work, and all is well when there is room', async (t) => {
+  describe('a full disk', () => {
+    it('ends no stream and no process: new questions are rejected, reads work, and everything works again when there is space', async (t) => {
       const cluster = await startCluster(
         1,
         {},

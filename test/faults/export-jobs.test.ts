@@ -76,7 +76,7 @@ describe('an export job of a server that is killed', () => {
   const files = () => readdir(join(folder.path, 'data', 'exports'));
 
   it(
-    `${KILLS} times at random is whole in the end`,
+    `${KILLS} times at random ends with a complete file`,
     randomised(async (random, t) => {
       let child = folder.start(QUICK);
       let url = await child.listening();
@@ -110,7 +110,7 @@ describe('an export job of a server that is killed', () => {
     }),
   );
 
-  it('and removed is gone with what it had written', async () => {
+  it('and removed leaves no files', async () => {
     let child = folder.start(QUICK);
     let url = await child.listening();
     const { id } = await startJob(url, { format: 'json' });
@@ -123,7 +123,7 @@ describe('an export job of a server that is killed', () => {
     await kill(child);
   });
 
-  it('takes little memory, packed or not, and others are served meanwhile', async (t) => {
+  it('takes little memory, compressed or not, and other requests are served meanwhile', async (t) => {
     if (process.platform !== 'linux') return;
     // Left alone V8 collects late where there is much memory; a process that needed more than this would end.
     const child = folder.start({ ...QUICK, NODE_OPTIONS: '--max-old-space-size=64 --max-semi-space-size=8' });
@@ -192,7 +192,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
       return { a, b, id };
     };
 
-    it('is gone on with by the other when one is killed', async () => {
+    it('is resumed by the other when one is killed', async () => {
       const { a, b, id } = await begin('ndjson');
       await kill(a.child);
       const began = performance.now();
@@ -201,7 +201,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
       await checkFile(b.url, id, 'ndjson');
     });
 
-    it('is made whole by the other when one is frozen, and not damaged when that one wakes up', async () => {
+    it('is completed by the other when one is frozen, and not damaged when that one resumes', async () => {
       const { a, b, id } = await begin('csv');
       a.child.process.kill('SIGSTOP');
       await jobThatIs(b.url, id);
@@ -215,7 +215,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
       await kill(b.child);
     });
 
-    it('waits for a database that dies, and is whole', async () => {
+    it('waits for a database that dies, and is complete', async () => {
       const { child, url } = await server(0);
       const { id } = await startJob(url, { format: 'csv' });
       const job = () => jobOf(url, id).catch(() => undefined);
@@ -244,7 +244,7 @@ if (disk) {
     const texts = (n: number) => Array(n).fill('"'.repeat(10_000));
 
     for (const shared of [true, false]) {
-      it(`fails with what to do and leaves nothing, the database ${shared ? 'beside it' : 'elsewhere'}`, async (t) => {
+      it(`fails with an instruction and leaves no files, the database ${shared ? 'beside it' : 'elsewhere'}`, async (t) => {
         const elsewhere = await mkdtemp(join(tmpdir(), 'chat-elsewhere-'));
         const sqlite = shared ? disk.folder : elsewhere;
         const env = { DATA_DIR: disk.folder, DATABASE_URL: `sqlite:${join(sqlite, 'chat.sqlite')}` };

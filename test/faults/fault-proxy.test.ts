@@ -66,7 +66,7 @@ describe('the fault proxy', () => {
     return [client, peer];
   };
 
-  it('carries bytes both ways, unchanged, and each end of a connection by itself', async () => {
+  it('carries bytes both ways, unchanged, and closes each direction by itself', async () => {
     const [client, peer] = await dial();
     const big = Buffer.alloc(3_000_000, 'xyz');
     client.socket.end(big);
@@ -80,7 +80,7 @@ describe('the fault proxy', () => {
     assert.equal(proxy.connections(), 0);
   });
 
-  it('cuts every connection by a reset that both ends see, and takes new ones', async () => {
+  it('cuts every connection by a reset that both ends see, and accepts new ones', async () => {
     const [first, firstPeer] = await dial();
     const [second] = await dial();
     assert.equal(proxy.connections(), 2);
@@ -126,7 +126,7 @@ describe('the fault proxy', () => {
     });
   }
 
-  it('cuts where it is told to by whoever watches', async () => {
+  it('cuts where its observer says', async () => {
     const [client, peer] = await dial();
     proxy.watch((piece, direction) => {
       const at = piece.indexOf('COMMIT');
@@ -139,7 +139,7 @@ describe('the fault proxy', () => {
     assert.equal(peer.received.toString(), 'BEGIN;COM');
   });
 
-  it('holds every piece back for the time of a delay, in order', async () => {
+  it('delays every chunk, in order', async () => {
     const [client, peer] = await dial();
     proxy.delay(60);
     const began = performance.now();
@@ -151,7 +151,7 @@ describe('the fault proxy', () => {
     proxy.delay(0);
   });
 
-  it('sends a piece in two halves', async () => {
+  it('sends a chunk in two halves', async () => {
     const [client, peer] = await dial();
     proxy.halve(true);
     client.socket.write('0123456789');
@@ -160,7 +160,7 @@ describe('the fault proxy', () => {
     assert.equal(peer.pieces, 2);
   });
 
-  it('stalls one direction while the other moves, and goes on without loss', async () => {
+  it('stalls one direction while the other moves, and resumes without loss', async () => {
     const [client, peer] = await dial();
     proxy.stall('toClient');
     peer.socket.write('held back');
@@ -172,7 +172,7 @@ describe('the fault proxy', () => {
     assert.equal(await client.has(9), 'held back');
   });
 
-  it('holds a connection that says a certain thing, and no other', async () => {
+  it('stalls a connection that sends a certain text, and no other', async () => {
     const [first, firstPeer] = await dial();
     const [second, secondPeer] = await dial();
     proxy.hold('SELECT');
@@ -185,7 +185,7 @@ describe('the fault proxy', () => {
     assert.equal(await firstPeer.has(8), 'SELECT 1');
   });
 
-  it('does not keep a stalled connection from being cut, nor from ending the proxy', async () => {
+  it('can cut a stalled connection, and can end with one', async () => {
     const [client, peer] = await dial();
     proxy.stall('toServer');
     client.socket.write('never arrives');
@@ -195,7 +195,7 @@ describe('the fault proxy', () => {
     assert.equal(peer.received.length, 0);
   });
 
-  it('stops reading from a sender whose bytes it may not pass on', async () => {
+  it('stops reading from a sender while it may not forward', async () => {
     const [client] = await dial();
     proxy.stall('toServer');
     const room = 64 * 1024 * 1024;
@@ -206,7 +206,7 @@ describe('the fault proxy', () => {
     proxy.resume();
   });
 
-  it('refuses by a reset and accepts again', async () => {
+  it('rejects by a reset and accepts again', async () => {
     proxy.refuse();
     const refused = new Peer(connect(proxy.port, '127.0.0.1'));
     assert.equal(await refused.closed(), 'ECONNRESET');
@@ -217,7 +217,7 @@ describe('the fault proxy', () => {
     await peer.has(1);
   });
 
-  it('resets whoever comes while its target is not there', async () => {
+  it('resets new connections while its target is down', async () => {
     const nowhere = createServer().listen(0, '127.0.0.1');
     await once(nowhere, 'listening');
     const address = nowhere.address();

@@ -39,7 +39,7 @@ for (const place of databases().slice(1)) {
       ['/api/chat', ask],
       ['/api/chat-stream', stream],
     ] as const) {
-      it(`to ${name}, ${AT_ONCE} times at once: one call, one turn, ${AT_ONCE} equal replies`, async () => {
+      it(`to ${name}, ${AT_ONCE} times at the same time: one call, one turn, ${AT_ONCE} equal replies`, async () => {
         const entry = ledger.add(question({ pieces: 40, pace: 20 }), { key: newKey() });
         const others = Array.from({ length: AT_ONCE - 1 }, () => again(entry));
         const outcomes = await Promise.all([entry, ...others].map((one, n) => call(url(n), one)));
@@ -54,7 +54,7 @@ for (const place of databases().slice(1)) {
       });
     }
 
-    it('is answered again after its process was killed, without a call', async () => {
+    it('is replayed after its process was killed, without a call', async () => {
       for (const call of [ask, stream]) {
         const entry = ledger.add(question({ pieces: 5, pace: 1 }), { key: newKey(), server: 1 });
         assert.equal(await call(url(1), entry), 'ended');
@@ -73,7 +73,7 @@ for (const place of databases().slice(1)) {
     });
 
     it(
-      'whose process is killed in the middle is made again at the next try, its question stored once',
+      'whose process is killed during the reply is generated again at the next try, its question stored once',
       randomised(async (random) => {
         const entries = Array.from({ length: 6 }, () =>
           ledger.add(question({ pieces: 60, pace: 20 }), { key: newKey(), server: 3 }),
@@ -116,7 +116,7 @@ for (const place of databases().slice(1)) {
       await balance(ledger, cluster.place);
     });
 
-    it('ends with its conversation: deleted, it is a new request', async () => {
+    it('is a new request after its conversation was deleted', async () => {
       const key = newKey();
       const entry = ledger.add(question({ pieces: 3, pace: 1 }), { key });
       assert.equal(await ask(url(0), entry), 'ended');
@@ -126,7 +126,7 @@ for (const place of databases().slice(1)) {
       await balance(ledger, cluster.place);
     });
 
-    it('with another body is 422 on every process, and 400 with a key that is none', async () => {
+    it('with another body is 422 on every process, and 400 with a malformed key', async () => {
       const entry = ledger.add(question({ pieces: 3, pace: 1 }), { key: newKey() });
       assert.equal(await ask(url(0), entry), 'ended');
       const post = async (at: number, path: string, key: string) => {
@@ -147,7 +147,7 @@ for (const place of databases().slice(1)) {
     });
 
     it(
-      'goes on with the stream where a cut reader repeats it',
+      'resumes the stream when a disconnected reader repeats it',
       randomised(async (random) => {
         const entries = Array.from({ length: 10 }, () =>
           ledger.add(question({ pieces: 60, pace: 10 }), { key: newKey() }),

@@ -39,25 +39,25 @@ function assertSees(ledger: Ledger, snapshot: Snapshot, what: RegExp): void {
 }
 
 describe('a ledger', () => {
-  it('balances with what it should', () => {
+  it('accepts matching rows', () => {
     const { ledger, asked, reply } = told();
     assert.deepEqual(discrepancies(ledger, stored(asked, reply)), []);
   });
 
-  it('balances with nothing for a question that nobody acknowledged', () => {
+  it('accepts that an unacknowledged question is missing', () => {
     const ledger = new Ledger();
     ledger.add(question({ pieces: 1, pace: 0 }));
     assert.deepEqual(discrepancies(ledger, { messages: [], conversations: new Set() }), []);
   });
 
-  it('sees that a question is lost, or there twice, or asked by nobody', () => {
+  it('detects a lost, a duplicate and an unknown question', () => {
     const { ledger, asked, reply } = told();
     assertSees(ledger, stored(), /was acknowledged, but its question is not stored/);
     assertSees(ledger, stored(asked, reply, { ...asked, id: 3, uid: 'q-2' }), /question is stored 2 times/);
     assertSees(ledger, stored(asked, reply, { ...asked, id: 3, uid: 'x', content: 'y' }), /nobody asked "y"/);
   });
 
-  it('sees that a reply is lost, there twice, other than shown, or cut', () => {
+  it('detects a lost, a duplicate, a different and a cut reply', () => {
     const { ledger, asked, reply } = told();
     assertSees(ledger, stored(asked), /its reply reply-1 was shown and is not stored/);
     assertSees(ledger, stored(asked, reply, { ...reply, id: 3, uid: 'r-2' }), /has 2 replies/);
@@ -74,7 +74,7 @@ describe('a ledger', () => {
     );
   });
 
-  it('sees a row without what it belongs to, a uid that is there twice, and a wrong order', () => {
+  it('detects an orphan, a duplicate uid and a wrong order', () => {
     const { ledger, asked, reply } = told();
     assertSees(ledger, stored(asked, { ...reply, reply_to: 'nobody' }), /the reply reply-1 has no question/);
     assertSees(ledger, { messages: [asked, reply], conversations: new Set() }, /q-1 has no conversation/);
@@ -82,7 +82,7 @@ describe('a ledger', () => {
     assertSees(ledger, stored(reply, asked), /stands before its question/);
   });
 
-  it('sees statuses that do not say how it ended', () => {
+  it('detects a wrong status', () => {
     const { ledger, entry, asked, reply } = told();
     const as = (status: StoredMessage['status']) => stored(asked, { ...reply, status });
     assertSees(ledger, as('streaming'), /is still streaming/);
@@ -93,7 +93,7 @@ describe('a ledger', () => {
     assertSees(ledger, as('incomplete'), /is incomplete without a reason/);
   });
 
-  it('sees a reply that says it is not persisted while the database was there', () => {
+  it('detects a reply marked as not persisted while the database was available', () => {
     const { ledger, entry, asked, reply } = told();
     entry.reply.end = { kind: 'done', finishReason: 'stop', persisted: false };
     assertSees(ledger, stored(asked, reply), /persisted: false/);
@@ -101,14 +101,14 @@ describe('a ledger', () => {
     assert.deepEqual(discrepancies(ledger, stored(asked, reply)), []);
   });
 
-  it('sees what came back after it was deleted', () => {
+  it('detects a deleted conversation that came back', () => {
     const { ledger, entry, asked, reply } = told();
     entry.deletion = 'done';
     assertSees(ledger, stored(asked, reply), /is there although it was deleted/);
     assert.deepEqual(discrepancies(ledger, { messages: [], conversations: new Set() }), []);
   });
 
-  it('excuses by a crash only what was shown in its last moments', (t) => {
+  it('excuses by a crash only text sent just before it', (t) => {
     t.mock.method(performance, 'now', () => now);
     let now = 0;
     const ledger = new Ledger();
@@ -130,7 +130,7 @@ describe('a ledger', () => {
     assertSees(ledger, kept(9), /10 units had been shown long before the crash, 9 are stored/);
   });
 
-  it('allows a second reply where the first broke and its key was used again, and only there', () => {
+  it('allows a second reply only if the first failed and its key was used again', () => {
     const { ledger, asked, reply } = told();
     const first = { ...reply, id: 2, uid: 'reply-0', content: '', status: 'incomplete' } as const;
     assertSees(ledger, stored(asked, first, { ...reply, id: 3 }), /has 2 replies/);
@@ -153,7 +153,7 @@ describe('a ledger', () => {
     assertSees(keyed, stored(...rows(entry.expected)), /its reply was reply-1 and is said to be reply-2/);
   });
 
-  it('sees two questions in the wrong order, unless they were asked at the same time', () => {
+  it('detects two questions in the wrong order, unless they were concurrent', () => {
     const { ledger, entry, asked, reply } = told();
     const options = { conversationId: CONVERSATION };
     const next = ledger.add(question({ pieces: 1, pace: 0 }), options);
@@ -164,7 +164,7 @@ describe('a ledger', () => {
     assert.deepEqual(discrepancies(ledger, stored(before, asked, reply)), []);
   });
 
-  it('notes when a reader is shown something else than before', () => {
+  it('detects a reader that gets a different text than before', () => {
     const { ledger, entry, asked, reply } = told();
     entry.show('something else');
     assertSees(ledger, stored(asked, reply), /was shown .* after something else/);

@@ -26,7 +26,7 @@ describe('kill -9 mid-stream', { concurrency: 2 }, () => {
       // One writes alone on SQLite; elsewhere the other takes the readers over.
       const size = place.name === 'SQLite' ? 1 : 2;
       it(
-        `${KILLS} times on ${place.name}, ${part} part: nothing acknowledged is lost, every reader learns the end`,
+        `${KILLS} times on ${place.name}, ${part} part: nothing acknowledged is lost, every reader gets the end`,
         randomised(async (random, t) => {
           const cluster = await startCluster(size, await place.create());
           t.after(async () => {

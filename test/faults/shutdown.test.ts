@@ -16,7 +16,7 @@ const GRACE_MS = 4000;
 for (const place of databases()) {
   describe(`SIGTERM with ${STREAMS} streams, on ${place.name}`, () => {
     it(
-      'lets those finish that can, ends the others with an event, saves all, and exits with 0',
+      'completes the replies that can, ends the others with an event, saves all, and exits with 0',
       randomised(async (random, t) => {
         const env = { SHUTDOWN_GRACE_MS: String(GRACE_MS), OPENAI_TIMEOUT_MS: '120000' };
         const cluster = await startCluster(1, await place.create(), env);

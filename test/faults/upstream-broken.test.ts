@@ -41,7 +41,7 @@ describe('a connection to the model', () => {
     return [entry, stream(cluster.at(0).url, entry)];
   };
 
-  it('that carries its bytes late, and in halves, changes nothing', async () => {
+  it('with delayed and split chunks changes nothing', async () => {
     const proxy = cluster.upstreamProxy;
     proxy.halve(true);
     proxy.delay(5);
@@ -58,7 +58,7 @@ describe('a connection to the model', () => {
     await balance(ledger, cluster.place);
   });
 
-  it('that stalls in the middle ends the reply in its time: an error event, what was said is kept', async () => {
+  it('that stalls during the reply ends it at the timeout: an error event, the text so far is kept', async () => {
     const baseline = await takeBaseline(cluster);
     const calls = Array.from({ length: 10 }, () => begin(500, 10));
     await until('all of them', () => calls.every(([{ shown }]) => shown.length > 30));
@@ -76,7 +76,7 @@ describe('a connection to the model', () => {
     await baseline.back();
   });
 
-  it('that stalls before the first word is 504, after the tries that are allowed', async () => {
+  it('that stalls before the first token is 504, after the allowed retries', async () => {
     cluster.upstreamProxy.stall('toServer');
     const [entry, outcome] = begin(5, 1);
     const whole = ledger.add(question({ pieces: 5, pace: 1 }));
@@ -88,7 +88,7 @@ describe('a connection to the model', () => {
   });
 
   it(
-    `that is reset, ${CUTS} times, never has a reply made twice that somebody has seen a word of`,
+    `that is reset, ${CUTS} times, never repeats a reply after its first token was sent`,
     randomised(async (random, t) => {
       let repeated = 0;
       for (let n = 0; n < CUTS; n += 1) {

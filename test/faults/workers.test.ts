@@ -53,7 +53,7 @@ for (const place of databases().slice(1)) {
     };
 
     it(
-      'go on with a reply of one of them at any other, for many readers at once, from any character',
+      'resume a reply of one of them at any other, for many readers, from any character',
       randomised(async (random) => {
         const entries = Array.from({ length: 12 }, (_, n) =>
           ledger.add(question({ pieces: random.int(40, 120), pace: 15 }), {
@@ -83,7 +83,7 @@ for (const place of databases().slice(1)) {
       }),
     );
 
-    it('stop a reply of another: its call is ended, what was said is kept, the reader is told, twice is no error', async () => {
+    it('stop a reply of another: its call is aborted, its text kept, its reader informed, and a second stop is no error', async () => {
       const [entry, reading] = await begin();
       const call = cluster.upstream.requests.length;
       const began = performance.now();
@@ -100,7 +100,7 @@ for (const place of databases().slice(1)) {
       assert.deepEqual([late.end, late.shown], [entry.end, entry.shown]);
     });
 
-    it('tell the same end of a stopped reply to its readers at all of them, however close they look', async () => {
+    it('send the same end of a stopped reply to its readers at all of them', async () => {
       for (let n = 0; n < 8; n += 1) {
         const [entry, reading] = await begin();
         const followers = cluster.members.slice(1).map(({ url }) => {
@@ -120,7 +120,7 @@ for (const place of databases().slice(1)) {
     });
 
     it(
-      'let a deletion at one of them win over a reply that another writes',
+      'let a deletion at one of them win over a reply that another generates',
       randomised(async (random) => {
         for (let n = 0; n < 5; n += 1) {
           const [entry, reading] = await begin();
@@ -148,7 +148,7 @@ for (const place of databases().slice(1)) {
       }),
     );
 
-    it('take the replies of one that stands still for dead, and nothing is lost when it goes on', async () => {
+    it('close the replies of one that is frozen, and lose nothing when it resumes', async () => {
       const frozen = cluster.at(3);
       const entries = Array.from({ length: 6 }, (_, n) =>
         ledger.add(question({ pieces: 100 + n * 20, pace: 20 }), { server: 3 }),
@@ -171,7 +171,7 @@ for (const place of databases().slice(1)) {
       }
     });
 
-    it('are back to what they held before, all streams ended', async () => {
+    it('free everything when all streams have ended', async () => {
       const baseline = await takeBaseline(cluster);
       const entries = cluster.members.flatMap(({ url, index }) =>
         Array.from({ length: 10 }, () => {
@@ -186,7 +186,7 @@ for (const place of databases().slice(1)) {
   });
 
   describe(`${WORKERS} processes on ${place.name} that purge every second`, () => {
-    it('delete each expired conversation once, and none to which a reply is being written', async (t) => {
+    it('delete each expired conversation once, and none with a running reply', async (t) => {
       const env = { PURGE_CRON: '* * * * * *', CONVERSATION_TTL_HOURS: '0.0006' };
       const cluster = await startCluster(WORKERS, await place.create(), env);
       t.after(async () => {

@@ -47,7 +47,7 @@ function withChecksum(text: string): string {
   return text + digits;
 }
 
-describe('a key that is none', () => {
+describe('an invalid key', () => {
   let chat: LockedServer;
   let good: Person;
   let unauthorized: ReturnType<typeof told>;
@@ -79,7 +79,7 @@ describe('a key that is none', () => {
       assert.deepEqual(told(answer), unauthorized, lines[n]?.toString('latin1').slice(0, 100));
   };
 
-  it('is refused in one and the same way at every length from 0 to 10000, in either header', async () => {
+  it('is rejected in the same way at every length from 0 to 10000, in either header', async () => {
     const body = `ck_AbCdEfGh_${'x'.repeat(10_000)}`;
     for (let length = 0; length <= 10_000; length += 100) {
       const lines = Array.from({ length: Math.min(100, 10_001 - length) }, (_, n) => {
@@ -94,7 +94,7 @@ describe('a key that is none', () => {
     }
   });
 
-  it('is refused whatever is in it: SQL, other alphabets, bytes that are no text', async () => {
+  it('is rejected whatever it contains: SQL, other alphabets, bytes that are not text', async () => {
     const { key } = good;
     const [shown = '', secret = ''] = [key.slice(0, 11), key.slice(12)];
     const texts: (string | Buffer)[] = [
@@ -150,7 +150,7 @@ describe('a key that is none', () => {
     }
   });
 
-  it('is refused where it stands twice, by another scheme, or in another place', async () => {
+  it('is rejected if it is repeated, has another scheme, or is in another place', async () => {
     const { key } = good;
     const basic = Buffer.from(`alice:${key}`).toString('base64');
     await refused([
@@ -201,7 +201,7 @@ describe('a key that is none', () => {
     assert.equal(chat.upstream.requests.length, 0);
   });
 
-  it('is no id of itself', async () => {
+  it('cannot be the id of a key', async () => {
     const { key } = makeKey();
     for (const holder of [chat, chat.root]) {
       const answer = await holder.call('DELETE', `/api/keys/${key}`);
@@ -210,7 +210,7 @@ describe('a key that is none', () => {
     assert(chat.server.lines.some(({ path }) => path === '/api/keys/[redacted]'));
   });
 
-  it('is in no line of the log, and nothing there went wrong', () => {
+  it('is in no log line, and the log has no error', () => {
     const said = JSON.stringify(chat.server.lines);
     assert.doesNotMatch(said, /ck_[0-9A-Za-z]{8}_|DROP TABLE|jndi|OR '1'|x{50}/);
     for (const { level, status, msg } of chat.server.lines) {
@@ -232,7 +232,7 @@ for (const place of databases()) {
     const works = async (key: string, path = '/api/conversations') =>
       (await chat.call('GET', path, undefined, bearer(key))).status;
 
-    it('makes a key that works, shows it once, and lists it without what is secret', async () => {
+    it('creates a working key, shows it once, and lists it without its secret', async () => {
       const expires_at = new Date(Date.now() + 3_600_000).toISOString();
       const made = await create({ owner: '团队 blue', scopes: ['read', 'chat', 'read'], expires_at });
       const { key, ...shown } = made;
@@ -259,7 +259,7 @@ for (const place of databases()) {
       assert(Math.abs(Date.parse(used) - Date.now()) < 60_000, used);
     });
 
-    it('refuses what is no owner, no scope and no time to come, naming it', async () => {
+    it('rejects invalid owners, scopes and times, and names them', async () => {
       const before = await list();
       const fine = { owner: 'fine', scopes: ['read'] };
       for (const [body, path] of [
@@ -303,7 +303,7 @@ for (const place of databases()) {
       assert.deepEqual(await list(), before);
     });
 
-    it('revokes immediately, and a second time without a change', async () => {
+    it('revokes immediately; a second time changes nothing', async () => {
       const { key, id } = await create({ owner: 'short', scopes: [...USER] });
       assert.equal(await works(key), 200);
       const first = bodyOf(await chat.root.call('DELETE', `/api/keys/${id}`));
@@ -314,7 +314,7 @@ for (const place of databases()) {
       problemOf(await chat.root.call('POST', `/api/keys/${id}/rotate`), 404, 'key_not_found');
     });
 
-    it('rotates: the new key is for the same, and the old one is none', async () => {
+    it('rotates: the new key replaces the old one, which is invalid', async () => {
       const { key, id, owner, scopes } = await create({ owner: 'turning', scopes: ['chat', 'read'] });
       const own = await chat.call('POST', '/api/chat', { message: 'before' }, bearer(key));
       const conversation = bodyOf(own).conversation_id;
@@ -339,14 +339,14 @@ for (const place of databases()) {
       }
     });
 
-    it('lets an admin revoke the very key they have, and not use it once more', async () => {
+    it('lets an admin revoke their own key, which is then invalid', async () => {
       const self = await chat.person('ops', ['admin']);
       bodyOf(await self.call('DELETE', `/api/keys/${self.id}`));
       problemOf(await self.call('GET', '/api/keys'), 401, 'unauthorized');
       problemOf(await self.call('DELETE', `/api/keys/${self.id}`), 401, 'unauthorized');
     });
 
-    it('makes keys that end by themselves', async (t) => {
+    it('creates keys that expire', async (t) => {
       t.after(() => {
         shift.ms = 0;
       });
@@ -358,7 +358,7 @@ for (const place of databases()) {
       problemOf(await chat.root.call('POST', `/api/keys/${id}/rotate`), 404, 'key_not_found');
     });
 
-    it('leaves a line for each use of an admin or export route, which says who and never by which key', async () => {
+    it('logs each use of an admin or export route with the caller and without the key', async () => {
       const careful = await chat.person('careful');
       const id = bodyOf(await careful.call('POST', '/api/exports', {}), 202).id;
       const conversation = bodyOf(await careful.call('POST', '/api/chat', { message: 'x' })).conversation_id;
@@ -411,8 +411,8 @@ for (const place of databases()) {
   });
 }
 
-describe('a key that is revoked through another server', () => {
-  it('is refused within two seconds', async (t) => {
+describe('a key that another server revoked', () => {
+  it('is rejected within two seconds', async (t) => {
     const place = databases().at(-1);
     assert(place);
     const where = await lockedPlace(place);
@@ -453,7 +453,7 @@ describe('AUTH=off', () => {
   });
 });
 
-describe('a server that asks for keys', () => {
+describe('a server with authentication', () => {
   const refuses = async (t: TestContext, env: Record<string, string>, wanted: RegExp) => {
     const starting = startServer(env);
     starting.then(
@@ -468,14 +468,14 @@ describe('a server that asks for keys', () => {
     });
   };
 
-  it('does not start where there is none, and says what to do', async (t) => {
+  it('does not start without a key, and says what to do', async (t) => {
     await refuses(t, { AUTH: 'required' }, /^API keys are required, but none is usable/);
     await refuses(t, { HOST: '0.0.0.0' }, /HOST 0\.0\.0\.0, which others can reach/);
     await refuses(t, { HOST: '0.0.0.0', AUTH: 'required' }, /HOST 0\.0\.0\.0/);
     await refuses(t, { HOST: '::' }, /HOST ::/);
   });
 
-  it('does not start where all of them are expired or revoked, and starts with a good one, on any HOST', async (t) => {
+  it('does not start with only expired or revoked keys, and starts with a valid one, on any HOST', async (t) => {
     const where = await lockedPlace(sqlite);
     t.after(() => where.remove());
     const first = await where.start();
@@ -501,7 +501,7 @@ describe('a server that asks for keys', () => {
     }
   });
 
-  it('cannot know a key while the database is away: it says so, and what is open stays open', async (t) => {
+  it('cannot verify a key while the database is unavailable: 503, and open routes stay open', async (t) => {
     const chat = await startChat({
       AUTH: 'required',
       DATABASE_URL: 'mysql://nobody@127.0.0.1:1/nothing',
@@ -565,7 +565,7 @@ describe('the name in the Host header', () => {
     '例え.jp',
   ];
 
-  it('must be one of the loopback where no keys are asked for', async (t) => {
+  it('must be a loopback name without authentication', async (t) => {
     const chat = await startChat();
     t.after(() => chat.stop());
     for (const host of GOOD) assert.equal((await ask(chat.url, host)).status, 200, host);
@@ -608,7 +608,7 @@ describe('the name in the Host header', () => {
     assert.equal((await ask(chat.url, 'evil.example', 'http://localhost/health')).status, 400);
   });
 
-  it('may be one of ALLOWED_HOSTS too, which binds where keys are asked for as well', async (t) => {
+  it('may be one of ALLOWED_HOSTS, which also applies with authentication', async (t) => {
     const allowed = { ALLOWED_HOSTS: 'chat.example, other.example' };
     const off = await startChat(allowed);
     const closed = await startLocked(sqlite, allowed);
@@ -627,7 +627,7 @@ describe('the name in the Host header', () => {
     }
   });
 
-  it('says nothing where keys are asked for and no names are set: a page of a stranger has no key', async (t) => {
+  it('is not checked with authentication and without ALLOWED_HOSTS', async (t) => {
     const chat = await startLocked(sqlite);
     t.after(() => chat.stop());
     assert.equal((await ask(chat.url, 'evil.example', '/health')).status, 200);

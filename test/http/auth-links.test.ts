@@ -55,7 +55,7 @@ describe('a signed link', () => {
     return essence(answer);
   };
 
-  it('gives the file without a key, to GET, HEAD and Range, again and again', async () => {
+  it('serves the file without a key, to GET, HEAD and Range, repeatedly', async () => {
     const { url, expires_at } = await made();
     const left = Date.parse(expires_at) - Date.now();
     assert(left > 58 * SECOND && left <= 60 * SECOND, expires_at);
@@ -77,7 +77,7 @@ describe('a signed link', () => {
     assert.deepEqual([rest.status, rest.bytes.toString()], [206, text.slice(12)]);
   });
 
-  it('is refused in one and the same way, whatever of it was changed', async () => {
+  it('is rejected in the same way, whatever part was changed', async () => {
     const { url } = await made();
     const other = await exported(alice);
     const [path = '', query = ''] = url.split('?');
@@ -140,7 +140,7 @@ describe('a signed link', () => {
     assert.equal((await chat.call('GET', `${path}?signature=${signature}&expires=${expires}`)).status, 200);
   });
 
-  it('may have each parameter once', async () => {
+  it('must have each parameter once', async () => {
     const { url } = await made();
     const [path = '', query = ''] = url.split('?');
     for (const twice of [`${url}&${query}`, `${url}&signature=x`, `${path}?expires=1&${query}`]) {
@@ -175,7 +175,7 @@ describe('a signed link', () => {
     assert.equal((await chat.call('GET', url)).status, 200);
   });
 
-  it('ends when its time has come, and is made for a second and up to a week', async (t) => {
+  it('expires on time, after a second to a week', async (t) => {
     t.after(() => {
       shift.ms = 0;
     });
@@ -204,7 +204,7 @@ describe('a signed link', () => {
     }
   });
 
-  it('bears clocks that differ by a second', async (t) => {
+  it('tolerates clocks that differ by a second', async (t) => {
     t.after(() => {
       shift.ms = 0;
     });
@@ -217,7 +217,7 @@ describe('a signed link', () => {
     assert.equal((await chat.call('GET', behind.url)).status, 200, 'read by a clock that is ahead');
   });
 
-  it('is made for what is there, is ready, and is theirs', async (t) => {
+  it('is created only for existing, finished exports of the caller', async (t) => {
     const opened = Promise.withResolvers<void>();
     const source = chat.server.database.exports;
     const read = source.read.bind(source);
@@ -242,14 +242,14 @@ describe('a signed link', () => {
     bodyOf(await alice.call('DELETE', `/api/exports/${waiting}`));
   });
 
-  it('leads nowhere when its export was removed', async () => {
+  it('is 404 when its export was removed', async () => {
     const gone = await exported(alice);
     const { url } = await made(60, gone);
     bodyOf(await alice.call('DELETE', `/api/exports/${gone}`));
     problemOf(await chat.call('GET', url), 404, 'export_not_found');
   });
 
-  it('is noted where it is used, without its signature', async () => {
+  it('is logged when it is used, without its signature', async () => {
     const { url } = await made();
     const seen = chat.server.lines.length;
     await chat.call('GET', url);
@@ -268,7 +268,7 @@ describe('a signed link', () => {
 });
 
 describe('the secret of signed links', () => {
-  it('may change: what the one before signed is good as long as it is in the list', async (t) => {
+  it('may change: links signed with the previous one are valid while it is in the list', async (t) => {
     const [place] = databases();
     assert(place);
     const where = await lockedPlace(place);
@@ -297,7 +297,7 @@ describe('the secret of signed links', () => {
     }
   });
 
-  it('is one for all servers on a database, and of no other', async (t) => {
+  it('is shared by all servers on a database, and by no others', async (t) => {
     const place = databases().at(-1);
     const [elsewhere] = databases();
     assert(place && elsewhere);
@@ -316,7 +316,7 @@ describe('the secret of signed links', () => {
     problemOf(await c.call('GET', url), 403, 'link_invalid');
   });
 
-  it('signs where no keys are asked for too', async (t) => {
+  it('signs without authentication too', async (t) => {
     const chat = await startChat();
     t.after(() => chat.stop());
     const id = await until('an export', async () => {

@@ -77,14 +77,14 @@ for (const HISTORY_LIMIT of ['10', '0']) {
         chat.upstream.respond(reply('yes'));
       };
 
-      it('is 404 as one that never was: no reply, nothing stored, no call where there is a history', async () => {
+      it('is 404 like an unknown one: no reply, nothing stored, no call if there is a history', async () => {
         const id = await begun(alice, 'hers');
         await refused(id, 'live', HISTORY_LIMIT === '0' ? 1 : 0);
         bodyOf(await alice.call('POST', '/api/chat', { message: 'more', conversation_id: id }));
         assert.equal((await chat.rows(id)).length, 4);
       });
 
-      it('is 404 when it has expired, and its messages stay until she begins anew', async () => {
+      it('is 404 when it has expired, and its messages stay until the owner starts again', async () => {
         const id = await begun(alice, 'hers, long ago');
         await conversations(chat)
           .where({ id })
@@ -147,7 +147,7 @@ for (const place of databases()) {
       ['through one server', () => bob],
       ['through two servers', () => elsewhere],
     ] as const) {
-      it(`who name the same new id at the same moment ${how}: one has it, the other gets 404`, async (t) => {
+      it(`who use the same new id at the same time ${how}: one has it, the other gets 404`, async (t) => {
         const wins = { alice: 0, bob: 0 };
         for (let round = 0; round < ROUNDS; round += 1) {
           const conversation_id = crypto.randomUUID();
@@ -169,7 +169,7 @@ for (const place of databases()) {
       });
     }
 
-    it('who use the same Idempotency-Key for the same question have a turn each', async () => {
+    it('who use the same Idempotency-Key for the same question get a turn each', async () => {
       for (const [n, path] of ROUTES.entries()) {
         const ask = (person: Person) =>
           person.call(
@@ -194,7 +194,7 @@ for (const place of databases()) {
       }
     });
 
-    it('who are an admin and an owner of the same name: an idempotency key of one replays nothing to the other', async () => {
+    it('do not share idempotency keys with an admin of the same name', async () => {
       const admin = await chat.person('ops', ['admin']);
       const namesake = await chat.person('ops');
       const conversation_id = await begun(alice, 'hers only');
@@ -204,7 +204,7 @@ for (const place of databases()) {
       problemOf(await namesake.call('POST', '/api/chat', body, headers), 404, 'conversation_not_found');
     });
 
-    it('see their own lists, and an admin sees all of it', async () => {
+    it('see their own lists, and an admin sees everything', async () => {
       const mine = { alice: await begun(alice, 'in her list'), bob: await begun(bob, 'in his list') };
       const listed = async (person: Person): Promise<string[]> => {
         const ids: string[] = [];
@@ -240,7 +240,7 @@ for (const place of databases()) {
       for (const { conversation_id } of page.conversations) assert(of('bob').includes(conversation_id));
     });
 
-    it('have their own export jobs, with what is their own, and what was deleted of it', async () => {
+    it('have their own export jobs, with their own conversations and deletions', async () => {
       const gone = { alice: await begun(alice, 'soon gone'), bob: await begun(bob, 'gone soon') };
       const done = async (
         person: Person,
@@ -312,7 +312,7 @@ for (const place of databases()) {
       }
     });
 
-    it('delete what is their own; an admin deletes anything', async () => {
+    it('delete their own conversations; an admin deletes any', async () => {
       const [first, second] = [await begun(alice, 'stays'), await begun(alice, 'goes')];
       const foreign = await bob.call('DELETE', `/api/conversations/${first}`);
       const none = await bob.call('DELETE', `/api/conversations/${crypto.randomUUID()}`);
@@ -346,7 +346,7 @@ describe('the response cache, of two owners,', () => {
     ['owner', [['fwd=miss', 'hit', 'fwd=miss', 'fwd=miss'], ['fwd=miss', 'fwd=miss'], 2]],
     ['global', [['fwd=miss', 'hit', 'hit', 'hit'], ['fwd=miss', 'fwd=miss; collapsed'], 1]],
   ] as const) {
-    it(`with CACHE_SCOPE=${scope} tells ${scope === 'owner' ? 'neither' : 'each'} what the other was told`, async (t) => {
+    it(`with CACHE_SCOPE=${scope} shares replies with ${scope === 'owner' ? 'neither' : 'both'}`, async (t) => {
       assert(place);
       const chat = await startLocked(place, { CACHE_SCOPE: scope, SSE_OPEN_MS: '0' });
       t.after(() => chat.stop());

@@ -174,7 +174,7 @@ for (const place of databases()) {
     const send = (method: string, { path, body }: Target, headers: Record<string, string>) =>
       chat.call(method, path, body, headers);
 
-    it('are all in this table, and no others are', async () => {
+    it('are exactly those in this table', async () => {
       assert.deepEqual((await operations(things)).sort(), Object.keys(TABLE).sort());
     });
 
@@ -227,7 +227,7 @@ for (const place of databases()) {
         });
       }
 
-      it(`${name} works for whom it is meant`, async () => {
+      it(`${name} works for callers with access`, async () => {
         const first = await row.hers(things);
         if (access === 'admin') {
           const other = await chat.person('ops', ['admin']);
@@ -262,7 +262,7 @@ for (const place of databases()) {
       }
     }
 
-    it('say in /health/ready to admins only what is behind it', async () => {
+    it('show details in /health/ready to admins only', async () => {
       const members = async (headers: Record<string, string>) =>
         Object.keys(bodyOf(await chat.call('GET', '/health/ready', undefined, headers)));
       assert.deepEqual(await members({}), ['status']);
@@ -270,7 +270,7 @@ for (const place of databases()) {
       assert.deepEqual(await members(bearer(chat.root.key)), ['status', 'database', 'upstream', 'journal']);
     });
 
-    it('never leave a key in the log, not even a wrong one', () => {
+    it('never log a key, not even an invalid one', () => {
       const said = JSON.stringify(chat.server.lines);
       assert.match(said, /"audit":true/);
       assert.doesNotMatch(said, /ck_[0-9A-Za-z]{8}_/);

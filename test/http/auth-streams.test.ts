@@ -110,7 +110,7 @@ for (const place of databases()) {
       await where.remove();
     });
 
-    it('is not found while it runs, which it keeps doing, nor after its end', async () => {
+    it('is 404 while it runs and after its end, and keeps running', async () => {
       const { id, end } = await running(chat, alice);
       await hiddenAs404(id, bob, namesake);
       const reading = readable(chat, id, again);
@@ -120,7 +120,7 @@ for (const place of databases()) {
       await readable(chat, id, alice, again, admin);
     });
 
-    it('is not there after a restart', async () => {
+    it('is 404 after a restart', async () => {
       const { id, end } = await running(chat, alice);
       await end();
       await chat.stop();
@@ -140,7 +140,7 @@ for (const place of databases()) {
       }
     });
 
-    it('is hers when an admin asks in her conversation, while it runs and afterwards, and not of their namesake', async () => {
+    it('belongs to the owner of the conversation when an admin asks in it, and not to an owner with the admin’s name', async () => {
       const first = bodyOf(await alice.call('POST', '/api/chat', { message: 'mine' }));
       const { id, conversation, end } = await running(chat, admin, {
         conversation_id: first.conversation_id,
@@ -158,7 +158,7 @@ for (const place of databases()) {
       assert.equal(row?.owner, 'alice');
     });
 
-    it('is theirs when an admin begins a conversation', async () => {
+    it('belongs to an admin who starts a conversation', async () => {
       const { id, end } = await running(chat, admin);
       await hiddenAs404(id, alice, bob);
       const reading = readable(chat, id, admin, namesake);
@@ -232,7 +232,7 @@ async function breakable(t: TestContext, env: Record<string, string> = {}) {
 }
 
 if (serverUrls().length > 0) {
-  describe('the stream of another owner while the database is away', () => {
+  describe('the stream of another owner while the database is unavailable', () => {
     it('is like an unknown one: while it runs, in the journal, and in the database', async (t) => {
       const { chat, alice, bob, admin, namesake, takeAway, giveBack } = await breakable(t);
       takeAway();
@@ -249,7 +249,7 @@ if (serverUrls().length > 0) {
       await readable(chat, id, alice, admin);
     });
 
-    it('is not theirs whose name is that of the admin who asked in her conversation', async (t) => {
+    it('is not accessible to an owner with the name of the admin who asked in it', async (t) => {
       const { chat, alice, bob, admin, namesake, takeAway, giveBack } = await breakable(t);
       const first = bodyOf(await alice.call('POST', '/api/chat', { message: 'mine' }));
       const { id, end } = await running(chat, admin, { conversation_id: first.conversation_id });
@@ -316,7 +316,7 @@ if (serverUrls().length > 0) {
       }
     });
 
-    it('stays out of the conversation that another owner began elsewhere under the same id', async (t) => {
+    it('is not added to the conversation that another owner started elsewhere with the same id', async (t) => {
       const { where, chat, alice, bob, takeAway, giveBack } = await breakable(t);
       const other = await where.start({ DATA_DIR: `${where.env.DATA_DIR}/other-host` });
       t.after(() => other.stop());

@@ -29,7 +29,7 @@ describe('the response cache', () => {
   };
   const stored = async (id: string) => (await chat.rows(id)).map(({ content }) => content);
 
-  it('answers the same question again without a call, as a stored turn of its own', async () => {
+  it('answers a repeated question without a call, and stores another turn', async () => {
     const first = await chat.ask({ message: 'twice' });
     const before = calls();
     const answer = await chat.call('POST', '/api/chat', { message: 'twice' });
@@ -48,7 +48,7 @@ describe('the response cache', () => {
     assert.deepEqual(await stored(second.conversation_id), ['twice', 'echo: twice']);
   });
 
-  it('shares its replies between whole answers and streams, in either form', async () => {
+  it('shares its replies between JSON and streams, in either format', async () => {
     chat.upstream.respond([reply('**bold** 😀')]);
     const whole = await chat.ask({ message: 'shared' });
     const before = calls();
@@ -71,7 +71,7 @@ describe('the response cache', () => {
     assert.equal(calls(), before + 1);
   });
 
-  it('replays a reply in pieces, as a stream would bring it, no character torn apart', async () => {
+  it('replays a reply in pieces, like a stream, and splits no character', async () => {
     const text = `a${'😀'.repeat(200)}`;
     chat.upstream.respond([reply(text)]);
     await chat.ask({ message: 'pairs' });
@@ -82,7 +82,7 @@ describe('the response cache', () => {
     assert(events.length > 10, `${events.length} events`);
   });
 
-  it('asks anew for the same question in another context, or of another model', async () => {
+  it('misses for another context or another model', async () => {
     const id = crypto.randomUUID();
     await chat.ask({ message: 'and now?', conversation_id: id });
     const before = calls();
@@ -100,14 +100,14 @@ describe('the response cache', () => {
     assert.equal(calls(), before + 2);
   });
 
-  it('takes no two messages for the same, however alike', async () => {
+  it('distinguishes similar messages', async () => {
     const alike = ['alike', 'alike ', ' alike', 'Alike', 'alike\n', 'ali\u200bke', 'é', 'e\u0301'];
     const before = calls();
     for (const message of alike) assert.equal((await chat.ask({ message })).response, `echo: ${message}`);
     assert.equal(calls() - before, alike.length);
   });
 
-  it('is passed by, for reading and for storing, with "cache": false', async () => {
+  it('is bypassed, for reading and storing, with "cache": false', async () => {
     const before = calls();
     const past = { message: 'fresh', cache: false };
     assert.deepEqual(await useOf(past), ['chat; fwd=bypass', false]);
@@ -193,7 +193,7 @@ describe('the response cache', () => {
       }
     });
 
-    it('lets one that comes late read from the beginning', async () => {
+    it('lets a late one read from the start', async () => {
       const { first, second, readers } = await crowd('late crowd');
       first.open();
       await readers[0]?.until('content');
@@ -203,7 +203,7 @@ describe('the response cache', () => {
       await finishAll([late, ...readers.slice(1)]);
     });
 
-    it('fails for all of them when the call fails, and is not asked again for each', async () => {
+    it('fails for all of them when the call fails, without a call for each', async () => {
       const gate = createGate();
       const before = calls();
       chat.upstream.respond([
@@ -223,8 +223,8 @@ describe('the response cache', () => {
   });
 });
 
-describe('the response cache as it is set', () => {
-  it('forgets a reply after CACHE_TTL_SECONDS', async (t) => {
+describe('the settings of the response cache', () => {
+  it('drops a reply after CACHE_TTL_SECONDS', async (t) => {
     const chat = await startChat({ CACHE_TTL_SECONDS: '1' });
     t.after(() => chat.stop());
     await chat.ask({ message: 'short-lived' });
@@ -235,7 +235,7 @@ describe('the response cache as it is set', () => {
   });
 
   for (const off of ['CACHE_MAX_BYTES', 'CACHE_TTL_SECONDS']) {
-    it(`is off with ${off}=0, for sharing too`, async (t) => {
+    it(`switch it off with ${off}=0, for sharing too`, async (t) => {
       const chat = await startChat({ [off]: '0', SSE_OPEN_MS: '0' });
       t.after(() => chat.stop());
       const gate = createGate();
@@ -251,7 +251,7 @@ describe('the response cache as it is set', () => {
     });
   }
 
-  it('answers the same question of one conversation from the cache where no history goes along', async (t) => {
+  it('answer a repeated question of one conversation from the cache without a history', async (t) => {
     const chat = await startChat({ SYSTEM_PROMPT: 'Be brief.', HISTORY_LIMIT: '0' });
     t.after(() => chat.stop());
     const id = crypto.randomUUID();

@@ -116,7 +116,7 @@ data: {"content":"","finish_reason":"stop","usage":{"prompt_tokens":3,"completio
     assert.equal(rows[1]?.uid, stream);
   });
 
-  it('has each chunk read before the model sends the next', async () => {
+  it('delivers each chunk before the model sends the next', async () => {
     const gates = Array.from({ length: 5 }, () => createGate());
     chat.upstream.respond([gated(...gates.map((gate, n): [Gate, string] => [gate, `piece ${n}; `]))]);
     const opening = openStream(chat.url, { message: 'one by one' });
@@ -138,7 +138,7 @@ data: {"content":"","finish_reason":"stop","usage":{"prompt_tokens":3,"completio
     assert.equal(checkStream(events).data.length, joined(events).length);
   });
 
-  it('keeps its headers and start back until the first token', async () => {
+  it('sends headers and start with the first token', async () => {
     const gate = createGate();
     const number = chat.upstream.requests.length + 1;
     chat.upstream.respond([gated([gate, 'first'])]);
@@ -162,7 +162,7 @@ data: {"content":"","finish_reason":"stop","usage":{"prompt_tokens":3,"completio
     );
   });
 
-  it('is text unless Markdown is asked for, and either is what the whole answer would be', async () => {
+  it('is text unless Markdown is requested, and equals the JSON reply', async () => {
     chat.upstream.respond(reply(MARKDOWN, { chunks: 40 }));
     for (const format of [undefined, 'text', 'markdown']) {
       const wanted = { message: 'formats', cache: false };
@@ -177,7 +177,7 @@ data: {"content":"","finish_reason":"stop","usage":{"prompt_tokens":3,"completio
     }
   });
 
-  it('is the same reply however the model cuts it, inside of characters too', async () => {
+  it('is the same however the model splits it, also inside characters', async () => {
     const units = fc.array(fc.integer({ min: 1, max: MARKDOWN.length - 1 }), { maxLength: 60 });
     const whole: Record<string, string> = {};
     chat.upstream.respond([reply(MARKDOWN), reply(MARKDOWN)]);
@@ -210,7 +210,7 @@ data: {"content":"","finish_reason":"stop","usage":{"prompt_tokens":3,"completio
     checkStream(await reader.rest());
   });
 
-  it('can be read by a client of HTTP/1.0, to the end of the connection', async () => {
+  it('can be read by an HTTP/1.0 client', async () => {
     const body = JSON.stringify({ message: 'old client' });
     const { promise, resolve } = Promise.withResolvers<string>();
     const socket = connect(Number(new URL(chat.url).port), '127.0.0.1');
@@ -264,7 +264,7 @@ data: {"content":"","finish_reason":"stop","usage":{"prompt_tokens":3,"completio
   });
 });
 
-describe('POST /api/chat-stream with a model server in trouble', () => {
+describe('POST /api/chat-stream with a failing model server', () => {
   let chat: ChatServer;
   before(async () => {
     chat = await startChat({
@@ -275,7 +275,7 @@ describe('POST /api/chat-stream with a model server in trouble', () => {
   });
   after(() => chat.stop());
 
-  describe('before it is open has faults with their real status:', () => {
+  describe('before it is open reports errors with their real status:', () => {
     const cases: [what: string, handler: Handler, status: number, code: string, retryAfter?: string][] = [
       ['401', status(401), 502, 'upstream_error'],
       ['429', status(429), 503, 'upstream_busy', '5'],
@@ -308,7 +308,7 @@ describe('POST /api/chat-stream with a model server in trouble', () => {
     }
   });
 
-  describe('once open ends in an error event, what was said being stored as incomplete, after', () => {
+  describe('once open ends in an error event and stores its text as incomplete, after', () => {
     const said = ['**Half** of ', 'a 😀 repl'];
     const cases: [what: string, handler: Handler, status: number, code: string][] = [
       ['a reset', thenReset(...said), 502, 'upstream_incomplete'],
@@ -368,7 +368,7 @@ describe('POST /api/chat-stream opened early', () => {
     );
   });
 
-  it('tells faults by an error event, storing nothing where nothing was said', async () => {
+  it('reports errors by an error event, and stores no empty reply', async () => {
     const gate = createGate();
     chat.upstream.respond([
       async (exchange) => {
@@ -431,7 +431,7 @@ describe('POST /api/chat-stream opened early', () => {
 });
 
 for (const place of databases()) {
-  describe(`a reader that leaves, on ${place.name},`, () => {
+  describe(`a reader that disconnects, on ${place.name},`, () => {
     let chat: ChatServer;
     before(async () => {
       chat = await startChat({ ...(await place.create()), SSE_OPEN_MS: '600000' });
@@ -491,7 +491,7 @@ for (const place of databases()) {
       await wholeAndOnce(id, number);
     });
 
-    it('nor does one that only waits for the save', async () => {
+    it('does not end it while it waits for the save', async () => {
       const a = createGate();
       const id = crypto.randomUUID();
       const number = chat.upstream.requests.length + 1;
@@ -503,7 +503,7 @@ for (const place of databases()) {
       await wholeAndOnce(id, number);
     });
 
-    it('before the reply of a whole answer came loses nothing', async () => {
+    it('before a JSON reply arrives loses nothing', async () => {
       const a = createGate();
       const id = crypto.randomUUID();
       const number = chat.upstream.requests.length + 1;
@@ -547,7 +547,7 @@ describe('slow readers of a long reply', () => {
     await chat.stop();
   });
 
-  it('make and save the reply at its own pace, and get all of it when they read on', async () => {
+  it('do not slow the reply down, and get all of it when they read on', async () => {
     chat.upstream.respond([
       script(flood(chunk({ content: line }), sizeOnWire(text, line)), finish(), done()),
     ]);

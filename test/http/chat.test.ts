@@ -36,7 +36,7 @@ describe('POST /api/chat', () => {
   });
   after(() => chat.stop());
 
-  it('answers with the members of the contract, of their types, and no others', async () => {
+  it('returns exactly the members of the contract, with their types', async () => {
     chat.upstream.respond([reply('您好！')]);
     const began = Date.now();
     const answer = await chat.call('POST', '/api/chat', { message: 'shape' });
@@ -61,7 +61,7 @@ describe('POST /api/chat', () => {
     assert(answer.text.includes('您好！'), 'characters are escaped');
   });
 
-  it('has stored the whole turn when it answers, and tells the same end as the conversation', async () => {
+  it('has stored the whole turn when it responds, with the same end as the conversation', async () => {
     const { conversation_id, message_id, expires_at, response } = await chat.ask({ message: 'store me' });
     const stored = await chat.read(conversation_id);
     assert.deepEqual(
@@ -77,7 +77,7 @@ describe('POST /api/chat', () => {
     assert.equal(answer?.reply_to, question?.uid);
   });
 
-  it('answers in Markdown unless text is asked for, and stores the Markdown in any case', async () => {
+  it('returns Markdown unless text is requested, and always stores Markdown', async () => {
     const markdown =
       '# 标题\n\n**注意：**请先保存 `snake_case`，见[文档](https://x.example/a_b)。\n\n- 2 ** 3\n';
     const shown: string[] = [];
@@ -101,7 +101,7 @@ describe('POST /api/chat', () => {
     ['content_filter', 'content_filter'],
     ['tool_calls', 'stop'],
   ] as const) {
-    it(`calls an end of the model by "${given}" ${told}, and the message complete`, async () => {
+    it(`returns ${told} for the model's "${given}", and stores a complete message`, async () => {
       chat.upstream.respond([reply('x', { finishReason: given })]);
       const answer = await chat.ask({ message: `end ${given}` });
       assert.equal(answer.finish_reason, told);
@@ -110,12 +110,12 @@ describe('POST /api/chat', () => {
     });
   }
 
-  it('tells no usage where the model tells none', async () => {
+  it('returns no usage if the model sends none', async () => {
     chat.upstream.respond([reply('x', { usage: false })]);
     assert.equal((await chat.ask({ message: 'uncounted' })).usage, null);
   });
 
-  it('asks the model that the caller names instead of the usual one', async () => {
+  it('asks the model that the caller names instead of the default', async () => {
     const before = chat.upstream.requests.length;
     await chat.ask({ message: 'whom', model: 'another/model:7b' });
     await chat.ask({ message: 'whom' });
@@ -123,7 +123,7 @@ describe('POST /api/chat', () => {
     assert.deepEqual(models, ['another/model:7b', 'gpt-4o-mini']);
   });
 
-  it('takes the message as it is', async () => {
+  it('takes the message unchanged', async () => {
     for (const message of ['  two spaces and a line \n\n', '\tx', '\u00a0nbsp\u00a0', '\ufeffbom', ODD]) {
       const { response, conversation_id } = await chat.ask({ message });
       assert.equal(response, `echo: ${message}`);
@@ -131,7 +131,7 @@ describe('POST /api/chat', () => {
     }
   });
 
-  it('answers an id in upper case in lower case, as the same conversation', async () => {
+  it('returns an upper-case id in lower case, as the same conversation', async () => {
     const id = '0198C0DE-7A11-7000-8000-5EED00000AAA';
     const first = await chat.ask({ message: 'upper', conversation_id: id });
     const second = await chat.ask({ message: 'lower', conversation_id: id.toLowerCase() });
@@ -140,7 +140,7 @@ describe('POST /api/chat', () => {
     assert.equal((await chat.read(id)).conversation_id, id.toLowerCase());
   });
 
-  it('ignores members that it does not know', async () => {
+  it('ignores unknown members', async () => {
     const { response } = await chat.ask({ message: 'more', user: 'x', temperature: 2, stream: true });
     assert.equal(response, 'echo: more');
     assert.deepEqual(Object.keys(chat.upstream.requests.at(-1)?.body ?? {}).sort(), [
@@ -188,7 +188,7 @@ describe('POST /api/chat', () => {
       ['hides an error in a 200', json({ error: { message: leaky, code: 500 } }), 502, 'upstream_error'],
     ];
     for (const [what, handler, code, name, retryAfter] of cases) {
-      it(`${what}, the answer is ${code} ${name}, and the question is kept`, async () => {
+      it(`${what}, the response is ${code} ${name}, and the question is stored`, async () => {
         const id = crypto.randomUUID();
         const message = `question of ${id}`;
         const before = chat.upstream.requests.length;
@@ -205,7 +205,7 @@ describe('POST /api/chat', () => {
       });
     }
 
-    it('fails, the next question does not carry the lonely one along', async () => {
+    it('fails, the next question does not send the unanswered one', async () => {
       const id = crypto.randomUUID();
       chat.upstream.respond([status(500), reply('yes')]);
       await chat.call('POST', '/api/chat', { message: 'lonely', conversation_id: id });
@@ -217,7 +217,7 @@ describe('POST /api/chat', () => {
       );
     });
 
-    it('fails, the question of a conversation that has no id yet is kept too', async () => {
+    it('fails, the question of a new conversation is stored too', async () => {
       const before = await chat.countRows();
       chat.upstream.respond([status(500)]);
       await chat.call('POST', '/api/chat', { message: 'question of nobody' });
@@ -225,7 +225,7 @@ describe('POST /api/chat', () => {
       assert.deepEqual([conversations, messages], [before.conversations + 1, before.messages + 1]);
     });
 
-    it('fails, neither key, question nor a word of it is in any log line', () => {
+    it('fails, no log line has the key or the question', () => {
       const log = JSON.stringify(chat.server.lines);
       assert.match(log, /upstream_error/);
       assert.doesNotMatch(log, /sk-test|upstream says no|question of|lonely|store me/);
@@ -241,13 +241,13 @@ describe('POST /api/chat with retries', () => {
   after(() => chat.stop());
   const soon = { 'retry-after-ms': '1' };
 
-  it('asks again after a passing fault, and the caller sees nothing of it', async () => {
+  it('retries after a transient error, unnoticed by the caller', async () => {
     chat.upstream.respond([status(500, soon), status(429, soon), reply('at last')]);
     assert.equal((await chat.ask({ message: 'x' })).response, 'at last');
     assert.equal(chat.upstream.requests.length, 3);
   });
 
-  it('asks three times at most, and not at all where that makes no sense', async () => {
+  it('retries twice at most, and not after a permanent error', async () => {
     for (const [handler, attempts] of [
       [status(500, soon), 3],
       [status(401), 1],
@@ -261,7 +261,7 @@ describe('POST /api/chat with retries', () => {
     }
   });
 
-  it('is 502 where the model server cuts every connection, or where none listens', async (t) => {
+  it('is 502 if the model server resets every connection, or none listens', async (t) => {
     const alone = await startChat();
     t.after(() => alone.stop());
     alone.upstream.respond(resetAtOnce());
@@ -301,7 +301,7 @@ describe('POST /api/chat with settings', () => {
     assert.deepEqual([sent.headers.authorization, sent.headers['x-team']], [`Bearer ${KEY}`, 'blue']);
   });
 
-  it('is 503 capacity, storing nothing, while MAX_GENERATIONS calls are open, and good again after', async () => {
+  it('is 503 capacity, storing nothing, while MAX_GENERATIONS calls are open, and works afterwards', async () => {
     const gate = createGate();
     const number = chat.upstream.requests.length + 1;
     chat.upstream.respond([held(gate, reply('slow'))]);
@@ -354,7 +354,7 @@ for (const place of databases()) {
       }
     });
 
-    it('goes along as context: the newest whole turns, oldest first', async () => {
+    it('is sent as context: the newest whole turns, oldest first', async () => {
       const id = crypto.randomUUID();
       for (const message of ['1', '2', '3', '4']) await chat.ask({ message, conversation_id: id });
       assert.deepEqual(lastContext(), ['2', 'echo: 2', '3', 'echo: 3', '4']);
@@ -389,7 +389,7 @@ for (const place of databases()) {
       assert.equal(rows.find(({ content }) => content === 'to B')?.reply_to, uidOf('B'));
     });
 
-    it('starts anew with the id of a deleted conversation', async () => {
+    it('creates a conversation with the id of a deleted one', async () => {
       const id = crypto.randomUUID();
       await chat.ask({ message: 'before', conversation_id: id });
       assert.equal((await chat.call('DELETE', `/api/conversations/${id}`)).status, 200);
@@ -402,7 +402,7 @@ for (const place of databases()) {
       );
     });
 
-    it('starts anew with the id of an expired one, whose messages are then gone', async () => {
+    it('creates a conversation with the id of an expired one, whose messages are then gone', async () => {
       const id = crypto.randomUUID();
       await chat.ask({ message: 'old', conversation_id: id });
       now += 24 * HOUR;
@@ -423,8 +423,8 @@ for (const place of databases()) {
   });
 }
 
-describe('when the database is gone', () => {
-  it('a question that needs the stored history is 503 with Retry-After and nothing of a driver in it', async (t) => {
+describe('while the database is unavailable', () => {
+  it('a question that needs the history is 503 with Retry-After, without driver details', async (t) => {
     const chat = await startChat();
     t.after(() => chat.stop());
     await chat.server.database.knex.destroy();
@@ -437,7 +437,7 @@ describe('when the database is gone', () => {
     assert.equal(chat.upstream.requests.length, 0);
   });
 
-  it('one that needs none is answered and journalled, and so is what follows it', async (t) => {
+  it('one without a history succeeds and is journalled, and so are later ones', async (t) => {
     const chat = await startChat();
     t.after(() => chat.stop());
     await chat.server.database.knex.destroy();
@@ -454,7 +454,7 @@ describe('when the database is gone', () => {
     );
   });
 
-  it('after the question, the caller gets the reply all the same, marked as not persisted', async (t) => {
+  it('after the question, the caller still gets the reply, marked as not persisted', async (t) => {
     const chat = await startChat();
     t.after(() => chat.stop());
     const gate = createGate();

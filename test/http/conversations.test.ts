@@ -49,7 +49,7 @@ for (const place of databases()) {
       }
     };
 
-    it('are shown with the members of the contract, times in UTC with milliseconds', async () => {
+    it('have the members of the contract, times in UTC with milliseconds', async () => {
       const { conversation_id: id, message_id } = await chat.ask({ message: 'first' });
       now += 1234;
       await chat.ask({ message: 'second', conversation_id: id });
@@ -79,7 +79,7 @@ for (const place of databases()) {
       assert.deepEqual(newest, summary);
     });
 
-    it('are read in pages that lose and repeat no message, also while new ones come', async () => {
+    it('are read in pages without loss or repetition, also while new messages arrive', async () => {
       const id = crypto.randomUUID();
       for (let n = 0; n < 15; n += 1) await chat.ask({ message: `m${n}`, conversation_id: id });
       let more = 15;
@@ -98,7 +98,7 @@ for (const place of databases()) {
       assert.deepEqual([exact.has_more, exact.next_cursor], [false, null]);
     });
 
-    it('are 100 messages a page unless said', async () => {
+    it('have 100 messages per page by default', async () => {
       const id = crypto.randomUUID();
       for (let n = 0; n < 51; n += 1) await chat.ask({ message: 'again', conversation_id: id });
       const page = await chat.read(id);
@@ -169,7 +169,7 @@ for (const place of databases()) {
       }
     });
 
-    it('that have expired are not there, before any purge, and the one of the last moment still is', async () => {
+    it('are 404 from the moment they expire, before any purge', async () => {
       const { conversation_id: old } = await chat.ask({ message: 'old' });
       now += 1;
       const { conversation_id: young } = await chat.ask({ message: 'young' });
@@ -208,7 +208,7 @@ for (const place of databases()) {
       assert.deepEqual(await chat.rows(id), []);
     });
 
-    it('deleted and created again during a stream get nothing of the old turn', async () => {
+    it('deleted and recreated during a stream get nothing of the old turn', async () => {
       const gate = createGate();
       const id = crypto.randomUUID();
       chat.upstream.respond([script(delta('old'), wait(gate), delta(' reply'), finish(), done())]);
@@ -252,8 +252,8 @@ for (const place of databases()) {
   });
 }
 
-describe('conversations that are kept for ever', () => {
-  it('have no time at which they expire', async (t) => {
+describe('conversations without expiry', () => {
+  it('have no expiry time', async (t) => {
     let now = Date.UTC(2026, 2, 21);
     const chat = await startChat({ CONVERSATION_TTL_HOURS: '0' }, { clock: { now: () => now } });
     t.after(() => chat.stop());

@@ -59,7 +59,7 @@ describe('the file of an export', () => {
     assert(bytes.equals(whole.bytes));
   };
 
-  it('comes whole, with its length, a strong tag and the digest that its manifest has', async () => {
+  it('is sent with its length, a strong ETag and the digest of its manifest', async () => {
     const { sha256 } = JSON.parse(String((await download(url.replace(/file$/, 'manifest'))).bytes));
     const { headers } = whole;
     assert.equal(headers['content-length'], String(size()));
@@ -74,7 +74,7 @@ describe('the file of an export', () => {
     isWhole(packed);
   });
 
-  it('answers HEAD with the same head and nothing else, of a part too', async () => {
+  it('answers HEAD with the same headers, of a range too', async () => {
     for (const [headers, status, length] of [
       [{}, 200, size()],
       [{ range: 'bytes=10-19' }, 206, 10],
@@ -89,7 +89,7 @@ describe('the file of an export', () => {
     }
   });
 
-  it('comes in parts', async () => {
+  it('is sent in ranges', async () => {
     const last = size() - 1;
     for (const [range, from, to] of [
       ['bytes=0-0', 0, 0],
@@ -110,7 +110,7 @@ describe('the file of an export', () => {
     }
   });
 
-  it('comes whole where no single part is asked for', async () => {
+  it('is sent whole unless a single range is requested', async () => {
     for (const range of ['bytes=0-9,20-29', 'lines=1-2', 'bytes=x-y', 'bytes', 'bytes=9-2,50-40,x']) {
       const answer = await get({ range });
       if (answer.status === 416) assert.match(range, /9-2/);
@@ -118,7 +118,7 @@ describe('the file of an export', () => {
     }
   });
 
-  it('says how long it is where a part lies beyond its end', async () => {
+  it('reports its length when a range is beyond its end', async () => {
     for (const range of [`bytes=${size()}-`, `bytes=${size() + 5}-${size() + 9}`, 'bytes=-0']) {
       for (const method of ['GET', 'HEAD']) {
         const answer = await get({ range }, method);
@@ -156,7 +156,7 @@ describe('the file of an export', () => {
     problemIn(await get({ 'if-match': '"x"' }), 412, 'precondition_failed');
   });
 
-  it('is gone on with by curl -C - after a cut', async (t) => {
+  it('is resumed by curl -C - after a disconnect', async (t) => {
     const proxy = await startFaultProxy(Number(new URL(url).port));
     t.after(() => proxy.close());
     const target = url.replace(/:\d+\//, `:${proxy.port}/`);
@@ -177,7 +177,7 @@ describe('the file of an export', () => {
     assert((await readFile(out)).equals(whole.bytes));
   });
 
-  it('breaks the connection when it cannot be read on', async (t) => {
+  it('breaks the connection when reading fails', async (t) => {
     const { mock } = t.mock.method(fs, 'createReadStream', () =>
       Readable.from(
         (async function* () {
@@ -198,14 +198,14 @@ describe('the file of an export', () => {
     isWhole(await get({}));
   });
 
-  it('is 404 when it is not on the disk any more', async () => {
+  it('is 404 when it is no longer on the disk', async () => {
     const { job } = await made(chat.url, { format: 'csv', compression: 'gzip' });
     await rm(join(folder, 'data', 'exports', `${job.id}.csv.gz`));
     problemIn(await download(`${chat.url}/api/exports/${job.id}/file`), 404, 'export_not_found');
     isWhole(await get({}));
   });
 
-  it('is not there while the job is made', async (t) => {
+  it('is 409 while the job is running', async (t) => {
     const source = chat.server.database.exports;
     const gate = Promise.withResolvers<void>();
     t.mock.method(source, 'count', async () => {

@@ -98,7 +98,7 @@ for (const place of databases()) {
     const only = async (query: string) =>
       exportFile.parse(JSON.parse((await get(query)).text)).conversations.map((one) => one.conversation_id);
 
-    it('as raw CSV are byte for byte what is stored', async () => {
+    it('as raw CSV have the stored text, byte for byte', async () => {
       const { headers, text } = await get('format=csv&csv=raw');
       assert.equal(headers['content-type'], 'text/csv; charset=utf-8');
       assert.equal(headers['content-disposition'], 'attachment; filename="conversations-2026-11-22.csv"');
@@ -107,7 +107,7 @@ for (const place of databases()) {
       assert.deepEqual(readCsv(text), [HEADER, ...csvRows(data)]);
     });
 
-    it('as CSV begin with a byte order mark and hold no formula, which one rule undoes', async () => {
+    it('as CSV begin with a byte order mark and escape formulas reversibly', async () => {
       const bytes = Buffer.concat(await (await raw(chat.url, `${ALL}?format=csv`)).toArray());
       assert.equal(bytes.subarray(0, 3).toString('hex'), 'efbbbf');
       const rows = readCsv(bytes.subarray(3).toString());
@@ -149,7 +149,7 @@ for (const place of databases()) {
       );
     });
 
-    it('of one conversation have its name, and only it', async () => {
+    it('of one conversation are named after it and have only it', async () => {
       for (const [index, one] of data.entries()) {
         const path = `/api/conversations/${index === 0 ? one.id.toUpperCase() : one.id}/export`;
         const csv = await get('format=csv&csv=raw', path);
@@ -162,7 +162,7 @@ for (const place of databases()) {
       }
     });
 
-    it('of one that is not there, or has expired, are the 404 of GET', async () => {
+    it('of an unknown or expired conversation are the 404 of GET', async () => {
       for (const id of [crypto.randomUUID(), expired.id]) {
         for (const query of ['', '?format=csv', '?preview=3']) {
           const answer = await chat.call('GET', `/api/conversations/${id}/export${query}`);
@@ -174,7 +174,7 @@ for (const place of databases()) {
       problemOf(await chat.call('GET', '/api/conversations/nobody/export'), 400, 'validation');
     });
 
-    it('are chosen by day or instant, both ends included', async () => {
+    it('are filtered by day or instant, both ends included', async () => {
       const at = (ms: number) => new Date(ms).toISOString();
       const ids = (from: number, to: number) =>
         inOrder(data)
@@ -224,7 +224,7 @@ for (const place of databases()) {
       );
     });
 
-    it('refuse what is not valid', async () => {
+    it('reject invalid parameters', async () => {
       for (const query of [
         'format=xml',
         'format=',
@@ -259,7 +259,7 @@ for (const place of databases()) {
       );
     });
 
-    it('are packed as the client likes it', async () => {
+    it('are compressed as the client accepts', async () => {
       const plain = Buffer.concat(await (await raw(chat.url, `${ALL}?format=csv`)).toArray());
       const unpack: Record<string, (bytes: Buffer) => Buffer> = {
         gzip: gunzipSync,
@@ -283,7 +283,7 @@ for (const place of databases()) {
       }
     });
 
-    it('send their first bytes before the first page has come, packed or not', async (t) => {
+    it('send their first bytes before the first page is read, compressed or not', async (t) => {
       const source = chat.server.database.exports;
       const read = source.read.bind(source);
       for (const encoding of ['identity', 'gzip', 'br', 'zstd']) {
@@ -302,7 +302,7 @@ for (const place of databases()) {
       }
     });
 
-    it('end in trailers where the client takes them', async () => {
+    it('end in trailers if the client accepts them', async () => {
       const expected = { 'export-conversations': '4', 'export-messages': String(NASTY.length + 3) };
       for (const format of ['csv', 'ndjson']) {
         for (const encoding of ['identity', 'gzip']) {
@@ -321,7 +321,7 @@ for (const place of databases()) {
       assert.deepEqual([json.headers.trailer, { ...json.trailers }], [undefined, {}]);
     });
 
-    it('answer HEAD with the head alone', async () => {
+    it('answer HEAD with headers only', async () => {
       for (const path of [ALL, `/api/conversations/${data[0]?.id}/export`]) {
         const headers = { te: 'trailers', 'accept-encoding': 'gzip' };
         const [head, body] = [
@@ -342,7 +342,7 @@ for (const place of databases()) {
       assert.equal((await chat.call('HEAD', `${ALL}?format=xml`)).status, 400);
     });
 
-    it('can be previewed: the first rows, and how much there is', async () => {
+    it('can be previewed: the first rows and the counts', async () => {
       for (const format of ['json', 'csv', 'ndjson']) {
         const { text } = await get(`format=${format}&preview=3`);
         const { rows, estimate } = exportPreview.parse(JSON.parse(text));
@@ -390,7 +390,7 @@ for (const place of databases()) {
       return lines;
     };
 
-    it('is whole and takes little memory', async (t) => {
+    it('is complete and takes little memory', async (t) => {
       setFlagsFromString('--expose_gc');
       const collect: () => void = runInNewContext('gc');
       await lineCount(await raw(chat.url, `${ALL}?format=csv`));
@@ -439,7 +439,7 @@ for (const place of databases()) {
       await forget(asked);
     });
 
-    it('frees everything within two seconds when its readers leave', async () => {
+    it('frees everything within two seconds when its readers disconnect', async () => {
       for (let round = 0; round < 50; round += 1) {
         const response = await raw(chat.url, `${ALL}?format=${round % 2 ? 'csv' : 'json'}`, {
           'accept-encoding': round % 3 ? 'identity' : 'gzip',
@@ -468,7 +468,7 @@ for (const place of databases()) {
       response.destroy();
     });
 
-    it('breaks the connection when the database goes away midway, packed or not', async () => {
+    it('breaks the connection when the database fails midway, compressed or not', async () => {
       for (const encoding of ['identity', 'gzip']) {
         const response = await raw(chat.url, `${ALL}?format=csv`, { 'accept-encoding': encoding });
         assert.equal(response.statusCode, 200);

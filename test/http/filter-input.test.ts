@@ -37,17 +37,17 @@ function suite(env: Record<string, string>, ...words: string[]) {
   return server;
 }
 
-describe('questions whose words are masked', () => {
+describe('questions with masked words', () => {
   const server = suite({ SYSTEM_PROMPT: '敏感词 is what the operator says' }, '敏感词');
 
-  it('reach the model so, and are stored as they were sent', async () => {
+  it('reach the model masked, and are stored as they were sent', async () => {
     const { chat } = server;
     const { conversation_id: id } = await chat.ask({ message: BAD });
     assert.deepEqual(asked(chat), ['system: 敏感词 is what the operator says', `user: ${MASKED}`]);
     assert.equal((await contents(chat, id))[0], BAD);
   });
 
-  it('are masked as history too; the model’s own replies are not', async () => {
+  it('are masked in the history too; the model’s replies are not', async () => {
     const { chat } = server;
     chat.upstream.respond([reply('我说敏感词')]);
     const { conversation_id } = await chat.ask({ message: BAD, cache: false });
@@ -55,7 +55,7 @@ describe('questions whose words are masked', () => {
     assert.deepEqual(asked(chat)?.slice(1), [`user: ${MASKED}`, 'assistant: 我说敏感词', 'user: 然后']);
   });
 
-  it('are one question with one key only as long as they were sent with the same words', async () => {
+  it('match an idempotency key only if they were sent with the same words', async () => {
     const { chat } = server;
     const headers = { 'idempotency-key': 'one' };
     const first = await chat.call('POST', '/api/chat', { message: BAD }, headers);
@@ -69,10 +69,10 @@ describe('questions whose words are masked', () => {
   });
 });
 
-describe('questions that words block', () => {
+describe('questions with blocked words', () => {
   const server = suite({ CONTENT_FILTER_INPUT: 'block' }, '敏感词');
 
-  it('are refused without the model or the store knowing, and without a word of theirs', async () => {
+  it('are rejected before the model and the store, and the error quotes no word', async () => {
     const { chat } = server;
     const id = uuid();
     for (const path of ['/api/chat', '/api/chat-stream']) {
@@ -92,13 +92,13 @@ describe('questions that words block', () => {
     assert.equal(answer.status, 200, answer.text);
   });
 
-  it('are judged without marks being passed over, since they are plain text', async () => {
+  it('are filtered as plain text, without skipping marks', async () => {
     const { chat } = server;
     await chat.ask({ message: '敏**感词' });
     assert.deepEqual(asked(chat), ['user: 敏**感词']);
   });
 
-  it('do not keep a conversation from going on that had the words before they were in the list', async () => {
+  it('do not block a conversation that had the words before they were in the list', async () => {
     const { chat, list } = server;
     const { conversation_id } = await chat.ask({ message: '新词 here' });
     await list.save('敏感词', '新词');
@@ -110,7 +110,7 @@ describe('questions that words block', () => {
     assert.deepEqual(asked(chat), ['user: ** here', 'assistant: echo: 新词 here', 'user: 然后']);
   });
 
-  it('give the reply to a key that was used before the word was in the list', async () => {
+  it('replay the reply of a key that was used before the word was in the list', async () => {
     const { chat, list } = server;
     const headers = { 'idempotency-key': 'before' };
     const send = (key: object) => chat.call('POST', '/api/chat', { message: '更新的词' }, { ...key });
@@ -137,7 +137,7 @@ describe('questions that are not filtered', () => {
 });
 
 for (const database of databases()) {
-  describe(`a store without the words (${database.name})`, () => {
+  describe(`a store with filtered texts (${database.name})`, () => {
     let list: WordListFile;
     let env: Record<string, string>;
     before(async () => {
@@ -182,7 +182,7 @@ for (const database of databases()) {
         assert.equal(row, '很**〇〇**〇好');
       }));
 
-    it('never has a part of a word in a running reply', () =>
+    it('never has part of a word in a running reply', () =>
       withServer('mask', async (chat) => {
         const gate = createGate();
         chat.upstream.respond([script(delta('很敏感'), wait(gate), delta('词'), silence())]);
@@ -195,7 +195,7 @@ for (const database of databases()) {
         await reader.rest();
       }));
 
-    it('has of a blocked reply what was before the word, and the model is not listened to any more', () =>
+    it('has the text of a blocked reply before the word, and the call is aborted', () =>
       withServer('block', async (chat) => {
         chat.upstream.respond([thenSilence('很**敏', '感**词', '好')]);
         const reader = await openStream(chat.url, { message: 'q', format: 'markdown' });
@@ -217,7 +217,7 @@ for (const database of databases()) {
         assert.deepEqual([whole.response, whole.finish_reason], ['很', 'content_filter']);
       }));
 
-    it('has the masked question once when its reply failed and it was asked with its key again', () =>
+    it('has the masked question once when it was sent again with its key after a failure', () =>
       withServer('mask', async (chat) => {
         const headers = { 'idempotency-key': 'failed' };
         chat.upstream.respond([status(500)]);

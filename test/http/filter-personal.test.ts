@@ -40,7 +40,7 @@ describe('exports with personal data masked', () => {
   });
 
   for (const format of ['csv', 'ndjson', 'json'] as const) {
-    it(`are the same bytes from a job and from a download, as their manifest states (${format})`, async () => {
+    it(`are the same bytes from a job and a download, and their manifest says so (${format})`, async () => {
       const { bytes, file, manifest } = await madeJob(chat, { format });
       const direct = await chat.call('GET', `/api/conversations/export-all?format=${format}`);
       const when = /"exported_at":"[^"]+"/;
@@ -54,7 +54,7 @@ describe('exports with personal data masked', () => {
     });
   }
 
-  it('are so of one conversation, and in a preview', async () => {
+  it('are masked for one conversation and in a preview', async () => {
     const one = await chat.call('GET', `/api/conversations/${id}/export?format=json`);
     assert.equal(JSON.parse(one.text).metadata.pii_masked, true);
     assert.ok(one.text.includes(SHOWN) && !one.text.includes('13812345678'));
@@ -65,7 +65,7 @@ describe('exports with personal data masked', () => {
     );
   });
 
-  it('leave conversations as they are', async () => {
+  it('do not change conversations', async () => {
     assert.deepEqual(
       (await chat.read(id)).messages.map(({ content }) => content),
       [SAID, ANSWER],
@@ -73,8 +73,8 @@ describe('exports with personal data masked', () => {
   });
 });
 
-describe('exports without a mask', () => {
-  it('have everything, and say nothing of masks', async () => {
+describe('exports without masking', () => {
+  it('are complete, and do not mention masks', async () => {
     const chat = await startChat({ PII_MASK: 'logs' });
     try {
       await chat.ask({ message: SAID });
@@ -92,7 +92,7 @@ describe('logs', () => {
     ['logs', '138****5678'],
     ['exports', '13812345678'],
   ] as const) {
-    it(`show personal data as PII_MASK=${setting} has it`, async () => {
+    it(`mask personal data according to PII_MASK=${setting} has it`, async () => {
       const chat = await startChat({ PII_MASK: setting });
       try {
         await chat.call('GET', '/health', undefined, { 'x-request-id': 'call-13812345678' });

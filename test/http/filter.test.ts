@@ -102,11 +102,11 @@ function suite(action: 'mask' | 'block') {
   return server;
 }
 
-describe('replies whose words are masked', () => {
+describe('replies with masked words', () => {
   const server = suite('mask');
 
   for (const format of FORMATS) {
-    it(`are so in JSON and in streams, however they are cut (${format})`, async () => {
+    it(`are masked in JSON and in streams, however they are split (${format})`, async () => {
       const { chat } = server;
       chat.upstream.respond(reply(REPLY));
       assert.equal((await chat.ask({ message: 'q', format, cache: false })).response, MASKED[format]);
@@ -118,7 +118,7 @@ describe('replies whose words are masked', () => {
       }
     });
 
-    it(`are so from the cache, in both ways of asking (${format})`, async () => {
+    it(`are masked from the cache, in JSON and streams (${format})`, async () => {
       const { chat } = server;
       chat.upstream.respond(reply(REPLY));
       const message = `cached ${format}`;
@@ -139,7 +139,7 @@ describe('replies whose words are masked', () => {
     });
   }
 
-  it('are so when a request is repeated with its key', async () => {
+  it('are masked when a request is repeated with its key', async () => {
     const { chat } = server;
     chat.upstream.respond(reply(REPLY));
     const headers = { 'idempotency-key': 'masked-1' };
@@ -148,7 +148,7 @@ describe('replies whose words are masked', () => {
     assert.deepEqual([again.id, first.output, again.output], [first.id, TEXT, TEXT]);
   });
 
-  it('leave nothing of a word out before it is decided, and hold no more than that', async () => {
+  it('send no part of a possible word, and hold back nothing else', async () => {
     const { chat } = server;
     const gates = Array.from({ length: 5 }, createGate);
     chat.upstream.respond([gated(['很敏', '感', '觉。敏', '感词'], gates)]);
@@ -171,7 +171,7 @@ describe('replies whose words are masked', () => {
     assert.equal((await toTheEnd(reader, events)).output, '很敏感觉。***');
   });
 
-  it('can be joined while they are made', async () => {
+  it('can be joined while they run', async () => {
     const { chat } = server;
     const gates = [createGate(), createGate(), createGate()];
     chat.upstream.respond([gated(['很敏', '感词好'], gates)]);
@@ -187,7 +187,7 @@ describe('replies whose words are masked', () => {
     assert.equal((await toTheEnd(second)).output, '***好');
   });
 
-  it('are the model’s own in the conversation and its export', async () => {
+  it('are unfiltered in the conversation and its export', async () => {
     const { chat } = server;
     chat.upstream.respond(reply(REPLY));
     const { conversation_id: id } = await chat.ask({ message: 'q', cache: false });
@@ -197,11 +197,11 @@ describe('replies whose words are masked', () => {
   });
 });
 
-describe('replies that words block', () => {
+describe('replies with blocked words', () => {
   const server = suite('block');
 
   for (const format of FORMATS) {
-    it(`end before the first word, in JSON and in streams, however they are cut (${format})`, async () => {
+    it(`end before the first word, in JSON and in streams, however they are split (${format})`, async () => {
       const { chat } = server;
       chat.upstream.respond(reply(REPLY));
       const whole = await chat.ask({ message: 'q', format, cache: false });
@@ -215,7 +215,7 @@ describe('replies that words block', () => {
       }
     });
 
-    it(`end there from the cache too, and at any place of a resumed stream (${format})`, async () => {
+    it(`end there from the cache too, and at any offset of a resumed stream (${format})`, async () => {
       const { chat } = server;
       chat.upstream.respond(reply(REPLY));
       const message = `cached ${format}`;
@@ -240,7 +240,7 @@ describe('replies that words block', () => {
     assert.equal((await chat.ask({ message: 'q', format: 'text' })).finish_reason, 'content_filter');
   });
 
-  it('send no more after that, are made to their end, and are stored whole', async () => {
+  it('send nothing after that, are generated to their end, and stored completely', async () => {
     const { chat } = server;
     const gates = [createGate(), createGate(), createGate()];
     chat.upstream.respond([gated(['很敏感词', '，好'], gates)]);
@@ -256,7 +256,7 @@ describe('replies that words block', () => {
     assert.deepEqual([row?.content, row?.status, row?.finish_reason], ['很敏感词，好', 'complete', 'stop']);
   });
 
-  it('end in an error where the model breaks them after that, as in the store', async () => {
+  it('end in an error if the model fails after that, as in the store', async () => {
     const { chat } = server;
     chat.upstream.respond([thenReset('很敏感词', '，好')]);
     const reader = await openStream(chat.url, { message: 'q', cache: false });
@@ -267,7 +267,7 @@ describe('replies that words block', () => {
     assert.deepEqual([again.output, again.end.data.code], ['很', 'reply_incomplete']);
   });
 
-  it('may say nothing at all', async () => {
+  it('may be empty', async () => {
     const { chat } = server;
     chat.upstream.respond(reply('敏感词'));
     const { response, finish_reason } = await chat.ask({ message: 'q', cache: false });
@@ -277,8 +277,8 @@ describe('replies that words block', () => {
   });
 });
 
-describe('a server without a list of words', () => {
-  it('is sent and received unchanged, whatever the word settings are', async () => {
+describe('a server without a word list', () => {
+  it('changes no text, whatever the filter settings', async () => {
     const chat = await startChat({ CONTENT_FILTER_INPUT: 'block', CONTENT_FILTER_STORE: 'filtered' });
     try {
       chat.upstream.respond(reply(REPLY));
@@ -289,8 +289,8 @@ describe('a server without a list of words', () => {
   });
 });
 
-describe('a list of words', () => {
-  it('that cannot be used keeps the server from starting, and the error quotes no word', async () => {
+describe('a word list', () => {
+  it('that is invalid prevents the start, and the error quotes no word', async () => {
     const list = await wordListFile('敏感词', 'bad\u0007word');
     const start = (path: string) => startServer({ CONTENT_FILTER_FILE: path });
     await assert.rejects(start(list.path), {

@@ -76,7 +76,7 @@ for (const place of databases()) {
       return chat.upstream.requests.length - before;
     };
 
-    it('gives a repeated question the stored reply, byte for byte, and says so', async () => {
+    it('replays the stored reply, byte for byte, and marks it', async () => {
       const key = newKey();
       const first = await ask(chat, key, { message: 'once' });
       assert.equal(replayed(first), undefined);
@@ -95,7 +95,7 @@ for (const place of databases()) {
       ]);
     });
 
-    it('makes one call and one turn of 50 concurrent questions, with the same response for all', async () => {
+    it('makes one call and one turn for 50 concurrent questions, with the same response for all', async () => {
       for (const conversation_id of [undefined, crypto.randomUUID()]) {
         const key = newKey();
         const gate = createGate();
@@ -184,7 +184,7 @@ for (const place of databases()) {
       assert.equal(told[0]?.[0], 'Half and half 😀');
     });
 
-    it('is one key bare and in quotes, and another one on the other route', async () => {
+    it('is the same key bare and quoted, and another one on the other route', async () => {
       const key = newKey();
       const first = await ask(chat, key);
       assert.equal((await ask(chat, `"${key}"`)).text, first.text);
@@ -197,7 +197,7 @@ for (const place of databases()) {
       await again.rest();
     });
 
-    it('refuses another question with 422, while the first is running and afterwards', async () => {
+    it('rejects another question with 422, during and after the first', async () => {
       const key = newKey();
       const gate = createGate();
       const body = { message: 'this', format: 'markdown', conversation_id: crypto.randomUUID() };
@@ -226,7 +226,7 @@ for (const place of databases()) {
       assert.equal(await calls(refuse), 0);
     });
 
-    it('does not mind how the same question is written', async () => {
+    it('ignores how the same question is encoded', async () => {
       const key = newKey();
       const conversation_id = crypto.randomUUID();
       const first = await ask(chat, key, { conversation_id });
@@ -252,7 +252,7 @@ for (const place of databases()) {
       }
     });
 
-    it('is refused when it is malformed', async () => {
+    it('is rejected when it is malformed', async () => {
       const { hostname, port } = new URL(chat.url);
       const body = '{"message":"q"}';
       const post = async (path: string, ...lines: string[]) => {
@@ -331,7 +331,7 @@ for (const place of databases()) {
       );
     });
 
-    it('answers 50 concurrent requests with the status of the error, and allows retries', async () => {
+    it('returns the error’s status to 50 concurrent requests, and allows retries', async () => {
       for (const path of ['/api/chat', '/api/chat-stream']) {
         const key = newKey();
         const gate = createGate();
@@ -360,7 +360,7 @@ for (const place of databases()) {
       }
     });
 
-    it('keeps what a first try had said, as incomplete, beside the reply of the second', async () => {
+    it('keeps the text of a failed attempt, as incomplete, next to the reply of the second', async () => {
       const key = newKey();
       const conversation_id = crypto.randomUUID();
       const body = { message: 'try', conversation_id, format: 'markdown' };
@@ -394,7 +394,7 @@ for (const place of databases()) {
       );
     });
 
-    it('replays a reply that was stopped, which is no failure', async () => {
+    it('replays a stopped reply, which is no failure', async () => {
       const key = newKey();
       const gate = createGate();
       chat.upstream.respond([halves(gate)]);
@@ -409,7 +409,7 @@ for (const place of databases()) {
       assert.deepEqual([joined(told), replayed(again)], ['Half ', 'true']);
     });
 
-    it('is free when its conversation was deleted, also while the reply is being made', async () => {
+    it('is free when its conversation was deleted, also during the reply', async () => {
       const key = newKey();
       const first = replyOf(await ask(chat, key));
       const remove = (id: unknown) => chat.call('DELETE', `/api/conversations/${id}`);
@@ -455,7 +455,7 @@ for (const place of databases()) {
     });
     after(() => pair.stop());
 
-    it('makes one call and one turn of questions sent to both at the same time', async () => {
+    it('makes one call and one turn for questions sent to both at the same time', async () => {
       const { a, b } = pair;
       for (const conversation_id of [undefined, crypto.randomUUID(), undefined]) {
         const key = newKey();
@@ -484,7 +484,7 @@ for (const place of databases()) {
       }
     });
 
-    it('joins a stream that the other one makes', async () => {
+    it('joins a stream of the other one', async () => {
       const { a, b } = pair;
       const key = newKey();
       const gate = createGate();
@@ -507,7 +507,7 @@ for (const place of databases()) {
       problemOf(other, 422, 'idempotency_mismatch');
     });
 
-    it('lets one of many try again what failed on the other', async () => {
+    it('lets one of many retry what failed on the other', async () => {
       const { a, b } = pair;
       const key = newKey();
       const conversation_id = crypto.randomUUID();
@@ -526,7 +526,7 @@ for (const place of databases()) {
 }
 
 describe('Idempotency-Key', () => {
-  it('is free when the server had no place for the call', async (t) => {
+  it('is free when the server had no capacity for the call', async (t) => {
     const chat = await startChat({ MAX_GENERATIONS: '1', SSE_OPEN_MS: '600000' });
     t.after(() => chat.stop());
     const gate = createGate();
@@ -567,7 +567,7 @@ describe('Idempotency-Key', () => {
     }
   });
 
-  it('is 503 while the database is away, although a question without one is answered', async (t) => {
+  it('is 503 while the database is unavailable, although a question without one succeeds', async (t) => {
     const away = {
       DATABASE_URL: 'mysql://nobody@127.0.0.1:1/nothing',
       DB_ACQUIRE_TIMEOUT_MS: '300',
@@ -584,7 +584,7 @@ describe('Idempotency-Key', () => {
     assert.equal((await chat.ask({ message: 'q' })).persisted, false);
   });
 
-  it('may be sent, and what is said of it read, by a browser of another origin', async (t) => {
+  it('may be sent, and its response headers read, by a browser of another origin', async (t) => {
     const chat = await startChat();
     t.after(() => chat.stop());
     const answer = await chat.call('OPTIONS', '/api/chat-stream', undefined, {

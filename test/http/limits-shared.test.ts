@@ -263,14 +263,14 @@ async function withoutStore(
   }
 }
 
-describe('limits without the database that they are shared by', { skip: serverUrls().length === 0 }, () => {
+describe('limits without their shared database', { skip: serverUrls().length === 0 }, () => {
   let own: OwnDatabase;
   before(async () => {
     own = await startOwnDatabase();
   });
   after(() => own.server.stop());
 
-  it('are kept by each process without delays when connections are refused', async () => {
+  it('are kept by each process, without delays, when connections are refused', async () => {
     const proxy = await startFaultProxy(own.port);
     await withoutStore(
       (env, overrides) => startChat({ ...own.env(proxy), ...env }, overrides),
@@ -294,14 +294,14 @@ describe('limits without the database that they are shared by', { skip: serverUr
   });
 });
 
-describe('limits that are counted in Redis', { skip: program === undefined }, () => {
+describe('limits in Redis', { skip: program === undefined }, () => {
   let redis: RedisServer;
   before(async () => {
     redis = await startRedis(program ?? '');
   });
   after(() => redis.stop());
 
-  it('are those of all who use it, also where each has a database of its own, and end with no window', async () => {
+  it('are shared by processes with different databases, also across windows', async () => {
     const env = { ...LIMITS, REDIS_URL: redis.url };
     const first = await startChat(env, stopped());
     const address = newAddress();
@@ -323,7 +323,7 @@ describe('limits that are counted in Redis', { skip: program === undefined }, ()
     await redis.start();
   });
 
-  it('are kept from the first request on where it was never there', async () => {
+  it('are kept from the first request if it was never available', async () => {
     const chat = await startChat(
       { ...LIMITS, REDIS_URL: `redis://u:${REDIS_PASSWORD}@127.0.0.1:1` },
       stopped(),

@@ -77,7 +77,7 @@ function assertRefused(answer: Answer, policy: string, retryAfter: string): void
   assert.match(String(answer.headers['ratelimit-policy']), new RegExp(`"${policy}";q=`));
 }
 
-describe('requests a minute', () => {
+describe('requests per minute', () => {
   it('are exactly the limit for each key, also under concurrency', async (t) => {
     const chat = await locked(t, { RATE_LIMIT_REQUESTS: '20' });
     const [alice, bob] = [await chat.person('alice'), await chat.person('bob')];
@@ -131,7 +131,7 @@ describe('requests a minute', () => {
     assertRefused(await chat.call('GET', '/docs'), 'requests', '40');
   });
 
-  it('have no limit, and no header, where there is no key to ask for and nothing set', async (t) => {
+  it('have no limit and no header without authentication and settings', async (t) => {
     const chat = await open(t, {});
     const answers = await Promise.all(times(100, () => chat.call('GET', '/api/conversations')));
     assert.deepEqual(counts(answers), { 200: 100 });
@@ -155,7 +155,7 @@ describe('the address of a caller without a key', () => {
   const asker = (call: LockedServer['call']) => async (forwarded: string) =>
     (await call('GET', '/api/conversations', undefined, from(forwarded))).status;
 
-  it('is that of the connection, whatever a header says', async (t) => {
+  it('is that of the connection, whatever the headers', async (t) => {
     const ask = asker((await open(t, LIMITED)).call);
     assert.deepEqual(
       [await ask('1.1.1.1'), await ask('2.2.2.2'), await ask('::1, 3.3.3.3')],
@@ -163,25 +163,25 @@ describe('the address of a caller without a key', () => {
     );
   });
 
-  it('is what the last of one proxy says, and nothing that stands before it', async (t) => {
+  it('is the last entry behind one proxy, not an earlier one', async (t) => {
     const ask = asker((await open(t, { ...LIMITED, TRUST_PROXY: '1' })).call);
     assert.deepEqual([await ask('6.6.6.6, 1.1.1.1'), await ask('7.7.7.7, 1.1.1.1')], [200, 200]);
     assert.deepEqual([await ask('8.8.8.8, 1.1.1.1'), await ask('1.1.1.1')], [429, 429]);
     assert.deepEqual([await ask('1.1.1.1, 2.2.2.2'), await ask('nonsense')], [200, 200]);
   });
 
-  it('is the last one that is of no trusted subnet', async (t) => {
+  it('is the last one outside the trusted subnets', async (t) => {
     const ask = asker((await open(t, { ...LIMITED, TRUST_PROXY: 'loopback,10.0.0.0/8' })).call);
     assert.deepEqual([await ask('1.1.1.1, 10.0.0.5'), await ask('9.9.9.9, 1.1.1.1, 10.9.0.1')], [200, 200]);
     assert.deepEqual([await ask('10.1.1.1, 1.1.1.1'), await ask('2.2.2.2')], [429, 200]);
   });
 
-  it('is not taken from headers where the connection is not from a trusted subnet', async (t) => {
+  it('is not taken from headers when the connection is not from a trusted subnet', async (t) => {
     const ask = asker((await open(t, { ...LIMITED, TRUST_PROXY: '10.0.0.0/8' })).call);
     assert.deepEqual([await ask('1.1.1.1'), await ask('2.2.2.2'), await ask('3.3.3.3')], [200, 200, 429]);
   });
 
-  it('is a whole network for IPv6, and the IPv4 address in an IPv6 one', async (t) => {
+  it('is a network for IPv6, and the IPv4 address of a mapped one', async (t) => {
     const ask = asker((await open(t, { ...LIMITED, TRUST_PROXY: '1' })).call);
     assert.deepEqual([await ask('2001:db8::1'), await ask('2001:db8:0:0:9::2')], [200, 200]);
     assert.deepEqual([await ask('2001:db8::3'), await ask('2001:db8:0:1::1')], [429, 200]);
@@ -192,8 +192,8 @@ describe('the address of a caller without a key', () => {
   });
 });
 
-describe('keys that are none', () => {
-  it('and no key at all, and a key without the scope, are requests as well', async (t) => {
+describe('invalid keys', () => {
+  it('are counted as requests, as are missing keys and keys without the scope', async (t) => {
     const chat = await locked(t, { RATE_LIMIT_REQUESTS: '2' });
     const reader = await chat.person('alice', ['read']);
     for (const call of [chat.call, reader.call]) {
@@ -280,7 +280,7 @@ describe('open streams', () => {
     });
   });
 
-  it('take no place when they fail before they begin, are malformed, or break off', async (t) => {
+  it('take no permit when they fail before they start, are malformed, or break off', async (t) => {
     const chat = await locked(t, { RATE_LIMIT_STREAMS: '1' });
     const alice = await chat.person('alice');
     const ask = (message: unknown) => alice.call('POST', '/api/chat-stream', { message });
@@ -299,8 +299,8 @@ describe('open streams', () => {
   });
 });
 
-describe('exports an hour', () => {
-  it('are those that make one; what another limit refuses is none', async (t) => {
+describe('exports per hour', () => {
+  it('count only started exports, not requests that another limit rejects', async (t) => {
     const { time, overrides } = stoppedClock();
     const chat = await locked(t, { RATE_LIMIT_EXPORTS: '3', RATE_LIMIT_REQUESTS: '8' }, overrides);
     const alice = await chat.person('alice');
@@ -321,7 +321,7 @@ describe('exports an hour', () => {
     assert.equal((await alice.call('GET', '/api/conversations')).status, 200);
   });
 
-  it('are exactly as many as the limit says, also of a burst', async (t) => {
+  it('are exactly the limit, also in a burst', async (t) => {
     const chat = await locked(t, { RATE_LIMIT_EXPORTS: '7' });
     const alice = await chat.person('alice');
     const make = () => alice.call('GET', '/api/conversations/export-all?format=ndjson');
@@ -329,7 +329,7 @@ describe('exports an hour', () => {
   });
 });
 
-describe('tokens a day', () => {
+describe('tokens per day', () => {
   const ANSWER = { prompt_tokens: 3, completion_tokens: 5, total_tokens: 8 };
 
   async function left(alice: Awaited<ReturnType<LockedServer['person']>>): Promise<number> {
@@ -337,7 +337,7 @@ describe('tokens a day', () => {
     return Number(/"tokens";r=(\d+)/.exec(String(answer.headers.ratelimit))?.[1]);
   }
 
-  it('are what the model says they were, and the next request over the limit never reaches it', async (t) => {
+  it('are the usage of the model, and a request over the limit does not reach it', async (t) => {
     const { time, overrides } = stoppedClock();
     const chat = await locked(t, { RATE_LIMIT_TOKENS: '17' }, overrides);
     const alice = await chat.person('alice');
@@ -362,7 +362,7 @@ describe('tokens a day', () => {
     assert.equal((await alice.call('POST', '/api/chat', { message: 'x' })).status, 200);
   });
 
-  it('are not spent by what the model was not asked for, or gave nothing for', async (t) => {
+  it('are not charged without a call or without a reply', async (t) => {
     const gate = createGate();
     const chat = await locked(t, { RATE_LIMIT_TOKENS: '1000' });
     const alice = await chat.person('alice');
@@ -395,7 +395,7 @@ describe('tokens a day', () => {
     assert.equal(await left(alice), 984);
   });
 
-  it('are estimated where the model does not say, also of what broke off or had lost its reader', async (t) => {
+  it('are estimated without usage, also for replies that broke off or had no reader', async (t) => {
     const chat = await locked(t, { RATE_LIMIT_TOKENS: '1000', SSE_OPEN_MS: '0' });
     const alice = await chat.person('alice');
     chat.upstream.respond(reply('x'.repeat(36), { usage: false }));
@@ -419,7 +419,7 @@ describe('tokens a day', () => {
     await until('the charge', async () => (await left(alice)) === 970);
   });
 
-  it('stay spent after a restart', async (t) => {
+  it('stay charged after a restart', async (t) => {
     const place = await lockedPlace(sqlitePlace());
     t.after(() => place.remove());
     const start = () => place.start({ RATE_LIMIT_TOKENS: '8' }, stoppedClock().overrides);

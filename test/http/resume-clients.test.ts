@@ -19,7 +19,7 @@ const WHOLE = FIRST + SECOND;
 const started = z.object({ request: z.custom<IncomingMessage>((value) => value instanceof Object) });
 const payload = z.looseObject({ content: z.string() });
 
-describe('a client whose connection is cut resumes by itself:', { concurrency: true }, () => {
+describe('a disconnected client resumes by itself:', { concurrency: true }, () => {
   let chat: ChatServer;
   const requests: IncomingMessage[] = [];
   const remember = (message: unknown) => void requests.push(started.parse(message).request);
@@ -113,7 +113,7 @@ describe('a client whose connection is cut resumes by itself:', { concurrency: t
     assert.deepEqual(positions(path), [undefined, `:${FIRST.length}`]);
   });
 
-  it('curl, told where it was', async () => {
+  it('curl with its position', async () => {
     const { id, path, go } = await halfSaid('curl');
     const first = curl(`${chat.url}${path}`);
     await until('the first half', () => first.output().includes('您好'));

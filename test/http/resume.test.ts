@@ -113,7 +113,7 @@ function interrupted(text: string, gate: Gate, at = text.length / 2): Handler {
 }
 
 describe('the sample of these tests', () => {
-  it('has what makes offsets difficult, in either form', () => {
+  it('has what makes offsets difficult, in either format', () => {
     for (const format of FORMATS) {
       const output = OUTPUTS[format];
       assert(offsetsOf(output).filter((at) => insidePair(output, at)).length >= 5);
@@ -124,7 +124,7 @@ describe('the sample of these tests', () => {
 });
 
 for (const place of databases()) {
-  describe(`a stream is gone on with, on ${place.name},`, () => {
+  describe(`a stream is resumed, on ${place.name},`, () => {
     let chat: ChatServer;
     before(async () => {
       chat = await startChat({ ...(await place.create()), SSE_OPEN_MS: '600000' });
@@ -148,7 +148,7 @@ for (const place of databases()) {
         );
       });
 
-      it(`at every offset of a reply that is being made, as ${format}`, async () => {
+      it(`at every offset of a running reply, as ${format}`, async () => {
         await inParts(offsetsOf(OUTPUTS[format]), 100, async (part) => {
           const gate = createGate();
           chat.upstream.respond([interrupted(MARKDOWN, gate)]);
@@ -189,12 +189,12 @@ for (const place of databases()) {
       });
     });
 
-    it('from the beginning when the reader says no position', async () => {
+    it('from the start without a position', async () => {
       const whole = await told(chat, { format: 'markdown' });
       await checkRest(await resumed(chat, whole.id), whole, 0);
     });
 
-    it('of a whole answer too, whose format is what it was asked in', async () => {
+    it('of a JSON reply too, in its own format', async () => {
       for (const format of FORMATS) {
         const answer = await chat.ask({ message: 'whole', format, cache: false });
         const reader = await resumed(chat, answer.message_id, `${answer.message_id}:10`);
@@ -211,7 +211,7 @@ for (const place of databases()) {
       await checkRest(await resumed(chat, whole.id, `${whole.id}:20`), whole, 20);
     });
 
-    it('to the same end when it was broken, with all that was said', async () => {
+    it('to the same end when it failed, with its text', async () => {
       const said = ['**Half** of ', 'a 😀 repl'];
       chat.upstream.respond([thenReset(...said)]);
       const { id, output } = await told(chat, { format: 'markdown' });
@@ -231,7 +231,7 @@ for (const place of databases()) {
       }
     });
 
-    it('to reply_cut and the stored length, by a reader that has more than there is', async () => {
+    it('to reply_cut and the stored length, by a reader that has more than is stored', async () => {
       for (const format of FORMATS) {
         const { id, output } = await told(chat, { format });
         for (const offset of [output.length + 1, output.length + 5000, 9_999_999_999]) {
@@ -259,7 +259,7 @@ describe('GET /api/chat-stream/{id}', () => {
   });
   after(() => chat.stop());
 
-  it('is 204, and nothing else, for a reader that has everything', async () => {
+  it('is 204 for a reader that has everything', async () => {
     const { id, output } = whole;
     const last = `${id}:${output.length}:end`;
     assert.equal(last, whole.end.id);
@@ -271,7 +271,7 @@ describe('GET /api/chat-stream/{id}', () => {
     }
   });
 
-  it('tells the end once more to a reader that has the text but not the end', async () => {
+  it('sends the end again to a reader that has the text but not the end', async () => {
     await checkRest(
       await resumed(chat, whole.id, `${whole.id}:${whole.output.length}`),
       whole,
@@ -279,7 +279,7 @@ describe('GET /api/chat-stream/{id}', () => {
     );
   });
 
-  it('is not 204 for a last event that came too early, of a reply that continued', async () => {
+  it('is not 204 after an early end of a reply that continued', async () => {
     // As when others took its writer for dead and told its readers so.
     await checkRest(await resumed(chat, whole.id, `${whole.id}:7:end`), whole, 7);
     const gate = createGate();
@@ -291,7 +291,7 @@ describe('GET /api/chat-stream/{id}', () => {
     await checkRest(reader, await toTheEnd(first), 7);
   });
 
-  it('takes the position from the query too, and from the header rather than from there', async () => {
+  it('takes the position from the query too; the header has priority', async () => {
     const { id } = whole;
     await checkRest(await resumeStream(chat.url, id, { query: `last_event_id=${id}:12` }), whole, 12);
     await checkRest(await resumeStream(chat.url, id, { query: `last_event_id=${id}%3A12` }), whole, 12);
@@ -302,7 +302,7 @@ describe('GET /api/chat-stream/{id}', () => {
     await checkRest(await resumeStream(chat.url, id, stale), whole, 5);
   });
 
-  it('takes ids in upper case, and answers in lower case', async () => {
+  it('accepts ids in upper case, and returns lower case', async () => {
     const { id } = whole;
     const upper = id.toUpperCase();
     await checkRest(await resumeStream(chat.url, upper, { lastEventId: `${upper}:5` }), whole, 5);
@@ -311,7 +311,7 @@ describe('GET /api/chat-stream/{id}', () => {
     assert.equal((await resumed(chat, upper, whole.end.id.toUpperCase().replace('END', 'end'))).status, 204);
   });
 
-  it('refuses what is no event id of this stream', async () => {
+  it('rejects what is not an event id of this stream', async () => {
     const { id } = whole;
     const malformed = [
       '',
@@ -356,7 +356,7 @@ describe('GET /api/chat-stream/{id}', () => {
     }
   });
 
-  it('refuses a position that stands twice', async () => {
+  it('rejects a repeated position', async () => {
     const { id } = whole;
     const twice = [`${id}:5`, `${id}:5`];
     const header = await resumeStream(chat.url, id, { lastEventId: twice });
@@ -369,7 +369,7 @@ describe('GET /api/chat-stream/{id}', () => {
     problemOf(query, 400, 'validation');
   });
 
-  it('refuses what is no stream id', async () => {
+  it('rejects a malformed stream id', async () => {
     for (const id of [
       'x',
       whole.id.slice(1),
@@ -384,7 +384,7 @@ describe('GET /api/chat-stream/{id}', () => {
     }
   });
 
-  it('is 404 for a stream that never was, for a question and for a conversation', async () => {
+  it('is 404 for an unknown stream, a question and a conversation', async () => {
     const [question] = await chat.rows(whole.conversation);
     for (const id of [crypto.randomUUID(), question?.uid, whole.conversation]) {
       const answer = await chat.call('GET', `/api/chat-stream/${id}`);
@@ -417,7 +417,7 @@ describe('GET /api/chat-stream/{id}', () => {
     problemOf(await chat.call('GET', `/api/conversations/${conversation}`), 404, 'conversation_not_found');
   });
 
-  it('has a HEAD with the same headers, of a running reply too', async () => {
+  it('answers HEAD with the same headers, of a running reply too', async () => {
     const { id, end } = whole;
     const gate = createGate();
     chat.upstream.respond([interrupted(MARKDOWN, gate)]);
@@ -440,7 +440,7 @@ describe('GET /api/chat-stream/{id}', () => {
     assert.equal((await chat.call('HEAD', `/api/chat-stream/${crypto.randomUUID()}`)).status, 404);
   });
 
-  it('is 405 with the methods there are for others', async () => {
+  it('is 405 with the allowed methods for others', async () => {
     for (const method of ['POST', 'PUT', 'PATCH']) {
       const answer = await chat.call(method, `/api/chat-stream/${whole.id}`, {});
       problemOf(answer, 405, 'method_not_allowed');
@@ -468,7 +468,7 @@ describe('GET /api/chat-stream/{id}', () => {
     await (await first).rest();
   });
 
-  it('waits for what the reader has already, and gives only what follows', async () => {
+  it('waits until the reply is past the reader’s position, and sends only the rest', async () => {
     const gate = createGate();
     chat.upstream.respond([interrupted(MARKDOWN, gate, 21)]);
     const first = await openStream(chat.url, { message: 'ahead', format: 'markdown', cache: false });
@@ -486,7 +486,7 @@ describe('GET /api/chat-stream/{id}', () => {
     await first.rest();
   });
 
-  it('serves many readers of one running reply, each from where it is and at its pace', async () => {
+  it('serves many readers of one running reply, each from its position and at its pace', async () => {
     const long = MARKDOWN.repeat(400);
     const gate = createGate();
     chat.upstream.respond([interrupted(long, gate)]);
@@ -524,7 +524,7 @@ describe('GET /api/chat-stream/{id}', () => {
 });
 
 for (const place of databases()) {
-  describe(`a reply that another server makes, on ${place.name},`, () => {
+  describe(`a reply of another server, on ${place.name},`, () => {
     let pair: Pair;
     before(async () => {
       pair = await startPair(place, { SSE_OPEN_MS: '600000', SSE_HEARTBEAT_MS: '50', CHECKPOINT_MS: '50' });
@@ -556,7 +556,7 @@ for (const place of databases()) {
       });
     }
 
-    it('that breaks ends with an error there too', async () => {
+    it('that fails ends with an error there too', async () => {
       const { a, b } = pair;
       const gate = createGate();
       a.upstream.respond([script(delta('Half 😀'), wait(gate), ({ response }) => void response.destroy())]);
@@ -570,7 +570,7 @@ for (const place of databases()) {
       await first.rest();
     });
 
-    it('ends soon when it is deleted through the other, although it says nothing', async () => {
+    it('ends soon when it is deleted through the other, although it has no new text', async () => {
       const { a, b } = pair;
       const number = a.upstream.requests.length + 1;
       a.upstream.respond([script(delta('some '), silence())]);
@@ -587,7 +587,7 @@ for (const place of databases()) {
       problemOf(await a.call('GET', `/api/chat-stream/${id}`), 404, 'stream_not_found');
     });
 
-    it('ends everywhere with conversation_not_found when it is deleted through the other, for good', async () => {
+    it('ends everywhere with conversation_not_found when it is deleted through the other', async () => {
       const { a, b } = pair;
       const gate = createGate();
       const number = a.upstream.requests.length + 1;

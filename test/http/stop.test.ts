@@ -53,7 +53,7 @@ for (const place of databases()) {
       await place.drop();
     });
 
-    it('ends the reply and its call immediately, and keeps exactly what its readers got', async () => {
+    it('ends the reply and its call immediately, and keeps exactly the text that its readers got', async () => {
       const { reader, events, number, id, conversation } = await silentAfter(chat, WORDS);
       const other = await resumeStream(chat.url, id, { lastEventId: `${id}:4` });
       const asked = performance.now();
@@ -91,7 +91,7 @@ for (const place of databases()) {
       assert.equal(joined(again), SAID);
     });
 
-    it('gives a text reader what was held back, which is the text of what is stored', async () => {
+    it('sends a text reader the held-back text, so that it has the stored text', async () => {
       const words = ['# Title\n\n**bold', '** and `co', 'de` ', '*open'];
       chat.upstream.respond([script(...words.map(delta), silence())]);
       const reader = await openStream(chat.url, { message: 'held', format: 'text' });
@@ -134,7 +134,7 @@ for (const place of databases()) {
       }
     });
 
-    it('before the first token gives a reader an empty reply that was cancelled', async () => {
+    it('before the first token ends with an empty cancelled reply', async () => {
       const conversation = crypto.randomUUID();
       const number = chat.upstream.requests.length + 1;
       chat.upstream.respond([hang()]);
@@ -156,7 +156,7 @@ for (const place of databases()) {
       assert.deepEqual([again.stopped, again.status], [false, 'cancelled']);
     });
 
-    it('of a whole answer ends that with what there is, which is nothing', async () => {
+    it('of a JSON reply ends it without text', async () => {
       const conversation = crypto.randomUUID();
       const number = chat.upstream.requests.length + 1;
       chat.upstream.respond([hang()]);
@@ -190,7 +190,7 @@ for (const place of databases()) {
       );
     });
 
-    it('of one of two who share a call stops only that one', async () => {
+    it('of one of two that share a call stops only that one', async () => {
       const gate = createGate();
       const number = chat.upstream.requests.length + 1;
       chat.upstream.respond([script(delta('shared '), wait(gate), delta('to the end'), finish(), done())]);
@@ -217,7 +217,7 @@ for (const place of databases()) {
       }
     });
 
-    it('is not remembered by the cache', async () => {
+    it('is not cached', async () => {
       const { reader, id } = await silentAfter(chat, WORDS, { message: 'cached?', cache: true });
       await stop(chat, id);
       await reader.rest();
@@ -225,7 +225,7 @@ for (const place of databases()) {
       assert.deepEqual([next.response, next.cached], ['echo: cached?', false]);
     });
 
-    it('brings nothing back when the conversation was deleted', async () => {
+    it('restores nothing when the conversation was deleted', async () => {
       const { reader, id, conversation, number } = await silentAfter(chat, WORDS);
       const asked = performance.now();
       assert.equal((await chat.call('DELETE', `/api/conversations/${conversation}`)).status, 200);
@@ -238,7 +238,7 @@ for (const place of databases()) {
       assert.deepEqual(await chat.rows(conversation), []);
     });
 
-    it('knows neither a question nor what never was, and refuses what is no id', async () => {
+    it('is 404 for questions and unknown ids, and 400 for malformed ids', async () => {
       const { conversation_id } = await chat.ask({ message: 'mine' });
       const [question] = await chat.rows(conversation_id);
       for (const id of [question?.uid, conversation_id, crypto.randomUUID()]) {
@@ -250,7 +250,7 @@ for (const place of databases()) {
       assert.equal((await chat.rows(conversation_id)).length, 2);
     });
 
-    it('takes an id in upper case', async () => {
+    it('accepts an id in upper case', async () => {
       const { reader, id } = await silentAfter(chat, WORDS);
       const report = await stop(chat, id.toUpperCase());
       assert.deepEqual([report.stream_id, report.stopped], [id, true]);
@@ -265,7 +265,7 @@ for (const place of databases()) {
     });
     after(() => pair.stop());
 
-    it('within about a second, with all that its readers got', async () => {
+    it('within about a second, with all the text that its readers got', async () => {
       const { a, b } = pair;
       const { reader, events, number, id, conversation } = await silentAfter(a, WORDS);
       const follower = await resumeStream(b.url, id);
@@ -322,7 +322,7 @@ for (const place of databases()) {
       assert.deepEqual([stored?.content, stored?.status], [joined(told), 'cancelled']);
     });
 
-    it('and a whole answer that is being made there ends as cancelled', async () => {
+    it('and a running JSON reply there ends as cancelled', async () => {
       const { a, b } = pair;
       const conversation = crypto.randomUUID();
       a.upstream.respond([hang()]);

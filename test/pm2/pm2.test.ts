@@ -140,7 +140,7 @@ describe('under PM2', () => {
     assert.deepEqual(new Set(results), new Set([200]));
   });
 
-  it('stops on its own, within its grace, and the log tells', async () => {
+  it('stops by itself within its grace period, and logs it', async () => {
     const [worker] = await list();
     assert.ok(worker);
     await pm2('stop', 'chat-api');

@@ -63,7 +63,7 @@ function left(name: string): string[] {
 
 describe('npm run export, interrupted,', () => {
   it(
-    'goes on where it was killed, ten times at any moment, to the same bytes',
+    'resumes after ten kills at random moments, to the same bytes',
     randomised(async (random, t) => {
       const args = ['--format', 'ndjson', '--compression', 'zstd', '--out', 'killed'];
       assert.equal((await run('--format', 'ndjson', '--out', 'reference')).code, 0);
@@ -90,7 +90,7 @@ describe('npm run export, interrupted,', () => {
     }),
   );
 
-  it('does not go on with what another command line has begun, unless it may begin anew', async () => {
+  it('does not resume the run of another command line, unless it may restart', async () => {
     await interrupted('c', '--format', 'json');
     const state = read('c.part.json');
     const other = await run('--format', 'csv', '--out', 'c');
@@ -102,7 +102,7 @@ describe('npm run export, interrupted,', () => {
     await verified('c');
   });
 
-  it('begins anew where the part is gone, and says so where the state is none', async () => {
+  it('starts again without the part file, and reports an invalid state file', async () => {
     await interrupted('d', '--format', 'json');
     writeFileSync(file('d.part'), 'short');
     assert.equal((await run('--format', 'json', '--out', 'd')).code, 0);
@@ -113,14 +113,14 @@ describe('npm run export, interrupted,', () => {
     assert.match(stderr, /--restart/);
   });
 
-  it('leaves on Ctrl-C what it can go on with, and a file of before as it was', async () => {
+  it('can be resumed after Ctrl-C, and does not change an existing file', async () => {
     writeFileSync(file('e'), 'of before');
     const args = ['--format', 'json', '--out', 'e'];
     const script = folder.start('export', args);
     await checkpointed(script, 'e', 0);
     script.child.kill('SIGINT');
     const { code, stderr } = await script.ended;
-    assert.deepEqual([code, stderr], [130, 'Stopped: the same command line goes on with it.\n']);
+    assert.deepEqual([code, stderr], [130, 'Stopped; repeat the command line to resume.\n']);
     assert.equal(read('e').toString(), 'of before');
     assert.ok(checkpoint('e') > 0);
     assert.equal((await run(...args)).code, 0);

@@ -69,7 +69,7 @@ function forged(name: string, bytes: Buffer | string, over: Partial<ExportManife
 describe('npm run export:verify', () => {
   for (const [name] of FORMS) {
     for (const packed of PACKED) {
-      it(`finds every export whole: ${name}, ${packed}`, async () => {
+      it(`accepts every export: ${name}, ${packed}`, async () => {
         const manifest = manifestOf(`${name}.${packed}`);
         assert.deepEqual([manifest.conversations, manifest.messages], [4, 25]);
         assert.deepEqual(await verifyExport(path(`${name}.${packed}`), manifest), []);
@@ -77,14 +77,14 @@ describe('npm run export:verify', () => {
     }
   }
 
-  it('says in one line that a file is whole, and ends with 0', async () => {
+  it('prints one line for a complete file, and exits with 0', async () => {
     const { code, stdout, stderr } = await folder.run('export-verify', 'csv.gzip', 'csv.gzip.manifest.json');
     const { bytes, sha256 } = manifestOf('csv.gzip');
-    const said = `csv.gzip is whole: 4 conversations, 25 messages, 0 deleted, ${bytes} bytes, sha256 ${sha256}\n`;
+    const said = `csv.gzip is complete: 4 conversations, 25 messages, 0 deleted, ${bytes} bytes, sha256 ${sha256}\n`;
     assert.deepEqual([code, stdout.toString(), stderr], [0, said, '']);
   });
 
-  it('says in one line what is wrong, and ends with 1', async () => {
+  it('prints one line for a wrong file, and exits with 1', async () => {
     const { code, stdout, stderr } = await folder.run('export-verify', 'csv.none', 'json.none.manifest.json');
     assert.deepEqual([code, stdout.length, stderr.split('\n').length], [1, 0, 2]);
     assert.match(stderr, /^csv\.none does not match its manifest: bytes is \d+, not \d+; sha256 is /);
@@ -94,11 +94,11 @@ describe('npm run export:verify', () => {
     [[], /^usage: /],
     [['a', 'b', 'c'], /^usage: /],
     [['no-such-file', 'json.none.manifest.json'], /ENOENT/],
-    [['json.none', 'json.none'], /^json\.none is not the manifest of an export\n$/],
-    [['json.none', 'csv.gzip'], /^csv\.gzip is not the manifest of an export\n$/],
+    [['json.none', 'json.none'], /^json\.none is not an export manifest\n$/],
+    [['json.none', 'csv.gzip'], /^csv\.gzip is not an export manifest\n$/],
     [['--x'], /--x/],
   ] as const) {
-    it(`refuses "${args.join(' ')}" in few words`, async () => {
+    it(`rejects "${args.join(' ')}" in one line`, async () => {
       const { code, stderr } = await folder.run('export-verify', ...args);
       assert.equal(code, 1);
       assert.match(stderr, message);
@@ -108,7 +108,7 @@ describe('npm run export:verify', () => {
 
   for (const [name] of FORMS) {
     for (const packed of PACKED) {
-      it(`finds a file cut anywhere, and one byte changed: ${name}, ${packed}`, async () => {
+      it(`detects a truncated file and a changed byte: ${name}, ${packed}`, async () => {
         const bytes = readFileSync(path(`${name}.${packed}`));
         const manifest = manifestOf(`${name}.${packed}`);
         for (const at of [0, 1, 3, bytes.length >> 1, bytes.length - 1]) {
@@ -123,7 +123,7 @@ describe('npm run export:verify', () => {
     }
   }
 
-  it('counts for itself: a manifest that was made to fit the file does not help', async () => {
+  it('counts rows, so that a manifest with a matching hash does not help', async () => {
     for (const [name] of FORMS) {
       const text = readFileSync(path(`${name}.none`), 'utf8');
       for (const over of [
@@ -140,7 +140,7 @@ describe('npm run export:verify', () => {
     }
   });
 
-  it('finds a file whose packing ends too early although the hash fits', async () => {
+  it('detects a truncated compressed stream although the hash matches', async () => {
     for (const packed of ['gzip', 'zstd'] as const) {
       const bytes = readFileSync(path(`json.${packed}`));
       const faults = await verifyExport(path('forged'), forged(`json.${packed}`, bytes.subarray(0, -5), {}));
@@ -184,7 +184,7 @@ describe('npm run export:verify', () => {
     ['a quote without an end', 'raw.csv', (text: string) => `${text}"`],
     ['a row without an end', 'raw.csv', (text: string) => text.slice(0, -2)],
   ] as const) {
-    it(`takes no ${name} for whole that has ${what}`, async () => {
+    it(`rejects ${name} with ${what}`, async () => {
       const text = readFileSync(path(`${name}.none`), 'utf8');
       const other = change(text);
       assert.notEqual(other, text);
@@ -193,7 +193,7 @@ describe('npm run export:verify', () => {
     });
   }
 
-  it('reads files of many gzip members, some of them empty, as the archive is one', async () => {
+  it('reads files of many gzip members, also empty ones, like the purge archive', async () => {
     const text = gunzipSync(readFileSync(path('csv.gzip')));
     const cuts = [0, 1, 1, 5000, 50_000, text.length];
     const members = cuts.map((to, at) => gzipSync(text.subarray(cuts[at - 1] ?? 0, to)));
@@ -201,7 +201,7 @@ describe('npm run export:verify', () => {
     assert.deepEqual(await verifyExport(path('forged'), manifest), []);
   });
 
-  it('counts the same wherever the file is cut into blocks', async () => {
+  it('counts the same for any block boundaries', async () => {
     const counters: Record<string, Counter> = {
       json: countJson,
       ndjson: countNdjson,

@@ -53,7 +53,7 @@ after(() => folder.remove());
 async function verified(name: string): Promise<void> {
   const { code, stdout, stderr } = await folder.run('export-verify', name);
   assert.deepEqual([code, stderr], [0, '']);
-  assert.match(stdout.toString(), /^[^\n]+ is whole: [^\n]+\n$/);
+  assert.match(stdout.toString(), /^[^\n]+ is complete: [^\n]+\n$/);
 }
 
 function left(name: string): string[] {
@@ -61,7 +61,7 @@ function left(name: string): string[] {
 }
 
 describe('npm run export', () => {
-  it('writes the file with its manifest and says nothing where nobody looks', async () => {
+  it('writes the file with its manifest, and is silent without a terminal', async () => {
     const { code, stdout, stderr } = await run('--format', 'csv', '--out', 'a.csv');
     assert.deepEqual([code, stdout.toString(), stderr], [0, '', '']);
     const text = read('a.csv').toString();
@@ -77,7 +77,7 @@ describe('npm run export', () => {
     await verified('a.csv');
   });
 
-  it('chooses by date, role and status, to standard output too', async () => {
+  it('filters by date, role and status, to standard output too', async () => {
     const [first, last] = [conversations[200], conversations[209]];
     assert(first && last);
     const bounds = ['--start', shown(first.created_at), '--end', shown(last.created_at)];
@@ -102,7 +102,7 @@ describe('npm run export', () => {
     await verified('b.ndjson');
   });
 
-  it('packs what goes to standard output as well', async () => {
+  it('compresses to standard output as well', async () => {
     const args = ['--format', 'csv', '--csv', 'raw', '--start', shown(conversations[500]?.created_at ?? '')];
     const plain = (await run(...args)).stdout;
     assert.ok(plain.length > 100_000 && plain.toString().startsWith('conversation_id,'));
@@ -111,14 +111,14 @@ describe('npm run export', () => {
     assert.deepEqual(await buffer(unpacked(Readable.from([packed]), 'zstd')), plain);
   });
 
-  it('ends quietly when its reader has had enough', async () => {
+  it('ends silently when its reader closes the pipe', async () => {
     const { child, ended } = folder.start('export', ['--format', 'json']);
     child.stdout?.once('data', () => child.stdout?.destroy());
     const { code, stderr } = await ended;
     assert.deepEqual([code, stderr], [1, '']);
   });
 
-  it('tells what came after an earlier export, and what was deleted', async () => {
+  it('exports changes and deletions since an earlier export', async () => {
     assert.equal((await run('--format', 'ndjson', '--out', 'whole')).code, 0);
     const { cursor } = json('whole.manifest.json');
     const database = folder.open();
@@ -136,7 +136,7 @@ describe('npm run export', () => {
     assert.equal(json('since.json.manifest.json').deleted, 1);
   });
 
-  it('shows how to use it', async () => {
+  it('prints its usage', async () => {
     const { code, stdout } = await run('--help');
     assert.equal(code, 0);
     for (const option of ['--format', '--start', '--since', '--out', '--restart']) {
@@ -146,7 +146,7 @@ describe('npm run export', () => {
 });
 
 eachDatabase((_name, open, { target }) => {
-  it('makes the same bytes as a direct export of the server', async (t) => {
+  it('writes the same bytes as a download from the server', async (t) => {
     const own = scriptFolder(target.kind === 'mysql' ? target.url : `sqlite:${target.file}`);
     t.after(() => own.remove());
     const database = open();
@@ -167,7 +167,7 @@ eachDatabase((_name, open, { target }) => {
   });
 });
 
-describe('a command line of an export that is wrong', { concurrency: 4 }, () => {
+describe('an invalid command line of an export', { concurrency: 4 }, () => {
   for (const [args, message] of [
     [['--format', 'xml'], /^--format must be json, csv or ndjson\n$/],
     [['--start', '2024-02-30'], /^--start must be a day such as /],
@@ -182,7 +182,7 @@ describe('a command line of an export that is wrong', { concurrency: 4 }, () => 
     [['FILE'], /FILE/],
     [['--out', 'no/such/folder/x'], /ENOENT/],
   ] as const) {
-    it(`is refused in few words and leaves nothing behind: ${args.join(' ')}`, async () => {
+    it(`is rejected in one line and leaves no files: ${args.join(' ')}`, async () => {
       const { code, stdout, stderr } = await run(...(args[0] === '--out' ? [] : ['--out', 'x']), ...args);
       assert.deepEqual([code, stdout.length], [1, 0]);
       assert.match(stderr, message);
@@ -199,7 +199,7 @@ describe('the progress bar', () => {
     return { stream: stream as unknown as NodeJS.WriteStream, text: () => String(stream.read() ?? '') };
   };
 
-  it('shows rows, size, rate and what is left, where somebody looks', () => {
+  it('shows rows, size, rate and remaining time on a terminal', () => {
     const { stream, text } = terminal(true);
     const progress = createProgress(stream);
     progress.begin(scope(2000), { ...EMPTY_CHECKPOINT, messages: 500 });
@@ -208,7 +208,7 @@ describe('the progress bar', () => {
     assert.match(text(), /75% \| 1,500 rows \| 12\.3 MB \| [\d,]+ rows\/s \| \d+ s left/);
   });
 
-  it('counts conversations where there are no messages', () => {
+  it('counts conversations if there are no messages', () => {
     const { stream, text } = terminal(true);
     const progress = createProgress(stream);
     progress.begin(scope(0), EMPTY_CHECKPOINT);
@@ -217,7 +217,7 @@ describe('the progress bar', () => {
     assert.match(text(), /50% \| 5 rows/);
   });
 
-  it('writes nothing elsewhere, nor before it has begun', () => {
+  it('writes nothing elsewhere, nor before it starts', () => {
     for (const isTTY of [false, true]) {
       const { stream, text } = terminal(isTTY);
       const progress = createProgress(stream);

@@ -38,7 +38,7 @@ eachDatabase(
       });
       after(() => rm(folder, { recursive: true, force: true }));
 
-      it('says which command to run where the schema is missing and is not to be made unasked', () => {
+      it('says which command to run if the schema is missing and not migrated automatically', () => {
         const env = { DATABASE_URL: url, DB_AUTO_MIGRATE: 'off' };
         const { status, stdout, stderr } = runIn(folder, env, CREATE);
         assert.equal(status, 1);
@@ -49,7 +49,7 @@ eachDatabase(
         );
       });
 
-      it(`makes a key before the first start of a server on ${name}, and shows it once`, async () => {
+      it(`creates a key before the first start of a server on ${name}, and shows it once`, async () => {
         const made = run(...CREATE, '--expires', '2999-01-01T08:00:00+08:00');
         assert.equal(made.stderr, '');
         assert.equal(made.status, 0);
@@ -63,12 +63,12 @@ eachDatabase(
         const listed = run('list').stdout;
         assert.match(
           listed,
-          new RegExp(`^${stored?.id}  ${stored?.prefix}  team blue  chat,read  .* never +good$`, 'm'),
+          new RegExp(`^${stored?.id}  ${stored?.prefix}  team blue  chat,read  .* never +active$`, 'm'),
         );
         assert.equal(listed.includes(key.slice(12)), false);
       });
 
-      it('revokes and replaces a key, and shows the new one', async () => {
+      it('revokes and rotates a key, and shows the new one', async () => {
         const first = run(...CREATE).stdout;
         assert.equal(line(first, 'expires'), 'never');
         const rotated = run('rotate', line(first, 'id').toUpperCase());
@@ -84,11 +84,11 @@ eachDatabase(
         for (const id of [next, "' OR 1=1 --"]) {
           const again = run('rotate', id);
           assert.equal(again.status, 1);
-          assert.match(again.stderr, /^no key that is still good has the id .*npm run keys -- list\n$/);
+          assert.match(again.stderr, /^no active key has the id .*npm run keys -- list\n$/);
         }
         assert.match(
           run('revoke', 'nothing').stderr,
-          /^no key has the id "nothing": see npm run keys -- list\n$/,
+          /^no key has the id "nothing"; list the keys with: npm run keys -- list\n$/,
         );
       });
     });
@@ -96,7 +96,7 @@ eachDatabase(
   { migrated: false },
 );
 
-describe('npm run keys, given what it cannot use,', () => {
+describe('npm run keys with invalid input', () => {
   let folder: string;
   const refused = (...args: string[]) => {
     const { status, stdout, stderr } = runIn(folder, { DATABASE_URL: '' }, args);
@@ -110,7 +110,7 @@ describe('npm run keys, given what it cannot use,', () => {
   });
   after(() => rm(folder, { recursive: true, force: true }));
 
-  it('shows how it is used', () => {
+  it('prints its usage', () => {
     for (const args of [
       [],
       ['lost'],
@@ -125,12 +125,12 @@ describe('npm run keys, given what it cannot use,', () => {
     assert.match(refused('create', '--name', 'a'), /--name.*\n(.*\n)?usage:/);
   });
 
-  it('names the scopes that there are not', () => {
+  it('names unknown scopes', () => {
     const said = refused('create', '--owner', 'a', '--scopes', 'chat,root,,Admin');
-    assert.equal(said, '--scopes: "root", "", "Admin" unknown; known are chat, read, export, admin\n');
+    assert.equal(said, '--scopes: unknown "root", "", "Admin"; known scopes are chat, read, export, admin\n');
   });
 
-  it('wants a time with a zone that is still to come', () => {
+  it('requires a future time with a zone', () => {
     for (const time of [
       'tomorrow',
       '2999-01-01',
@@ -139,18 +139,18 @@ describe('npm run keys, given what it cannot use,', () => {
       '2999-01-01T25:00Z',
     ]) {
       const said = refused(...CREATE, '--expires', time);
-      assert.match(said, /^--expires must be a time with its zone, such as 2027-01-01T00:00:00Z; it is /);
+      assert.match(said, /^--expires must be a time with a zone, such as 2027-01-01T00:00:00Z, not /);
     }
     const past = refused(...CREATE, '--expires', '2020-01-01T00:00:00Z');
     assert.equal(past, '--expires must be a time in the future\n');
   });
 
-  it('wants an owner that can be read', () => {
+  it('requires a printable owner', () => {
     const said = refused('create', '--owner', 'a\tb', '--scopes', 'chat');
     assert.equal(said, '--owner must be 1 to 255 visible characters without surrounding spaces\n');
   });
 
-  it('says in a line that the database does not answer, without its password', () => {
+  it('reports an unavailable database in one line, without its password', () => {
     const DATABASE_URL = 'mysql://root:hunter2@127.0.0.1:1/chat';
     const { status, stderr } = runIn(folder, { DATABASE_URL }, CREATE);
     assert.equal(status, 1);

@@ -48,7 +48,7 @@ describe('npm run purge', () => {
     assert.equal(stderr, 'The schema of the database is older than this version: run npm run migrate\n');
   });
 
-  it('counts with --dry-run and removes without, only what has been idle for the time to live', async () => {
+  it('counts with --dry-run and deletes without, only expired conversations', async () => {
     const database = openDatabase(loadConfig({ DATA_DIR: folder }).database, silent);
     await database.migrate();
     await database.close();
@@ -60,7 +60,7 @@ describe('npm run purge', () => {
     assert.equal(run('--dry-run').stdout, '0 conversations with 0 messages would be removed.\n');
   });
 
-  it('refuses an option that it does not know', () => {
+  it('rejects an unknown option', () => {
     const { status, stderr } = run('--dry');
     assert.equal(status, 1);
     assert.match(stderr, /--dry/);

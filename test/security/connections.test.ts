@@ -47,7 +47,7 @@ async function open(url: string): Promise<Socket> {
 describe('a server at its connection limit', () => {
   afterEach(() => stop());
 
-  it('answers one more with 503, and serves again when one has gone', async () => {
+  it('responds to one more with 503, and serves again when one has closed', async () => {
     const logged: object[] = [];
     const log = { warn: (fields: object, message: string) => void logged.push({ ...fields, message }) };
     const url = await start(greeter(), { maxConnections: 3, log });
@@ -64,7 +64,7 @@ describe('a server at its connection limit', () => {
     for (const socket of taken) socket.destroy();
   });
 
-  it('serves those that it has', async () => {
+  it('serves the connections that it has', async () => {
     const url = await start(greeter(), { maxConnections: 1 });
     const first = await open(url);
     await converse(url, REQUEST);

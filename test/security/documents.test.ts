@@ -7,7 +7,7 @@ import { anchorsOf, blocksOf, fileUrl, linksOf, prose, read, rowsUnder } from '.
 describe('SECURITY.md', () => {
   const model = rowsUnder(read('SECURITY.md'), /Threat model/).slice(1);
 
-  it('names for every threat a test that is there', () => {
+  it('names an existing test for every threat', () => {
     assert(model.length > 15);
     const named = model.map(([, , , tests = '']) =>
       [...tests.matchAll(/`([^`]+)`/g)].map(([, path = '']) => path),
@@ -22,7 +22,7 @@ describe('SECURITY.md', () => {
     assert.deepEqual(missing, []);
   });
 
-  it('says of every threat what stops it', () => {
+  it('names the defence for every threat', () => {
     for (const [, tries, stops] of model) assert(tries && stops, String(tries));
   });
 
@@ -31,7 +31,7 @@ describe('SECURITY.md', () => {
       assert(read('SECURITY.md').includes(`\`test/security/${name}.test.ts\``), name);
   });
 
-  it('links to nothing that is not there', () => {
+  it('has no broken links', () => {
     for (const { path, fragment } of linksOf(read('SECURITY.md'))) {
       assert(existsSync(fileUrl(path)), path);
       assert(fragment === '' || anchorsOf(read(posix.normalize(path))).includes(fragment), fragment);

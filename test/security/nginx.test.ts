@@ -23,7 +23,7 @@ function documented(file = 'docs/security.md'): string {
   return blocks[0]?.text ?? '';
 }
 
-describe('nginx as the document has it', { skip }, () => {
+describe('nginx as documented', { skip }, () => {
   let chat: LockedServer;
   let nginx: Nginx;
   let alice: Person;
@@ -122,7 +122,7 @@ describe('nginx as the document has it', { skip }, () => {
     assert.equal(await text(second), await text(first));
   });
 
-  it('takes bodies as large as the server does, and no larger', async () => {
+  it('accepts bodies as large as the server does, and no larger', async () => {
     const body = (bytes: number) => {
       const [head, tail] = ['{"message":"x","padding":"', '"}'];
       return head + 'x'.repeat(bytes - head.length - tail.length) + tail;
@@ -132,7 +132,7 @@ describe('nginx as the document has it', { skip }, () => {
     assert.equal(await send(LARGEST + 1), 413);
   });
 
-  it('has HSTS over TLS, and leads there from without', async () => {
+  it('sets HSTS over TLS, and redirects to it', async () => {
     const secure = await nginx.send('/health', { headers: { 'x-forwarded-proto': 'http' } });
     assert.match(secure.headers['strict-transport-security'] ?? '', /max-age=31536000/);
     const direct = await fetch(`${chat.url}/health`);
@@ -145,18 +145,18 @@ describe('nginx as the document has it', { skip }, () => {
     assert.equal(plain.headers['strict-transport-security'], undefined);
   });
 
-  it('serves no other name', async () => {
+  it('serves no other host name', async () => {
     await assert.rejects(nginx.send('/health', { servername: 'other.example.com' }));
     await assert.rejects(nginx.send('/health', { headers: { host: 'other.example.com' } }));
     await assert.rejects(nginx.sendPlain('/health', { host: 'other.example.com' }));
   });
 
-  it('tells no version, neither its own nor that of the server', async () => {
+  it('reveals no version, neither its own nor the server’s', async () => {
     const { headers } = await nginx.send('/health');
     assert.deepEqual([headers.server, headers['x-powered-by']], ['nginx', undefined]);
   });
 
-  it('opens a signed link without a key, with ranges, and logs neither it nor keys nor what was said', async () => {
+  it('opens a signed link without a key, with ranges, and logs neither it nor keys nor messages', async () => {
     await text(await say('a-very-private-question'));
     const started = await ask('/api/exports', { method: 'POST', body: { format: 'ndjson' } });
     const { id } = JSON.parse(await text(started));
@@ -187,7 +187,7 @@ describe('nginx as the document has it', { skip }, () => {
   });
 });
 
-describe('nginx, its times and numbers made small,', { skip }, () => {
+describe('nginx with small limits,', { skip }, () => {
   let chat: LockedServer;
   let nginx: Nginx;
 
@@ -210,7 +210,7 @@ describe('nginx, its times and numbers made small,', { skip }, () => {
     return nginx.send('/api/chat-stream', { method: 'POST', body, localAddress, headers: bearer(key) });
   };
 
-  it('keeps a stream in which only the heartbeat is heard for longer than the longest silence', async () => {
+  it('keeps a stream that sends only heartbeats for longer than its timeout', async () => {
     const gate = createGate();
     chat.upstream.respond([script(wait(gate), delta('At last.'), finish(), usage(), done())]);
     const reader = new SseReader(await stream('127.0.0.1'));

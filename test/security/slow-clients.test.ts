@@ -85,7 +85,7 @@ describe('slowhttptest', { skip: program === undefined && 'there is no slowhttpt
   const folder = await makeFolder();
   after(() => folder.remove());
 
-  it(`in three modes with ${CONNECTIONS} connections each leaves others served`, async (t) => {
+  it(`in three modes with ${CONNECTIONS} connections each does not block other clients`, async (t) => {
     const url = await folder.start().listening();
     const done = new AbortController();
     const clients = Promise.all(Array.from({ length: CLIENTS }, () => use(url, done.signal)));

@@ -103,7 +103,7 @@ describe('an ambiguous request', () => {
   after(() => chat.stop());
 
   for (const [what, bytes] of Object.entries(SHAPES)) {
-    it(`is 400 and ends its connection, what follows it unread: ${what}`, async () => {
+    it(`is 400 and ends its connection, the rest unread: ${what}`, async () => {
       const asked = chat.upstream.requests.length;
       const answer = await converse(chat.url, bytes + HIDDEN);
       assert.deepEqual([answer.statuses, answer.closed], [[400], true]);
@@ -115,7 +115,7 @@ describe('an ambiguous request', () => {
     });
   }
 
-  it('after an honest one leaves that one its answer, and ends the connection', async () => {
+  it('after a valid one keeps that response, and ends the connection', async () => {
     const honest = post('Content-Length: 15\r\n', BODY);
     const answer = await converse(chat.url, `${honest}NO HTTP AT ALL\r\n\r\n${HIDDEN}`);
     assert.deepEqual([answer.statuses, answer.closed], [[200], true]);
@@ -148,7 +148,7 @@ describe('an unusual but valid request', () => {
     });
   }
 
-  it('is refused as a tunnel, and the connection ends', async () => {
+  it('is rejected as a tunnel, and the connection ends', async () => {
     const answer = await converse(chat.url, `CONNECT evil.example:443 HTTP/1.1\r\n${HOST}\r\n`);
     assert.deepEqual([answer.statuses, answer.closed], [[405], true]);
     assert.equal(answer.headers.get('allow'), 'GET, HEAD, POST, DELETE, OPTIONS');

@@ -35,7 +35,7 @@ const GOOD = [
   '{"at":"task-sk-1","msg":"hello"}',
 ];
 
-describe('what was logged in a test run', () => {
+describe('the logs of a test run', () => {
   const outside = process.env.TEST_LOG_DIR;
   let folder: string;
 
@@ -54,7 +54,7 @@ describe('what was logged in a test run', () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  it('is searched for every kind of secret, each named by its file and line and not by itself', () => {
+  it('are searched for every kind of secret; findings name file and line, not the secret', () => {
     for (const line of GOOD) recordLog(line);
     assert.deepEqual(searchLogs(folder).leaks, []);
     for (const [line] of LINES) recordLog(line);

@@ -74,8 +74,8 @@ function isAllowed(license: unknown): boolean {
     .some((either) => either.split(' AND ').every((name) => ALLOWED.has(name.trim())));
 }
 
-describe('the packages behind this project', () => {
-  it('run no script when they are installed but those that are known and allowed', () => {
+describe('the packages of this project', () => {
+  it('run no install scripts but the allowed ones', () => {
     const { allowScripts } = z
       .object({ allowScripts: z.record(z.string(), z.boolean()) })
       .parse(readJson('package.json'));
@@ -87,7 +87,7 @@ describe('the packages behind this project', () => {
     assert.deepEqual(runs, ['node']);
   });
 
-  it('come from the registry, not from an address of their own, each with the checksum of what was looked at', () => {
+  it('come from the registry, each with its checksum', () => {
     const odd = all.filter(
       ({ resolved, integrity = '' }) => resolved !== undefined || !integrity.startsWith('sha512-'),
     );
@@ -116,7 +116,7 @@ describe('the packages behind this project', () => {
     );
   });
 
-  it('are judged by the whole of an expression', () => {
+  it('are judged by the whole license expression', () => {
     for (const good of ['MIT', '(MIT OR GPL-3.0)', 'MIT AND Apache-2.0', '(MIT AND (ISC OR AGPL-3.0))'])
       assert.ok(isAllowed(good), good);
     for (const bad of [
@@ -130,7 +130,7 @@ describe('the packages behind this project', () => {
       assert.ok(!isAllowed(bad), String(bad));
   });
 
-  it('are listed in docs/licences.md as far as they are direct, as package.json and what is installed have them', () => {
+  it('are listed in docs/licences.md if they are direct', () => {
     const shown = readFileSync(new URL('../../docs/licences.md', import.meta.url), 'utf8');
     assert.equal(shown.replaceAll('\r\n', '\n'), licencesDocument(), 'npm run licences writes it anew');
   });

@@ -18,7 +18,7 @@ function faults(environment: Record<string, string>): string[] {
 }
 
 describe('settings', () => {
-  it('are complete without any environment', () => {
+  it('have defaults for everything', () => {
     const config = loadConfig({});
     assert.equal(config.host, '127.0.0.1');
     assert.equal(config.port, 5010);
@@ -31,7 +31,7 @@ describe('settings', () => {
     assert.deepEqual(config.changed, {});
   });
 
-  it('give one line for each fault, naming variable, what is allowed and what came', () => {
+  it('report each error in one line with the variable, the allowed values and the value', () => {
     const lines = faults({ PORT: '70000', LOG_LEVEL: 'loud', CACHE_MAX_BYTES: 'lots', PURGE_CRON: 'never' });
     assert.deepEqual(lines.toSorted(), [
       'CACHE_MAX_BYTES must be a size in bytes, or with kb, mb or gb (1 kb = 1024), from 0 to 9007199254740991 bytes; it is "lots"',
@@ -56,14 +56,14 @@ describe('settings', () => {
     DB_AUTO_MIGRATE: 'maybe',
     AUTH: 'sometimes',
   })) {
-    it(`refuse ${name}=${bad}`, () => {
+    it(`reject ${name}=${bad}`, () => {
       const [line, ...more] = faults({ [name]: bad });
       assert.match(line ?? '', new RegExp(`^${name} must be `));
       assert.deepEqual(more, []);
     });
   }
 
-  it('never print a secret, neither in a fault nor as a changed setting', () => {
+  it('never print a secret, neither in an error nor as a changed setting', () => {
     const url = 'postgres://user:hunter2@host/db';
     assert.ok(!faults({ DATABASE_URL: url }).join().includes('hunter2'));
     const config = loadConfig({
@@ -74,12 +74,12 @@ describe('settings', () => {
     assert.deepEqual(config.changed, { OPENAI_API_KEY: '(set)', DATABASE_URL: '(set)', PORT: '1' });
   });
 
-  it('take an empty variable for an unset one', () => {
+  it('treat an empty variable as unset', () => {
     assert.equal(loadConfig({ OPENAI_API_KEY: '', PORT: '' }).port, 5010);
     assert.equal(loadConfig({ OPENAI_API_KEY: '' }).model.demo, true);
   });
 
-  it('ask for keys on a host that others can reach, unless AUTH=off says otherwise', () => {
+  it('require keys on a reachable host, unless AUTH=off', () => {
     assert.deepEqual(loadConfig({}).auth, { required: false, hosts: [] });
     assert.deepEqual(loadConfig({ HOST: '0.0.0.0' }).auth, { required: true, hosts: undefined });
     assert.deepEqual(loadConfig({ AUTH: 'required' }).auth, { required: true, hosts: undefined });
@@ -93,7 +93,7 @@ describe('settings', () => {
     assert.deepEqual(config.http.corsOrigins, []);
   });
 
-  it('limit callers where keys are asked for, and elsewhere where somebody says so', () => {
+  it('limit callers with authentication, and otherwise only if set', () => {
     const none = {
       requestsPerMinute: 0,
       openStreams: 0,
@@ -119,18 +119,18 @@ describe('settings', () => {
     });
   });
 
-  it('take several secrets to sign with, none of them short', () => {
+  it('accept several signing secrets of sufficient length', () => {
     const [one, two] = ['a'.repeat(24), 'b'.repeat(24)];
     assert.deepEqual(loadConfig({ LINK_SECRET: `${one}, ${two}` }).linkSecrets, [one, two]);
     assert.match(faults({ LINK_SECRET: `${one},short` }).join(), /LINK_SECRET .* not shown here/);
   });
 
-  it('refuse several workers on SQLite', () => {
+  it('reject several workers on SQLite', () => {
     assert.match(faults({ WEB_CONCURRENCY: '2' }).join(), /WEB_CONCURRENCY must be 1 on SQLite/);
     assert.equal(loadConfig({ WEB_CONCURRENCY: '2', DATABASE_URL: 'mysql://u@h/db' }).workers, 2);
   });
 
-  it('leave migrations to the operator on MySQL', () => {
+  it('do not migrate MySQL by default', () => {
     assert.equal(loadConfig({ DATABASE_URL: 'mysql://u@h/db' }).database.autoMigrate, false);
     assert.equal(
       loadConfig({ DATABASE_URL: 'mysql://u@h/db', DB_AUTO_MIGRATE: 'on' }).database.autoMigrate,
@@ -144,14 +144,14 @@ describe('settings', () => {
     assert.equal(loadConfig({ BODY_LIMIT: '4096' }).http.bodyLimit, 4096);
   });
 
-  it('cannot be changed afterwards', () => {
+  it('are frozen', () => {
     const config = loadConfig({});
     assert.throws(() => Object.assign(config.chat, { historyLimit: 1 }), TypeError);
   });
 });
 
 describe('the environment', () => {
-  it('is the process over .env.<NODE_ENV> over .env', async () => {
+  it('has precedence: process, .env.<NODE_ENV>, .env', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'chat-api-env-'));
     await writeFile(join(folder, '.env'), 'PORT=1\nHISTORY_LIMIT=1\nLOG_LEVEL=warn\n');
     await writeFile(join(folder, '.env.staging'), 'PORT=2\nHISTORY_LIMIT=2\n');
@@ -174,11 +174,11 @@ describe('.env.example', () => {
       }),
   );
 
-  it('lists every setting and no other', () => {
+  it('lists exactly the settings', () => {
     assert.deepEqual([...listed.keys()].toSorted(), settingsSchema.keyof().options.toSorted());
   });
 
-  it('tells the true defaults: taken as they stand they change nothing', () => {
+  it('has the true defaults', () => {
     assert.deepEqual(
       settingsSchema.parse(Object.fromEntries([...listed].filter(([, text]) => text !== ''))),
       settingsSchema.parse({}),

@@ -18,11 +18,11 @@ function logged(write: (log: ReturnType<typeof createLogger>) => void): {
 }
 
 describe('a log line', () => {
-  it('carries the request that it was written for', () => {
+  it('has the id of its request', () => {
     assert.equal(logged((log) => log.info('hello')).line.request_id, 'r1');
   });
 
-  it('holds no secret, under whatever name it would travel', () => {
+  it('has no secret, under whatever name', () => {
     const { text } = logged((log) =>
       log.info(
         { authorization: 'hunter2', apiKey: 'hunter2', headers: { authorization: 'hunter2' } },
@@ -32,7 +32,7 @@ describe('a log line', () => {
     assert.ok(!text.includes('hunter2'), text);
   });
 
-  it('says of a driver its code and the places, never its words or its statement', () => {
+  it('has the code and the stack of a driver’s error, never its message or statement', () => {
     for (const more of [
       { code: 'ER_DUP_ENTRY', sqlState: '23000', sql: "INSERT … 'hunter2'" },
       { code: 'SQLITE_CONSTRAINT' },
@@ -45,7 +45,7 @@ describe('a log line', () => {
     }
   });
 
-  it('says of any other error what it is, and its cause in the same way', () => {
+  it('has the message of any other error, and its cause in the same way', () => {
     const cause = Object.assign(new Error('hunter2'), { code: 'ER_X', sqlState: '1' });
     const { text, line } = logged((log) => log.error({ err: new Error('outer', { cause }) }, 'failed'));
     assert.equal((line.err as { message: string }).message, 'outer');

@@ -161,7 +161,7 @@ export class KnexExportJobs implements ExportJobStore {
     return this.#updateIf({ id, worker }, { worker: null, notify_left: left.join(), notify_at });
   }
 
-  /** Whoever changes the row first has it; the others look for the next one. */
+  /** The first process to update the row owns it; the others try the next row. */
   async #claim(
     worker: string,
     known: readonly string[],
@@ -182,7 +182,7 @@ export class KnexExportJobs implements ExportJobStore {
     }
   }
 
-  /** Whoever cancels a job knows of it; of any other end those are told who asked for it. */
+  /** Cancelled jobs are not notified. */
   #end(id: string, worker: string, how: Partial<ExportJobRow>, at: Instant): Promise<boolean> {
     const finished_at = toTime(at);
     const notify_at = this.#knex.raw(`CASE WHEN notify_left = '' THEN NULL ELSE ? END`, [finished_at]);

@@ -62,7 +62,7 @@ export class KnexReplies implements ReplyStore {
     };
   }
 
-  /** The process that writes it stays in the row: it sees that somebody has stopped it, and adds what it still has. */
+  /** The row keeps its worker, which sees the cancellation and appends its last text. */
   async cancel(uid: string): Promise<boolean> {
     const [row] = await this.#select<{ conversation_id: string }>(
       'SELECT conversation_id FROM messages WHERE uid = ?',
@@ -71,7 +71,7 @@ export class KnexReplies implements ReplyStore {
     if (!row) return false;
     return withReconnect(() =>
       transaction(this.#knex, async (trx) => {
-        // Whoever ends a reply holds this lock from reading how it stands until that is written.
+        // The transaction that ends a reply holds this lock from reading the status to writing it.
         await this.#dialect.lockConversations(trx, [row.conversation_id]);
         const count = await trx('messages')
           .where({ uid, status: 'streaming' })

@@ -53,7 +53,7 @@ export interface TurnWrite {
   readonly worker?: string;
   /** When the turn was last active, if later than its messages. */
   readonly activeAt?: Instant;
-  /** It comes from the journal: what was deleted since is not created again. */
+  /** Replayed from the journal: deleted conversations are not created again. */
   readonly replayed?: boolean;
 }
 
@@ -61,7 +61,7 @@ export interface TurnWrite {
  * - `saved`: committed.
  * - `journalled`: on this host's disk, because the database is unavailable; it is replayed later.
  * - `gone`: the conversation or the user message was deleted; nothing was written.
- * - `stopped`: saved, but the reply had been cancelled and keeps that status.
+ * - `stopped`: saved, but the reply is cancelled and keeps that status.
  * - `taken`: another request has the idempotency key; nothing was written.
  * - `foreign`: another owner has the conversation; nothing was written.
  */

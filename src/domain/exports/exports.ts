@@ -1,46 +1,45 @@
 /** What is exported, and the port that reads it. */
 import type { Instant, MessageStatus, Role } from '../conversations/conversation.ts';
 
-/** What of all conversations is exported; null: no bound. */
+/** Null means no restriction. */
 export interface ExportFilter {
-  /** Only what belongs to them. */
   readonly owner: string | null;
-  /** Both bounds are included and mean the conversation's `createdAt`. */
+  /** Inclusive bounds of the conversation's `createdAt`. */
   readonly from: Instant | null;
   readonly to: Instant | null;
-  /** With one of these two, conversations without such a message are left out. */
+  /** With `role` or `status`, conversations without such a message are left out. */
   readonly role: Role | null;
   readonly status: MessageStatus | null;
 }
 
-/** Where an export ends, fixed when it starts, so that what comes meanwhile cannot keep it from ending. */
+/** Fixed when an export starts, so that new messages cannot keep it from ending. */
 export interface ExportScope {
   readonly filter: ExportFilter;
-  /** Only this conversation; null: all. */
+  /** Null means all conversations. */
   readonly conversationId: string | null;
-  /** Those last active before are left out. */
+  /** Conversations last active earlier are left out. */
   readonly activeSince: Instant;
   readonly lastSeq: number;
   readonly lastCreated: Instant;
-  /** Only what came or changed after it; null: everything. */
+  /** Only changes after this cursor; null means everything. */
   readonly since: ExportCursor | null;
 }
 
-/** Where an incremental export begins: what came or changed since the export that had this cursor. */
+/** The start of an incremental export: the end of an earlier one. */
 export interface ExportCursor {
-  /** All messages up to this row number were in, in their last state. */
+  /** Messages up to this row number were exported in their final state. */
   readonly seq: number;
   /** When that export fixed its scope. */
   readonly at: Instant;
 }
 
-/** A conversation that was deleted or purged; its time is RFC 3339. */
+/** A deleted or purged conversation; the time is RFC 3339. */
 export interface ExportDeletion {
   readonly id: string;
   readonly deletedAt: string;
 }
 
-/** Its times are RFC 3339 text already: over millions of rows, two conversions cost more than all the rest. */
+/** Times are RFC 3339 text, because two conversions a row cost more than the rest of an export. */
 export interface ExportConversation {
   readonly id: string;
   readonly createdAt: string;
@@ -55,7 +54,7 @@ export interface ExportMessage {
   readonly status: string;
 }
 
-/** A conversation, or a piece of a long one. */
+/** A conversation, or part of a long one. */
 export interface ExportPart {
   readonly conversation: ExportConversation;
   readonly messages: readonly ExportMessage[];
@@ -63,14 +62,14 @@ export interface ExportPart {
   readonly ends: boolean;
 }
 
-/** The conversation that an export has put behind itself. */
+/** The last conversation that an export has completed. */
 export interface ExportPosition {
-  /** Its `createdAt`, as {@link ExportConversation} has it. */
+  /** {@link ExportConversation.createdAt} */
   readonly createdAt: string;
   readonly id: string;
 }
 
-/** Reads much in small steps: no connection is held and no transaction is open between two of them. */
+/** Reads in small steps; between them it holds neither a connection nor a transaction. */
 export interface ExportSource {
   /** @throws AppError `database_unavailable` */
   scope(
@@ -79,17 +78,17 @@ export interface ExportSource {
     activeSince: Instant,
     since?: ExportCursor | null,
   ): Promise<ExportScope>;
-  /** From where the next export goes on so that it misses nothing, not even what commits late. */
+  /** Where the next incremental export starts, so that it does not miss transactions that commit late. */
   cursor(now: Instant): Promise<ExportCursor>;
-  /** What was deleted since (of that owner; null: of all), oldest first; some of it may have been told before. */
+  /** Deletions since the cursor, oldest first; may repeat earlier ones. A null owner means all owners. */
   deletions(since: ExportCursor, owner: string | null): AsyncIterable<readonly ExportDeletion[]>;
   /**
-   * Conversations by `createdAt`, then id, their messages oldest first. No row comes twice, and every row that is
-   * there from start to end comes; what is deleted or changed meanwhile may show either way.
-   * @param after goes on behind that conversation
+   * Conversations by `createdAt`, then id; their messages oldest first. Yields every row that exists during the whole
+   * export exactly once; a row that is changed or deleted meanwhile appears in either state.
+   * @param after continues after this conversation
    */
   read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<readonly ExportPart[]>;
-  /** Rejects with the signal's reason when that is aborted. @param onPage called at each page */
+  /** Rejects with the signal's reason when it is aborted. @param onPage called after each page */
   count(
     scope: ExportScope,
     signal?: AbortSignal,

@@ -1,4 +1,3 @@
-/** Exports to files on this host, and the ports they need. */
 import type { Access } from '../access/access.ts';
 import type { Instant } from '../conversations/conversation.ts';
 import type { ExportCursor, ExportFilter, ExportPosition, ExportScope } from './exports.ts';
@@ -19,32 +18,31 @@ export interface ExportRequest {
 
 export type JobStatus = 'queued' | 'running' | 'done' | 'failed' | 'cancelled';
 
-/** What the job has behind itself, so that another process can go on. */
+/** The progress from which another process can resume the job. */
 export interface ExportCheckpoint {
   readonly position: ExportPosition | null;
   readonly conversations: number;
   readonly messages: number;
   readonly deleted: number;
-  /** Bytes of text, before compression, that belong to it; what is behind them is written again. */
+  /** Bytes of text before compression; later ones are written again. */
   readonly bytes: number;
   readonly firstMessageId: string | null;
   readonly lastMessageId: string | null;
 }
 
-/** What a job fixes when it begins. */
+/** Fixed when a job starts. */
 export interface JobScope {
   readonly scope: ExportScope;
   readonly exportedAt: Instant;
-  /** How much there was to be exported then. */
+  /** The counts at that time, for the progress. */
   readonly conversations: number;
   readonly messages: number;
-  /** What the manifest's cursor will be. */
   readonly cursor: ExportCursor;
-  /** Whether personal data is masked, in all of the file, whoever goes on with it. Not there: it is not. */
+  /** Masks personal data in the whole file, also if another process resumes it. */
   readonly masked?: boolean;
 }
 
-/** What proves a file complete. Times are RFC 3339. */
+/** Describes a complete file. Times are RFC 3339. */
 export interface ExportManifest {
   readonly format: ExportFormat;
   readonly csv: 'raw' | 'escaped' | null;
@@ -60,20 +58,19 @@ export interface ExportManifest {
   readonly started_at: string;
   readonly finished_at: string;
   readonly cursor: string;
-  /** Only where personal data is masked. */
+  /** Only if personal data is masked. */
   readonly pii_masked?: true | undefined;
 }
 
 export interface ExportJob {
   readonly id: string;
-  /** Whose conversations it exports, and to whom it so is open; null: everybody's. */
+  /** The owner of the exported conversations and of the job; null means all owners. */
   readonly owner: string | null;
   readonly status: JobStatus;
   readonly request: ExportRequest;
   readonly scope: JobScope | null;
   readonly checkpoint: ExportCheckpoint | null;
   readonly manifest: ExportManifest | null;
-  /** A sentence for people. */
   readonly error: string | null;
   readonly createdAt: Instant;
   readonly startedAt: Instant | null;
@@ -82,55 +79,55 @@ export interface ExportJob {
 
 export type NotifyChannel = keyof ExportRequest['notify'];
 
-/** That a job has ended, for those who asked to be told. */
+/** A pending notification about a job that has ended. */
 export interface JobNotification {
   readonly job: ExportJob;
-  /** The ways by which nobody was told yet. */
+  /** The channels without a successful delivery. */
   readonly left: readonly NotifyChannel[];
-  /** From 1 on. */
+  /** Starts at 1. */
   readonly attempt: number;
 }
 
-/** Where a page of jobs (newest first) goes on. */
+/** The last job of a page, newest first. */
 export interface JobListCursor {
   readonly createdAt: Instant;
   readonly id: string;
 }
 
-/** Jobs as rows. Rejects with AppError `database_unavailable`. */
+/** Rejects with AppError `database_unavailable`. */
 export interface ExportJobStore {
   add(job: ExportJob): Promise<void>;
   find(id: string): Promise<ExportJob | null>;
   list(access: Access, limit: number, before: JobListCursor | null): Promise<ExportJob[]>;
   /**
-   * Takes the oldest job that nobody works on; null when there is none. One that the worker has already is taken too,
-   * unless it is among those it knows to have: it may not have heard that it got it.
+   * Claims the oldest job without a worker. Also returns a job that this worker owns but does not list in `known`,
+   * because the response to an earlier claim may have been lost.
    */
   claim(worker: string, now: Instant, known: readonly string[]): Promise<ExportJob | null>;
-  /** False when the job is not this worker's any more: it was cancelled, or given to another. */
+  /** False if the worker no longer owns the job: it was cancelled or claimed by another. */
   saveScope(id: string, worker: string, scope: JobScope): Promise<boolean>;
   saveCheckpoint(id: string, worker: string, checkpoint: ExportCheckpoint): Promise<boolean>;
   finish(id: string, worker: string, manifest: ExportManifest, at: Instant): Promise<boolean>;
   fail(id: string, worker: string, error: string, at: Instant): Promise<boolean>;
-  /** Whether the job runs and is this worker's. */
+  /** Whether the job is running and owned by this worker. */
   isOwned(id: string, worker: string): Promise<boolean>;
   /** Lets another process claim the job. */
   release(id: string, worker: string): Promise<void>;
-  /** Ends a queued or running job; false when it had ended. */
+  /** Cancels a queued or running job; false if it has ended. */
   cancel(id: string, at: Instant): Promise<boolean>;
   remove(id: string): Promise<void>;
-  /** Jobs that ended before. */
+  /** Jobs that ended before `at`. */
   endedBefore(at: Instant, limit: number): Promise<ExportJob[]>;
   /**
-   * Takes a done or failed job of which somebody is to be told by now, so that one process tells; null when there is
-   * none. Counts as an attempt. `known` as for {@link claim}.
+   * Claims a done or failed job with a notification that is due, so that one process sends it. Counts as an attempt.
+   * `known` as for {@link claim}.
    */
   claimNotification(worker: string, now: Instant, known: readonly string[]): Promise<JobNotification | null>;
   /**
-   * Lets it go after an attempt.
-   * @param left who is still to be told
-   * @param nextAt when; null: never
-   * @returns false when it is not this worker's any more
+   * Releases the notification after an attempt.
+   * @param left the channels to retry
+   * @param nextAt time of the next attempt; null for none
+   * @returns false if the worker no longer owns the job
    */
   saveNotification(
     id: string,
@@ -140,32 +137,30 @@ export interface ExportJobStore {
   ): Promise<boolean>;
 }
 
-/** One file in the making. Everything rejects with the error of the file system, `code` included. */
+/** A file being written. Rejects with the error of the file system. */
 export interface ExportFileWriter {
-  /** Bytes of text so far, before compression; exact after `sync`. */
+  /** Bytes of text before compression; exact after `sync`. */
   readonly bytes: number;
   write(text: string): Promise<void>;
-  /** Everything written is on the disk, and the file could go on from here. */
+  /** Flushes to disk, so that the file can be resumed from here. */
   sync(): Promise<number>;
-  /** Compresses it where that is asked for, which `signal` breaks off; then the file has its name. */
+  /** Compresses the file if requested, and renames it. `signal` aborts the compression. */
   finish(signal?: AbortSignal): Promise<{ readonly bytes: number; readonly sha256: string }>;
-  /** Closes it; what is there stays. */
+  /** Closes the file and leaves it on disk. */
   close(): Promise<void>;
 }
 
 export interface ExportFiles {
-  /**
-   * Goes on after `bytes` of what an earlier attempt wrote, or begins anew with 0; null when so much is not there.
-   */
+  /** Continues after the first `bytes` of an earlier attempt; null if it is shorter. 0 starts a new file. */
   open(id: string, request: ExportRequest, bytes: number): Promise<ExportFileWriter | null>;
-  /** The finished file; null when it is not on this host. */
+  /** The finished file; null if it is not on this host. */
   find(
     id: string,
     request: ExportRequest,
   ): Promise<{ readonly folder: string; readonly name: string } | null>;
   saveManifest(id: string, manifest: ExportManifest): Promise<void>;
-  /** Whatever there is of it. */
+  /** Removes all files of the job. */
   remove(id: string): Promise<void>;
-  /** Removes files that belong to no job, given the ids of all jobs there are. */
+  /** Removes files that belong to no job. */
   sweep(known: (id: string) => Promise<boolean>): Promise<void>;
 }

@@ -18,7 +18,7 @@ export interface ConversationView extends Conversation {
 
 export interface ConversationPage extends ConversationView {
   readonly messages: readonly SequencedMessage[];
-  /** The `seq` that the next page goes on after; null when this was the last page. */
+  /** The `seq` after which the next page starts; null for the last page. */
   readonly next: number | null;
 }
 
@@ -28,8 +28,7 @@ export interface ConversationList {
 }
 
 /**
- * Reading and deleting. An expired conversation is not there, whether it has been purged or not, and neither is
- * somebody else's.
+ * Reads and deletes conversations. Expired ones, purged or not, and those of other owners do not exist for a caller.
  */
 export class ConversationService {
   readonly #repository: ConversationRepository;

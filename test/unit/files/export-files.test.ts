@@ -43,7 +43,7 @@ describe('files of exports', () => {
   for (const compression of ['none', 'gzip', 'zstd'] as const) {
     const long = '好 "text" '.repeat(300_000);
 
-    it(`are gone on with behind what is sure, and are one piece to every reader: ${compression}`, async () => {
+    it(`are resumed after the synced bytes, and are one frame to every reader: ${compression}`, async () => {
       const id = crypto.randomUUID();
       const first = await opened(id, compression, 0);
       await first.write(long);
@@ -64,7 +64,7 @@ describe('files of exports', () => {
       assert.equal((await namesOf(id)).length, 1);
     });
 
-    it(`are not damaged by a process that was only taken for dead: ${compression}`, async () => {
+    it(`are not damaged by a process whose lease expired: ${compression}`, async () => {
       const id = crypto.randomUUID();
       const slow = await opened(id, compression, 0);
       await slow.write('both ');
@@ -86,7 +86,7 @@ describe('files of exports', () => {
     });
   }
 
-  it('begin anew when less is there than should be, or nothing', async () => {
+  it('start again when the part is shorter or missing', async () => {
     const id = crypto.randomUUID();
     assert.equal(await files.open(id, requestOf('none'), 10), null);
     const file = await opened(id, 'none', 0);
@@ -97,7 +97,7 @@ describe('files of exports', () => {
     assert.deepEqual(await namesOf(id), [`${id}.part`]);
   });
 
-  it('take away what killed attempts have left behind', async () => {
+  it('remove the files of killed attempts', async () => {
     const id = crypto.randomUUID();
     const file = await opened(id, 'none', 0);
     await file.close();
@@ -107,7 +107,7 @@ describe('files of exports', () => {
     assert.deepEqual(await namesOf(id), [`${id}.part`]);
   });
 
-  it('stop packing when they are told to, and leave the text', async () => {
+  it('stop compressing when aborted, and keep the text', async () => {
     const id = crypto.randomUUID();
     const file = await opened(id, 'gzip', 0);
     await file.write('some text');

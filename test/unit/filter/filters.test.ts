@@ -41,12 +41,12 @@ describe('a whole text', () => {
     });
   });
 
-  it('is the same when no word is in it', () => {
+  it('is unchanged without a word', () => {
     assert.deepEqual(filterOf('敏感词').whole('敏感，词', 'mask'), { text: '敏感，词', hits: [] });
     assert.equal(masked(filterOf(), '敏感词'), '敏感词');
   });
 
-  it('has one hit where words overlap or contain each other, and two where they only touch', () => {
+  it('has one hit for overlapping words, and two for adjacent ones', () => {
     const filter = filterOf('abc', 'bcd', 'c', 'xy');
     assert.deepEqual(filter.whole('abcdxyxy', 'mask'), {
       text: '********',
@@ -58,16 +58,16 @@ describe('a whole text', () => {
     });
   });
 
-  it('counts an emoji as one character, and splits none', () => {
+  it('counts an emoji as one character', () => {
     const filter = filterOf('😀x');
     assert.deepEqual(filter.whole('😁😀x😁', 'mask'), { text: '😁**😁', hits: [{ start: 2, end: 5 }] });
   });
 
-  it('keeps no accent on a star', () => {
+  it('masks accents with their letter', () => {
     assert.equal(masked(filterOf('cafe'), 'cafe\u0301s cafés'), '*****s ****s');
   });
 
-  it('ends before the first word when words block', () => {
+  it('ends before the first blocked word', () => {
     const filter = filterOf('敏感词', '词汇');
     assert.deepEqual(filter.whole('好的，敏感词汇', 'block'), {
       text: '好的，',
@@ -76,21 +76,21 @@ describe('a whole text', () => {
     assert.deepEqual(filter.whole('好的', 'block'), { text: '好的', hits: [] });
   });
 
-  it('passes over white space between Chinese characters, and over none in a phrase', () => {
+  it('skips spaces between Chinese characters, but not in a phrase', () => {
     const filter = filterOf('敏感词', 'buy now');
     assert.equal(masked(filter, '敏 感\u3000词'), '*****');
     assert.equal(masked(filter, '敏\n感词'), '敏\n感词');
     assert.equal(masked(filter, 'buy\u3000now buynow'), '******* buynow');
   });
 
-  it('gives a word up after many invisible characters', () => {
+  it('finds no word across many invisible characters', () => {
     const filter = filterOf('ab');
     assert.equal(masked(filter, `a${'\u200b'.repeat(32)}b`), '*'.repeat(34));
     const far = `a${'\u200b'.repeat(33)}b`;
     assert.equal(masked(filter, far), far);
   });
 
-  it('is masked where each word is, and nowhere else', () => {
+  it('is masked exactly where the words are', () => {
     fc.assert(
       fc.property(someWords, someText, (words, pieces) => {
         const text = pieces.join('');
@@ -103,12 +103,12 @@ describe('a whole text', () => {
 });
 
 describe('a stream', () => {
-  it('forgets no short word that it holds back for the sake of a long one', () => {
+  it('finds a short word that it holds back for a longer one', () => {
     const stream = filterOf('敏', '國', 'b敏國a').stream('mask');
     assert.equal(streamed(stream, ['ｂ', '敏', '國', '国']).join(''), 'ｂ***');
   });
 
-  it('gives, put together, the masked text of the whole, however it is cut', () => {
+  it('has the same output as the whole text, however it is split', () => {
     fc.assert(
       fc.property(
         someWords,
@@ -129,7 +129,7 @@ describe('a stream', () => {
     );
   });
 
-  it('holds back what may become a word, and nothing more', () => {
+  it('holds back only text that may become a word', () => {
     fc.assert(
       fc.property(someWords, someText, (words, pieces) => {
         const stream = filterOf(...words).stream('mask');
@@ -144,29 +144,29 @@ describe('a stream', () => {
     );
   });
 
-  it('lets go as soon as it is no word', () => {
+  it('emits text as soon as it cannot be a word', () => {
     const stream = filterOf('敏感词', '感人肺腑').stream('mask');
     assert.deepEqual(streamed(stream, ['很敏', '感', '人', '，词']), ['很', '', '敏', '感人，词', '']);
   });
 
-  it('lets a mask go at once, though a longer word may begin in it', () => {
+  it('emits a mask immediately, even if a longer word may begin in it', () => {
     const stream = filterOf('ab', 'bcd').stream('mask');
     assert.deepEqual(streamed(stream, ['ab', 'c', 'd!']), ['**', '', '**!', '']);
     assert.deepEqual(streamed(filterOf('ab', 'bcd').stream('mask'), ['ab', 'c', 'x']), ['**', '', 'cx', '']);
   });
 
-  it('says nothing of a word and nothing after it when words block', () => {
+  it('emits nothing of a blocked word and nothing after it', () => {
     const stream = filterOf('abcd', 'bc').stream('block');
     assert.deepEqual(streamed(stream, ['xa', 'b', 'cd', 'more']), ['x', '', '', '', '']);
     assert.ok(stream.blocked);
   });
 
-  it('hands on what is held at the end', () => {
+  it('emits held-back text at the end', () => {
     assert.deepEqual(streamed(filterOf('敏感词').stream('mask'), ['敏感']), ['', '敏感']);
     assert.deepEqual(streamed(filterOf('敏感词').stream('block'), ['敏感']), ['', '敏感']);
   });
 
-  it('takes nothing from another one', () => {
+  it('is independent of other streams', () => {
     const filter = filterOf('ab');
     const [one, other] = [filter.stream('mask'), filter.stream('mask')];
     assert.deepEqual([one.push('a'), other.push('b'), one.push('b'), other.end()], ['', 'b', '**', '']);
@@ -192,7 +192,7 @@ describe('the cost', () => {
     ['invisible characters', '\u200b'],
     ['long words inside each other', 'aaaa'],
   ] as const) {
-    it(`is linear in the text: ${name}`, () => {
+    it(`is linear in the length of the text: ${name}`, () => {
       const filter = filterOf('敏感词', '敏敏敏敏敏敏敏敏词', 'a'.repeat(200), 'a'.repeat(199));
       const start = process.cpuUsage();
       const stream = filter.stream('mask');

@@ -8,7 +8,7 @@ function sameAs(one: string, other: string): boolean {
   return fold.word(one) === fold.word(other);
 }
 
-describe('two ways to write a word are the same', () => {
+describe('two spellings are equal', () => {
   for (const [rule, one, other] of [
     ['case', 'PAYPAL', 'paypal'],
     ['case of Greek, with its final sigma', 'ΟΔΟΣ', 'οδος'],
@@ -30,7 +30,7 @@ describe('two ways to write a word are the same', () => {
   }
 });
 
-describe('two words are different', () => {
+describe('two words differ', () => {
   for (const [rule, one, other] of [
     ['white space in a phrase', 'buy now', 'buynow'],
     ['punctuation', '敏，感', '敏感'],
@@ -44,14 +44,14 @@ describe('two words are different', () => {
 });
 
 describe('a folded character', () => {
-  it('is one code point, or none, for every one that there is', () => {
+  it('is at most one code point, for every code point', () => {
     for (let codePoint = 0; codePoint <= 0x10ffff; codePoint += codePoint === 0xd7ff ? 0x801 : 1) {
       const folded = fold.word(String.fromCodePoint(codePoint));
       assert.ok(Array.from(folded).length <= 1 && folded.isWellFormed(), codePoint.toString(16));
     }
   });
 
-  it('is the same for all characters that simple case folding makes the same', () => {
+  it('is the same for all characters with the same simple case folding', () => {
     for (let codePoint = 0x41; codePoint <= 0x1e943; codePoint += codePoint === 0xd7ff ? 0x801 : 1) {
       const char = String.fromCodePoint(codePoint);
       for (const other of [char.toLowerCase(), char.toUpperCase()]) {

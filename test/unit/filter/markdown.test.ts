@@ -24,11 +24,11 @@ describe('in Markdown, a word is masked', () => {
     it(where, () => assert.equal(masked(['敏感词', 'a-b', 'f*ck'], markdown), output));
   }
 
-  it('but not what would be one without a mark that belongs to the word', () => {
+  it('but not text that only matches without a mark of the word', () => {
     assert.equal(masked(['C*', 'x_y'], 'C, x y, *C, xy'), 'C, x y, *C, xy');
   });
 
-  it('and one over two lines is none', () => {
+  it('but not across two lines', () => {
     assert.equal(masked(['敏感词'], '敏感\n词 **敏感**\n\n**词**'), '敏感\n词 **敏感**\n\n**词**');
   });
 });
@@ -78,7 +78,7 @@ const pieces = fc.array(fc.constantFrom(...PIECES), { maxLength: 24 });
 describe('a filter of Markdown', () => {
   const { text, markdown } = createWordFilters(WORDS, fold);
 
-  it('leaves no word in the text form', () => {
+  it('leaves no word in the text format', () => {
     fc.assert(
       fc.property(pieces, (parts) => {
         const form = format.whole(markdown.whole(parts.join(''), 'mask').text);
@@ -88,7 +88,7 @@ describe('a filter of Markdown', () => {
     );
   });
 
-  it('gives in a stream, put together, what it gives of the whole', () => {
+  it('has the same output in a stream as for the whole text', () => {
     fc.assert(
       fc.property(pieces, fc.constantFrom('mask' as const, 'block' as const), (parts, action) => {
         const document = parts.join('');
@@ -104,13 +104,13 @@ describe('a filter of Markdown', () => {
     );
   });
 
-  it('holds back no mark that stands before or after words', () => {
+  it('holds back no mark before or after words', () => {
     const stream = markdown.stream('mask');
     const output = ['**', '敏', '感', '**', '词', '**', '好'].map((piece) => stream.push(piece));
     assert.deepEqual(output, ['**', '', '', '', '〇〇**〇', '**', '好']);
   });
 
-  it('changes nothing where no word is', () => {
+  it('changes nothing without a word', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary', maxLength: 60 }), (document) => {
         const none = createWordFilters(['敏感词'], fold).markdown;

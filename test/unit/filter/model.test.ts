@@ -27,8 +27,8 @@ const saying =
     return outcome;
   };
 
-describe('a model whose replies are filtered', () => {
-  it('masks as the reply comes, and lets everything out that begins no word in the end', async () => {
+describe('a filtered model', () => {
+  it('masks a reply while it arrives, and emits held-back text at its end', async () => {
     const pieces: string[] = [];
     const model = filtered('mask', { stream: saying('很**敏', '感**词', '好敏') });
     assert.deepEqual(await model.stream(REQUEST, (piece) => pieces.push(piece), live()), outcome);
@@ -49,7 +49,7 @@ describe('a model whose replies are filtered', () => {
     });
   });
 
-  it('breaks a blocked call off, and ends the reply well', async () => {
+  it('aborts a blocked call, and completes the reply', async () => {
     const pieces: string[] = [];
     let aborted = false;
     const stream: ChatModel['stream'] = (_request, onDelta, signal) =>
@@ -65,7 +65,7 @@ describe('a model whose replies are filtered', () => {
     assert.deepEqual([pieces.join(''), aborted], ['很', true]);
   });
 
-  it('ends a blocked reply well that was whole before it could be broken off', async () => {
+  it('completes a blocked reply that ended before it could be aborted', async () => {
     const pieces: string[] = [];
     const model = filtered('block', { stream: saying('很敏感词好') });
     assert.deepEqual(await model.stream(REQUEST, (piece) => pieces.push(piece), live()), {
@@ -75,7 +75,7 @@ describe('a model whose replies are filtered', () => {
     assert.equal(pieces.join(''), '很');
   });
 
-  it('hands on what it held back when the reply breaks, and why it broke', async () => {
+  it('emits held-back text and the error when the reply fails', async () => {
     const pieces: string[] = [];
     const fault = new Error('upstream');
     const stream: ChatModel['stream'] = async (_request, onDelta) => {
@@ -90,7 +90,7 @@ describe('a model whose replies are filtered', () => {
     assert.equal(pieces.join(''), '很敏感');
   });
 
-  it('is broken off by its caller with the reason of the caller', async () => {
+  it('rejects with the caller’s reason when the caller aborts', async () => {
     const quit = new AbortController();
     const stream: ChatModel['stream'] = (_request, _onDelta, signal) =>
       new Promise((_resolve, reject) => {

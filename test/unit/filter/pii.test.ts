@@ -25,7 +25,7 @@ describe('a mobile number is masked', () => {
   ]);
 });
 
-describe('no mobile number, and as it was, is', () => {
+describe('not a mobile number, so unchanged, is', () => {
   const same = [
     '12812345678',
     '1381234567',
@@ -40,7 +40,7 @@ describe('no mobile number, and as it was, is', () => {
   );
 });
 
-describe('the number of an identity card is masked', () => {
+describe('an identity card number is masked', () => {
   holds(maskIdCards, [
     ['11010519491231002X', '110***********002X'],
     ['11010519491231002x', '110***********002x'],
@@ -48,7 +48,7 @@ describe('the number of an identity card is masked', () => {
   ]);
 });
 
-describe('no number of an identity card, and as it was, is', () => {
+describe('not an identity card number, so unchanged, is', () => {
   const same = [
     '110105194912310021',
     '11010519491331002X',
@@ -71,7 +71,7 @@ describe('an e-mail address is masked', () => {
   ]);
 });
 
-describe('no e-mail address, and as it was, is', () => {
+describe('not an e-mail address, so unchanged, is', () => {
   const same = ['a@b', '@b.com', 'a@', 'a@@b.com', 'a@b..com', 'npm i @scope/name@1.2.3', 'a@-b.com'];
   holds(
     maskEmails,
@@ -79,7 +79,7 @@ describe('no e-mail address, and as it was, is', () => {
   );
 });
 
-describe('the number of a bank card is masked', () => {
+describe('a bank card number is masked', () => {
   holds(maskBankCards, [
     ['4111111111111111', '411*********1111'],
     ['4111 1111 1111 1111', '411* **** **** 1111'],
@@ -91,7 +91,7 @@ describe('the number of a bank card is masked', () => {
   ]);
 });
 
-describe('no number of a bank card, and as it was, is', () => {
+describe('not a bank card number, so unchanged, is', () => {
   const same = [
     '4111111111111112',
     '411111111111',
@@ -108,12 +108,12 @@ describe('no number of a bank card, and as it was, is', () => {
 });
 
 describe('all masks together', () => {
-  it('take none for another', () => {
+  it('do not confuse one kind with another', () => {
     const text = '13812345678 11010519491231002X 4111111111111111 a@b.cn';
     assert.equal(maskPersonal(text), '138****5678 110***********002X 411*********1111 a***@b.cn');
   });
 
-  it('find nothing more in what they have masked', () => {
+  it('change nothing when applied twice', () => {
     const once = maskPersonal('13812345678 11010519491231002X 4111 1111 1111 1111 a@b.cn');
     assert.equal(maskPersonal(once), once);
   });

@@ -33,8 +33,8 @@ async function opened(t: TestContext, content: string) {
   return { path, source, errors };
 }
 
-describe('a followed list of words', () => {
-  it('is read anew when it has changed, and running streams go on with what they had', async (t) => {
+describe('a polled word list', () => {
+  it('is reloaded when it has changed; running streams keep the old one', async (t) => {
     const { path, source } = await opened(t, 'old\n');
     const running = source.filters.text.stream('mask');
     await writeFile(path, 'brand new\n');
@@ -42,7 +42,7 @@ describe('a followed list of words', () => {
     assert.equal(running.push('old, brand new'), '***, brand new');
   });
 
-  it('holds the last good list while it is broken, says so once, and comes back', async (t) => {
+  it('keeps the previous list while the file is invalid, logs it once, and recovers', async (t) => {
     const { path, source, errors } = await opened(t, 'old\n');
     await writeFile(path, Buffer.from([0xff, 0xfe, 0x41]));
     await until(() => errors.length > 0);
@@ -53,7 +53,7 @@ describe('a followed list of words', () => {
     await until(() => masked(source, 'mended') === '******');
   });
 
-  it('holds the last good list while the file is away, and comes back with the same file', async (t) => {
+  it('keeps the previous list while the file is missing, and recovers with the same file', async (t) => {
     const { path, source, errors } = await opened(t, 'old\n');
     await rm(path);
     await until(() => errors.length === 1);
@@ -63,7 +63,7 @@ describe('a followed list of words', () => {
     assert.equal(errors.length, 1);
   });
 
-  it('is looked at no more after the stop', async (t) => {
+  it('is not polled after stop()', async (t) => {
     const { path, source } = await opened(t, 'old\n');
     await source.stop();
     const { filters } = source;
@@ -72,7 +72,7 @@ describe('a followed list of words', () => {
     assert.equal(source.filters, filters);
   });
 
-  it('has to be good to begin with', async () => {
+  it('must be valid at the first load', async () => {
     await assert.rejects(openWordSource(join(tmpdir(), 'no-such-list.txt'), silentLog), WordListError);
   });
 });

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { loadWords, WordListError } from '../../../src/filter/index.ts';
 
-describe('a list of words', () => {
+describe('a word list', () => {
   let folder: string;
   before(async () => {
     folder = await mkdtemp(join(tmpdir(), 'words-'));
@@ -35,7 +35,7 @@ describe('a list of words', () => {
     ['a control character', 'hunter2\0\n', 1],
     ['no visible character', '\u200b\n', 1],
   ] as const) {
-    it(`says in which line there is ${fault} (${line}), and not which word`, async () => {
+    it(`reports the line of an invalid entry and not the word: ${fault} (${line})`, async () => {
       await assert.rejects(loaded(content), (error) => {
         assert.ok(error instanceof WordListError);
         assert.ok(error.message.endsWith(`words.txt, line ${line}: ${fault}`), error.message);
@@ -45,7 +45,7 @@ describe('a list of words', () => {
     });
   }
 
-  it('says that it is not there', async () => {
+  it('reports a missing file', async () => {
     await assert.rejects(loadWords(join(folder, 'none.txt')), /none\.txt cannot be read \(ENOENT\)/);
     await assert.rejects(loadWords(folder), /cannot be read \(EISDIR\)/);
   });

@@ -4,13 +4,13 @@ import fc from 'fast-check';
 import { clientSubject } from '../../../../src/http/access/client-subject.ts';
 
 describe('the subject of limits by address', () => {
-  it('is an IPv4 address, also where it is mapped to IPv6', () => {
+  it('is an IPv4 address, also mapped to IPv6', () => {
     assert.equal(clientSubject('192.0.2.7'), '192.0.2.7');
     assert.equal(clientSubject('::ffff:192.0.2.7'), '192.0.2.7');
     assert.equal(clientSubject('::FFFF:c000:207'), '192.0.2.7');
   });
 
-  it('is a network of 64 bits in IPv6, however it is written', () => {
+  it('is a /64 network in IPv6, however it is written', () => {
     assert.equal(clientSubject('2001:db8:1:2:3:4:5:6'), '2001:db8:1:2::/64');
     assert.equal(clientSubject('2001:0DB8:0001:0002::1'), '2001:db8:1:2::/64');
     assert.equal(clientSubject('2001:db8:0:1:1:1:1:1'), '2001:db8:0:1::/64');
@@ -20,7 +20,7 @@ describe('the subject of limits by address', () => {
     assert.equal(clientSubject('::1'), '0:0:0:0::/64');
   });
 
-  it('is one for all that have no address', () => {
+  it('is the same for all without an address', () => {
     for (const text of [undefined, '', 'unknown', '1.2.3', '0x7f000001', '_hidden', '[::1]', '1.2.3.4:80']) {
       assert.equal(clientSubject(text), 'unknown');
     }

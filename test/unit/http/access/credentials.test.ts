@@ -5,24 +5,24 @@ import { presentedKey } from '../../../../src/http/access/credentials.ts';
 
 const keyOf = (...headers: [name: string, value: string][]) => presentedKey({ rawHeaders: headers.flat() });
 
-describe('the key that a request shows', () => {
-  it('comes by Authorization, its scheme in any case, or by X-API-Key', () => {
+describe('the key of a request', () => {
+  it('is in Authorization, its scheme in any case, or in X-API-Key', () => {
     assert.equal(keyOf(['Host', 'x'], ['Authorization', 'Bearer ck_a']), 'ck_a');
     assert.equal(keyOf(['AUTHORIZATION', 'bEARER   ck_a']), 'ck_a');
     assert.equal(keyOf(['x-api-key', 'ck_a'], ['Accept', '*/*']), 'ck_a');
   });
 
-  it('is undefined where there is none', () => {
+  it('is undefined if there is none', () => {
     assert.equal(keyOf(), undefined);
     assert.equal(keyOf(['X-API-Keys', 'ck_a'], ['Proxy-Authorization', 'Bearer ck_a']), undefined);
   });
 
-  it('may come by both, but must be the same then', () => {
+  it('may be in both if it is the same', () => {
     assert.equal(keyOf(['Authorization', 'Bearer ck_a'], ['X-API-Key', 'ck_a']), 'ck_a');
     assert.equal(keyOf(['Authorization', 'Bearer ck_a'], ['X-API-Key', 'ck_b']), 'malformed');
   });
 
-  it('is malformed in a header that stands twice, though it says the same', () => {
+  it('is malformed in a repeated header, even with the same value', () => {
     for (const value of ['Bearer ck_a', 'Basic eDp5']) {
       assert.equal(keyOf(['Authorization', value], ['authorization', value]), 'malformed');
     }
@@ -30,7 +30,7 @@ describe('the key that a request shows', () => {
     assert.equal(keyOf(['Authorization', 'Bearer ck_a, Bearer ck_b']), 'malformed');
   });
 
-  it('is malformed where there should be one', () => {
+  it('is malformed if it is missing in its header', () => {
     for (const value of ['Bearer', 'Bearer ', '', ' ', 'Bearer a b', 'Bearer "a"', 'Bearer\ta', 'Bearer é']) {
       assert.equal(keyOf(['Authorization', value]), 'malformed', JSON.stringify(value));
     }
@@ -44,7 +44,7 @@ describe('the key that a request shows', () => {
     assert.equal(keyOf(['Authorization', 'Bearerck_a x']), undefined);
   });
 
-  it('is looked for without a fault, and fast, in whatever Node lets through', () => {
+  it('is parsed without an exception, and fast, from any header that Node accepts', () => {
     const name = fc.oneof(fc.constantFrom('Authorization', 'X-API-Key'), fc.string());
     const value = fc.oneof(
       fc.string({ unit: 'binary' }),

@@ -66,7 +66,7 @@ const refusal = (name: string) => (error: unknown) => {
 };
 
 describe('quotas', () => {
-  it('ask one policy after the other, and report them all', async () => {
+  it('ask one policy after the other, and report all of them', async () => {
     const { log, response, admit } = start();
     await admit(['tokens', 'streams']);
     assert.deepEqual(log, ['take requests', 'check tokens', 'open streams']);
@@ -78,7 +78,7 @@ describe('quotas', () => {
     assert.deepEqual(log.slice(3), ['release streams']);
   });
 
-  it('use nothing of a policy when an earlier one refuses', async () => {
+  it('use nothing of a policy when an earlier one rejects', async () => {
     const { log, response, admit } = start(['requests']);
     await assert.rejects(admit(['exports']), refusal('requests'));
     assert.deepEqual(log, ['take requests', 'check exports']);
@@ -88,7 +88,7 @@ describe('quotas', () => {
     assert.deepEqual(other.log, ['take requests', 'check tokens']);
   });
 
-  it('release the permit of a stream immediately when the client has left', async () => {
+  it('release the permit of a stream immediately if the client has disconnected', async () => {
     const { log, response, admit } = start();
     const waiting = admit(['streams']);
     response.close();

@@ -47,11 +47,11 @@ describe('the rate limit headers', () => {
     });
   });
 
-  it('are left out where no policy counts', () => {
+  it('are left out without a policy', () => {
     assert.equal(rateLimitHeaders([]), undefined);
   });
 
-  it('are structured fields whatever the numbers and the name', () => {
+  it('are valid structured fields for any numbers and names', () => {
     const name = fc.string();
     const number = fc.oneof(fc.integer(), fc.double({ noNaN: true }), fc.maxSafeNat());
     fc.assert(
@@ -69,7 +69,7 @@ describe('the rate limit headers', () => {
     assert.throws(() => rateLimitHeaders([decision({ ...REQUESTS, name: 'é' })]), RangeError);
   });
 
-  it('have a Retry-After that is not before the window of any policy that refused', () => {
+  it('have a Retry-After after the windows of all policies that rejected', () => {
     const refused = { allowed: false, remaining: 0 };
     const all = [
       decision(REQUESTS, refused),

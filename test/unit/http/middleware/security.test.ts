@@ -16,11 +16,11 @@ const PLAIN = {
   'x-xss-protection': '0',
 };
 
-it('one call of helmet gives all security headers', () => {
+it('one call of helmet sets all security headers', () => {
   assert.deepEqual(Object.fromEntries(securityHeaderValues(false)), PLAIN);
 });
 
-it('HSTS is among them for TLS only', () => {
+it('HSTS is set for TLS only', () => {
   assert.deepEqual(Object.fromEntries(securityHeaderValues(true)), {
     ...PLAIN,
     'strict-transport-security': 'max-age=31536000; includeSubDomains',

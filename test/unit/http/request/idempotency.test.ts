@@ -15,11 +15,11 @@ const keyOf = (text: string, asked: unknown = 'q', path?: string) =>
   idempotencyKey(request([text], path), Object.assign({ asked }, { access: UNRESTRICTED }));
 
 describe('an Idempotency-Key', () => {
-  it('is not needed', () => {
+  it('is optional', () => {
     assert.equal(idempotencyKey(request(undefined), { access: UNRESTRICTED }), undefined);
   });
 
-  it('is one key bare and quoted, with the characters that a quoted one has to escape', () => {
+  it('is the same key bare and quoted, with escaped characters', () => {
     const visible = Array.from({ length: 0x7e - 0x20 }, (_, n) => String.fromCharCode(0x21 + n));
     const key = fc.array(fc.constantFrom(...visible), { minLength: 1, maxLength: 255 });
     fc.assert(
@@ -32,7 +32,7 @@ describe('an Idempotency-Key', () => {
     );
   });
 
-  it('may have 255 characters, not counting the quotes, and not one more', () => {
+  it('may have at most 255 characters, not counting the quotes', () => {
     for (const length of [1, 255]) {
       const key = 'k'.repeat(length);
       assert.deepEqual(keyOf(`"${key}"`), keyOf(key));
@@ -42,7 +42,7 @@ describe('an Idempotency-Key', () => {
     }
   });
 
-  it('is refused when it is malformed, saying what it should be and not what it was', () => {
+  it('is rejected when it is malformed, with the rule and without the value', () => {
     const malformed = [
       '',
       '""',
@@ -83,14 +83,14 @@ describe('an Idempotency-Key', () => {
     assert.equal(new Set(ids).size, 3);
   });
 
-  it('does not depend on what was asked, whose hash stands beside it', () => {
+  it('does not depend on the body, which has a hash of its own', () => {
     const [one, same, other] = [keyOf('k', { a: 1 }), keyOf('k', { a: 1 }), keyOf('k', { a: 2 })];
     assert.deepEqual(one, same);
     assert.equal(one?.id, other?.id);
     assert.notEqual(one?.bodyHash, other?.bodyHash);
   });
 
-  it('is nowhere to be read in what is stored of it', () => {
+  it('is stored only as a hash', () => {
     assert.match(keyOf('order-4711')?.id ?? '', /^[\da-f]{64}$/);
     assert.match(keyOf('order-4711', 'q')?.bodyHash ?? '', /^[\da-f]{64}$/);
   });

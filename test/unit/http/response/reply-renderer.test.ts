@@ -57,7 +57,7 @@ describe('the renderer of a reply', () => {
     )
     .filter((parts) => parts.some((part) => part.trim() !== ''));
 
-  it('give a reader who comes back, whenever it is, at any place, exactly the rest', () => {
+  it('sends a reader that resumes, at any time and offset, exactly the rest', () => {
     const filters = filtersOf('敏感词', 'ab', '😀', '感𠮷');
     const someReply = fc.tuple(someMarkdown, fc.constantFrom(...FORMATS), fc.constantFrom(...ACTIONS));
     fc.assert(
@@ -80,7 +80,7 @@ describe('the renderer of a reply', () => {
     );
   });
 
-  it('are for all readers of a reply those of the words that it began with', () => {
+  it('uses the word list of the reply’s start for all its readers', () => {
     const words = { filters: filtersOf('old') };
     const renderer = new ReplyRenderer(createTextFormat(), { words, action: 'mask' });
     const generation = new Generation();
@@ -96,7 +96,7 @@ describe('the renderer of a reply', () => {
     assert.equal(renderer.whole(new Reply(generation), 'text', 'old new').text, 'old ***');
   });
 
-  it('are the reply as it is where nothing is filtered', () => {
+  it('changes nothing without a filter', () => {
     const renderer = new ReplyRenderer(createTextFormat(), undefined);
     const reply = new Reply(new Generation());
     assert.equal(renderer.stream(reply, 'markdown'), undefined);
@@ -104,7 +104,7 @@ describe('the renderer of a reply', () => {
     assert.deepEqual(renderer.whole(reply, 'text', '**敏感**词'), { text: '敏感词', blocked: false });
   });
 
-  it('say that there was more than is shown today when the words have changed and block earlier', () => {
+  it('reports a cut reply when a changed word list blocks it earlier', () => {
     const { output, offset, missing, blocked } = read(
       formsOf(filtersOf('bad'), 'block'),
       'text',

@@ -34,7 +34,7 @@ describe('an event', () => {
 });
 
 describe('long output', () => {
-  it('is cut into pieces that join to it and split no surrogate pair', () => {
+  it('is split into pieces without splitting a surrogate pair', () => {
     for (const output of [
       '😀'.repeat(100_000),
       `x${'😀'.repeat(100_000)}`,
@@ -50,7 +50,7 @@ describe('long output', () => {
 });
 
 describe('a replayed reply', () => {
-  it('comes in at most 64 pieces, none shorter than 32 units but the last, however long it is', () => {
+  it('is split into at most 64 pieces of at least 32 units, except the last', () => {
     for (const length of [1, 31, 32, 33, 250, 2048, 2049, 100_000, 4_000_000]) {
       const pieces = [...contentPieces('x'.repeat(length), replayPieceSize(length))];
       assert.equal(pieces.join('').length, length);

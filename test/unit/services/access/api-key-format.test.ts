@@ -6,7 +6,7 @@ import { hashOf, looksLikeKey, makeKey } from '../../../../src/services/access/a
 const LENGTH = 61;
 
 describe('the text of an API key', () => {
-  it('begins with the prefix that may be shown, and has nothing in it that needs quoting', () => {
+  it('begins with its public prefix, and needs no quoting', () => {
     const { key, prefix, hash } = makeKey();
     assert.match(key, /^ck_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}$/);
     assert.equal(key.length, LENGTH);
@@ -16,7 +16,7 @@ describe('the text of an API key', () => {
     assert.match(hash, /^[0-9a-f]{64}$/);
   });
 
-  it('is another one each time, and known for a key', () => {
+  it('is random, and recognized as a key', () => {
     const keys = Array.from({ length: 500 }, () => makeKey().key);
     assert.equal(new Set(keys).size, keys.length);
     assert.ok(keys.every(looksLikeKey));
@@ -24,7 +24,7 @@ describe('the text of an API key', () => {
     assert.equal(new Set(keys.flatMap((key) => [...key.slice(3)])).size, 63);
   });
 
-  it('is no key any more with one character changed, lost, added or swapped with its neighbour', () => {
+  it('is not valid with one character changed, removed, added or swapped', () => {
     const { key } = makeKey();
     const letters = [...'0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_'];
     const place = fc.nat({ max: LENGTH - 1 });
@@ -45,7 +45,7 @@ describe('the text of an API key', () => {
     );
   });
 
-  it('is told from any other text without a fault, and a long one in no time', () => {
+  it('is distinguished from any other text without an exception, and quickly from a long one', () => {
     fc.assert(
       fc.property(fc.oneof(fc.string({ unit: 'binary' }), fc.string({ unit: 'grapheme' })), (text) => {
         assert.equal(looksLikeKey(text), false);

@@ -89,7 +89,7 @@ function setup() {
 
 const away = { code: 'database_unavailable', status: 503 };
 
-describe('making a key', () => {
+describe('creating a key', () => {
   it('stores its hash and never itself', async () => {
     const { keys, store, create } = setup();
     const { key, apiKey } = await create(NOON + MINUTE, ['export', 'chat', 'chat']);
@@ -100,7 +100,7 @@ describe('making a key', () => {
     assert.equal((await keys.authenticate(key))?.id, apiKey.id);
   });
 
-  it('refuses what is no owner, no scope and no time to come, naming each', async () => {
+  it('rejects invalid owners, scopes and times, and names each', async () => {
     const { keys } = setup();
     const strange = 'root' as Scope;
     await assert.rejects(keys.create({ owner: 'a\u202eb', scopes: ['chat', strange], expiresAt: NOON }), {
@@ -123,8 +123,8 @@ describe('making a key', () => {
   });
 });
 
-describe('ending a key', () => {
-  it('takes nothing for an id that cannot be one', async () => {
+describe('revoking a key', () => {
+  it('does not look up a malformed id', async () => {
     const { keys, store } = setup();
     store.revoke = store.replace = () => assert.fail('the store was asked');
     for (const id of ['', '钥匙', '\0', "' OR 1=1 --", 'ck_abcdefgh', 'x'.repeat(36)]) {
@@ -134,8 +134,8 @@ describe('ending a key', () => {
   });
 });
 
-describe('knowing a key', () => {
-  it('says the same null of a key that is unknown, expired or revoked', async () => {
+describe('verifying a key', () => {
+  it('returns null for an unknown, expired or revoked key', async () => {
     const { keys, pass, create } = setup();
     const expired = await create(NOON + MINUTE);
     const revoked = await create();
@@ -147,7 +147,7 @@ describe('knowing a key', () => {
     }
   });
 
-  it('ends at the very millisecond of its expiry, remembered or not', async () => {
+  it('ends at the millisecond of its expiry, cached or not', async () => {
     const { keys, pass, create } = setup();
     const { key } = await create(NOON + 500);
     pass(499);
@@ -156,7 +156,7 @@ describe('knowing a key', () => {
     assert.equal(await keys.authenticate(key), null);
   });
 
-  it('throws for no text whatever, and asks the store for none that cannot be a key', async () => {
+  it('throws for no text, and does not look up malformed keys', async () => {
     const { keys, store, create } = setup();
     const { key } = await create();
     const strange = ['', '\0', "' OR 1=1 --", `${key}\0`, key.slice(1), key.toUpperCase(), 'ck_'.repeat(1e6)];
@@ -170,7 +170,7 @@ describe('knowing a key', () => {
     assert.equal(store.lookUps, 0);
   });
 
-  it('asks the store once a second for a key, good or unknown, however many come with it', async () => {
+  it('looks a key up once a second, valid or unknown, for all concurrent requests', async () => {
     const { keys, store, pass, create } = setup();
     const good = (await create()).key;
     for (const key of [good, makeKey().key]) {
@@ -185,7 +185,7 @@ describe('knowing a key', () => {
     }
   });
 
-  it('hears within a second of what another process revoked, and at once of its own', async () => {
+  it('sees a revocation of another process within a second, and its own immediately', async () => {
     const { keys, store, pass, create } = setup();
     const [theirs, ours, replaced] = [await create(), await create(), await create()];
     for (const { key } of [theirs, ours, replaced]) assert.ok(await keys.authenticate(key));
@@ -199,7 +199,7 @@ describe('knowing a key', () => {
     assert.equal(await keys.authenticate(theirs.key), null);
   });
 
-  it('does not remember an answer that a revocation overtook', async () => {
+  it('does not cache a lookup that a revocation overtook', async () => {
     const { keys, store, create } = setup();
     const { key, apiKey } = await create();
     store.meanwhile = async () => {
@@ -210,7 +210,7 @@ describe('knowing a key', () => {
     assert.equal(await keys.authenticate(key), null);
   });
 
-  it('remembers no more than it may, and no number of unknown keys makes it forget the good one', async () => {
+  it('has a bounded cache, from which unknown keys do not evict a valid one', async () => {
     const { keys, store, create } = setup();
     const { key } = await create();
     await keys.authenticate(key);
@@ -221,8 +221,8 @@ describe('knowing a key', () => {
   });
 });
 
-describe('knowing a key while the database is away', () => {
-  it('lets one go on that was good within the last minute, and says of all others that it cannot know', async () => {
+describe('verifying a key while the database is unavailable', () => {
+  it('accepts one that was valid within the last minute, and throws for all others', async () => {
     const { keys, store, pass, create } = setup();
     const [used, unused] = [await create(), await create()];
     assert.ok(await keys.authenticate(used.key));
@@ -238,7 +238,7 @@ describe('knowing a key while the database is away', () => {
     assert.ok(await keys.authenticate(used.key));
   });
 
-  it('keeps to the expiry and to what was revoked before', async () => {
+  it('respects expiry and earlier revocations', async () => {
     const { keys, store, pass, create } = setup();
     const [expiring, revoked] = [await create(NOON + 5000), await create()];
     for (const { key } of [expiring, revoked]) assert.ok(await keys.authenticate(key));
@@ -249,7 +249,7 @@ describe('knowing a key while the database is away', () => {
     await assert.rejects(keys.authenticate(revoked.key), away);
   });
 
-  it('waits half a second for one that is frozen, and then not again for a second', async () => {
+  it('waits half a second for a frozen database, and then not again for a second', async () => {
     const { keys, store, pass, create } = setup();
     const { key } = await create();
     await keys.authenticate(key);
@@ -264,7 +264,7 @@ describe('knowing a key while the database is away', () => {
   });
 });
 
-describe('noting the use of a key', () => {
+describe('recording the use of a key', () => {
   it('happens once a minute, in the background', async () => {
     const { keys, store, pass, create } = setup();
     const { key, apiKey } = await create();
@@ -279,7 +279,7 @@ describe('noting the use of a key', () => {
     ]);
   });
 
-  it('leaves alone what another process noted, and its failure fails nobody', async () => {
+  it('keeps a later time of another process, and its failure fails no request', async () => {
     const { keys, store, create } = setup();
     const [other, ours] = [await create(), await create()];
     await store.touch(other.apiKey.id, NOON - 1000);

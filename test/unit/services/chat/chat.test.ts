@@ -267,7 +267,7 @@ describe('a turn', () => {
     assert.equal(writer.writes.length, 1);
   });
 
-  it('that broke off keeps its text, as incomplete', async () => {
+  it('that fails keeps its text, as incomplete', async () => {
     const { chat, writer } = setUp({
       model: {
         async stream(_request, onDelta) {

@@ -91,7 +91,7 @@ describe('identical questions in flight', () => {
     assert.equal(model.calls.length, variants.length);
   });
 
-  it('are joined by a caller of the whole reply, but no stream waits on a whole reply', () => {
+  it('are joined by a caller of the whole reply, but no stream joins a whole reply', () => {
     const { model, ask } = setUp();
     assert.equal(ask('q', 'whole').cache.kind, 'miss');
     assert.equal(ask('q', 'stream').cache.kind, 'miss');
@@ -100,7 +100,7 @@ describe('identical questions in flight', () => {
     assert.equal(model.calls.length, 2);
   });
 
-  it('go on for the others when one turn gives up, and end when the last one does', async () => {
+  it('continue for the others when one turn leaves, and end with the last one', async () => {
     const { model, ask } = setUp();
     const { generation } = ask('q');
     const releaseFirst = generation.hold();
@@ -142,7 +142,7 @@ describe('the response cache', () => {
     'was filtered': (call: Call) => call.end({ finishReason: 'content_filter' }),
     failed: (call: Call) => call.fail(new AppError('upstream_incomplete')),
   })) {
-    it(`keeps no answer that ${what}`, async () => {
+    it(`caches no reply that ${what}`, async () => {
       const { model, ask } = setUp();
       const { generation } = ask('q');
       const call = model.calls[0];
@@ -154,7 +154,7 @@ describe('the response cache', () => {
     });
   }
 
-  it('is passed by on request, for reading, joining and storing', async () => {
+  it('is bypassed on request, for reading, joining and storing', async () => {
     const { model, ask } = setUp();
     assert.equal(ask('q', 'stream', false).cache.kind, 'bypass');
     assert.equal(ask('q', 'stream', false).cache.kind, 'bypass');
@@ -204,7 +204,7 @@ describe('generations', () => {
     assert.equal(generations.open, 2);
   });
 
-  it('tell when none is open, and can all be broken off', async () => {
+  it('report when none is running, and can all be aborted', async () => {
     const { generations, ask } = setUp();
     const { generation } = ask('a');
     ask('b');

@@ -65,7 +65,7 @@ describe('a purge', () => {
     assert.ok(batches.length >= 3 && batches.every((size) => size <= 500));
   });
 
-  it('forgets deletions that are more than a month old', async () => {
+  it('removes deletions that are more than a month old', async () => {
     const { purge, forgotten } = setUp(0);
     await purge.run(new AbortController().signal);
     assert.deepEqual(forgotten, Array(3).fill(NOW - 31 * DAY));

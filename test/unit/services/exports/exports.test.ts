@@ -31,7 +31,7 @@ function serviceOver(read: () => AsyncIterable<readonly ExportPart[]>): ExportSe
 }
 
 describe('formula escaping', () => {
-  it('is undone by taking one leading quote away, for any text', () => {
+  it('is undone by removing one leading quote, for any text', () => {
     const text = fc.oneof(
       fc.string({ unit: 'binary' }),
       fc.tuple(fc.constantFrom(..."=+-@\t\r\n'＝"), fc.string()).map(([sign, rest]) => sign + rest),
@@ -53,7 +53,7 @@ describe('formula escaping', () => {
 });
 
 describe('an export', () => {
-  it('hands its opening out before the first page has come', async () => {
+  it('emits its opening before the first page is read', async () => {
     const gate = Promise.withResolvers<void>();
     const service = serviceOver(async function* () {
       await gate.promise;
@@ -68,7 +68,7 @@ describe('an export', () => {
     assert.deepEqual(counts(), { conversations: 0, messages: 0 });
   });
 
-  it('asks for no page more once its reader has left', async () => {
+  it('reads no more pages once its reader has left', async () => {
     let pages = 0;
     let closed = false;
     const message = {

@@ -142,7 +142,7 @@ async function made(format: ExportFormat, deleted: number, fate: readonly number
 }
 
 describe('the file of a job', () => {
-  it('is the same, whatever happens while it is made', async (t) => {
+  it('is the same, whatever fails meanwhile', async (t) => {
     let now = 0;
     let steps: readonly number[] = [];
     let asked = 0;

@@ -53,14 +53,14 @@ async function made(exports: ExportService, scope: JobScope): Promise<{ text: st
 }
 
 describe('an export job', () => {
-  it('is masked as it was when it began, by whoever goes on with it', async () => {
+  it('is masked as at its start, also when another process resumes it', async () => {
     const begun = await service(true).fixScope(REQUEST);
     const { text, masked } = await made(service(false), begun);
     assert.ok(text.includes('138****5678'), text);
     assert.ok(masked);
   });
 
-  it('is not masked from the middle on, nor says that it is', async () => {
+  it('does not start masking midway, and its manifest does not claim it', async () => {
     const { masked: _, ...begunLongAgo } = await service(false).fixScope(REQUEST);
     for (const scope of [begunLongAgo, await service(false).fixScope(REQUEST)]) {
       const { text, masked } = await made(service(true), scope);

@@ -28,14 +28,14 @@ async function all<T>(pieces: AsyncIterable<T>): Promise<T[]> {
   return found;
 }
 
-describe('work in the background', () => {
-  it('never rests while nobody chats', async () => {
+describe('background work', () => {
+  it('does not pause without chats', async () => {
     const { pace, rests, pieces } = start();
     assert.deepEqual(await all(pace.throttle(pieces(1, 2, 300))), [1, 2, 300]);
     assert.deepEqual(rests, []);
   });
 
-  it('rests twelve times as long as it worked for 50 ms after each chat', async () => {
+  it('pauses for twelve times its working time, for 50 ms after each chat', async () => {
     const { pace, time, rests, pieces } = start();
     pace.noteChat();
     assert.deepEqual(await all(pace.throttle(pieces(2, 3, 4, 5))), [2, 3, 4, 5]);
@@ -47,14 +47,14 @@ describe('work in the background', () => {
     assert.deepEqual(rests.slice(2), [5]);
   });
 
-  it('does not count as work what took very long', async () => {
+  it('does not count very long steps as work', async () => {
     const { pace, rests, pieces } = start();
     pace.noteChat();
     await all(pace.throttle(pieces(30, 1)));
     assert.deepEqual(rests, [60]);
   });
 
-  it('goes as fast as one would, however many they are', async () => {
+  it('takes the same share, however many there are', async () => {
     const { pace, rests, pieces } = start();
     const [one, two] = [pace.throttle(pieces(1, 1)), pace.throttle(pieces(1, 1))];
     await one.next();
@@ -69,7 +69,7 @@ describe('work in the background', () => {
     assert.deepEqual(rests, [48, 12]);
   });
 
-  it('ends with the fault of the work, and is over then', async () => {
+  it('ends with the error of the work', async () => {
     const { pace, rests, pieces } = start();
     async function* broken() {
       yield* pieces(1);
