@@ -17,14 +17,16 @@ export function startPurgeJob(purge: PurgeService, pattern: string, log: Log): J
       .run(abort.signal)
       .then(
         () => {},
-        (error: unknown) => log.error({ err: error }, 'the purge failed; the next run tries again'),
+        (error: unknown) => log.error({ err: error }, 'purge failed, will retry'),
       )
       .finally(() => {
         running = undefined;
       });
   };
 
-  const task = schedule(pattern, run, { name: 'purge' });
+  const task = schedule(pattern, run, { name: 'purge', suppressMissedWarning: true });
+  // A process that was busy or suspended at that second purges now, not an hour later.
+  task.on('execution:missed', run);
   run();
 
   return {
