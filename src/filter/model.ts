@@ -1,5 +1,6 @@
 import type { ChatModel, ModelOutcome, ModelReply, ModelRequest } from '../domain/chat/model.ts';
 import type { FilterRule, FilterStream } from '../domain/filter.ts';
+import { piecesOf } from '../util/pieces.ts';
 
 /** The abort reason of a blocked call; internal. */
 class Blocked extends Error {}
@@ -12,8 +13,11 @@ export function filterReplies(model: ChatModel, { words, action }: FilterRule): 
   return {
     async complete(request, signal) {
       const reply = await model.complete(request, signal);
-      const { text, hits } = words.filters.markdown.whole(reply.content, action);
-      if (hits.length === 0) return reply;
+      const filter = words.filters.markdown.stream(action);
+      let text = '';
+      for await (const piece of piecesOf(reply.content)) text += filter.push(piece);
+      text += filter.end();
+      if (!filter.found) return reply;
       return action === 'block' ? { ...blocked(reply), content: text } : { ...reply, content: text };
     },
     stream(request, onDelta, signal) {

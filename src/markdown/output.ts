@@ -1,3 +1,5 @@
+import { NEWLINE } from './chars.ts';
+
 /**
  * Joins the text of the blocks. Blocks are separated by a line feed, or by one blank line if the source has lines
  * without text between them. List items are indented. Line feeds are held until text follows.
@@ -68,10 +70,12 @@ export class Output {
       this.#append(text);
       return;
     }
-    text.split('\n').forEach((line, index) => {
-      if (index > 0) this.newLine();
-      this.#append(line);
-    });
+    let from = 0;
+    for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n', from)) {
+      this.#append(text.slice(from, end));
+      for (from = end; text.charCodeAt(from) === NEWLINE; from++) this.newLine();
+    }
+    this.#append(text.slice(from));
   }
 
   /** Returns the text written since the last call. */

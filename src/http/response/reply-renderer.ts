@@ -3,6 +3,7 @@ import type { ReplyFormat } from '../../domain/conversations/conversation.ts';
 import type { FilterRule, FilterStream, WordFilters } from '../../domain/filter.ts';
 import type { Reply } from '../../services/chat/reply.ts';
 import type { Turn } from '../../services/chat/turn.ts';
+import { piecesOf } from '../../util/pieces.ts';
 
 /** Renders a reply while it arrives. */
 export interface RenderedStream extends TextStream {
@@ -37,18 +38,25 @@ export class ReplyRenderer {
   }
 
   /** @param markdown the whole reply */
-  whole(reply: Reply, format: ReplyFormat, markdown: string): RenderedReply {
-    const text = format === 'text' ? this.#text.whole(markdown) : markdown;
-    const action = this.#rule?.action ?? 'mask';
-    const filtered = this.#filter(reply, format)?.whole(text, action);
-    if (!filtered) return { text, blocked: false };
-    return { text: filtered.text, blocked: action === 'block' && filtered.hits.length > 0 };
+  async whole(reply: Reply, format: ReplyFormat, markdown: string): Promise<RenderedReply> {
+    const stream = this.stream(reply, format);
+    if (!stream) return { text: markdown, blocked: false };
+    let text = '';
+    for await (const piece of piecesOf(markdown)) text += stream.push(piece);
+    text += stream.end();
+    return { text, blocked: stream.blocked ?? false };
   }
 
-  /** The length of an ended reply as rendered, UTF-16 units. */
-  length({ reply, format }: Turn): number {
-    if (format === 'markdown' && !this.#rule) return reply.length;
-    return this.whole(reply, format, reply.text).text.length;
+  /**
+   * The length of an ended reply as rendered, UTF-16 units.
+   * @throws the reason of `signal` when it aborts
+   */
+  async length({ reply, format }: Turn, signal: AbortSignal): Promise<number> {
+    const stream = this.stream(reply, format);
+    if (!stream) return reply.length;
+    let length = 0;
+    for await (const piece of piecesOf(reply.text, signal)) length += stream.push(piece).length;
+    return length + stream.end().length;
   }
 
   #filter(reply: Reply, format: ReplyFormat) {

@@ -93,7 +93,7 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const result = await turn.result.finally(() => turn.release());
       // After the result: on an error the header would reveal whether the conversation exists.
       setReplayHeaders(response, turn);
-      const rendered = parts.renderer.whole(turn.reply, turn.format, result.content);
+      const rendered = await parts.renderer.whole(turn.reply, turn.format, result.content);
       sendJson(response, 200, presentReply(turn, result, rendered));
     },
   };

@@ -5,6 +5,7 @@ import type { Turn } from '../../services/chat/turn.ts';
 import { callerOf } from '../access/caller.ts';
 import { readQuery } from '../request/query.ts';
 import { check } from '../request/validate.ts';
+import { closeSignal } from '../response/close-signal.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
@@ -40,8 +41,13 @@ function positionOf(request: Request, id: string): ReadPosition {
  * Whether the reader has the whole reply. Its last event alone does not prove that: the lease of the generating worker
  * may have expired too early, or another worker may have stopped the reply before all of it was stored.
  */
-function isFullyDelivered({ offset, ended }: ReadPosition, stream: Turn, renderer: ReplyRenderer): boolean {
-  return ended && !stream.reply.running && offset >= renderer.length(stream);
+async function isFullyDelivered(
+  { offset, ended }: ReadPosition,
+  stream: Turn,
+  renderer: ReplyRenderer,
+  signal: AbortSignal,
+): Promise<boolean> {
+  return ended && !stream.reply.running && offset >= (await renderer.length(stream, signal));
 }
 
 function resumeRoute({ streams, renderer, timing }: StreamRouteParts): Route {
@@ -74,7 +80,12 @@ function resumeRoute({ streams, renderer, timing }: StreamRouteParts): Route {
       const { id } = check(streamId, request.params);
       const position = positionOf(request, id);
       const stream = await streams.open(id, callerOf(response).access);
-      const isComplete = isFullyDelivered(position, stream, renderer);
+      const isComplete = await isFullyDelivered(position, stream, renderer, closeSignal(response)).catch(
+        (error: unknown) => {
+          stream.release();
+          throw error;
+        },
+      );
       if (isComplete || request.method === 'HEAD') {
         stream.release();
         response.writeHead(isComplete ? 204 : 200, isComplete ? {} : streamHeaders(stream));

@@ -1,5 +1,7 @@
 /** Server-sent events as text. JSON contains no raw newline, so one `data:` line is enough for each event. */
 
+import { cut } from '../../util/pieces.ts';
+
 /** The header fields of an event stream. */
 export const EVENT_STREAM_HEADERS = {
   'Content-Type': 'text/event-stream; charset=utf-8',
@@ -53,16 +55,9 @@ export function readPosition(streamId: string, eventId: string): ReadPosition | 
   return { offset: Number(digits), ended: end !== undefined };
 }
 
-/** Cuts output into pieces of at most `size` units, never inside a surrogate pair. */
-export function* contentPieces(output: string, size = MAX_CONTENT): Generator<string> {
-  let from = 0;
-  while (output.length - from > size) {
-    const last = output.charCodeAt(from + size - 1);
-    const cut = from + size - (last >= 0xd800 && last <= 0xdbff ? 1 : 0);
-    yield output.slice(from, cut);
-    from = cut;
-  }
-  if (from < output.length) yield output.slice(from);
+/** Cuts output into the contents of events. */
+export function contentPieces(output: string, size = MAX_CONTENT): Generator<string> {
+  return cut(output, size);
 }
 
 /** A replayed reply is available immediately, but clients expect it in pieces. */

@@ -1,12 +1,7 @@
 import type { Reply } from '../../services/chat/reply.ts';
+import { MAX_STEP } from '../../util/pieces.ts';
 import type { RenderedStream } from '../response/reply-renderer.ts';
 import { contentEvent, contentPieces, replayPieceSize } from './encode.ts';
-
-/**
- * The maximum that is encoded in one step, UTF-16 units. A slow reader of a long reply then needs no second copy of
- * it, and the stall timeout applies to each part instead of to the whole rest.
- */
-const MAX_PART = 64 * 1024;
 
 export interface EncoderOptions {
   /** Undefined: the reply is sent as the model wrote it. */
@@ -58,7 +53,11 @@ export class SseReplyEncoder {
     return this.#pieceIndex === this.#reply.count;
   }
 
-  /** The next events; empty while the rendering holds the text back; undefined when there is no new text. */
+  /**
+   * The next events, of at most MAX_STEP units of the reply: a slow reader of a long reply then needs no second copy of
+   * it, and the stall timeout applies to each part instead of to the whole rest. Empty while the rendering holds the text
+   * back; undefined when there is no new text.
+   */
   next(): string | undefined {
     const part = this.#nextPart();
     if (part === '') return undefined;
@@ -77,7 +76,7 @@ export class SseReplyEncoder {
       piece !== undefined;
       piece = this.#reply.piece(this.#pieceIndex)
     ) {
-      const room = MAX_PART - part.length;
+      const room = MAX_STEP - part.length;
       const rest = this.#pieceOffset === 0 ? piece : piece.slice(this.#pieceOffset);
       if (rest.length > room) {
         const [head = ''] = contentPieces(rest, room);

@@ -41,6 +41,8 @@ export class StreamSession {
   /** Undefined until the response has started. */
   #framing: ChunkFraming | undefined;
   #waitsForDrain = false;
+  /** Set while the event loop serves others between two parts of the reply. */
+  #pause: NodeJS.Immediate | undefined;
   #stall: NodeJS.Timeout | undefined;
   #onCaughtUp: () => void = () => {};
 
@@ -106,6 +108,7 @@ export class StreamSession {
     } finally {
       clearInterval(heartbeat);
       clearTimeout(this.#stall);
+      clearImmediate(this.#pause);
       unwatch();
     }
   }
@@ -133,15 +136,21 @@ export class StreamSession {
     this.#pump();
   }
 
-  /** Writes until the connection is full or there is no new text. */
+  /** Writes one part in each tick, until the connection is full or there is no new text. */
   #pump(): void {
-    if (!this.#framing) return;
-    while (!this.#waitsForDrain && !this.#isClosed) {
-      const events = this.#encoder.next();
-      if (events === undefined) break;
-      if (events !== '') this.#write(events);
-    }
-    if (!this.#waitsForDrain && !this.#stream.reply.running && this.#encoder.isCaughtUp) this.#onCaughtUp();
+    if (!this.#framing || this.#pause || this.#waitsForDrain || this.#isClosed) return;
+    const events = this.#encoder.next();
+    if (events !== undefined && events !== '') this.#write(events);
+    if (this.#waitsForDrain) return;
+    if (!this.#encoder.isCaughtUp) this.#pumpLater();
+    else if (!this.#stream.reply.running) this.#onCaughtUp();
+  }
+
+  #pumpLater(): void {
+    this.#pause = setImmediate(() => {
+      this.#pause = undefined;
+      this.#pump();
+    });
   }
 
   #write(events: string): void {

@@ -12,6 +12,8 @@ import { Paragraph } from './paragraph.ts';
  * eighth, which keeps the cost linear.
  */
 const ALWAYS_PARSE = 256;
+/** If the kind of a line still depends on its rest after so many characters, it is decided as if text followed. */
+const MAX_START = 4096;
 /** Maximum indentation of the text, whatever the nesting of its lists. */
 const MAX_INDENT = 24;
 
@@ -63,9 +65,18 @@ export class Blocks {
       if (this.#line !== 'skip') this.#line.text(piece);
       return;
     }
-    this.#start += piece;
-    this.#isWhite &&= WHITE.test(piece);
-    if (!this.#isWhite && this.#start.length >= this.#parseAt) this.#parseStart(false);
+    const room = MAX_START - this.#start.length;
+    const part = piece.length < room ? piece : piece.slice(0, room);
+    this.#start += part;
+    this.#isWhite &&= WHITE.test(part);
+    if (part.length === room) this.#parseLongStart();
+    else if (!this.#isWhite && this.#start.length >= this.#parseAt) this.#parseStart(false);
+    if (part.length < piece.length) this.#piece(piece.slice(part.length));
+  }
+
+  #parseLongStart(): void {
+    this.#parseStart(false);
+    if (this.#line === null) this.#parseStart(true, 'x');
   }
 
   #endLine(): void {
@@ -78,8 +89,9 @@ export class Blocks {
     this.#output.endLine();
   }
 
-  #parseStart(complete: boolean): void {
-    const cursor = new Cursor(this.#start, complete);
+  /** @param next what is taken to follow the start */
+  #parseStart(complete: boolean, next = ''): void {
+    const cursor = new Cursor(this.#start + next, complete);
     const plan = planLine(cursor, this.#containers, this.#leaf?.state ?? { kind: 'none' });
     if (cursor.starved) {
       const length = this.#start.length;

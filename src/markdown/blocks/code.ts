@@ -36,7 +36,7 @@ export class IndentedCode implements Leaf {
   readonly state: OpenLeaf = { kind: 'indented' };
   readonly #output: Output;
   /** Pending lines of white space, the current one last. */
-  #white: string[] = [];
+  #white = '';
   #isWhite = true;
   #isFirst = true;
 
@@ -45,7 +45,9 @@ export class IndentedCode implements Leaf {
   }
 
   startLine(padding: number): void {
-    this.#white.push(' '.repeat(padding));
+    if (!this.#isFirst) this.#white += '\n';
+    this.#isFirst = false;
+    this.#white += ' '.repeat(padding);
     this.#isWhite = true;
   }
 
@@ -53,16 +55,12 @@ export class IndentedCode implements Leaf {
     if (this.#isWhite) {
       const textStart = piece.search(/[^ \t]/);
       if (textStart < 0) {
-        this.#white.push((this.#white.pop() ?? '') + piece);
+        this.#white += piece;
         return;
       }
       this.#isWhite = false;
-      for (const line of this.#white) {
-        if (!this.#isFirst) this.#output.newLine();
-        this.#isFirst = false;
-        this.#output.write(line);
-      }
-      this.#white = [];
+      this.#output.write(this.#white);
+      this.#white = '';
     }
     this.#output.write(piece);
   }
@@ -71,7 +69,7 @@ export class IndentedCode implements Leaf {
 
   close(): void {
     this.#output.finish();
-    if (this.#white.length > 0) this.#output.blank();
+    if (this.#white !== '') this.#output.blank();
   }
 }
 

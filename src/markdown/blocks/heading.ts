@@ -1,10 +1,10 @@
 import { HASH, isSpace } from '../chars.ts';
-import { Inline } from '../inline/inline.ts';
+import { Inline, MAX_HELD } from '../inline/inline.ts';
 import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
 
-/** A heading of one line. White space and `#` are held, because they are dropped at the end of the line. */
+/** A heading of one line. White space and `#` are held up to MAX_HELD, because they are dropped at the end of the line. */
 export class Heading implements Leaf {
   readonly state: OpenLeaf = { kind: 'none' };
   readonly #output: Output;
@@ -29,6 +29,7 @@ export class Heading implements Leaf {
       if (isSpace(code) || (code === HASH && (this.#isHolding || !this.#started))) {
         this.#feed(piece.slice(start, at));
         this.#hold(piece.charAt(at), code === HASH);
+        if (this.#before.length + this.#marks.length + this.#after.length >= MAX_HELD) this.#feedHeld();
         start = at + 1;
       } else {
         this.#feedHeld();

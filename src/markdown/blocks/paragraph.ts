@@ -1,4 +1,4 @@
-import { Inline } from '../inline/inline.ts';
+import { Inline, MAX_HELD } from '../inline/inline.ts';
 import { isPlain } from '../inline/plain.ts';
 import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
@@ -7,7 +7,8 @@ import { rowText, splitRow, Table } from './table.ts';
 
 /**
  * A paragraph. A line with a pipe may be the header of a table, which depends on the next line, so it is held from
- * the pipe on. A line that begins inside an open span is held whole, because a header ends the spans before it.
+ * the pipe on. A line that begins inside an open span is held whole, because a header ends the spans before it. A line
+ * of MAX_HELD characters is no header.
  */
 export class Paragraph implements Leaf {
   readonly #output: Output;
@@ -44,6 +45,18 @@ export class Paragraph implements Leaf {
   }
 
   text(piece: string): void {
+    const room = MAX_HELD - this.#read.length - (this.#held?.length ?? 0);
+    if (!this.#mayBeHeader || piece.length < room) {
+      this.#text(piece);
+      return;
+    }
+    this.#text(piece.slice(0, room));
+    this.#mayBeHeader = false;
+    this.#release();
+    if (piece.length > room) this.#text(piece.slice(room));
+  }
+
+  #text(piece: string): void {
     if (this.#held !== null) {
       this.#held += piece;
       return;
@@ -52,14 +65,16 @@ export class Paragraph implements Leaf {
     const sure = pipe < 0 ? piece : piece.slice(0, pipe);
     if (pipe >= 0) this.#held = piece.slice(pipe);
     if (sure === '') return;
-    this.#read += sure;
+    if (this.#mayBeHeader) this.#read += sure;
     this.#inline.feed(sure);
   }
 
   /** Fast path: adds plain text in the middle of a line. Returns false if the piece needs parsing. */
   tryPlain(piece: string): boolean {
-    if (this.#held !== null || !this.#inline.idle || !isPlain(piece)) return false;
-    this.#read += piece;
+    if (this.#held !== null || !this.#inline.idle || !this.#inline.hasRoom(piece.length)) return false;
+    if (this.#mayBeHeader && this.#read.length + piece.length >= MAX_HELD) return false;
+    if (!isPlain(piece)) return false;
+    if (this.#mayBeHeader) this.#read += piece;
     this.#inline.feedPlain(piece);
     return true;
   }

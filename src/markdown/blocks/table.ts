@@ -1,15 +1,17 @@
 import { isSpace } from '../chars.ts';
-import { Inline } from '../inline/inline.ts';
+import { Inline, MAX_HELD } from '../inline/inline.ts';
 import { isPlain } from '../inline/plain.ts';
 import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';
 
-/** The rows of a table after its header; each is written when its line is complete. */
+/** The rows of a table after its header; each is written when its line is complete, or in parts of MAX_HELD. */
 export class Table implements Leaf {
   readonly state: OpenLeaf = { kind: 'table' };
   readonly #output: Output;
   #line = '';
+  /** Whether a part of the row has been written. */
+  #isContinued = false;
 
   constructor(output: Output) {
     this.#output = output;
@@ -17,15 +19,38 @@ export class Table implements Leaf {
 
   startLine(): void {
     this.#line = '';
+    this.#isContinued = false;
   }
 
   text(piece: string): void {
-    this.#line += piece;
+    let rest = piece;
+    while (this.#line.length + rest.length >= MAX_HELD) {
+      const room = MAX_HELD - this.#line.length;
+      this.#line += rest.slice(0, room);
+      rest = rest.slice(room);
+      this.#writePart();
+    }
+    this.#line += rest;
   }
 
   endLine(): void {
-    this.#output.newLine();
-    this.#output.write(rowText(splitRow(this.#line)));
+    this.#write(this.#line);
+  }
+
+  /** Writes the row up to its last pipe, or all of it without one. */
+  #writePart(): void {
+    const pipe = this.#line.lastIndexOf('|');
+    const end = pipe > 0 ? pipe : this.#line.length;
+    this.#write(this.#line.slice(0, end));
+    this.#line = this.#line.slice(end);
+  }
+
+  #write(cells: string): void {
+    const text = rowText(splitRow(cells));
+    if (!this.#isContinued) this.#output.newLine();
+    else if (text !== '' && cells.startsWith('|')) this.#output.write('\t');
+    this.#output.write(text);
+    this.#isContinued = true;
   }
 
   close(): void {

@@ -29,19 +29,27 @@ import { END, MORE, Source } from './source.ts';
 import { Spans } from './spans.ts';
 
 /**
+ * The maximum of source that is held back, in code units. A construct that is still open after so many is text. It
+ * bounds the memory and the work of one step.
+ */
+export const MAX_HELD = 16 * 1024;
+
+/**
  * Parses the inline text of one paragraph, heading or table cell. The text arrives in pieces (lines joined by line
  * feeds, without indentation); output is emitted as soon as it is final.
  */
 export class Inline {
-  readonly #source = new Source();
-  readonly #spans: Spans;
-  readonly #reader: Scan<void>;
-  readonly #absent = new Set<string>();
-  readonly #codeSpans = new CodeSpans();
+  readonly #sink: (text: string) => void;
   readonly #inTable: boolean;
+  #source = new Source();
+  #spans: Spans;
+  #reader: Scan<void>;
+  #absent = new Set<string>();
+  #codeSpans = new CodeSpans();
   #position = 0;
   #idle = false;
-  /** Held white space and line ending; dropped at the end of a line or of the text. */
+  /** Held line endings, and the white space after them; dropped at the end of a line or of the text. */
+  #lineEndings = 0;
   #space = '';
   #emitted = 0;
 
@@ -51,10 +59,11 @@ export class Inline {
    */
   constructor(sink: (text: string) => void, inTable = false) {
     this.#inTable = inTable;
-    this.#spans = new Spans((text) => {
+    this.#sink = (text) => {
       this.#emitted += text.length;
       sink(text);
-    });
+    };
+    this.#spans = new Spans(this.#sink);
     this.#reader = this.#read();
   }
 
@@ -74,11 +83,21 @@ export class Inline {
   }
 
   feed(text: string): void {
-    this.#source.append(text);
-    this.#reader.next();
+    let from = 0;
+    for (let room = this.#room; text.length - from >= room; room = this.#room) {
+      this.#feed(text.slice(from, from + room));
+      from += room;
+      if (this.#room === 0) this.#startOver();
+    }
+    if (from < text.length) this.#feed(from === 0 ? text : text.slice(from));
   }
 
-  /** Like `feed`, for an idle reader and text without special characters and without white space at its end. */
+  /** Whether so much text can be fed without reaching the maximum that is held. */
+  hasRoom(length: number): boolean {
+    return length < this.#room;
+  }
+
+  /** Like `feed`, for an idle reader with room, and text without special characters and without white space at its end. */
   feedPlain(text: string): void {
     this.#source.append(text);
     this.#position = this.#source.end;
@@ -95,6 +114,29 @@ export class Inline {
     this.#source.close();
     this.#reader.next();
     this.#spans.end();
+  }
+
+  #feed(text: string): void {
+    this.#source.append(text);
+    this.#reader.next();
+  }
+
+  /** Depends on the text alone, not on how it was cut. */
+  get #room(): number {
+    const heldFrom = this.#spans.settled ? this.#position : this.#spans.heldFrom;
+    return MAX_HELD - (this.#source.end - heldFrom);
+  }
+
+  /** Emits what is held, as at the end of the block, and continues as at its start. */
+  #startOver(): void {
+    this.end();
+    this.#source = new Source();
+    this.#spans = new Spans(this.#sink);
+    this.#absent = new Set();
+    this.#codeSpans = new CodeSpans();
+    this.#position = 0;
+    this.#reader = this.#read();
+    this.#reader.next();
   }
 
   *#read(): Scan<void> {
@@ -140,7 +182,8 @@ export class Inline {
     switch (code) {
       case NEWLINE:
         // Two line endings in a row: a line that consists of a backslash.
-        this.#space = `${this.#space.replaceAll(/[ \t]/g, '')}\n`;
+        this.#lineEndings++;
+        this.#space = '';
         this.#position++;
         return;
       case BACKSLASH:
@@ -206,7 +249,7 @@ export class Inline {
     const { opens, closes } = flanking(mark, orNull(beforePrevious), orNull(previous), orNull(next));
     this.#flushSpace();
     this.#position = end;
-    this.#spans.run(String.fromCharCode(mark), length, opens, closes);
+    this.#spans.run(start, String.fromCharCode(mark), length, opens, closes);
   }
 
   *#readOpening(code: number): Scan<void> {
@@ -215,8 +258,8 @@ export class Inline {
       return this.#take('!', this.#position + 1);
     }
     this.#flushSpace();
+    this.#spans.open(this.#position, image);
     this.#position += image ? 2 : 1;
-    this.#spans.open(image);
   }
 
   *#readClosing(): Scan<void> {
@@ -257,8 +300,9 @@ export class Inline {
   }
 
   #flushSpace(): void {
-    if (this.#space === '') return;
-    this.#spans.text(this.#space);
+    if (this.#space === '' && this.#lineEndings === 0) return;
+    this.#spans.text('\n'.repeat(this.#lineEndings) + this.#space);
+    this.#lineEndings = 0;
     this.#space = '';
   }
 }

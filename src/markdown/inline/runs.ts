@@ -1,6 +1,8 @@
 /** A run of emphasis or strikethrough marks. */
 export interface Run {
   readonly kind: 'run';
+  /** Position in the source. */
+  readonly at: number;
   readonly mark: string;
   readonly opens: boolean;
   readonly closes: boolean;
@@ -22,10 +24,11 @@ export class Runs {
   #last: Run | null = null;
   readonly #floors: Floors = new Map();
 
-  add(order: number, mark: string, length: number, opens: boolean, closes: boolean): Run {
+  add(at: number, order: number, mark: string, length: number, opens: boolean, closes: boolean): Run {
     const previous = this.#last;
     const run: Run = {
       kind: 'run',
+      at,
       mark,
       opens,
       closes,

@@ -10,6 +10,8 @@ interface Text {
 /** A `[` or `![`. */
 interface Bracket {
   readonly kind: 'bracket';
+  /** Position in the source. */
+  readonly at: number;
   readonly image: boolean;
   readonly order: number;
   /** Index among all nodes of the block. */
@@ -50,6 +52,12 @@ export class Spans {
     return this.#nodes.length === 0;
   }
 
+  /** Position in the source of the first mark that may still be paired; -1 if everything has been emitted. */
+  get heldFrom(): number {
+    const node = this.#nodes[this.#head];
+    return node && node.kind !== 'text' ? node.at : -1;
+  }
+
   /** Whether a `]` may belong to a bracket. */
   get inBrackets(): boolean {
     return this.#brackets.length > 0;
@@ -70,12 +78,12 @@ export class Spans {
     else this.#nodes.push({ kind: 'text', text, alt });
   }
 
-  run(mark: string, length: number, opens: boolean, closes: boolean): void {
+  run(at: number, mark: string, length: number, opens: boolean, closes: boolean): void {
     if (!opens && !closes) {
       this.text(mark.repeat(length));
       return;
     }
-    const run = this.#runs.add(this.#orders++, mark, length, opens, closes);
+    const run = this.#runs.add(at, this.#orders++, mark, length, opens, closes);
     this.#nodes.push(run);
     if (this.#isDeferring()) {
       this.#deferred ??= run;
@@ -85,10 +93,10 @@ export class Spans {
     this.#settle();
   }
 
-  open(image: boolean): void {
+  open(at: number, image: boolean): void {
     const place = this.#removed + this.#nodes.length;
     const order = this.#orders++;
-    const bracket: Bracket = { kind: 'bracket', image, order, place, live: true };
+    const bracket: Bracket = { kind: 'bracket', at, image, order, place, live: true };
     this.#nodes.push(bracket);
     this.#brackets.push(bracket);
     if (image) this.#liveImages++;

@@ -94,7 +94,7 @@ export class StoredStreams {
   async #tail(uid: string, afterChars: number): Promise<ReplyTail | null | undefined> {
     const journalled = this.#pending.reply(uid);
     if (journalled && journalled.status !== 'streaming') {
-      return { ...journalled, settling: false, content: [...journalled.content].slice(afterChars).join('') };
+      return { ...journalled, settling: false, content: afterCodePoints(journalled.content, afterChars) };
     }
     try {
       const tail = await this.#replies.tail(uid, afterChars);
@@ -167,7 +167,18 @@ function finish(
 
 /** Code points, as databases count. */
 function countChars(text: string): number {
-  let count = 0;
-  for (const _ of text) count += 1;
+  let count = text.length;
+  for (let at = 1; at < text.length; at++) if (isPair(text, at)) count -= 1;
   return count;
+}
+
+function afterCodePoints(text: string, chars: number): string {
+  let at = 0;
+  for (let left = chars; left > 0 && at < text.length; left--) at += isPair(text, at + 1) ? 2 : 1;
+  return text.slice(at);
+}
+
+/** Whether a surrogate pair has its second half at this position. */
+function isPair(text: string, at: number): boolean {
+  return (text.charCodeAt(at) & 0xfc00) === 0xdc00 && (text.charCodeAt(at - 1) & 0xfc00) === 0xd800;
 }

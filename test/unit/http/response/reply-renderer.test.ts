@@ -57,14 +57,14 @@ describe('the renderer of a reply', () => {
     )
     .filter((parts) => parts.some((part) => part.trim() !== ''));
 
-  it('sends a reader that resumes, at any time and offset, exactly the rest', () => {
+  it('sends a reader that resumes, at any time and offset, exactly the rest', async () => {
     const filters = filtersOf('敏感词', 'ab', '😀', '感𠮷');
     const someReply = fc.tuple(someMarkdown, fc.constantFrom(...FORMATS), fc.constantFrom(...ACTIONS));
-    fc.assert(
-      fc.property(someReply, fc.nat(16), ([pieces, format, action], late) => {
+    await fc.assert(
+      fc.asyncProperty(someReply, fc.nat(16), async ([pieces, format, action], late) => {
         const renderer = formsOf(filters, action);
         const first = read(renderer, format, pieces, 0, late);
-        const whole = renderer.whole(first.reply, format, pieces.join(''));
+        const whole = await renderer.whole(first.reply, format, pieces.join(''));
         assert.equal(first.output, whole.text);
         assert.equal(first.blocked, whole.blocked);
         assert.equal(first.offset, whole.text.length);
@@ -80,7 +80,7 @@ describe('the renderer of a reply', () => {
     );
   });
 
-  it('uses the word list of the reply’s start for all its readers', () => {
+  it('uses the word list of the reply’s start for all its readers', async () => {
     const words = { filters: filtersOf('old') };
     const renderer = new ReplyRenderer(createTextFormat(), { words, action: 'mask' });
     const generation = new Generation();
@@ -92,16 +92,19 @@ describe('the renderer of a reply', () => {
       [first, second].map((form) => (form?.push('old new') ?? '') + form?.end()),
       ['*** new', '*** new'],
     );
-    assert.equal(renderer.whole(reply, 'markdown', 'old new').text, '〇〇〇 new');
-    assert.equal(renderer.whole(new Reply(generation), 'text', 'old new').text, 'old ***');
+    assert.equal((await renderer.whole(reply, 'markdown', 'old new')).text, '〇〇〇 new');
+    assert.equal((await renderer.whole(new Reply(generation), 'text', 'old new')).text, 'old ***');
   });
 
-  it('changes nothing without a filter', () => {
+  it('changes nothing without a filter', async () => {
     const renderer = new ReplyRenderer(createTextFormat(), undefined);
     const reply = new Reply(new Generation());
     assert.equal(renderer.stream(reply, 'markdown'), undefined);
-    assert.deepEqual(renderer.whole(reply, 'markdown', '**敏感**词'), { text: '**敏感**词', blocked: false });
-    assert.deepEqual(renderer.whole(reply, 'text', '**敏感**词'), { text: '敏感词', blocked: false });
+    assert.deepEqual(await renderer.whole(reply, 'markdown', '**敏感**词'), {
+      text: '**敏感**词',
+      blocked: false,
+    });
+    assert.deepEqual(await renderer.whole(reply, 'text', '**敏感**词'), { text: '敏感词', blocked: false });
   });
 
   it('reports a cut reply when a changed word list blocks it earlier', () => {

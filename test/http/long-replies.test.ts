@@ -1,0 +1,63 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { createTextFormat } from '../../src/markdown/index.ts';
+import { type ChatServer, startChat } from '../support/chat-server.ts';
+import { reply } from '../support/fake-upstream.ts';
+import { joined, resumeStream } from '../support/sse-client.ts';
+import { type Ticks, ticksDuring } from '../support/ticks.ts';
+
+/** One line, so that it is one paragraph. */
+const MARKDOWN = '**a** [b](c) *d* 中文 '.repeat(170_000);
+const TEXT = createTextFormat().whole(MARKDOWN);
+
+/** Rendering takes a second or more, which is spread over as many turns as the text has pieces. */
+function checkTicks({ count, longest, total }: Ticks): void {
+  const pieces = MARKDOWN.length / (16 * 1024);
+  assert.ok(count > pieces, `${count} turns of the event loop`);
+  // Reading the whole reply from the database and writing it as JSON are single steps, of some 20 ms each.
+  assert.ok(
+    longest < Math.max(50, total / 8),
+    `the longest of ${count} turns took ${longest} of ${total} ms`,
+  );
+}
+
+describe('a reply of one line of 3 MB in text form', () => {
+  let chat: ChatServer;
+  let id: string;
+
+  before(async () => {
+    chat = await startChat({ CACHE_TTL_SECONDS: '0' });
+    chat.upstream.respond(reply(MARKDOWN));
+    id = (await chat.ask({ message: 'a long one', format: 'text' })).message_id;
+  });
+  after(() => chat.stop());
+
+  it('is rendered as JSON in many turns of the event loop', async () => {
+    checkTicks(
+      await ticksDuring(async () => {
+        const { response } = await chat.ask({ message: 'another', format: 'text' });
+        assert.ok(response === TEXT);
+      }),
+    );
+  });
+
+  it('is resumed near its end in many turns of the event loop', async () => {
+    const offset = TEXT.length - 1000;
+    checkTicks(
+      await ticksDuring(async () => {
+        const reader = await resumeStream(chat.url, id, { lastEventId: `${id}:${offset}` });
+        assert.equal(joined(await reader.rest()), TEXT.slice(offset));
+      }),
+    );
+  });
+
+  it('is known to be complete after many turns of the event loop', async () => {
+    const headers = { 'last-event-id': `${id}:${TEXT.length}:end` };
+    checkTicks(
+      await ticksDuring(async () => {
+        const { status } = await chat.call('GET', `/api/chat-stream/${id}`, undefined, headers);
+        assert.equal(status, 204);
+      }),
+    );
+  });
+});
