@@ -3,28 +3,47 @@ import { parseArgs } from 'node:util';
 import { composePurge } from '../src/compose/purge.ts';
 import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
 import { openDatabase } from '../src/db/database.ts';
+import type { PurgeCount } from '../src/domain/conversations/purge.ts';
 import { errorCode } from '../src/domain/errors.ts';
 import { createLogger } from '../src/logger.ts';
 import type { PurgeReport } from '../src/services/conversations/purge.ts';
+
+const PROGRESS_MS = 1000;
 
 async function main(dryRun: boolean): Promise<void> {
   const config = loadConfig(loadEnvironment(), process.stdout.isTTY);
   const log = createLogger({ ...config.log, level: 'silent' }, () => ({}));
   const database = openDatabase(config.database, log);
   const stop = new AbortController();
-  process.once('SIGINT', () => stop.abort());
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
   try {
     await database.conversations.check();
     const purge = composePurge(config, database, { now: () => Date.now() }, log);
     console.log(
-      dryRun ? sentence(await purge.preview(), 'would be removed') : report(await purge.run(stop.signal)),
+      dryRun
+        ? sentence(await purge.preview(), 'would be removed')
+        : report(await purge.run(stop.signal, progressPrinter())),
     );
   } finally {
     await database.close();
   }
 }
 
-function sentence(count: { conversations: number; messages: number }, what: string): string {
+/** Prints a line about once a second. */
+function progressPrinter(): (total: PurgeCount) => void {
+  let printedAt = performance.now();
+  let before = 0;
+  return ({ conversations, messages }) => {
+    const now = performance.now();
+    if (now - printedAt < PROGRESS_MS) return;
+    const rate = Math.round(((messages - before) * 1000) / (now - printedAt));
+    console.log(`${conversations} conversations, ${messages} messages removed, ${rate} messages/s`);
+    printedAt = now;
+    before = messages;
+  };
+}
+
+function sentence(count: PurgeCount, what: string): string {
   return `${count.conversations} conversations with ${count.messages} messages ${what}.`;
 }
 
@@ -35,7 +54,7 @@ function report(result: PurgeReport): string {
     case 'busy':
       return 'Another process is purging this database.';
     case 'stopped':
-      return sentence(result, 'removed before the interruption; run it again for the rest');
+      return `${sentence(result, 'removed before the interruption')} ${result.left} conversations are left; run it again.`;
     case 'done':
       return sentence(result, 'removed');
   }

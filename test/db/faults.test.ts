@@ -61,7 +61,7 @@ describe('an unreachable MySQL', () => {
     await assert.rejects(database.conversations.delete(newId(), UNRESTRICTED), away);
     await assert.rejects(database.purge.countExpired(0), away);
     await assert.rejects(
-      database.purge.exclusively(async () => {}),
+      database.purge.exclusively('purge', async () => {}),
       away,
     );
     await assert.rejects(database.writer.write({ start: startOf(userMessage(newId())) }), away);

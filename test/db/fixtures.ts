@@ -66,8 +66,20 @@ export async function writeTurn(
 
 /** One batch of a purge without an archive. */
 export async function purgeBatch(store: PurgeStore, cutoff: number, limit: number): Promise<PurgeCount> {
-  const ids = await store.candidates(cutoff, limit);
-  return ids.length === 0 ? { conversations: 0, messages: 0 } : store.delete(ids, cutoff);
+  const count = { conversations: 0, messages: 0 };
+  const candidates = await store.candidates(cutoff, null, limit);
+  if (candidates.length === 0) return count;
+  const deletions = await store.hide(
+    candidates.map(({ id }) => id),
+    cutoff,
+  );
+  await store.remove(deletions, {
+    onSlice(removed) {
+      count.conversations += removed.conversations;
+      count.messages += removed.messages;
+    },
+  });
+  return count;
 }
 
 export async function contents(repository: ConversationRepository, id: string): Promise<string[]> {

@@ -55,9 +55,12 @@ export class Replica {
   }
 }
 
-/** What a copy should be: all that has been said, in conversations that have a message. */
+/** What a copy should be: all visible messages, in conversations that have one. */
 export async function original({ knex }: Database): Promise<Copy> {
   const rows = await knex('messages')
+    .join('conversations', 'conversations.id', 'conversation_id')
+    .where('messages.epoch', knex.ref('conversations.epoch'))
+    .whereNull('conversations.deleted_at')
     .select('uid', 'conversation_id', 'role', 'content', 'timestamp', 'status')
     .whereRaw(`NOT (status = 'streaming' AND LENGTH(content) = 0)`);
   const shown = rows.map(({ uid, conversation_id, timestamp, ...rest }) => ({

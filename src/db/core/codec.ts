@@ -10,7 +10,7 @@ import type {
   SequencedMessage,
   Usage,
 } from '../../domain/conversations/conversation.ts';
-import type { ConversationRow, StoredMessage } from './tables.ts';
+import type { StoredConversation, StoredMessage } from './tables.ts';
 
 /** Both databases store the years 1000 to 9999, and they sort as text. */
 const EARLIEST = Date.UTC(1000, 0, 1);
@@ -78,7 +78,7 @@ export function isUsage(value: unknown): value is Usage {
   return [prompt_tokens, completion_tokens, total_tokens].every((count) => typeof count === 'number');
 }
 
-export function toConversation(row: ConversationRow): Conversation {
+export function toConversation(row: StoredConversation): Conversation {
   return {
     id: row.id,
     owner: row.owner,

@@ -57,7 +57,11 @@ type BatchPlan<T> = (rows: readonly unknown[][]) => {
   readonly result: T;
 };
 
-export type LockedConversation = Pick<ConversationRow, 'id' | 'owner' | 'last_active'>;
+/** Also one that is deleted, as long as its rows are not removed. */
+export type LockedConversation = Pick<
+  ConversationRow,
+  'id' | 'owner' | 'last_active' | 'epoch' | 'deleted_at'
+>;
 
 /** `?, ?, ?` */
 export function placeholders(count: number): string {
@@ -88,7 +92,7 @@ const mysql: Dialect = {
 
   // The hint makes all processes lock in the order of the primary key, also in small tables.
   lockSql(count) {
-    return `SELECT id, owner, last_active FROM conversations ${this.forceIndex('PRIMARY')}
+    return `SELECT id, owner, last_active, epoch, deleted_at FROM conversations ${this.forceIndex('PRIMARY')}
        WHERE id IN (${placeholders(count)}) ORDER BY id FOR UPDATE`;
   },
 
@@ -184,7 +188,7 @@ const sqlite: Dialect = {
   },
 
   lockSql(count) {
-    return `SELECT id, owner, last_active FROM conversations WHERE id IN (${placeholders(count)})`;
+    return `SELECT id, owner, last_active, epoch, deleted_at FROM conversations WHERE id IN (${placeholders(count)})`;
   },
 
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {

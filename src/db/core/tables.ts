@@ -5,6 +5,10 @@ export interface ConversationRow {
   owner: string | null;
   created_at: string;
   last_active: string;
+  /** Messages and idempotency keys of an earlier epoch are invisible. */
+  epoch: number;
+  /** Not null: invisible, and its rows are being removed. */
+  deleted_at: string | null;
 }
 
 export interface MessageRow {
@@ -23,6 +27,7 @@ export interface MessageRow {
   length: number | null;
   worker: string | null;
   format: string | null;
+  epoch: number;
 }
 
 /** A deleted or purged conversation. */
@@ -32,6 +37,8 @@ export interface DeletionRow {
   owner: string | null;
   deleted_at: string;
   renewed: number;
+  /** 1 until the rows of the conversation are removed. */
+  pending: number;
 }
 
 /** `request`, `scope`, `checkpoint` and `manifest` are JSON text. */
@@ -61,6 +68,7 @@ export interface IdempotencyKeyRow {
   reply_uid: string;
   cached: number;
   created_at: string;
+  epoch: number;
 }
 
 /** `scopes` are words with commas between; `hash` is SHA-256 in hexadecimal. */
@@ -95,8 +103,11 @@ declare module 'knex/types/tables.js' {
   }
 }
 
+/** A conversation that is visible. */
+export type StoredConversation = Omit<ConversationRow, 'epoch' | 'deleted_at'>;
+
 /** A message without the columns of the writer. */
-export type StoredMessage = Omit<MessageRow, 'updated_at' | 'length' | 'worker'>;
+export type StoredMessage = Omit<MessageRow, 'updated_at' | 'length' | 'worker' | 'epoch'>;
 
 export const CONVERSATION_COLUMNS = 'id, owner, created_at, last_active';
 

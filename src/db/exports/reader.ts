@@ -89,7 +89,7 @@ export class KnexExportSource implements ExportSource {
     let from = toTime(at - SETTLED_MS);
     let after = 0;
     for (;;) {
-      const rows = await this.#select<Omit<DeletionRow, 'renewed'>>(
+      const rows = await this.#select<Omit<DeletionRow, 'renewed' | 'pending'>>(
         `SELECT id, conversation_id, owner, deleted_at FROM deletions ${this.#dialect.forceIndex('deletions_deleted_at')}
          WHERE deleted_at >= ? AND (deleted_at > ? OR id > ?) ORDER BY deleted_at, id LIMIT ?`,
         [from, from, after, CURSOR_PAGE],
@@ -210,6 +210,7 @@ export class KnexExportSource implements ExportSource {
       `SELECT id, created_at, last_active FROM conversations
        ${one.length > 0 ? '' : this.#dialect.forceIndex(index)}
        WHERE ${owner.length > 0 ? 'owner = ? AND' : ''} ${one.length > 0 ? 'id = ? AND' : ''} ${range}
+         AND deleted_at IS NULL
        ORDER BY created_at, id LIMIT ?`,
       [...owner, ...one, ...bindings, limit],
     );
@@ -244,7 +245,7 @@ export class KnexExportSource implements ExportSource {
     if (ids.length === 0) return new Set();
     const rows = await this.#select<{ id: string }>(
       `SELECT id FROM conversations c WHERE id IN (${placeholders(ids.length)})
-       AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.conversation_id = c.id)`,
+       AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.conversation_id = c.id AND m.epoch = c.epoch)`,
       ids,
     );
     return new Set(idsOf(rows));

@@ -9,6 +9,7 @@ import type {
   Instant,
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
+import type { PendingDeletion } from '../../domain/conversations/purge.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import { toConversation, toMessage, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
@@ -19,9 +20,10 @@ import {
   type ConversationRow,
   MESSAGE_COLUMNS,
   type MessageRow,
+  type StoredConversation,
   type StoredMessage,
 } from '../core/tables.ts';
-import { recordDeletions } from './deletions.ts';
+import { hideConversations, removeDeleted } from './deletions.ts';
 
 type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to'> &
   Pick<ConversationRow, 'owner'>;
@@ -29,6 +31,8 @@ type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' 
 /** Where a list without a cursor begins; ids are hexadecimal, so every one of them sorts before g. */
 const LAST_TIME = toTime(Number.POSITIVE_INFINITY);
 const AFTER_EVERY_ID = 'g';
+/** How long a deletion removes rows before it returns; the rest is removed in the background. */
+const REMOVE_MS = 300;
 
 export class KnexConversations implements ConversationRepository {
   readonly #knex: Knex;
@@ -40,8 +44,8 @@ export class KnexConversations implements ConversationRepository {
   }
 
   async find(id: string): Promise<Conversation | null> {
-    const [row] = await this.#select<ConversationRow>(
-      `SELECT ${CONVERSATION_COLUMNS} FROM conversations WHERE id = ?`,
+    const [row] = await this.#select<StoredConversation>(
+      `SELECT ${CONVERSATION_COLUMNS} FROM conversations WHERE id = ? AND deleted_at IS NULL`,
       [id],
     );
     return row ? toConversation(row) : null;
@@ -76,8 +80,10 @@ export class KnexConversations implements ConversationRepository {
   async messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]> {
     const rows = await this.#select<StoredMessage>(
       `SELECT ${MESSAGE_COLUMNS} FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id = ? AND id > ? ORDER BY id LIMIT ?`,
-      [id, afterSeq, limit],
+       WHERE conversation_id = ? AND id > ?
+         AND epoch = (SELECT epoch FROM conversations WHERE id = ? AND deleted_at IS NULL)
+       ORDER BY id LIMIT ?`,
+      [id, afterSeq, id, limit],
     );
     return rows.map(toMessage);
   }
@@ -92,9 +98,9 @@ export class KnexConversations implements ConversationRepository {
     const [index, theirs, owner] = access.unrestricted
       ? ['conversations_last_active', '', []]
       : ['conversations_owner_last_active', 'owner = ? AND', [access.owner ?? '']];
-    const rows = await this.#select<ConversationRow>(
+    const rows = await this.#select<StoredConversation>(
       `SELECT ${CONVERSATION_COLUMNS} FROM conversations ${this.#dialect.forceIndex(index)}
-       WHERE ${theirs} last_active >= ? AND last_active <= ? AND (last_active < ? OR id < ?)
+       WHERE ${theirs} deleted_at IS NULL AND last_active >= ? AND last_active <= ? AND (last_active < ? OR id < ?)
        ORDER BY last_active DESC, id DESC LIMIT ?`,
       [...owner, toTime(activeSince), until, until, before?.id ?? AFTER_EVERY_ID, limit],
     );
@@ -103,16 +109,13 @@ export class KnexConversations implements ConversationRepository {
 
   /** Not tried again when the connection broke: the second try would say that there was none. */
   async delete(id: string, access: Access): Promise<boolean> {
-    try {
-      return await transaction(this.#knex, async (trx) => {
-        const [there] = await this.#dialect.lockConversations(trx, [id]);
-        if (!there || !canAccess(access, there.owner)) return false;
-        await recordDeletions(trx, [id], Date.now());
-        return (await trx('conversations').where({ id }).delete()) > 0;
-      });
-    } catch (error) {
-      throw toAppError(error);
-    }
+    const deletions = await this.#hide(id, access);
+    if (deletions.length === 0) return false;
+    const started = performance.now();
+    const isStopped = () => performance.now() - started > REMOVE_MS;
+    // It is deleted, whether its rows are removed now or later.
+    await removeDeleted(this.#knex, deletions, { isStopped }).catch(() => false);
+    return true;
   }
 
   async check(): Promise<void> {
@@ -123,11 +126,24 @@ export class KnexConversations implements ConversationRepository {
     }
   }
 
+  async #hide(id: string, access: Access): Promise<PendingDeletion[]> {
+    try {
+      return await transaction(this.#knex, async (trx) => {
+        const [found] = await this.#dialect.lockConversations(trx, [id]);
+        if (!found || found.deleted_at !== null || !canAccess(access, found.owner)) return [];
+        return hideConversations(trx, [id], Date.now());
+      });
+    } catch (error) {
+      throw toAppError(error);
+    }
+  }
+
   #newestFirst(id: string, limit: number, before: number, activeSince: Instant): Promise<HistoryRow[]> {
     return this.#select(
       `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to, c.owner
        FROM conversations c JOIN messages m ${this.#dialect.forceIndex('messages_conversation')} ON m.conversation_id = c.id
-       WHERE c.id = ? AND c.last_active >= ? AND m.id < ? ORDER BY m.id DESC LIMIT ?`,
+         AND m.epoch = c.epoch
+       WHERE c.id = ? AND c.deleted_at IS NULL AND c.last_active >= ? AND m.id < ? ORDER BY m.id DESC LIMIT ?`,
       [id, toTime(activeSince), before, limit],
     );
   }

@@ -1,86 +1,127 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import type { Instant } from '../../domain/conversations/conversation.ts';
-import type { ConversationVersions, PurgeCount, PurgeStore } from '../../domain/conversations/purge.ts';
-import { toTime } from '../core/codec.ts';
+import type { ConversationCursor, Instant } from '../../domain/conversations/conversation.ts';
+import type {
+  ConversationVersions,
+  PendingDeletion,
+  PurgeCount,
+  PurgeLock,
+  PurgeStore,
+  RemovalOptions,
+} from '../../domain/conversations/purge.ts';
+import { fromTime, toTime } from '../core/codec.ts';
 import { dialectOf, type ReleaseLock } from '../core/dialect.ts';
 import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
-import { recordDeletions } from './deletions.ts';
+import { hideConversations, pendingDeletions, removeDeleted } from './deletions.ts';
+
+const COUNT_PAGE = 20;
 
 export class KnexPurgeStore implements PurgeStore {
   readonly #knex: Knex;
-  #isLocked = false;
+  readonly #held = new Set<PurgeLock>();
 
   constructor(knex: Knex) {
     this.#knex = knex;
   }
 
+  /** In pages, so that no statement runs for long. */
   async countExpired(cutoff: Instant): Promise<PurgeCount> {
-    const expired = this.#knex('conversations').where('last_active', '<', toTime(cutoff));
-    return withReconnect(async () => {
-      const [conversations] = await expired.clone().count({ count: '*' });
-      const [messages] = await expired
-        .clone()
-        .join('messages', 'messages.conversation_id', 'conversations.id')
-        .count({ count: '*' });
-      return { conversations: Number(conversations?.count ?? 0), messages: Number(messages?.count ?? 0) };
-    });
+    const count = { conversations: 0, messages: 0 };
+    let after: ConversationCursor | null = null;
+    for (;;) {
+      const page: ConversationCursor[] = await this.candidates(cutoff, after, COUNT_PAGE);
+      after = page.at(-1) ?? null;
+      if (!after) return count;
+      count.conversations += page.length;
+      count.messages += await this.#countMessages(page.map(({ id }) => id));
+      await nextTurn();
+    }
   }
 
-  async candidates(cutoff: Instant, limit: number): Promise<string[]> {
-    const streaming = this.#knex('messages')
-      .where('conversation_id', this.#knex.ref('conversations.id'))
-      .where('status', 'streaming');
-    return withReconnect(() =>
-      this.#knex('conversations')
-        .where('last_active', '<', toTime(cutoff))
-        .whereNotExists(streaming.clone())
-        .orderBy('last_active')
-        .limit(limit)
-        .pluck('id'),
+  async candidates(
+    cutoff: Instant,
+    after: ConversationCursor | null,
+    limit: number,
+  ): Promise<ConversationCursor[]> {
+    const from = toTime(after?.lastActive ?? Number.NEGATIVE_INFINITY);
+    const dialect = dialectOf(this.#knex);
+    const rows = await withReconnect(() =>
+      dialect.select<{ id: string; last_active: string }>(
+        this.#knex,
+        `SELECT id, last_active FROM conversations ${dialect.forceIndex('conversations_last_active')}
+         WHERE last_active >= ? AND last_active < ? AND (last_active > ? OR id > ?) AND deleted_at IS NULL
+         ORDER BY last_active, id LIMIT ?`,
+        [from, toTime(cutoff), from, after?.id ?? '', limit],
+      ),
     );
+    return rows.map((row) => ({ id: row.id, lastActive: fromTime(row.last_active) }));
   }
 
   versions(ids: readonly string[]): Promise<ConversationVersions> {
     return withReconnect(() => versionsOf(this.#knex, ids));
   }
 
-  async delete(
+  async hide(
     ids: readonly string[],
     cutoff: Instant,
     versions?: ConversationVersions,
-  ): Promise<PurgeCount> {
+  ): Promise<PendingDeletion[]> {
     try {
-      return await transaction(this.#knex, (trx) => deleteIdle(trx, ids, toTime(cutoff), versions));
+      return await transaction(this.#knex, (trx) => hideIdle(trx, ids, toTime(cutoff), versions));
     } catch (error) {
       throw toAppError(error);
     }
+  }
+
+  pendingDeletions(after: number, limit: number): Promise<PendingDeletion[]> {
+    return pendingDeletions(this.#knex, after, limit);
+  }
+
+  remove(deletions: readonly PendingDeletion[], options: RemovalOptions): Promise<boolean> {
+    return removeDeleted(this.#knex, deletions, options);
   }
 
   async forgetDeletions(before: Instant, limit: number): Promise<number> {
     return withReconnect(async () => {
       const ids = await this.#knex('deletions')
         .where('deleted_at', '<', toTime(before))
+        .where('pending', 0)
         .limit(limit)
         .pluck('id');
       return ids.length === 0 ? 0 : this.#knex('deletions').whereIn('id', ids).delete();
     });
   }
 
-  async exclusively<T>(work: () => Promise<T>): Promise<T | null> {
-    if (this.#isLocked) return null;
-    this.#isLocked = true;
+  async countLeft(cutoff: Instant): Promise<number> {
+    const expired = this.#knex('conversations').where('last_active', '<', toTime(cutoff));
+    const [row] = await withReconnect(() => expired.clone().count({ count: '*' }));
+    return Number(row?.count ?? 0);
+  }
+
+  async exclusively<T>(lock: PurgeLock, work: () => Promise<T>): Promise<T | null> {
+    if (this.#held.has(lock)) return null;
+    this.#held.add(lock);
     try {
-      const unlock = await withReconnect(() => this.#lock());
+      const unlock = await withReconnect(() => this.#lock(lock));
       return unlock ? await work().finally(unlock) : null;
     } finally {
-      this.#isLocked = false;
+      this.#held.delete(lock);
     }
   }
 
-  async #lock(): Promise<ReleaseLock | null> {
+  async #countMessages(ids: readonly string[]): Promise<number> {
+    const messages = this.#knex('messages')
+      .join('conversations', 'conversations.id', 'messages.conversation_id')
+      .whereIn('messages.conversation_id', ids)
+      .where('messages.epoch', this.#knex.ref('conversations.epoch'));
+    const [row] = await withReconnect(() => messages.clone().count({ count: '*' }));
+    return Number(row?.count ?? 0);
+  }
+
+  async #lock(name: PurgeLock): Promise<ReleaseLock | null> {
     const dialect = dialectOf(this.#knex);
-    if (dialect.pooled) return dialect.advisoryLock(this.#knex, 'chat-purge', 0);
+    if (dialect.pooled || name === 'removal') return dialect.advisoryLock(this.#knex, `chat-${name}`, 0);
     // SQLite has no advisory locks.
     const lock = new FileLock(`${this.#knex.client.config.connection.filename}-purge.lock`);
     if (lock.tryAcquire()) return async () => lock.close();
@@ -89,26 +130,30 @@ export class KnexPurgeStore implements PurgeStore {
   }
 }
 
-async function deleteIdle(
+async function hideIdle(
   trx: Knex,
   candidates: readonly string[],
   cutoff: string,
   versions: ConversationVersions | undefined,
-): Promise<PurgeCount> {
+): Promise<PendingDeletion[]> {
   const locked = await dialectOf(trx).lockConversations(trx, [...candidates].sort());
-  const expired = locked.filter((row) => row.last_active < cutoff).map((row) => row.id);
-  const streaming = await trx('messages')
-    .whereIn('conversation_id', expired)
-    .where('status', 'streaming')
-    .pluck('conversation_id');
-  const idle = expired.filter((id) => !streaming.includes(id));
+  const expired = locked.filter((row) => row.deleted_at === null && row.last_active < cutoff);
+  const streaming = await streamingConversations(trx);
+  const idle = expired.map((row) => row.id).filter((id) => !streaming.has(id));
   const now = versions && (await versionsOf(trx, idle));
   const ids = now ? idle.filter((id) => now.get(id) === versions.get(id)) : idle;
-  if (ids.length === 0) return { conversations: 0, messages: 0 };
-  const [messages] = await trx('messages').whereIn('conversation_id', ids).count({ count: '*' });
-  await recordDeletions(trx, ids, Date.now());
-  const conversations = await trx('conversations').whereIn('id', ids).delete();
-  return { conversations, messages: Number(messages?.count ?? 0) };
+  return ids.length === 0 ? [] : hideConversations(trx, ids, Date.now());
+}
+
+/** By the index of running replies: the messages of the candidates can be many. */
+async function streamingConversations(trx: Knex): Promise<Set<string>> {
+  const index = dialectOf(trx).forceIndex('messages_worker');
+  const ids = await trx
+    .from(trx.raw(`messages ${index}`))
+    .whereNotNull('worker')
+    .where('status', 'streaming')
+    .pluck<string[]>('conversation_id');
+  return new Set(ids);
 }
 
 /** From `updated_at`, which every write of a message sets. */
@@ -116,8 +161,8 @@ async function versionsOf(knex: Knex, ids: readonly string[]): Promise<Conversat
   const rows = await knex('conversations')
     .leftJoin('messages', 'messages.conversation_id', 'conversations.id')
     .whereIn('conversations.id', ids)
-    .groupBy('conversations.id', 'last_active')
-    .select('conversations.id', 'last_active')
+    .groupBy('conversations.id', 'last_active', 'conversations.epoch')
+    .select('conversations.id', 'last_active', 'conversations.epoch')
     .count({ count: 'messages.id' })
     .max({ newest: 'messages.id', changed: 'updated_at' });
   return new Map(rows.map((row) => [row.id, JSON.stringify(row)]));

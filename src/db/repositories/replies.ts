@@ -6,10 +6,10 @@ import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { transaction, withReconnect } from '../core/errors.ts';
 import {
   CONVERSATION_COLUMNS,
-  type ConversationRow,
   type IdempotencyKeyRow,
   MESSAGE_COLUMNS,
   type MessageRow,
+  type StoredConversation,
   type StoredMessage,
 } from '../core/tables.ts';
 
@@ -26,16 +26,16 @@ export class KnexReplies implements ReplyStore {
   }
 
   async find(uid: string): Promise<StoredReply | null> {
-    const [row] = await this.#select<StoredMessage & Pick<MessageRow, 'worker'>>(
-      `SELECT ${MESSAGE_COLUMNS}, worker FROM messages WHERE uid = ? AND role = 'assistant'`,
+    const [row] = await this.#select<StoredMessage & Pick<MessageRow, 'worker' | 'epoch'>>(
+      `SELECT ${MESSAGE_COLUMNS}, worker, epoch FROM messages WHERE uid = ? AND role = 'assistant'`,
       [uid],
     );
     if (!row) return null;
-    const [conversation] = await this.#select<ConversationRow>(
-      `SELECT ${CONVERSATION_COLUMNS} FROM conversations WHERE id = ?`,
-      [row.conversation_id],
+    const [conversation] = await this.#select<StoredConversation>(
+      `SELECT ${CONVERSATION_COLUMNS} FROM conversations WHERE id = ? AND epoch = ? AND deleted_at IS NULL`,
+      [row.conversation_id, row.epoch],
     );
-    // Deleted between the two.
+    // Deleted, and its rows are not removed yet.
     if (!conversation) return null;
     return {
       message: toMessage(row),
@@ -46,7 +46,9 @@ export class KnexReplies implements ReplyStore {
 
   async tail(uid: string, afterChars: number): Promise<ReplyTail | null> {
     const [row] = await this.#select<TailRow>(
-      'SELECT SUBSTR(content, ?) AS content, status, model, finish_reason, `usage`, worker FROM messages WHERE uid = ?',
+      `SELECT SUBSTR(content, ?) AS content, status, model, finish_reason, \`usage\`, worker
+       FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
+       WHERE m.uid = ? AND c.deleted_at IS NULL`,
       [afterChars + 1, uid],
     );
     if (!row) return null;
@@ -64,15 +66,16 @@ export class KnexReplies implements ReplyStore {
 
   /** The row keeps its worker, which sees the cancellation and appends its last text. */
   async cancel(uid: string): Promise<boolean> {
-    const [row] = await this.#select<{ conversation_id: string }>(
-      'SELECT conversation_id FROM messages WHERE uid = ?',
+    const [row] = await this.#select<Pick<MessageRow, 'conversation_id' | 'epoch'>>(
+      'SELECT conversation_id, epoch FROM messages WHERE uid = ?',
       [uid],
     );
     if (!row) return false;
     return withReconnect(() =>
       transaction(this.#knex, async (trx) => {
         // The transaction that ends a reply holds this lock from reading the status to writing it.
-        await this.#dialect.lockConversations(trx, [row.conversation_id]);
+        const [locked] = await this.#dialect.lockConversations(trx, [row.conversation_id]);
+        if (!locked || locked.deleted_at !== null || locked.epoch !== row.epoch) return false;
         const count = await trx('messages')
           .where({ uid, status: 'streaming' })
           .update({ status: 'cancelled', finish_reason: 'cancelled', updated_at: toTime(Date.now()) });
@@ -92,7 +95,8 @@ export class KnexReplies implements ReplyStore {
   async key(id: string, activeSince: Instant): Promise<StoredKey | null> {
     const [row] = await this.#select<IdempotencyKeyRow>(
       `SELECT k.body_hash, k.conversation_id, k.question_uid, k.reply_uid, k.cached FROM idempotency_keys k
-       JOIN conversations c ON c.id = k.conversation_id WHERE k.id = ? AND c.last_active >= ?`,
+       JOIN conversations c ON c.id = k.conversation_id AND c.epoch = k.epoch
+       WHERE k.id = ? AND c.deleted_at IS NULL AND c.last_active >= ?`,
       [id, toTime(activeSince)],
     );
     if (!row) return null;

@@ -5,8 +5,10 @@ import { toTime } from '../core/codec.ts';
 import type { Statement } from '../core/dialect.ts';
 import type { ConversationRow, IdempotencyKeyRow } from '../core/tables.ts';
 
-/** A stored key with the activity of its conversation. */
-export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & Pick<ConversationRow, 'last_active'>;
+/** A stored key with the activity of its conversation; null when that was deleted, so that the key is free. */
+export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & {
+  readonly last_active: ConversationRow['last_active'] | null;
+};
 
 /**
  * The statements that claim the key for the turn; undefined when another turn has it. A claim that is not committed yet
@@ -17,9 +19,10 @@ export function claimKey(
   known: KeyUse | undefined,
   questionId: string,
   reply: Message,
+  epoch: number,
 ): Statement[] | undefined {
   if (key.replaces !== null) {
-    if (known?.reply_uid !== key.replaces) return undefined;
+    if (!known?.last_active || known.reply_uid !== key.replaces) return undefined;
     return [
       { sql: 'UPDATE idempotency_keys SET reply_uid = ? WHERE id = ?', bindings: [reply.uid, key.id] },
       // Only an empty reply is deleted.
@@ -28,16 +31,19 @@ export function claimKey(
   }
   const free: Statement[] = [];
   if (known) {
-    if (known.last_active >= toTime(key.expiredBefore)) return undefined;
+    if (known.last_active !== null && known.last_active >= toTime(key.expiredBefore)) return undefined;
     free.push({ sql: 'DELETE FROM idempotency_keys WHERE id = ?', bindings: [key.id] });
   }
   const sql = `INSERT INTO idempotency_keys
-     (id, body_hash, conversation_id, question_uid, reply_uid, cached, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)`;
+     (id, body_hash, conversation_id, question_uid, reply_uid, cached, created_at, epoch) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`;
   const { conversationId, uid, timestamp } = reply;
   const cached = key.cached ? 1 : 0;
   return [
     ...free,
-    { sql, bindings: [key.id, key.bodyHash, conversationId, questionId, uid, cached, toTime(timestamp)] },
+    {
+      sql,
+      bindings: [key.id, key.bodyHash, conversationId, questionId, uid, cached, toTime(timestamp), epoch],
+    },
   ];
 }
 

@@ -74,13 +74,16 @@ class Reads {
       'messages',
       [...turns.flatMap(messagesOf), ...progress.map(({ uid }) => uid)],
       (count) =>
-        `SELECT uid, conversation_id, status, length FROM messages WHERE uid IN (${placeholders(count)})`,
+        `SELECT m.uid, m.conversation_id, m.status, m.length FROM messages m
+         JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
+         WHERE m.uid IN (${placeholders(count)}) AND c.deleted_at IS NULL`,
     );
     this.#add(
       'keys',
       turns.flatMap(({ key }) => (key ? [key.id] : [])),
-      (count) => `SELECT k.id, k.reply_uid, c.last_active FROM idempotency_keys k
-         JOIN conversations c ON c.id = k.conversation_id WHERE k.id IN (${placeholders(count)})`,
+      (count) => `SELECT k.id, k.reply_uid,
+           CASE WHEN k.epoch = c.epoch AND c.deleted_at IS NULL THEN c.last_active END AS last_active
+         FROM idempotency_keys k JOIN conversations c ON c.id = k.conversation_id WHERE k.id IN (${placeholders(count)})`,
     );
     this.#add(
       'deletions',
@@ -136,7 +139,10 @@ interface Activity {
 class Plan {
   readonly #dialect: Dialect;
   readonly #batch: WriteBatch;
+  /** The visible ones. */
   readonly #conversations: ReadonlyMap<string, LockedConversation>;
+  /** Deleted or expired conversations, which start again with a turn: id → the epoch of their new messages. */
+  readonly #restarts = new Map<string, number>();
   readonly #messages: Map<string, ReplyRow>;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
@@ -151,8 +157,13 @@ class Plan {
   constructor(dialect: Dialect, batch: WriteBatch, found: Found) {
     this.#dialect = dialect;
     this.#batch = batch;
-    this.#conversations = new Map(found.conversations.map((row) => [row.id, row]));
+    const visible = found.conversations.filter((row) => row.deleted_at === null);
+    this.#conversations = new Map(visible.map((row) => [row.id, row]));
     this.#expired = expiredConversations(batch.turns, this.#conversations);
+    for (const { id, deleted_at, epoch } of found.conversations) {
+      if (deleted_at !== null) this.#restarts.set(id, epoch);
+      else if (this.#expired.has(id)) this.#restarts.set(id, epoch + 1);
+    }
     this.#messages = new Map(found.messages.map((row) => [row.uid, row]));
     for (const [uid, { conversation_id }] of this.#messages) {
       if (this.#expired.has(conversation_id)) this.#messages.delete(uid);
@@ -169,8 +180,9 @@ class Plan {
       return outcome;
     });
     const writes = [
-      ...deleteExpired(this.#expired, this.#written),
-      ...saveConversations(this.#dialect, this.#activity),
+      ...hideExpired(this.#expired, this.#written),
+      ...restart(this.#restarts, this.#activity),
+      ...saveConversations(this.#dialect, this.#activity, this.#restarts),
       ...saveMessages(this.#dialect, this.#inserts),
       ...this.#updates,
     ];
@@ -214,7 +226,13 @@ class Plan {
   #claim({ start, reply, key }: TurnWrite): boolean {
     const questionId = start?.message.uid ?? reply?.replyTo;
     if (!key || !reply || !questionId) return false;
-    const statements = claimKey(key, this.#keys.get(key.id), questionId, reply);
+    const statements = claimKey(
+      key,
+      this.#keys.get(key.id),
+      questionId,
+      reply,
+      this.#epochOf(reply.conversationId),
+    );
     if (!statements) return false;
     this.#updates.push(...statements);
     this.#keys.set(key.id, { id: key.id, reply_uid: reply.uid, last_active: toTime(reply.timestamp) });
@@ -229,8 +247,13 @@ class Plan {
     const { uid, conversationId, status, content } = message;
     this.#inserts.push(
       ...fromMessage(message, time, this.#written, status === 'streaming' ? (worker ?? null) : null),
+      this.#epochOf(conversationId),
     );
     this.#messages.set(uid, { uid, conversation_id: conversationId, status, length: content.length });
+  }
+
+  #epochOf(conversationId: string): number {
+    return this.#restarts.get(conversationId) ?? this.#conversations.get(conversationId)?.epoch ?? 0;
   }
 
   #touch(conversationId: string, time: string, unit: TurnWrite = {}): void {
@@ -244,7 +267,7 @@ class Plan {
       created: time,
       last: time,
       owner: existing ? existing.owner : (unit.start?.by.owner ?? null),
-      unseen: !existing && unit.start !== undefined && mayExist(unit),
+      unseen: !existing && !this.#restarts.has(conversationId) && unit.start !== undefined && mayExist(unit),
     });
   }
 }
@@ -263,28 +286,49 @@ function expiredConversations(
   return expired;
 }
 
-function deleteExpired(expired: ReadonlyMap<string, string>, at: string): Statement[] {
+function hideExpired(expired: ReadonlyMap<string, string>, at: string): Statement[] {
   if (expired.size === 0) return [];
   const each = [...expired].map(() => '(id = ? AND last_active < ?)').join(' OR ');
   const bindings = [...expired].flat();
-  const recorded = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed)
-     SELECT id, owner, ?, 1 FROM conversations WHERE ${each}`;
+  const recorded = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed, pending)
+     SELECT id, owner, ?, 1, 1 FROM conversations WHERE ${each}`;
   return [
     { sql: recorded, bindings: [at, ...bindings] },
-    { sql: `DELETE FROM conversations WHERE ${each}`, bindings },
+    {
+      sql: `UPDATE conversations SET epoch = epoch + 1, deleted_at = ? WHERE ${each}`,
+      bindings: [at, ...bindings],
+    },
   ];
 }
 
+/** Their earlier messages stay invisible, because the epoch is another one. */
+function restart(
+  restarts: ReadonlyMap<string, number>,
+  activity: ReadonlyMap<string, Activity>,
+): Statement[] {
+  const sql = `UPDATE conversations SET owner = ?, created_at = ?, last_active = ?, epoch = ?, deleted_at = NULL
+     WHERE id = ?`;
+  return [...restarts].flatMap(([id, epoch]) => {
+    const row = activity.get(id);
+    return row ? [{ sql, bindings: [row.owner, row.created, row.last, epoch, id] }] : [];
+  });
+}
+
 const CONVERSATION_TUPLE = `(${placeholders(4)})`;
-const MESSAGE_COLUMN_COUNT = MESSAGE_INSERT_COLUMNS.split(',').length;
+const MESSAGE_COLUMNS = `${MESSAGE_INSERT_COLUMNS}, epoch`;
+const MESSAGE_COLUMN_COUNT = MESSAGE_COLUMNS.split(',').length;
 const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
 
 /**
- * Existing conversations only get a newer activity. An unseen one must still not exist: another process may have
+ * Existing conversations only get a newer activity; restarted ones are up to date. An unseen one must still not exist: another process may have
  * created it for another owner, and the plain INSERT then fails.
  */
-function saveConversations(dialect: Dialect, activity: ReadonlyMap<string, Activity>): Statement[] {
-  const rows = [...activity].sort(([a], [b]) => (a < b ? -1 : 1));
+function saveConversations(
+  dialect: Dialect,
+  activity: ReadonlyMap<string, Activity>,
+  restarted: ReadonlyMap<string, unknown>,
+): Statement[] {
+  const rows = [...activity].filter(([id]) => !restarted.has(id)).sort(([a], [b]) => (a < b ? -1 : 1));
   const [unseen = [], others = []] = [true, false].map((kind) =>
     rows.filter(([, row]) => row.unseen === kind),
   );
@@ -302,6 +346,6 @@ function insertConversations(rows: readonly (readonly [string, Activity])[], onK
 function saveMessages(dialect: Dialect, rows: (string | number | null)[]): Statement[] {
   if (rows.length === 0) return [];
   const values = repeated(MESSAGE_TUPLE, rows.length / MESSAGE_COLUMN_COUNT);
-  const sql = `INSERT INTO messages (${MESSAGE_INSERT_COLUMNS}) VALUES ${values} ${dialect.messageConflict}`;
+  const sql = `INSERT INTO messages (${MESSAGE_COLUMNS}) VALUES ${values} ${dialect.messageConflict}`;
   return [{ sql, bindings: rows }];
 }

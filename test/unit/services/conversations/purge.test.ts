@@ -21,30 +21,47 @@ function setUp(rows: number, { ttlMs = DAY, busy = false, archiver }: Options = 
   const batches: number[] = [];
   const forgotten: number[] = [];
   let left = rows;
+  let hidden = 0;
   const store: PurgeStore = {
     countExpired: async () => ({ conversations: left, messages: left * 2 }),
-    async candidates(cutoff, limit) {
+    countLeft: async () => left + hidden,
+    async candidates(cutoff, after, limit) {
       calls.push('candidates');
       assert.equal(cutoff, NOW - DAY);
-      return Array.from({ length: Math.min(limit, left) }, (_, n) => `c${n}`);
+      const first = after ? Number(after.id.slice(1)) + 1 : 0;
+      const size = Math.min(limit, rows - first);
+      return Array.from({ length: size }, (_, n) => ({ id: `c${first + n}`, lastActive: 0 }));
     },
     async versions(ids) {
       calls.push('versions');
       return new Map(ids.map((id) => [id, 'v1']));
     },
-    async delete(ids, cutoff, versions) {
-      calls.push('delete');
+    async hide(ids, cutoff, versions) {
+      calls.push('hide');
       batches.push(ids.length);
       assert.equal(cutoff, NOW - DAY);
       assert.equal(versions?.size, archiver && ids.length);
       left -= ids.length;
-      return { conversations: ids.length, messages: ids.length * 2 };
+      hidden += ids.length;
+      return [];
+    },
+    async pendingDeletions(after, limit) {
+      const size = after === 0 ? Math.min(limit, hidden) : 0;
+      return Array.from({ length: size }, (_, n) => ({ seq: n + 1, conversationId: `c${n}`, epoch: 1 }));
+    },
+    async remove(deletions, { isStopped, onSlice }) {
+      for (const _ of deletions) {
+        if (isStopped?.()) return false;
+        onSlice?.({ conversations: 1, messages: 2 });
+        hidden -= 1;
+      }
+      return true;
     },
     forgetDeletions: async (before) => {
       forgotten.push(before);
       return forgotten.length < 3 ? 1000 : 0;
     },
-    exclusively: async (work) => (busy ? null : work()),
+    exclusively: async (_lock, work) => (busy ? null : work()),
   };
   const purge = new PurgeService(
     store,
@@ -71,16 +88,20 @@ describe('a purge', () => {
     assert.deepEqual(forgotten, Array(3).fill(NOW - 31 * DAY));
   });
 
-  it('stops between two batches when the signal is aborted', async () => {
+  it('stops after a slice when the signal is aborted, and says what is left', async () => {
     const abort = new AbortController();
-    const { purge, store, left } = setUp(1000);
-    const remove = store.delete;
-    store.delete = (...given) => {
-      abort.abort();
-      return remove(...given);
-    };
-    assert.equal((await purge.run(abort.signal)).outcome, 'stopped');
-    assert.ok(left() > 0);
+    const { purge } = setUp(1000);
+    const report = await purge.run(abort.signal, ({ conversations }) => {
+      if (conversations === 250) abort.abort();
+    });
+    assert.deepEqual(report, { conversations: 250, messages: 500, left: 750, outcome: 'stopped' });
+  });
+
+  it('removes what earlier deletions have left', async () => {
+    const { purge, store } = setUp(0, { ttlMs: 0 });
+    await store.hide(['c0', 'c1'], NOW - DAY);
+    await purge.removeDeleted(new AbortController().signal);
+    assert.deepEqual(await store.pendingDeletions(0, 10), []);
   });
 
   it('deletes nothing that cannot be archived, and retries at the next run', async () => {
@@ -113,7 +134,7 @@ describe('a purge', () => {
       ['c0', 'c1'],
     );
     // The version is read before the contents, so that a change in between is noticed.
-    assert.deepEqual(calls.slice(-4), ['candidates', 'versions', 'delete', 'candidates']);
+    assert.deepEqual(calls.slice(-4), ['candidates', 'versions', 'hide', 'candidates']);
   });
 
   it('does nothing while another process purges', async () => {
@@ -122,11 +143,12 @@ describe('a purge', () => {
     assert.equal(calls.length, 0);
   });
 
-  it('does nothing when conversations never expire', async () => {
-    const { purge, calls } = setUp(5, { ttlMs: 0 });
+  it('only forgets deletions when conversations never expire', async () => {
+    const { purge, calls, forgotten } = setUp(5, { ttlMs: 0 });
     assert.equal((await purge.run(new AbortController().signal)).outcome, 'off');
     assert.deepEqual(await purge.preview(), { conversations: 0, messages: 0 });
     assert.equal(calls.length, 0);
+    assert.equal(forgotten.length, 3);
   });
 
   it('counts in a dry run and deletes nothing', async () => {
