@@ -2,7 +2,7 @@ import type { Permit, PermitPool, Policy } from '../domain/access/limits.ts';
 
 /** Limits what a subject has open at the same time. Each process grants its share of the limit, rounded up. */
 export class ConcurrencyLimiter implements PermitPool {
-  readonly #open = new Map<string, number>();
+  readonly #open = new Map<string, Set<Permit>>();
   readonly #processes: () => number;
 
   /** @param processes how many processes share the limit, this one included; may change */
@@ -12,19 +12,15 @@ export class ConcurrencyLimiter implements PermitPool {
 
   acquire(policy: Policy, subject: string): Permit {
     const name = `${policy.name}\n${subject}`;
-    const share = Math.ceil(policy.limit / this.#processes());
-    const open = this.#open.get(name) ?? 0;
-    if (open >= share) return { policy, resetSeconds: null, allowed: false, remaining: 0, release() {} };
-    this.#open.set(name, open + 1);
-    let isHeld = true;
+    const permits = this.#open.get(name) ?? new Set();
+    const remaining = Math.ceil(policy.limit / this.#processes()) - permits.size - 1;
+    if (remaining < 0) return { policy, resetSeconds: null, allowed: false, remaining: 0, release() {} };
     const release = () => {
-      if (!isHeld) return;
-      isHeld = false;
-      const others = (this.#open.get(name) ?? 1) - 1;
-      if (others > 0) this.#open.set(name, others);
-      else this.#open.delete(name);
+      if (permits.delete(permit) && permits.size === 0) this.#open.delete(name);
     };
-    return { policy, resetSeconds: null, allowed: true, remaining: share - open - 1, release };
+    const permit = { policy, resetSeconds: null, allowed: true, remaining, release };
+    this.#open.set(name, permits.add(permit));
+    return permit;
   }
 
   /** Subjects that have something open; for tests. */

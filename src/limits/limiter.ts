@@ -16,14 +16,6 @@ const MAX_COUNTERS = 100_000;
 /** A process that is alone keeps windows up to this length in memory; longer ones survive a restart. */
 const MEMORY_WINDOW_SECONDS = 60;
 
-export interface LimiterOptions {
-  readonly store: CounterStore;
-  /** Whether no other process counts in the store; may change. */
-  readonly isAlone: () => boolean;
-  readonly clock: Clock;
-  readonly log: Log;
-}
-
 /** What one subject has used of one policy in one window, as far as this process knows. */
 interface Counter {
   readonly policy: WindowPolicy;
@@ -46,12 +38,13 @@ interface Counter {
  * down or slow each process decides by itself.
  */
 export class Limiter implements RateLimiter {
-  readonly #options: LimiterOptions;
+  readonly #options;
   readonly #counters = new Map<string, Counter>();
   #isDown = false;
   #retryAt = 0;
 
-  constructor(options: LimiterOptions) {
+  /** @param options isAlone: whether no other process counts in the store; may change */
+  constructor(options: { store: CounterStore; isAlone: () => boolean; clock: Clock; log: Log }) {
     this.#options = options;
   }
 
@@ -139,19 +132,16 @@ export class Limiter implements RateLimiter {
   async #send(counter: Counter): Promise<number | undefined> {
     const { key, policy, windowStart } = counter;
     const points = counter.unsent + (counter.batch?.points ?? 0);
-    counter.unsent = 0;
+    counter.unsent = points;
     counter.batch = undefined;
     const now = performance.now();
-    if (this.#isDown && now < this.#retryAt) {
-      counter.unsent = points;
-      return undefined;
-    }
+    if (this.#isDown && now < this.#retryAt) return undefined;
     this.#retryAt = now + RETRY_MS;
+    counter.unsent = 0;
     const windowMs = policy.windowSeconds * 1000;
     // A hash, so that stores hold no addresses of callers.
     const id = hash('sha256', `${key}\n${windowStart}`, 'base64url');
-    const addition = { id, points, windowEnd: windowStart + windowMs, windowMs };
-    const adding = this.#options.store.add(addition);
+    const adding = this.#options.store.add({ id, points, windowEnd: windowStart + windowMs, windowMs });
     adding.catch(() => {
       counter.unsent += points;
     });
@@ -175,11 +165,9 @@ export class Limiter implements RateLimiter {
 function inTime<T>(adding: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     let ticks = 0;
-    const tick = () => {
-      ticks += 1;
-      if (ticks === TICKS) reject(new Error(`no response within ${STORE_TIMEOUT_MS} ms`));
-    };
-    const timer = setInterval(tick, STORE_TIMEOUT_MS / TICKS);
+    const timer = setInterval(() => {
+      if (++ticks === TICKS) reject(new Error(`no response within ${STORE_TIMEOUT_MS} ms`));
+    }, STORE_TIMEOUT_MS / TICKS);
     adding.then(resolve, reject).finally(() => clearInterval(timer));
   });
 }

@@ -1,10 +1,7 @@
 import { Redis } from 'ioredis';
 import { RateLimiterRedis } from 'rate-limiter-flexible';
 import type { CounterStore } from '../domain/access/limits.ts';
-
-const CONNECT_TIMEOUT_MS = 2000;
-const COMMAND_TIMEOUT_MS = 3000;
-const MAX_RECONNECT_MS = 2000;
+import { errorCode } from '../domain/errors.ts';
 
 /**
  * Counters in Redis. Reconnects for ever. Without a connection additions reject immediately, and none is sent twice,
@@ -13,19 +10,19 @@ const MAX_RECONNECT_MS = 2000;
  */
 export function openRedisCounters(url: string): CounterStore & { close(): void } {
   const client = new Redis(url, {
-    connectTimeout: CONNECT_TIMEOUT_MS,
-    commandTimeout: COMMAND_TIMEOUT_MS,
+    connectTimeout: 2000,
+    commandTimeout: 3000,
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
     enableOfflineQueue: false,
     lazyConnect: true,
     enableAutoPipelining: true,
-    retryStrategy: (times) => Math.min(50 * 2 ** Math.min(times, 10), MAX_RECONNECT_MS),
-    reconnectOnError: (error) => errorCode(error) === 'READONLY',
+    retryStrategy: (times) => Math.min(50 * 2 ** times, 2000),
+    reconnectOnError: (error) => codeOf(error) === 'READONLY',
   });
   let lastError = 'no connection';
   client.on('error', (error: Error) => {
-    lastError = errorCode(error);
+    lastError = codeOf(error);
   });
   const firstConnection = client.connect().catch(() => {});
   // Only its atomic addition is used, so its limit and default duration do not matter.
@@ -33,14 +30,14 @@ export function openRedisCounters(url: string): CounterStore & { close(): void }
   const limiter = new RateLimiterRedis({ ...options, storeClient: client });
   return {
     async add({ id, points, windowMs }) {
-      // The id names the window, so the key may outlive it by the difference of two hosts' clocks.
-      const options = { customDuration: (2 * windowMs) / 1000 };
       await firstConnection;
       try {
-        return (await limiter.penalty(id, points, options)).consumedPoints;
+        // Keys may outlive their window, because the id names the window and clocks differ.
+        const customDuration = (2 * windowMs) / 1000;
+        return (await limiter.penalty(id, points, { customDuration })).consumedPoints;
       } catch (error) {
         // The library's error quotes the whole command.
-        throw new Error(`Redis command failed: ${client.status === 'ready' ? errorCode(error) : lastError}`);
+        throw new Error(`Redis command failed: ${client.status === 'ready' ? codeOf(error) : lastError}`);
       }
     },
     close: () => client.disconnect(),
@@ -48,9 +45,8 @@ export function openRedisCounters(url: string): CounterStore & { close(): void }
 }
 
 /** `ECONNREFUSED` of the system or `WRONGPASS` of Redis; the rest of a message may quote anything. */
-function errorCode(error: unknown): string {
-  if (!(error instanceof Error)) return 'unknown';
-  if ('code' in error && typeof error.code === 'string') return error.code;
-  const [code] = /^[A-Z]+(?= )/.exec(error.message) ?? [];
-  return code ?? (/timed out/.test(error.message) ? 'timeout' : error.name);
+function codeOf(error: unknown): string {
+  const message = error instanceof Error ? error.message : '';
+  const [code] = /^[A-Z]+(?= )/.exec(message) ?? [];
+  return errorCode(error) ?? code ?? (/timed out/.test(message) ? 'timeout' : 'unknown');
 }

@@ -13,7 +13,6 @@ export class KnexCounters implements CounterStore {
   readonly #now: () => number;
   #sweepAt: number;
 
-  /** @param now wall clock, milliseconds */
   constructor(knex: Knex, now: () => number = Date.now) {
     this.#knex = knex;
     this.#now = now;
