@@ -54,20 +54,20 @@ export interface Config {
     readonly ttlMs: number;
   };
   readonly durability: {
-    /** How often what running replies have said is stored. */
+    /** Interval at which running replies are stored. */
     readonly checkpointMs: number;
-    /** A process that was not heard of for so long is taken for dead, and its replies are closed. */
+    /** A process without a heartbeat for so long counts as dead; its replies are closed. */
     readonly leaseMs: number;
     readonly journalMaxBytes: number;
   };
   readonly cache: { readonly maxBytes: number; readonly ttlMs: number };
   readonly purgeCron: string;
   readonly exports: {
-    /** Jobs of this process at once. */
+    /** Concurrent jobs of this process. */
     readonly maxJobs: number;
     /** How long ended jobs and their files are kept. */
     readonly keepMs: number;
-    /** What is purged is archived first. */
+    /** Archive conversations before they are purged. */
     readonly archive: boolean;
   };
   readonly notify: {
@@ -76,32 +76,32 @@ export interface Config {
     readonly mailFrom: string | undefined;
     readonly allowPrivate: boolean;
   };
-  /** Sign cursors, links and webhooks: the first one, the others are still good. Undefined: one kept in the database. */
+  /** The first one signs cursors, links and webhooks; all verify. Undefined: the secret in the database. */
   readonly linkSecrets: readonly string[] | undefined;
   readonly auth: {
-    /** Whether a key is asked for. */
+    /** Whether requests need a key. */
     readonly required: boolean;
-    /** By which names beside those of the loopback the server may be called; undefined: by any. */
+    /** Allowed `Host` names besides the loopback names; undefined allows all. */
     readonly hosts: readonly string[] | undefined;
   };
-  /** Whether the response cache tells nobody what somebody else was told. */
+  /** Whether each owner has a response cache of their own. */
   readonly cacheByOwner: boolean;
-  /** How often each caller may; 0: as often as they like. */
+  /** Per caller; 0 means no limit. */
   readonly limits: {
     readonly requestsPerMinute: number;
     readonly openStreams: number;
     readonly tokensPerDay: number;
     readonly exportsPerHour: number;
     readonly authFailuresPerMinute: number;
-    /** Where several processes share their counts; undefined: in the database. */
+    /** Stores the counts of several processes; undefined: the database does. */
     readonly redisUrl: string | undefined;
   };
   readonly filter: {
-    /** The list of words; undefined: nothing is filtered. */
+    /** The word list; undefined: no filter. */
     readonly file: string | undefined;
     readonly input: FilterAction;
     readonly output: FilterAction;
-    /** Whether what is stored is filtered too. */
+    /** Whether stored texts are filtered too. */
     readonly store: boolean;
   };
   /** Where personal data is masked. */
@@ -199,9 +199,7 @@ function changedSettings(environment: Environment, settings: Settings): Record<s
 function warningsOf(settings: Settings, loopback: boolean): string[] {
   const warnings: string[] = [];
   if (!loopback && settings.AUTH === 'off') {
-    warnings.push(
-      `AUTH=off on ${settings.HOST}: everybody who reaches the port may read and write everything`,
-    );
+    warnings.push(`AUTH=off on ${settings.HOST}: anyone who can reach the port can read and write all data`);
   }
   return warnings;
 }
@@ -236,7 +234,7 @@ function chatConfig(settings: Settings): Config['chat'] {
 
 function authConfig(settings: Settings, loopback: boolean): Config['auth'] {
   const required = asksForKeys(settings, loopback);
-  // Without keys, a page of a stranger must not reach a server that only this host can reach.
+  // Without keys, web pages of other sites must not reach a server on the loopback (DNS rebinding).
   const closed = loopback && !required;
   return { required, hosts: settings.ALLOWED_HOSTS ?? (closed ? [] : undefined) };
 }
@@ -245,7 +243,7 @@ function asksForKeys(settings: Settings, loopback: boolean): boolean {
   return (settings.AUTH ?? (loopback ? 'off' : 'required')) === 'required';
 }
 
-/** Where no keys are asked for, there are limits only where somebody wants them. */
+/** Without authentication, limits apply only if they are set. */
 function limitsConfig(settings: Settings, loopback: boolean): Config['limits'] {
   const usual = (limit: number) => (asksForKeys(settings, loopback) ? limit : 0);
   return {

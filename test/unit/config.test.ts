@@ -89,7 +89,7 @@ describe('settings', () => {
     ]);
     const config = loadConfig({ HOST: '0.0.0.0', AUTH: 'off' });
     assert.deepEqual(config.auth, { required: false, hosts: undefined });
-    assert.match(config.warnings.join(), /everybody who reaches the port/);
+    assert.match(config.warnings.join(), /anyone who can reach the port/);
     assert.deepEqual(config.http.corsOrigins, []);
   });
 

@@ -88,7 +88,7 @@ export interface ExportSource {
    * @param after continues after this conversation
    */
   read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<readonly ExportPart[]>;
-  /** Rejects with the signal's reason when it is aborted. @param onPage called after each page */
+  /** Rejects with the signal's reason when it is aborted. @param onPage called at each page */
   count(
     scope: ExportScope,
     signal?: AbortSignal,
