@@ -57,9 +57,9 @@ export class KnexApiKeys implements ApiKeyStore {
         await trx('api_keys')
           .where({ id })
           .update({ revoked_at: toTime(at) });
-        const made = { ...old, ...successor, createdAt: at, lastUsedAt: null };
-        await trx('api_keys').insert(toRow(made));
-        return apiKeyOf(made);
+        const { hash, ...key } = { ...old, ...successor, createdAt: at, lastUsedAt: null };
+        await trx('api_keys').insert(toRow({ ...key, hash }));
+        return key;
       });
     } catch (error) {
       throw toAppError(error);
@@ -85,10 +85,6 @@ export class KnexApiKeys implements ApiKeyStore {
     );
     return row !== undefined;
   }
-}
-
-function apiKeyOf({ hash: _hash, ...apiKey }: StoredApiKey): ApiKey {
-  return apiKey;
 }
 
 const timeOrNull = (instant: Instant | null) => (instant === null ? null : toTime(instant));

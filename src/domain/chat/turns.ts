@@ -1,4 +1,3 @@
-/** How turns are stored and read, and the ports for it. */
 import type { Access } from '../access/access.ts';
 import type {
   Conversation,
@@ -9,7 +8,6 @@ import type {
   Usage,
 } from '../conversations/conversation.ts';
 
-/** A user message to be stored, and its conversation. */
 export interface TurnStart {
   readonly conversationId: string;
   /**
@@ -67,7 +65,6 @@ export interface TurnWrite {
  */
 export type WriteOutcome = 'saved' | 'journalled' | 'gone' | 'stopped' | 'taken' | 'foreign';
 
-/** New text of a running reply. */
 export interface ReplyProgress {
   readonly uid: string;
   readonly worker: string;
@@ -98,7 +95,6 @@ export interface StoredReply {
   readonly settling: boolean;
 }
 
-/** The new part of a stored reply, and its state. */
 export interface ReplyTail {
   readonly content: string;
   /** As {@link StoredReply.settling}. */

@@ -109,14 +109,12 @@ export interface ExportJobStore {
   saveCheckpoint(id: string, worker: string, checkpoint: ExportCheckpoint): Promise<boolean>;
   finish(id: string, worker: string, manifest: ExportManifest, at: Instant): Promise<boolean>;
   fail(id: string, worker: string, error: string, at: Instant): Promise<boolean>;
-  /** Whether the job is running and owned by this worker. */
   isOwned(id: string, worker: string): Promise<boolean>;
   /** Lets another process claim the job. */
   release(id: string, worker: string): Promise<void>;
   /** Cancels a queued or running job; false if it has ended. */
   cancel(id: string, at: Instant): Promise<boolean>;
   remove(id: string): Promise<void>;
-  /** Jobs that ended before `at`. */
   endedBefore(at: Instant, limit: number): Promise<ExportJob[]>;
   /**
    * Claims a done or failed job with a notification that is due, so that one process sends it. Counts as an attempt.
@@ -146,7 +144,6 @@ export interface ExportFileWriter {
   sync(): Promise<number>;
   /** Compresses the file if requested, and renames it. `signal` aborts the compression. */
   finish(signal?: AbortSignal): Promise<{ readonly bytes: number; readonly sha256: string }>;
-  /** Closes the file and leaves it on disk. */
   close(): Promise<void>;
 }
 
@@ -159,7 +156,6 @@ export interface ExportFiles {
     request: ExportRequest,
   ): Promise<{ readonly folder: string; readonly name: string } | null>;
   saveManifest(id: string, manifest: ExportManifest): Promise<void>;
-  /** Removes all files of the job. */
   remove(id: string): Promise<void>;
   /** Removes files that belong to no job. */
   sweep(known: (id: string) => Promise<boolean>): Promise<void>;

@@ -1,5 +1,3 @@
-/** The canned replies of the demo model. */
-
 /** How much of a question the reply repeats, in code points. */
 const ECHO_LENGTH = 40;
 

@@ -3,7 +3,6 @@ import type { IncomingMessage } from 'node:http';
 /** A response that takes longer to drain closes its connection. */
 const DRAIN_MS = 1000;
 
-/** One request on the wire. */
 export class Attempt {
   readonly #controller = new AbortController();
   #stopped: { readonly reason: unknown } | undefined;
