@@ -133,12 +133,16 @@ export class ExportService {
    * Fixes and counts what an export file will hold.
    * Rejects with `database_unavailable` or the signal's reason.
    */
-  async fixScope({ filter, since }: ExportRequest, signal?: AbortSignal): Promise<JobScope> {
+  async fixScope(
+    { filter, since }: ExportRequest,
+    signal?: AbortSignal,
+    onPage?: () => void,
+  ): Promise<JobScope> {
     const exportedAt = this.#clock.now();
     // The cursor first: what is written between the two is exported twice rather than never.
     const cursor = await this.#source.cursor(exportedAt);
     const scope = await this.#source.scope(filter, null, this.#retention.activeSince(exportedAt), since);
-    const total = await this.#source.count(scope, signal);
+    const total = await this.#source.count(scope, signal, onPage);
     return { scope, exportedAt, cursor, ...total, masked: this.#personal.masked };
   }
 

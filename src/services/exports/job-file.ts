@@ -34,19 +34,22 @@ const CHECKPOINT_MS = 500;
 const OWNERSHIP_MS = 800;
 
 /**
- * Writes the file of a job and its manifest, from the job's checkpoint on.
+ * Writes the file of a job and its manifest, from the job's checkpoint on. `onProgress` is called without a state while
+ * the rows are counted.
  * Rejects with JobLostError, the signal's reason, `database_unavailable`, or the error of the file system.
  */
 export async function writeJobFile(
   { store, files, exports, worker }: JobFileParts,
   { id, request, startedAt, createdAt, ...job }: ExportJob,
   signal: AbortSignal,
-  onProgress: (state: JobState) => void,
+  onProgress: (state?: JobState) => void,
 ): Promise<ExportManifest> {
   const owned = watchOwnership(() => store.isOwned(id, worker));
   const stop = AbortSignal.any([signal, owned.signal]);
+  // Also when a call below never returns.
+  signal.addEventListener('abort', owned.stop, { once: true });
   try {
-    const scope = job.scope ?? (await exports.fixScope(request, stop));
+    const scope = job.scope ?? (await exports.fixScope(request, stop, () => onProgress()));
     if (!job.scope) assertOwned(await store.saveScope(id, worker, scope));
     const checkpoint = job.checkpoint ?? EMPTY_CHECKPOINT;
     onProgress({ scope, checkpoint });
@@ -63,6 +66,7 @@ export async function writeJobFile(
       stop,
     );
   } finally {
+    signal.removeEventListener('abort', owned.stop);
     owned.stop();
   }
 }

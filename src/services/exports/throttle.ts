@@ -34,13 +34,21 @@ export class ExportThrottle {
     this.#chatAt = this.#time.now();
   }
 
-  /** The pieces, with a pause after each one while there are chats. Concurrent exports share the throttle. */
+  /**
+   * The pieces, with a pause after each one while there are chats. Concurrent exports share the throttle; one that waits
+   * for its reader does no work and does not count.
+   */
   async *throttle<T>(pieces: AsyncIterable<T>): AsyncGenerator<T> {
     this.#working += 1;
+    let isWorking = true;
     try {
       let began = this.#time.now();
       for await (const piece of pieces) {
+        this.#working -= 1;
+        isWorking = false;
         yield piece;
+        this.#working += 1;
+        isWorking = true;
         const now = this.#time.now();
         if (now - this.#chatAt < CHAT_MS) {
           const worked = Math.min(now - began, WORK_MS);
@@ -49,7 +57,7 @@ export class ExportThrottle {
         began = this.#time.now();
       }
     } finally {
-      this.#working -= 1;
+      if (isWorking) this.#working -= 1;
     }
   }
 }
