@@ -85,7 +85,7 @@ class PartFile implements ExportFileWriter {
     return this.#bytes;
   }
 
-  async finish(signal?: AbortSignal): Promise<{ bytes: number; sha256: string }> {
+  async finish(signal?: AbortSignal, onBlock?: () => void): Promise<{ bytes: number; sha256: string }> {
     await this.sync();
     const { part, fresh, target } = this.#place;
     if (this.#compression === 'none') {
@@ -95,7 +95,7 @@ class PartFile implements ExportFileWriter {
       return { bytes: this.#bytes, sha256: this.#hash.digest('hex') };
     }
     try {
-      const packed = await packInto(part, PACKER[this.#compression](), fresh, signal);
+      const packed = await packInto(part, PACKER[this.#compression](), fresh, signal, onBlock);
       await this.#checkMine();
       await this.#handle.close();
       await rename(fresh, target);
@@ -128,7 +128,13 @@ class PartFile implements ExportFileWriter {
   }
 }
 
-async function packInto(part: string, packer: Transform, to: string, signal: AbortSignal | undefined) {
+async function packInto(
+  part: string,
+  packer: Transform,
+  to: string,
+  signal: AbortSignal | undefined,
+  onBlock: (() => void) | undefined,
+) {
   const hash = createHash('sha256');
   const target = await open(to, 'w');
   let bytes = 0;
@@ -142,6 +148,7 @@ async function packInto(part: string, packer: Transform, to: string, signal: Abo
   const give = async () => {
     for await (const block of readBlocks(part)) {
       signal?.throwIfAborted();
+      onBlock?.();
       await new Promise<void>((resolve, reject) => {
         packer.write(block, (error) => (error ? reject(error) : resolve()));
       });

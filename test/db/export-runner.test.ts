@@ -103,7 +103,7 @@ eachDatabase((_name, open) => {
           if (job !== 'quick') await never.promise;
           yield PAGE;
         },
-        { stalledMs: 100 },
+        { stalledMs: 1500 },
       );
       const stuck = [await start('one'), await start('two')];
       const quick = await start('quick');
@@ -141,7 +141,7 @@ eachDatabase((_name, open) => {
           }
           yield PAGE;
         },
-        { stalledMs: 500 },
+        { stalledMs: 900 },
       );
       assert.equal((await ended(await start('slow'))).status, 'done');
     });

@@ -143,7 +143,10 @@ export interface ExportFileWriter {
   /** Flushes to disk, so that the file can be resumed from here. */
   sync(): Promise<number>;
   /** Compresses the file if requested, and renames it. `signal` aborts the compression. */
-  finish(signal?: AbortSignal): Promise<{ readonly bytes: number; readonly sha256: string }>;
+  finish(
+    signal?: AbortSignal,
+    onBlock?: () => void,
+  ): Promise<{ readonly bytes: number; readonly sha256: string }>;
   close(): Promise<void>;
 }
 

@@ -21,7 +21,7 @@ export interface FileExport {
 export interface ExportTargetFile {
   /** Keeps the first `bytes` of an earlier run; null when they are not there. */
   open(bytes: number): Promise<ExportFileWriter | null>;
-  /** Called after each piece. */
+  /** Called after each piece, and while the file is compressed. */
   onProgress(progress: ExportCheckpoint): void;
   /** Stores a checkpoint whose bytes are on the disk. A rejection ends the export. */
   saveCheckpoint(checkpoint: ExportCheckpoint): Promise<void>;
@@ -53,7 +53,7 @@ export async function writeExport(
   const { file, checkpoint } = await openTarget(target, source.checkpoint);
   try {
     const whole = await writeText(exports, { ...source, checkpoint }, file, target, signal);
-    const { bytes, sha256 } = await file.finish(signal);
+    const { bytes, sha256 } = await file.finish(signal, () => target.onProgress(whole));
     const manifest = await exports.manifest(source, { ...whole, bytes }, sha256);
     await target.saveManifest(manifest);
     return manifest;
