@@ -38,6 +38,7 @@ const RUNTIME: Readonly<Record<string, string>> = {
   pino: 'logs',
   'pino-pretty': 'logs for people at a terminal',
   'rate-limiter-flexible': 'limits that processes share in Redis',
+  'proxy-addr': 'which proxies are trusted: the parser of Express',
   'raw-body': 'reads request bodies up to a limit',
   standardwebhooks: 'signs webhooks',
   'swagger-ui-dist': '`/docs`, served from here',

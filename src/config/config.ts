@@ -127,7 +127,10 @@ export class ConfigError extends Error {
   }
 }
 
-/** The process's environment over `.env.<NODE_ENV>` over `.env`, both read from `directory` where they exist. */
+/**
+ * The process's environment over `.env.<NODE_ENV>` over `.env`, both read from `directory` where they exist. An empty
+ * value counts as unset in all three, so the next one applies.
+ */
 export function loadEnvironment(
   directory = process.cwd(),
   environment: Environment = process.env,
@@ -135,10 +138,15 @@ export function loadEnvironment(
   const merged: Record<string, string | undefined> = {};
   const files = ['.env', ...(environment.NODE_ENV ? [`.env.${environment.NODE_ENV}`] : [])];
   for (const file of files.map((name) => join(directory, name))) {
-    if (existsSync(file)) Object.assign(merged, parse(readFileSync(file)));
+    if (existsSync(file)) Object.assign(merged, withoutEmpty(parse(readFileSync(file))));
   }
-  for (const [name, value] of Object.entries(environment)) if (value !== undefined) merged[name] = value;
-  return merged;
+  return Object.assign(merged, withoutEmpty(environment));
+}
+
+function withoutEmpty(environment: Environment): Environment {
+  return Object.fromEntries(
+    Object.entries(environment).filter(([, text]) => text !== undefined && text !== ''),
+  );
 }
 
 function shown(name: string, text: string): string {
@@ -149,10 +157,8 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'));
 }
 
-/** An empty variable counts as unset: that is what `NAME=` in a file means to people. */
 function readSettings(environment: Environment): Settings {
-  const given = Object.fromEntries(Object.entries(environment).filter(([, text]) => text !== ''));
-  const parsed = settingsSchema.safeParse(given);
+  const parsed = settingsSchema.safeParse(withoutEmpty(environment));
   if (parsed.success) return parsed.data;
   throw new ConfigError(
     parsed.error.issues.map((issue) => {

@@ -1,5 +1,6 @@
 /** How one environment variable is read: text in, value out, and a sentence for what is allowed. */
 import { validate as isCronPattern } from 'node-cron';
+import { compile as compileSubnets } from 'proxy-addr';
 import { z } from 'zod';
 
 type Read<T> = (text: string) => T | undefined;
@@ -109,15 +110,19 @@ const origins = () =>
     return list.every((part) => URL.canParse(part) && new URL(part).origin === part) ? list : undefined;
   });
 
-const SUBNET = /^(loopback|linklocal|uniquelocal|[\da-f.:]+(\/\d{1,3})?)$/i;
-
 const proxies = () =>
   setting(
     'a number of hops (0 to 32) or subnets separated by commas, such as 10.0.0.0/8,loopback; never true',
     (value) => {
       if (/^\d+$/.test(value)) return Number(value) <= 32 ? Number(value) : undefined;
       const list = value.split(',').map((part) => part.trim());
-      return list.every((part) => SUBNET.test(part)) ? list : undefined;
+      try {
+        // The parser that Express uses for "trust proxy".
+        compileSubnets(list);
+        return list;
+      } catch {
+        return undefined;
+      }
     },
   );
 

@@ -63,6 +63,18 @@ describe('settings', () => {
     });
   }
 
+  for (const bad of ['dead', '10.0.0.0/99', '::1/129', '1.2.3', '10.0.0.1,', 'LOOPBACK', '-1', '33']) {
+    it(`refuse TRUST_PROXY=${bad}`, () => {
+      assert.match(faults({ TRUST_PROXY: bad }).join(), /^TRUST_PROXY must be /);
+    });
+  }
+
+  it('accept what Express accepts as TRUST_PROXY', () => {
+    const TRUST_PROXY = 'loopback, 10.0.0.0/8,192.168.0.0/255.255.0.0,fd00::/8';
+    const list = ['loopback', '10.0.0.0/8', '192.168.0.0/255.255.0.0', 'fd00::/8'];
+    assert.deepEqual(loadConfig({ TRUST_PROXY }).http.trustProxy, list);
+  });
+
   it('never print a secret, neither in an error nor as a changed setting', () => {
     const url = 'postgres://user:hunter2@host/db';
     assert.ok(!faults({ DATABASE_URL: url }).join().includes('hunter2'));
@@ -154,8 +166,8 @@ describe('the environment', () => {
   it('has precedence: process, .env.<NODE_ENV>, .env', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'chat-api-env-'));
     await writeFile(join(folder, '.env'), 'PORT=1\nHISTORY_LIMIT=1\nLOG_LEVEL=warn\n');
-    await writeFile(join(folder, '.env.staging'), 'PORT=2\nHISTORY_LIMIT=2\n');
-    const merged = loadEnvironment(folder, { NODE_ENV: 'staging', PORT: '3' });
+    await writeFile(join(folder, '.env.staging'), 'PORT=2\nHISTORY_LIMIT=2\nLOG_LEVEL=\n');
+    const merged = loadEnvironment(folder, { NODE_ENV: 'staging', PORT: '3', HISTORY_LIMIT: '' });
     await rm(folder, { recursive: true });
     assert.deepEqual(
       { port: merged.PORT, history: merged.HISTORY_LIMIT, level: merged.LOG_LEVEL },
