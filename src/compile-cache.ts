@@ -20,7 +20,11 @@ function privateTemporaryFolder(): string | undefined {
   if (uid === undefined) return undefined;
   const folder = join(tmpdir(), `chat-api-server-cache-${uid}`);
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    mkdirSync(folder, { mode: 0o700 });
+  } catch {
+    // It exists, or cannot be created.
+  }
+  try {
     const found = lstatSync(folder);
     return found.isDirectory() && found.uid === uid && (found.mode & 0o077) === 0 ? folder : undefined;
   } catch {

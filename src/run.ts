@@ -1,14 +1,23 @@
 /** Loads the configuration, starts the server and stops it on a signal. */
 
+import { closeSync, constants, openSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
+import { dirname, resolve } from 'node:path';
 import packageJson from '../package.json' with { type: 'json' };
 import { type RunningServer, startServer } from './compose/index.ts';
 import { type Config, ConfigError, loadConfig, loadEnvironment } from './config/config.ts';
+import { errorCode } from './domain/errors.ts';
 import { createLogger, type Logger, prettyDestination } from './logger.ts';
 import { RequestContext } from './request-context.ts';
 import { StartError } from './startup/start-error.ts';
+import { makeFolder } from './util/folders.ts';
+
+// Undefined on Windows.
+const { O_WRONLY, O_APPEND, O_CREAT, O_NONBLOCK = 0 } = constants;
 
 const LAST_LINES_MS = 100;
+/** After the grace period. A running server needs less; a migration may not end. */
+const EXIT_AFTER_MS = 2800;
 
 function fail(message: string): never {
   process.stderr.write(`${message}\n`);
@@ -21,6 +30,20 @@ function readConfig(): Config {
   } catch (error) {
     if (error instanceof ConfigError) fail(`The server cannot start with these settings:\n${error.message}`);
     throw error;
+  }
+}
+
+/** A file that cannot be opened would end the process later, with a stack. */
+function checkLogFile(file: string): void {
+  try {
+    makeFolder(dirname(resolve(file)));
+    closeSync(openSync(file, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK));
+  } catch (error) {
+    // A pipe that has no reader yet.
+    if (errorCode(error) === 'ENXIO') return;
+    fail(
+      `The server cannot start: LOG_FILE ${file} cannot be opened: ${String(error).replace('Error: ', '')}`,
+    );
   }
 }
 
@@ -56,6 +79,7 @@ function exitSoon(code: number): void {
 }
 
 const config = readConfig();
+if (config.log.file !== undefined) checkLogFile(config.log.file);
 const context = new RequestContext();
 const log = createLogger(
   { ...config.log, masked: config.piiMask.logs },
@@ -65,11 +89,17 @@ const log = createLogger(
 
 process.on('unhandledRejection', (error) => log.error({ err: error }, 'unhandled rejection'));
 
-const starting = startServer(config, packageJson.version, log, context);
+const quit = new AbortController();
+const starting = startServer(config, packageJson.version, log, context, { signal: quit.signal });
 
-/** A signal during the start takes effect after it, so that it never interrupts a migration. */
+/** A signal during the start ends it, but waits for a migration. */
 onStop(async (reason) => {
   log.info({ reason }, 'stopping');
+  setTimeout(() => {
+    log.error({ grace_ms: config.shutdownGraceMs }, 'shutdown deadline exceeded');
+    exitSoon(1);
+  }, config.shutdownGraceMs + EXIT_AFTER_MS).unref();
+  quit.abort();
   const server = await starting.catch(() => undefined);
   if (!server) return;
   try {
@@ -88,9 +118,15 @@ try {
   // Now and not at exit alone: a process that is killed writes nothing.
   flushCompileCache();
 } catch (error) {
-  if (error instanceof StartError) {
+  if (quit.signal.aborted) {
+    log.info('stopped');
+    exitSoon(0);
+  } else if (error instanceof StartError) {
     process.stderr.write(`The server cannot start: ${error.message}\n`);
     if (config.log.file !== undefined) log.fatal(`could not start: ${error.message}`);
-  } else log.fatal({ err: error }, 'could not start');
-  exitSoon(1);
+    exitSoon(1);
+  } else {
+    log.fatal({ err: error }, 'could not start');
+    exitSoon(1);
+  }
 }

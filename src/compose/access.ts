@@ -13,11 +13,12 @@ import type { Core } from './core.ts';
 /** Keys, signed links and rate limits. */
 export async function composeAccess(core: Core) {
   const { database, clock, ids, log, secrets } = core;
-  return {
-    keys: new ApiKeyService({ store: database.apiKeys, clock, ids, log }),
-    links: new SignedLinks(secrets),
-    ...(await composeLimits(core)),
+  const keys = new ApiKeyService({ store: database.apiKeys, clock, ids, log });
+  const { limits, quotas } = await composeLimits(core);
+  const close = async () => {
+    await Promise.all([keys.close(), limits.close()]);
   };
+  return { keys, links: new SignedLinks(secrets), quotas, close };
 }
 
 async function composeLimits({ config, database, processes: alive, clock, log }: Core) {

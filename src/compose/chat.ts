@@ -29,7 +29,7 @@ export async function openModel(config: Config, log: Logger, breaker: Partial<Br
     await model.close();
     await demo?.close();
   };
-  return { model, close };
+  return { model, warmUp: () => model.warmUp(), close };
 }
 
 /** Turns, streams, conversations and their health. */

@@ -14,13 +14,17 @@ import { createTextFormat } from '../markdown/index.ts';
 import type { RequestContext } from '../request-context.ts';
 import { ExportThrottle } from '../services/exports/throttle.ts';
 import { openContentFilter } from '../startup/open-content-filter.ts';
-import { drain } from '../startup/shutdown.ts';
+import { closeOpened, shutDown } from '../startup/shutdown.ts';
 import { listenError } from '../startup/start-error.ts';
+import { unlessAborted } from '../util/timers.ts';
 import { composeAccess, requireUsableKey } from './access.ts';
 import { composeChat, openModel } from './chat.ts';
 import type { Core } from './core.ts';
 import { composeExports } from './exports.ts';
 import { openStorage } from './storage.ts';
+
+/** The model client is loaded after the first probe of /health, so that a start stays cheap. */
+const WARM_UP_AFTER_MS = 250;
 
 /** What tests put in place of the real thing. */
 export interface Overrides {
@@ -33,6 +37,11 @@ export interface Overrides {
   readonly lookAtWordsMs?: number;
 }
 
+export interface StartOptions extends Overrides {
+  /** Ends a start that waits, and closes what it has opened; the start rejects with the signal's reason. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface RunningServer {
   readonly url: string;
   readonly database: Database;
@@ -43,7 +52,7 @@ export interface RunningServer {
 const systemClock: Clock = { now: () => Date.now() };
 
 /**
- * Builds and starts the server; resolves when the port is open.
+ * Builds and starts the server; resolves when the port is open. Closes what it has opened when it fails.
  * @throws StartError for what an operator can mend
  */
 export async function startServer(
@@ -51,59 +60,61 @@ export async function startServer(
   version: string,
   log: Logger,
   context: RequestContext,
-  overrides: Overrides = {},
+  options: StartOptions = {},
+): Promise<RunningServer> {
+  const opened = new AsyncDisposableStack();
+  try {
+    return await openServer(config, version, log, context, options, opened);
+  } catch (error) {
+    await closeOpened(opened, log);
+    throw error;
+  }
+}
+
+async function openServer(
+  config: Config,
+  version: string,
+  log: Logger,
+  context: RequestContext,
+  { signal = new AbortController().signal, ...overrides }: StartOptions,
+  opened: AsyncDisposableStack,
 ): Promise<RunningServer> {
   const ids = overrides.ids ?? createIdSource();
   const clock = overrides.clock ?? systemClock;
   const worker = ids.next();
   const filter = await openContentFilter(config.filter, log, overrides.lookAtWordsMs);
-  const storage = await openStorage(config, worker, log).catch(async (error: unknown) => {
-    await filter.stop();
-    throw error;
-  });
+  opened.defer(() => filter.stop());
+  const storage = await openStorage(config, worker, log, opened, signal);
   const upstream = await openModel(config, log, overrides.breaker);
+  opened.defer(() => upstream.close());
   const secrets = async () => config.linkSecrets ?? [await storage.database.secrets.get('link')];
   const core: Core = { ...storage, config, worker, clock, ids, log, secrets };
   const model = filter.stored ? filterReplies(upstream.model, filter.stored) : upstream.model;
   const throttle = new ExportThrottle();
   const chat = composeChat(core, model, filter, throttle);
   const access = await composeAccess(core);
+  opened.defer(() => access.close());
   const exports = await composeExports(core, throttle);
-  const closeParts = async () => {
-    await upstream.close();
-    await Promise.all([access.keys.close(), access.limits.close(), filter.stop()]);
-    await storage.close();
-  };
-  await requireUsableKey(config, access.keys, log).catch(async (error: unknown) => {
-    await closeParts();
-    throw error;
-  });
+  await unlessAborted(signal, requireUsableKey(config, access.keys, log));
   const renderer = new ReplyRenderer(createTextFormat(), filter.output);
   const { messageMaxChars } = config.chat;
   const options = { ...config.http, ...config.auth, version, messageMaxChars };
   const app = createApp(options, { ...chat, ...access, ...exports, clock, renderer, log, context });
   const server = new HttpServer(app, { bodyLimit: config.http.bodyLimit, log, ...overrides });
-  const address = await server.listen(config.port, config.host).catch(async (error: unknown) => {
-    await closeParts();
+  const { url } = await server.listen(config.port, config.host).catch((error: unknown) => {
     throw listenError(error, config);
   });
   const purgeJob = startPurgeJob(exports.purge, config.purgeCron, log);
   exports.jobRunner.wake();
+  const warmUp = setTimeout(() => void upstream.warmUp(), WARM_UP_AFTER_MS).unref();
+  opened.defer(() => clearTimeout(warmUp));
 
-  const stop = async () => {
-    chat.health.stop();
-    await Promise.all([purgeJob.stop(), exports.jobRunner.stop()]);
-    await exports.notifier.close();
-    await drain(server, chat.turns, chat.generations, config.shutdownGraceMs);
-    await closeParts();
-  };
+  const background = [purgeJob, exports.jobRunner, exports.notifier];
   let stopping: Promise<void> | undefined;
-  return {
-    url: address.url,
-    database: storage.database,
-    stop: () => {
-      stopping ??= stop();
-      return stopping;
-    },
+  const stop = () => {
+    const parts = { ...chat, writer: storage.writer, server, background, opened };
+    stopping ??= shutDown(parts, config.shutdownGraceMs, log);
+    return stopping;
   };
+  return { url, database: storage.database, stop };
 }

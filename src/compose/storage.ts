@@ -5,50 +5,56 @@ import { type Durability, openDurability } from '../db/durability.ts';
 import { PendingMigrationsError, prepareSchema } from '../db/prepare-schema.ts';
 import type { Logger } from '../logger.ts';
 import { StartError } from '../startup/start-error.ts';
+import { makeFolder } from '../util/folders.ts';
+import { unlessAborted } from '../util/timers.ts';
 
 export interface Storage extends Pick<Durability, 'writer' | 'processes'> {
   readonly database: Database;
-  close(): Promise<void>;
 }
 
 /**
  * Opens the database and prepares its schema, in the background while the database is down.
- * @throws StartError
+ * @param opened gets what closes it, also when this fails
+ * @throws StartError; the signal's reason
  */
-export async function openStorage(config: Config, worker: string, log: Logger): Promise<Storage> {
-  const { database, durability } = openStore(config, worker, log);
-  const quit = new AbortController();
-  const { autoMigrate } = config.database;
-  try {
-    const schema = await prepareSchema(database, { autoMigrate, signal: quit.signal }, log);
-    await durability.start();
-    const close = async () => {
-      quit.abort();
-      await schema.done;
-      await durability.close();
-      await database.close();
-    };
-    return { database, writer: durability.writer, processes: durability.processes, close };
-  } catch (error) {
-    await durability.close();
-    await database.close();
-    throw toStartError(error);
-  }
-}
-
-function openStore(
+export async function openStorage(
   config: Config,
   worker: string,
   log: Logger,
-): { database: Database; durability: Durability } {
+  opened: AsyncDisposableStack,
+  signal: AbortSignal,
+): Promise<Storage> {
   const { leaseMs, journalMaxBytes } = config.durability;
+  const folder = config.dataDir;
+  const unusable = `DATA_DIR ${folder} cannot be used`;
+  oneLine(unusable, () => makeFolder(folder));
+  const database = oneLine('the database cannot be opened', () => openDatabase(config.database, log));
+  opened.defer(() => database.close());
+  const options = { folder, worker, leaseMs, journalMaxBytes };
+  const { writer, processes, start, close } = oneLine(unusable, () => openDurability(database, options, log));
+  opened.defer(close);
+  const quit = new AbortController();
+  const { autoMigrate } = config.database;
   try {
-    const database = openDatabase(config.database, log);
-    const options = { folder: config.dataDir, worker, leaseMs, journalMaxBytes };
-    return { database, durability: openDurability(database, options, log) };
+    const prepare = { autoMigrate, signal: AbortSignal.any([quit.signal, signal]) };
+    const schema = await prepareSchema(database, prepare, log);
+    opened.defer(async () => {
+      quit.abort();
+      await schema.done;
+    });
+    await unlessAborted(signal, start());
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new StartError(`the database cannot be opened: ${reason}`, error);
+    throw toStartError(error);
+  }
+  return { database, writer, processes };
+}
+
+/** @throws StartError */
+function oneLine<T>(failure: string, open: () => T): T {
+  try {
+    return open();
+  } catch (error) {
+    throw new StartError(`${failure}: ${error instanceof Error ? error.message : String(error)}`, error);
   }
 }
 

@@ -1,9 +1,10 @@
 import type { Logger } from 'pino';
-import { pause } from '../util/timers.ts';
+import { pause, unlessAborted } from '../util/timers.ts';
 import { isDatabaseDown } from './core/errors.ts';
 import type { Database } from './database.ts';
 
 const RETRY_MS = 2000;
+const LOG_INTERVAL_MS = 60_000;
 
 /** The schema is older than this version, and DB_AUTO_MIGRATE is off. */
 export class PendingMigrationsError extends Error {
@@ -18,7 +19,7 @@ export class PendingMigrationsError extends Error {
 
 export interface PrepareOptions {
   readonly autoMigrate: boolean;
-  /** Ends the retries. */
+  /** Ends the retries, and the wait for a database that does not respond, but no migration. */
   readonly signal: AbortSignal;
   readonly retryMs?: number;
 }
@@ -27,7 +28,7 @@ export interface PrepareOptions {
  * Migrates the schema, or checks that it is up to date. When the database is down the server starts without being
  * ready, and this is retried in the background.
  * @returns resolves immediately when the database is down; `done` resolves when the schema is up to date
- * @throws PendingMigrationsError; the driver's error when the database denies access
+ * @throws PendingMigrationsError; the driver's error when the database denies access; the signal's reason
  */
 export async function prepareSchema(
   database: Pick<Database, 'migrate' | 'pendingMigrations' | 'describe'>,
@@ -35,10 +36,10 @@ export async function prepareSchema(
   logger: Logger,
 ): Promise<{ readonly done: Promise<void> }> {
   try {
-    await prepareOnce(database, options.autoMigrate, logger);
+    await prepareOnce(database, options, logger);
     return { done: Promise.resolve() };
   } catch (error) {
-    if (!isDatabaseDown(error)) throw error;
+    if (options.signal.aborted || !isDatabaseDown(error)) throw error;
     logger.warn({ database: database.describe() }, 'database unavailable, starting without it');
     return { done: retryUntilReady(database, options, logger) };
   }
@@ -46,10 +47,10 @@ export async function prepareSchema(
 
 async function prepareOnce(
   database: Pick<Database, 'migrate' | 'pendingMigrations'>,
-  autoMigrate: boolean,
+  { autoMigrate, signal }: PrepareOptions,
   logger: Logger,
 ): Promise<void> {
-  const pending = await database.pendingMigrations();
+  const pending = await unlessAborted(signal, database.pendingMigrations());
   if (pending.length === 0) return;
   if (!autoMigrate) throw new PendingMigrationsError(pending);
   const applied = await database.migrate();
@@ -58,18 +59,23 @@ async function prepareOnce(
 
 async function retryUntilReady(
   database: Pick<Database, 'migrate' | 'pendingMigrations'>,
-  { autoMigrate, signal, retryMs = RETRY_MS }: PrepareOptions,
+  options: PrepareOptions,
   logger: Logger,
 ): Promise<void> {
+  const { signal, retryMs = RETRY_MS } = options;
+  let loggedAt = Number.NEGATIVE_INFINITY;
   while (!signal.aborted) {
     await pause(retryMs, signal);
     if (signal.aborted) return;
     try {
-      await prepareOnce(database, autoMigrate, logger);
+      await prepareOnce(database, options, logger);
       logger.info('database available');
       return;
     } catch (error) {
-      if (!isDatabaseDown(error)) logger.error({ err: error }, 'database schema check failed');
+      if (signal.aborted) return;
+      if (isDatabaseDown(error) || performance.now() - loggedAt < LOG_INTERVAL_MS) continue;
+      loggedAt = performance.now();
+      logger.error({ err: error }, 'database schema check failed');
     }
   }
 }

@@ -1,9 +1,10 @@
 /** Export files in a folder of this host: `<id>.part` while they are made, then their own name, a manifest beside. */
 import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { access, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Compression, ExportFiles, ExportManifest, ExportRequest } from '../domain/exports/jobs.ts';
+import { makeFolder } from '../util/folders.ts';
 import { openPart } from './part-file.ts';
 
 const EXTENSION: Readonly<Record<Compression, string>> = { none: '', gzip: '.gz', zstd: '.zst' };
@@ -17,7 +18,7 @@ export function createExportFiles(folder: string): ExportFiles {
   const path = (name: string) => join(folder, name);
   return {
     async open(id, request, bytes) {
-      await mkdir(folder, { recursive: true });
+      makeFolder(folder);
       const place = {
         part: path(`${id}.part`),
         fresh: path(`${id}.${randomUUID()}.part`),

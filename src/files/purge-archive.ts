@@ -1,7 +1,7 @@
 /** Purged conversations by day: `conversations-2026-03-21.ndjson.gz`, a manifest beside each file. */
 import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { type FileHandle, mkdir, open, readFile, rename, stat } from 'node:fs/promises';
+import { type FileHandle, open, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -12,6 +12,7 @@ import { errorCode } from '../domain/errors.ts';
 import type { ExportManifest } from '../domain/exports/jobs.ts';
 import type { Log } from '../domain/runtime.ts';
 import { isoTime } from '../domain/time.ts';
+import { makeFolder } from '../util/folders.ts';
 import { writeAll } from './blocks.ts';
 import { saveManifest } from './export-files.ts';
 
@@ -42,7 +43,7 @@ export function createPurgeArchive(folder: string, log: Log): PurgeArchive {
 
   return {
     async append(at, batch) {
-      await mkdir(folder, { recursive: true });
+      makeFolder(folder);
       const name = `conversations-${isoTime(at).slice(0, 10)}.ndjson.gz`;
       const day = await known(name, at);
       last = undefined;

@@ -24,7 +24,13 @@ export interface ModelOptions extends ClientOptions, ReplyLimits {
 const RETRY_BASE_MS = 500;
 const REACHABLE_MS = 3000;
 
-export function createChatModel(options: ModelOptions, log: Log): ChatModel & { close(): Promise<void> } {
+export interface OpenedModel extends ChatModel {
+  /** Loads what the first call needs, in small steps. Never rejects. */
+  warmUp(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
   let opening: Promise<ModelServerClient> | undefined;
   // On the first call: the SDK takes a fifth of the CPU time of a start.
   const openClient = () => {
@@ -89,6 +95,16 @@ export function createChatModel(options: ModelOptions, log: Log): ChatModel & { 
         });
       } catch {
         return false;
+      }
+    },
+
+    async warmUp() {
+      try {
+        const { preloadSdk } = await import('./transport/preload.ts');
+        await preloadSdk();
+        await openClient();
+      } catch {
+        // The first call reports it.
       }
     },
 

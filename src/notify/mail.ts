@@ -15,8 +15,8 @@ export interface MailOptions {
 const TIMEOUT_MS = 10_000;
 
 export interface Mailer {
-  /** Sends the result of a job. Rejects with DeliveryError unless the mail server accepts the mail. */
-  send(job: ExportJob, to: string): Promise<void>;
+  /** Sends the result of a job. Rejects with DeliveryError unless the mail server accepts the mail before the abort. */
+  send(job: ExportJob, to: string, abort?: AbortSignal): Promise<void>;
 }
 
 export function createMailer({ smtpUrl, from, timeoutMs = TIMEOUT_MS }: MailOptions): Mailer {
@@ -30,7 +30,7 @@ export function createMailer({ smtpUrl, from, timeoutMs = TIMEOUT_MS }: MailOpti
     disableUrlAccess: true,
   });
   return {
-    async send(job, to) {
+    async send(job, to, abort) {
       const message = {
         from: from ?? `chat-api-server@${hostname()}`,
         // A string could be parsed as a list of addresses.
@@ -41,8 +41,10 @@ export function createMailer({ smtpUrl, from, timeoutMs = TIMEOUT_MS }: MailOpti
         messageId: `<export-${job.id}@chat-api-server>`,
         headers: { 'Auto-Submitted': 'auto-generated' },
       };
+      const timeout = AbortSignal.timeout(2 * timeoutMs);
+      const signal = abort ? AbortSignal.any([abort, timeout]) : timeout;
       try {
-        await transport.sendMail({ ...message, signal: AbortSignal.timeout(2 * timeoutMs) });
+        await transport.sendMail({ ...message, signal });
       } catch (error) {
         throw failure(error);
       }

@@ -57,8 +57,8 @@ export class Notifier {
     }
   }
 
-  /** Starts no more deliveries and waits for the running ones, each of which has a timeout. */
-  async close(): Promise<void> {
+  /** Aborts the deliveries; other processes, or the next start, deliver these notifications. */
+  async stop(): Promise<void> {
     this.#quit.abort();
     await Promise.all(this.#deliveries.values());
   }
@@ -70,7 +70,8 @@ export class Notifier {
       left.map(async (channel) => ((await this.#isSettled(notification, channel)) ? [] : [channel])),
     );
     const remaining = retries.flat();
-    const nextAt = this.#options.clock.now() + RETRY_MS * 2 ** (attempt - 1);
+    const pauseMs = this.#quit.signal.aborted ? 0 : RETRY_MS * 2 ** (attempt - 1);
+    const nextAt = this.#options.clock.now() + pauseMs;
     await this.#save(job.id, remaining, remaining.length > 0 ? nextAt : null);
   }
 
@@ -83,6 +84,10 @@ export class Notifier {
       log.info(fields, 'export notification sent');
       return true;
     } catch (error) {
+      if (this.#quit.signal.aborted) {
+        log.info(fields, 'export notification interrupted, another process will retry');
+        return false;
+      }
       const isFinal = attempt >= MAX_ATTEMPTS || (error instanceof DeliveryError && error.permanent);
       if (isFinal) log.error({ ...fields, err: error }, 'export notification failed, giving up');
       else log.warn({ ...fields, err: error }, 'export notification failed, will retry');
@@ -94,8 +99,8 @@ export class Notifier {
     const { mailer, webhook } = this.#options;
     const target = job.request.notify[channel];
     if (target === null) return;
-    if (channel === 'webhook') await webhook(job, target);
-    else if (mailer) await mailer.send(job, target);
+    if (channel === 'webhook') await webhook(job, target, this.#quit.signal);
+    else if (mailer) await mailer.send(job, target, this.#quit.signal);
     else throw new DeliveryError('SMTP_URL is not set', { permanent: true });
   }
 

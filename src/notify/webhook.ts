@@ -27,13 +27,13 @@ const TIMEOUT_MS = 10_000;
 const MAX_RESPONSE_BYTES = 64 * 1024;
 const GONE = 410;
 
-/** Posts the result of a job to a URL. Rejects with DeliveryError unless the response is 2xx. */
-export type Webhook = (job: ExportJob, url: string) => Promise<void>;
+/** Posts the result of a job to a URL. Rejects with DeliveryError unless the response is 2xx and comes before the abort. */
+export type Webhook = (job: ExportJob, url: string, abort?: AbortSignal) => Promise<void>;
 
 export function createWebhook(options: WebhookOptions): Webhook {
   const { allowPrivate, clock, resolve = systemResolve, timeoutMs = TIMEOUT_MS } = options;
   const lookup = checkedLookup(resolve, allowPrivate);
-  return async (job, text) => {
+  return async (job, text, abort) => {
     const error = webhookUrlError(text, allowPrivate);
     if (error !== undefined) throw new DeliveryError(`the URL ${error}`, { permanent: true });
     const body = JSON.stringify({
@@ -52,7 +52,11 @@ export function createWebhook(options: WebhookOptions): Webhook {
       'webhook-timestamp': Math.floor(sentAt / 1000),
       'webhook-signature': new Signer(await options.secret()).sign(id, new Date(sentAt), body),
     };
-    const status = await post(new URL(text), headers, body, lookup, timeoutMs);
+    const timeout = AbortSignal.timeout(timeoutMs);
+    const signal = abort ? AbortSignal.any([abort, timeout]) : timeout;
+    const status = await post(new URL(text), headers, body, lookup, signal).catch((cause: unknown) => {
+      throw timeout.aborted ? new DeliveryError(`no response within ${timeoutMs} ms`) : failure(cause);
+    });
     if (status >= 200 && status <= 299) return;
     throw new DeliveryError(`the response was ${status}`, { permanent: status === GONE });
   };
@@ -83,11 +87,10 @@ async function post(
   headers: Record<string, string | number>,
   body: string,
   lookup: LookupFunction,
-  timeoutMs: number,
+  signal: AbortSignal,
 ): Promise<number> {
   const secure = url.protocol === 'https:';
   const agent = secure ? new HttpsAgent({ keepAlive: false }) : new HttpAgent({ keepAlive: false });
-  const signal = AbortSignal.timeout(timeoutMs);
   const options = { method: 'POST', headers, agent, signal, lookup };
   try {
     return await new Promise<number>((resolve, reject) => {
@@ -103,9 +106,6 @@ async function post(
       });
       request.end(body);
     });
-  } catch (error) {
-    if (signal.aborted) throw new DeliveryError(`no response within ${timeoutMs} ms`);
-    throw failure(error);
   } finally {
     agent.destroy();
   }

@@ -24,3 +24,16 @@ export async function within<T>(ms: number, work: Promise<T>, otherwise: () => T
     clearTimeout(timer);
   }
 }
+
+/** Settles as `work` does, unless the signal aborts before: then rejects with its reason. */
+export async function unlessAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(signal.reason);
+  signal.addEventListener('abort', abort);
+  if (signal.aborted) abort();
+  try {
+    return await Promise.race([work, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}

@@ -1,11 +1,33 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdir, readFile, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { readdirSync, readlinkSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, beforeEach, describe, it } from 'node:test';
-import { databases } from '../support/chat-server.ts';
+import { startServer } from '../../src/compose/index.ts';
+import { loadConfig } from '../../src/config/config.ts';
+import { createLogger } from '../../src/logger.ts';
+import { RequestContext } from '../../src/request-context.ts';
+import { databases, until } from '../support/chat-server.ts';
 import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';
+import { smallDisk } from '../support/small-disk.ts';
+
+/** Kinds of sockets and watchers, and open files in the folder. */
+function openHandles(folder: string): string[] {
+  const links = process.platform === 'linux' ? readdirSync('/proc/self/fd') : [];
+  const files = links.flatMap((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return [];
+    }
+  });
+  const resources = process.getActiveResourcesInfo().filter((kind) => /TCP|Watch|FSEvent/.test(kind));
+  return [...resources, ...files.filter((file) => file.startsWith(folder))].sort();
+}
 
 describe('node src/main.ts', () => {
   const folders: ChildFolder[] = [];
@@ -122,10 +144,73 @@ describe('node src/main.ts', () => {
     assert.match(JSON.stringify(last), /"level":60,.*could not start: HOST 192/);
   });
 
-  it('refuses a folder that cannot be made with a readable line', async () => {
+  it('rejects folders that cannot be created', { timeout: 60_000 }, async () => {
     await writeFile(join(folder.path, 'file'), '');
-    const child = folder.start({ DATA_DIR: join(folder.path, 'file', 'data') });
-    await refuses(child, /^The server cannot start: the database cannot be opened: E[A-Z]+: /);
+    // Creating a folder in /proc fails with ENOENT, which sends Node's recursive mkdir into an endless loop.
+    const path = process.platform === 'linux' ? '/proc/foo' : join(folder.path, 'file', 'x');
+    const DATABASE_URL = `sqlite:${join(path, 'chat.sqlite')}`;
+    const LOG_FILE = join(path, 'chat.log');
+    await Promise.all([
+      ...[join(folder.path, 'file'), join(folder.path, 'file', 'x'), path, join(path, 'x')].map((DATA_DIR) =>
+        refuses(
+          folder.start({ DATA_DIR }),
+          /^The server cannot start: DATA_DIR \S+ cannot be used: E[A-Z]+: /,
+        ),
+      ),
+      refuses(
+        folder.start({ DATABASE_URL }),
+        /^The server cannot start: the database cannot be opened: E[A-Z]+: /,
+      ),
+      refuses(
+        folder.start({ LOG_FILE }),
+        /^The server cannot start: LOG_FILE \S+ cannot be opened: E[A-Z]+: /,
+      ),
+    ]);
+  });
+
+  it('rejects a DATA_DIR on a disk that is full or read-only', { timeout: 30_000 }, async (t) => {
+    const disk = smallDisk(64);
+    if (!disk) return t.skip('needs root on Linux');
+    t.after(() => disk.remove());
+    const refusal = /^The server cannot start: DATA_DIR \S+ cannot be used: /;
+    await writeFile(join(disk.folder, 'filler'), Buffer.alloc(60 * 1024));
+    await refuses(folder.start({ DATA_DIR: disk.folder }), refusal);
+    spawnSync('mount', ['-o', 'remount,ro', disk.folder]);
+    const paths = [disk.folder, join(disk.folder, 'data')];
+    await Promise.all(paths.map((DATA_DIR) => refuses(folder.start({ DATA_DIR }), refusal)));
+  });
+
+  it('ends on a signal while it waits for a database that does not respond', async (t) => {
+    const silent = createServer().listen(0, '127.0.0.1');
+    await once(silent, 'listening');
+    t.after(() => silent.close());
+    const address = silent.address();
+    assert(address !== null && typeof address === 'object');
+    const child = folder.start({ DATABASE_URL: `mysql://u:p@127.0.0.1:${address.port}/x` });
+    const [socket]: Socket[] = await once(silent, 'connection');
+    t.after(() => socket?.destroy());
+    const began = performance.now();
+    child.process.send?.('shutdown');
+    assert.deepEqual(await child.exited(), { code: 0, signal: null });
+    // The driver waits for DB_ACQUIRE_TIMEOUT_MS, 5 s.
+    assert(performance.now() - began < 3000);
+    assert.equal(child.lines.at(-1)?.msg, 'stopped');
+  });
+
+  it('closes what it has opened when a later step fails', async (t) => {
+    const path = await mkdtemp(join(tmpdir(), 'chat-api-start-'));
+    t.after(() => rm(path, { recursive: true, force: true }));
+    await writeFile(join(path, 'words.txt'), 'word');
+    const settings = { PORT: '0', DATA_DIR: path, CONTENT_FILTER_FILE: join(path, 'words.txt') };
+    const { http, ...config } = loadConfig(settings);
+    const broken = { ...config, http: { ...http, trustProxy: ['no address'] } };
+    const context = new RequestContext();
+    const log = createLogger({ level: 'silent', file: undefined }, () => ({}));
+    const before = openHandles(path);
+    await assert.rejects(startServer(broken, '0.0.0-test', log, context), /no address/);
+    await until('nothing is open', () => openHandles(path).length <= before.length);
+    assert.deepEqual(openHandles(path), before);
+    assert.deepEqual(await readdir(join(path, 'workers')), []);
   });
 
   for (const place of databases().slice(1)) {

@@ -29,7 +29,7 @@ eachDatabase((_name, open) => {
         const webhook = (_job: unknown, to: string) => deliver(to);
         const notifier = new Notifier({ store, worker: newId(), mailer, webhook, clock, log });
         await notifier.notify(never);
-        await notifier.close();
+        await notifier.stop();
       },
       async ended(notify: Partial<ExportRequest['notify']> = { email: 'ann@example.com' }) {
         const job = queuedJob({ request: request(notify) });
@@ -150,7 +150,7 @@ describe('a notifier', () => {
     await notifier.notify(never);
     assert.deepEqual([begun, store.jobs.length], [4, 6]);
     let closed = false;
-    const closing = notifier.close().then(() => {
+    const closing = notifier.stop().then(() => {
       closed = true;
     });
     await new Promise(setImmediate);
@@ -191,7 +191,7 @@ describe('a notifier', () => {
     t.mock.timers.tick(2000);
     await new Promise(setImmediate);
     assert.deepEqual([sent, store.saved.map(({ nextAt }) => nextAt)], [1, [null]]);
-    await notifier.close();
+    await notifier.stop();
   });
 
   test('closes without hanging while the database is unavailable', async () => {
@@ -199,14 +199,14 @@ describe('a notifier', () => {
     store.saveNotification = () => Promise.reject(new Error('away'));
     const notifier = new Notifier({ ...parts, store, mailer: { send: nothing } });
     await notifier.notify(never);
-    await notifier.close();
+    await notifier.stop();
   });
 
   test('gives up mail without a mail server', async () => {
     const store = storeOf(1);
     const notifier = new Notifier({ ...parts, store, mailer: undefined });
     await notifier.notify(never);
-    await notifier.close();
+    await notifier.stop();
     assert.deepEqual(
       store.saved.map(({ nextAt }) => nextAt),
       [null],

@@ -1,8 +1,8 @@
-import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import openKnex, { type Knex } from 'knex';
 import type { Connection } from 'mysql2';
 import type { Logger } from 'pino';
+import { makeFolder } from '../../util/folders.ts';
 import { QueueFullError } from './errors.ts';
 import { migrationSettings } from './migrations.ts';
 import { parseMysqlUrl } from './mysql-url.ts';
@@ -83,7 +83,7 @@ interface SqliteConnection {
 }
 
 function sqliteConfig(file: string): Knex.Config {
-  mkdirSync(dirname(file), { recursive: true });
+  makeFolder(dirname(file));
   const afterCreate: AfterCreate<SqliteConnection> = (connection, done) => {
     // The timeout first: changing the journal mode needs exclusive access.
     connection.pragma('busy_timeout = 5000');

@@ -1,7 +1,7 @@
 /** The journal's SQLite file and its schema. */
-import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import Sqlite from 'better-sqlite3';
+import { makeFolder } from '../../util/folders.ts';
 import { isBusy } from '../core/file-lock.ts';
 
 const VERSION = 1;
@@ -52,7 +52,7 @@ const SCHEMA = `
  * @throws the driver's error; Error when a newer version of this program wrote the file
  */
 export function openJournalFile(path: string, maxBytes: number): Sqlite.Database {
-  mkdirSync(dirname(path), { recursive: true });
+  makeFolder(dirname(path));
   const file = new Sqlite(path, { timeout: WAIT_MS });
   try {
     enableWal(file);

@@ -52,6 +52,9 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   #replaying: Promise<void> | undefined;
   #lastReplayError: string | undefined;
   #closed: Promise<void> | undefined;
+  #isAbandoned = false;
+  /** Ends of writes that wait for the database. */
+  readonly #waiting = new Set<() => void>();
 
   constructor(database: TurnWriter, journal: Journal, logger: Logger, options: DurableOptions = {}) {
     this.#database = database;
@@ -128,6 +131,14 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     }
   }
 
+  /** Moves writes that wait for the database to the journal, and later ones too. The replay finds what was stored twice. */
+  abandonDatabase(): void {
+    this.#isAbandoned = true;
+    if (this.#waiting.size === 0) return;
+    this.#status.markDown(new Error('no response before the end of the shutdown'));
+    for (const abandon of this.#waiting) abandon();
+  }
+
   /** Rejects new writes, waits for pending ones and closes the journal. Its entries stay for the next start. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -137,8 +148,11 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   async #close(): Promise<void> {
     this.#quit.abort();
     clearTimeout(this.#timer);
-    await this.idle();
-    await this.#replaying;
+    if (this.#isAbandoned) await Promise.allSettled(this.#pendingWrites);
+    else {
+      await this.idle();
+      await this.#replaying;
+    }
     this.#journal.close();
   }
 
@@ -162,7 +176,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
       await before;
       // A new id cannot be in the journal. The query would take 6 % of the time of a cached chat.
       const isJournalled = unit.start?.named !== false && this.#journal.has(conversationId);
-      if (!this.#status.isDown && !isJournalled) {
+      if (!this.#status.isDown && !isJournalled && !this.#isAbandoned) {
         const outcome = await this.#writeToDatabase(unit);
         if (outcome !== undefined) return outcome;
       }
@@ -175,7 +189,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   /** Undefined when the database is unavailable. */
   async #writeToDatabase(unit: TurnWrite): Promise<WriteOutcome | undefined> {
     try {
-      const outcome = await this.#database.write(unit);
+      const outcome = await this.#writeUnlessAbandoned(unit);
+      if (outcome === undefined) return undefined;
       if (!this.#status.isDown) this.#status.markUp();
       return outcome;
     } catch (error) {
@@ -184,6 +199,16 @@ export class DurableWriter implements TurnWriter, PendingTurns {
       if (unit.key) throw error;
       return undefined;
     }
+  }
+
+  /** Undefined when the database is abandoned before it responds. */
+  #writeUnlessAbandoned(unit: TurnWrite): Promise<WriteOutcome | undefined> {
+    return new Promise((resolve, reject) => {
+      const abandon = () => resolve(undefined);
+      this.#waiting.add(abandon);
+      const settle = () => this.#waiting.delete(abandon);
+      this.#database.write(unit).then(resolve, reject).finally(settle);
+    });
   }
 
   /** @param leave called as soon as the place in the journal is fixed */
@@ -229,7 +254,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
       if (!replayed) this.#status.markProbed();
       this.#lastReplayError = undefined;
     } catch (error) {
-      this.#logReplayError(error);
+      // The journal is closed under a replay that does not end.
+      if (!this.#isAbandoned) this.#logReplayError(error);
     }
   }
 

@@ -1,7 +1,8 @@
-import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import SqliteFile, { type Database } from 'better-sqlite3';
 import type { Logger } from 'pino';
+import { makeFolder } from '../../util/folders.ts';
 
 const LOCK_FILE = /^([\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12})\.lock$/;
 /** Suffixes of the files that SQLite creates beside a database. */
@@ -33,7 +34,7 @@ export class ProcessLock {
   static acquire(folder: string, id: string, logger: Logger): ProcessLock | undefined {
     let lock: Database | undefined;
     try {
-      mkdirSync(folder, { recursive: true });
+      makeFolder(folder);
       lock = new SqliteFile(join(folder, `${id}.lock`), { timeout: 1000 });
       lockAndMark(lock);
       return new ProcessLock(folder, id, lock);

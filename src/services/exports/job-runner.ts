@@ -115,8 +115,8 @@ export class JobRunner {
   async stop(): Promise<void> {
     this.#quit.abort();
     clearTimeout(this.#timer);
-    await this.#polling;
     for (const { abort } of this.#running.values()) abort.abort();
+    await this.#polling;
     await Promise.all([...this.#running.values()].map(({ done }) => done));
   }
 
@@ -145,6 +145,8 @@ export class JobRunner {
       busyAttempts: 0,
     };
     this.#running.set(id, running);
+    // Claimed while the runner stopped.
+    if (this.#quit.signal.aborted) running.abort.abort();
     running.done = this.#run(id, running).finally(() => {
       this.#running.delete(id);
       this.wake();
