@@ -1,7 +1,6 @@
 import { AppError } from '../domain/errors.ts';
 import type { Log } from '../domain/runtime.ts';
 import type { HttpServer } from '../http/server/server.ts';
-import type { Generations } from '../services/chat/generations.ts';
 import { within } from '../util/timers.ts';
 
 /** After the grace period: when replies that the database does not take go to the journal. */
@@ -14,7 +13,7 @@ export const END_AFTER_MS = 2600;
 interface Stoppable {
   readonly health: { stop(): void };
   readonly server: HttpServer;
-  readonly generations: Generations;
+  readonly generations: { idle(): Promise<void>; abortAll(reason: AppError): void };
   /** Running turns. */
   readonly turns: { idle(): Promise<void> };
   readonly writer: { abandonDatabase(): void };

@@ -38,7 +38,7 @@ for (const place of databases()) {
         const exit = await member.stop();
         const took = performance.now() - began;
         assert.deepEqual(exit, { code: 0, signal: null });
-        assert(took < GRACE_MS + 6000, `it took ${took} ms`);
+        assert(took < GRACE_MS + 3000, `it took ${took} ms`);
         // Who had not read the last bytes yet reads them now.
         const outcomes = await Promise.race([Promise.all(readings), pause(5000)]);
         assert(outcomes, 'a stream is open although its server has gone');

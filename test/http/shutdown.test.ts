@@ -2,13 +2,17 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { Agent, type IncomingMessage, request } from 'node:http';
-import { connect, type Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text as readText } from 'node:stream/consumers';
-import { after, before, beforeEach, describe, it } from 'node:test';
+import { after, before, beforeEach, describe, it, type TestContext } from 'node:test';
+import express from 'express';
+import { HttpServer } from '../../src/http/server/server.ts';
+import { shutDown } from '../../src/startup/shutdown.ts';
 import { checkedProblem, problemOf, startChat, until } from '../support/chat-server.ts';
 import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';
+import { startJob } from '../support/export-jobs.ts';
 import {
   createGate,
   delta,
@@ -22,6 +26,8 @@ import {
   usage,
   wait,
 } from '../support/fake-upstream.ts';
+import { silentLog } from '../support/fakes.ts';
+import { startOwnDatabase } from '../support/own-database.ts';
 import { checkStream, joined, openStream } from '../support/sse-client.ts';
 
 /** Requests one after the other over one connection that is kept open. */
@@ -251,5 +257,136 @@ describe('a process that gets a stop signal', () => {
     for (const [, tell] of ways) tell(child);
     assert.deepEqual(await child.exited(), { code: 0, signal: null });
     assert.deepEqual(child.errors, []);
+  });
+});
+
+describe('a shutdown while other systems do not respond', () => {
+  const GRACE_MS = 300;
+  const grace = { SHUTDOWN_GRACE_MS: String(GRACE_MS), SSE_OPEN_MS: '0' };
+  let folder: ChildFolder;
+  let upstream: FakeUpstream;
+  before(async () => {
+    folder = await makeFolder();
+    upstream = await startFakeUpstream();
+  });
+  after(async () => {
+    await folder.remove();
+    await upstream.close();
+  });
+
+  /** Accepts connections and sends nothing. */
+  async function silentServer(t: TestContext) {
+    const sockets = new Set<Socket>();
+    const server = createServer((socket) => {
+      socket.on('error', () => {}).resume();
+      sockets.add(socket);
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    t.after(() => {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    });
+    const address = server.address();
+    assert(address !== null && typeof address === 'object');
+    return { sockets, port: address.port };
+  }
+
+  /** @returns how long the exit takes, with code 0 */
+  async function exitOf(child: ChildServer): Promise<number> {
+    const began = performance.now();
+    child.process.send?.('shutdown');
+    assert.deepEqual(await child.exited(), { code: 0, signal: null });
+    return performance.now() - began;
+  }
+
+  it('aborts e-mails and webhooks, which the next process retries, and accepts no chat meanwhile', async (t) => {
+    const [smtp, hook] = [await silentServer(t), await silentServer(t)];
+    const env = {
+      ...grace,
+      SHUTDOWN_GRACE_MS: '5000',
+      DATABASE_URL: 'sqlite:notify.sqlite',
+      SMTP_URL: `smtp://127.0.0.1:${smtp.port}`,
+      WEBHOOK_ALLOW_PRIVATE: 'on',
+      OPENAI_BASE_URL: upstream.baseUrl,
+    };
+    const child = folder.start(env);
+    const url = await child.listening();
+    const gate = createGate();
+    upstream.respond([script(delta('x'), wait(gate), finish(), done())]);
+    const reader = await openStream(url, { message: 'keeps the server up' });
+    await reader.until('content');
+    await startJob(url, { notify: { email: 'a@example.com', webhook: `http://127.0.0.1:${hook.port}/` } });
+    await until('both deliveries', () => smtp.sockets.size > 0 && hook.sockets.size > 0);
+    const exit = exitOf(child);
+    await until('the deliveries are aborted', () =>
+      [...smtp.sockets, ...hook.sockets].every((socket) => socket.destroyed || socket.readableEnded),
+    );
+    assert.equal(await listens(url), false);
+    gate.open();
+    await reader.rest();
+    // Neither the timeouts of the deliveries, 10 to 20 s, nor the grace period.
+    assert((await exit) < 5000);
+    const interrupted = child.lines.filter(({ msg }) => /^export notification interrupted/.test(String(msg)));
+    assert.deepEqual(interrupted.map(({ channel }) => channel).sort(), ['email', 'webhook']);
+
+    folder.start(env);
+    const [mails, calls] = [smtp.sockets.size, hook.sockets.size];
+    await until('both are retried', () => smtp.sockets.size > mails && hook.sockets.size > calls);
+  });
+
+  it('saves running replies in the journal when the database is frozen', async (t) => {
+    const database = await startOwnDatabase();
+    t.after(() => database.server.stop());
+    const env = { ...grace, ...database.env(), OPENAI_BASE_URL: upstream.baseUrl };
+    const child = folder.start(env);
+    const url = await child.listening();
+    upstream.respond([script(delta('half a reply'), silence())]);
+    const reader = await openStream(url, { message: 'frozen' });
+    await reader.until('content');
+    database.server.freeze();
+    assert((await exitOf(child)) < GRACE_MS + 3000);
+    database.server.thaw();
+    const next = await folder.start(env).listening();
+    const path = `/api/conversations/${reader.headers['x-conversation-id']}`;
+    const stored = await until('the replay', async () => {
+      const text = await (await fetch(`${next}${path}`)).text();
+      return text.includes('half a reply') && text;
+    });
+    assert.match(stored, /"frozen"/);
+    assert.match(stored, /"half a reply",.*"status":"incomplete"/);
+  });
+
+  it('does not wait for a download that its client does not read', async () => {
+    const child = folder.start({ ...grace, OPENAI_BASE_URL: upstream.baseUrl });
+    const url = await child.listening();
+    upstream.respond([script(delta('x'.repeat(4_000_000)), finish(), done())]);
+    const reader = await openStream(url, { message: 'much' });
+    await reader.rest();
+    const download = request(`${url}/api/conversations/export-all?format=json`, { agent: false }).end();
+    const [response] = (await once(download, 'response')) as [IncomingMessage];
+    response.on('error', () => {}).pause();
+    assert((await exitOf(child)) < GRACE_MS + 3000);
+  });
+
+  it('ends at the deadline when a part never stops', async () => {
+    const never = new Promise<never>(() => {});
+    const server = new HttpServer(express(), { bodyLimit: 1 });
+    await server.listen(0, '127.0.0.1');
+    const opened = new AsyncDisposableStack();
+    opened.defer(() => never);
+    let abandoned = 0;
+    const parts = {
+      health: { stop() {} },
+      server,
+      generations: { idle: () => never, abortAll() {} },
+      turns: { idle: () => never },
+      writer: { abandonDatabase: () => void abandoned++ },
+      background: [{ stop: () => never }],
+      opened,
+    };
+    const began = performance.now();
+    await shutDown(parts, 50, silentLog);
+    assert(performance.now() - began < 3050);
+    assert.equal(abandoned, 1);
   });
 });
