@@ -30,7 +30,7 @@ export interface Config {
   readonly workers: number;
   readonly database: DatabaseConfig;
   readonly model: {
-    /** No key and no base URL: the built-in demo model answers. */
+    /** Neither key nor base URL: the built-in demo model. */
     readonly demo: boolean;
     readonly apiKey: string | undefined;
     readonly baseUrl: string | undefined;
@@ -50,7 +50,7 @@ export interface Config {
     readonly historyLimit: number;
     readonly messageMaxChars: number;
     readonly maxGenerations: number;
-    /** 0: conversations are kept for ever. */
+    /** 0: conversations never expire. */
     readonly ttlMs: number;
   };
   readonly durability: {
@@ -114,15 +114,15 @@ export interface Config {
     readonly openMs: number;
   };
   readonly log: { readonly level: string; readonly pretty: boolean; readonly file: string | undefined };
-  /** What differs from the defaults, secrets masked; for the start log. */
+  /** Settings that differ from their defaults, secrets masked; for the start log. */
   readonly changed: Readonly<Record<string, string>>;
   readonly warnings: readonly string[];
 }
 
-/** One line per fault; `message` is all of them. */
+/** One line per error; `message` is all of them. */
 export class ConfigError extends Error {
-  constructor(faults: readonly string[]) {
-    super(faults.join('\n'));
+  constructor(errors: readonly string[]) {
+    super(errors.join('\n'));
     this.name = 'ConfigError';
   }
 }
@@ -176,20 +176,20 @@ function databaseTarget(settings: Settings): DatabaseConfig['target'] {
   return { kind: 'mysql', url };
 }
 
-/** Rules between settings: each fault a line. */
+/** Rules between settings: one line per error. */
 function crossErrors(settings: Settings, sqlite: boolean): string[] {
-  const faults: string[] = [];
+  const errors: string[] = [];
   if (settings.DB_POOL_MIN > settings.DB_POOL_MAX) {
-    faults.push(
+    errors.push(
       `DB_POOL_MIN must be at most DB_POOL_MAX, which is ${settings.DB_POOL_MAX}; it is ${settings.DB_POOL_MIN}`,
     );
   }
   if (sqlite && (settings.WEB_CONCURRENCY ?? 1) > 1) {
-    faults.push(
+    errors.push(
       `WEB_CONCURRENCY must be 1 on SQLite (set DATABASE_URL to MySQL for more); it is ${settings.WEB_CONCURRENCY}`,
     );
   }
-  return faults;
+  return errors;
 }
 
 function changedSettings(environment: Environment, settings: Settings): Record<string, string> {
@@ -271,15 +271,15 @@ function deepFreeze<T extends object>(value: T): T {
 
 /**
  * Checks the environment and makes the configuration of it.
- * @throws ConfigError with one readable line per fault
+ * @throws ConfigError with one readable line per error
  */
 export function loadConfig(environment: Environment, terminal = false): Config {
   const settings = readSettings(environment);
   const target = databaseTarget(settings);
   const sqlite = target.kind === 'sqlite';
   const loopback = isLoopback(settings.HOST);
-  const faults = crossErrors(settings, sqlite);
-  if (faults.length > 0) throw new ConfigError(faults);
+  const errors = crossErrors(settings, sqlite);
+  if (errors.length > 0) throw new ConfigError(errors);
   return deepFreeze({
     host: settings.HOST,
     port: settings.PORT,

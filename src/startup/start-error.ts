@@ -1,5 +1,6 @@
 import { errorCode } from '../domain/errors.ts';
-/** What keeps the server from starting and is to be mended outside of it: the message says what, in one line. */
+
+/** A reason not to start that the operator can remove. The message says in one line what to do. */
 export class StartError extends Error {
   constructor(message: string, cause: unknown) {
     super(message, { cause });
@@ -7,7 +8,7 @@ export class StartError extends Error {
   }
 }
 
-/** Why the port could not be had, and what to do. */
+/** Why the port could not be opened, and what to do. */
 export function listenError(
   error: unknown,
   address: { readonly host: string; readonly port: number },
@@ -24,10 +25,10 @@ function listenFailure(
     case 'EADDRINUSE':
       return `port ${port} on ${host} is in use: stop the other program, or set PORT`;
     case 'EACCES':
-      return `port ${port} on ${host} is not for this user: set PORT to one above 1023`;
+      return `port ${port} on ${host} needs privileges: set PORT above 1023`;
     case 'EADDRNOTAVAIL':
     case 'ENOTFOUND':
-      return `HOST ${host} is no address of this machine`;
+      return `HOST ${host} is not an address of this machine`;
     default:
       return `cannot listen on ${host}, port ${port} (${code})`;
   }

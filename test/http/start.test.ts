@@ -139,7 +139,7 @@ describe('node src/main.ts', () => {
   it('refuses an address of another machine with a readable line, in LOG_FILE too', async () => {
     const log = join(folder.path, 'logs', 'chat.log');
     const child = folder.start({ HOST: '192.0.2.1', AUTH: 'off', LOG_FILE: log });
-    await refuses(child, /^The server cannot start: HOST 192\.0\.2\.1 is no address of this machine$/);
+    await refuses(child, /^The server cannot start: HOST 192\.0\.2\.1 is not an address of this machine$/);
     const last: unknown = JSON.parse((await readFile(log, 'utf8')).trim().split('\n').at(-1) ?? '');
     assert.match(JSON.stringify(last), /"level":60,.*could not start: HOST 192/);
   });
