@@ -329,15 +329,16 @@ describe('a shutdown while other systems do not respond', () => {
     const interrupted = child.lines.filter(({ msg }) => /^export notification interrupted/.test(String(msg)));
     assert.deepEqual(interrupted.map(({ channel }) => channel).sort(), ['email', 'webhook']);
 
-    folder.start(env);
+    const next = folder.start(env);
     const [mails, calls] = [smtp.sockets.size, hook.sockets.size];
     await until('both are retried', () => smtp.sockets.size > mails && hook.sockets.size > calls);
+    await exitOf(next);
   });
 
   it('saves running replies in the journal when the database is frozen', async (t) => {
     const database = await startOwnDatabase();
     t.after(() => database.server.stop());
-    const env = { ...grace, ...database.env(), OPENAI_BASE_URL: upstream.baseUrl };
+    const env = { ...grace, ...database.env(), OPENAI_BASE_URL: upstream.baseUrl, DATA_DIR: 'frozen' };
     const child = folder.start(env);
     const url = await child.listening();
     upstream.respond([script(delta('half a reply'), silence())]);
