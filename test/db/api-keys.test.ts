@@ -124,7 +124,7 @@ eachDatabase((name, open) => {
       assert.equal(await keys.replace(newId(), successor(), NOON), null);
     });
 
-    test('have one successor when several replace them at once', async () => {
+    test('have one successor when several replace them at the same time', async () => {
       const stores = [store(), store(), store()];
       await Promise.all(stores.map((keys) => keys.list()));
       for (let round = 0; round < 10; round++) {

@@ -1,4 +1,4 @@
-/** Everything that happens to conversations, and somebody who follows it by exports. */
+/** Random changes to conversations, and a reader that follows them by exports. */
 import type { TestContext } from 'node:test';
 import type { Database } from '../../src/db/database.ts';
 import { KnexExportSource } from '../../src/db/exports/reader.ts';
@@ -27,7 +27,7 @@ const NOTHING = {
   lastMessageId: null,
 };
 
-/** Clocks go on by hand: hours pass in no time. */
+/** Clocks are moved by hand. */
 export function clockOf(t: TestContext) {
   const real = Date.now.bind(Date);
   let passed = 0;

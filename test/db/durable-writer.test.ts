@@ -35,7 +35,7 @@ const KEY: KeyClaim = {
 };
 const NEVER = 60_000;
 
-/** A database of messages alone, that goes away and comes back as it is told. */
+/** A database of messages that fails and recovers on demand. */
 class FakeDatabase implements TurnWriter {
   /** `lost`: it commits and then breaks. */
   mode: 'up' | 'down' | 'lost' = 'up';

@@ -1,4 +1,4 @@
-/** Exports of what has changed: whoever applies them one after the other has what the database has. */
+/** Incremental exports: applied one after the other, they give the contents of the database. */
 import assert from 'node:assert/strict';
 import { before, describe, it, type TestContext } from 'node:test';
 import fc from 'fast-check';
@@ -188,7 +188,7 @@ eachDatabase((_name, open) => {
         ...{ uid: newId(), conversation_id: id, role: 'user', content: 'late', timestamp: time },
         ...{ status: 'complete', updated_at: time },
       });
-      // On MySQL others go on meanwhile and get higher row numbers; SQLite has one writer at a time.
+      // On MySQL other transactions get higher row numbers meanwhile; SQLite has one writer at a time.
       if (late.describe().startsWith('MySQL')) for (let n = 0; n < 3; n += 1) await world.do('begin', n);
       clock.pass(5 * MINUTE);
       await follower.follow();

@@ -54,7 +54,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual((await store.find(job.id))?.scope, scope);
     });
 
-    test('are given to one worker each, the oldest first, and go on elsewhere when they are let go', async () => {
+    test('are given to one worker each, the oldest first, and resume elsewhere when they are released', async () => {
       const { store } = await setUp();
       const jobs = [1, 2, 3].map((at) => queuedJob({ createdAt: AT + at }));
       for (const job of jobs) await store.add(job);
@@ -80,7 +80,7 @@ eachDatabase((_name, open, options) => {
   });
 
   describe('that a job has ended', () => {
-    test('is told to those who asked for it, once', async () => {
+    test('is sent once to those who requested it', async () => {
       const { store } = await setUp();
       const job = await ended(store);
       await ended(store, { request: request() });
@@ -94,7 +94,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await store.find(job.id), claimed.job);
     });
 
-    test('is told by one of several workers that look at the same time', async () => {
+    test('is sent by one of several workers that poll at the same time', async () => {
       const { store } = await setUp();
       const jobs = [];
       for (let count = 0; count < 5; count++) jobs.push(await ended(store));

@@ -76,7 +76,7 @@ eachDatabase((_name, open) => {
       }
     });
 
-    it('never has many long contents at once', async () => {
+    it('never holds many long contents at the same time', async () => {
       for await (const page of new KnexExportSource(database.knex).read(
         await database.exports.scope(EVERYTHING, null, 0),
       )) {
@@ -133,7 +133,7 @@ eachDatabase((_name, open) => {
       await database.knex('messages').where('id', '>', scope.lastSeq).delete();
     });
 
-    it('goes on over deletions: nothing twice, all that stays, whole conversations', async () => {
+    it('continues over deletions: no duplicates, all remaining rows, whole conversations', async () => {
       const source = new KnexExportSource(database.knex, 3);
       const victims = data.filter((_, index) => index % 4 === 1);
       const seen: ExportPart[] = [];

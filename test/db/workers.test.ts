@@ -176,7 +176,7 @@ eachDatabase((_name, _open, options) => {
       await watcher.round();
       const kept = [...had].map(([id, worker]) => [id, worker === watcher.id ? worker : null] as const);
       assert.deepEqual(await workers(), new Map(kept));
-      // And both can be had by somebody else now.
+      // Another worker can claim both.
       assert.notEqual(await store.claim(watcher.id, AT, [...had.keys()].slice(2, 4)), null);
       assert.equal((await store.claimNotification(newId(), AT, []))?.attempt, 2);
     });

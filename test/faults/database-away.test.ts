@@ -75,7 +75,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
       await until('readiness', async () => (await fetch(`${url}/health/ready`)).status === 200);
       await balance(ledger, database.place, { absent: [message] });
       // The one of the two processes that has not replayed learns with its own next look that the database is back.
-      await until('a turn that goes to the database at once', async () => {
+      await until('a turn that goes to the database immediately', async () => {
         const later = ledger.add(question({ pieces: 2, pace: 0 }));
         assert.equal(await ask(url, later), 'ended');
         return later.end?.kind === 'done' && later.end.persisted;

@@ -1,4 +1,4 @@
-/** Export jobs whose process, database or disk fails: the file is whole in the end, or there is none. */
+/** Export jobs whose process, database or disk fails: the file is complete, or there is none. */
 import assert from 'node:assert/strict';
 import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -83,7 +83,7 @@ for (const place of databases().slice(1)) {
         await cluster.at(3).kill(ledger);
         await Promise.all(readings);
         await cluster.at(3).start();
-        // Joined as long as nobody knows that its writer is dead, then made anew.
+        // Joined until its worker is reaped, then generated again.
         for (const entry of entries) {
           await insist(entry);
           assert.equal(entry.shown, entry.expected);

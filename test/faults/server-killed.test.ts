@@ -58,7 +58,7 @@ async function killAgainAndAgain(cluster: Cluster, random: Random, t: TestContex
     await member.start();
     for (const entry of entries) {
       if (!entry.acknowledged) continue;
-      // A server that is killed again at once has no time to take its predecessor for dead.
+      // A server that is killed again immediately has no time to reap its predecessor.
       readers.push(readToTheEnd(() => random.pick(cluster.members).url, entry, READ_MS));
     }
   }

@@ -1,4 +1,4 @@
-/** Row "SIGTERM, 1,000 streams": a server that is told to stop loses none of them. */
+/** Row "SIGTERM, 1,000 streams": a server that gets SIGTERM loses none of them. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -27,7 +27,7 @@ for (const place of databases()) {
         const ledger = new Ledger();
         const member = cluster.at(0);
         const readings = Array.from({ length: STREAMS }, (_, n) => {
-          // A half would go on for minutes.
+          // A half would run for minutes.
           const plot = n % 2 === 0 ? { pieces: random.int(2, 8), pace: 700 } : { pieces: 300, pace: 800 };
           const entry = ledger.add(question(plot));
           entry.mayBreak = true;

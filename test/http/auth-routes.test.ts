@@ -26,13 +26,13 @@ interface Things {
 
 interface Row {
   readonly access: 'open' | 'any' | 'chat' | 'read' | 'export' | 'admin';
-  /** What the rightful one gets. */
+  /** For a caller with access. */
   readonly status: number;
-  /** Something new of hers. */
+  /** A new object of the owner. */
   hers(things: Things): Promise<Target>;
   /**
-   * What somebody else is told when they name it: as of an id that nobody has. Without it what is asked for is
-   * everybody's own, and nothing of hers may be in it.
+   * A request with an unknown id: another owner must get the same response. If missing, the route has no id, and the
+   * response of another owner must not contain hers.
    */
   readonly unknown?: Target & { readonly method?: string };
 }
@@ -80,7 +80,7 @@ const asking = (path: string): Row => ({
   hers: async (things) => {
     return { path, body: { message: 'again', conversation_id: await conversation(things) } };
   },
-  // A new id is no fault here; somebody else's is told as one that cannot be read is.
+  // A new id is valid here; another owner's id gets the same error as a malformed one.
   unknown: { method: 'GET', path: `/api/conversations/${UNKNOWN_ID}` },
 });
 

@@ -28,7 +28,7 @@ interface ListedProcess {
   readonly pm2_env: { readonly status: string; readonly exec_mode: string; readonly pm_out_log_path: string };
 }
 
-/** Calls that go on until they are stopped; every one must come back with 200. */
+/** Repeats calls until it is stopped; each must return 200. */
 function startLoad(port: number) {
   const agent = new Agent({ keepAlive: true, maxSockets: 20 });
   const results: (number | string)[] = [];

@@ -118,7 +118,7 @@ async function read(url: string, method: string, path: string, entry: Entry, lea
   return follow(entry, new SseReader(response), method === 'GET' ? entry.shown : '', leave.after);
 }
 
-/** Reads on one connection. @param base what its reader has already: the stream is to go on exactly there */
+/** Reads on one connection. @param base the text that the reader has; the stream must resume there */
 async function follow(entry: Entry, reader: SseReader, base: string, after?: number): Promise<Outcome> {
   const reading = new Reading(entry, base);
   for (let pieces = 0; ; ) {
@@ -167,7 +167,7 @@ class Reading {
     entry.show(this.#text);
     if (type === 'done') this.#done(event);
     if (type === 'error') this.#error(event);
-    // Who is told that the rest was lost has more than is stored, and learns how much that is.
+    // A reader of a cut reply has more than is stored; the event has the stored length.
     if (type === 'error' && data.code === 'reply_cut') return;
     const place = `${entry.streamId}:${this.#text.length}${this.ended ? ':end' : ''}`;
     if (event.id !== place && type !== 'start')
@@ -253,7 +253,7 @@ async function send(
   const outgoing = request(`${url}${path}`, { method, agent: false, headers, ...(signal ? { signal } : {}) });
   outgoing.end(method === 'POST' ? body : undefined);
   const [response] = await once(outgoing, 'response');
-  // Whoever reads then is told of a cut.
+  // The current read gets the error.
   outgoing.on('error', () => {});
   assert(isResponse(response));
   response.on('error', () => {});

@@ -76,7 +76,7 @@ export class Faults {
     await member.start();
   }
 
-  /** For less than the lease, so that nobody takes it for dead. */
+  /** For less than the lease, so that it is not reaped. */
   async #stun({ pid }: Member): Promise<void> {
     process.kill(pid, 'SIGSTOP');
     await pause(this.#random.int(100, 1000));

@@ -60,7 +60,7 @@ export class Caller {
     if (entry.conversationId === undefined) this.#talk = [];
   }
 
-  /** Leaves after a random time up to `leaveMs`; whoever hears nothing for very long goes too, and says so. */
+  /** Disconnects after a random time up to `leaveMs`, or after a long silence, which it records. */
   async #patiently(call: typeof ask, member: Member, entry: Entry, leaveMs?: number): Promise<Outcome> {
     const patience = AbortSignal.timeout(leaveMs === undefined ? PATIENCE_MS : this.#random.int(1, leaveMs));
     const outcome = await call(member.url, entry, { signal: patience });

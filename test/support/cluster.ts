@@ -74,7 +74,7 @@ export class Member {
     return this.child.exited();
   }
 
-  /** No process may have ended that nobody ended, and none may have said what is not to be said. */
+  /** Fails if a process ended by itself or logged an unhandled error. */
   check(): void {
     const { process: child, lines, errors } = this.child;
     const said = `${JSON.stringify(lines)}${errors.join('\n')}`;
@@ -84,7 +84,7 @@ export class Member {
     }
     assert.deepEqual(errors, [], `server ${this.index} wrote to standard error`);
     const unhandled = lines.filter(({ msg }) => msg === 'unhandled error');
-    assert.deepEqual(unhandled, [], `server ${this.index} met what nobody had thought of`);
+    assert.deepEqual(unhandled, [], `server ${this.index} logged an unhandled error`);
     for (const secret of [KEY, SECRET_WORD]) {
       const at = said.indexOf(secret);
       assert(at < 0, `server ${this.index} wrote ${secret} in its log: ${said.slice(at - 300, at + 50)}`);

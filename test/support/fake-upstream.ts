@@ -1,5 +1,5 @@
 /**
- * A scriptable model server over real HTTP: it records what it gets and answers, or misbehaves, as it is told.
+ * A scriptable model server over real HTTP: it records requests, and responds or fails as scripted.
  * A handler answers one request; the ready-made ones are made of steps, and `script` makes new ones.
  */
 import assert from 'node:assert/strict';
@@ -148,7 +148,7 @@ function lastUserMessage(request: RecordedRequest): string {
   return request.body.messages.findLast(({ role }) => role === 'user')?.content ?? '';
 }
 
-/** A promise that the test resolves: the script goes on exactly then. */
+/** A promise that the test resolves to continue the script. */
 export interface Gate {
   readonly opened: Promise<void>;
   open(): void;

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 
-/** `toServer`: from whoever connected to the target; `toClient`: what the target sends back. */
+/** `toServer`: from the client to the target; `toClient`: from the target to the client. */
 export type Direction = 'toServer' | 'toClient';
 
 /** Looks at each piece on its way. A number lets that many bytes of it through and then cuts the connection. */
@@ -29,7 +29,7 @@ export interface FaultProxy {
   /** From now on a connection over which this text goes to the target stops right before it, until {@link resume}. */
   hold(text: string): void;
   resume(): void;
-  /** New connections are reset at once; the port stays taken, so that nobody else gets it meanwhile. */
+  /** Resets new connections immediately. The port stays bound, so that no other process gets it. */
   refuse(): void;
   accept(): void;
   /** Cuts everything and stops listening. */

@@ -16,7 +16,7 @@ import { silentLog } from './fakes.ts';
 /** Every scope but admin. */
 export const USER: readonly Scope[] = ['chat', 'read', 'export'];
 
-/** Limits have tests of their own; here nobody is to be told that they ask too often. */
+/** Without limits, which have tests of their own. */
 const UNLIMITED = {
   RATE_LIMIT_REQUESTS: '0',
   RATE_LIMIT_STREAMS: '0',
@@ -41,7 +41,7 @@ export interface Person extends Holder {
   call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
 }
 
-/** Where several servers, one after the other or at once, find their keys and everything else. */
+/** A database that several servers share, in turn or at the same time. */
 export interface LockedPlace {
   readonly env: Readonly<Record<string, string>>;
   /** Made before any server was started. */

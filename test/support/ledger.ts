@@ -33,7 +33,7 @@ export class Telling {
     return true;
   }
 
-  /** How many units had been shown at a time on the monotonic clock. */
+  /** The number of units shown, by monotonic time. */
   shownAt(at: number): number {
     return this.#marks.findLast((mark) => mark.at <= at)?.length ?? 0;
   }

@@ -136,7 +136,7 @@ function answerTo(outgoing: ReturnType<typeof request>): Promise<IncomingMessage
   return new Promise((resolve, reject) => {
     outgoing.on('error', reject);
     outgoing.on('response', (response) => {
-      // Who reads is told of a cut.
+      // The reader gets the error.
       outgoing.off('error', reject).on('error', () => {});
       resolve(response);
     });

@@ -12,7 +12,7 @@ export interface Pair {
   stop(): Promise<void>;
 }
 
-/** @param place where the database is; dropped in the end */
+/** @param place the database, which is dropped afterwards */
 export async function startPair(
   place: ReturnType<typeof databases>[number],
   env: Record<string, string> = {},

@@ -17,7 +17,7 @@ export const SECRET_WORD = 'Geheimnisträger';
 
 type Pattern = readonly [kind: string, pattern: RegExp];
 
-/** What is a secret wherever it stands, and whoever planted it. */
+/** Always secret, in any place. */
 const ALWAYS: readonly Pattern[] = [
   ['an API key', /\bck_[\dA-Za-z]{8}_[\dA-Za-z]{6}/],
   ['a key of the model server', /\bsk-[\w-]{6}/],

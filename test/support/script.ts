@@ -26,7 +26,7 @@ export interface ScriptFolder {
   readonly path: string;
   /** A database, opened for this test; closed by the caller. */
   open(): Database;
-  /** Many at once, past Knex. */
+  /** Inserts many rows without Knex. */
   fill(conversations: readonly StoredConversation[]): void;
   start(script: string, args: readonly string[], node?: readonly string[]): Script;
   run(script: string, ...args: string[]): Promise<Ended>;

@@ -26,7 +26,7 @@ export interface Snapshot {
 /** Where a server of the tests keeps its rows. */
 export type StoredIn = { readonly file: string } | { readonly url: string };
 
-/** By what the server itself is told; its folder is where DATA_DIR is unless said otherwise. */
+/** From the server's own settings; the folder is DATA_DIR by default. */
 export function storedIn(env: Readonly<Record<string, string>>, folder: string): StoredIn {
   const url = env.DATABASE_URL;
   return url === undefined ? { file: join(folder, 'data', 'chat.sqlite') } : { url };

@@ -97,7 +97,7 @@ export async function openStream(
   });
   outgoing.end(JSON.stringify(body));
   const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
-  // A cut is told by whatever is being read then, or by nobody.
+  // A disconnect rejects the current read, if there is one.
   response.on('error', () => {});
   outgoing.on('error', () => {});
   return new SseReader(response);

@@ -38,7 +38,7 @@ const WORDS = [
 
 let count = 0;
 
-/** A question that nobody has asked before. */
+/** A new question. */
 export function question(plot: Plot): string {
   const { pieces, pace, fault } = plot;
   const nonce = createHash('sha256')

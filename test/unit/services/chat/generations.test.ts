@@ -40,7 +40,6 @@ class HandModel implements ChatModel {
   reachable = () => Promise.resolve(true);
 }
 
-/** By everybody. */
 const SHARED = { owner: null };
 
 function setUp(max = 10, cacheBytes = 100_000) {
