@@ -6,6 +6,8 @@ import { within } from '../util/timers.ts';
 /** Probes are frequent, and calls to the model server may be counted by its provider. */
 const UPSTREAM_FRESH_MS = 10_000;
 const UPSTREAM_TIMEOUT_MS = 3000;
+/** Requests share one check of the database, however many come. */
+const DATABASE_FRESH_MS = 1000;
 /** Probes usually time out after a second, and the state of the model server does not affect readiness. */
 const PROBE_WAIT_MS = 500;
 
@@ -26,6 +28,7 @@ export class HealthService {
   readonly #demo: boolean;
   #stopping = false;
   #upstream: { at: number; up: Promise<boolean> } | undefined;
+  #database: Promise<boolean> | undefined;
   #upstreamLastUp = false;
 
   constructor(
@@ -56,12 +59,22 @@ export class HealthService {
     };
   }
 
-  async #databaseUp(): Promise<boolean> {
+  /** The check in flight, or its result for `DATABASE_FRESH_MS`. */
+  #databaseUp(): Promise<boolean> {
+    this.#database ??= this.#checkDatabase();
+    return this.#database;
+  }
+
+  async #checkDatabase(): Promise<boolean> {
     try {
       await this.#conversations.check();
       return true;
     } catch {
       return false;
+    } finally {
+      setTimeout(() => {
+        this.#database = undefined;
+      }, DATABASE_FRESH_MS).unref();
     }
   }
 

@@ -3,7 +3,17 @@ import { describe, test } from 'node:test';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { ConversationCursor } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase } from '../support/databases.ts';
-import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
+import {
+  contents,
+  HOUR,
+  messagesOf,
+  NOON,
+  newId,
+  replyTo,
+  startOf,
+  userMessage,
+  writeTurn,
+} from './fixtures.ts';
 
 const EVER = 0;
 
@@ -14,7 +24,7 @@ eachDatabase((_name, open) => {
       const question = userMessage(newId());
       const reply = replyTo(question, { status: 'incomplete', finishReason: 'length' });
       await writer.write({ start: startOf(question), reply });
-      const stored = await conversations.messages(question.conversationId, 0, 10);
+      const stored = await messagesOf(conversations, question.conversationId, 0, 10);
       assert.deepEqual(
         stored.map(({ seq, ...message }) => message),
         [question, reply],
@@ -51,7 +61,7 @@ eachDatabase((_name, open) => {
           process.env.TZ = written;
           await writer.write({ start: startOf(message) });
           process.env.TZ = read;
-          const [stored] = await conversations.messages(message.conversationId, 0, 1);
+          const [stored] = await messagesOf(conversations, message.conversationId, 0, 1);
           assert.equal(stored?.timestamp, message.timestamp);
           const row = await knex('messages').where({ uid: message.uid }).first('timestamp');
           assert.equal(row?.timestamp, '2024-03-31 01:30:00.007');
@@ -66,7 +76,7 @@ eachDatabase((_name, open) => {
       const { conversations, writer } = open();
       const question = userMessage(newId());
       await writer.write({ start: startOf(question), reply: replyTo(question, { model: 'm'.repeat(300) }) });
-      const stored = await conversations.messages(question.conversationId, 0, 10);
+      const stored = await messagesOf(conversations, question.conversationId, 0, 10);
       assert.equal(stored[1]?.model, 'm'.repeat(255));
     });
   });
@@ -203,7 +213,7 @@ eachDatabase((_name, open) => {
       const seen: string[] = [];
       let after = 0;
       while (seen.length < 20) {
-        const page = await conversations.messages(id, after, 3);
+        const page = await messagesOf(conversations, id, after, 3);
         seen.push(...page.map((message) => message.content));
         if (page.length < 3) break;
         after = page.at(-1)?.seq ?? 0;
@@ -256,10 +266,10 @@ eachDatabase((_name, open) => {
     test('never lets a row number be used again', async () => {
       const { conversations, writer } = open();
       const first = await writeTurn(writer, userMessage(newId()));
-      const last = (await conversations.messages(first.conversationId, 0, 10)).at(-1)?.seq ?? 0;
+      const last = (await messagesOf(conversations, first.conversationId, 0, 10)).at(-1)?.seq ?? 0;
       await conversations.delete(first.conversationId, UNRESTRICTED);
       const next = await writeTurn(writer, userMessage(newId()));
-      const [stored] = await conversations.messages(next.conversationId, 0, 1);
+      const [stored] = await messagesOf(conversations, next.conversationId, 0, 1);
       assert.ok((stored?.seq ?? 0) > last);
     });
   });

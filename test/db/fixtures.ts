@@ -1,7 +1,11 @@
 import { v7 } from 'uuid';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { TurnStart, TurnWriter } from '../../src/domain/chat/turns.ts';
-import type { ConversationRepository, Message } from '../../src/domain/conversations/conversation.ts';
+import type {
+  ConversationRepository,
+  Message,
+  SequencedMessage,
+} from '../../src/domain/conversations/conversation.ts';
 import type { PurgeCount, PurgeStore } from '../../src/domain/conversations/purge.ts';
 
 export const HOUR = 3_600_000;
@@ -82,6 +86,16 @@ export async function purgeBatch(store: PurgeStore, cutoff: number, limit: numbe
   return count;
 }
 
+/** At most `limit` messages, whatever their size. */
+export async function messagesOf(
+  repository: ConversationRepository,
+  id: string,
+  afterSeq: number,
+  limit: number,
+): Promise<readonly SequencedMessage[]> {
+  return (await repository.messages(id, afterSeq, limit, Number.POSITIVE_INFINITY)).messages;
+}
+
 export async function contents(repository: ConversationRepository, id: string): Promise<string[]> {
-  return (await repository.messages(id, 0, 1000)).map((message) => message.content);
+  return (await messagesOf(repository, id, 0, 1000)).map((message) => message.content);
 }

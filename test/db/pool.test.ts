@@ -15,7 +15,7 @@ import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { AppError } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
 import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
-import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
+import { messagesOf, newId, replyTo, startOf, userMessage } from './fixtures.ts';
 
 const POOL = 2;
 const QUEUE = 100 * POOL;
@@ -123,7 +123,7 @@ eachDatabase((_name, open, options) => {
       assert.equal(pending(knex), QUEUE);
       await release();
       await Promise.all(waiting);
-      assert.equal((await conversations.messages(question.conversationId, 0, 10)).length, 2);
+      assert.equal((await messagesOf(conversations, question.conversationId, 0, 10)).length, 2);
       await idle(knex);
     });
 

@@ -9,7 +9,17 @@ import { type Access, UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { KeyClaim, ReplyProgress, TurnWriter } from '../../src/domain/chat/turns.ts';
 import type { Message } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase, silent } from '../support/databases.ts';
-import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
+import {
+  contents,
+  HOUR,
+  messagesOf,
+  NOON,
+  newId,
+  replyTo,
+  startOf,
+  userMessage,
+  writeTurn,
+} from './fixtures.ts';
 
 /** The commits, and the codes of the errors, that go through a Knex instance. */
 function watched(knex: Knex): { commits: number; errors: unknown[] } {
@@ -539,13 +549,13 @@ eachDatabase((_name, open, options) => {
     const reply = replyTo(question);
     const units = [{ start }, { reply }, { start, reply }];
     for (const unit of units) await writer.write(unit);
-    const before = await conversations.messages(question.conversationId, 0, 10);
+    const before = await messagesOf(conversations, question.conversationId, 0, 10);
     for (const unit of units) assert.equal(await writer.write(unit), 'saved');
     const changed = { ...reply, content: 'something else' };
     assert.equal(await writer.write({ reply: changed }), 'saved');
-    assert.deepEqual(await conversations.messages(question.conversationId, 0, 10), before);
+    assert.deepEqual(await messagesOf(conversations, question.conversationId, 0, 10), before);
     await Promise.all([...units, ...units].map((unit) => writer.write(unit)));
-    assert.deepEqual(await conversations.messages(question.conversationId, 0, 10), before);
+    assert.deepEqual(await messagesOf(conversations, question.conversationId, 0, 10), before);
     assert.equal((await conversations.find(question.conversationId))?.lastActive, NOON + 1000);
   });
 

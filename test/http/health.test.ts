@@ -41,6 +41,21 @@ describe('health', () => {
     assert.deepEqual([answer.status, await answer.json()], [200, { ...up, upstream: 'demo' }]);
   });
 
+  it('shares one check of the database among all requests of a second', async (t) => {
+    const other = await startChat();
+    t.after(() => other.stop());
+    let queries = 0;
+    other.server.database.knex.on('query', ({ sql }: { sql: string }) => {
+      if (sql.includes('migrations')) queries += 1;
+    });
+    for (let round = 0; round < 5; round++) {
+      const answers = await Promise.all(Array.from({ length: 20 }, () => readiness(other)));
+      assert.ok(answers.every(({ status }) => status === 200));
+    }
+    // A check has one query or two; without the sharing there would be a hundred of them.
+    assert.ok(queries < 50, `${queries} queries`);
+  });
+
   it('checks the model server at most every few seconds', async () => {
     const before = chat.upstream.modelRequests;
     for (let n = 0; n < 10; n += 1) await readiness(chat);

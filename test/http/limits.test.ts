@@ -307,11 +307,13 @@ describe('exports per hour', () => {
     const all = '/api/conversations/export-all?format=csv';
     const job = () => alice.call('POST', '/api/exports', { format: 'csv' });
     assert.equal((await alice.call('HEAD', all)).status, 200);
+    const preview = await alice.call('HEAD', `${all}&preview=5`);
+    assert.deepEqual([preview.status, preview.headers['content-disposition'] === undefined], [200, false]);
     assert.equal((await alice.call('GET', all)).status, 200);
     assert.equal((await job()).status, 202);
     const jobs = await alice.call('GET', '/api/exports');
     assert.equal(jobs.status, 200);
-    for (let n = 0; n < 4; n++) await alice.call('GET', '/api/conversations');
+    for (let n = 0; n < 3; n++) await alice.call('GET', '/api/conversations');
     const refused = await job();
     assertRefused(refused, 'requests', '40');
     assert.match(String(refused.headers.ratelimit), /"exports";r=1;t=1780/);

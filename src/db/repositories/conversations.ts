@@ -7,6 +7,7 @@ import type {
   ConversationCursor,
   ConversationRepository,
   Instant,
+  MessagePage,
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
@@ -27,6 +28,12 @@ import { hideConversations, removeDeleted } from './deletions.ts';
 
 type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to'> &
   Pick<ConversationRow, 'owner'>;
+
+/** Messages read by one statement, and the longest content that it returns, bytes. */
+const MESSAGE_SLICE = 128;
+const LONG_CONTENT = 32 * 1024;
+
+type SizedMessage = Omit<StoredMessage, 'content'> & { content: string | null; size: number };
 
 /** Where a list without a cursor begins; ids are hexadecimal, so every one of them sorts before g. */
 const LAST_TIME = toTime(Number.POSITIVE_INFINITY);
@@ -77,15 +84,53 @@ export class KnexConversations implements ConversationRepository {
     return turns.context();
   }
 
-  async messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]> {
-    const rows = await this.#select<StoredMessage>(
-      `SELECT ${MESSAGE_COLUMNS} FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+  async messages(id: string, afterSeq: number, limit: number, maxBytes: number): Promise<MessagePage> {
+    const rows: SizedMessage[] = [];
+    let bytes = 0;
+    for (let after = afterSeq; ; ) {
+      const wanted = Math.min(MESSAGE_SLICE, limit + 1 - rows.length);
+      const slice = await this.#sized(id, after, wanted);
+      for (const row of slice) {
+        bytes += row.size;
+        if (rows.length === limit || (rows.length > 0 && bytes > maxBytes)) {
+          return { messages: await this.#withContents(rows), hasMore: true };
+        }
+        rows.push(row);
+        after = row.id;
+      }
+      if (slice.length < wanted) return { messages: await this.#withContents(rows), hasMore: false };
+    }
+  }
+
+  /** The next messages; the content of a long one is left out, so that no statement returns much more than 4 MiB. */
+  #sized(id: string, after: number, limit: number): Promise<SizedMessage[]> {
+    return this.#select(
+      `SELECT ${MESSAGE_COLUMNS.replace('content', `CASE WHEN OCTET_LENGTH(content) <= ${LONG_CONTENT} THEN content END AS content`)},
+         OCTET_LENGTH(content) AS size
+       FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id = ? AND id > ?
          AND epoch = (SELECT epoch FROM conversations WHERE id = ? AND deleted_at IS NULL)
        ORDER BY id LIMIT ?`,
-      [id, afterSeq, id, limit],
+      [id, after, id, limit],
     );
-    return rows.map(toMessage);
+  }
+
+  /** Without messages that were deleted meanwhile. */
+  async #withContents(rows: readonly SizedMessage[]): Promise<SequencedMessage[]> {
+    const ids = rows.filter(({ content }) => content === null).map(({ id }) => id);
+    const long = ids.length === 0 ? [] : await this.#contents(ids);
+    const contents = new Map(long.map(({ id, content }) => [id, content]));
+    return rows.flatMap(({ size: _, ...row }) => {
+      const content = row.content ?? contents.get(row.id);
+      return content === undefined ? [] : [toMessage({ ...row, content })];
+    });
+  }
+
+  #contents(ids: readonly number[]): Promise<Pick<MessageRow, 'id' | 'content'>[]> {
+    return this.#select(
+      `SELECT id, content FROM messages WHERE id IN (${ids.map(() => '?').join(', ')})`,
+      ids,
+    );
   }
 
   async list(

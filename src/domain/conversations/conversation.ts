@@ -56,6 +56,11 @@ export interface SequencedMessage extends Message {
   readonly seq: number;
 }
 
+export interface MessagePage {
+  readonly messages: readonly SequencedMessage[];
+  readonly hasMore: boolean;
+}
+
 /** The last conversation of a page (newest activity first). */
 export interface ConversationCursor {
   readonly lastActive: Instant;
@@ -79,8 +84,11 @@ export interface ConversationRepository {
     activeSince: Instant,
     except?: string,
   ): Promise<ContextMessage[]>;
-  /** Oldest first. @param afterSeq 0: from the first */
-  messages(id: string, afterSeq: number, limit: number): Promise<SequencedMessage[]>;
+  /**
+   * Oldest first: at most `limit`, and no more than `maxBytes` of content, but at least one.
+   * @param afterSeq 0: from the first
+   */
+  messages(id: string, afterSeq: number, limit: number, maxBytes: number): Promise<MessagePage>;
   /** Newest activity first, then by id descending. */
   list(
     access: Access,

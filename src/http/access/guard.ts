@@ -40,15 +40,22 @@ export function createGuard(parts: GuardParts): Guard {
     if (!required) return admit(route, request, response, anonymousCaller(subject));
     const presented = presentedKey(request);
     if (presented === undefined) return admit(route, request, response, unauthenticatedCaller(subject));
-    return authenticate(parts, subject, presented).then(
-      (key) => admit(route, request, response, keyCaller(key)),
-      (error: unknown) => {
-        // Open routes stay open while the database cannot verify keys.
-        if (route.access !== 'open' || !isUnavailable(error)) throw error;
-        return admit(route, request, response, unauthenticatedCaller(subject));
-      },
+    const identified =
+      route.access === 'open' ? knownKey(parts, presented) : authenticate(parts, subject, presented);
+    return identified.then((key) =>
+      admit(route, request, response, key ? keyCaller(key) : unauthenticatedCaller(subject)),
     );
   };
+}
+
+/** On open routes an invalid key is ignored, also while the database cannot verify keys. */
+async function knownKey({ keys }: GuardParts, presented: string): Promise<ApiKey | null> {
+  try {
+    return await keys.authenticate(presented);
+  } catch (error) {
+    if (isUnavailable(error)) return null;
+    throw error;
+  }
 }
 
 function subjectOf(request: Request): string {

@@ -11,7 +11,9 @@ export function normalizeTarget(): RequestHandler {
   return (request, response, next) => {
     const { rawHeaders } = request;
     if (rawHeaders.length / 2 > MAX_HEADERS) {
-      throw new AppError('headers_too_large', `The request must have at most ${MAX_HEADERS} header fields`);
+      throw new AppError('headers_too_large', `The request must have at most ${MAX_HEADERS} header fields`, {
+        headers: { Connection: 'close' },
+      });
     }
     const target = readTarget(request.url);
     if (target.kind === 'bad') {

@@ -45,6 +45,7 @@ function getRoute(conversations: ConversationService): Route {
     access: 'read',
     operation: {
       summary: 'Get a conversation, oldest message first',
+      description: 'A page ends at `limit` messages or at about 4 MiB of content, whichever comes first.',
       tags: ['conversations'],
       requestParams: { path: conversationId, query: conversationQuery },
       responses: {

@@ -176,8 +176,8 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
     async handle(request, response) {
       const { id } = check(exportId, request.params);
       const { access } = callerOf(response);
-      const load = async () => present(await jobs.get(id, access), clock);
-      const first = await load();
+      const load = async () => present(await jobs.follow(id, access), clock);
+      const first = present(await jobs.get(id, access), clock);
       await sendJobEvents(request, response, { first, load, heartbeatMs, stopping: jobs.stopping });
     },
   };

@@ -9,6 +9,7 @@ import { callerOf } from '../access/caller.ts';
 import { exportFilterOf } from '../request/export-request.ts';
 import { readQuery } from '../request/query.ts';
 import { check } from '../request/validate.ts';
+import { closeSignal } from '../response/close-signal.ts';
 import { sendDownload } from '../response/download.ts';
 import { mediaTypeOf } from '../response/media-types.ts';
 import { sendJson } from '../response/problem.ts';
@@ -87,7 +88,11 @@ async function sendExport(
   response: Response,
 ): Promise<void> {
   const form = { format, raw: csv === 'raw' };
-  if (preview !== undefined) return sendJson(response, 200, await exports.preview(target, form, preview));
+  // HEAD is answered with the headers of the file, without counting anything.
+  if (preview !== undefined && request.method !== 'HEAD') {
+    const body = await exports.preview(target, form, preview, closeSignal(response));
+    return sendJson(response, 200, body);
+  }
   await sendDownload(request, response, {
     name: `${name}.${format}`,
     type: mediaTypeOf(format),

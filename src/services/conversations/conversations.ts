@@ -11,6 +11,9 @@ import type { Retention } from '../../domain/conversations/retention.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import type { Clock } from '../../domain/runtime.ts';
 
+/** A page of messages ends at about this much content, UTF-8, so that a response stays small whatever the messages are. */
+const PAGE_BYTES = 4 * 1024 * 1024;
+
 export interface ConversationView extends Conversation {
   /** Null when conversations are kept for ever. */
   readonly expiresAt: Instant | null;
@@ -55,9 +58,8 @@ export class ConversationService {
   /** @throws AppError `conversation_not_found` */
   async get(id: string, access: Access, afterSeq: number, limit: number): Promise<ConversationPage> {
     const view = await this.view(id, access);
-    const rows = await this.#repository.messages(id, afterSeq, limit + 1);
-    const messages = rows.slice(0, limit);
-    const next = rows.length > limit ? (messages.at(-1)?.seq ?? null) : null;
+    const { messages, hasMore } = await this.#repository.messages(id, afterSeq, limit, PAGE_BYTES);
+    const next = hasMore ? (messages.at(-1)?.seq ?? null) : null;
     return { ...view, messages, next };
   }
 

@@ -107,7 +107,12 @@ export class ExportService {
    * The first rows, and an estimate of the whole.
    * @throws AppError `database_unavailable`
    */
-  async preview(target: ExportTarget, form: ExportForm, limit: number): Promise<ExportPreview> {
+  async preview(
+    target: ExportTarget,
+    form: ExportForm,
+    limit: number,
+    signal?: AbortSignal,
+  ): Promise<ExportPreview> {
     const now = this.#clock.now();
     const scope = await this.#scope(target, now);
     const { masked } = this.#personal;
@@ -117,11 +122,12 @@ export class ExportService {
     const sampled = { conversations: 0, messages: 0 };
     let bytes = 0;
     for await (const parts of this.#source.read(scope)) {
+      signal?.throwIfAborted();
       for (const part of parts) rows.push(...rowsOf(part, limit - rows.length));
       for (const piece of encodeParts(encoder, parts, sampled, true)) bytes += Buffer.byteLength(piece);
       if (rows.length >= limit && sampled.messages >= Math.min(limit, SAMPLE)) break;
     }
-    const total = await this.#source.count(scope);
+    const total = await this.#source.count(scope, signal);
     const frame = Buffer.byteLength(encoder.opening() + encoder.closing(total));
     return {
       rows: rows.map((row) => ({ ...row, content: row.content === null ? null : mask(row.content) })),

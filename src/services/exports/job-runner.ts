@@ -103,6 +103,11 @@ export class JobRunner {
     return state && job.status === 'running' ? { ...job, ...state } : job;
   }
 
+  /** Whether the job runs in this process. */
+  isRunning(id: string): boolean {
+    return this.#running.has(id);
+  }
+
   /** Stops the job if it runs here. Resolves when it has stopped, or after ABORT_WAIT_MS. */
   async abort(id: string): Promise<void> {
     const running = this.#running.get(id);

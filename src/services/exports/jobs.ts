@@ -12,6 +12,9 @@ import type {
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import type { JobRunner } from './job-runner.ts';
 
+/** How long the row of a job serves the readers that follow it. */
+const QUERY_FRESH_MS = 400;
+
 interface ExportJobParts {
   readonly store: ExportJobStore;
   readonly files: ExportFiles;
@@ -40,6 +43,8 @@ export interface JobList {
 /** Exports that are written to files in the background. */
 export class ExportJobService {
   readonly #parts: ExportJobParts;
+  /** Recent queries of `follow`, by job. */
+  readonly #queries = new Map<string, Promise<ExportJob | null>>();
 
   constructor(parts: ExportJobParts) {
     this.#parts = parts;
@@ -82,6 +87,35 @@ export class ExportJobService {
     const job = await this.#parts.store.find(id);
     if (!job || !canAccess(access, job.owner)) throw exportNotFound();
     return this.#parts.runner.withProgress(job);
+  }
+
+  /**
+   * As `get`, for readers that follow a job. All readers of a job share one query; while the job runs in this process
+   * they need none.
+   * @throws AppError `export_not_found`
+   */
+  async follow(id: string, access: Access): Promise<ExportJob> {
+    const job = await this.#find(id);
+    if (!job || !canAccess(access, job.owner)) throw exportNotFound();
+    return this.#parts.runner.withProgress(job);
+  }
+
+  #find(id: string): Promise<ExportJob | null> {
+    const known = this.#queries.get(id);
+    if (known) return known;
+    const query = this.#parts.store.find(id);
+    this.#queries.set(id, query);
+    this.#forgetLater(id, query);
+    return query;
+  }
+
+  #forgetLater(id: string, query: Promise<ExportJob | null>): void {
+    const forget = async () => {
+      const job = await query.catch(() => null);
+      if (job?.status === 'running' && this.#parts.runner.isRunning(id)) this.#forgetLater(id, query);
+      else this.#queries.delete(id);
+    };
+    setTimeout(() => void forget(), QUERY_FRESH_MS).unref();
   }
 
   async list(access: Access, limit: number, before: JobListCursor | null): Promise<JobList> {

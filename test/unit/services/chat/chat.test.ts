@@ -130,7 +130,7 @@ function setUp(
         histories.push(args);
         return Promise.resolve(options.history ?? []);
       },
-      messages: () => Promise.resolve([]),
+      messages: () => Promise.resolve({ messages: [], hasMore: false }),
       list: () => Promise.resolve([]),
       delete: () => Promise.resolve(false),
       check: () => Promise.resolve(),
