@@ -10,11 +10,11 @@ export interface BenchDatabases {
 }
 
 /** SQLite, and a new schema on the server of BENCH_DATABASE_URL or on a private MariaDB. */
-export async function benchDatabases(): Promise<BenchDatabases> {
+export async function benchDatabases(suffix = ''): Promise<BenchDatabases> {
   const given = process.env.BENCH_DATABASE_URL;
   const own = given === undefined ? await startMariadb() : undefined;
   const server = given ?? own?.url ?? '';
-  const schema = `chat_bench_${process.pid}`;
+  const schema = `chat_bench_${process.pid}${suffix}`;
   const admin = await mysql.createConnection(server);
   await admin.query(`CREATE DATABASE ${schema}`);
   const [rows] = await admin.query<mysql.RowDataPacket[]>('SELECT VERSION() AS version');

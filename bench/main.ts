@@ -5,13 +5,13 @@
 import { writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
 import { parseArgs } from 'node:util';
+import { CONCURRENCY, compare, cost, median } from './compare.ts';
 import { benchDatabases } from './databases.ts';
 import { replayMs, resumeMs } from './durability.ts';
-import { type Call, hold, percentile, run, type Timing } from './load.ts';
+import { type Call, hold, percentile } from './load.ts';
 import { startLocked } from './locked.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const CONCURRENCY = 16;
 const { values: flags } = parseArgs({
   options: { quick: { type: 'boolean', default: false }, json: { type: 'string' } },
 });
@@ -23,11 +23,6 @@ const CALLS = flags.quick ? 1000 : 4000;
 const STREAM_MS = 400;
 const HELD = flags.quick ? 500 : 2000;
 
-interface Cost {
-  readonly cpuMs: number;
-  readonly timings: readonly Timing[];
-}
-
 interface Row {
   readonly what: string;
   readonly database: string;
@@ -38,8 +33,6 @@ interface Row {
   readonly atMost: number;
 }
 
-const median = (values: readonly number[]) => percentile(values, 50);
-
 const openAi = (text: string, stream: boolean) =>
   JSON.stringify({
     model: 'stand-in',
@@ -47,38 +40,10 @@ const openAi = (text: string, stream: boolean) =>
     ...(stream ? { stream: true } : {}),
   });
 
-async function cost(
-  server: Measured,
-  total: number,
-  spreadMs: number,
-  call: (i: number) => Call,
-): Promise<Cost> {
-  const before = await server.sample();
-  const timings = await run(total, CONCURRENCY, spreadMs, call);
-  const after = await server.sample();
-  return { cpuMs: (after.cpuMs - before.cpuMs) / total, timings };
-}
-
-/** Runs both in alternating rounds, because the speed of a machine changes during a run. */
-async function compare(rounds: number, ours: () => Promise<Cost>, base: () => Promise<Cost>) {
-  // Warm-up, so that compiled code and filled pools are measured. V8 finishes after about a thousand calls of a kind.
-  for (let i = 0; i < WARM_UP_ROUNDS; i += 1) {
-    await base();
-    await ours();
-  }
-  const costs: { ours: Cost; base: Cost }[] = [];
-  for (let i = 0; i < rounds; i += 1) costs.push({ base: await base(), ours: await ours() });
-  const firsts = (pick: (pair: { ours: Cost; base: Cost }) => Cost) =>
-    costs.flatMap((pair) => pick(pair).timings.map((t) => t.first));
-  return {
-    ours: { cpuMs: median(costs.map((pair) => pair.ours.cpuMs)), firsts: firsts((pair) => pair.ours) },
-    base: { cpuMs: median(costs.map((pair) => pair.base.cpuMs)), firsts: firsts((pair) => pair.base) },
-  };
-}
-
 async function streams(subject: Measured, pipe: Measured, format: 'text' | 'markdown') {
   return compare(
     ROUNDS,
+    WARM_UP_ROUNDS,
     () =>
       cost(subject, STREAMS, STREAM_MS, (i) => ({
         port: subject.port,
@@ -103,6 +68,7 @@ async function locked(subject: Measured, upstreamPort: number, databaseUrl: stri
   try {
     return await compare(
       ROUNDS,
+      WARM_UP_ROUNDS,
       () => call(other, other.headers),
       () => call(subject),
     );
@@ -150,12 +116,14 @@ async function measure(name: string, databaseUrl: string | undefined): Promise<R
     const markdown = await streams(subject, pipe, 'markdown');
     const json = await compare(
       ROUNDS,
+      WARM_UP_ROUNDS,
       () => cost(subject, CALLS, 0, (i) => chat({ message: `question ${i}`, cache: false })),
       () =>
         cost(pipe, CALLS, 0, (i) => ({ port: pipe.port, path: '/', body: openAi(`question ${i}`, false) })),
     );
     const cached = await compare(
       ROUNDS,
+      WARM_UP_ROUNDS,
       () => cost(subject, CALLS, 0, () => chat({ message: 'the same question' })),
       () =>
         cost(bare, CALLS, 0, () => ({

@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import packageJson from '../package.json' with { type: 'json' };
 
@@ -102,10 +102,11 @@ export async function startSubject(
   upstreamPort: number,
   databaseUrl: string | undefined,
   env: Record<string, string> = {},
+  checkout = here('..'),
 ): Promise<Measured & { readonly databaseUrl: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'chat-api-bench-'));
   const child = start(
-    here('../src/main.ts'),
+    join(resolve(checkout), 'src', 'main.ts'),
     [],
     {
       PORT: '0',
