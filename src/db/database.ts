@@ -18,14 +18,14 @@ import { KnexCounters } from './repositories/counters.ts';
 import { KnexPurgeStore } from './repositories/purge.ts';
 import { KnexReplies } from './repositories/replies.ts';
 import { Secrets } from './repositories/secrets.ts';
-import { GroupCommitWriter } from './turns/turn-writer.ts';
+import { GroupCommitWriter, WRITER_CONNECTIONS } from './turns/turn-writer.ts';
 
 export interface Database {
   /** The pool of all but the writer. */
   readonly knex: Knex;
   readonly conversations: ConversationRepository;
   readonly writer: TurnWriter;
-  /** The writer's connection. */
+  /** The writer's connections. */
   readonly writerKnex: Knex;
   readonly replies: ReplyStore;
   readonly purge: PurgeStore;
@@ -50,10 +50,10 @@ export interface Database {
  */
 export function openDatabase(options: DatabaseOptions, logger: Logger): Database {
   const knex = createKnex(options, logger);
-  // The writer has a connection of its own, so that busy readers cannot delay it.
+  // The writer has connections of its own, so that busy readers cannot delay it.
   const ownPool = dialectOf(knex).pooled;
   const writerKnex = ownPool
-    ? createKnex({ ...options, poolMin: 0, poolMax: 1, batches: true }, logger)
+    ? createKnex({ ...options, poolMin: 0, poolMax: WRITER_CONNECTIONS, batches: true }, logger)
     : knex;
   const writer = new GroupCommitWriter(writerKnex, logger);
   return {

@@ -37,6 +37,7 @@ export const ERROR_CODES = {
   upstream_busy: [503, 'Model server busy'],
   upstream_timeout: [504, 'Model server timeout'],
   database_unavailable: [503, 'Database unavailable'],
+  database_busy: [503, 'Database busy'],
   capacity: [503, 'Capacity reached'],
   shutting_down: [503, 'Shutting down'],
 } as const satisfies Record<string, readonly [status: number, title: string]>;
@@ -84,9 +85,19 @@ export class AppError extends Error {
   }
 }
 
-/** Whether the database is down or too busy. Any other error concerns the operation itself. */
+/** Whether the database is down, so that no operation succeeds. */
 export function isUnavailable(error: unknown): error is AppError {
   return error instanceof AppError && error.code === 'database_unavailable';
+}
+
+/** Whether the database is down or busy: the same operation can succeed later. */
+export function isDatabaseError(error: unknown): error is AppError {
+  return isUnavailable(error) || isDatabaseBusy(error);
+}
+
+/** Whether this operation was too slow or met a lock, while the database serves others. */
+export function isDatabaseBusy(error: unknown): error is AppError {
+  return error instanceof AppError && error.code === 'database_busy';
 }
 
 /** The code of an error of the system or of a driver, such as `ENOENT` or `ER_DUP_ENTRY`. */

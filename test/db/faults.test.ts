@@ -4,24 +4,37 @@ import { writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { createKnex } from '../../src/db/core/client.ts';
-import { classifyError, isDatabaseDown, isTransient, toAppError } from '../../src/db/core/errors.ts';
+import { classifyError, isDatabaseDown, toAppError } from '../../src/db/core/errors.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { GroupCommitWriter } from '../../src/db/turns/turn-writer.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
-import { AppError } from '../../src/domain/errors.ts';
+import { AppError, isUnavailable } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
 import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
 import { contents, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 
+const PROCESSES = 'SELECT id FROM information_schema.processlist WHERE id = ?';
 const AWAY = { code: 'database_unavailable', retryAfter: 2 };
+const BUSY = { code: 'database_busy', retryAfter: 2 };
 
 describe('a driver error', () => {
   const coded = (code: string) => Object.assign(new Error(code), { code });
 
-  for (const code of ['ER_LOCK_DEADLOCK', 'ER_LOCK_WAIT_TIMEOUT', 'SQLITE_BUSY', 'SQLITE_BUSY_SNAPSHOT']) {
-    test(`${code} is transient`, () => assert.equal(isTransient(coded(code)), true));
+  for (const code of [
+    'ER_LOCK_DEADLOCK',
+    'ER_LOCK_WAIT_TIMEOUT',
+    'SQLITE_BUSY_SNAPSHOT',
+    'ER_QUERY_TIMEOUT',
+  ]) {
+    test(`${code} means that the database is busy, which is no outage`, () => {
+      const error = toAppError(coded(code));
+      assert.ok(error instanceof AppError);
+      assert.deepEqual({ code: error.code, retryAfter: error.retryAfter }, BUSY);
+      assert.equal(isUnavailable(error), false);
+    });
   }
 
   for (const code of ['PROTOCOL_CONNECTION_LOST', 'ECONNREFUSED', 'SQLITE_IOERR_FSYNC', 'SQLITE_FULL']) {
@@ -133,12 +146,17 @@ eachDatabase((_name, open, options) => {
     assert.equal(failed?.status === 'rejected' && failed.reason.code, 'ER_DATA_TOO_LONG');
   });
 
-  test('a statement that times out is discarded with its connection', async () => {
+  test('a statement that times out is discarded with its connection and ended on the server', async () => {
     const { knex } = open({ poolMax: 1, queryTimeoutMs: 200 });
     const connection = async () => (await knex.raw('SELECT CONNECTION_ID() AS id'))[0][0].id;
     const before = await connection();
-    await assert.rejects(knex.raw('SELECT SLEEP(5)'), { code: 'PROTOCOL_SEQUENCE_TIMEOUT' });
+    await assert.rejects(knex.raw('SELECT SLEEP(50)'), { code: 'PROTOCOL_SEQUENCE_TIMEOUT' });
     assert.notEqual(await connection(), before);
+    const admin = open().knex;
+    const running = async () => (await admin.raw(PROCESSES, [before]))[0].length;
+    for (const deadline = performance.now() + 5000; (await running()) > 0; await delay(20)) {
+      assert.ok(performance.now() < deadline, 'the server still executes the statement');
+    }
   });
 
   test('a connection that was killed while idle fails no request', async () => {

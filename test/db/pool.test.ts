@@ -3,13 +3,7 @@ import { after, before, describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { createKnex, type DatabaseOptions } from '../../src/db/core/client.ts';
-import {
-  classifyError,
-  databaseUnavailable,
-  isTransient,
-  QueueFullError,
-  toAppError,
-} from '../../src/db/core/errors.ts';
+import { classifyError, databaseUnavailable, QueueFullError, toAppError } from '../../src/db/core/errors.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { AppError } from '../../src/domain/errors.ts';
@@ -47,7 +41,6 @@ const codes = (results: readonly PromiseSettledResult<unknown>[]): unknown[] =>
 test('a full queue means that the database is busy, and no statement is repeated for it', () => {
   const error = new QueueFullError();
   assert.equal(classifyError(error), 'unavailable');
-  assert.equal(isTransient(error), false);
   const shown = toAppError(error);
   assert.ok(shown instanceof AppError);
   assert.deepEqual({ code: shown.code, retryAfter: shown.retryAfter }, AWAY);

@@ -3,9 +3,10 @@ import openKnex, { type Knex } from 'knex';
 import type { Connection } from 'mysql2';
 import type { Logger } from 'pino';
 import { makeFolder } from '../../util/folders.ts';
-import { QueueFullError } from './errors.ts';
+import { QueueFullError, withFileLockRetry } from './errors.ts';
 import { migrationSettings } from './migrations.ts';
 import { parseMysqlUrl } from './mysql-url.ts';
+import { StatementKiller, withStatementTimeout } from './statement-timeout.ts';
 
 export interface DatabaseOptions {
   readonly target:
@@ -32,8 +33,19 @@ export function createKnex(options: DatabaseOptions, logger?: Logger): Knex {
   // SQLite has no server that could freeze, and the writer shares its one connection.
   if (options.target.kind === 'mysql') {
     limitPoolQueue(knex, options.queueMax ?? QUEUE_PER_CONNECTION * options.poolMax);
-  }
+  } else waitForFileLock(knex);
   return knex;
+}
+
+/** Statements outside transactions; see {@link withDeadlockRetry} for transactions. */
+function waitForFileLock({ client }: Knex): void {
+  const runner: (builder: unknown) => { run(): Promise<unknown> } = client.runner.bind(client);
+  client.runner = (builder: unknown) => {
+    const one = runner(builder);
+    const run = one.run.bind(one);
+    one.run = () => withFileLockRetry(run);
+    return one;
+  };
 }
 
 /** The pool can serve a burst of this size within the acquire timeout. */
@@ -80,17 +92,28 @@ type AfterCreate<C> = (connection: C, done: (error: Error | null, connection: C)
 
 interface SqliteConnection {
   pragma(source: string): unknown;
+  close(): unknown;
 }
+
+/** A busy timeout would block the event loop: see {@link withFileLockRetry}. */
+const SQLITE_SETTINGS = [
+  'busy_timeout = 0',
+  'journal_mode = WAL',
+  'synchronous = NORMAL',
+  'foreign_keys = ON',
+];
 
 function sqliteConfig(file: string): Knex.Config {
   makeFolder(dirname(file));
   const afterCreate: AfterCreate<SqliteConnection> = (connection, done) => {
-    // The timeout first: changing the journal mode needs exclusive access.
-    connection.pragma('busy_timeout = 5000');
-    connection.pragma('journal_mode = WAL');
-    connection.pragma('synchronous = NORMAL');
-    connection.pragma('foreign_keys = ON');
-    done(null, connection);
+    try {
+      for (const setting of SQLITE_SETTINGS) connection.pragma(setting);
+      done(null, connection);
+    } catch (error) {
+      // Knex does not close a connection whose set-up failed.
+      connection.close();
+      done(error instanceof Error ? error : new Error(String(error)), connection);
+    }
   };
   return {
     client: 'better-sqlite3',
@@ -122,35 +145,45 @@ function mysqlConfig(url: string, options: DatabaseOptions): Knex.Config {
       min: options.poolMin,
       max: options.poolMax,
       createTimeoutMillis: options.acquireTimeoutMs,
-      afterCreate: prepareMysql(options.queryTimeoutMs),
+      afterCreate: prepareMysql(options, new StatementKiller(connection)),
     },
   };
 }
 
-/** Longer than any lock is held, and short enough for the batches of writes behind it. */
-const LOCK_WAIT_SECONDS = 2;
+/** How long a statement waits for a row or table that another session has locked. */
+const LOCK_WAIT_SECONDS = 5;
+/** The writer tries again itself, so that a lock delays only the turns that need it. */
+const WRITER_LOCK_WAIT_SECONDS = 1;
 
 /**
  * Settings that do not depend on the server's defaults: UTC, errors instead of truncation, backslash as the escape
  * character (the driver needs it), and no gap locks, which would block unrelated inserts.
  */
-const SESSION = [
-  'SET NAMES utf8mb4',
-  `SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = ${LOCK_WAIT_SECONDS}, sql_mode = '${[
-    'STRICT_TRANS_TABLES',
-    'NO_ZERO_IN_DATE',
-    'NO_ZERO_DATE',
-    'ERROR_FOR_DIVISION_BY_ZERO',
-    'NO_ENGINE_SUBSTITUTION',
-  ].join(',')}'`,
-  'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
-];
+function sessionSettings({ batches, queryTimeoutMs }: DatabaseOptions): string[] {
+  const seconds = batches ? WRITER_LOCK_WAIT_SECONDS : LOCK_WAIT_SECONDS;
+  // Migrations wait for metadata locks as long as the server says.
+  const lockWait = queryTimeoutMs > 0 ? `, lock_wait_timeout = ${seconds}` : '';
+  return [
+    'SET NAMES utf8mb4',
+    `SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = ${seconds}${lockWait}, sql_mode = '${SQL_MODE}'`,
+    'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
+  ];
+}
 
-function prepareMysql(queryTimeoutMs: number): AfterCreate<Connection> {
+const SQL_MODE = [
+  'STRICT_TRANS_TABLES',
+  'NO_ZERO_IN_DATE',
+  'NO_ZERO_DATE',
+  'ERROR_FOR_DIVISION_BY_ZERO',
+  'NO_ENGINE_SUBSTITUTION',
+].join(',');
+
+function prepareMysql(options: DatabaseOptions, killer: StatementKiller): AfterCreate<Connection> {
+  const settings = sessionSettings(options);
   return (connection, done) => {
-    withStatementTimeout(connection, queryTimeoutMs);
-    let left = SESSION.length;
-    for (const sql of SESSION) {
+    withStatementTimeout(connection, options.queryTimeoutMs, killer);
+    let left = settings.length;
+    for (const sql of settings) {
       connection.query(sql, (error) => {
         left -= 1;
         if (error) {
@@ -162,36 +195,4 @@ function prepareMysql(queryTimeoutMs: number): AfterCreate<Connection> {
       });
     }
   };
-}
-
-/**
- * Knex's `.timeout()` does not cover BEGIN and COMMIT, so a frozen server would hold a transaction for ever. After a
- * timeout the connection is destroyed, because its response may still arrive; the pool opens another one. The driver's
- * errors carry the statement with its data, which must not be logged.
- */
-function withStatementTimeout(
-  connection: Connection & { __knex__disposed?: unknown },
-  timeoutMs: number,
-): void {
-  const query: CallableFunction = connection.query.bind(connection);
-  type Callback = (error: (Error & { code?: string; sql?: string }) | null, ...rest: unknown[]) => void;
-  const checked =
-    (callback: Callback): Callback =>
-    (error, ...rest) => {
-      if (error) delete error.sql;
-      if (error?.code === 'PROTOCOL_SEQUENCE_TIMEOUT') {
-        connection.__knex__disposed = error;
-        connection.destroy();
-      }
-      callback(error, ...rest);
-    };
-  Object.assign(connection, {
-    query(first: string | object, ...rest: unknown[]) {
-      const options = typeof first === 'string' ? { sql: first } : first;
-      const limited = timeoutMs > 0 ? { timeout: timeoutMs, ...options } : options;
-      const last = rest.at(-1);
-      if (typeof last === 'function') rest[rest.length - 1] = checked(last as Callback);
-      return query(limited, ...rest);
-    },
-  });
 }

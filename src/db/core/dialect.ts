@@ -18,8 +18,10 @@ export interface Dialect {
    * transaction. Deletes of messages lock the conversation first, so its messages are safe too.
    */
   lockConversations(trx: Knex, ids: readonly string[]): Promise<LockedConversation[]>;
-  /** The same as SQL for {@link Dialect.batch}, with `count` bindings. */
+  /** The same as SQL for {@link Dialect.batch}, with `count` bindings. Rows that are locked are left out. */
   lockSql(count: number): string;
+  /** At the end of a SELECT: locks its rows, and leaves out those that others have locked. Empty: nobody else has locks. */
+  readonly skipLocked: string;
   /**
    * Index hint after a table's name. With a LIMIT, MySQL can choose to scan a large table by its primary key; SQLite
    * needs no hint.
@@ -79,6 +81,11 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 const BEGIN: Statement = { sql: 'START TRANSACTION', bindings: [] };
 const COMMIT: Statement = { sql: 'COMMIT', bindings: [] };
 
+/** The hint makes all processes lock in the order of the primary key, also in small tables. */
+const conversationsSql = (count: number): string =>
+  `SELECT id, owner, last_active, epoch, deleted_at FROM conversations FORCE INDEX (PRIMARY)
+   WHERE id IN (${placeholders(count)}) ORDER BY id`;
+
 const mysql: Dialect = {
   product: 'MySQL',
   pooled: true,
@@ -87,14 +94,14 @@ const mysql: Dialect = {
   forceIndex: (index) => `FORCE INDEX (${index})`,
 
   lockConversations(trx, ids) {
-    return this.select(trx, this.lockSql(ids.length), ids);
+    return this.select(trx, `${conversationsSql(ids.length)} FOR UPDATE`, ids);
   },
 
-  // The hint makes all processes lock in the order of the primary key, also in small tables.
   lockSql(count) {
-    return `SELECT id, owner, last_active, epoch, deleted_at FROM conversations ${this.forceIndex('PRIMARY')}
-       WHERE id IN (${placeholders(count)}) ORDER BY id FOR UPDATE`;
+    return `${conversationsSql(count)} ${this.skipLocked}`;
   },
+
+  skipLocked: 'FOR UPDATE SKIP LOCKED',
 
   // Several statements in one packet: round trips are half of the cost of a small transaction. After an error the
   // server skips the rest of the packet and the transaction stays open.
@@ -190,6 +197,9 @@ const sqlite: Dialect = {
   lockSql(count) {
     return `SELECT id, owner, last_active, epoch, deleted_at FROM conversations WHERE id IN (${placeholders(count)})`;
   },
+
+  // The lock of the file is held already.
+  skipLocked: '',
 
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {
     return knex.transaction(async (trx) => {

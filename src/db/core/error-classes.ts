@@ -1,11 +1,15 @@
 /**
- * `transient`: the same transaction can succeed now. `lost`: the connection broke, another one can work. `refused`: the
+ * `transient`: the same transaction can succeed now. `locked`: another session holds a row, table or file. `slow`: the
+ * statement took longer than its limit. `lost`: the connection broke, another one can work. `refused`: the
  * server denies access (password, rights, database name, TLS), and only an operator can change that.
  */
-export type ErrorClass = 'transient' | 'lost' | 'unavailable' | 'refused';
+export type ErrorClass = 'transient' | 'locked' | 'slow' | 'lost' | 'unavailable' | 'refused';
 
 const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
-  transient: ['ER_LOCK_DEADLOCK', 'ER_LOCK_WAIT_TIMEOUT', 'ER_CHECKREAD', 'SQLITE_BUSY', 'SQLITE_LOCKED'],
+  transient: ['ER_LOCK_DEADLOCK', 'ER_CHECKREAD'],
+  // A wait for a metadata lock ends with ER_LOCK_WAIT_TIMEOUT too.
+  locked: ['ER_LOCK_WAIT_TIMEOUT', 'ER_LOCK_NOWAIT', 'ER_LOCK_ABORTED', 'SQLITE_BUSY', 'SQLITE_LOCKED'],
+  slow: ['PROTOCOL_SEQUENCE_TIMEOUT', 'ER_QUERY_INTERRUPTED', 'ER_QUERY_TIMEOUT', 'ER_STATEMENT_TIMEOUT'],
   lost: [
     'PROTOCOL_CONNECTION_LOST',
     'ECONNRESET',
@@ -21,7 +25,6 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
     'EAI_AGAIN',
     'EHOSTUNREACH',
     'ENETUNREACH',
-    'PROTOCOL_SEQUENCE_TIMEOUT',
     'ER_CON_COUNT_ERROR',
     'ER_TOO_MANY_USER_CONNECTIONS',
     'ER_USER_LIMIT_REACHED',
@@ -34,9 +37,6 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
     'ER_DISK_FULL',
     'ER_RECORD_FILE_FULL',
     'ER_OUT_OF_RESOURCES',
-    'ER_QUERY_INTERRUPTED',
-    'ER_QUERY_TIMEOUT',
-    'ER_STATEMENT_TIMEOUT',
     'SQLITE_FULL',
     'SQLITE_IOERR',
     'SQLITE_NOMEM',
@@ -54,7 +54,7 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
 };
 
 const CLASS_OF_CODE = new Map<string, ErrorClass>(
-  (['transient', 'lost', 'unavailable', 'refused'] as const).flatMap((kind) =>
+  (['transient', 'locked', 'slow', 'lost', 'unavailable', 'refused'] as const).flatMap((kind) =>
     ERROR_CLASSES[kind].map((code) => [code, kind]),
   ),
 );

@@ -6,6 +6,9 @@ import { classifyCode, type ErrorClass } from './error-classes.ts';
 
 const RETRY_AFTER_SECONDS = 2;
 const TRANSIENT_RETRIES = 3;
+/** How long statements wait for the lock of SQLite's file, and the longest interval between two tries. */
+const FILE_LOCK_WAIT_MS = 12_000;
+const FILE_LOCK_POLL_MS = 25;
 
 /** Errors that carry no code: of the driver after a connection ended, and of the pool. */
 const LOST = /add new command when connection is in closed state/;
@@ -36,12 +39,7 @@ export function accessDeniedCode(error: unknown): string | undefined {
   return classifyError(error) === 'refused' || code === 'SQLITE_NOTADB' ? code : undefined;
 }
 
-/** A deadlock, a lock wait timeout, a busy file: the same transaction can succeed now. */
-export function isTransient(error: unknown): boolean {
-  return classifyError(error) === 'transient';
-}
-
-/** The database is down, unreachable or too busy, so that a retry can help. Takes errors of the drivers. */
+/** The database is down, unreachable, locked or too busy, so that a retry can help. Takes errors of the drivers. */
 export function isDatabaseDown(error: unknown): boolean {
   const kind = classifyError(error);
   return kind !== undefined && kind !== 'refused';
@@ -51,14 +49,24 @@ export function databaseUnavailable(cause: unknown, detail = 'The database does 
   return new AppError('database_unavailable', detail, { cause, retryAfter: RETRY_AFTER_SECONDS });
 }
 
-/** `database_unavailable` for every error of the database itself; other errors unchanged. */
+/** A lock, or a statement that took too long, while the database serves others. */
+export function databaseBusy(cause: unknown): AppError {
+  const detail = 'The database was too busy for this request; try again in a moment';
+  return new AppError('database_busy', detail, { cause, retryAfter: RETRY_AFTER_SECONDS });
+}
+
+/** `database_busy` or `database_unavailable` for every error of the database itself; other errors unchanged. */
 export function toAppError(error: unknown): unknown {
-  return classifyError(error) ? databaseUnavailable(error) : error;
+  const kind = classifyError(error);
+  if (kind === undefined) return error;
+  return kind === 'transient' || kind === 'locked' || kind === 'slow'
+    ? databaseBusy(error)
+    : databaseUnavailable(error);
 }
 
 /**
  * Runs idempotent work a second time when its connection broke, so that a dead connection of the pool fails no request.
- * @throws AppError `database_unavailable`
+ * @throws AppError `database_unavailable`, `database_busy`
  */
 export async function withReconnect<T>(work: () => Promise<T>): Promise<T> {
   try {
@@ -77,18 +85,41 @@ export function transaction<T>(knex: Knex, work: (trx: Knex.Transaction) => Prom
 }
 
 /**
- * Repeats a transaction at most three times after transient errors. After any other error the caller does not know
- * whether it was committed: see {@link withReconnect}.
+ * Repeats a transaction after a deadlock, at most three times, and while another program holds the lock of SQLite's
+ * file. After any other error the caller does not know whether it was committed: see {@link withReconnect}.
  * @throws the driver's error
  */
 export async function withDeadlockRetry<T>(work: () => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
-      return await work();
+      return await withFileLockRetry(work);
     } catch (error) {
-      if (attempt === TRANSIENT_RETRIES || !isTransient(error)) throw error;
+      if (attempt === TRANSIENT_RETRIES || classifyError(error) !== 'transient') throw error;
       // Long enough for the other transaction to end, and of different length for two that met.
       await pause((attempt + Math.random()) * 10);
     }
   }
+}
+
+/**
+ * Repeats work while another program holds the lock of SQLite's file. SQLite's own busy timeout would block the event
+ * loop, and waiting inside a transaction would hold the one connection.
+ * @throws the driver's error
+ */
+export async function withFileLockRetry<T>(work: () => Promise<T>): Promise<T> {
+  let deadline: number | undefined;
+  for (let wait = 1; ; wait = Math.min(2 * wait, FILE_LOCK_POLL_MS)) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!isFileLocked(error)) throw error;
+      deadline ??= performance.now() + FILE_LOCK_WAIT_MS;
+      if (performance.now() > deadline) throw error;
+      await pause(wait * (0.5 + Math.random()));
+    }
+  }
+}
+
+function isFileLocked(error: unknown): boolean {
+  return classifyError(error) === 'locked' && errorCode(error)?.startsWith('SQLITE_') === true;
 }

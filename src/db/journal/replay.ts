@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/chat/turns.ts';
-import { errorCode, isUnavailable } from '../../domain/errors.ts';
+import { errorCode, isDatabaseBusy, isUnavailable } from '../../domain/errors.ts';
 import type { Journal, JournalEntry } from './journal.ts';
 
 /** Matches the number of units in one transaction of the group commit. */
@@ -18,8 +18,10 @@ export interface ReplayParts {
 
 export interface ReplayRun {
   readonly turns: number;
-  /** The error that ended the replay early; undefined when the journal is empty or `signal` aborted. */
+  /** The outage that ended the replay early. */
   readonly failure: unknown;
+  /** Entries were left because their rows are locked. */
+  readonly busy: boolean;
 }
 
 /**
@@ -32,16 +34,16 @@ export async function replay(parts: ReplayParts): Promise<ReplayRun> {
   while (!parts.signal.aborted) {
     const entries = parts.journal.take(BATCH_UNITS);
     if (entries.length === 0) break;
-    const { saved, failure } = await replayBatch(parts, entries);
+    const { saved, busy, failure } = await replayBatch(parts, entries);
     turns += saved;
-    if (failure !== undefined) return { turns, failure };
+    if (failure !== undefined || busy) return { turns, failure, busy };
   }
-  return { turns, failure: undefined };
+  return { turns, failure: undefined, busy: false };
 }
 
 type Settled = { readonly outcome: WriteOutcome } | { readonly error: unknown };
 
-/** Every call makes progress: the first entry is saved, rejected, or ends the replay with its error. */
+/** Every call makes progress: the first entry is saved or rejected, or the replay ends. */
 async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[]) {
   const settled = await Promise.all(entries.map(({ unit }) => attempt(parts, unit)));
   const done: number[] = [];
@@ -49,6 +51,7 @@ async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[])
   const skipped = new Set<string>();
   const failed: JournalEntry[] = [];
   let failure: unknown;
+  let busy = false;
   for (const [index, result] of settled.entries()) {
     const entry = entries[index];
     if (!entry) continue;
@@ -61,6 +64,7 @@ async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[])
       continue;
     }
     if (isUnavailable(result.error)) failure ??= result.error;
+    else if (isDatabaseBusy(result.error)) busy = true;
     else if (!skipped.has(conversationId)) failed.push(entry);
     skipped.add(conversationId);
   }
@@ -74,10 +78,11 @@ async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[])
     if ('outcome' in again) {
       parts.journal.remove([entry.seq]);
       saved += 1;
-    } else if (isUnavailable(again.error)) return { saved, failure: again.error };
+    } else if (isUnavailable(again.error)) return { saved, busy, failure: again.error };
+    else if (isDatabaseBusy(again.error)) busy = true;
     else reject(parts, entry, reasonOf(again.error));
   }
-  return { saved, failure };
+  return { saved, busy, failure };
 }
 
 async function attempt({ writer }: ReplayParts, unit: TurnWrite | null): Promise<Settled> {

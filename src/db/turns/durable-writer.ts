@@ -69,8 +69,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   /**
    * `journalled` when the database is unavailable or earlier writes of the conversation are in the journal. A claim of
    * an idempotency key is never journalled, because only the database knows whether the key is free.
-   * @throws AppError `database_unavailable` when the journal fails too, or the unit claims a key; other errors of the
-   * database unchanged
+   * @throws AppError `database_unavailable` when the journal fails too, or the unit claims a key; `database_busy` when
+   * its rows stay locked, which is no outage; other errors of the database unchanged
    */
   write(unit: TurnWrite): Promise<WriteOutcome> {
     if (this.#closed) return Promise.reject(databaseUnavailable('the writer is closed'));
@@ -280,6 +280,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     this.#replayed.turns += run.turns;
     this.#replayed.ms += performance.now() - began;
     if (run.failure !== undefined) this.#status.markDown(run.failure);
+    // The database serves others.
+    else if (run.busy) this.#status.markProbed();
     else if (!this.#quit.signal.aborted) this.#logReplayed();
   }
 

@@ -16,7 +16,7 @@ import {
   repeated,
   type Statement,
 } from '../core/dialect.ts';
-import type { DeletionRow } from '../core/tables.ts';
+import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
 
@@ -30,9 +30,12 @@ export interface WriteBatch {
 }
 
 export interface BatchOutcomes {
-  readonly turns: WriteOutcome[];
-  readonly progress: ProgressOutcome[];
+  readonly turns: (WriteOutcome | typeof LOCKED)[];
+  readonly progress: (ProgressOutcome | typeof LOCKED)[];
 }
+
+/** Another session has locked a row that the unit needs: nothing was written for it. */
+export const LOCKED = Symbol('locked');
 
 /**
  * Writes the batch in one transaction, with one INSERT per table. Plain SQL: on this path Knex's builder costs more than
@@ -58,6 +61,10 @@ export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch
 interface Found {
   /** Locked until the transaction ends. */
   readonly conversations: readonly LockedConversation[];
+  /** Also those that others have locked. */
+  readonly everyConversation: readonly Pick<ConversationRow, 'id'>[];
+  /** Replies that may be updated, locked until the transaction ends. */
+  readonly replies: readonly Pick<MessageRow, 'uid'>[];
   readonly messages: readonly ReplyRow[];
   readonly keys: readonly KeyUse[];
   readonly deletions: readonly Pick<DeletionRow, 'conversation_id' | 'deleted_at'>[];
@@ -69,10 +76,24 @@ class Reads {
   readonly #kinds: (keyof Found)[] = [];
 
   constructor(dialect: Dialect, { turns, progress }: WriteBatch) {
-    this.#add('conversations', concernedConversations(turns), (count) => dialect.lockSql(count));
+    const conversations = concernedConversations(turns);
+    const replies = updatedReplies(turns, progress);
+    this.#add('conversations', conversations, (count) => dialect.lockSql(count));
+    if (dialect.skipLocked !== '') {
+      this.#add(
+        'replies',
+        replies,
+        (count) => `SELECT uid FROM messages WHERE uid IN (${placeholders(count)}) ${dialect.skipLocked}`,
+      );
+      this.#add(
+        'everyConversation',
+        conversations,
+        (count) => `SELECT id FROM conversations WHERE id IN (${placeholders(count)})`,
+      );
+    }
     this.#add(
       'messages',
-      [...turns.flatMap(messagesOf), ...progress.map(({ uid }) => uid)],
+      [...turns.flatMap(questionOf), ...replies],
       (count) =>
         `SELECT m.uid, m.conversation_id, m.status, m.length FROM messages m
          JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
@@ -94,7 +115,14 @@ class Reads {
   }
 
   found(rows: readonly unknown[][]): Found {
-    const none: Found = { conversations: [], messages: [], keys: [], deletions: [] };
+    const none: Found = {
+      conversations: [],
+      everyConversation: [],
+      replies: [],
+      messages: [],
+      keys: [],
+      deletions: [],
+    };
     return Object.assign(none, Object.fromEntries(this.#kinds.map((kind, index) => [kind, rows[index]])));
   }
 
@@ -121,10 +149,15 @@ function mayExist({ start, replayed }: TurnWrite): boolean {
   return start?.named === true || replayed === true;
 }
 
-/** For a reply without its question: the question, and the reply as stored. */
-function messagesOf({ start, reply }: TurnWrite): string[] {
-  if (start || !reply) return [];
-  return reply.replyTo === null ? [reply.uid] : [reply.replyTo, reply.uid];
+/** Replies without their question, which can be stored already. */
+function updatedReplies(turns: readonly TurnWrite[], progress: readonly ReplyProgress[]): string[] {
+  const ends = turns.flatMap(({ start, reply }) => (!start && reply ? [reply.uid] : []));
+  return [...ends, ...progress.map(({ uid }) => uid)];
+}
+
+/** The question of a reply that comes without it. */
+function questionOf({ start, reply }: TurnWrite): string[] {
+  return !start && reply?.replyTo ? [reply.replyTo] : [];
 }
 
 interface Activity {
@@ -146,6 +179,8 @@ class Plan {
   readonly #messages: Map<string, ReplyRow>;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
+  /** Ids of conversations and replies that others have locked. */
+  readonly #locked: ReadonlySet<string>;
   /** Expired conversations that start again: id → cutoff of their last activity. */
   readonly #expired: ReadonlyMap<string, string>;
   readonly #activity = new Map<string, Activity>();
@@ -169,12 +204,14 @@ class Plan {
       if (this.#expired.has(conversation_id)) this.#messages.delete(uid);
     }
     this.#keys = new Map(found.keys.map((row) => [row.id, row]));
+    this.#locked = dialect.skipLocked === '' ? new Set() : lockedByOthers(batch, found);
     this.#deletions = new Map(found.deletions.map((row) => [row.conversation_id, row.deleted_at]));
   }
 
   make(): { writes: Statement[]; result: BatchOutcomes } {
-    const turns = this.#batch.turns.map((unit) => this.#turn(unit));
+    const turns = this.#batch.turns.map((unit) => (this.#isLocked(unit) ? LOCKED : this.#turn(unit)));
     const progress = this.#batch.progress.map((reply) => {
+      if (this.#locked.has(reply.uid)) return LOCKED;
       const { outcome, statement } = extendReply(reply, this.#messages.get(reply.uid), this.#written);
       if (statement) this.#updates.push(statement);
       return outcome;
@@ -187,6 +224,12 @@ class Plan {
       ...this.#updates,
     ];
     return { writes, result: { turns, progress } };
+  }
+
+  #isLocked({ start, reply }: TurnWrite): boolean {
+    if (this.#locked.size === 0) return false;
+    const conversation = start?.conversationId ?? reply?.conversationId ?? '';
+    return this.#locked.has(conversation) || (reply !== undefined && this.#locked.has(reply.uid));
   }
 
   #turn(unit: TurnWrite): WriteOutcome {
@@ -270,6 +313,16 @@ class Plan {
       unseen: !existing && !this.#restarts.has(conversationId) && unit.start !== undefined && mayExist(unit),
     });
   }
+}
+
+/** The rows that exist, less those that could be locked. */
+function lockedByOthers({ turns, progress }: WriteBatch, found: Found): ReadonlySet<string> {
+  const locked = new Set(found.everyConversation.map(({ id }) => id));
+  for (const { id } of found.conversations) locked.delete(id);
+  const stored = new Set(found.messages.map(({ uid }) => uid));
+  for (const uid of updatedReplies(turns, progress)) if (stored.has(uid)) locked.add(uid);
+  for (const { uid } of found.replies) locked.delete(uid);
+  return locked;
 }
 
 function expiredConversations(

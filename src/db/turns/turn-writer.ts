@@ -7,10 +7,17 @@ import type {
   TurnWriter,
   WriteOutcome,
 } from '../../domain/chat/turns.ts';
-import { AppError } from '../../domain/errors.ts';
+import { isDatabaseBusy, isUnavailable } from '../../domain/errors.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
-import { databaseUnavailable, withDeadlockRetry, withReconnect } from '../core/errors.ts';
-import { type BatchOutcomes, writeBatch } from './turn-batch.ts';
+import {
+  classifyError,
+  databaseBusy,
+  databaseUnavailable,
+  withDeadlockRetry,
+  withReconnect,
+} from '../core/errors.ts';
+import { LockedTurns, type WaitingTurn } from './locked-turns.ts';
+import { type BatchOutcomes, LOCKED, writeBatch } from './turn-batch.ts';
 
 /** Limits of one transaction, so that statements stay far below the packet limit of any server. */
 const BATCH_UNITS = 100;
@@ -18,14 +25,17 @@ const BATCH_CHARS = 1_000_000;
 /** Units reserved for checkpoints, so that a burst of new turns does not stop them. */
 const BATCH_PROGRESS = 25;
 
-interface Waiting<Unit, Outcome> {
-  readonly unit: Unit;
-  readonly resolve: (outcome: Outcome) => void;
+/**
+ * For the writer on MySQL: each of the two lanes, two turns that wait for a lock, and the heartbeats, none of which may
+ * delay another.
+ */
+export const WRITER_CONNECTIONS = 5;
+
+interface WaitingProgress {
+  readonly unit: ReplyProgress;
+  readonly resolve: (outcome: ProgressOutcome) => void;
   readonly reject: (reason: unknown) => void;
 }
-
-type WaitingTurn = Waiting<TurnWrite, WriteOutcome>;
-type WaitingProgress = Waiting<ReplyProgress, ProgressOutcome>;
 
 interface WaitingBatch {
   readonly turns: readonly WaitingTurn[];
@@ -34,51 +44,176 @@ interface WaitingBatch {
 
 /**
  * Group commit: one transaction at a time writes all queued units; units that arrive meanwhile go into the next one.
- * Under load many turns share a commit, and without load no turn waits.
+ * Under load many turns share a commit, and without load no turn waits. A turn whose row is locked by another session
+ * leaves its batch and is tried again alone.
  */
 export class GroupCommitWriter implements TurnWriter {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
   readonly #logger: Logger;
-  #turns: WaitingTurn[] = [];
-  #progress: WaitingProgress[] = [];
-  #running: Promise<void> | undefined;
+  readonly #main: Lane;
+  /** Turns that need further tables, so that a lock on one of these delays no other turn. */
+  readonly #keyed: Lane;
+  readonly #locked: LockedTurns;
   #closed = false;
 
-  /** @param knex with a connection of its own where possible, so that readers cannot delay writes */
+  /** @param knex with connections of its own where possible, so that readers cannot delay writes */
   constructor(knex: Knex, logger: Logger) {
     this.#knex = knex;
     this.#dialect = dialectOf(knex);
     this.#logger = logger;
+    const settle = (batch: WaitingBatch) => this.#settle(batch);
+    this.#main = new Lane(settle);
+    this.#keyed = this.#dialect.pooled ? new Lane(settle) : this.#main;
+    this.#locked = new LockedTurns((turn) => this.#retry(turn));
   }
 
   write(unit: TurnWrite): Promise<WriteOutcome> {
-    return this.#enqueue(this.#turns, unit);
+    if (this.#closed) return Promise.reject(databaseUnavailable('the writer is closed'));
+    return new Promise((resolve, reject) => {
+      const turn = { unit, since: performance.now(), resolve, reject };
+      if (this.#locked.has(unit)) this.#locked.add(turn);
+      else (unit.key || unit.replayed ? this.#keyed : this.#main).addTurn(turn);
+    });
   }
 
   progress(reply: ReplyProgress): Promise<ProgressOutcome> {
-    return this.#enqueue(this.#progress, reply);
+    if (this.#closed) return Promise.reject(databaseUnavailable('the writer is closed'));
+    return new Promise((resolve, reject) => {
+      this.#main.addProgress({ unit: reply, resolve, reject });
+    });
+  }
+
+  async idle(): Promise<void> {
+    do {
+      await Promise.all([this.#main.idle(), this.#keyed.idle()]);
+      await this.#locked.idle();
+    } while (this.#main.running || this.#keyed.running);
+  }
+
+  /** Rejects new units and waits for queued ones. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#locked.close();
+    await this.idle();
+  }
+
+  /** Never rejects. */
+  async #settle({ turns, progress }: WaitingBatch): Promise<void> {
+    const batch = { turns: turns.filter((turn) => !this.#isBehindLock(turn)), progress };
+    try {
+      const outcomes = await this.#commit(batch);
+      for (const [index, turn] of batch.turns.entries()) this.#settleTurn(turn, outcomes.turns[index]);
+      for (const [index, progress] of batch.progress.entries()) {
+        const outcome = outcomes.progress[index];
+        // The next checkpoint repeats it.
+        if (outcome === LOCKED) progress.reject(databaseBusy(undefined));
+        else settle(progress, outcome);
+      }
+    } catch (error) {
+      await this.#settleFailed(batch, error);
+    }
+  }
+
+  /** Keeps the order within a conversation. */
+  #isBehindLock(turn: WaitingTurn): boolean {
+    if (!this.#locked.has(turn.unit)) return false;
+    this.#locked.add(turn);
+    return true;
+  }
+
+  #settleTurn(turn: WaitingTurn, outcome: BatchOutcomes['turns'][number] | undefined): void {
+    if (outcome === LOCKED) this.#locked.add(turn);
+    else settle(turn, outcome);
+  }
+
+  async #settleFailed(batch: WaitingBatch, error: unknown): Promise<void> {
+    const { turns, progress } = batch;
+    if (isUnavailable(error)) {
+      // Units queued meanwhile fail too: if each batch waited for a dead database, the last one would wait for minutes.
+      const queued = [...this.#main.clear(), ...this.#keyed.clear()];
+      for (const { reject } of [...turns, ...progress, ...queued]) reject(error);
+      return;
+    }
+    if (isDatabaseBusy(error)) return this.#settleBusy(batch, error);
+    if (turns.length + progress.length === 1) {
+      for (const { reject } of [...turns, ...progress]) reject(error);
+      return;
+    }
+    this.#logger.warn(
+      { err: error, units: turns.length + progress.length },
+      'batch failed, writing each unit separately',
+    );
+    for (const turn of turns) await this.#settle({ turns: [turn], progress: [] });
+    for (const waiting of progress) await this.#settle({ turns: [], progress: [waiting] });
+  }
+
+  /** A table or an unconfirmed row is locked, or a statement took too long: perhaps because of one unit. */
+  #settleBusy({ turns, progress }: WaitingBatch, error: Error): void {
+    for (const { reject } of progress) reject(error);
+    // On SQLite the lock concerns everything, and has been waited for.
+    const canRetry = this.#dialect.pooled && (turns.length > 1 || isLock(error));
+    for (const turn of turns) {
+      if (canRetry) this.#locked.add(turn);
+      else turn.reject(error);
+    }
+  }
+
+  /** Never rejects. @returns false when the turn is still locked */
+  async #retry(turn: WaitingTurn): Promise<boolean> {
+    try {
+      const { turns } = await this.#commit({ turns: [turn], progress: [] });
+      if (turns[0] === LOCKED) return false;
+      settle(turn, turns[0]);
+    } catch (error) {
+      if (isDatabaseBusy(error) && isLock(error)) return false;
+      turn.reject(error);
+    }
+    return true;
+  }
+
+  /** @throws AppError when the database is unavailable or busy; the driver's error when one of the units caused it */
+  #commit({ turns, progress }: WaitingBatch): Promise<BatchOutcomes> {
+    const batch = { turns: turns.map(({ unit }) => unit), progress: progress.map(({ unit }) => unit) };
+    return withReconnect(() => withDeadlockRetry(() => writeBatch(this.#knex, this.#dialect, batch)));
+  }
+}
+
+/** One transaction at a time, in the order of arrival. */
+class Lane {
+  readonly #settle: (batch: WaitingBatch) => Promise<void>;
+  #turns: WaitingTurn[] = [];
+  #progress: WaitingProgress[] = [];
+  #running: Promise<void> | undefined;
+
+  constructor(settle: (batch: WaitingBatch) => Promise<void>) {
+    this.#settle = settle;
+  }
+
+  get running(): boolean {
+    return this.#running !== undefined;
+  }
+
+  addTurn(turn: WaitingTurn): void {
+    this.#turns.push(turn);
+    this.#running ??= this.#run();
+  }
+
+  addProgress(progress: WaitingProgress): void {
+    this.#progress.push(progress);
+    this.#running ??= this.#run();
   }
 
   async idle(): Promise<void> {
     while (this.#running) await this.#running;
   }
 
-  /** Rejects new units and waits for queued ones. */
-  async close(): Promise<void> {
-    this.#closed = true;
-    await this.idle();
+  /** Removes and returns what is queued. */
+  clear(): { reject(reason: unknown): void }[] {
+    return [...this.#turns.splice(0), ...this.#progress.splice(0)];
   }
 
-  #enqueue<Unit, Outcome>(queue: Waiting<Unit, Outcome>[], unit: Unit): Promise<Outcome> {
-    if (this.#closed) return Promise.reject(databaseUnavailable('the writer is closed'));
-    return new Promise((resolve, reject) => {
-      queue.push({ unit, resolve, reject });
-      this.#running ??= this.#writeQueued();
-    });
-  }
-
-  async #writeQueued(): Promise<void> {
+  async #run(): Promise<void> {
     // Units of the same turn of the event loop share the first transaction.
     await new Promise(setImmediate);
     while (this.#turns.length + this.#progress.length > 0) await this.#settle(this.#nextBatch());
@@ -95,51 +230,16 @@ export class GroupCommitWriter implements TurnWriter {
     const turns = this.#turns.splice(0, over === -1 ? this.#turns.length : over);
     return { turns, progress: this.#progress.splice(0, BATCH_UNITS - turns.length) };
   }
-
-  /** Never rejects. */
-  async #settle(batch: WaitingBatch): Promise<void> {
-    try {
-      const outcomes = await this.#commit(batch);
-      settleEach(batch.turns, outcomes.turns);
-      settleEach(batch.progress, outcomes.progress);
-    } catch (error) {
-      await this.#settleFailed(batch, error);
-    }
-  }
-
-  async #settleFailed({ turns, progress }: WaitingBatch, error: unknown): Promise<void> {
-    if (error instanceof AppError) {
-      // Units queued meanwhile fail too: if each batch waited for a dead database, the last one would wait for minutes.
-      const queued = [...this.#turns.splice(0), ...this.#progress.splice(0)];
-      for (const { reject } of [...turns, ...progress, ...queued]) reject(error);
-      return;
-    }
-    if (turns.length + progress.length === 1) {
-      for (const { reject } of [...turns, ...progress]) reject(error);
-      return;
-    }
-    this.#logger.warn(
-      { err: error, units: turns.length + progress.length },
-      'batch failed, writing each unit separately',
-    );
-    for (const waiting of turns) await this.#settle({ turns: [waiting], progress: [] });
-    for (const waiting of progress) await this.#settle({ turns: [], progress: [waiting] });
-  }
-
-  /** @throws AppError when the database is unavailable; the driver's error when one of the units caused it */
-  #commit({ turns, progress }: WaitingBatch): Promise<BatchOutcomes> {
-    const batch = { turns: turns.map(({ unit }) => unit), progress: progress.map(({ unit }) => unit) };
-    return withReconnect(() => withDeadlockRetry(() => writeBatch(this.#knex, this.#dialect, batch)));
-  }
 }
 
-function settleEach<Outcome>(
-  waiting: readonly Waiting<unknown, Outcome>[],
-  outcomes: readonly Outcome[],
+function isLock(error: Error): boolean {
+  return classifyError(error.cause) !== 'slow';
+}
+
+function settle<Outcome>(
+  { resolve, reject }: { resolve(outcome: Outcome): void; reject(reason: unknown): void },
+  outcome: Outcome | undefined,
 ): void {
-  for (const [index, { resolve, reject }] of waiting.entries()) {
-    const outcome = outcomes[index];
-    if (outcome === undefined) reject(new Error('a unit has no outcome'));
-    else resolve(outcome);
-  }
+  if (outcome === undefined) reject(new Error('a unit has no outcome'));
+  else resolve(outcome);
 }

@@ -1,5 +1,5 @@
 import type { Request, Response } from 'express';
-import { AppError, isUnavailable } from '../../domain/errors.ts';
+import { AppError, isDatabaseError } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
 import { requestProblem } from '../response/problem.ts';
 import type { ExportJobBody } from '../schemas/export-jobs.ts';
@@ -73,7 +73,7 @@ async function reload(load: () => Promise<ExportJobBody>, last: ExportJobBody): 
   try {
     return await load();
   } catch (error) {
-    if (isUnavailable(error)) return last;
+    if (isDatabaseError(error)) return last;
     throw error;
   }
 }

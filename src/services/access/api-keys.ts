@@ -1,7 +1,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type Scope } from '../../domain/access/api-keys.ts';
 import type { Instant } from '../../domain/conversations/conversation.ts';
-import { AppError, type FieldError, isUnavailable } from '../../domain/errors.ts';
+import { AppError, type FieldError, isDatabaseError } from '../../domain/errors.ts';
 import type { Clock, IdSource, Log } from '../../domain/runtime.ts';
 import { within } from '../../util/timers.ts';
 import { hashOf, looksLikeKey, makeKey } from './api-key-format.ts';
@@ -163,7 +163,7 @@ export class ApiKeyService {
     try {
       return await within(LOOKUP_TIMEOUT_MS, this.#lookUp(hash), rest);
     } catch (error) {
-      if (isUnavailable(error)) return rest();
+      if (isDatabaseError(error)) return rest();
       throw error;
     }
   }

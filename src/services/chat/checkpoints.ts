@@ -1,5 +1,5 @@
 import type { ReplyProgress, ReplyStore, TurnWriter } from '../../domain/chat/turns.ts';
-import { isUnavailable } from '../../domain/errors.ts';
+import { isDatabaseError } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
 import type { Reply } from './reply.ts';
 import { conversationDeleted } from './turn.ts';
@@ -105,8 +105,8 @@ export class Checkpoints {
     }
   }
 
-  /** The writer logs that the database is unavailable. */
+  /** The writer logs that the database is unavailable; a locked row is not an error. */
   #logError(error: unknown): void {
-    if (!isUnavailable(error)) this.#log.error({ err: error }, 'checkpoint failed');
+    if (!isDatabaseError(error)) this.#log.error({ err: error }, 'checkpoint failed');
   }
 }

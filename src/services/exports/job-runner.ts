@@ -1,4 +1,4 @@
-import { AppError, errorCode, isUnavailable } from '../../domain/errors.ts';
+import { errorCode, isDatabaseBusy, isDatabaseError } from '../../domain/errors.ts';
 import type { ExportJob, ExportJobStore, ExportManifest } from '../../domain/exports/jobs.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import { pause } from '../../util/timers.ts';
@@ -136,7 +136,7 @@ export class JobRunner {
       await this.#notify(this.#quit.signal);
       await this.#sweep();
     } catch (error) {
-      if (!canRetry(error)) this.#log.error({ err: error }, 'export job poll failed');
+      if (!isDatabaseError(error)) this.#log.error({ err: error }, 'export job poll failed');
     }
   }
 
@@ -175,7 +175,7 @@ export class JobRunner {
           this.#log.info({ export_id: id }, 'export job lost: cancelled, or claimed by another process');
           break;
         }
-        if (!canRetry(error) || isDiskFull(error)) return this.#recordFailure(id, error);
+        if (!isDatabaseError(error) || isDiskFull(error)) return this.#recordFailure(id, error);
         if (this.#isStalled(error, running) && (await this.#recordStall(id, error))) return;
         this.#log.warn({ export_id: id, code: errorCode(error) }, 'export waiting for the database');
         await pause(this.#settings.retryMs ?? RETRY_MS, signal);
@@ -226,7 +226,7 @@ export class JobRunner {
 
   /** Whether retries do not help. An outage of the whole database is no reason: see {@link #recordStall}. */
   #isStalled(error: unknown, running: RunningJob): boolean {
-    running.busyAttempts = isBusy(error) ? running.busyAttempts + 1 : 0;
+    running.busyAttempts = isDatabaseBusy(error) ? running.busyAttempts + 1 : 0;
     if (running.busyAttempts >= BUSY_ATTEMPTS) return true;
     return performance.now() - running.progressAt >= (this.#settings.stalledMs ?? STALLED_MS);
   }
@@ -306,15 +306,6 @@ function rejection(signal: AbortSignal): Promise<never> {
   return new Promise((_resolve, reject) => {
     signal.addEventListener('abort', () => reject(signal.reason), { once: true });
   });
-}
-
-/** A lock, or a statement that took too long, while the database serves others. */
-function isBusy(error: unknown): boolean {
-  return error instanceof AppError && String(error.code) === 'database_busy';
-}
-
-function canRetry(error: unknown): boolean {
-  return isUnavailable(error) || isBusy(error);
 }
 
 const DISK_FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);

@@ -1,0 +1,112 @@
+import type { TurnWrite, WriteOutcome } from '../../domain/chat/turns.ts';
+import { databaseBusy } from '../core/errors.ts';
+
+/** How long a turn waits for a row that another session has locked: longer when a reply would have to be kept here. */
+const START_WAIT_MS = 5000;
+const END_WAIT_MS = 10_000;
+const MIN_RETRY_MS = 5;
+const MAX_RETRY_MS = 250;
+/** Connections that turns can occupy while they wait for a table. */
+const PARALLEL = 2;
+
+export interface WaitingTurn {
+  readonly unit: TurnWrite;
+  /** When it was passed to the writer, on the monotonic clock. */
+  readonly since: number;
+  readonly resolve: (outcome: WriteOutcome) => void;
+  readonly reject: (reason: unknown) => void;
+}
+
+/** Settles the turn in a transaction of its own; resolves to false when it is still locked. Never rejects. */
+type Attempt = (turn: WaitingTurn) => Promise<boolean>;
+
+interface Line {
+  readonly key: unknown;
+  readonly turns: WaitingTurn[];
+  retryMs: number;
+}
+
+/** Turns that wait for a lock of another session, by conversation and in order, each tried alone. */
+export class LockedTurns {
+  readonly #attempt: Attempt;
+  readonly #lines = new Map<unknown, Line>();
+  readonly #ready: Line[] = [];
+  #running = 0;
+  #closed = false;
+  #idle = Promise.withResolvers<void>();
+
+  constructor(attempt: Attempt) {
+    this.#attempt = attempt;
+  }
+
+  get size(): number {
+    return this.#lines.size;
+  }
+
+  /** Whether an earlier turn of the conversation waits here, so that this one must too. */
+  has(unit: TurnWrite): boolean {
+    return this.#lines.size > 0 && this.#lines.has(conversationOf(unit));
+  }
+
+  add(turn: WaitingTurn): void {
+    const key = conversationOf(turn.unit) ?? turn;
+    const line = this.#lines.get(key);
+    if (line) {
+      line.turns.push(turn);
+      return;
+    }
+    const added = { key, turns: [turn], retryMs: MIN_RETRY_MS };
+    this.#lines.set(key, added);
+    this.#wait(added);
+  }
+
+  /** Resolves when no turn waits any more. */
+  async idle(): Promise<void> {
+    if (this.#lines.size > 0) await this.#idle.promise;
+  }
+
+  /** From now on a turn that is still locked fails instead of waiting. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  #wait(line: Line): void {
+    setTimeout(() => {
+      this.#ready.push(line);
+      this.#next();
+    }, line.retryMs);
+    line.retryMs = Math.min(2 * line.retryMs, MAX_RETRY_MS);
+  }
+
+  #next(): void {
+    while (this.#running < PARALLEL) {
+      const line = this.#ready.shift();
+      if (!line) return;
+      this.#running += 1;
+      void this.#try(line).finally(() => {
+        this.#running -= 1;
+        this.#next();
+      });
+    }
+  }
+
+  async #try(line: Line): Promise<void> {
+    for (let turn = line.turns[0]; turn; turn = line.turns[0]) {
+      if (!(await this.#attempt(turn))) {
+        const limit = turn.unit.start ? START_WAIT_MS : END_WAIT_MS;
+        if (!this.#closed && performance.now() - turn.since < limit) return this.#wait(line);
+        turn.reject(databaseBusy(undefined));
+      }
+      line.turns.shift();
+      line.retryMs = MIN_RETRY_MS;
+    }
+    this.#lines.delete(line.key);
+    if (this.#lines.size > 0) return;
+    this.#idle.resolve();
+    this.#idle = Promise.withResolvers();
+  }
+}
+
+function conversationOf({ start, reply }: TurnWrite): string | undefined {
+  return start?.conversationId ?? reply?.conversationId;
+}

@@ -1,0 +1,176 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, type TestContext, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import Sqlite from 'better-sqlite3';
+import mysql from 'mysql2/promise';
+import { type Durability, openDurability } from '../../src/db/durability.ts';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
+import { eachDatabase, silent } from '../support/databases.ts';
+import { contents, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
+
+const BUSY = { code: 'database_busy' };
+
+eachDatabase((_name, open, options) => {
+  const folder = mkdtempSync(join(tmpdir(), 'chat-locks-'));
+  after(() => rmSync(folder, { recursive: true, force: true }));
+
+  async function durable(t: TestContext): Promise<Durability & { database: ReturnType<typeof open> }> {
+    const database = open();
+    const durability = openDurability(
+      database,
+      { folder: join(folder, newId()), worker: newId(), leaseMs: 60_000, journalMaxBytes: 1e8 },
+      silent,
+    );
+    await durability.start();
+    t.after(() => durability.close());
+    return { ...durability, database };
+  }
+
+  const newTurn = () => ({ start: startOf(userMessage(newId()), { named: false }) });
+
+  if (options.target.kind === 'mysql') {
+    const { url } = options.target;
+
+    /** A session that holds locks until the returned function is called. */
+    async function locking(t: TestContext, ...statements: string[]): Promise<() => Promise<void>> {
+      const session = await mysql.createConnection({ uri: url });
+      let held = true;
+      const release = async () => {
+        if (held) await session.end();
+        held = false;
+      };
+      t.after(release);
+      for (const sql of statements) await session.query(sql);
+      return release;
+    }
+
+    const lockRow = (id: string) => `SELECT id FROM conversations WHERE id = '${id}' FOR UPDATE`;
+
+    /** Writes turns in new conversations one after the other; one may be slow because the machine is busy. */
+    async function assertOthersAreQuick(writer: Durability['writer'], count: number): Promise<void> {
+      const times: number[] = [];
+      for (let i = 0; i < count; i++) {
+        const began = performance.now();
+        assert.equal(await writer.write(newTurn()), 'saved');
+        times.push(performance.now() - began);
+        await delay(5);
+      }
+      const slow = times.filter((ms) => ms > 400);
+      assert.ok(slow.length <= 1, `${slow}`);
+    }
+
+    test('a locked conversation delays its own turn only', async (t) => {
+      const { writer, database } = await durable(t);
+      const { conversationId } = await writeTurn(writer, userMessage(newId()));
+      const release = await locking(t, 'START TRANSACTION', lockRow(conversationId));
+      const held = writer.write({ start: startOf(userMessage(conversationId, { content: 'first' })) });
+      const behind = writer.write({ start: startOf(userMessage(conversationId, { content: 'second' })) });
+      await assertOthersAreQuick(writer, 20);
+      await release();
+      assert.deepEqual(await Promise.all([held, behind]), ['saved', 'saved']);
+      const texts = await contents(database.conversations, conversationId);
+      assert.deepEqual(texts.slice(2), ['first', 'second']);
+      assert.equal(writer.state().turns, 0);
+    });
+
+    test('a locked reply delays its own end only, and its checkpoint fails as busy', async (t) => {
+      const { writer, database } = await durable(t);
+      const question = userMessage(newId());
+      const reply = replyTo(question, { content: '', status: 'streaming', finishReason: null });
+      const worker = newId();
+      await writer.write({ start: startOf(question), reply, worker });
+      const release = await locking(
+        t,
+        'START TRANSACTION',
+        `SELECT id FROM messages WHERE uid = '${reply.uid}' FOR UPDATE`,
+      );
+      await assert.rejects(writer.progress({ uid: reply.uid, worker, after: () => 'some' }), BUSY);
+      const end = writer.write({ reply: { ...reply, content: 'whole', status: 'complete' } });
+      await assertOthersAreQuick(writer, 20);
+      await release();
+      assert.equal(await end, 'saved');
+      assert.deepEqual(await contents(database.conversations, question.conversationId), [
+        'a question',
+        'whole',
+      ]);
+    });
+
+    test('a lock that stays makes a turn busy after a bounded time, and nothing is journaled', async (t) => {
+      const { writer } = await durable(t);
+      const { conversationId } = await writeTurn(writer, userMessage(newId()));
+      await locking(t, 'START TRANSACTION', lockRow(conversationId));
+      const began = performance.now();
+      await assert.rejects(writer.write({ start: startOf(userMessage(conversationId)) }), BUSY);
+      const took = performance.now() - began;
+      assert.ok(took > 4000 && took < 8000, `${took} ms`);
+      assert.equal(writer.state().turns, 0);
+      assert.equal(await writer.write(newTurn()), 'saved');
+    });
+
+    // LOCK TABLES on a table with a foreign key locks its parent too, so that nothing could be written.
+    for (const table of ['deletions', 'workers']) {
+      test(`a locked table ${table} delays only the turns that need it`, async (t) => {
+        const { writer, database } = await durable(t);
+        const expired = await writeTurn(writer, userMessage(newId()));
+        const { conversationId } = await writeTurn(writer, userMessage(newId()));
+        const release = await locking(t, `LOCK TABLES ${table} WRITE`);
+        const deleted = database.conversations.delete(conversationId, UNRESTRICTED);
+        const question = userMessage(newId());
+        const key = { id: newId().repeat(2).slice(0, 64), bodyHash: 'b', cached: false, replaces: null };
+        const keyed = writer.write({
+          start: startOf(question),
+          reply: replyTo(question, { status: 'streaming', content: '' }),
+          worker: newId(),
+          key: { ...key, expiredBefore: 0 },
+        });
+        const expiredBefore = Date.now();
+        const renewed = writer.write({
+          start: startOf(userMessage(expired.conversationId), { expiredBefore }),
+        });
+        await delay(1100);
+        await assertOthersAreQuick(writer, 20);
+        await release();
+        assert.deepEqual(await Promise.all([deleted, keyed, renewed]), [true, 'saved', 'saved']);
+        assert.equal(writer.state().turns, 0);
+      });
+    }
+    return;
+  }
+
+  const { file } = options.target;
+
+  test('while another program holds the lock of the file the loop runs, and writes succeed in order', async (t) => {
+    const { writer, database } = await durable(t);
+    const { conversationId } = await writeTurn(writer, userMessage(newId()));
+    const other = new Sqlite(file);
+    t.after(() => other.close());
+    other.exec('BEGIN IMMEDIATE');
+    let tick = performance.now();
+    let longest = 0;
+    const ticks = setInterval(() => {
+      longest = Math.max(longest, performance.now() - tick - 5);
+      tick = performance.now();
+    }, 5);
+    t.after(() => clearInterval(ticks));
+    const writes = ['one', 'two', 'three'].map((content) =>
+      writer.write({ start: startOf(userMessage(conversationId, { content })) }),
+    );
+    const deleted = database.conversations.delete(newId(), UNRESTRICTED);
+    const single = database.knex('conversations').where({ id: newId() }).delete();
+    const began = performance.now();
+    assert.equal((await contents(database.conversations, conversationId)).length, 2);
+    assert.ok(performance.now() - began < 500, 'readers do not wait');
+    await delay(2500);
+    other.exec('ROLLBACK');
+    assert.deepEqual(await Promise.all(writes), ['saved', 'saved', 'saved']);
+    assert.equal(await deleted, false);
+    assert.equal(await single, 0);
+    const texts = await contents(database.conversations, conversationId);
+    assert.deepEqual(texts.slice(2), ['one', 'two', 'three']);
+    assert.equal(writer.state().turns, 0);
+    assert.ok(longest < 1000, `${longest} ms`);
+  });
+});
