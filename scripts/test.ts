@@ -17,6 +17,7 @@ const SLOWEST = 10;
 /** These measure durations, so they run alone. */
 const TIMED: ReadonlySet<string> = new Set([
   'test/db/pool.test.ts',
+  'test/db/removal-time.test.ts',
   'test/http/export-throttle.test.ts',
   'test/http/limits-shared.test.ts',
   'test/security/slow-clients.test.ts',

@@ -1,3 +1,4 @@
+import type { Knex } from 'knex';
 import { v7 } from 'uuid';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { TurnStart, TurnWriter } from '../../src/domain/chat/turns.ts';
@@ -98,4 +99,17 @@ export async function messagesOf(
 
 export async function contents(repository: ConversationRepository, id: string): Promise<string[]> {
   return (await messagesOf(repository, id, 0, 1000)).map((message) => message.content);
+}
+
+/** A conversation of `count` user messages, last active at {@link NOON}, in few statements. */
+export async function fillConversation(knex: Knex, id: string, count: number): Promise<void> {
+  const time = '2024-03-21 12:00:00.123';
+  await knex('conversations').insert({ id, created_at: time, last_active: time });
+  for (let left = count; left > 0; left -= 500) {
+    const rows = Array.from({ length: Math.min(500, left) }, () => ({
+      ...{ uid: newId(), conversation_id: id, role: 'user', content: 'an old message' },
+      ...{ timestamp: time, updated_at: time, status: 'complete', length: 14 },
+    }));
+    await knex('messages').insert(rows);
+  }
 }

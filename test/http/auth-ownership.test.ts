@@ -91,6 +91,8 @@ for (const HISTORY_LIMIT of ['10', '0']) {
           .update({ last_active: stored(Date.now() - TWO_DAYS) });
         await refused(id, 'expired', 1);
         bodyOf(await alice.call('POST', '/api/chat', { message: 'anew', conversation_id: id }));
+        const { purge } = chat.server.database;
+        await purge.remove(await purge.pendingDeletions(0, 10), {});
         assert.deepEqual(await contents(chat, id), ['anew', 'yes']);
       });
 

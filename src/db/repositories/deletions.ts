@@ -129,17 +129,13 @@ class Removal {
         [...ids, after, limit],
       ),
     );
-    // A key that another turn has claimed meanwhile has the same id, and is not stale any more.
     if (rows.length > 0) {
-      await this.#timed(() =>
-        this.#knex(table)
-          .whereIn(
-            'id',
-            rows.map(({ id }) => id),
-          )
-          .whereRaw(isStale(table))
-          .delete(),
+      const found = this.#knex(table).whereIn(
+        'id',
+        rows.map(({ id }) => id),
       );
+      // A key that another turn has claimed meanwhile has the same id, and is not stale any more.
+      await this.#timed(() => (table === 'messages' ? found : found.whereRaw(isStale(table))).clone().delete());
     }
     return rows;
   }

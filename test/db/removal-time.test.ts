@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
+import { eachDatabase } from '../support/databases.ts';
+import {
+  contents,
+  fillConversation,
+  HOUR,
+  NOON,
+  newId,
+  purgeBatch,
+  startOf,
+  userMessage,
+} from './fixtures.ts';
+
+const LATER = NOON + 100 * HOUR;
+
+/** Resolves to the longest turn of the event loop while `work` runs, in milliseconds of CPU: other load does not count. */
+async function longestTick(work: () => Promise<unknown>): Promise<number> {
+  let before = process.threadCpuUsage();
+  let longest = 0;
+  const timer = setInterval(() => {
+    const { user, system } = process.threadCpuUsage(before);
+    before = process.threadCpuUsage();
+    longest = Math.max(longest, (user + system) / 1000);
+  }, 1);
+  await work();
+  clearInterval(timer);
+  return longest;
+}
+
+eachDatabase((_name, open, options) => {
+  test('an expired conversation of 40,000 messages starts anew and is read without a wait', async () => {
+    const { knex, conversations, writer, purge } = open();
+    const id = newId();
+    await fillConversation(knex, id, 40_000);
+    const start = startOf(userMessage(id, { timestamp: LATER, content: 'new' }));
+    const began = performance.now();
+    assert.equal(await writer.write({ start }), 'saved');
+    const ms = performance.now() - began;
+    assert.ok(ms < 150, `took ${ms} ms`);
+    const tick = await longestTick(async () => {
+      assert.deepEqual(await contents(conversations, id), ['new']);
+      assert.deepEqual(await conversations.history(id, UNRESTRICTED, 10, 0), []);
+      assert.equal(await purge.remove(await purge.pendingDeletions(0, 10), {}), true);
+    });
+    if (options.target.kind === 'sqlite') assert.ok(tick < 50, `${tick} ms`);
+    assert.equal((await knex('messages').where({ conversation_id: id })).length, 1);
+  });
+
+  if (options.target.kind === 'mysql') return;
+
+  describe('the event loop waits at most 50 ms', () => {
+    test('while a conversation of 40,000 messages is deleted', async () => {
+      const { knex, conversations, purge } = open();
+      const id = newId();
+      await fillConversation(knex, id, 40_000);
+      const tick = await longestTick(async () => {
+        assert.equal(await conversations.delete(id, UNRESTRICTED), true);
+        await purge.remove(await purge.pendingDeletions(0, 10), {});
+      });
+      assert.deepEqual(await knex('messages').where({ conversation_id: id }), []);
+      assert.ok(tick < 50, `${tick} ms`);
+    });
+
+    test('while 200 conversations of 200 messages are purged', async () => {
+      const { knex, purge } = open();
+      for (let n = 0; n < 200; n += 1) await fillConversation(knex, newId(), 200);
+      const tick = await longestTick(async () => {
+        assert.deepEqual(await purge.countExpired(LATER), { conversations: 200, messages: 40_000 });
+        const purged = await purgeBatch(purge, LATER, 200);
+        assert.deepEqual(purged, { conversations: 200, messages: 40_000 });
+      });
+      assert.ok(tick < 50, `${tick} ms`);
+    });
+  });
+});
