@@ -74,9 +74,12 @@ export async function startChat(
     rows: (id) =>
       server.database
         .knex('messages')
+        .join('conversations', 'conversations.id', 'conversation_id')
         .select('uid', 'role', 'content', 'status', 'finish_reason', 'reply_to')
         .where({ conversation_id: id })
-        .orderBy('id'),
+        // Of a conversation that has begun anew, the old rows go later.
+        .whereRaw('messages.epoch = conversations.epoch')
+        .orderBy('messages.id'),
     countRows: async () => ({
       conversations: await count('conversations'),
       messages: await count('messages'),

@@ -135,7 +135,9 @@ class Removal {
         rows.map(({ id }) => id),
       );
       // A key that another turn has claimed meanwhile has the same id, and is not stale any more.
-      await this.#timed(() => (table === 'messages' ? found : found.whereRaw(isStale(table))).clone().delete());
+      await this.#timed(() =>
+        (table === 'messages' ? found : found.whereRaw(isStale(table))).clone().delete(),
+      );
     }
     return rows;
   }
