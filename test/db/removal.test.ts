@@ -64,7 +64,7 @@ eachDatabase((_name, open) => {
       await hide(database, conversationId);
       assert.equal(await rows(database, 'messages', conversationId), 2);
       assert.equal(await conversations.find(conversationId), null);
-      assert.deepEqual(await conversations.messages(conversationId, 0, 10), []);
+      assert.deepEqual(await contents(conversations, conversationId), []);
       assert.deepEqual(await conversations.history(conversationId, UNRESTRICTED, 10, 0), []);
       const listed = await conversations.list(UNRESTRICTED, 1000, null, 0);
       assert.ok(listed.every(({ id }) => id !== conversationId));
