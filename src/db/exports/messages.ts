@@ -3,19 +3,22 @@ import type { Knex } from 'knex';
 import type { ExportMessage, ExportScope } from '../../domain/exports/exports.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
-import type { MessageRow } from '../core/tables.ts';
-import { isFiltered, messageFilter } from './filters.ts';
+import type { ConversationRow, MessageRow } from '../core/tables.ts';
+import { isFiltered, messageFilter, VISIBLE } from './filters.ts';
 import { isoOf } from './times.ts';
 
 export type MessageBody = Pick<
   MessageRow,
-  'id' | 'uid' | 'conversation_id' | 'role' | 'timestamp' | 'status'
+  'id' | 'uid' | 'conversation_id' | 'role' | 'timestamp' | 'status' | 'epoch'
 > & {
   /** Null: longer than LONG_CONTENT. */
   content: string | null;
   size: number;
 };
 type LoadedMessage = MessageBody & { content: string };
+
+/** Messages of other epochs are not visible. */
+type ConversationEpoch = Pick<ConversationRow, 'id' | 'epoch'>;
 
 /** The last message of a window: what one statement looks at. */
 type WindowEnd = Pick<MessageRow, 'id' | 'conversation_id'>;
@@ -69,7 +72,10 @@ export class MessageReader {
     return end?.conversation_id ?? null;
   }
 
-  /** One page of the messages after `afterSeq`, by conversation and age. */
+  /**
+   * One page of the messages after `afterSeq`, by conversation and age. In all epochs: a LIMIT on the visible ones could
+   * look at all messages of deleted conversations.
+   */
   messagePage(
     scope: ExportScope,
     conversations: readonly string[],
@@ -77,7 +83,7 @@ export class MessageReader {
   ): Promise<MessageBody[]> {
     const { sql, bindings } = messageFilter(scope);
     return this.#select<MessageBody>(
-      `SELECT id, uid, conversation_id, role, timestamp, status, OCTET_LENGTH(content) AS size,
+      `SELECT id, uid, conversation_id, role, timestamp, status, epoch, OCTET_LENGTH(content) AS size,
          CASE WHEN OCTET_LENGTH(content) <= ${LONG_CONTENT} THEN content END AS content
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND ${HAS_TEXT} ${sql}
@@ -87,12 +93,15 @@ export class MessageReader {
   }
 
   /** All messages of a conversation of more than a page. */
-  async *pagesOf(scope: ExportScope, conversation: string): AsyncGenerator<ExportMessage[]> {
+  async *pagesOf(
+    scope: ExportScope,
+    { id: conversation, epoch }: ConversationEpoch,
+  ): AsyncGenerator<ExportMessage[]> {
     for (let after = 0; ; ) {
       const end = await this.#readEnd(scope, [conversation], after);
       const window = end ? { ...scope, lastSeq: end.id } : scope;
       const rows = await this.messagePage(window, [conversation], after);
-      yield* this.withContents(rows);
+      yield* this.withContents(rows.filter((row) => row.epoch === epoch));
       const last = rows.length < this.pageSize ? end : rows.at(-1);
       if (!last) return;
       after = last.id;
@@ -100,37 +109,46 @@ export class MessageReader {
     }
   }
 
-  /** Counts the messages, and the conversations that have any of them. */
-  async count(scope: ExportScope, conversations: readonly string[]): Promise<MessageCounts> {
+  /** Counts the visible messages, and the conversations that have any of them. */
+  async count(scope: ExportScope, conversations: readonly ConversationEpoch[]): Promise<MessageCounts> {
     const total = { conversations: 0, messages: 0 };
-    for (let left = conversations.toSorted(); left.length > 0; ) {
-      const end = await this.#countEnd(scope, left, 0);
-      const counted = end ? left.filter((id) => id < end.conversation_id) : left;
-      const [first] = left;
-      if (counted.length > 0) {
-        const found = await this.#count(scope, counted, 0);
-        total.conversations += found.conversations;
-        total.messages += found.messages;
-        left = left.slice(counted.length);
-      } else if (first !== undefined) {
-        const messages = await this.#countOne(scope, first);
-        total.conversations += messages > 0 ? 1 : 0;
-        total.messages += messages;
-        left = left.slice(1);
-      }
-      await nextTurn();
-    }
+    const [first, later] = [0, 1].map((from) =>
+      conversations.filter(({ epoch }) => Math.min(epoch, 1) === from).map(({ id }) => id),
+    );
+    for await (const found of this.#counts(scope, first ?? [], '')) add(total, found);
+    for await (const found of this.#counts(scope, later ?? [], VISIBLE)) add(total, found);
     return total;
   }
 
+  /** The counts of disjoint groups of the conversations. */
+  async *#counts(
+    scope: ExportScope,
+    conversations: readonly string[],
+    condition: string,
+  ): AsyncGenerator<MessageCounts> {
+    for (let left = conversations.toSorted(); left.length > 0; ) {
+      const end = await this.#countEnd(scope, left, 0);
+      const counted = end ? left.filter((id) => id < end.conversation_id) : left;
+      if (counted.length > 0) yield await this.#count(scope, counted, 0, condition);
+      else yield await this.#countOne(scope, left.slice(0, 1), condition);
+      left = left.slice(Math.max(1, counted.length));
+      await nextTurn();
+    }
+  }
+
   /** Counts the messages of a conversation of more than a window. */
-  async #countOne(scope: ExportScope, conversation: string): Promise<number> {
-    let messages = 0;
+  async #countOne(
+    scope: ExportScope,
+    conversation: readonly string[],
+    condition: string,
+  ): Promise<MessageCounts> {
+    const total = { conversations: 0, messages: 0 };
     for (let after = 0; ; ) {
-      const end = await this.#countEnd(scope, [conversation], after);
+      const end = await this.#countEnd(scope, conversation, after);
       const window = end ? { ...scope, lastSeq: end.id } : scope;
-      messages += (await this.#count(window, [conversation], after)).messages;
-      if (!end) return messages;
+      add(total, await this.#count(window, conversation, after, condition));
+      total.conversations = Math.min(1, total.conversations);
+      if (!end) return total;
       after = end.id;
       await nextTurn();
     }
@@ -140,12 +158,13 @@ export class MessageReader {
     scope: ExportScope,
     conversations: readonly string[],
     afterSeq: number,
+    condition: string,
   ): Promise<MessageCounts> {
     const { sql, bindings } = messageFilter(scope);
     const [row] = await this.#select<MessageCounts>(
       `SELECT COUNT(DISTINCT conversation_id) AS conversations, COUNT(*) AS messages
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? ${sql}`,
+       WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? ${sql} ${condition}`,
       [...conversations, afterSeq, ...bindings],
     );
     return row ?? { conversations: 0, messages: 0 };
@@ -233,6 +252,11 @@ export class MessageReader {
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
     return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
+}
+
+function add(total: MessageCounts, { conversations, messages }: MessageCounts): void {
+  total.conversations += conversations;
+  total.messages += messages;
 }
 
 /** The messages whose content is loaded. */

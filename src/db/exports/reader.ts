@@ -21,7 +21,7 @@ import { hasContent, loaded, type MessageBody, MessageReader } from './messages.
 import { prefetch } from './prefetch.ts';
 import { columnOf, isoOf } from './times.ts';
 
-type ConversationHead = Pick<ConversationRow, 'id' | 'created_at' | 'last_active'>;
+type ConversationHead = Pick<ConversationRow, 'id' | 'created_at' | 'last_active' | 'epoch' | 'deleted_at'>;
 
 const CONVERSATIONS = 500;
 const CURSOR_PAGE = 1000;
@@ -121,7 +121,7 @@ export class KnexExportSource implements ExportSource {
     for await (const heads of this.#conversationPages(scope, null)) {
       signal?.throwIfAborted();
       onPage?.();
-      const found = await this.#messages.count(scope, idsOf(heads));
+      const found = await this.#messages.count(scope, heads);
       total.conversations += filtered ? found.conversations : heads.length;
       total.messages += found.messages;
     }
@@ -148,7 +148,7 @@ export class KnexExportSource implements ExportSource {
           at += complete.length;
           step = cut === null ? nextStep(step, rows, pageSize) : Math.max(complete.length, half(step));
         } else if (first && (wanted.length === 1 || readable.length === 1)) {
-          yield* partsOf(toConversation(first), this.#messages.pagesOf(scope, first.id));
+          yield* partsOf(toConversation(first), this.#messages.pagesOf(scope, first));
           at += 1;
         } else step = half(wanted.length);
         // On SQLite, statements that wait for the connection run now.
@@ -158,7 +158,7 @@ export class KnexExportSource implements ExportSource {
   }
 
   /**
-   * Conversations by age. A page is so many rows of the index, of which expired ones are left out: a LIMIT on those that
+   * Conversations by age. A page is so many rows of the index, of which expired and deleted ones are left out: a LIMIT on those that
    * match could look at all of them.
    */
   async *#conversationPages(
@@ -171,7 +171,7 @@ export class KnexExportSource implements ExportSource {
       const heads = await this.#conversationPage(scope, after);
       const last = heads.at(-1);
       if (!last) return;
-      yield heads.filter(({ last_active }) => last_active >= activeSince);
+      yield heads.filter((head) => head.last_active >= activeSince && head.deleted_at === null);
       if (heads.length < CONVERSATIONS) return;
       after = last;
       await nextTurn();
@@ -207,10 +207,9 @@ export class KnexExportSource implements ExportSource {
     const one = conversationId === null ? [] : [conversationId];
     const index = filter.owner ? 'conversations_owner_created_at' : 'conversations_created_at';
     return this.#select<ConversationHead>(
-      `SELECT id, created_at, last_active FROM conversations
+      `SELECT id, created_at, last_active, epoch, deleted_at FROM conversations
        ${one.length > 0 ? '' : this.#dialect.forceIndex(index)}
        WHERE ${owner.length > 0 ? 'owner = ? AND' : ''} ${one.length > 0 ? 'id = ? AND' : ''} ${range}
-         AND deleted_at IS NULL
        ORDER BY created_at, id LIMIT ?`,
       [...owner, ...one, ...bindings, limit],
     );
@@ -222,11 +221,13 @@ export class KnexExportSource implements ExportSource {
     heads: readonly ConversationHead[],
     rows: readonly MessageBody[],
   ): AsyncGenerator<ExportPart[]> {
-    const byConversation = Map.groupBy(rows, (row) => row.conversation_id);
+    const epochs = new Map(heads.map(({ id, epoch }) => [id, epoch]));
+    const visible = rows.filter((row) => row.epoch === epochs.get(row.conversation_id));
+    const byConversation = Map.groupBy(visible, (row) => row.conversation_id);
     const empty = isFiltered(scope) ? [] : heads.filter(({ id }) => !byConversation.has(id));
     const withoutMessages = await this.#withoutMessages(idsOf(empty));
     const exported = heads.filter(({ id }) => byConversation.has(id) || withoutMessages.has(id));
-    if (rows.every(hasContent)) {
+    if (visible.every(hasContent)) {
       yield exported.map((head): ExportPart => {
         const messages = loaded(byConversation.get(head.id) ?? []);
         return { conversation: toConversation(head), messages, begins: true, ends: true };
