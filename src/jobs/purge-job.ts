@@ -1,5 +1,5 @@
 import { schedule } from 'node-cron';
-import { isUnavailable } from '../domain/errors.ts';
+import { isDatabaseError } from '../domain/errors.ts';
 import type { Log } from '../domain/runtime.ts';
 import type { PurgeService } from '../services/conversations/purge.ts';
 
@@ -25,7 +25,7 @@ export function startPurgeJob(purge: PurgeService, pattern: string, log: Log): J
     () => purge.removeDeleted(abort.signal),
     (error) => {
       // The writer logs that the database is unavailable.
-      if (!isUnavailable(error)) log.error({ err: error }, 'removal of deleted rows failed, will retry');
+      if (!isDatabaseError(error)) log.error({ err: error }, 'removal of deleted rows failed, will retry');
     },
   );
   const task = schedule(pattern, run.start, { name: 'purge', suppressMissedWarning: true });

@@ -1,6 +1,6 @@
 import type { Request, Response } from 'express';
 import type { ApiKey } from '../../domain/access/api-keys.ts';
-import { AppError, isUnavailable } from '../../domain/errors.ts';
+import { AppError, isDatabaseError } from '../../domain/errors.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { ApiKeyService } from '../../services/access/api-keys.ts';
 import type { SignedLinks } from '../../services/access/signed-links.ts';
@@ -53,7 +53,7 @@ async function knownKey({ keys }: GuardParts, presented: string): Promise<ApiKey
   try {
     return await keys.authenticate(presented);
   } catch (error) {
-    if (isUnavailable(error)) return null;
+    if (isDatabaseError(error)) return null;
     throw error;
   }
 }

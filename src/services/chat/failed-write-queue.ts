@@ -1,9 +1,18 @@
 import type { TurnWrite, TurnWriter } from '../../domain/chat/turns.ts';
+import { isDatabaseError } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
 
 const RETRY_MS = 1000;
+/** For an error of the unit itself: the database may have been changed meanwhile. */
+const MAX_ATTEMPTS = 10;
 /** In UTF-16 units. */
 const MAX_LENGTH = 32 * 1024 * 1024;
+
+interface FailedWrite {
+  readonly unit: TurnWrite;
+  /** Those that failed because of the unit, not of the database. */
+  attempts: number;
+}
 
 /**
  * Ends of replies that neither database nor journal accepted, as on a full disk. They are retried, because their rows
@@ -12,7 +21,7 @@ const MAX_LENGTH = 32 * 1024 * 1024;
 export class FailedWriteQueue {
   readonly #writer: Pick<TurnWriter, 'write'>;
   readonly #log: Log;
-  readonly #waiting = new Map<string, TurnWrite>();
+  readonly #waiting = new Map<string, FailedWrite>();
   #length = 0;
   #timer: NodeJS.Timeout | undefined;
 
@@ -27,7 +36,7 @@ export class FailedWriteQueue {
       this.#log.error({ message_id: uid }, 'failed write queue is full, end of reply lost');
       return;
     }
-    this.#waiting.set(uid, unit);
+    this.#waiting.set(uid, { unit, attempts: 0 });
     this.#length += length;
     this.#schedule();
   }
@@ -37,18 +46,25 @@ export class FailedWriteQueue {
     this.#timer = setTimeout(() => void this.#retry(), RETRY_MS).unref();
   }
 
+  /** Together, so that a unit that is locked or rejected delays no other. */
   async #retry(): Promise<void> {
-    for (const [uid, unit] of this.#waiting) {
-      try {
-        await this.#writer.write(unit);
-      } catch {
-        break;
-      }
-      this.#waiting.delete(uid);
-      this.#length -= unit.reply?.content.length ?? 0;
-      this.#log.info({ message_id: uid }, 'reply saved by a retry');
-    }
+    await Promise.all([...this.#waiting].map(([uid, write]) => this.#write(uid, write)));
     this.#timer = undefined;
     this.#schedule();
+  }
+
+  async #write(uid: string, write: FailedWrite): Promise<void> {
+    const fields = { message_id: uid };
+    try {
+      const outcome = await this.#writer.write(write.unit);
+      if (outcome === 'gone') this.#log.info(fields, 'failed write dropped, conversation deleted');
+      else this.#log.info(fields, 'reply saved by a retry');
+    } catch (error) {
+      if (!isDatabaseError(error)) write.attempts += 1;
+      if (write.attempts < MAX_ATTEMPTS) return;
+      this.#log.error({ err: error, ...fields, attempts: write.attempts }, 'end of reply lost');
+    }
+    this.#waiting.delete(uid);
+    this.#length -= write.unit.reply?.content.length ?? 0;
   }
 }
