@@ -31,6 +31,32 @@ eachDatabase((_name, open, options) => {
 
   const newTurn = () => ({ start: startOf(userMessage(newId()), { named: false }) });
 
+  test('the new text of many replies is written in several transactions, none too long', async (t) => {
+    const { writer, database } = await durable(t);
+    const worker = newId();
+    const replies = Array.from({ length: 10 }, () => {
+      const question = userMessage(newId());
+      return { question, reply: replyTo(question, { content: '', status: 'streaming', finishReason: null }) };
+    });
+    await Promise.all(
+      replies.map(({ question, reply }) => writer.write({ start: startOf(question), reply, worker })),
+    );
+    const text = 'x'.repeat(300_000);
+    const save = () =>
+      Promise.allSettled(
+        replies.map(({ reply }) =>
+          writer.progress({ uid: reply.uid, worker, after: (length) => text.slice(length) }),
+        ),
+      );
+    const saved = async () => (await save()).filter(({ status }) => status === 'fulfilled').length;
+    assert.equal(await saved(), 4);
+    assert.equal(await saved(), 8);
+    assert.equal(await saved(), 10);
+    for (const { question } of replies) {
+      assert.equal((await contents(database.conversations, question.conversationId))[1], text);
+    }
+  });
+
   if (options.target.kind === 'mysql') {
     const { url } = options.target;
 

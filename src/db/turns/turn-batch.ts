@@ -22,6 +22,8 @@ import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-wr
 
 /** Each retry can meet another key of the batch that another process has claimed. */
 const CLAIM_RETRIES = 3;
+/** After an outage many replies have much new text; together it must fit into a packet. */
+const PROGRESS_CHARS = 1_000_000;
 
 /** The units of one transaction. */
 export interface WriteBatch {
@@ -34,7 +36,7 @@ export interface BatchOutcomes {
   readonly progress: (ProgressOutcome | typeof LOCKED)[];
 }
 
-/** Another session has locked a row that the unit needs: nothing was written for it. */
+/** Another session has locked a row that the unit needs, or the batch is full: nothing was written for it. */
 export const LOCKED = Symbol('locked');
 
 /**
@@ -210,10 +212,14 @@ class Plan {
 
   make(): { writes: Statement[]; result: BatchOutcomes } {
     const turns = this.#batch.turns.map((unit) => (this.#isLocked(unit) ? LOCKED : this.#turn(unit)));
+    let progressChars = 0;
     const progress = this.#batch.progress.map((reply) => {
       if (this.#locked.has(reply.uid)) return LOCKED;
+      // The packet is full: the next checkpoint writes the text.
+      if (progressChars > PROGRESS_CHARS) return LOCKED;
       const { outcome, statement } = extendReply(reply, this.#messages.get(reply.uid), this.#written);
       if (statement) this.#updates.push(statement);
+      progressChars += String(statement?.bindings[0] ?? '').length;
       return outcome;
     });
     const writes = [
