@@ -155,7 +155,7 @@ export class ExportService {
   /** The text of an export file after the checkpoint. */
   async *fileText(
     form: ExportForm,
-    { scope, exportedAt, masked = false }: JobScope,
+    { scope, exportedAt, conversations: total, masked = false }: JobScope,
     checkpoint: ExportCheckpoint,
   ): AsyncGenerator<FileText> {
     const encoder = this.#encoder(scope, form, exportedAt, masked);
@@ -174,7 +174,8 @@ export class ExportService {
         yield piece(text);
       }
     }
-    const pages = trackIds(this.#source.read(scope, position), range);
+    // Looking for changes takes as long as counting them did. What changed since is in the next incremental export.
+    const pages = total === 0 ? [] : trackIds(this.#source.read(scope, position), range);
     for await (const next of this.#throttle.throttle(exportText(pages, encoder, counts, deleted === 0))) {
       position = next.position ?? position;
       yield piece(next.text, next.position !== null);

@@ -22,7 +22,7 @@ const SLICE_CHARS = 64 * 1024;
  * @param isFirst whether nothing precedes the first conversation
  */
 export async function* exportText(
-  pages: AsyncIterable<readonly ExportPart[]>,
+  pages: AsyncIterable<readonly ExportPart[]> | readonly ExportPart[][],
   encoder: ExportEncoder,
   counts: RunningCounts,
   isFirst: boolean,
