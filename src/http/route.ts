@@ -20,6 +20,8 @@ export interface Route {
   readonly operation?: ZodOpenApiOperationObject;
   readonly access: RouteAccess;
   readonly quotas?: readonly Quota[];
+  /** Whether an open route responds differently to callers with a key. */
+  readonly usesKey?: boolean;
   /** Whether a signed link grants access too. */
   readonly linked?: boolean;
   handle(request: Request, response: Response): void | Promise<void>;

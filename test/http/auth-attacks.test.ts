@@ -525,6 +525,22 @@ describe('a server with authentication', () => {
   });
 });
 
+describe('an open route', () => {
+  it('looks no key up in the database, except to say more to an admin', async (t) => {
+    const chat = await startLocked(sqlite);
+    t.after(() => chat.stop());
+    const { mock } = t.mock.method(chat.server.database.apiKeys, 'findByHash');
+    for (const path of ['/', '/health', '/api/health']) {
+      for (const { key } of [chat.root, makeKey()]) {
+        assert.equal((await chat.call('GET', path, undefined, bearer(key))).status, 200, path);
+      }
+    }
+    assert.equal(mock.callCount(), 0);
+    assert.equal(bodyOf(await chat.root.call('GET', '/health/ready')).database, 'up');
+    assert.equal(mock.callCount(), 1);
+  });
+});
+
 describe('the name in the Host header', () => {
   const ask = async (url: string, host: string | undefined, path = '/api/conversations', version = '1.1') => {
     const line = host === undefined ? '' : `Host: ${host}\r\n`;

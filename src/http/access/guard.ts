@@ -38,7 +38,8 @@ export function createGuard(parts: GuardParts): Guard {
     }
     const subject = subjectOf(request);
     if (!required) return admit(route, request, response, anonymousCaller(subject));
-    const presented = presentedKey(request);
+    const isKeyUsed = route.access !== 'open' || route.usesKey === true;
+    const presented = isKeyUsed ? presentedKey(request) : undefined;
     if (presented === undefined) return admit(route, request, response, unauthenticatedCaller(subject));
     const identified =
       route.access === 'open' ? knownKey(parts, presented) : authenticate(parts, subject, presented);

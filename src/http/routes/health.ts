@@ -48,6 +48,7 @@ function readyRoute(health: HealthService): Route {
     method: 'get',
     path: '/health/ready',
     access: 'open',
+    usesKey: true,
     operation: {
       summary: 'Readiness: whether this process should get requests',
       tags: ['health'],
