@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
+import type { TurnWriter } from '../../src/domain/chat/turns.ts';
 import type { ConversationCursor } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase } from '../support/databases.ts';
 import {
@@ -90,6 +91,7 @@ eachDatabase((_name, open) => {
         owner: null,
         createdAt: NOON,
         lastActive: NOON + 1000,
+        epoch: 0,
       });
     });
 
@@ -245,6 +247,53 @@ eachDatabase((_name, open) => {
         active.map((conversation) => conversation.id),
         ids.slice(3).toReversed(),
       );
+    });
+  });
+
+  describe('messages of a conversation that is deleted while they are read', () => {
+    const long = 'x'.repeat(40_000);
+    const turns = async (writer: TurnWriter, id: string, count: number, content: string, at = NOON) => {
+      for (let n = 0; n < count; n++)
+        await writeTurn(writer, userMessage(id, { content, timestamp: at }), { content, timestamp: at });
+    };
+
+    for (const [what, count, content, statement, isReused] of [
+      ['before the first statement', 1, 'old', 1, false],
+      ['before the first statement, and whose id is reused', 1, 'old', 1, true],
+      ['between two statements', 70, 'old', 2, false],
+      ['between two statements, and whose id is reused', 70, 'old', 2, true],
+      ['before the long contents', 2, long, 2, false],
+      ['before the long contents, and whose id is reused', 2, long, 2, true],
+    ] as const) {
+      test(`are not found, ${what}`, async (t) => {
+        const { conversations, writer, knex } = open();
+        const id = newId();
+        await turns(writer, id, count, content);
+        const found = await conversations.find(id);
+        assert.ok(found);
+        const { raw } = knex;
+        let statements = 0;
+        t.mock.method(knex, 'raw', async (sql: string, bindings: string[]) => {
+          if (/^SELECT id, .*FROM messages/s.test(sql) && ++statements === statement) {
+            assert.equal(await conversations.delete(id, UNRESTRICTED), true);
+            if (isReused) await turns(writer, id, 1, 'new', NOON + HOUR);
+          }
+          return raw.call(knex, sql, bindings);
+        });
+        await assert.rejects(conversations.messages(found, 0, 1000, 1e9), { code: 'conversation_not_found' });
+        assert.ok(statements >= statement);
+      });
+    }
+
+    test('are not found after its last one either', async () => {
+      const { conversations, writer } = open();
+      const question = await writeTurn(writer, userMessage(newId()));
+      const found = await conversations.find(question.conversationId);
+      assert.ok(found);
+      const last = Number.MAX_SAFE_INTEGER;
+      assert.deepEqual(await conversations.messages(found, last, 10, 1e9), { messages: [], hasMore: false });
+      await conversations.delete(found.id, UNRESTRICTED);
+      await assert.rejects(conversations.messages(found, last, 10, 1e9), { code: 'conversation_not_found' });
     });
   });
 

@@ -94,7 +94,9 @@ export async function messagesOf(
   afterSeq: number,
   limit: number,
 ): Promise<readonly SequencedMessage[]> {
-  return (await repository.messages(id, afterSeq, limit, Number.POSITIVE_INFINITY)).messages;
+  const conversation = await repository.find(id);
+  if (!conversation) return [];
+  return (await repository.messages(conversation, afterSeq, limit, Number.POSITIVE_INFINITY)).messages;
 }
 
 export async function contents(repository: ConversationRepository, id: string): Promise<string[]> {

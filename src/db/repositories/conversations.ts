@@ -6,6 +6,7 @@ import type {
   Conversation,
   ConversationCursor,
   ConversationRepository,
+  FoundConversation,
   Instant,
   MessagePage,
   SequencedMessage,
@@ -33,6 +34,11 @@ type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' 
 const MESSAGE_SLICE = 128;
 const LONG_CONTENT = 32 * 1024;
 
+/** The conversation whose messages are read. */
+type PageOf = Pick<FoundConversation, 'id' | 'createdAt' | 'epoch'>;
+
+const IS_PRESENT = 'id = ? AND created_at = ? AND epoch = ? AND deleted_at IS NULL';
+
 type SizedMessage = Omit<StoredMessage, 'content'> & { content: string | null; size: number };
 
 /** Where a list without a cursor begins; ids are hexadecimal, so every one of them sorts before g. */
@@ -50,12 +56,12 @@ export class KnexConversations implements ConversationRepository {
     this.#dialect = dialectOf(knex);
   }
 
-  async find(id: string): Promise<Conversation | null> {
-    const [row] = await this.#select<StoredConversation>(
-      `SELECT ${CONVERSATION_COLUMNS} FROM conversations WHERE id = ? AND deleted_at IS NULL`,
+  async find(id: string): Promise<FoundConversation | null> {
+    const [row] = await this.#select<StoredConversation & Pick<ConversationRow, 'epoch'>>(
+      `SELECT ${CONVERSATION_COLUMNS}, epoch FROM conversations WHERE id = ? AND deleted_at IS NULL`,
       [id],
     );
-    return row ? toConversation(row) : null;
+    return row ? { ...toConversation(row), epoch: row.epoch } : null;
   }
 
   /**
@@ -84,35 +90,59 @@ export class KnexConversations implements ConversationRepository {
     return turns.context();
   }
 
-  async messages(id: string, afterSeq: number, limit: number, maxBytes: number): Promise<MessagePage> {
+  async messages(
+    conversation: PageOf,
+    afterSeq: number,
+    limit: number,
+    maxBytes: number,
+  ): Promise<MessagePage> {
+    const { rows, hasMore } = await this.#sizedPage(conversation, afterSeq, limit, maxBytes);
+    const messages = await this.#withContents(rows);
+    // Those are one statement, which sees the conversation as it was at one time.
+    const isOneStatement = rows.length < MESSAGE_SLICE && rows.every(({ content }) => content !== null);
+    if (rows.length === 0 || !isOneStatement) await this.#requirePresent(conversation);
+    return { messages, hasMore };
+  }
+
+  async #sizedPage(
+    conversation: PageOf,
+    afterSeq: number,
+    limit: number,
+    maxBytes: number,
+  ): Promise<{ rows: SizedMessage[]; hasMore: boolean }> {
     const rows: SizedMessage[] = [];
     let bytes = 0;
     for (let after = afterSeq; ; ) {
       const wanted = Math.min(MESSAGE_SLICE, limit + 1 - rows.length);
-      const slice = await this.#sized(id, after, wanted);
+      const slice = await this.#sized(conversation, after, wanted);
       for (const row of slice) {
         bytes += row.size;
-        if (rows.length === limit || (rows.length > 0 && bytes > maxBytes)) {
-          return { messages: await this.#withContents(rows), hasMore: true };
-        }
+        if (rows.length === limit || (rows.length > 0 && bytes > maxBytes)) return { rows, hasMore: true };
         rows.push(row);
         after = row.id;
       }
-      if (slice.length < wanted) return { messages: await this.#withContents(rows), hasMore: false };
+      if (slice.length < wanted) return { rows, hasMore: false };
     }
   }
 
   /** The next messages; the content of a long one is left out, so that no statement returns much more than 4 MiB. */
-  #sized(id: string, after: number, limit: number): Promise<SizedMessage[]> {
+  #sized(conversation: PageOf, after: number, limit: number): Promise<SizedMessage[]> {
     return this.#select(
       `SELECT ${MESSAGE_COLUMNS.replace('content', `CASE WHEN OCTET_LENGTH(content) <= ${LONG_CONTENT} THEN content END AS content`)},
          OCTET_LENGTH(content) AS size
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id = ? AND id > ?
-         AND epoch = (SELECT epoch FROM conversations WHERE id = ? AND deleted_at IS NULL)
+         AND epoch = (SELECT epoch FROM conversations WHERE ${IS_PRESENT})
        ORDER BY id LIMIT ?`,
-      [id, after, id, limit],
+      [conversation.id, after, ...presenceOf(conversation), limit],
     );
+  }
+
+  /** @throws AppError `conversation_not_found` when it was deleted, also when its id is in use again */
+  async #requirePresent(conversation: PageOf): Promise<void> {
+    const sql = `SELECT 1 FROM conversations WHERE ${IS_PRESENT}`;
+    const found = await this.#select(sql, presenceOf(conversation));
+    if (found.length === 0) throw conversationNotFound();
   }
 
   /** Without messages that were deleted meanwhile. */
@@ -196,4 +226,9 @@ export class KnexConversations implements ConversationRepository {
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
     return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
+}
+
+/** The bindings of IS_PRESENT. */
+function presenceOf({ id, createdAt, epoch }: PageOf): [string, string, number] {
+  return [id, toTime(createdAt), epoch];
 }

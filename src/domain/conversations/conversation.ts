@@ -27,6 +27,12 @@ export interface Conversation {
   readonly lastActive: Instant;
 }
 
+/** A conversation at the time of a query. */
+export interface FoundConversation extends Conversation {
+  /** A conversation that reuses the id of a deleted one has another epoch or creation time. */
+  readonly epoch: number;
+}
+
 export interface Message {
   /** UUIDv7, the public id. It makes every write repeatable. */
   readonly uid: string;
@@ -70,7 +76,7 @@ export interface ConversationCursor {
 /** Rejects with AppError `database_unavailable`. */
 export interface ConversationRepository {
   /** Also finds an expired conversation. */
-  find(id: string): Promise<Conversation | null>;
+  find(id: string): Promise<FoundConversation | null>;
   /**
    * The context of the next user message, as {@link ContextTurns}, oldest first. Empty when the conversation is unknown
    * or was last active before `activeSince`.
@@ -87,8 +93,14 @@ export interface ConversationRepository {
   /**
    * Oldest first: at most `limit`, and no more than `maxBytes` of content, but at least one.
    * @param afterSeq 0: from the first
+   * @throws AppError `conversation_not_found` when it was deleted meanwhile
    */
-  messages(id: string, afterSeq: number, limit: number, maxBytes: number): Promise<MessagePage>;
+  messages(
+    conversation: Pick<FoundConversation, 'id' | 'createdAt' | 'epoch'>,
+    afterSeq: number,
+    limit: number,
+    maxBytes: number,
+  ): Promise<MessagePage>;
   /** Newest activity first, then by id descending. */
   list(
     access: Access,

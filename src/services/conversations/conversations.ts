@@ -4,6 +4,7 @@ import type {
   Conversation,
   ConversationCursor,
   ConversationRepository,
+  FoundConversation,
   Instant,
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
@@ -57,19 +58,23 @@ export class ConversationService {
 
   /** @throws AppError `conversation_not_found` */
   async get(id: string, access: Access, afterSeq: number, limit: number): Promise<ConversationPage> {
-    const view = await this.view(id, access);
-    const { messages, hasMore } = await this.#repository.messages(id, afterSeq, limit, PAGE_BYTES);
+    const conversation = await this.#find(id, access);
+    const { messages, hasMore } = await this.#repository.messages(conversation, afterSeq, limit, PAGE_BYTES);
     const next = hasMore ? (messages.at(-1)?.seq ?? null) : null;
-    return { ...view, messages, next };
+    return { ...this.#view(conversation), messages, next };
   }
 
   /** Without its messages. @throws AppError `conversation_not_found` */
   async view(id: string, access: Access): Promise<ConversationView> {
+    return this.#view(await this.#find(id, access));
+  }
+
+  async #find(id: string, access: Access): Promise<FoundConversation> {
     await waitForReplay(this.#pending, id);
     const conversation = await this.#repository.find(id);
     if (!conversation || !canAccess(access, conversation.owner)) throw conversationNotFound();
     if (this.#expired(conversation)) throw conversationNotFound();
-    return this.#view(conversation);
+    return conversation;
   }
 
   async list(access: Access, limit: number, before: ConversationCursor | null): Promise<ConversationList> {
