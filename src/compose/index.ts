@@ -32,6 +32,7 @@ export interface Overrides {
   readonly ids?: IdSource;
   readonly requestTimeoutMs?: number;
   readonly headersTimeoutMs?: number;
+  readonly stallMs?: number;
   readonly breaker?: Partial<BreakerOptions>;
   /** How often the word list is checked for changes. */
   readonly lookAtWordsMs?: number;

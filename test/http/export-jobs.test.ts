@@ -343,6 +343,40 @@ for (const place of databases()) {
       await chat.call('DELETE', `/api/conversations/${changed}`);
     });
 
+    it('are followed by any number of readers with one query per poll', async (t) => {
+      const { knex, exportJobs } = chat.server.database;
+      const gate = gateOf(t, chat);
+      const jobs = [await startJob(chat.url)];
+      await until('the job', () => gate.waiting.length === 1);
+      // One job runs at a time, so these stay queued.
+      for (let n = 0; n < 4; n++) jobs.push(await startJob(chat.url));
+      const { mock } = t.mock.method(exportJobs, 'findAll');
+      const readers = await Promise.all(
+        jobs.flatMap(({ id }) => [1, 2, 3].map(() => open(`${chat.url}/api/exports/${id}/events`))),
+      );
+      const following = Promise.all(readers.map(allEvents));
+      const first = mock.callCount() + 1;
+      await until('a poll for all of them', () => mock.callCount() > first);
+      const statements: string[] = [];
+      const listen = ({ sql }: { sql: string }) => {
+        if (sql.startsWith('select * from `export_jobs` where `id` ')) statements.push(sql);
+      };
+      knex.on('query', listen);
+      t.after(() => knex.removeListener('query', listen));
+      const began = performance.now();
+      const polls = mock.callCount();
+      await until('two more polls', () => mock.callCount() >= polls + 2);
+      const intervals = (performance.now() - began) / 500;
+      assert(statements.length <= intervals + 1.5, `${statements.length} queries in ${intervals} intervals`);
+      const queued = jobs.slice(1).map(({ id }) => id);
+      for (const {
+        arguments: [ids],
+      } of mock.calls.slice(first))
+        assert.deepEqual(ids?.toSorted(), queued.toSorted());
+      gate.open();
+      for (const events of await following) assert.equal(events.at(-1)?.event, 'done');
+    });
+
     it('follow no reader when the server stops', async (t) => {
       const other = await startChat({});
       const gate = gateOf(t, other);

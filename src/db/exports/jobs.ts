@@ -58,6 +58,11 @@ export class KnexExportJobs implements ExportJobStore {
     return row ? toJob(row) : null;
   }
 
+  async findAll(ids: readonly string[]): Promise<ExportJob[]> {
+    const rows = await withReconnect(() => this.#knex('export_jobs').whereIn('id', ids));
+    return rows.map(toJob);
+  }
+
   async list(access: Access, limit: number, before: JobListCursor | null): Promise<ExportJob[]> {
     const rows = await withReconnect(() => {
       const query = this.#knex('export_jobs').orderBy([

@@ -98,6 +98,8 @@ export interface JobListCursor {
 export interface ExportJobStore {
   add(job: ExportJob): Promise<void>;
   find(id: string): Promise<ExportJob | null>;
+  /** Those that exist, in any order. */
+  findAll(ids: readonly string[]): Promise<ExportJob[]>;
   list(access: Access, limit: number, before: JobListCursor | null): Promise<ExportJob[]>;
   /**
    * Claims the oldest job without a worker. Also returns a job that this worker owns but does not list in `known`,

@@ -176,8 +176,12 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
     async handle(request, response) {
       const { id } = check(exportId, request.params);
       const { access } = callerOf(response);
-      const load = async () => present(await jobs.follow(id, access), clock);
-      const first = present(await jobs.get(id, access), clock);
+      let job = await jobs.get(id, access);
+      const load = async () => {
+        job = await jobs.follow(job);
+        return present(job, clock);
+      };
+      const first = present(job, clock);
       await sendJobEvents(request, response, { first, load, heartbeatMs, stopping: jobs.stopping });
     },
   };

@@ -1,14 +1,13 @@
 import type { Request, Response } from 'express';
 import { AppError, isDatabaseError } from '../../domain/errors.ts';
-import { pause } from '../../util/timers.ts';
+import { unlessAborted } from '../../util/timers.ts';
 import { requestProblem } from '../response/problem.ts';
 import type { ExportJobBody } from '../schemas/export-jobs.ts';
 import { EVENT_STREAM_HEADERS, PING } from './encode.ts';
 
-const POLL_MS = 500;
-
 export interface JobEventsOptions {
   readonly first: ExportJobBody;
+  /** The job a moment later. */
   load(): Promise<ExportJobBody>;
   readonly heartbeatMs: number;
   /** Aborted when the server shuts down. Readers reconnect elsewhere. */
@@ -37,7 +36,9 @@ export async function sendJobEvents(
   response.write('retry: 3000\n\n');
   const gone = new AbortController();
   response.once('close', () => gone.abort());
-  const heartbeat = setInterval(() => response.write(PING), heartbeatMs);
+  const heartbeat = setInterval(() => {
+    if (!response.writableNeedDrain) response.write(PING);
+  }, heartbeatMs);
   try {
     await writeProgress(response, options, AbortSignal.any([gone.signal, stopping]));
   } catch (error) {
@@ -56,24 +57,29 @@ async function writeProgress(
   signal: AbortSignal,
 ): Promise<void> {
   let written = '';
-  for (let job = first; !signal.aborted; job = await reload(load, job)) {
+  for (let job = first; !signal.aborted; job = await reload(load, job, signal)) {
     const data = JSON.stringify(job);
     if (hasEnded(job)) {
       response.write(`event: done\nid: ${endId(job)}\ndata: ${data}\n\n`);
       return;
     }
-    if (data !== written) response.write(`event: progress\ndata: ${data}\n\n`);
+    // A slow reader misses states, not the last one.
+    if (data === written || response.writableNeedDrain) continue;
+    response.write(`event: progress\ndata: ${data}\n\n`);
     written = data;
-    await pause(POLL_MS, signal);
   }
 }
 
 /** Keeps the last state while the database is unavailable. */
-async function reload(load: () => Promise<ExportJobBody>, last: ExportJobBody): Promise<ExportJobBody> {
+async function reload(
+  load: () => Promise<ExportJobBody>,
+  last: ExportJobBody,
+  signal: AbortSignal,
+): Promise<ExportJobBody> {
   try {
-    return await load();
+    return await unlessAborted(signal, load());
   } catch (error) {
-    if (isDatabaseError(error)) return last;
+    if (signal.aborted || isDatabaseError(error)) return last;
     throw error;
   }
 }

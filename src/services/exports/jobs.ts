@@ -10,10 +10,11 @@ import type {
   JobListCursor,
 } from '../../domain/exports/jobs.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { pause } from '../../util/timers.ts';
 import type { JobRunner } from './job-runner.ts';
 
-/** How long the row of a job serves the readers that follow it. */
-const QUERY_FRESH_MS = 400;
+/** How often the jobs that readers follow are queried. */
+const POLL_MS = 500;
 
 interface ExportJobParts {
   readonly store: ExportJobStore;
@@ -43,8 +44,9 @@ export interface JobList {
 /** Exports that are written to files in the background. */
 export class ExportJobService {
   readonly #parts: ExportJobParts;
-  /** Recent queries of `follow`, by job. */
-  readonly #queries = new Map<string, Promise<ExportJob | null>>();
+  /** The jobs that the next poll queries, in their last state. */
+  readonly #followed = new Map<string, ExportJob>();
+  #poll: Promise<ReadonlyMap<string, ExportJob>> | undefined;
 
   constructor(parts: ExportJobParts) {
     this.#parts = parts;
@@ -90,32 +92,29 @@ export class ExportJobService {
   }
 
   /**
-   * As `get`, for readers that follow a job. All readers of a job share one query; while the job runs in this process
-   * they need none.
+   * The job after the next poll. All readers of this process share one query per poll; jobs that run here need none.
+   * @param last the reader's last state
    * @throws AppError `export_not_found`
    */
-  async follow(id: string, access: Access): Promise<ExportJob> {
-    const job = await this.#find(id);
-    if (!job || !canAccess(access, job.owner)) throw exportNotFound();
-    return this.#parts.runner.withProgress(job);
+  async follow(last: ExportJob): Promise<ExportJob> {
+    const { runner } = this.#parts;
+    this.#followed.set(last.id, last);
+    this.#poll ??= this.#queryFollowed();
+    const job = (await this.#poll).get(last.id);
+    if (!job) throw exportNotFound();
+    return runner.withProgress(job);
   }
 
-  #find(id: string): Promise<ExportJob | null> {
-    const known = this.#queries.get(id);
-    if (known) return known;
-    const query = this.#parts.store.find(id);
-    this.#queries.set(id, query);
-    this.#forgetLater(id, query);
-    return query;
-  }
-
-  #forgetLater(id: string, query: Promise<ExportJob | null>): void {
-    const forget = async () => {
-      const job = await query.catch(() => null);
-      if (job?.status === 'running' && this.#parts.runner.isRunning(id)) this.#forgetLater(id, query);
-      else this.#queries.delete(id);
-    };
-    setTimeout(() => void forget(), QUERY_FRESH_MS).unref();
+  async #queryFollowed(): Promise<ReadonlyMap<string, ExportJob>> {
+    await pause(POLL_MS, this.stopping);
+    const followed = [...this.#followed.values()];
+    this.#followed.clear();
+    this.#poll = undefined;
+    const { runner, store } = this.#parts;
+    const runsHere = ({ id, status }: ExportJob) => status === 'running' && runner.isRunning(id);
+    const ids = followed.filter((job) => !runsHere(job)).map(({ id }) => id);
+    const found = ids.length === 0 ? [] : await store.findAll(ids);
+    return new Map([...followed.filter(runsHere), ...found].map((job) => [job.id, job]));
   }
 
   async list(access: Access, limit: number, before: JobListCursor | null): Promise<JobList> {
