@@ -379,6 +379,7 @@ for (const place of databases()) {
 
     it('follow no reader when the server stops', async (t) => {
       const other = await startChat({});
+      await other.ask({ message: 'something to export' });
       const gate = gateOf(t, other);
       const { id } = await startJob(other.url);
       const following = allEvents(await open(`${other.url}/api/exports/${id}/events`));
