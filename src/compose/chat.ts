@@ -43,9 +43,9 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
   const checkpoints = new Checkpoints({ writer, replies, worker, log }, config.durability.checkpointMs);
   const recorder = new TurnRecorder({ writer, checkpoints, worker, clock, log }, retention);
   const stored = new StoredStreams({ replies, pending: writer, log }, retention);
-  const dropConversation = (conversationId: string) => {
+  const dropConversation = async (conversationId: string) => {
     recorder.dropConversation(conversationId);
-    writer.drop(conversationId);
+    await writer.drop(conversationId);
   };
   return {
     generations,

@@ -1,5 +1,5 @@
 import type { Config } from '../config/config.ts';
-import { accessDeniedCode } from '../db/core/errors.ts';
+import { accessDeniedCode, isFileLocked } from '../db/core/errors.ts';
 import { type Database, openDatabase } from '../db/database.ts';
 import { type Durability, openDurability } from '../db/durability.ts';
 import { PendingMigrationsError, prepareSchema } from '../db/prepare-schema.ts';
@@ -27,11 +27,14 @@ export async function openStorage(
   const { leaseMs, journalMaxBytes } = config.durability;
   const folder = config.dataDir;
   const unusable = `DATA_DIR ${folder} cannot be used`;
-  oneLine(unusable, () => makeFolder(folder));
-  const database = oneLine('the database cannot be opened', () => openDatabase(config.database, log));
+  await oneLine(unusable, () => makeFolder(folder));
+  const database = await oneLine('the database cannot be opened', () => openDatabase(config.database, log));
   opened.defer(() => database.close());
   const options = { folder, worker, leaseMs, journalMaxBytes };
-  const { writer, processes, start, close } = oneLine(unusable, () => openDurability(database, options, log));
+  const { writer, processes, start, close } = await unlessAborted(
+    signal,
+    oneLine(unusable, () => openDurability(database, options, log)),
+  );
   opened.defer(close);
   const quit = new AbortController();
   const { autoMigrate } = config.database;
@@ -49,18 +52,22 @@ export async function openStorage(
   return { database, writer, processes };
 }
 
+const JOURNAL_LOCKED = 'its journal.sqlite is locked by another program';
+
 /** @throws StartError */
-function oneLine<T>(failure: string, open: () => T): T {
+async function oneLine<T>(failure: string, open: () => T | Promise<T>): Promise<T> {
   try {
-    return open();
+    return await open();
   } catch (error) {
-    throw new StartError(`${failure}: ${error instanceof Error ? error.message : String(error)}`, error);
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new StartError(`${failure}: ${isFileLocked(error) ? JOURNAL_LOCKED : reason}`, error);
   }
 }
 
-/** Access errors become one line; other errors pass unchanged. */
+/** Access errors and locks become one line; other errors pass unchanged. */
 function toStartError(error: unknown): unknown {
   if (error instanceof PendingMigrationsError) return new StartError(error.message, error);
+  if (isFileLocked(error)) return new StartError('the database file is locked by another program', error);
   const code = accessDeniedCode(error);
   return code === undefined ? error : new StartError(`the database denies access (${code})`, error);
 }

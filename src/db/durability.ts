@@ -26,11 +26,15 @@ export interface Durability {
 
 /**
  * The writer with its journal, and the registry of workers: turns survive outages of the database and crashes.
- * @throws the driver's error when the journal cannot be opened
+ * @throws the driver's error when the journal cannot be opened, or stays locked by another program
  */
-export function openDurability(database: Database, options: DurabilityOptions, logger: Logger): Durability {
+export async function openDurability(
+  database: Database,
+  options: DurabilityOptions,
+  logger: Logger,
+): Promise<Durability> {
   const { folder, worker, leaseMs, journalMaxBytes } = options;
-  const journal = new Journal(join(folder, 'journal.sqlite'), journalMaxBytes);
+  const journal = await Journal.open(join(folder, 'journal.sqlite'), journalMaxBytes);
   const writer = new DurableWriter(database.writer, journal, logger, {
     probe: () => database.conversations.check(),
   });

@@ -102,7 +102,7 @@ function host(t: TestContext, maxBytes = MANY_BYTES) {
   const journals: Journal[] = [];
   t.after(async () => {
     await Promise.all(writers.map((writer) => writer.close()));
-    for (const journal of journals) journal.close();
+    for (const journal of journals) await journal.close();
     rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
   });
   return {
@@ -511,7 +511,7 @@ describe('waiting and ending', () => {
     const writer = host(t).writer(inner, { retryMs: NEVER });
     const [deleted, kept] = [userMessage(newId()), userMessage(newId())];
     for (const question of [deleted, kept]) await writer.write(begin(question));
-    assert.equal(writer.drop(deleted.conversationId), 1);
+    assert.equal(await writer.drop(deleted.conversationId), 1);
     inner.mode = 'up';
     await writer.flush(5000);
     assert.deepEqual([...inner.messages.keys()], [kept.uid]);

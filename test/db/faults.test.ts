@@ -233,6 +233,66 @@ describe('a private database server', { timeout: 90_000 }, () => {
     });
   }
 
+  test('with other defaults for sessions does what it should: each connection sets its own', async (t) => {
+    const target = { kind: 'mysql' as const, url: `${server.url}/hostile` };
+    const admin = createKnex(optionsFor({ kind: 'mysql', url: `${server.url}/mysql` }));
+    const hostile = {
+      ...{ autocommit: 0, completion_type: 1, foreign_key_checks: 0, unique_checks: 0, sql_safe_updates: 1 },
+      ...{
+        sql_select_limit: 1,
+        sql_auto_is_null: 1,
+        max_join_size: 1,
+        time_zone: "'+05:00'",
+        tx_read_only: 1,
+      },
+      ...{
+        tx_isolation: "'SERIALIZABLE'",
+        sql_mode: "'PAD_CHAR_TO_FULL_LENGTH'",
+        default_storage_engine: 'MyISAM',
+      },
+    };
+    const isMariadb = (await admin.raw('SELECT VERSION() AS version'))[0][0].version.includes('MariaDB');
+    const variables = Object.entries(hostile).map(([name, value]) => ({
+      name: isMariadb ? name : name.replace(/^tx_/, 'transaction_'),
+      value,
+    }));
+    t.after(async () => {
+      for (const { name } of variables) await admin.raw(`SET GLOBAL ${name} = DEFAULT`);
+      await admin.destroy();
+    });
+    await admin.raw('CREATE DATABASE hostile');
+    for (const { name, value } of variables) await admin.raw(`SET GLOBAL ${name} = ${value}`);
+
+    const database = openDatabase(optionsFor(target), silent);
+    t.after(() => database.close());
+    await database.migrate();
+    const { conversations, writer, knex, writerKnex } = database;
+    const tables = 'information_schema.tables';
+    const engines = knex(tables).where({ table_schema: 'hostile' }).distinct('engine').pluck('engine');
+    assert.deepEqual(await engines, ['InnoDB']);
+    const { conversationId } = await writeTurn(writer, userMessage(newId()));
+    await writeTurn(writer, userMessage(conversationId));
+    // As another session sees it.
+    const stored = () => admin('hostile.messages').where({ conversation_id: conversationId }).pluck('uid');
+    assert.equal((await stored()).length, 4);
+    assert.equal((await contents(conversations, conversationId)).length, 4);
+    for (const each of [knex, writerKnex]) {
+      const names = variables.map(({ name }) => `@@SESSION.${name} AS ${name}`).join(', ');
+      const [[set]] = await each.raw(`SELECT ${names}`);
+      for (const { name, value } of variables) {
+        if (name !== 'max_join_size')
+          assert.notEqual(String(set[name]), String(value).replaceAll("'", ''), name);
+      }
+      const orphan = { uid: newId(), conversation_id: newId(), role: 'user', content: '', length: 0 };
+      const times = { timestamp: '2024-01-01', updated_at: '2024-01-01', status: 'complete' };
+      await assert.rejects(Promise.resolve(each('messages').insert({ ...orphan, ...times })), {
+        code: 'ER_NO_REFERENCED_ROW_2',
+      });
+    }
+    assert.equal(await conversations.delete(conversationId, UNRESTRICTED), true);
+    assert.deepEqual(await contents(conversations, conversationId), []);
+  });
+
   test('that freezes fails reads and writes at their timeouts, and serves again when it resumes', async (t) => {
     const options = {
       ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),

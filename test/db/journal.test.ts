@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, type TestContext, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import Sqlite from 'better-sqlite3';
 import { Journal } from '../../src/db/journal/journal.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
@@ -24,8 +25,8 @@ function place(t: TestContext, maxBytes = MANY_BYTES) {
     opened.push(each);
     return each;
   };
-  t.after(() => {
-    for (const each of opened) each.close();
+  t.after(async () => {
+    for (const each of opened) await each.close();
     rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
   });
   return {
@@ -84,7 +85,7 @@ describe('an appended turn', () => {
     assert.deepEqual(units(other), handed);
     assert.deepEqual(units(one), handed);
     const seqs = other.take(2).map(({ seq }) => seq);
-    other.remove(seqs);
+    await other.remove(seqs);
     assert.deepEqual(units(one), handed.slice(2));
   });
 
@@ -157,9 +158,9 @@ describe('an appended turn', () => {
           const moment = ${start} + round * 40;
           await new Promise((resolve) => setTimeout(resolve, moment - 3 - Date.now()));
           while (Date.now() < moment);
-          const fresh = new Journal(file, ${MANY_BYTES});
+          const fresh = await Journal.open(file, ${MANY_BYTES});
           await Promise.all([0, 1, 2].map((n) => fresh.append(unit('${name}', n))));
-          fresh.close();
+          await fresh.close();
         }`,
       ),
     );
@@ -168,7 +169,7 @@ describe('an appended turn', () => {
     for (const file of rounds) {
       const journal = new Journal(file, MANY_BYTES);
       const uids = journal.take(100).map(({ uid }) => uid ?? '');
-      journal.close();
+      await journal.close();
       const expected = names.flatMap((name) => [0, 1, 2].map((n) => `${name}${n}`));
       assert.deepEqual(uids.toSorted(), expected);
     }
@@ -176,7 +177,7 @@ describe('an appended turn', () => {
 
   test('is rejected when the journal is closed', async (t) => {
     const journal = place(t).open();
-    journal.close();
+    await journal.close();
     await assert.rejects(journal.append(newStart()), { code: 'database_unavailable' });
     assert.throws(() => journal.has('x'), { code: 'database_unavailable' });
   });
@@ -185,7 +186,7 @@ describe('an appended turn', () => {
     const { open } = place(t);
     const journal = open();
     const written = journal.append(newStart());
-    journal.close();
+    await journal.close();
     await written;
     assert.equal(open().state().turns, 1);
   });
@@ -205,7 +206,7 @@ describe('a full journal', () => {
     });
     await journal.append({ reply: replyTo(question) });
     assert.equal(journal.state().turns, 3);
-    journal.remove(journal.take(1).map(({ seq }) => seq));
+    await journal.remove(journal.take(1).map(({ seq }) => seq));
     await journal.append(newStart());
   });
 
@@ -262,9 +263,9 @@ describe('a file that cannot be written', () => {
     assert.equal(journal.state().turns, 2);
   });
 
-  test('is not opened when it is no journal, or one of a newer version', (t) => {
+  test('is not opened when it is no journal, or one of a newer version', async (t) => {
     const { open, path } = place(t);
-    open().close();
+    await open().close();
     const raw = new Sqlite(path);
     raw.pragma('user_version = 99');
     raw.close();
@@ -276,6 +277,90 @@ describe('a file that cannot be written', () => {
       'something else, and long enough to have a header of its own, which is a hundred bytes'.repeat(9),
     );
     assert.throws(() => new Journal(other, 1), { code: 'SQLITE_NOTADB' });
+  });
+});
+
+describe('a file that another program has locked', () => {
+  /** Until the returned function is called. */
+  function locked(t: TestContext, path: string, ...statements: string[]): () => void {
+    const other = new Sqlite(path);
+    t.after(() => other.close());
+    for (const sql of [...statements, 'BEGIN IMMEDIATE']) other.exec(sql);
+    return () => other.close();
+  }
+
+  /** The longest time, milliseconds, for which `work` has blocked the event loop. */
+  async function longestBlock(work: () => Promise<unknown>): Promise<number> {
+    let longest = 0;
+    let last = performance.now();
+    const look = () => {
+      longest = Math.max(longest, performance.now() - last);
+      last = performance.now();
+    };
+    const timer = setInterval(look, 1);
+    await work();
+    look();
+    clearInterval(timer);
+    return longest;
+  }
+
+  test('delays writes, in order, and neither reads nor the event loop', async (t) => {
+    const { open, path } = place(t);
+    const journal = open();
+    const [first, second] = [userMessage(newId()), userMessage(newId())];
+    await journal.append({ start: startOf(first, { named: false }) });
+    const release = locked(t, path);
+    const reply = replyTo(first);
+    const longest = await longestBlock(async () => {
+      const writes = Promise.all([
+        journal.append({ start: startOf(second, { named: false }) }),
+        journal.append({ reply }),
+        journal.drop(second.conversationId),
+        journal.append({ start: startOf(second, { named: false }) }),
+        journal.remove(journal.take(1).map(({ seq }) => seq)),
+      ]);
+      assert.equal(await Promise.race([writes, delay(300, 'waiting')]), 'waiting');
+      assert.equal(journal.isEmpty(), false);
+      assert.equal(journal.has(second.conversationId), true);
+      assert.deepEqual(journal.reply(reply.uid), reply);
+      assert.deepEqual(journal.conversation(first.conversationId)?.messages, [first, reply]);
+      assert.equal(journal.state().turns, 4);
+      release();
+      assert.equal((await writes)[2], 1);
+    });
+    assert.deepEqual(
+      units(journal).map((unit) => unit?.reply?.uid ?? unit?.start?.message.uid),
+      [reply.uid, second.uid],
+    );
+    assert.equal(journal.state().turns, 2);
+    assert(longest < 1000, `${longest} ms`);
+  });
+
+  test('rejects writes after a bounded time, and works again afterwards', async (t) => {
+    const { open, path } = place(t);
+    const journal = open();
+    const release = locked(t, path);
+    const longest = await longestBlock(async () => {
+      await assert.rejects(journal.append(newStart()), { code: 'database_unavailable' });
+    });
+    assert(longest < 1000, `${longest} ms`);
+    assert.equal(journal.isEmpty(), true);
+    release();
+    await journal.append(newStart());
+    assert.equal(journal.state().turns, 1);
+  });
+
+  test('is waited for when it is opened', async (t) => {
+    const { open, path } = place(t);
+    await open().close();
+    const release = locked(t, path, 'PRAGMA locking_mode = EXCLUSIVE', 'SELECT 1 FROM entries');
+    const longest = await longestBlock(async () => {
+      const opening = Journal.open(path, MANY_BYTES);
+      await delay(300);
+      release();
+      await (await opening).close();
+    });
+    assert(longest < 1000, `${longest} ms`);
   });
 });
 
@@ -293,7 +378,7 @@ describe('a removed turn', () => {
     );
     assert(oldest !== null && oldest >= began && oldest <= Date.now());
     assert(statSync(`${path}-wal`).size > 0);
-    journal.remove(journal.take(100).map(({ seq }) => seq));
+    await journal.remove(journal.take(100).map(({ seq }) => seq));
     assert.deepEqual(journal.state(), { turns: 0, bytes: 0, oldest: null });
     assert.equal(statSync(`${path}-wal`).size, 0);
     assert.equal(journal.isEmpty(), true);
@@ -304,7 +389,7 @@ describe('a removed turn', () => {
     await journal.append(newStart());
     const [first] = journal.take(1);
     assert(first);
-    journal.remove([first.seq]);
+    await journal.remove([first.seq]);
     await journal.append(newStart());
     assert((journal.take(1)[0]?.seq ?? 0) > first.seq);
   });
@@ -316,7 +401,7 @@ describe('a removed turn', () => {
     await journal.append({ start: startOf(question) });
     await journal.append(newStart());
     assert.equal(journal.wasRejected(question.conversationId, question.uid), false);
-    journal.reject(journal.take(1)[0]?.seq ?? 0, 'ER_SOMETHING');
+    await journal.reject(journal.take(1)[0]?.seq ?? 0, 'ER_SOMETHING');
     assert.equal(journal.state().turns, 1);
     assert.equal(journal.wasRejected(question.conversationId, question.uid), true);
     const rows = file().prepare('SELECT question_uid, reason, body FROM rejected').all();
@@ -331,15 +416,15 @@ describe('a removed turn', () => {
     const other = newStart();
     await journal.append({ start: startOf(question) });
     await journal.append(other);
-    journal.reject(journal.take(1)[0]?.seq ?? 0, 'some reason');
+    await journal.reject(journal.take(1)[0]?.seq ?? 0, 'some reason');
     await journal.append({ start: startOf(userMessage(question.conversationId)) });
     const late = journal.append({ reply: replyTo(question) });
-    assert.equal(journal.drop(question.conversationId), 3);
+    assert.equal(await journal.drop(question.conversationId), 3);
     await late;
     assert.equal(journal.has(question.conversationId), false);
     assert.deepEqual(units(journal), [other]);
     assert.deepEqual(file().prepare('SELECT * FROM rejected').all(), []);
-    assert.equal(journal.drop(question.conversationId), 0);
+    assert.equal(await journal.drop(question.conversationId), 0);
   });
 
   test('is read in batches of bounded size', async (t) => {
@@ -347,7 +432,7 @@ describe('a removed turn', () => {
     const long = 'x'.repeat(5_000_000);
     for (const content of [long, long, 'short']) await journal.append(newStart(content));
     assert.equal(journal.take(100).length, 1);
-    journal.remove(journal.take(100).map(({ seq }) => seq));
+    await journal.remove(journal.take(100).map(({ seq }) => seq));
     assert.equal(journal.take(100).length, 2);
     assert.equal(journal.take(1).length, 1);
   });

@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readlinkSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, beforeEach, describe, it } from 'node:test';
+import Sqlite from 'better-sqlite3';
 import { startServer } from '../../src/compose/index.ts';
 import { loadConfig } from '../../src/config/config.ts';
 import { createLogger } from '../../src/logger.ts';
@@ -164,6 +165,26 @@ describe('node src/main.ts', () => {
       refuses(
         folder.start({ LOG_FILE }),
         /^The server cannot start: LOG_FILE \S+ cannot be opened: E[A-Z]+: /,
+      ),
+    ]);
+  });
+
+  it('waits for a database or journal that another program has locked, and then says so', async (t) => {
+    const [one, other] = [await makeFolder(), await makeFolder()];
+    folders.push(one, other);
+    const lock = async ({ path }: ChildFolder, name: string) => {
+      await mkdir(join(path, 'data'));
+      const file = new Sqlite(join(path, 'data', name));
+      t.after(() => file.close());
+      file.exec('BEGIN EXCLUSIVE');
+    };
+    await lock(one, 'chat.sqlite');
+    await lock(other, 'journal.sqlite');
+    await Promise.all([
+      refuses(one.start(), /^The server cannot start: the database file is locked by another program$/),
+      refuses(
+        other.start(),
+        /^The server cannot start: DATA_DIR \S+ cannot be used: its journal.sqlite is locked by another program$/,
       ),
     ]);
   });

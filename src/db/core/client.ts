@@ -3,6 +3,7 @@ import openKnex, { type Knex } from 'knex';
 import type { Connection } from 'mysql2';
 import type { Logger } from 'pino';
 import { makeFolder } from '../../util/folders.ts';
+import { ConnectProgress } from './connect-progress.ts';
 import { QueueFullError, withFileLockRetry } from './errors.ts';
 import { migrationSettings } from './migrations.ts';
 import { parseMysqlUrl } from './mysql-url.ts';
@@ -16,7 +17,7 @@ export interface DatabaseOptions {
   readonly poolMax: number;
   /** MySQL only: how many requests may wait for a connection; more fail immediately. Default: 100 × poolMax. */
   readonly queueMax?: number;
-  /** Maximum wait for a free connection, and for opening one. */
+  /** Maximum wait for a free connection, and for each step of opening one. */
   readonly acquireTimeoutMs: number;
   /** Timeout of every statement, BEGIN and COMMIT included; 0: none, for migrations. */
   readonly queryTimeoutMs: number;
@@ -29,10 +30,12 @@ export interface DatabaseOptions {
  * @throws Error with one readable line when the URL is not one
  */
 export function createKnex(options: DatabaseOptions, logger?: Logger): Knex {
-  const knex = openKnex(knexConfig(options, logger));
+  const progress = new ConnectProgress(options.acquireTimeoutMs);
+  const knex = openKnex(knexConfig(options, logger, progress));
   // SQLite has no server that could freeze, and the writer shares its one connection.
   if (options.target.kind === 'mysql') {
     limitPoolQueue(knex, options.queueMax ?? QUEUE_PER_CONNECTION * options.poolMax);
+    limitPoolWait(knex, options.acquireTimeoutMs, progress);
   } else waitForFileLock(knex);
   return knex;
 }
@@ -59,6 +62,25 @@ function limitPoolQueue({ client }: Knex, most: number): void {
     client.pool?.numPendingAcquires() >= most ? Promise.reject(new QueueFullError()) : acquire();
 }
 
+/** A request waits longer than the limit while a connection is being opened to a server that responds. */
+function limitPoolWait({ client: { pool } }: Knex, limitMs: number, progress: ConnectProgress): void {
+  interface Waiting {
+    readonly promise: Promise<unknown>;
+    reject(error: Error): void;
+  }
+  const acquire: () => Waiting = pool.acquire.bind(pool);
+  pool.acquire = () => {
+    const waiting = acquire();
+    const timer = setTimeout(() => {
+      if (progress.isResponding) timer.refresh();
+      else waiting.reject(new Error('operation timed out: no free connection'));
+    }, limitMs);
+    const end = () => clearTimeout(timer);
+    waiting.promise.then(end, end);
+    return waiting;
+  };
+}
+
 /** The name of the database in logs, without user and password. */
 export function describeTarget({ target }: Pick<DatabaseOptions, 'target'>): string {
   if (target.kind === 'sqlite') return `SQLite ${target.file}`;
@@ -66,11 +88,15 @@ export function describeTarget({ target }: Pick<DatabaseOptions, 'target'>): str
   return `MySQL ${host.includes(':') ? `[${host}]` : host}:${port}/${database}`;
 }
 
-export function knexConfig(options: DatabaseOptions, logger?: Logger): Knex.Config {
-  const { target } = options;
+export function knexConfig(
+  options: DatabaseOptions,
+  logger?: Logger,
+  progress = new ConnectProgress(options.acquireTimeoutMs),
+): Knex.Config {
+  const { target, acquireTimeoutMs } = options;
   return {
-    ...(target.kind === 'sqlite' ? sqliteConfig(target.file) : mysqlConfig(target.url, options)),
-    acquireConnectionTimeout: options.acquireTimeoutMs,
+    acquireConnectionTimeout: acquireTimeoutMs,
+    ...(target.kind === 'sqlite' ? sqliteConfig(target.file) : mysqlConfig(target.url, options, progress)),
     // Otherwise the message of every error contains the statement with its data.
     compileSqlOnError: false,
     migrations: migrationSettings(),
@@ -123,16 +149,16 @@ function sqliteConfig(file: string): Knex.Config {
   };
 }
 
-function mysqlConfig(url: string, options: DatabaseOptions): Knex.Config {
+function mysqlConfig(url: string, options: DatabaseOptions, progress: ConnectProgress): Knex.Config {
+  const { totalMs } = progress;
   const connection = {
     ...parseMysqlUrl(url),
     charset: 'utf8mb4',
     timezone: 'Z',
     dateStrings: true,
     supportBigNumbers: true,
-    enableKeepAlive: true,
     keepAliveInitialDelay: 10_000,
-    connectTimeout: options.acquireTimeoutMs,
+    connectTimeout: totalMs,
     // Only for the writer, whose SQL is constant; the driver escapes every value.
     multipleStatements: options.batches ?? false,
   };
@@ -140,12 +166,13 @@ function mysqlConfig(url: string, options: DatabaseOptions): Knex.Config {
     client: 'mysql2',
     // Spares a query for the version of the server, which Knex would use to adapt its builder.
     version: 'latest',
-    connection,
+    connection: { ...connection, stream: progress.open },
+    acquireConnectionTimeout: totalMs,
     pool: {
       min: options.poolMin,
       max: options.poolMax,
-      createTimeoutMillis: options.acquireTimeoutMs,
-      afterCreate: prepareMysql(options, new StatementKiller(connection)),
+      createTimeoutMillis: totalMs,
+      afterCreate: prepareMysql(options, progress, new StatementKiller(connection)),
     },
   };
 }
@@ -155,21 +182,6 @@ const LOCK_WAIT_SECONDS = 5;
 /** The writer tries again itself, so that a lock delays only the turns that need it. */
 const WRITER_LOCK_WAIT_SECONDS = 1;
 
-/**
- * Settings that do not depend on the server's defaults: UTC, errors instead of truncation, backslash as the escape
- * character (the driver needs it), and no gap locks, which would block unrelated inserts.
- */
-function sessionSettings({ batches, queryTimeoutMs }: DatabaseOptions): string[] {
-  const seconds = batches ? WRITER_LOCK_WAIT_SECONDS : LOCK_WAIT_SECONDS;
-  // Migrations wait for metadata locks as long as the server says.
-  const lockWait = queryTimeoutMs > 0 ? `, lock_wait_timeout = ${seconds}` : '';
-  return [
-    'SET NAMES utf8mb4',
-    `SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = ${seconds}${lockWait}, sql_mode = '${SQL_MODE}'`,
-    'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
-  ];
-}
-
 const SQL_MODE = [
   'STRICT_TRANS_TABLES',
   'NO_ZERO_IN_DATE',
@@ -178,21 +190,57 @@ const SQL_MODE = [
   'NO_ENGINE_SUBSTITUTION',
 ].join(',');
 
-function prepareMysql(options: DatabaseOptions, killer: StatementKiller): AfterCreate<Connection> {
+/** Session variables that the program relies on, whatever the server's defaults are. */
+const SESSION = {
+  time_zone: `'+00:00'`,
+  // Errors instead of truncation, and backslash as the escape character, which the driver needs.
+  sql_mode: `'${SQL_MODE}'`,
+  autocommit: 1,
+  // 1 would keep a transaction open after each COMMIT.
+  completion_type: 0,
+  foreign_key_checks: 1,
+  unique_checks: 1,
+  sql_safe_updates: 0,
+  sql_auto_is_null: 0,
+  sql_big_selects: 1,
+  sql_select_limit: '18446744073709551615',
+  // For the tables that Knex creates.
+  default_storage_engine: 'InnoDB',
+};
+
+/** No gap locks, which would block unrelated inserts. */
+const transactionVariables = (prefix: string): string =>
+  `, ${prefix}_isolation = 'READ-COMMITTED', ${prefix}_read_only = 0`;
+
+/** MySQL and MariaDB execute comments of their own; their names for the same variables differ. */
+const TRANSACTIONS = `/*!80000 ${transactionVariables('transaction')} */ /*M!100000 ${transactionVariables('tx')} */`;
+
+/** One statement, because each costs a round trip. */
+function sessionSettings({ batches, queryTimeoutMs }: DatabaseOptions): string {
+  const seconds = batches ? WRITER_LOCK_WAIT_SECONDS : LOCK_WAIT_SECONDS;
+  const variables = {
+    ...SESSION,
+    innodb_lock_wait_timeout: seconds,
+    // Migrations wait for metadata locks as long as the server says.
+    ...(queryTimeoutMs > 0 && { lock_wait_timeout: seconds }),
+  };
+  const assignments = Object.entries(variables).map(([name, value]) => `${name} = ${value}`);
+  return `SET NAMES utf8mb4, ${assignments.join(', ')} ${TRANSACTIONS}`;
+}
+
+function prepareMysql(
+  options: DatabaseOptions,
+  progress: ConnectProgress,
+  killer: StatementKiller,
+): AfterCreate<Connection> {
   const settings = sessionSettings(options);
   return (connection, done) => {
     withStatementTimeout(connection, options.queryTimeoutMs, killer);
-    let left = settings.length;
-    for (const sql of settings) {
-      connection.query(sql, (error) => {
-        left -= 1;
-        if (error) {
-          // Knex does not close a connection whose set-up failed.
-          connection.destroy();
-          left = -1;
-          done(error, connection);
-        } else if (left === 0) done(null, connection);
-      });
-    }
+    connection.query(settings, (error) => {
+      progress.done(connection);
+      // Knex does not close a connection whose set-up failed.
+      if (error) connection.destroy();
+      done(error, connection);
+    });
   };
 }

@@ -37,6 +37,8 @@ export interface Dialect {
    * @throws the driver's error
    */
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T>;
+  /** Waits while another program has locked SQLite's file. Servers wait by themselves. @throws the driver's error */
+  waitForWriteLock(knex: Knex): Promise<void>;
   /** Runs the SQL of one migration step: one statement on MySQL, which cannot roll DDL back. */
   ddl(knex: Knex, sql: { readonly mysql: string; readonly sqlite: readonly string[] }): Promise<void>;
   /**
@@ -146,6 +148,8 @@ const mysql: Dialect = {
     return rows;
   },
 
+  async waitForWriteLock() {},
+
   async ddl(knex, sql) {
     await knex.raw(sql.mysql);
   },
@@ -222,6 +226,11 @@ const sqlite: Dialect = {
   async select(knex, sql, bindings) {
     const answer = await knex.raw(sql, bindings);
     return answer;
+  },
+
+  async waitForWriteLock(knex) {
+    await knex.raw('BEGIN IMMEDIATE');
+    await knex.raw('ROLLBACK');
   },
 
   async ddl(knex, sql) {

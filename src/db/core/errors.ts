@@ -120,6 +120,7 @@ export async function withFileLockRetry<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-function isFileLocked(error: unknown): boolean {
+/** Another program holds the lock of SQLite's file. */
+export function isFileLocked(error: unknown): boolean {
   return classifyError(error) === 'locked' && errorCode(error)?.startsWith('SQLITE_') === true;
 }

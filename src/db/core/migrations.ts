@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { Knex } from 'knex';
 import { dialectOf } from './dialect.ts';
+import { isFileLocked } from './errors.ts';
 
 const FOLDER = fileURLToPath(new URL('../../../migrations/', import.meta.url));
 const TABLE = 'knex_migrations';
@@ -64,6 +65,7 @@ async function appliedNames(knex: Knex): Promise<Set<string>> {
   try {
     return new Set(await knex(TABLE).pluck<string[]>('name'));
   } catch (error) {
+    if (isFileLocked(error)) throw error;
     if (await knex.schema.hasTable(TABLE)) throw error;
     return new Set();
   }
@@ -95,6 +97,8 @@ async function withLock(knex: Knex, work: () => Promise<[number, string[]]>): Pr
   const unlock = await dialectOf(knex).advisoryLock(knex, 'chat-migrate', WAIT_SECONDS);
   if (!unlock) throw new Error(`another process has been migrating this database for ${WAIT_SECONDS} s`);
   try {
+    // Knex would report a locked file as a lock of another migration.
+    await dialectOf(knex).waitForWriteLock(knex);
     const [, names] = await work();
     return names;
   } finally {

@@ -2,15 +2,12 @@
 import { dirname } from 'node:path';
 import Sqlite from 'better-sqlite3';
 import { makeFolder } from '../../util/folders.ts';
-import { isBusy } from '../core/file-lock.ts';
 
 const VERSION = 1;
 const PAGE_BYTES = 4096;
 /** Room beyond the limit of entries: rejected entries, indexes, and the ends of replies that arrive after it. */
 const FILE_SHARE = 2;
 const FILE_EXTRA_BYTES = 16 * 1024 * 1024;
-const WAIT_MS = 5000;
-const RETRY_MS = 10;
 
 /** Triggers maintain `total`: summing up a full journal costs more than writing to it. */
 const SCHEMA = `
@@ -48,17 +45,19 @@ const SCHEMA = `
 `;
 
 /**
- * Creates folder and tables where they are missing. The size of the file is limited somewhat above `maxBytes`.
- * @throws the driver's error; Error when a newer version of this program wrote the file
+ * Creates folder and tables where they are missing. The size of the file is limited somewhat above `maxBytes`. Waits
+ * for no lock, because that would block the event loop.
+ * @throws the driver's error, also when the file is locked; Error when a newer version of this program wrote the file
  */
 export function openJournalFile(path: string, maxBytes: number): Sqlite.Database {
   makeFolder(dirname(path));
-  const file = new Sqlite(path, { timeout: WAIT_MS });
+  const file = new Sqlite(path, { timeout: 0 });
   try {
-    enableWal(file);
+    file.pragma('journal_mode = WAL');
     file.pragma('synchronous = FULL');
     file.pragma(`max_page_count = ${Math.ceil((maxBytes * FILE_SHARE + FILE_EXTRA_BYTES) / PAGE_BYTES)}`);
-    file.transaction(prepare).immediate(file);
+    // A file that is ready needs no lock.
+    if (versionOf(file) !== VERSION) file.transaction(prepare).immediate(file);
     return file;
   } catch (error) {
     file.close();
@@ -67,23 +66,13 @@ export function openJournalFile(path: string, maxBytes: number): Sqlite.Database
 }
 
 function prepare(file: Sqlite.Database): void {
-  const version = file.pragma('user_version', { simple: true });
+  const version = versionOf(file);
   if (version === 0) file.exec(SCHEMA);
   else if (version !== VERSION) throw new Error(`the journal has an unknown version (${String(version)})`);
 }
 
-/** When several processes open a new file at the same time, SQLite answers BUSY without waiting for `timeout`. */
-function enableWal(file: Sqlite.Database): void {
-  const deadline = performance.now() + WAIT_MS;
-  for (;;) {
-    try {
-      file.pragma('journal_mode = WAL');
-      return;
-    } catch (error) {
-      if (!isBusy(error) || performance.now() > deadline) throw error;
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RETRY_MS);
-    }
-  }
+function versionOf(file: Sqlite.Database): unknown {
+  return file.pragma('user_version', { simple: true });
 }
 
 /** Whether the row caused the error, so that other rows can still be written; false when the file did. */

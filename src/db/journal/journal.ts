@@ -1,11 +1,12 @@
 import type Sqlite from 'better-sqlite3';
 import type { PendingTurns, TurnWrite } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
-import { databaseUnavailable } from '../core/errors.ts';
-import { FileLock } from '../core/file-lock.ts';
+import { databaseUnavailable, withFileLockRetry } from '../core/errors.ts';
+import { FileLock, isBusy } from '../core/file-lock.ts';
 import { type EntryRow, toEntry, toUnit } from './codec.ts';
 import { isRowError, openJournalFile } from './file.ts';
 import { prepareStatements, type StoredEntry } from './statements.ts';
+import { WriteQueue } from './write-queue.ts';
 
 /** Limit for the bodies of one {@link Journal.take}, so that many long replies do not fill the memory. */
 const TAKE_BYTES = 8_000_000;
@@ -27,9 +28,17 @@ interface PendingAppend {
   readonly reject: (reason: unknown) => void;
 }
 
+/** Appends that share a transaction. */
+interface Batch {
+  /** Each leaves when it is settled. */
+  readonly appends: Set<PendingAppend>;
+  isQueued: boolean;
+}
+
 /**
  * Turns that wait for the database, in a SQLite file that all processes of the host share. Entries survive a crash of
- * the process and of the machine. Methods throw AppError `database_unavailable` when the file cannot be used.
+ * the process and of the machine. Writes wait for the lock of the file, reads need none. Methods throw AppError
+ * `database_unavailable` when the file cannot be used.
  */
 export class Journal implements Omit<PendingTurns, 'flush'> {
   readonly #file: Sqlite.Database;
@@ -37,8 +46,11 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
   readonly #lock: FileLock;
   readonly #sql: ReturnType<typeof prepareStatements>;
   readonly #maxBytes: number;
-  #appends: PendingAppend[] = [];
-  #appendingTo = new Set<string>();
+  readonly #writes = new WriteQueue();
+  /** Appends that are not written yet, by conversation. */
+  readonly #pending = new Map<string, Set<PendingAppend>>();
+  /** What the next append joins. */
+  #batch: Batch | undefined;
 
   /**
    * @param path its folder is created
@@ -52,16 +64,29 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     this.#lock = new FileLock(`${path}.lock`);
   }
 
+  /** The constructor, which is repeated for some seconds while another program has locked the file. */
+  static open(path: string, maxBytes: number): Promise<Journal> {
+    return withFileLockRetry(async () => new Journal(path, maxBytes));
+  }
+
   /**
-   * Resolves when the unit is on disk. Units of the same turn of the event loop share one transaction.
+   * Resolves when the unit is on disk. Units of the same turn of the event loop share one transaction, and so do those
+   * that wait for the lock of the file.
    * @throws AppError `database_unavailable` when the journal is full or its file fails
    */
   append(unit: TurnWrite): Promise<void> {
     return new Promise((resolve, reject) => {
       const row = toEntry(unit);
-      if (this.#appends.length === 0) setImmediate(() => this.#flush());
-      this.#appends.push({ row, startsTurn: unit.start !== undefined, resolve, reject });
-      this.#appendingTo.add(row.conversationId);
+      const each = { row, startsTurn: unit.start !== undefined, resolve, reject };
+      if (!this.#batch) {
+        this.#batch = { appends: new Set(), isQueued: false };
+        setImmediate(() => this.#flush());
+      }
+      this.#batch.appends.add(each);
+      const { conversationId } = row;
+      const others = this.#pending.get(conversationId);
+      if (others) others.add(each);
+      else this.#pending.set(conversationId, new Set([each]));
     });
   }
 
@@ -84,20 +109,20 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     });
   }
 
-  remove(seqs: readonly number[]): void {
-    this.#use(() => {
+  remove(seqs: readonly number[]): Promise<void> {
+    return this.#write(() => {
       this.#sql.remove.run(JSON.stringify(seqs));
       this.#truncateWal();
     });
   }
 
   /** Moves an entry that the database rejects to the table `rejected`, where an operator can examine it. */
-  reject(seq: number, reason: string): void {
+  reject(seq: number, reason: string): Promise<void> {
     const move = () => {
       this.#sql.moveToRejected.run(reason, seq);
       this.#sql.remove.run(JSON.stringify([seq]));
     };
-    this.#use(() => {
+    return this.#write(() => {
       this.#file.transaction(move).immediate();
       this.#truncateWal();
     });
@@ -109,12 +134,12 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
   }
 
   /** Removes all entries of a conversation, rejected ones too. @returns how many */
-  drop(conversationId: string): number {
+  drop(conversationId: string): Promise<number> {
     const removeAll = (): number => {
       const { changes } = this.#sql.drop.run(conversationId);
       return changes + this.#sql.dropRejected.run(conversationId).changes;
     };
-    return this.#use(() => {
+    return this.#write(() => {
       const count = this.#file.transaction(removeAll).immediate();
       if (count > 0) this.#truncateWal();
       return count;
@@ -122,16 +147,18 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
   }
 
   isEmpty(): boolean {
-    return this.#use(() => this.#sql.hasEntries.get() === 0);
+    return this.#use(() => this.#pending.size === 0 && this.#sql.hasEntries.get() === 0);
   }
 
   has(conversationId: string): boolean {
-    if (this.#appendingTo.has(conversationId)) return true;
+    if (this.#pending.has(conversationId)) return true;
     return this.#read(() => this.#sql.hasConversation.get(conversationId) !== undefined);
   }
 
   conversation(conversationId: string): ReturnType<PendingTurns['conversation']> {
-    const units = this.#use(() => this.#sql.bodies.all(conversationId)).map(toUnit);
+    const stored = this.#use(() => this.#sql.bodies.all(conversationId));
+    const pending = [...(this.#pending.get(conversationId) ?? [])].map(({ row }) => row.body);
+    const units = [...stored, ...pending].map(toUnit);
     const first = units[0]?.start;
     if (first?.named !== false) return null;
     const messages = new Map<string, Message>();
@@ -147,14 +174,19 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
   }
 
   reply(uid: string): Message | null {
-    const body = this.#use(() => this.#sql.reply.get(uid));
+    const body = this.#use(() => this.#pendingBody(uid) ?? this.#sql.reply.get(uid));
     return (body === undefined ? null : toUnit(body))?.reply ?? null;
   }
 
   state(): ReturnType<PendingTurns['state']> {
     return this.#use(() => {
       const { turns, bytes } = this.#total();
-      return { turns, bytes, oldest: turns === 0 ? null : (this.#sql.oldestAt.get() ?? null) };
+      const pending = this.#allPending().map(({ row }) => row.bytes);
+      return {
+        turns: turns + pending.length,
+        bytes: pending.reduce((sum, each) => sum + each, bytes),
+        oldest: turns === 0 ? null : (this.#sql.oldestAt.get() ?? null),
+      };
     });
   }
 
@@ -169,14 +201,15 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     }
   }
 
-  /** Writes pending appends. Entries stay for the next start. */
-  close(): void {
-    this.#flush();
-    this.#lock.close();
-    this.#file.close();
+  /** Writes pending appends first; immediately, when the file is not locked. Entries stay for the next start. */
+  close(): Promise<void> {
+    return this.#write(() => {
+      this.#lock.close();
+      this.#file.close();
+    });
   }
 
-  /** Writes pending appends first. */
+  /** Writes pending appends first, unless the file is locked. */
   #use<T>(work: () => T): T {
     this.#flush();
     return this.#read(work);
@@ -190,30 +223,73 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     }
   }
 
+  /** After all earlier writes. */
+  async #write<T>(work: () => T): Promise<T> {
+    this.#flush();
+    this.#seal(this.#batch);
+    try {
+      return await this.#writes.run(work);
+    } catch (error) {
+      throw journalError(error);
+    }
+  }
+
+  #allPending(): PendingAppend[] {
+    return [...this.#pending.values()].flatMap((appends) => [...appends]);
+  }
+
+  #pendingBody(replyUid: string): string | undefined {
+    return this.#allPending().findLast(({ row }) => row.replyUid === replyUid)?.row.body;
+  }
+
   #total() {
     return this.#sql.total.get() ?? { turns: 0, bytes: 0 };
   }
 
   /** Never throws: errors reject the appends. */
   #flush(): void {
-    if (this.#appends.length === 0) return;
-    const batch = this.#appends;
-    this.#appends = [];
-    this.#appendingTo = new Set();
-    this.#settle(batch);
+    const batch = this.#batch;
+    if (!batch || batch.isQueued) return;
+    batch.isQueued = true;
+    const written = this.#writes.run(() => {
+      this.#settle(batch, [...batch.appends]);
+      this.#seal(batch);
+    });
+    written.catch((error: unknown) => {
+      this.#seal(batch);
+      for (const each of batch.appends) this.#end(batch, each).reject(journalError(error));
+    });
   }
 
-  #settle(batch: readonly PendingAppend[]): void {
+  /** Later appends join another batch. */
+  #seal(batch: Batch | undefined): void {
+    if (this.#batch === batch) this.#batch = undefined;
+  }
+
+  /** @throws when the file is locked */
+  #settle(batch: Batch, appends: readonly PendingAppend[]): void {
     try {
-      const full = this.#file.transaction(() => this.#insert(batch)).immediate();
-      for (const each of batch) {
-        if (full.has(each)) each.reject(databaseUnavailable(undefined, FULL));
-        else each.resolve();
+      const full = this.#file.transaction(() => this.#insert(appends)).immediate();
+      for (const each of appends) {
+        const { resolve, reject } = this.#end(batch, each);
+        if (full.has(each)) reject(databaseUnavailable(undefined, FULL));
+        else resolve();
       }
     } catch (error) {
-      if (batch.length > 1 && isRowError(error)) for (const each of batch) this.#settle([each]);
-      else for (const { reject } of batch) reject(journalError(error));
+      if (isBusy(error)) throw error;
+      if (appends.length > 1 && isRowError(error)) for (const each of appends) this.#settle(batch, [each]);
+      else for (const each of appends) this.#end(batch, each).reject(journalError(error));
     }
+  }
+
+  /** The append is settled. */
+  #end(batch: Batch, append: PendingAppend): PendingAppend {
+    const { conversationId } = append.row;
+    batch.appends.delete(append);
+    const others = this.#pending.get(conversationId);
+    others?.delete(append);
+    if (others?.size === 0) this.#pending.delete(conversationId);
+    return append;
   }
 
   /** @returns those rejected because the journal is full */
@@ -235,7 +311,13 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
 
   /** SQLite reuses the pages of removed entries, but never shortens the write-ahead log by itself. */
   #truncateWal(): void {
-    if (this.#total().turns === 0) this.#file.pragma('wal_checkpoint(TRUNCATE)');
+    if (this.#total().turns > 0) return;
+    try {
+      this.#file.pragma('wal_checkpoint(TRUNCATE)');
+    } catch (error) {
+      // The next one truncates it.
+      if (!isBusy(error)) throw error;
+    }
   }
 }
 

@@ -58,8 +58,8 @@ async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[])
     const { conversationId, seq } = entry;
     if ('outcome' in result) {
       if (skipped.has(conversationId)) continue;
-      if (result.outcome === 'gone' && isOrphan(parts.journal, entry)) reject(parts, entry, 'orphaned');
-      else if (result.outcome === 'foreign') reject(parts, entry, 'foreign');
+      if (result.outcome === 'gone' && isOrphan(parts.journal, entry)) await reject(parts, entry, 'orphaned');
+      else if (result.outcome === 'foreign') await reject(parts, entry, 'foreign');
       else done.push(seq);
       continue;
     }
@@ -69,18 +69,18 @@ async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[])
     skipped.add(conversationId);
   }
   if (done.length > 0) {
-    parts.journal.remove(done);
+    await parts.journal.remove(done);
     parts.onSuccess();
   }
   let saved = done.length;
   for (const entry of failure === undefined ? failed : []) {
     const again = await attempt(parts, entry.unit);
     if ('outcome' in again) {
-      parts.journal.remove([entry.seq]);
+      await parts.journal.remove([entry.seq]);
       saved += 1;
     } else if (isUnavailable(again.error)) return { saved, busy, failure: again.error };
     else if (isDatabaseBusy(again.error)) busy = true;
-    else reject(parts, entry, reasonOf(again.error));
+    else await reject(parts, entry, reasonOf(again.error));
   }
   return { saved, busy, failure };
 }
@@ -104,8 +104,8 @@ function isOrphan(journal: Journal, { conversationId, unit }: JournalEntry): boo
   return typeof question === 'string' && journal.wasRejected(conversationId, question);
 }
 
-function reject({ journal, logger }: ReplayParts, entry: JournalEntry, reason: string): void {
-  journal.reject(entry.seq, reason);
+async function reject({ journal, logger }: ReplayParts, entry: JournalEntry, reason: string): Promise<void> {
+  await journal.reject(entry.seq, reason);
   const { conversationId, uid } = entry;
   logger.error({ conversation_id: conversationId, uid, reason }, 'journal entry rejected by the database');
 }

@@ -109,7 +109,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   }
 
   /** Removes the entries of a deleted conversation. @returns how many */
-  drop(conversationId: string): number {
+  drop(conversationId: string): Promise<number> {
     return this.#journal.drop(conversationId);
   }
 
@@ -153,7 +153,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
       await this.idle();
       await this.#replaying;
     }
-    this.#journal.close();
+    await this.#journal.close();
   }
 
   #track<T>(work: Promise<T>): Promise<T> {
@@ -169,7 +169,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
    */
   async #writeInOrder(unit: TurnWrite): Promise<WriteOutcome> {
     const conversationId = conversationOf(unit);
-    if (conversationId === undefined) return this.#database.write(unit);
+    const since = performance.now();
+    if (conversationId === undefined) return this.#database.write(unit, since);
     if (unit.reply && unit.reply.status !== 'streaming') this.#journalledReplies.delete(unit.reply.uid);
     const { before, leave } = this.#queues.enter(conversationId);
     try {
@@ -177,7 +178,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
       // A new id cannot be in the journal. The query would take 6 % of the time of a cached chat.
       const isJournalled = unit.start?.named !== false && this.#journal.has(conversationId);
       if (!this.#status.isDown && !isJournalled && !this.#isAbandoned) {
-        const outcome = await this.#writeToDatabase(unit);
+        const outcome = await this.#writeToDatabase(unit, since);
         if (outcome !== undefined) return outcome;
       }
       return await this.#writeToJournal(unit, leave);
@@ -187,9 +188,9 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   }
 
   /** Undefined when the database is unavailable. */
-  async #writeToDatabase(unit: TurnWrite): Promise<WriteOutcome | undefined> {
+  async #writeToDatabase(unit: TurnWrite, since: number): Promise<WriteOutcome | undefined> {
     try {
-      const outcome = await this.#writeUnlessAbandoned(unit);
+      const outcome = await this.#writeUnlessAbandoned(unit, since);
       if (outcome === undefined) return undefined;
       if (!this.#status.isDown) this.#status.markUp();
       return outcome;
@@ -202,12 +203,12 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   }
 
   /** Undefined when the database is abandoned before it responds. */
-  #writeUnlessAbandoned(unit: TurnWrite): Promise<WriteOutcome | undefined> {
+  #writeUnlessAbandoned(unit: TurnWrite, since: number): Promise<WriteOutcome | undefined> {
     return new Promise((resolve, reject) => {
       const abandon = () => resolve(undefined);
       this.#waiting.add(abandon);
       const settle = () => this.#waiting.delete(abandon);
-      this.#database.write(unit).then(resolve, reject).finally(settle);
+      this.#database.write(unit, since).then(resolve, reject).finally(settle);
     });
   }
 

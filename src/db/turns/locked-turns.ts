@@ -11,7 +11,7 @@ const PARALLEL = 2;
 
 export interface WaitingTurn {
   readonly unit: TurnWrite;
-  /** When it was passed to the writer, on the monotonic clock. */
+  /** When it arrived, on the monotonic clock: the wait for earlier turns of the conversation counts. */
   readonly since: number;
   readonly resolve: (outcome: WriteOutcome) => void;
   readonly reject: (reason: unknown) => void;
@@ -78,6 +78,10 @@ export class LockedTurns {
     line.retryMs = Math.min(2 * line.retryMs, MAX_RETRY_MS);
   }
 
+  #isLate({ unit, since }: WaitingTurn): boolean {
+    return performance.now() - since >= (unit.start ? START_WAIT_MS : END_WAIT_MS);
+  }
+
   #next(): void {
     while (this.#running < PARALLEL) {
       const line = this.#ready.shift();
@@ -93,8 +97,7 @@ export class LockedTurns {
   async #try(line: Line): Promise<void> {
     for (let turn = line.turns[0]; turn; turn = line.turns[0]) {
       if (!(await this.#attempt(turn))) {
-        const limit = turn.unit.start ? START_WAIT_MS : END_WAIT_MS;
-        if (!this.#closed && performance.now() - turn.since < limit) return this.#wait(line);
+        if (!this.#closed && !this.#isLate(turn)) return this.#wait(line);
         turn.reject(databaseBusy(undefined));
       }
       line.turns.shift();

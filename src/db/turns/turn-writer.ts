@@ -68,10 +68,10 @@ export class GroupCommitWriter implements TurnWriter {
     this.#locked = new LockedTurns((turn) => this.#retry(turn));
   }
 
-  write(unit: TurnWrite): Promise<WriteOutcome> {
+  write(unit: TurnWrite, since = performance.now()): Promise<WriteOutcome> {
     if (this.#closed) return Promise.reject(databaseUnavailable('the writer is closed'));
     return new Promise((resolve, reject) => {
-      const turn = { unit, since: performance.now(), resolve, reject };
+      const turn = { unit, since, resolve, reject };
       if (this.#locked.has(unit)) this.#locked.add(turn);
       else (unit.key || unit.replayed ? this.#keyed : this.#main).addTurn(turn);
     });

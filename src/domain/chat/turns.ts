@@ -79,9 +79,10 @@ export type ProgressOutcome = 'saved' | 'stopped' | 'gone';
 export interface TurnWriter {
   /**
    * Resolves after the commit. Repeating a write with the same uids changes nothing.
-   * @throws AppError `database_unavailable`
+   * @param since when the unit arrived, on the monotonic clock; its wait for locks counts from then. Default: now
+   * @throws AppError `database_unavailable`, `database_busy`
    */
-  write(unit: TurnWrite): Promise<WriteOutcome>;
+  write(unit: TurnWrite, since?: number): Promise<WriteOutcome>;
   /** Appends to a stored reply. Has lower priority than `write`. @throws AppError `database_unavailable` */
   progress(reply: ReplyProgress): Promise<ProgressOutcome>;
   /** Resolves when every write has succeeded or failed. */

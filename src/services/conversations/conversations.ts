@@ -37,7 +37,7 @@ export interface ConversationList {
 export class ConversationService {
   readonly #repository: ConversationRepository;
   readonly #pending: Pick<PendingTurns, 'has' | 'flush'>;
-  readonly #deleted: (id: string) => void;
+  readonly #deleted: (id: string) => Promise<void>;
   readonly #clock: Clock;
   readonly #retention: Retention;
 
@@ -47,7 +47,7 @@ export class ConversationService {
     pending: Pick<PendingTurns, 'has' | 'flush'>,
     clock: Clock,
     retention: Retention,
-    deleted: (id: string) => void = () => {},
+    deleted: (id: string) => Promise<void> = async () => {},
   ) {
     this.#repository = repository;
     this.#pending = pending;
@@ -92,7 +92,7 @@ export class ConversationService {
     await waitForReplay(this.#pending, id);
     const conversation = await this.#repository.find(id);
     const deleted = conversation !== null && (await this.#repository.delete(id, access));
-    if (deleted) this.#deleted(id);
+    if (deleted) await this.#deleted(id);
     if (!deleted || this.#expired(conversation)) throw conversationNotFound();
   }
 
