@@ -1,4 +1,5 @@
 import { startChat } from './chat/chat.js';
+import { request } from './credentials.js';
 import { watchHealth } from './health.js';
 import { initialLanguage, setLanguage, setText, translate } from './i18n.js';
 import { startKeyPanel } from './key-panel.js';
@@ -60,7 +61,11 @@ async function start() {
   let health;
   // Before the first request, whose response can be that a key is required.
   startKeyPanel({
-    onKeySet: () => health.refresh(),
+    async onKeySet() {
+      // Any valid key opens it; /health/ready ignores an invalid one.
+      await request('/docs', { method: 'HEAD', cache: 'no-store' });
+      await health.refresh();
+    },
     onKeyAccepted: () => chat.focus(),
     onKeyRemoved() {
       chat.renew();
