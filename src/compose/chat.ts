@@ -20,11 +20,27 @@ import { HealthService } from '../services/health.ts';
 import type { ContentFilter } from '../startup/open-content-filter.ts';
 import type { Core } from './core.ts';
 
-/** The client of the model server, or of the demo model when none is configured. */
-export async function openModel(config: Config, log: Logger, breaker: Partial<BreakerOptions> = {}) {
+/**
+ * The client of the model server, or of the demo model when none is configured.
+ * @param textMaxBytes the longest reply that can be stored
+ */
+export async function openModel(
+  config: Config,
+  log: Logger,
+  textMaxBytes: () => number,
+  breaker: Partial<BreakerOptions> = {},
+) {
   const demo = config.model.demo ? await startDemoModel() : undefined;
   const baseUrl = demo?.baseUrl ?? config.model.baseUrl;
-  const model = createChatModel({ ...config.model, baseUrl, breaker }, log);
+  const options = {
+    ...config.model,
+    baseUrl,
+    breaker,
+    get replyMaxBytes() {
+      return Math.min(config.model.replyMaxBytes, textMaxBytes());
+    },
+  };
+  const model = createChatModel(options, log);
   const close = async () => {
     await model.close();
     await demo?.close();

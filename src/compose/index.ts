@@ -86,7 +86,7 @@ async function openServer(
   const filter = await openContentFilter(config.filter, log, overrides.lookAtWordsMs);
   opened.defer(() => filter.stop());
   const storage = await openStorage(config, worker, log, opened, signal);
-  const upstream = await openModel(config, log, overrides.breaker);
+  const upstream = await openModel(config, log, storage.database.textMaxBytes, overrides.breaker);
   opened.defer(() => upstream.close());
   const secrets = async () => config.linkSecrets ?? [await storage.database.secrets.get('link')];
   const core: Core = { ...storage, config, worker, clock, ids, log, secrets };

@@ -16,6 +16,7 @@ export interface DatabaseConfig {
   readonly poolMax: number;
   readonly acquireTimeoutMs: number;
   readonly queryTimeoutMs: number;
+  readonly textMaxBytes: number;
   readonly autoMigrate: boolean;
 }
 
@@ -293,6 +294,7 @@ export function loadConfig(environment: Environment, terminal = false): Config {
       poolMax: settings.DB_POOL_MAX,
       acquireTimeoutMs: settings.DB_ACQUIRE_TIMEOUT_MS,
       queryTimeoutMs: settings.DB_QUERY_TIMEOUT_MS,
+      textMaxBytes: Math.max(settings.REPLY_MAX_BYTES, 3 * settings.MESSAGE_MAX_CHARS),
       autoMigrate: settings.DB_AUTO_MIGRATE ?? sqlite,
     },
     model: modelConfig(settings),

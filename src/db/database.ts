@@ -27,6 +27,8 @@ export interface Database {
   readonly writer: TurnWriter;
   /** The writer's connections. */
   readonly writerKnex: Knex;
+  /** The longest text that the server can store, in bytes of UTF-8; infinite as long as it is unknown. */
+  textMaxBytes(): number;
   readonly replies: ReplyStore;
   readonly purge: PurgeStore;
   readonly exports: ExportSource;
@@ -52,8 +54,16 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
   const knex = createKnex(options, logger);
   // The writer has connections of its own, so that busy readers cannot delay it.
   const ownPool = dialectOf(knex).pooled;
+  let textMaxBytes = Number.POSITIVE_INFINITY;
+  const onPacketLimit = (bytes: number) => {
+    if (bytes !== textMaxBytes) warnIfSmall(bytes, options.textMaxBytes ?? 0, logger);
+    textMaxBytes = bytes;
+  };
   const writerKnex = ownPool
-    ? createKnex({ ...options, poolMin: 0, poolMax: WRITER_CONNECTIONS, batches: true }, logger)
+    ? createKnex(
+        { ...options, poolMin: 0, poolMax: WRITER_CONNECTIONS, batches: true, onPacketLimit },
+        logger,
+      )
     : knex;
   const writer = new GroupCommitWriter(writerKnex, logger);
   return {
@@ -61,6 +71,7 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
     conversations: new KnexConversations(knex),
     writer,
     writerKnex,
+    textMaxBytes: () => textMaxBytes,
     replies: new KnexReplies(knex),
     purge: new KnexPurgeStore(knex),
     exports: new KnexExportSource(knex),
@@ -76,6 +87,12 @@ export function openDatabase(options: DatabaseOptions, logger: Logger): Database
       await Promise.all([knex.destroy(), ownPool ? writerKnex.destroy() : undefined]);
     },
   };
+}
+
+function warnIfSmall(maxAllowedPacket: number, needed: number, logger: Logger): void {
+  if (maxAllowedPacket >= needed) return;
+  const fields = { max_allowed_packet: maxAllowedPacket, needed_bytes: needed };
+  logger.warn(fields, 'max_allowed_packet is too small for REPLY_MAX_BYTES or MESSAGE_MAX_CHARS');
 }
 
 async function migrate(options: DatabaseOptions, logger: Logger): Promise<string[]> {

@@ -497,16 +497,56 @@ eachDatabase((_name, open, options) => {
       const outcomes = await Promise.all(again.map((unit) => writer.write(unit)));
       assert.deepEqual(outcomes, ['saved', 'taken']);
       assert.equal((await replies.key(key.id, 0))?.replyId, again[0]?.reply.uid);
-      assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'Half', '']);
+      assert.deepEqual(await contents(conversations, question.conversationId), ['a question', '']);
+    });
+
+    test('of a failed reply takes no text of a worker that was taken for dead', async () => {
+      const { writer, conversations } = open();
+      const key = keyOf();
+      const question = userMessage(newId());
+      const first = keyed(question, key);
+      await writer.write(first);
+      await writer.write({ reply: ended(first.reply, 'Half', BROKEN) });
+      const reply = streaming(question);
+      const claim = { ...key, replaces: first.reply.uid };
+      assert.equal(await writer.write({ reply, key: claim, worker: WORKER }), 'saved');
+      const { uid } = first.reply;
+      const progress = { uid, worker: WORKER, after: (length: number) => 'Half and more'.slice(length) };
+      assert.equal(await writer.progress(progress), 'gone');
+      const late = { reply: ended(first.reply, 'Half and more'), worker: WORKER };
+      assert.equal(await writer.write(late), 'gone');
+      await writer.write({ reply: ended(reply, 'at last'), worker: WORKER });
+      assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'at last']);
+    });
+
+    test('of a reply that goes on after all does not pass to another attempt', async () => {
+      const { writer, conversations } = open();
+      const key = keyOf();
+      const question = userMessage(newId());
+      const first = keyed(question, key);
+      await writer.write(first);
+      await writer.write({ reply: ended(first.reply, 'Half', BROKEN) });
+      const after = (length: number) => 'Half and more'.slice(length);
+      await writer.progress({ uid: first.reply.uid, worker: WORKER, after });
+      const claim = { ...key, replaces: first.reply.uid };
+      const retry = { reply: streaming(question), key: claim, worker: WORKER };
+      assert.equal(await writer.write(retry), 'taken');
+      await writer.write({ reply: ended(first.reply, 'Half and more'), worker: WORKER });
+      assert.equal(await writer.write(retry), 'taken');
+      assert.deepEqual(await contents(conversations, question.conversationId), [
+        'a question',
+        'Half and more',
+      ]);
     });
 
     test('of a failed reply without text leaves no trace', async () => {
-      const { writer, conversations } = open();
+      const { writer, conversations, knex } = open();
       const key = keyOf();
       const question = userMessage(newId());
       const first = keyed(question, key);
       // As when a process died before the first word, and others closed the row.
       await writer.write(first);
+      await knex('messages').where({ uid: first.reply.uid }).update({ status: 'incomplete' });
       const reply = streaming(question);
       await writer.write({ reply, key: { ...key, replaces: first.reply.uid }, worker: WORKER });
       await writer.write({ reply: ended(reply, 'at last') });

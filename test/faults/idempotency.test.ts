@@ -2,13 +2,15 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import { z } from 'zod';
 import { balance } from '../support/balance.ts';
 import { ask, forget, readToTheEnd, stream } from '../support/caller.ts';
-import { databases } from '../support/chat-server.ts';
+import { databases, until } from '../support/chat-server.ts';
 import { type Cluster, startCluster } from '../support/cluster.ts';
 import { status } from '../support/fake-upstream.ts';
 import { Entry, Ledger } from '../support/ledger.ts';
 import { randomised } from '../support/random.ts';
+import { query } from '../support/snapshot.ts';
 import { question } from '../support/story.ts';
 
 const WORKERS = 4;
@@ -93,11 +95,62 @@ for (const place of databases().slice(1)) {
       }),
     );
 
+    for (const when of ['while its lease runs', 'after its lease'] as const) {
+      it(`whose process is killed during the reply has one visible reply when it is repeated ${when}`, async () => {
+        const calls = [ask, stream];
+        const entries = calls.map(() =>
+          ledger.add(question({ pieces: 30, pace: 40 }), { key: newKey(), server: 3 }),
+        );
+        const first = entries.map((entry, n) => calls[n]?.(url(3), entry));
+        const running = async () => {
+          const rows = await query(cluster.place, "SELECT content FROM messages WHERE status = 'streaming'");
+          return rows.map((row) => z.object({ content: z.string() }).parse(row).content.length);
+        };
+        // The text of a whole reply comes at its end.
+        await until('both replies have begun', async () => {
+          const lengths = await running();
+          return lengths.length === 2 && lengths.some((length) => length > 0);
+        });
+        await cluster.at(3).kill(ledger);
+        await Promise.all(first);
+        if (when === 'after its lease') {
+          await until('the replies are closed', async () => (await running()).length === 0);
+        }
+        await Promise.all(entries.map((entry, n) => insist(entry, 3, calls[n])));
+        await cluster.at(3).start();
+        for (const entry of entries) await assertOneReply(entry);
+        await balance(ledger, cluster.place);
+      });
+    }
+
+    /** In the conversation, in an export and in what the model is sent with the next question. */
+    async function assertOneReply(entry: Entry): Promise<void> {
+      const { conversationId, question: asked, expected } = entry;
+      const wanted = [asked, expected];
+      const read = async (path: string) => (await fetch(`${url(0)}${path}`)).text();
+      const shape = z.object({ messages: z.array(z.object({ content: z.string() })) });
+      const contentsOf = (text: string) =>
+        shape.parse(JSON.parse(text)).messages.map(({ content }) => content);
+      assert.deepEqual(contentsOf(await read(`/api/conversations/${conversationId}`)), wanted);
+      const lines = (await read('/api/conversations/export-all?format=ndjson')).split('\n');
+      const line = lines.find((one) => one.includes(`"${conversationId}"`)) ?? '';
+      assert.deepEqual(contentsOf(line), wanted);
+      const next = ledger.add(question({ pieces: 1, pace: 1 }), conversationId ? { conversationId } : {});
+      assert.equal(await ask(url(1), next), 'ended');
+      const sent = cluster.upstream.requests.find(
+        ({ body }) => body.messages.at(-1)?.content === next.question,
+      );
+      assert.deepEqual(
+        sent?.body.messages.filter(({ role }) => role !== 'system').map(({ content }) => content),
+        [...wanted, next.question],
+      );
+    }
+
     /** As a good client does it: again with the same key until the reply is whole. */
-    async function insist(entry: Entry): Promise<void> {
+    async function insist(entry: Entry, members = WORKERS, call = stream): Promise<void> {
       for (let n = 0; entry.end?.kind !== 'done'; n += 1) {
         assert(n < 50, `${entry.refusals} ${JSON.stringify(entry.end)}`);
-        if ((await stream(url(n), entry)) !== 'ended')
+        if ((await call(url(n % members), entry)) !== 'ended')
           await new Promise((resolve) => setTimeout(resolve, 100));
       }
     }

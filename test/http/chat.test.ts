@@ -411,11 +411,16 @@ for (const place of databases()) {
       now += 24 * HOUR + 1;
       const answer = await chat.ask({ message: 'new', conversation_id: id });
       assert.deepEqual(lastContext(), ['new']);
+      const stored = await chat.read(id);
       assert.deepEqual(
-        (await chat.rows(id)).map(({ content }) => content),
+        stored.messages.map(({ content }) => content),
         ['new', 'echo: new'],
       );
-      const stored = await chat.read(id);
+      const { knex } = chat.server.database;
+      await until(
+        'the old rows are removed',
+        async () => (await knex('messages').where({ conversation_id: id })).length === 2,
+      );
       assert.equal(stored.created_at, new Date(now).toISOString());
       assert.equal(stored.expires_at, new Date(now + 24 * HOUR).toISOString());
       assert.equal(answer.expires_at, stored.expires_at);

@@ -9,10 +9,29 @@ import { loadConfig } from '../../src/config/config.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { createIdSource } from '../../src/ids.ts';
+import { until } from '../support/chat-server.ts';
 import { silent } from '../support/databases.ts';
+import type { StoredConversation } from '../support/export-data.ts';
+import { scriptFolder } from '../support/script.ts';
 
 const SCRIPT = fileURLToPath(new URL('../../scripts/purge.ts', import.meta.url));
 const HOUR = 3_600_000;
+/** More than the command removes in the second after which it prints its progress. */
+const CONVERSATIONS = 600;
+const MESSAGES = 200;
+
+const STOPPED =
+  /^(?<removed>\d+) conversations with \d+ messages removed before the interruption\. (?<left>\d+) conversations are left; run it again\.\n$/m;
+
+function expiredConversation(): StoredConversation {
+  const id = crypto.randomUUID();
+  const time = '2024-03-21 12:00:00.123';
+  const messages = Array.from({ length: MESSAGES }, () => ({
+    ...{ uid: crypto.randomUUID(), role: 'user', content: 'an old message', status: 'complete' },
+    timestamp: time,
+  }));
+  return { id, created_at: time, last_active: time, messages };
+}
 
 describe('npm run purge', () => {
   let folder: string;
@@ -58,6 +77,37 @@ describe('npm run purge', () => {
     assert.equal(run('--dry-run').stdout, '2 conversations with 2 messages would be removed.\n');
     assert.equal(run().stdout, '2 conversations with 2 messages removed.\n');
     assert.equal(run('--dry-run').stdout, '0 conversations with 0 messages would be removed.\n');
+  });
+
+  it('prints its progress each second, and ends within a second after a signal with what is left', async (t) => {
+    const script = scriptFolder();
+    t.after(() => script.remove());
+    const database = script.open();
+    await database.migrate();
+    await database.close();
+    script.fill(Array.from({ length: CONVERSATIONS }, expiredConversation));
+    let before = CONVERSATIONS;
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      const { child, ended } = script.start('purge', []);
+      let printed = '';
+      child.stdout?.on('data', (chunk) => {
+        printed += String(chunk);
+      });
+      await until('a line of progress', () =>
+        /^\d+ conversations, [1-9]\d* messages removed, [1-9]\d* messages\/s$/m.test(printed),
+      );
+      const from = performance.now();
+      child.kill(signal);
+      const { code, stdout, stderr } = await ended;
+      const ms = performance.now() - from;
+      assert(ms < 1000, `${ms} ms`);
+      assert.deepEqual([code, stderr], [0, '']);
+      const said = STOPPED.exec(stdout.toString())?.groups;
+      const left = Number(said?.left);
+      assert.equal(Number(said?.removed) + left, before, printed);
+      assert(left > 0, printed);
+      before = left;
+    }
   });
 
   it('rejects an unknown option', () => {

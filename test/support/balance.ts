@@ -88,21 +88,17 @@ function problemsOf(
   ];
 }
 
-/** The replies to one question: its own, and those before it that broke and were made anew. */
+/** The one reply to a question. One that broke is gone when its key has been used again. */
 function answerProblems(ledger: Ledger, entry: Entry, answers: readonly StoredMessage[]): string[] {
-  const told = [entry.reply, ...entry.broken];
-  const left = answers.filter(({ uid }) => !told.some(({ streamId }) => streamId === uid));
-  // Nobody was told the id of these: one may be its own, the others broke before their key was used again.
-  const own = entry.streamId === undefined ? left.pop() : undefined;
-  const broke = entry.key === undefined ? [] : left.filter(({ status }) => status === 'incomplete');
-  return [
-    ...(left.length > broke.length ? [`has ${answers.length} replies`] : []),
-    ...told.flatMap((reply) => {
-      const stored =
-        answers.find(({ uid }) => uid === reply.streamId) ?? (reply === entry.reply ? own : undefined);
-      return replyProblems(ledger, entry, reply, stored);
-    }),
-  ];
+  const { key, reply, end } = entry;
+  const problems = answers.length > 1 ? [`has ${answers.length} replies`] : [];
+  const told = answers.find(({ uid }) => uid === reply.streamId);
+  if (told || reply.streamId === undefined || key === undefined || end?.kind === 'done') {
+    return [...problems, ...replyProblems(ledger, entry, reply, told ?? answers.at(-1))];
+  }
+  // Nobody was told the id of the reply that has replaced the one that was told.
+  const untold = answers.filter(({ content }) => !entry.expected.startsWith(content));
+  return [...problems, ...untold.map(({ content }) => `stored is ${excerpt(content, entry.expected)}`)];
 }
 
 function replyProblems(ledger: Ledger, entry: Entry, reply: Telling, stored?: StoredMessage): string[] {

@@ -1,6 +1,6 @@
 import { dirname } from 'node:path';
 import openKnex, { type Knex } from 'knex';
-import type { Connection } from 'mysql2';
+import type { Connection, RowDataPacket } from 'mysql2';
 import type { Logger } from 'pino';
 import { makeFolder } from '../../util/folders.ts';
 import { ConnectProgress } from './connect-progress.ts';
@@ -21,8 +21,12 @@ export interface DatabaseOptions {
   readonly acquireTimeoutMs: number;
   /** Timeout of every statement, BEGIN and COMMIT included; 0: none, for migrations. */
   readonly queryTimeoutMs: number;
+  /** The longest text that is stored, in bytes. */
+  readonly textMaxBytes?: number;
   /** For {@link Dialect.batch}: allows several statements in one packet on MySQL. */
   readonly batches?: boolean;
+  /** With `batches`: called for each connection with the server's `max_allowed_packet`. */
+  readonly onPacketLimit?: (maxAllowedPacket: number) => void;
 }
 
 /**
@@ -225,21 +229,32 @@ function sessionSettings({ batches, queryTimeoutMs }: DatabaseOptions): string {
     ...(queryTimeoutMs > 0 && { lock_wait_timeout: seconds }),
   };
   const assignments = Object.entries(variables).map(([name, value]) => `${name} = ${value}`);
-  return `SET NAMES utf8mb4, ${assignments.join(', ')} ${TRANSACTIONS}`;
+  return `SET NAMES utf8mb4, ${assignments.join(', ')} ${TRANSACTIONS}${batches ? PACKET_LIMIT : ''}`;
+}
+
+const PACKET_LIMIT = '; SELECT @@max_allowed_packet AS bytes';
+
+/** See {@link Dialect.batch}. */
+interface BatchConnection extends Connection {
+  maxAllowedPacket?: number;
 }
 
 function prepareMysql(
   options: DatabaseOptions,
   progress: ConnectProgress,
   killer: StatementKiller,
-): AfterCreate<Connection> {
+): AfterCreate<BatchConnection> {
   const settings = sessionSettings(options);
   return (connection, done) => {
     withStatementTimeout(connection, options.queryTimeoutMs, killer);
-    connection.query(settings, (error) => {
+    connection.query<RowDataPacket[][]>(settings, (error, results) => {
       progress.done(connection);
       // Knex does not close a connection whose set-up failed.
       if (error) connection.destroy();
+      else if (options.batches) {
+        connection.maxAllowedPacket = Number(results[1]?.[0]?.bytes);
+        options.onPacketLimit?.(connection.maxAllowedPacket);
+      }
       done(error, connection);
     });
   };

@@ -4,6 +4,7 @@ import { errorCode } from '../../domain/errors.ts';
 import { toTime } from '../core/codec.ts';
 import type { Statement } from '../core/dialect.ts';
 import type { ConversationRow, IdempotencyKeyRow } from '../core/tables.ts';
+import type { ReplyRow } from './reply-writes.ts';
 
 /** A stored key with the activity of its conversation; null when that was deleted, so that the key is free. */
 export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & {
@@ -11,7 +12,8 @@ export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & {
 };
 
 /**
- * The statements that claim the key for the turn; undefined when another turn has it. A claim that is not committed yet
+ * The statements that claim the key for the turn; undefined when another turn has it. A replaced reply is deleted, so
+ * that the question has one. A claim that is not committed yet
  * makes the INSERT fail, and with it the transaction: see {@link isConflict}.
  */
 export function claimKey(
@@ -20,13 +22,16 @@ export function claimKey(
   questionId: string,
   reply: Message,
   epoch: number,
+  replaced: Pick<ReplyRow, 'status' | 'length'> | undefined,
 ): Statement[] | undefined {
   if (key.replaces !== null) {
     if (!known?.last_active || known.reply_uid !== key.replaces) return undefined;
+    // Its worker was taken for dead, and has written to it meanwhile.
+    if (replaced && replaced.status !== 'incomplete') return undefined;
     return [
       { sql: 'UPDATE idempotency_keys SET reply_uid = ? WHERE id = ?', bindings: [reply.uid, key.id] },
-      // Only an empty reply is deleted.
-      { sql: `DELETE FROM messages WHERE uid = ? AND length = 0`, bindings: [key.replaces] },
+      ...(replaced?.length ? [recordReplacement(reply, toTime(Date.now()))] : []),
+      { sql: `DELETE FROM messages WHERE uid = ? AND status = 'incomplete'`, bindings: [key.replaces] },
     ];
   }
   const free: Statement[] = [];
@@ -45,6 +50,13 @@ export function claimKey(
       bindings: [key.id, key.bodyHash, conversationId, questionId, uid, cached, toTime(timestamp), epoch],
     },
   ];
+}
+
+/** Incremental exports may have delivered the text of the replaced reply: they deliver the conversation anew. */
+function recordReplacement({ conversationId }: Message, at: string): Statement {
+  const sql = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed, pending)
+     SELECT id, owner, ?, 1, 0 FROM conversations WHERE id = ?`;
+  return { sql, bindings: [at, conversationId] };
 }
 
 /** Whether another transaction has claimed one of the keys or created one of the conversations at the same time. */

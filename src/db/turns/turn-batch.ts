@@ -8,10 +8,12 @@ import type {
   WriteOutcome,
 } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
+import { AppError } from '../../domain/errors.ts';
 import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
 import {
   type Dialect,
   type LockedConversation,
+  type PacketLimit,
   placeholders,
   repeated,
   type Statement,
@@ -19,6 +21,7 @@ import {
 import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
+import { appendRest, firstPart, isTooLong, storable } from './text-parts.ts';
 
 /** Each retry can meet another key of the batch that another process has claimed. */
 const CLAIM_RETRIES = 3;
@@ -47,7 +50,8 @@ export const LOCKED = Symbol('locked');
  */
 export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch): Promise<BatchOutcomes> {
   const reads = new Reads(dialect, batch);
-  const plan = (rows: readonly unknown[][]) => new Plan(dialect, batch, reads.found(rows)).make();
+  const plan = (rows: readonly unknown[][], packet: PacketLimit) =>
+    new Plan(dialect, batch, reads.found(rows), packet).make();
   for (let attempt = 0; ; attempt++) {
     try {
       return await dialect.batch(knex, reads.statements, plan);
@@ -95,7 +99,7 @@ class Reads {
     }
     this.#add(
       'messages',
-      [...turns.flatMap(questionOf), ...replies],
+      [...turns.flatMap(questionOf), ...turns.flatMap(replacedReply), ...replies],
       (count) =>
         `SELECT m.uid, m.conversation_id, m.status, m.length FROM messages m
          JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
@@ -162,6 +166,10 @@ function questionOf({ start, reply }: TurnWrite): string[] {
   return !start && reply?.replyTo ? [reply.replyTo] : [];
 }
 
+function replacedReply({ key }: TurnWrite): string[] {
+  return key?.replaces ? [key.replaces] : [];
+}
+
 interface Activity {
   readonly created: string;
   last: string;
@@ -174,6 +182,7 @@ interface Activity {
 class Plan {
   readonly #dialect: Dialect;
   readonly #batch: WriteBatch;
+  readonly #packet: PacketLimit;
   /** The visible ones. */
   readonly #conversations: ReadonlyMap<string, LockedConversation>;
   /** Deleted or expired conversations, which start again with a turn: id → the epoch of their new messages. */
@@ -191,8 +200,9 @@ class Plan {
   readonly #inserts: (string | number | null)[] = [];
   readonly #updates: Statement[] = [];
 
-  constructor(dialect: Dialect, batch: WriteBatch, found: Found) {
+  constructor(dialect: Dialect, batch: WriteBatch, found: Found, packet: PacketLimit) {
     this.#dialect = dialect;
+    this.#packet = packet;
     this.#batch = batch;
     const visible = found.conversations.filter((row) => row.deleted_at === null);
     this.#conversations = new Map(visible.map((row) => [row.id, row]));
@@ -217,16 +227,17 @@ class Plan {
       if (this.#locked.has(reply.uid)) return LOCKED;
       // The packet is full: the next checkpoint writes the text.
       if (progressChars > PROGRESS_CHARS) return LOCKED;
-      const { outcome, statement } = extendReply(reply, this.#messages.get(reply.uid), this.#written);
-      if (statement) this.#updates.push(statement);
-      progressChars += String(statement?.bindings[0] ?? '').length;
+      const known = this.#messages.get(reply.uid);
+      const { outcome, statements } = extendReply(reply, known, this.#written, this.#packet);
+      this.#updates.push(...statements);
+      for (const { bindings } of statements) progressChars += String(bindings[0]).length;
       return outcome;
     });
     const writes = [
       ...hideExpired(this.#expired, this.#written),
       ...restart(this.#restarts, this.#activity),
       ...saveConversations(this.#dialect, this.#activity, this.#restarts),
-      ...saveMessages(this.#dialect, this.#inserts),
+      ...saveMessages(this.#dialect, this.#inserts, this.#packet),
       ...this.#updates,
     ];
     return { writes, result: { turns, progress } };
@@ -250,14 +261,17 @@ class Plan {
     const known = start ? undefined : this.#messages.get(reply.uid);
     if (!known) {
       if (isEmptyFailure(reply)) return 'saved';
+      // Its worker has stored the row, and another request with the same key has replaced the reply.
+      if (reply.status !== 'streaming' && unit.worker !== undefined && !start) return 'gone';
       this.#insert(reply, unit);
       return 'saved';
     }
     if (reply.status === 'streaming') return 'saved';
     const time = toTime(unit.activeAt ?? reply.timestamp);
     this.#touch(reply.conversationId, time);
-    const { outcome, statement } = endReply(reply, known, this.#written);
-    if (statement) this.#updates.push(statement);
+    const end = storable(reply, this.#packet);
+    const { outcome, statements } = endReply(end, known, this.#written, this.#packet);
+    this.#updates.push(...statements);
     return outcome;
   }
 
@@ -281,23 +295,35 @@ class Plan {
       questionId,
       reply,
       this.#epochOf(reply.conversationId),
+      key.replaces === null ? undefined : this.#messages.get(key.replaces),
     );
     if (!statements) return false;
     this.#updates.push(...statements);
+    if (key.replaces !== null) this.#messages.delete(key.replaces);
     this.#keys.set(key.id, { id: key.id, reply_uid: reply.uid, last_active: toTime(reply.timestamp) });
     return true;
   }
 
-  #insert(message: Message, unit: TurnWrite): void {
+  /** @throws AppError `body_too_large` for a question longer than `max_allowed_packet` */
+  #insert(whole: Message, unit: TurnWrite): void {
+    if (whole.role === 'user' && isTooLong(whole.content, this.#packet)) throw messageTooLong();
+    const message = storable(whole, this.#packet);
     const { worker, activeAt } = unit;
     const time = toTime(message.timestamp);
     this.#touch(message.conversationId, time, unit);
     if (activeAt !== undefined) this.#touch(message.conversationId, toTime(activeAt));
     const { uid, conversationId, status, content } = message;
+    const first = firstPart(content, this.#packet);
     this.#inserts.push(
-      ...fromMessage(message, time, this.#written, status === 'streaming' ? (worker ?? null) : null),
+      ...fromMessage(
+        first === content ? message : { ...message, content: first },
+        time,
+        this.#written,
+        status === 'streaming' ? (worker ?? null) : null,
+      ),
       this.#epochOf(conversationId),
     );
+    this.#updates.push(...appendRest(uid, content, first.length, 0, this.#packet));
     this.#messages.set(uid, { uid, conversation_id: conversationId, status, length: content.length });
   }
 
@@ -402,9 +428,33 @@ function insertConversations(rows: readonly (readonly [string, Activity])[], onK
   return [{ sql, bindings }];
 }
 
-function saveMessages(dialect: Dialect, rows: (string | number | null)[]): Statement[] {
-  if (rows.length === 0) return [];
+const CONTENT = MESSAGE_COLUMNS.split(', ').indexOf('content');
+/** Of the columns beside the content, together. */
+const ROW_CHARS = 300;
+
+function saveMessages(dialect: Dialect, rows: (string | number | null)[], packet: PacketLimit): Statement[] {
+  const statements: Statement[] = [];
+  let from = 0;
+  let chars = 0;
+  for (let at = 0; at < rows.length; at += MESSAGE_COLUMN_COUNT) {
+    const more = ROW_CHARS + String(rows[at + CONTENT]).length;
+    if (at > from && chars + more > packet.chars) {
+      statements.push(insertMessages(dialect, rows.slice(from, at)));
+      from = at;
+      chars = 0;
+    }
+    chars += more;
+  }
+  if (rows.length > 0) statements.push(insertMessages(dialect, from === 0 ? rows : rows.slice(from)));
+  return statements;
+}
+
+function insertMessages(dialect: Dialect, rows: readonly (string | number | null)[]): Statement {
   const values = repeated(MESSAGE_TUPLE, rows.length / MESSAGE_COLUMN_COUNT);
   const sql = `INSERT INTO messages (${MESSAGE_COLUMNS}) VALUES ${values} ${dialect.messageConflict}`;
-  return [{ sql, bindings: rows }];
+  return { sql, bindings: rows };
+}
+
+function messageTooLong(): AppError {
+  return new AppError('body_too_large', 'The message is too long for the database; send a shorter one');
 }

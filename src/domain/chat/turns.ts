@@ -34,7 +34,7 @@ export interface IdempotencyKey {
 export interface KeyClaim extends IdempotencyKey {
   /** Whether the reply came from the response cache. */
   readonly cached: boolean;
-  /** The failed reply that is generated again; null: the key must be free. */
+  /** The failed reply that is deleted and generated again; null: the key must be free. */
   readonly replaces: string | null;
   /** A key whose conversation was last active before this is free. */
   readonly expiredBefore: Instant;
@@ -47,7 +47,10 @@ export interface TurnWrite {
   readonly reply?: Message;
   /** Only with a start, or with a reply that is generated again. */
   readonly key?: KeyClaim;
-  /** The process that generates the reply; required with status `streaming`. */
+  /**
+   * The process that generates the reply; required with status `streaming`. With an end without a start: it has stored
+   * the start, so that a reply whose row is missing was replaced.
+   */
   readonly worker?: string;
   /** When the turn was last active, if later than its messages. */
   readonly activeAt?: Instant;
@@ -58,7 +61,7 @@ export interface TurnWrite {
 /**
  * - `saved`: committed.
  * - `journalled`: on this host's disk, because the database is unavailable; it is replayed later.
- * - `gone`: the conversation or the user message was deleted; nothing was written.
+ * - `gone`: the conversation or the user message was deleted, or the reply replaced; nothing was written.
  * - `stopped`: saved, but the reply is cancelled and keeps that status.
  * - `taken`: another request has the idempotency key; nothing was written.
  * - `foreign`: another owner has the conversation; nothing was written.

@@ -131,10 +131,10 @@ export class TurnRecorder {
     }
     this.#checkpoints.follow(turn.reply.uid, reply);
     await reply.ended;
-    return this.#recordEnd(turn, reply, {});
+    return this.#recordEnd(turn, reply, { worker: this.#worker });
   }
 
-  /** @param start the start of the turn, where it was not stored before */
+  /** @param start the start of the turn, or the worker that has stored the start */
   async #recordEnd(turn: NewTurn, reply: Reply, start: TurnWrite): Promise<TurnResult> {
     const { end } = reply;
     if (!end) throw new AppError('internal', undefined, { cause: 'the reply is still running' });

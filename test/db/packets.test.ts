@@ -1,0 +1,188 @@
+/** A server with a `max_allowed_packet` of 1 MiB: see docs/deployment.md. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import mysql from 'mysql2/promise';
+import { pino } from 'pino';
+import { type Database, openDatabase } from '../../src/db/database.ts';
+import { Journal } from '../../src/db/journal/journal.ts';
+import { DurableWriter } from '../../src/db/turns/durable-writer.ts';
+import type { Message } from '../../src/domain/conversations/conversation.ts';
+import { problemOf, startChat } from '../support/chat-server.ts';
+import { optionsFor } from '../support/databases.ts';
+import { delta, done, finish, reply, role, script } from '../support/fake-upstream.ts';
+import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
+import { contents, messagesOf, newId, replyTo, startOf, userMessage } from './fixtures.ts';
+
+const PACKET = 1_048_576;
+const WORKER = newId();
+
+/** Each character takes the most bytes: in UTF-8, as an escape, and as a pair that must not be split. */
+function textOf(bytes: number): string {
+  return `您a'\\😀"\n`.repeat(Math.floor(bytes / 12));
+}
+
+describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined }, () => {
+  const folder = mkdtempSync(join(tmpdir(), 'chat-packets-'));
+  const warnings: string[] = [];
+  const logger = pino({ level: 'warn' }, { write: (line) => warnings.push(JSON.parse(line).msg) });
+  let server: Mariadb;
+  let url: string;
+  let database: Database;
+  const limitPackets = async () => {
+    const connection = await mysql.createConnection(server.url);
+    await connection.query(`SET GLOBAL max_allowed_packet = ${PACKET}`);
+    await connection.query('CREATE DATABASE IF NOT EXISTS chat');
+    await connection.end();
+  };
+
+  before(async () => {
+    server = await startMariadb();
+    await limitPackets();
+    url = `${server.url}/chat`;
+    database = openDatabase({ ...optionsFor({ kind: 'mysql', url }), textMaxBytes: PACKET }, logger);
+    await database.migrate();
+  });
+  after(async () => {
+    await database.close();
+    await server.stop();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  const streamingTurn = () => {
+    const question = userMessage(newId());
+    return {
+      question,
+      reply: replyTo(question, { content: '', status: 'streaming', finishReason: null, usage: null }),
+    };
+  };
+  const stored = async ({ conversationId }: Message) =>
+    (await messagesOf(database.conversations, conversationId, 0, 10))[1];
+
+  test('100 replies with 200 KB of new text each are saved, without a failed batch', async () => {
+    const turns = Array.from({ length: 100 }, streamingTurn);
+    const text = textOf(200_000);
+    await Promise.all(
+      turns.map(({ question, reply: one }) =>
+        database.writer.write({ start: startOf(question), reply: one, worker: WORKER }),
+      ),
+    );
+    const half = text.length / 2;
+    const save = ({ reply: { uid } }: (typeof turns)[0]) =>
+      database.writer.progress({ uid, worker: WORKER, after: (length) => text.slice(length, half) });
+    for (let left = turns; left.length > 0; ) {
+      const outcomes = await Promise.allSettled(left.map(save));
+      left = left.filter((_, n) => outcomes[n]?.status === 'rejected');
+    }
+    const saved = await database.knex('messages').where({ content: text.slice(0, half), length: half });
+    assert.equal(saved.length, 100);
+    await Promise.all(
+      turns.map(async ({ question, reply: one }) => {
+        const end = replyTo(question, { uid: one.uid, content: text });
+        assert.equal(await database.writer.write({ reply: end, worker: WORKER }), 'saved');
+        assert.equal((await stored(question))?.content, text);
+      }),
+    );
+    assert.deepEqual(warnings, []);
+  });
+
+  test('a journal with 100 replies of 200 KB is replayed after an outage', async () => {
+    const journal = new Journal(join(folder, 'journal.sqlite'), 1e9);
+    const writer = new DurableWriter(database.writer, journal, logger, { retryMs: 60_000 });
+    await server.kill();
+    const text = textOf(200_000);
+    const questions = Array.from({ length: 100 }, () => userMessage(newId(), { content: textOf(30_000) }));
+    for (const question of questions) {
+      const unit = { start: startOf(question), reply: replyTo(question, { content: text }) };
+      assert.equal(await writer.write(unit), 'journalled');
+    }
+    await server.start();
+    await limitPackets();
+    await writer.flush(20_000);
+    for (const question of questions) {
+      assert.deepEqual(await contents(database.conversations, question.conversationId), [
+        question.content,
+        text,
+      ]);
+    }
+    await writer.close();
+    assert.deepEqual(
+      warnings.splice(0).filter((line) => !/connection error/i.test(line)),
+      ['database unavailable, journaling'],
+    );
+  });
+
+  test('a text of the length of a packet is stored in parts, once', async () => {
+    const text = textOf(PACKET);
+    const whole = userMessage(newId(), { content: text });
+    const unit = { start: startOf(whole), reply: replyTo(whole, { content: text }) };
+    await database.writer.write(unit);
+    await database.writer.write(unit);
+    const turn = streamingTurn();
+    const { uid } = turn.reply;
+    await database.writer.write({ start: startOf(turn.question), reply: turn.reply, worker: WORKER });
+    for (const length of [text.length / 2, text.length - 6, text.length]) {
+      const progress = { uid, worker: WORKER, after: (from: number) => text.slice(from, length) };
+      assert.equal(await database.writer.progress(progress), 'saved');
+      assert.equal((await stored(turn.question))?.content, text.slice(0, length));
+    }
+    await database.writer.write({
+      reply: replyTo(turn.question, { uid, content: `${text}.` }),
+      worker: WORKER,
+    });
+    for (const { conversationId } of [whole, turn.question]) {
+      const [, { content, status } = whole] = await messagesOf(database.conversations, conversationId, 0, 10);
+      assert.deepEqual([content.slice(0, text.length) === text, status], [true, 'complete']);
+    }
+    assert.equal((await contents(database.conversations, whole.conversationId))[0], text);
+    assert.deepEqual(warnings, []);
+  });
+
+  test('a longer reply is stored as far as it fits, as incomplete; a longer message is refused', async () => {
+    const question = userMessage(newId());
+    const content = textOf(2_000_000);
+    assert.equal(
+      await database.writer.write({ start: startOf(question), reply: replyTo(question, { content }) }),
+      'saved',
+    );
+    const { content: kept = '', status, finishReason } = (await stored(question)) ?? {};
+    assert.deepEqual([content.startsWith(kept), status, finishReason], [true, 'incomplete', 'length']);
+    assert(Buffer.byteLength(kept) > PACKET - 4, `${Buffer.byteLength(kept)} bytes`);
+    const long = userMessage(newId(), { content });
+    await assert.rejects(database.writer.write({ start: startOf(long) }), { code: 'body_too_large' });
+    assert.equal(await database.conversations.find(long.conversationId), null);
+  });
+
+  test('the start warns once; a reply of 2 MB ends with length for its caller too', async (t) => {
+    const chat = await startChat({
+      DATABASE_URL: url,
+      SSE_OPEN_MS: '0',
+      BODY_LIMIT: '8mb',
+      MESSAGE_MAX_CHARS: '2000000',
+    });
+    t.after(() => chat.stop());
+    const warned = chat.server.lines.filter(({ msg }) => /max_allowed_packet/.test(String(msg)));
+    assert.equal(warned.length, 1);
+    assert.equal(warned[0]?.max_allowed_packet, PACKET);
+    const text = 'x'.repeat(2_000_000);
+    const kept = text.slice(0, PACKET);
+    chat.upstream.respond((exchange) =>
+      exchange.request.body.stream
+        ? script(role(), delta(text), finish(), done())(exchange)
+        : reply(text)(exchange),
+    );
+    const whole = await chat.ask({ message: 'whole' });
+    assert.deepEqual([whole.response === kept, whole.finish_reason], [true, 'length']);
+    const streamed = await chat.call('POST', '/api/chat-stream', { message: 'streamed' });
+    assert.match(streamed.text, /"finish_reason":"length"/);
+    const id = String(streamed.headers['x-conversation-id']);
+    for (const conversation of [whole.conversation_id, id]) {
+      const [, row] = await chat.rows(conversation);
+      assert.deepEqual([row?.content === kept, row?.status], [true, 'incomplete']);
+    }
+    const long = await chat.call('POST', '/api/chat-stream', { message: 'y'.repeat(1_500_000) });
+    problemOf(long, 413, 'body_too_large');
+  });
+});
