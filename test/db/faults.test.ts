@@ -13,6 +13,7 @@ import { GroupCommitWriter } from '../../src/db/turns/turn-writer.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { AppError, isUnavailable } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
+import { startFaultProxy } from '../support/fault-proxy.ts';
 import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
 import { contents, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 
@@ -157,6 +158,22 @@ eachDatabase((_name, open, options) => {
     for (const deadline = performance.now() + 5000; (await running()) > 0; await delay(20)) {
       assert.ok(performance.now() < deadline, 'the server still executes the statement');
     }
+  });
+
+  test('a statement that times out on a server that answers every statement late is no outage', async (t) => {
+    assert.ok(options.target.kind === 'mysql');
+    const late = new URL(options.target.url);
+    const proxy = await startFaultProxy(Number(late.port));
+    late.port = String(proxy.port);
+    proxy.delay(300);
+    const target = { kind: 'mysql' as const, url: late.href };
+    const own = createKnex({ ...options, target, queryTimeoutMs: 900 });
+    t.after(async () => {
+      proxy.delay(0);
+      await own.destroy();
+      await proxy.close();
+    });
+    await assert.rejects(own.raw('SELECT SLEEP(50)'), { code: 'PROTOCOL_SEQUENCE_TIMEOUT' });
   });
 
   test('a connection that was killed while idle fails no request', async () => {

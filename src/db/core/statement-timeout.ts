@@ -1,8 +1,9 @@
 /** The timeout of statements on MySQL. */
 import type { Connection, ConnectionOptions } from 'mysql2';
 import { errorCode } from '../../domain/errors.ts';
+import { ConnectProgress } from './connect-progress.ts';
 
-/** A server that takes longer for a new connection and a short statement counts as frozen. */
+/** A server that takes longer for a step of a new connection or a short statement counts as frozen. */
 const PROBE_MS = 1500;
 
 /**
@@ -20,7 +21,7 @@ export class StatementKiller {
     this.#options = options;
   }
 
-  /** Resolves to whether the server responds, in about {@link PROBE_MS}. Never rejects. */
+  /** Resolves to whether the server responds: a frozen one after {@link PROBE_MS}. Never rejects. */
   kill(threadId: number): Promise<boolean> {
     this.#threadIds.push(threadId);
     // Statements that time out together share a connection.
@@ -35,9 +36,9 @@ export class StatementKiller {
     this.#threadIds = [];
     if (this.#next) this.#last = this.#next;
     this.#next = undefined;
-    const connection = createConnection({ ...this.#options, connectTimeout: PROBE_MS });
+    const { open, totalMs } = new ConnectProgress(PROBE_MS);
+    const connection = createConnection({ ...this.#options, stream: open, connectTimeout: totalMs });
     const { promise, resolve } = Promise.withResolvers<boolean>();
-    const timer = setTimeout(() => resolve(false), PROBE_MS);
     // An error response, such as too many connections, is a sign of life too.
     const failed = (error: Error) => resolve(errorCode(error)?.startsWith('ER_') === true);
     connection.on('error', failed);
@@ -60,7 +61,6 @@ export class StatementKiller {
     try {
       return await promise;
     } finally {
-      clearTimeout(timer);
       connection.destroy();
     }
   }
