@@ -141,12 +141,12 @@ export function checkedProblem(
   return document;
 }
 
-/** Asks again and again, for ten seconds at most, until `condition` holds what is wanted. */
+/** Repeats `condition` until it holds. The bound ends a wait for what never comes; it measures nothing. */
 export async function until<T>(
   what: string,
   condition: () => T | undefined | false | Promise<T | undefined | false>,
 ): Promise<T> {
-  const deadline = performance.now() + 10_000;
+  const deadline = performance.now() + 30_000;
   for (;;) {
     const value = await condition();
     if (value !== undefined && value !== false) return value;
