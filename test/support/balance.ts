@@ -91,14 +91,17 @@ function problemsOf(
 /** The one reply to a question. One that broke is gone when its key has been used again. */
 function answerProblems(ledger: Ledger, entry: Entry, answers: readonly StoredMessage[]): string[] {
   const { key, reply, end } = entry;
-  const problems = answers.length > 1 ? [`has ${answers.length} replies`] : [];
-  const told = answers.find(({ uid }) => uid === reply.streamId);
-  if (told || reply.streamId === undefined || key === undefined || end?.kind === 'done') {
-    return [...problems, ...replyProblems(ledger, entry, reply, told ?? answers.at(-1))];
+  const own = answers.find(({ uid }) => uid === reply.streamId);
+  const others = answers.filter((answer) => answer !== own);
+  const count = `has ${answers.length} replies`;
+  if (!own && reply.streamId !== undefined && key !== undefined && end?.kind !== 'done') {
+    // No reader knows the id of the reply that replaced its own.
+    const wrong = others.filter(({ content }) => !entry.expected.startsWith(content));
+    const texts = wrong.map(({ content }) => `stored is ${excerpt(content, entry.expected)}`);
+    return [...(others.length > 1 ? [count] : []), ...texts];
   }
-  // Nobody was told the id of the reply that has replaced the one that was told.
-  const untold = answers.filter(({ content }) => !entry.expected.startsWith(content));
-  return [...problems, ...untold.map(({ content }) => `stored is ${excerpt(content, entry.expected)}`)];
+  const unnamed = reply.streamId === undefined ? others.pop() : undefined;
+  return [...(others.length > 0 ? [count] : []), ...replyProblems(ledger, entry, reply, own ?? unnamed)];
 }
 
 function replyProblems(ledger: Ledger, entry: Entry, reply: Telling, stored?: StoredMessage): string[] {
