@@ -176,11 +176,10 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     const eager = await create('eager', 'chat');
     const headers = { authorization: `Bearer ${eager.key}` };
     for (let status = 200; status !== 429; ) status = (await server.get('/openapi.json', headers)).status;
-    await give(page, eager.key);
-    await state(page).filter({ hasText: eager.apiKey.prefix }).waitFor();
-    await ask(page, 'Hello');
     const said = /Too many requests \(429\); retry in ([1-9]\d*) s/;
+    await give(page, eager.key);
     await state(page).filter({ hasText: said }).waitFor();
+    await ask(page, 'Hello');
     assert.match((await page.locator('.error strong').last().textContent()) ?? '', said);
     await close();
   });

@@ -31,7 +31,8 @@ const PATTERN = new RegExp(
 const MAX_HITS = 10;
 
 it(`code and documents use at most ${MAX_HITS} of the words to avoid`, () => {
-  const files = globSync(PLACES, { cwd: PROJECT });
+  // layers.test.ts plants files beside ours.
+  const files = globSync(PLACES, { cwd: PROJECT }).filter((file) => !file.includes('planted-'));
   assert(files.length > 200, `only ${files.length} files were read`);
   const hits = files.flatMap((file) => {
     const text = readFileSync(join(PROJECT, file), 'utf8');
