@@ -20,7 +20,7 @@ export interface Dialect {
   lockConversations(trx: Knex, ids: readonly string[]): Promise<LockedConversation[]>;
   /** The same as SQL for {@link Dialect.batch}, with `count` bindings. Rows that are locked are left out. */
   lockSql(count: number): string;
-  /** At the end of a SELECT: locks its rows, and leaves out those that others have locked. Empty: nobody else has locks. */
+  /** At the end of a SELECT: locks its rows and skips rows locked by others. Empty where rows have no locks. */
   readonly skipLocked: string;
   /**
    * Index hint after a table's name. With a LIMIT, MySQL can choose to scan a large table by its primary key; SQLite

@@ -133,7 +133,7 @@ export class KnexExportSource implements ExportSource {
     /** An estimate of how many conversations fill a page of messages. */
     let step = 20;
     for await (const heads of this.#conversationPages(scope, position)) {
-      // The reader of the parts learns that this goes on.
+      // An empty page tells the caller that the export makes progress.
       if (heads.length === 0) yield [];
       for (let at = 0; at < heads.length; ) {
         const wanted = heads.slice(at, at + step);
