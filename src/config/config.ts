@@ -42,6 +42,7 @@ export interface Config {
     readonly maxRetries: number;
     readonly replyMaxBytes: number;
     readonly replyMaxMs: number;
+    readonly logErrors: boolean;
   };
   readonly chat: {
     readonly model: string;
@@ -223,6 +224,7 @@ function modelConfig(settings: Settings): Config['model'] {
     maxRetries: settings.OPENAI_MAX_RETRIES,
     replyMaxBytes: settings.REPLY_MAX_BYTES,
     replyMaxMs: settings.REPLY_MAX_MS,
+    logErrors: settings.LOG_UPSTREAM_ERRORS,
   };
 }
 

@@ -179,6 +179,7 @@ export const settingsSchema = z.object({
   LOG_LEVEL: oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent').default('info'),
   LOG_FORMAT: oneOf('pretty', 'json').optional(),
   LOG_FILE: text().optional(),
+  LOG_UPSTREAM_ERRORS: onOff().default(true),
   DATA_DIR: text().default('./data'),
   SHUTDOWN_GRACE_MS: integer(0, MAX_MS).default(25_000),
   SSE_HEARTBEAT_MS: integer(10, MAX_MS).default(10_000),

@@ -30,6 +30,8 @@ export const ERROR_CODES = {
   internal: [500, 'Internal Server Error'],
   upstream_error: [502, 'Model server error'],
   upstream_rejected: [502, 'Model server rejected the request'],
+  upstream_filtered: [422, 'Model server blocked the content'],
+  upstream_quota: [502, 'Model server quota exhausted'],
   upstream_incomplete: [502, 'Model server ended the reply early'],
   reply_incomplete: [502, 'Reply incomplete'],
   reply_cut: [502, 'Reply cut'],

@@ -1,12 +1,16 @@
 import type { IncomingMessage } from 'node:http';
 import { AppError, type ErrorCode, errorCode } from '../domain/errors.ts';
+import { type ReportedError, readErrorBody } from './reported-error.ts';
 
-/** What the log may contain: never a body, a message of the model server, or a header of ours. */
+/** For decisions and for the log, never for callers. */
 export interface UpstreamErrorDetails {
+  /** Of the response, or the one that an error inside a response of 200 names. */
   readonly status?: number | undefined;
   readonly requestId?: string | undefined;
   /** What happened, in our own words, or the system's error code. */
   readonly reason?: string | undefined;
+  /** What the model server said. */
+  readonly reported?: ReportedError | undefined;
 }
 
 interface UpstreamErrorOptions extends UpstreamErrorDetails {
@@ -38,27 +42,105 @@ export class UpstreamError extends Error {
   }
 }
 
-/** The error that a response's head reports, or undefined when its body is a reply. */
-export function classifyResponse(response: IncomingMessage): UpstreamError | undefined {
-  const status = response.statusCode ?? 0;
-  const details = { status, requestId: requestIdOf(response) };
-  if (status >= 200 && status < 300) {
-    // The request accepts no other encoding.
-    if ((response.headers['content-encoding'] ?? 'identity') === 'identity') return undefined;
-    return new UpstreamError('upstream_error', { reason: 'the response is compressed' });
-  }
-  if (status === 401 || status === 403) {
-    const detail = 'The model server rejected the API key of this server.';
-    return new UpstreamError('upstream_error', { ...details, detail });
-  }
+/** What an error response says besides its body. */
+interface ResponseFacts {
+  readonly requestId: string | undefined;
+  /** Undefined: by the status. */
+  readonly retryable?: boolean | undefined;
+  readonly retryAfterMs?: number | undefined;
+  readonly reason?: string;
+}
+
+/** The error of a response whose status is not 2xx, with what the body says. */
+export function classifyResponse(response: IncomingMessage, body: string): UpstreamError {
+  return classifyError(response.statusCode ?? 0, readErrorBody(body), {
+    requestId: requestIdOf(response),
+    retryAfterMs: retryAfterOf(response),
+    retryable: response.headers['x-should-retry'] === 'false' ? false : undefined,
+  });
+}
+
+/** The error for a status and for what the model server says about it. */
+export function classifyError(
+  status: number,
+  reported: ReportedError | undefined,
+  { requestId, reason, retryAfterMs, ...facts }: ResponseFacts,
+): UpstreamError {
+  const details = { status, requestId, reason, reported };
+  const cause = CAUSES.find((known) => isCause(known, status, reported));
+  if (cause) return new UpstreamError(cause.code, { ...details, detail: cause.detail });
   if (isTransient(status)) {
     const code = status === 429 || status === 503 ? 'upstream_busy' : 'upstream_error';
-    const retryable = response.headers['x-should-retry'] !== 'false';
-    return new UpstreamError(code, { ...details, retryable, retryAfterMs: retryAfterOf(response) });
+    return new UpstreamError(code, { ...details, retryable: facts.retryable ?? true, retryAfterMs });
   }
-  const hint = status < 400 ? 'check its base URL' : 'check the model name or the length of the context';
-  const detail = `The model server rejected the request with status ${status}; ${hint}.`;
+  const detail = `The model server rejected the request with status ${status}; ${hintFor(status)}.`;
   return new UpstreamError('upstream_rejected', { ...details, detail });
+}
+
+interface Cause {
+  readonly code: ErrorCode;
+  readonly detail: string;
+  readonly status?: number;
+  /** Matches `code` and `type` without punctuation. */
+  readonly names?: RegExp;
+  /** Matches the message where the status is not a transient one, for servers that have no code. */
+  readonly words?: RegExp;
+}
+
+/** Causes that no retry removes, the most specific first. */
+const CAUSES: readonly Cause[] = [
+  {
+    code: 'upstream_filtered',
+    detail: 'The content filter of the model server blocked the request; change the message.',
+    names:
+      /contentfilter|contentpolicy|contentmoderation|datainspection|responsibleai|sensitivecontent|prohibitedcontent/i,
+    words: /content exists risk|content management policy|敏感内容|content[_ ]filter/i,
+  },
+  {
+    code: 'upstream_quota',
+    detail:
+      'The account of this server at the model server has no credit or quota left; top it up or raise its limit.',
+    status: 402,
+    names:
+      /insufficient(quota|balance|funds|credits?)|exceededcurrentquota|billing|arrearage|paymentrequired|^1113\b/i,
+    words: /insufficient (balance|funds|credits?)|credit balance is too low|余额不足|欠费/i,
+  },
+  {
+    code: 'upstream_error',
+    detail: 'The model server rejected the API key of this server; check OPENAI_API_KEY.',
+    status: 401,
+    names: /invalidapikey|incorrectapikey|invalidauthentication|authenticationerror/i,
+    words: /api key not valid/i,
+  },
+  {
+    code: 'upstream_error',
+    detail: 'The model server denied access; check what OPENAI_API_KEY may use.',
+    status: 403,
+  },
+  {
+    code: 'upstream_rejected',
+    detail: 'The model server does not know this model; check its name.',
+    names: /modelnot(found|exist)|unknownmodel|invalidmodel/i,
+    words:
+      /\bmodel\b.{0,100}\b(not found|not exist|unknown|does not exist|not supported)|(unknown|invalid) model/i,
+  },
+  {
+    code: 'upstream_rejected',
+    detail:
+      'The model server has nothing at this address (404); check the model name, and whether OPENAI_BASE_URL lacks /v1.',
+    status: 404,
+  },
+];
+
+function isCause({ status, names, words }: Cause, actual: number, reported: ReportedError = {}): boolean {
+  const { code = '', type = '', message = '' } = reported;
+  const isNamed = names?.test(`${code} ${type}`.replaceAll(/[_.-]/g, '')) ?? false;
+  return actual === status || isNamed || (!isTransient(actual) && (words?.test(message) ?? false));
+}
+
+function hintFor(status: number): string {
+  if (status < 400) return 'check OPENAI_BASE_URL';
+  return 'check the model, the parameters and the length of the conversation';
 }
 
 function isTransient(status: number): boolean {

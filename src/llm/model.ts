@@ -1,9 +1,10 @@
 /** The chat model of any server with OpenAI's chat completions API. */
-import type { ChatModel } from '../domain/chat/model.ts';
+import type { ChatModel, ModelRequest } from '../domain/chat/model.ts';
 import type { Log } from '../domain/runtime.ts';
 import { type BreakerOptions, CircuitBreaker } from './breaker.ts';
 import { completeOnce } from './complete.ts';
 import type { ReplyLimits } from './limits.ts';
+import { loggedError, type ReportedError } from './reported-error.ts';
 import { withRetries } from './retries.ts';
 import { StreamedReply } from './streamed-reply.ts';
 import { runAttempt } from './transport/attempt.ts';
@@ -17,6 +18,8 @@ export interface ModelOptions extends ClientOptions, ReplyLimits {
   readonly maxRetries: number;
   /** The first wait before a retry, doubled each time. */
   readonly retryBaseMs?: number;
+  /** Whether the log has what the model server says about errors. */
+  readonly logErrors: boolean;
   /** Differences from the defaults, for tests. */
   readonly breaker?: Partial<BreakerOptions>;
 }
@@ -41,18 +44,23 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
   };
   const breaker = new CircuitBreaker(log, options.breaker);
   const { timeoutMs, maxRetries, retryBaseMs: baseMs = RETRY_BASE_MS } = options;
-  const retryPlan = (signal: AbortSignal, start: number) => ({
+  const secrets = [options.apiKey ?? '', ...Object.values(options.headers)];
+  const retryPlan = ({ messages }: ModelRequest, signal: AbortSignal, start: number) => ({
     maxRetries,
     baseMs,
     deadline: start + timeoutMs,
     signal,
     log,
+    describe: (reported: ReportedError) =>
+      options.logErrors
+        ? loggedError(reported, { secrets, prompts: messages.map(({ content }) => content) })
+        : {},
   });
 
   return {
     complete(request, signal) {
       const start = performance.now();
-      return withRetries(retryPlan(signal, start), () =>
+      return withRetries(retryPlan(request, signal, start), () =>
         breaker.guard(signal, async () => {
           const client = await openClient();
           const left = Math.max(1, start + timeoutMs - performance.now());
@@ -63,7 +71,7 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
 
     stream(request, onDelta, signal) {
       const start = performance.now();
-      return withRetries(retryPlan(signal, start), () =>
+      return withRetries(retryPlan(request, signal, start), () =>
         breaker.guard(signal, async (started) => {
           const client = await openClient();
           return runAttempt(signal, async (attempt) => {

@@ -1,6 +1,7 @@
 import type { Log } from '../domain/runtime.ts';
 import { pause } from '../util/timers.ts';
 import { UpstreamError } from './errors.ts';
+import type { ReportedError } from './reported-error.ts';
 
 export interface RetryPlan {
   readonly maxRetries: number;
@@ -10,6 +11,8 @@ export interface RetryPlan {
   readonly deadline: number;
   readonly signal: AbortSignal;
   readonly log: Log;
+  /** The fields of the log line for what the model server said. */
+  readonly describe: (reported: ReportedError) => object;
 }
 
 const MAX_BACKOFF_MS = 8000;
@@ -24,13 +27,14 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error;
       const wait = tried > plan.maxRetries ? undefined : waitFor(error, tried, plan);
-      const { status, requestId, reason } = error.details;
+      const { status, requestId, reason, reported } = error.details;
       plan.log.warn(
         {
           code: error.error.code,
           upstream_status: status,
           upstream_request_id: requestId,
           reason,
+          ...(reported && plan.describe(reported)),
           attempt: tried,
           retry_in_ms: wait,
         },

@@ -9,14 +9,19 @@ export function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** The object in a JSON text, or undefined when there is none. */
-export function parseObject(text: string): Json | undefined {
+/** The value of a JSON text, or undefined when it is none. */
+export function parseJson(text: string): unknown {
   try {
-    const value: unknown = JSON.parse(text);
-    return isObject(value) ? value : undefined;
+    return JSON.parse(text);
   } catch {
     return undefined;
   }
+}
+
+/** The object in a JSON text, or undefined when there is none. */
+export function parseObject(text: string): Json | undefined {
+  const value = parseJson(text);
+  return isObject(value) ? value : undefined;
 }
 
 /** The requests ask for one choice. */

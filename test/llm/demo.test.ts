@@ -22,6 +22,7 @@ before(async () => {
     maxRetries: 0,
     replyMaxBytes: 100_000,
     replyMaxMs: 10_000,
+    logErrors: true,
   };
   model = createChatModel(options, silentLog);
 });

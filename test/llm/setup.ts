@@ -18,6 +18,7 @@ const GENEROUS: Omit<ModelOptions, 'baseUrl'> = {
   retryBaseMs: 2,
   replyMaxBytes: 1_000_000,
   replyMaxMs: 20_000,
+  logErrors: true,
 };
 
 export interface Setup {

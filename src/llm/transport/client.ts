@@ -3,6 +3,7 @@ import { OpenAI, type ClientOptions as SdkOptions } from 'openai';
 import type { ModelRequest } from '../../domain/chat/model.ts';
 import { classifyResponse, connectionError, UpstreamError } from '../errors.ts';
 import type { Attempt } from './attempt.ts';
+import { readErrorText } from './body.ts';
 import { Transport, type WireRequest } from './transport.ts';
 
 export interface ClientOptions {
@@ -35,10 +36,11 @@ export class ModelServerClient {
   async chat(request: ModelRequest, stream: boolean, attempt: Attempt): Promise<IncomingMessage> {
     const body = JSON.stringify(chatBody(request, stream));
     const response = await this.#send({ ...this.#chatRequest, body }, attempt.signal);
-    const error = classifyResponse(response);
-    if (!error) return response;
+    const { statusCode = 0 } = response;
+    if (statusCode >= 200 && statusCode < 300) return response;
+    const text = await readErrorText(response);
     attempt.drainResponse(response);
-    throw error;
+    throw classifyResponse(response, text);
   }
 
   /** Resolves with the head of the response, whatever its status. Rejects with an UpstreamError. */
