@@ -24,6 +24,7 @@ export function filterReplies(model: ChatModel, { words, action }: FilterRule): 
       return streamed(model, words.filters.markdown.stream(action), request, onDelta, signal);
     },
     reachable: (signal) => model.reachable(signal),
+    openCircuits: () => model.openCircuits(),
   };
 }
 

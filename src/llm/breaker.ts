@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache';
 import { AppError } from '../domain/errors.ts';
 import type { Log } from '../domain/runtime.ts';
 import { UpstreamError } from './errors.ts';
@@ -25,10 +26,12 @@ const DEFAULTS: BreakerOptions = {
 /** The circuit opens when this share of the calls failed. */
 const FAILURE_RATIO = 0.5;
 const BUCKETS = 5;
+/** Callers choose the names of models, so their number has a bound; the least recently used circuit is dropped. */
+const MAX_CIRCUITS = 500;
 
 /**
- * What an attempt says about the model server. `failed`: no connection, a response of 5xx, no first token in time, or
- * garbage in its place. `worked`: the first token came, or a response of 4xx (429 too: a busy server is not broken).
+ * What an attempt says about the model server. `failed`: no connection, a response of 5xx, or no first token in time.
+ * `worked`: any other response, because what is in it depends on the request (429 too: a busy server is not broken).
  * `unknown`: the caller stopped it, or it failed on this side.
  */
 type Verdict = 'worked' | 'failed' | 'unknown';
@@ -40,11 +43,39 @@ interface Call {
   settled: boolean;
 }
 
+/** The circuits of one model server: one per model, so that a model that fails does not block the others. */
+export class CircuitBreakers {
+  readonly #log: Log;
+  readonly #options: Partial<BreakerOptions>;
+  readonly #circuits = new LRUCache<string, CircuitBreaker>({ max: MAX_CIRCUITS });
+
+  constructor(log: Log, options: Partial<BreakerOptions> = {}) {
+    this.#log = log;
+    this.#options = options;
+  }
+
+  /** The models that are not called at present. */
+  get open(): string[] {
+    return [...this.#circuits.entries()].filter(([, circuit]) => circuit.isOpen).map(([model]) => model);
+  }
+
+  /** Runs one attempt on the circuit of `model`, see {@link CircuitBreaker.guard}. */
+  guard<T>(model: string, signal: AbortSignal, work: (started: () => void) => Promise<T>): Promise<T> {
+    let circuit = this.#circuits.get(model);
+    if (!circuit) {
+      circuit = new CircuitBreaker(model, this.#log, this.#options);
+      this.#circuits.set(model, circuit);
+    }
+    return circuit.guard(signal, work);
+  }
+}
+
 /**
- * Rejects calls while a model server keeps failing before its first token. When the circuit has been open for its time,
- * one probe decides whether it closes. A result counts when it is known, not when its call began.
+ * Rejects calls while a model keeps failing before its first token. When the circuit has been open for its time, one
+ * probe decides whether it closes. A result counts when it is known, not when its call began.
  */
 export class CircuitBreaker {
+  readonly #model: string;
   readonly #log: Log;
   readonly #options: BreakerOptions;
   #counts: RollingCounts;
@@ -53,10 +84,15 @@ export class CircuitBreaker {
   #probing = false;
   #probeAt = 0;
 
-  constructor(log: Log, options: Partial<BreakerOptions> = {}) {
+  constructor(model: string, log: Log, options: Partial<BreakerOptions> = {}) {
+    this.#model = model;
     this.#log = log;
     this.#options = { ...DEFAULTS, ...options };
     this.#counts = new RollingCounts(this.#options.windowMs);
+  }
+
+  get isOpen(): boolean {
+    return this.#open;
   }
 
   /**
@@ -83,7 +119,7 @@ export class CircuitBreaker {
       const waitMs = this.#probeAt - this.#options.now();
       if (this.#probing || waitMs > 0) {
         const retryAfter = Math.max(1, Math.ceil(waitMs / 1000));
-        throw new AppError('upstream_busy', 'The model server keeps failing; try again later.', {
+        throw new AppError('upstream_busy', 'The model keeps failing; try again later, or use another one.', {
           retryAfter,
         });
       }
@@ -108,14 +144,15 @@ export class CircuitBreaker {
     if (verdict !== 'worked') return;
     this.#open = false;
     this.#counts = new RollingCounts(this.#options.windowMs);
-    this.#log.info({}, 'circuit breaker closed');
+    this.#log.info({ model: this.#model }, 'circuit breaker closed');
   }
 
   #count(failed: boolean): void {
     const { calls, failures } = this.#counts.add(failed, this.#options.now());
     if (!failed || calls < this.#options.minCalls || failures < calls * FAILURE_RATIO) return;
     const openMs = this.#openCircuit();
-    this.#log.warn({ failures, calls, retry_in_ms: openMs }, 'circuit breaker opened');
+    const fields = { model: this.#model, failures, calls, retry_in_ms: openMs };
+    this.#log.warn(fields, 'circuit breaker opened');
   }
 
   #openCircuit(): number {
@@ -160,8 +197,7 @@ function verdictOn(error: unknown): Verdict {
   const { status } = error.details;
   const { code } = error.error;
   // Without a response, an error that is neither retryable nor a timeout means that nothing was sent.
-  if (status === undefined) return error.retryable || code === 'upstream_timeout' ? 'failed' : 'unknown';
-  // An empty reply is the model's doing, not the server's.
-  if (code === 'upstream_empty') return 'worked';
-  return status < 300 || status >= 500 ? 'failed' : 'worked';
+  if (code === 'upstream_timeout') return 'failed';
+  if (status === undefined) return error.retryable ? 'failed' : 'unknown';
+  return status >= 500 ? 'failed' : 'worked';
 }

@@ -1,7 +1,7 @@
 /** The chat model of any server with OpenAI's chat completions API. */
 import type { ChatModel, ModelRequest } from '../domain/chat/model.ts';
 import type { Log } from '../domain/runtime.ts';
-import { type BreakerOptions, CircuitBreaker } from './breaker.ts';
+import { type BreakerOptions, CircuitBreakers } from './breaker.ts';
 import { completeOnce } from './complete.ts';
 import type { ReplyLimits } from './limits.ts';
 import { loggedError, type ReportedError } from './reported-error.ts';
@@ -42,7 +42,7 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
     );
     return opening;
   };
-  const breaker = new CircuitBreaker(log, options.breaker);
+  const circuits = new CircuitBreakers(log, options.breaker);
   const { timeoutMs, maxRetries, retryBaseMs: baseMs = RETRY_BASE_MS } = options;
   const secrets = [options.apiKey ?? '', ...Object.values(options.headers)];
   const retryPlan = ({ messages }: ModelRequest, signal: AbortSignal, start: number) => ({
@@ -61,7 +61,7 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
     complete(request, signal) {
       const start = performance.now();
       return withRetries(retryPlan(request, signal, start), () =>
-        breaker.guard(signal, async () => {
+        circuits.guard(request.model, signal, async () => {
           const client = await openClient();
           const left = Math.max(1, start + timeoutMs - performance.now());
           return completeOnce(client, request, { ...options, timeoutMs: left }, signal);
@@ -72,7 +72,7 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
     stream(request, onDelta, signal) {
       const start = performance.now();
       return withRetries(retryPlan(request, signal, start), () =>
-        breaker.guard(signal, async (started) => {
+        circuits.guard(request.model, signal, async (started) => {
           const client = await openClient();
           return runAttempt(signal, async (attempt) => {
             const capAt = start + options.replyMaxMs;
@@ -105,6 +105,8 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
         return false;
       }
     },
+
+    openCircuits: () => circuits.open,
 
     async warmUp() {
       try {

@@ -10,6 +10,8 @@ const UPSTREAM_TIMEOUT_MS = 3000;
 const DATABASE_FRESH_MS = 1000;
 /** Probes usually time out after a second, and the state of the model server does not affect readiness. */
 const PROBE_WAIT_MS = 500;
+/** Callers choose the names of models. */
+const MAX_OPEN_CIRCUITS = 20;
 
 export interface HealthReport {
   /** Whether this process should get requests. Does not depend on the model server. */
@@ -17,13 +19,15 @@ export interface HealthReport {
   readonly stopping: boolean;
   readonly database: 'up' | 'down';
   readonly upstream: 'demo' | 'up' | 'down';
+  /** Some of the models that are not called at present, see {@link ChatModel.openCircuits}. */
+  readonly openCircuits: readonly string[];
   readonly journal: ReturnType<PendingTurns['state']>;
 }
 
 /** Whether database and model server respond. */
 export class HealthService {
   readonly #conversations: Pick<ConversationRepository, 'check'>;
-  readonly #model: Pick<ChatModel, 'reachable'>;
+  readonly #model: Pick<ChatModel, 'reachable' | 'openCircuits'>;
   readonly #pending: Pick<PendingTurns, 'state'>;
   readonly #demo: boolean;
   #stopping = false;
@@ -33,7 +37,7 @@ export class HealthService {
 
   constructor(
     conversations: Pick<ConversationRepository, 'check'>,
-    model: Pick<ChatModel, 'reachable'>,
+    model: Pick<ChatModel, 'reachable' | 'openCircuits'>,
     pending: Pick<PendingTurns, 'state'>,
     demo: boolean,
   ) {
@@ -55,6 +59,7 @@ export class HealthService {
       stopping: this.#stopping,
       database: database ? 'up' : 'down',
       upstream: this.#demo ? 'demo' : upstream ? 'up' : 'down',
+      openCircuits: this.#model.openCircuits().slice(0, MAX_OPEN_CIRCUITS),
       journal: this.#pending.state(),
     };
   }

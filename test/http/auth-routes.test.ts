@@ -269,7 +269,13 @@ for (const place of databases()) {
         Object.keys(bodyOf(await chat.call('GET', '/health/ready', undefined, headers)));
       assert.deepEqual(await members({}), ['status']);
       assert.deepEqual(await members(bearer(alice.key)), ['status']);
-      assert.deepEqual(await members(bearer(chat.root.key)), ['status', 'database', 'upstream', 'journal']);
+      assert.deepEqual(await members(bearer(chat.root.key)), [
+        'status',
+        'database',
+        'upstream',
+        'open_circuits',
+        'journal',
+      ]);
     });
 
     it('ignore an invalid key where none is required', async () => {

@@ -33,7 +33,7 @@ describe('health', () => {
   });
 
   it('is ready while the database responds, and reports the demo model', async (t) => {
-    const up = { status: 'ready', database: 'up', upstream: 'up', journal };
+    const up = { status: 'ready', database: 'up', upstream: 'up', open_circuits: [], journal };
     assert.deepEqual(await parsed(readiness(chat)), [200, up]);
     const demo = await startServer();
     t.after(() => demo.stop());
@@ -73,7 +73,7 @@ describe('health', () => {
       t.after(() => other.stop());
       other.upstream.respondModels(fault);
       const began = performance.now();
-      const down = { status: 'ready', database: 'up', upstream: 'down', journal };
+      const down = { status: 'ready', database: 'up', upstream: 'down', open_circuits: [], journal };
       assert.deepEqual(await parsed(readiness(other)), [200, down]);
       assert(performance.now() - began < 1000, 'a probe would have given up');
     }
@@ -89,7 +89,7 @@ describe('health', () => {
     t.after(() => other.stop());
     await other.server.database.knex.destroy();
     assert.equal((await other.call('GET', '/health')).status, 200);
-    const down = { status: 'not_ready', database: 'down', upstream: 'up', journal };
+    const down = { status: 'not_ready', database: 'down', upstream: 'up', open_circuits: [], journal };
     assert.deepEqual(await parsed(readiness(other)), [503, down]);
   });
 });

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { describe, type TestContext, test } from 'node:test';
 import { AppError } from '../../src/domain/errors.ts';
 import type { Log } from '../../src/domain/runtime.ts';
-import { CircuitBreaker } from '../../src/llm/breaker.ts';
+import { CircuitBreaker, CircuitBreakers } from '../../src/llm/breaker.ts';
 import { UpstreamError } from '../../src/llm/errors.ts';
 import type { ModelOptions } from '../../src/llm/model.ts';
 import {
@@ -27,6 +27,7 @@ import {
   thenReset,
   wait,
 } from '../support/fake-upstream.ts';
+import { silentLog } from '../support/fakes.ts';
 import { HELLO, never, type Setup, setUp, startStream } from './setup.ts';
 
 const MIN_CALLS = 10;
@@ -46,7 +47,7 @@ function withOwnClock() {
   const write = (level: string) => (_fields: object, message: string) =>
     void lines.push(`${level} ${message}`);
   const log: Log = { info: write('info'), warn: write('warn'), error: write('error') };
-  const breaker = new CircuitBreaker(log, { openMinMs: 7000, openMaxMs: 7000, now: () => now });
+  const breaker = new CircuitBreaker('m', log, { openMinMs: 7000, openMaxMs: 7000, now: () => now });
   const call = (work: (started: () => void) => Promise<unknown>, signal = never()) =>
     breaker.guard(signal, work);
   return {
@@ -218,6 +219,27 @@ describe('the circuit breaker', () => {
   });
 });
 
+describe('the circuits of a model server', () => {
+  test('are one per model, and say which are open', async () => {
+    const circuits = new CircuitBreakers(silentLog);
+    for (let i = 0; i < MIN_CALLS; i++) await assert.rejects(circuits.guard('broken', never(), failed));
+    await assert.rejects(circuits.guard('broken', never(), fine), isBusy);
+    assert.equal(await circuits.guard('good', never(), fine), 'fine');
+    assert.deepEqual(circuits.open, ['broken']);
+  });
+
+  test('are bounded, and those in use stay', async () => {
+    const circuits = new CircuitBreakers(silentLog);
+    for (let i = 0; i < MIN_CALLS; i++) await assert.rejects(circuits.guard('broken', never(), failed));
+    for (let name = 0; name < 1000; name++) {
+      for (let i = 0; i < MIN_CALLS; i++) await assert.rejects(circuits.guard(`${name}`, never(), failed));
+      if (name % 400 === 0) await assert.rejects(circuits.guard('broken', never(), fine), isBusy);
+    }
+    assert.equal(circuits.open.length, 500);
+    assert.equal(circuits.open.includes('broken'), true);
+  });
+});
+
 describe('a model server', () => {
   const OPEN_LONG = { maxRetries: 0, breaker: { openMinMs: 60_000, openMaxMs: 60_000 } };
   const SHORT = { firstTokenTimeoutMs: 20, timeoutMs: 20 };
@@ -230,16 +252,17 @@ describe('a model server', () => {
     ['responds with 503', status(503), [complete, stream]],
     ['never responds', hang(), [complete, stream], SHORT],
     ['sends a head and no token', headersThenSilence(), [stream], SHORT],
-    ['sends garbage', thenGarbage(), [stream]],
-    ['sends garbage', status(200, {}, '<p>Welcome'), [complete]],
-    ['sends an error in place of a token', thenErrorObject(), [stream]],
-    ['ends before the first token', endWithoutFinish(), [stream]],
   ];
 
   const WORKING: readonly Case[] = [
     ...[400, 401, 404, 408, 422, 429].map(
       (code): Case => [`responds with ${code}`, status(code), [complete, stream]],
     ),
+    ['sends garbage', thenGarbage(), [stream]],
+    ['sends garbage', status(200, {}, '<p>Welcome'), [complete]],
+    ['sends an error in place of a token', thenErrorObject(), [stream]],
+    ['sends an error in place of a reply', json({ error: { code: 500 } }), [complete]],
+    ['ends before the first token', endWithoutFinish(), [stream]],
     ['breaks off after the first token', thenReset('one'), [stream]],
     ['sends garbage after the first token', thenGarbage('one'), [stream]],
     ['replies with no text', script(role(), finish(), done()), [stream]],
@@ -357,15 +380,15 @@ describe('a model server', () => {
     assert.equal(lines.filter(({ level }) => level === 'info').length, 1);
   });
 
-  test('that streams two thousand replies at the same time streams them all', async (t) => {
+  test('that streams two hundred replies at the same time streams them all', async (t) => {
     const { model, upstream } = await setUp(t);
     const gate = createGate();
     upstream.respond(script(delta('first'), wait(gate), delta(' last'), finish(), done()));
     const all = Promise.withResolvers<void>();
     let started = 0;
-    const streams = Array.from({ length: 2000 }, () =>
+    const streams = Array.from({ length: 200 }, () =>
       startStream(model, never(), (text) => {
-        if (text === 'first' && ++started === 2000) all.resolve();
+        if (text === 'first' && ++started === 200) all.resolve();
       }),
     );
     await all.promise;

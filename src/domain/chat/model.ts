@@ -34,4 +34,6 @@ export interface ChatModel {
   stream(request: ModelRequest, onDelta: (text: string) => void, signal: AbortSignal): Promise<ModelOutcome>;
   /** Whether the model server responds. Never throws. */
   reachable(signal: AbortSignal): Promise<boolean>;
+  /** The models that are not called for a while because they keep failing. */
+  openCircuits(): string[];
 }

@@ -17,6 +17,9 @@ const readiness = z
       .optional()
       .meta({ description: 'Also `down` while migrations are pending' }),
     upstream: z.enum(['demo', 'up', 'down']).optional().meta({ description: 'Does not affect the status' }),
+    open_circuits: z.array(z.string()).optional().meta({
+      description: 'Models that are not called for some seconds because they keep failing (at most 20)',
+    }),
     journal: z
       .object({ turns: z.int(), bytes: z.int(), oldest: instant.nullable() })
       .optional()
@@ -58,9 +61,14 @@ function readyRoute(health: HealthService): Route {
       },
     },
     async handle(_request, response) {
-      const { ready, stopping, database, upstream, journal } = await health.report();
+      const { ready, stopping, database, upstream, openCircuits, journal } = await health.report();
       const status = ready ? 'ready' : stopping ? 'stopping' : 'not_ready';
-      const details = { database, upstream, journal: { ...journal, oldest: isoTime(journal.oldest) } };
+      const details = {
+        database,
+        upstream,
+        open_circuits: openCircuits,
+        journal: { ...journal, oldest: isoTime(journal.oldest) },
+      };
       sendJson(response, ready ? 200 : 503, {
         status,
         ...(callerOf(response).access.unrestricted && details),

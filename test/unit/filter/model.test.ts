@@ -15,6 +15,7 @@ function filtered(action: FilterAction, model: Partial<ChatModel>) {
     complete: () => Promise.reject(new Error('not asked')),
     stream: () => Promise.reject(new Error('not asked')),
     reachable: () => Promise.resolve(true),
+    openCircuits: () => [],
     ...model,
   };
   return filterReplies(whole, { words, action });

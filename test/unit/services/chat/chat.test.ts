@@ -107,6 +107,7 @@ function setUp(
       return { finishReason: 'stop', usage: null, model: 'm-1', truncated: false };
     },
     reachable: () => Promise.resolve(true),
+    openCircuits: () => [],
     ...options.model,
   };
   let id = 0;

@@ -38,6 +38,7 @@ class HandModel implements ChatModel {
   }
 
   reachable = () => Promise.resolve(true);
+  openCircuits = () => [];
 }
 
 const SHARED = { owner: null };
