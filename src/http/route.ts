@@ -1,6 +1,8 @@
 import type { Express, Request, Response } from 'express';
+import { z } from 'zod';
 import type { ZodOpenApiOperationObject } from 'zod-openapi';
 import type { Scope } from '../domain/access/api-keys.ts';
+import { queryParameters, rejectUnknownParameters } from './request/query.ts';
 import { methodNotAllowed } from './response/problem.ts';
 
 export type Method = 'get' | 'post' | 'delete';
@@ -22,13 +24,27 @@ export interface Route {
   readonly quotas?: readonly Quota[];
   /** Whether an open route responds differently to callers with a key. */
   readonly usesKey?: boolean;
+  /** Whether unknown query parameters are ignored. Open routes ignore them too. */
+  readonly ignoresQuery?: boolean;
   /** Whether a signed link grants access too. */
   readonly linked?: boolean;
   handle(request: Request, response: Response): void | Promise<void>;
 }
 
+/** Whether the request presents a signed link. */
+export function isLinked(route: Route, { url }: Request): boolean {
+  return route.linked === true && url.includes('?') && 'signature' in queryParameters(url);
+}
+
 /** Admits a request to its route, or throws the error to answer with. Returns no promise where it need not wait. */
 export type Guard = (route: Route, request: Request, response: Response) => void | Promise<void>;
+
+/** The query parameters of a route; undefined where others are ignored. */
+function knownParameters({ operation, access, ignoresQuery }: Route): readonly string[] | undefined {
+  if (!operation || access === 'open' || ignoresQuery) return undefined;
+  const query = operation.requestParams?.query;
+  return query instanceof z.ZodObject ? Object.keys(query.shape) : [];
+}
 
 /**
  * Mounts the routes. Other methods on their paths get 405 with `Allow`, OPTIONS gets 204 with it. Where two paths match
@@ -41,13 +57,19 @@ export function mountRoutes(app: Express, routes: readonly Route[], guard: Guard
       .concat('OPTIONS')
       .join(', ');
     const mounted = app.route(path);
-    for (const route of operations)
+    for (const route of operations) {
+      const known = knownParameters(route);
+      const handle = (request: Request, response: Response) => {
+        // The parameters of a signed link are part of what it signs.
+        if (known && request.url.includes('?') && !isLinked(route, request))
+          rejectUnknownParameters(request.url, known);
+        return route.handle(request, response);
+      };
       mounted[route.method]((request, response) => {
         const admitted = guard(route, request, response);
-        return admitted
-          ? admitted.then(() => route.handle(request, response))
-          : route.handle(request, response);
+        return admitted ? admitted.then(() => handle(request, response)) : handle(request, response);
       });
+    }
     mounted.options((_request, response) => {
       response.setHeader('Allow', allow);
       response.status(204).end();

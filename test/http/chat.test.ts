@@ -61,6 +61,25 @@ describe('POST /api/chat', () => {
     assert(answer.text.includes('您好！'), 'characters are escaped');
   });
 
+  it('lists members that it does not know, also in cached and repeated replies and in the stream', async () => {
+    chat.upstream.respond([reply('plain')]);
+    const body = { message: 'list them', temperature: 0, conversationId: 'x', system: { a: [1] } };
+    const ignored = ['temperature', 'conversationId', 'system'];
+    const key = { 'idempotency-key': 'ignored-1' };
+    for (const headers of [key, key, {}] as Record<string, string>[]) {
+      const answer = await chat.call('POST', '/api/chat', body, headers);
+      assert.deepEqual(JSON.parse(answer.text).ignored, ignored);
+    }
+    const stream = await openStream(chat.url, body);
+    assert.deepEqual((await stream.until('start')).data.ignored, ignored);
+    assert((await stream.rest()).every(({ data }) => !('ignored' in data)));
+    const odd = JSON.parse(`{"message":"many","__proto__":1,"${'x'.repeat(100)}":2,"\\ud800":3}`);
+    for (let index = 0; index < 40; index += 1) odd[`member${index}`] = index;
+    const names = JSON.parse((await chat.call('POST', '/api/chat', odd)).text).ignored;
+    assert.deepEqual(names.slice(0, 4), ['__proto__', 'x'.repeat(64), '\ufffd', 'member0']);
+    assert.equal(names.length, 20);
+  });
+
   it('has stored the whole turn when it responds, with the same end as the conversation', async () => {
     const { conversation_id, message_id, expires_at, response } = await chat.ask({ message: 'store me' });
     const stored = await chat.read(conversation_id);

@@ -263,6 +263,33 @@ describe('the HTTP edge', () => {
     }
   });
 
+  it('rejects unknown query parameters where they would select or change something', async () => {
+    const id = '0198c0de-7a11-7000-8000-5eed00000001';
+    for (const [method, path, name] of [
+      ['GET', '/api/conversations?q=pirate', 'q'],
+      ['GET', `/api/conversations/${id}?order=desc`, 'order'],
+      ['DELETE', `/api/conversations/${id}?dry_run=true`, 'dry_run'],
+      ['GET', `/api/chat-stream/${id}?lastEventId=${id}:5`, 'lastEventId'],
+      ['GET', '/api/conversations?%F0%9F%98%80=1', '😀'],
+    ] as const) {
+      const response = await fetch(server.url + path, { method });
+      const { errors } = await problem(response, 400, 'validation');
+      assert.deepEqual(
+        errors?.map((error: { path: string }) => error.path),
+        [name],
+      );
+    }
+    for (const path of [
+      '/health?probe=1',
+      '/health/ready?x',
+      '/?utm_source=a',
+      '/docs?x=1',
+      '/openapi.json?v=2',
+    ])
+      assert.equal((await server.get(path)).status, 200, path);
+    assert.equal((await server.post('/api/chat?x=1', { message: 'hi' })).status, 200);
+  });
+
   it('rejects malformed HTTP: two hosts, oversized headers, garbage', async () => {
     const send = async (bytes: string) => (await sendRaw(server.url, bytes))[0];
     assert.equal((await send('GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n'))?.status, 400);

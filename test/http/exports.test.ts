@@ -224,6 +224,57 @@ for (const place of databases()) {
       );
     });
 
+    it('of one conversation take role and status too', async () => {
+      const { id, messages } = data[1] ?? assert.fail();
+      const one = `/api/conversations/${id}/export`;
+      const { text } = await chat.call('GET', `${one}?format=csv&csv=raw&role=assistant&status=complete`);
+      assert.deepEqual(
+        readCsv(text)
+          .slice(1)
+          .map((row) => row[3]),
+        messages.filter(({ role }) => role === 'assistant').map(({ uid }) => uid),
+      );
+      const none = JSON.parse((await chat.call('GET', `${one}?status=incomplete`)).text);
+      assert.deepEqual(none.conversations, []);
+      assert.deepEqual(none.metadata.filter, { conversation_id: id, status: 'incomplete' });
+      const { rows } = JSON.parse((await chat.call('GET', `${one}?preview=9&role=user`)).text);
+      assert.equal(rows.length, 1);
+    });
+
+    it('reject unknown parameters on every export route, and name the known ones', async () => {
+      const one = `/api/conversations/${data[0]?.id}/export`;
+      const job = `/api/exports/${crypto.randomUUID()}`;
+      const filter = 'format, csv, preview, role, status';
+      for (const [method, path, known] of [
+        ['GET', `${ALL}?start-date=2026-11-22`, `${filter}, start_date, end_date`],
+        ['HEAD', `${ALL}?Format=csv`, ''],
+        ['GET', `${one}?start_date=2026-11-22`, filter],
+        ['GET', '/api/exports?status=done', 'limit, cursor'],
+        ['POST', '/api/exports?format=csv', 'none is allowed here'],
+        ['GET', `${job}?format=csv`, 'none is allowed here'],
+        ['GET', `${job}/file?Range=1`, 'none is allowed here'],
+        ['GET', `${job}/manifest?x=`, 'none is allowed here'],
+        ['GET', `${job}/events?last_event_id=1`, 'none is allowed here'],
+        ['DELETE', `${job}?dry_run=true`, 'none is allowed here'],
+      ] as const) {
+        const body = method === 'POST' ? {} : undefined;
+        const answer = await chat.call(method, path, body);
+        assert.equal(answer.status, 400, path);
+        if (method === 'HEAD') continue;
+        const { errors, detail } = problemOf(answer, 400, 'validation');
+        const name = /\?([^=]+)/.exec(path)?.[1];
+        assert.deepEqual(
+          errors?.map((error) => error.path),
+          [name],
+        );
+        assert(detail.endsWith(known), detail);
+      }
+      const many = Array.from({ length: 30 }, (_, index) => `${'n'.repeat(90)}${index}=1`).join('&');
+      const { errors } = problemOf(await chat.call('GET', `${ALL}?${many}`), 400, 'validation');
+      assert.equal(errors?.length, 20);
+      assert(errors.every(({ path }) => path.length === 64));
+    });
+
     it('reject invalid parameters', async () => {
       for (const query of [
         'format=xml',

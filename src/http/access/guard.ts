@@ -6,7 +6,7 @@ import type { ApiKeyService } from '../../services/access/api-keys.ts';
 import type { SignedLinks } from '../../services/access/signed-links.ts';
 import { queryParameters } from '../request/query.ts';
 import { loggedPath, pathOf } from '../response/problem.ts';
-import type { Guard, Route, RouteAccess } from '../route.ts';
+import { type Guard, isLinked, type Route, type RouteAccess } from '../route.ts';
 import { anonymousCaller, type Caller, keyCaller, unauthenticatedCaller } from './caller.ts';
 import { clientSubject } from './client-subject.ts';
 import { presentedKey } from './credentials.ts';
@@ -94,10 +94,6 @@ function checkScope(access: RouteAccess, { key }: Caller): void {
   throw new AppError('forbidden', `Use a key with the scope "${access}"`, {
     headers: { 'WWW-Authenticate': `Bearer realm="chat", error="insufficient_scope", scope="${access}"` },
   });
-}
-
-function isLinked(route: Route, request: Request): boolean {
-  return route.linked === true && request.url.includes('?') && 'signature' in queryParameters(request.url);
 }
 
 /**

@@ -10,7 +10,7 @@ export function isTooOld({ at }: ExportCursor, now: Instant): boolean {
   return at < now - CURSOR_DAYS * 86_400_000;
 }
 
-type FilterFields = Pick<ExportRequestBody, 'start_date' | 'end_date' | 'role' | 'status'>;
+type FilterFields = Partial<Pick<ExportRequestBody, 'start_date' | 'end_date' | 'role' | 'status'>>;
 
 /** @param owner whose conversations to export; null: those of all owners */
 export function exportFilterOf(fields: FilterFields, owner: string | null): ExportFilter {

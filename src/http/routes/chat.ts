@@ -11,7 +11,7 @@ import { presentCacheUse, presentReply } from '../response/presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
-import { type ChatRequest, chatReply, chatRequest } from '../schemas/chat.ts';
+import { type ChatRequest, chatReply, chatRequest, ignoredMembers } from '../schemas/chat.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 import { idempotencyHeader } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
@@ -62,6 +62,7 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
     method: 'post',
     path: '/api/chat',
     access: 'chat',
+    ignoresQuery: true,
     quotas: ['tokens'],
     operation: {
       summary: 'Send a message and get the whole reply',
@@ -85,16 +86,19 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       },
     },
     async handle(request, response) {
-      const body = check(schema, await parts.readBody(request));
+      const sent = await parts.readBody(request);
       const caller = callerOf(response);
-      const input = inputOf(body, 'markdown', caller);
+      const input = inputOf(check(schema, sent), 'markdown', caller);
       const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input));
       parts.quotas.meter(caller.subject, input.message, turn);
       const result = await turn.result.finally(() => turn.release());
       // After the result: on an error the header would reveal whether the conversation exists.
       setReplayHeaders(response, turn);
       const rendered = await parts.renderer.whole(turn.reply, turn.format, result.content);
-      sendJson(response, 200, presentReply(turn, result, rendered));
+      sendJson(response, 200, {
+        ...presentReply(turn, result, rendered),
+        ignored: ignoredMembers(schema, sent),
+      });
     },
   };
 }
@@ -109,6 +113,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
     method: 'post',
     path: '/api/chat-stream',
     access: 'chat',
+    ignoresQuery: true,
     quotas: ['tokens', 'streams'],
     operation: {
       summary: 'Send a message and stream the reply',
@@ -133,9 +138,9 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       },
     },
     async handle(request, response) {
-      const body = check(schema, await parts.readBody(request));
+      const sent = await parts.readBody(request);
       const caller = callerOf(response);
-      const input = inputOf(body, 'text', caller);
+      const input = inputOf(check(schema, sent), 'text', caller);
       const turn = await parts.chat.begin(input, 'stream', idempotencyKey(request, input));
       parts.quotas.meter(caller.subject, input.message, turn);
       const { cached, replayed } = turn;
@@ -148,6 +153,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
         resumed: !turn.cache || offset > 0,
         cache: replayed ? undefined : turn.cache,
         cached,
+        ignored: ignoredMembers(schema, sent),
       };
       await new StreamSession(response, options, parts.timing).run();
     },

@@ -74,7 +74,8 @@ function exportOneRoute(exports: ExportService, conversations: ConversationServi
       const { id } = check(conversationId, request.params);
       const query = readQuery(request, exportQuery);
       await conversations.view(id, callerOf(response).access);
-      await sendExport(exports, { conversationId: id }, query, `conversation-${id}`, request, response);
+      const target = { filter: exportFilterOf(query, null), conversationId: id };
+      await sendExport(exports, target, query, `conversation-${id}`, request, response);
     },
   };
 }

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { cleanText, finishReason, instant, replyFormat, usage, uuid } from './common.ts';
+import { boundedNames, cleanText, finishReason, instant, replyFormat, usage, uuid } from './common.ts';
 
 /** @param maxChars the longest message, in UTF-16 units */
 export function chatRequest(maxChars: number) {
@@ -23,6 +23,15 @@ export function chatRequest(maxChars: number) {
 
 export type ChatRequest = z.output<ReturnType<typeof chatRequest>>;
 
+/** The members of a body that the server does not use; undefined without any. */
+export function ignoredMembers(
+  { shape }: ReturnType<typeof chatRequest>,
+  body: unknown,
+): string[] | undefined {
+  const names = Object.keys(Object(body)).filter((name) => !Object.hasOwn(shape, name));
+  return names.length === 0 ? undefined : boundedNames(names);
+}
+
 export const chatReply = z
   .object({
     response: z.string(),
@@ -35,6 +44,10 @@ export const chatReply = z
     usage: usage.nullable(),
     expires_at: instant.nullable().meta({ description: 'null: conversations do not expire' }),
     persisted: z.boolean(),
+    ignored: z
+      .array(z.string())
+      .optional()
+      .meta({ description: 'Members of the body that this server does not know; at most 20 names' }),
   })
   .meta({ id: 'ChatReply' });
 

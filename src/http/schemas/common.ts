@@ -22,6 +22,27 @@ export function cleanText(field: z.ZodString) {
     .refine((text) => text.isWellFormed(), 'must not contain a lone surrogate');
 }
 
+const MAX_NAMES = 20;
+const MAX_NAME = 64;
+
+/** Names that a caller has made up, for a response: at most 20 of at most 64 characters. */
+export function boundedNames(names: readonly string[]): string[] {
+  return names.slice(0, MAX_NAMES).map((name) => name.slice(0, MAX_NAME).toWellFormed());
+}
+
+/** The error of an unknown member or parameter. */
+export function unknownName(known: readonly string[]): string {
+  return known.length === 0 ? 'is unknown; none is allowed here' : `is unknown; use ${known.join(', ')}`;
+}
+
+/** An object in which a misspelt member is an error, because leaving it out would do something else. */
+export function strictObject<T extends z.core.$ZodLooseShape>(shape: T) {
+  const message = unknownName(Object.keys(shape));
+  return z.strictObject(shape, {
+    error: ({ code }) => (code === 'unrecognized_keys' ? message : undefined),
+  });
+}
+
 const COUNT_RULE = 'must be a whole number from 1 to 1000';
 
 /** A query parameter from 1 to 1000. */

@@ -1,33 +1,31 @@
 import { z } from 'zod';
 import type { JobListCursor } from '../../domain/exports/jobs.ts';
-import { cursorFormat, instant, pageQuery, paging, uuid } from './common.ts';
+import { cursorFormat, instant, pageQuery, paging, strictObject, uuid } from './common.ts';
 import { csvOption, exportFilter, exportFormat, isOrdered, ORDER_RULE } from './exports.ts';
 
 const status = z.enum(['queued', 'running', 'done', 'failed', 'cancelled']).meta({ id: 'ExportStatus' });
 
 const compression = z.enum(['none', 'gzip', 'zstd'], 'must be none, gzip or zstd');
 
-export const exportRequest = z
-  .object({
-    format: exportFormat.default('json'),
-    ...exportFilter,
-    csv: csvOption,
-    compression: compression.default('none'),
-    since: z.string().max(200).optional().meta({
-      description:
-        'The `cursor` of an earlier manifest: export only what was added, changed or deleted since; not for CSV',
-    }),
-    notify: z
-      .object({
-        email: z.email('must be an e-mail address').max(254).optional(),
-        webhook: z
-          .url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
-          .max(2000)
-          .optional(),
-      })
-      .optional()
-      .meta({ description: 'Where to send a notification when the job has ended' }),
+export const exportRequest = strictObject({
+  format: exportFormat.default('json'),
+  ...exportFilter,
+  csv: csvOption,
+  compression: compression.default('none'),
+  since: z.string().max(200).optional().meta({
+    description:
+      'The `cursor` of an earlier manifest: export only what was added, changed or deleted since; not for CSV',
+  }),
+  notify: strictObject({
+    email: z.email('must be an e-mail address').max(254).optional(),
+    webhook: z
+      .url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
+      .max(2000)
+      .optional(),
   })
+    .optional()
+    .meta({ description: 'Where to send a notification when the job has ended' }),
+})
   .refine(isOrdered, ORDER_RULE)
   .refine(({ since, format }) => since === undefined || format !== 'csv', {
     path: ['since'],
@@ -109,16 +107,14 @@ export const jobListQuery = pageQuery(jobCursor);
 /** A week, so that a link in a mail survives a weekend. */
 const LINK_MAX_SECONDS = 7 * 86_400;
 
-export const linkRequest = z
-  .object({
-    expires_in: z
-      .int('must be a whole number of seconds')
-      .min(1, 'must be at least 1')
-      .max(LINK_MAX_SECONDS, `must be at most ${LINK_MAX_SECONDS}, a week`)
-      .default(3600)
-      .meta({ description: 'Lifetime in seconds' }),
-  })
-  .meta({ id: 'ExportLinkRequest' });
+export const linkRequest = strictObject({
+  expires_in: z
+    .int('must be a whole number of seconds')
+    .min(1, 'must be at least 1')
+    .max(LINK_MAX_SECONDS, `must be at most ${LINK_MAX_SECONDS}, a week`)
+    .default(3600)
+    .meta({ description: 'Lifetime in seconds' }),
+}).meta({ id: 'ExportLinkRequest' });
 
 export const exportLink = z
   .object({

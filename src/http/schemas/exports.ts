@@ -56,19 +56,6 @@ export const csvOption = z
   .optional()
   .meta({ description: '`raw`: CSV without byte order mark and formula escaping' });
 
-/** Selects conversations by `created_at`, and their messages by role and status. */
-export const exportFilter = {
-  start_date: bound(false),
-  end_date: bound(true),
-  role: z.enum(['user', 'assistant'], 'must be user or assistant').optional(),
-  status: z
-    .enum(
-      ['complete', 'streaming', 'incomplete', 'cancelled'],
-      'must be complete, streaming, incomplete or cancelled',
-    )
-    .optional(),
-};
-
 interface Bounds {
   readonly start_date?: number | undefined;
   readonly end_date?: number | undefined;
@@ -80,6 +67,19 @@ export function isOrdered({ start_date: start, end_date: end }: Bounds): boolean
 
 export const ORDER_RULE = { path: ['end_date'], message: 'must not be before start_date' };
 
+const messageFilter = {
+  role: z.enum(['user', 'assistant'], 'must be user or assistant').optional(),
+  status: z
+    .enum(
+      ['complete', 'streaming', 'incomplete', 'cancelled'],
+      'must be complete, streaming, incomplete or cancelled',
+    )
+    .optional(),
+};
+
+/** Selects conversations by `created_at`, and their messages by role and status. */
+export const exportFilter = { start_date: bound(false), end_date: bound(true), ...messageFilter };
+
 export const exportQuery = z.object({
   format: exportFormat.default('json'),
   csv: csvOption,
@@ -87,6 +87,7 @@ export const exportQuery = z.object({
     override: COUNT_SCHEMA,
     description: 'Return the first rows and the estimated size instead of the file',
   }),
+  ...messageFilter,
 });
 
 export const exportAllQuery = exportQuery.extend(exportFilter).refine(isOrdered, ORDER_RULE);

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { SCOPES } from '../../domain/access/api-keys.ts';
-import { cleanText, instant, uuid } from './common.ts';
+import { cleanText, instant, strictObject, uuid } from './common.ts';
 
 const scopes = z
   .array(z.enum(SCOPES, `must be one of ${SCOPES.join(', ')}`))
@@ -9,20 +9,18 @@ const scopes = z
 
 export const keyId = z.object({ id: uuid });
 
-export const keyRequest = z
-  .object({
-    owner: cleanText(z.string()).max(255).meta({
-      description:
-        'The owner whose conversations and exports the key can access; several keys may share an owner',
-    }),
-    scopes,
-    expires_at: z.iso
-      .datetime({ offset: true, error: 'must be an instant with a zone, such as 2027-01-01T00:00:00Z' })
-      .transform((text) => Date.parse(text))
-      .nullish()
-      .meta({ override: { type: ['string', 'null'], format: 'date-time' }, description: 'null: never' }),
-  })
-  .meta({ id: 'ApiKeyRequest' });
+export const keyRequest = strictObject({
+  owner: cleanText(z.string()).max(255).meta({
+    description:
+      'The owner whose conversations and exports the key can access; several keys may share an owner',
+  }),
+  scopes,
+  expires_at: z.iso
+    .datetime({ offset: true, error: 'must be an instant with a zone, such as 2027-01-01T00:00:00Z' })
+    .transform((text) => Date.parse(text))
+    .nullish()
+    .meta({ override: { type: ['string', 'null'], format: 'date-time' }, description: 'null: never' }),
+}).meta({ id: 'ApiKeyRequest' });
 
 const keyMembers = {
   id: uuid,

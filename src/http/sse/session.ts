@@ -26,6 +26,8 @@ export interface StreamOptions extends EncoderOptions {
   /** Undefined where the response cache was not consulted. */
   readonly cache: CacheUse | undefined;
   readonly cached: boolean;
+  /** Members of the request that this server does not know. */
+  readonly ignored?: readonly string[] | undefined;
 }
 
 /**
@@ -115,7 +117,7 @@ export class StreamSession {
 
   #start(): void {
     const { conversationId, messageId, model, format } = this.#stream;
-    const { cache, cached, resumed } = this.#options;
+    const { cache, cached, resumed, ignored } = this.#options;
     const { offset } = this.#encoder;
     this.#response.writeHead(200, {
       ...streamHeaders(this.#stream),
@@ -131,6 +133,7 @@ export class StreamSession {
       format,
       cached,
       ...(resumed && { offset }),
+      ignored,
     });
     this.#write(start + (this.#encoder.next() ?? ''));
     this.#pump();

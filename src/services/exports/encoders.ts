@@ -148,7 +148,7 @@ export function jsonEncoder(
             status,
             ...(since && { since: isoTime(since) }),
           }
-        : { conversation_id: conversationId },
+        : { conversation_id: conversationId, ...(role && { role }), ...(status && { status }) },
     exported_at: isoTime(exportedAt),
     ...(masked && { pii_masked: true }),
   };

@@ -29,10 +29,11 @@ export interface ExportForm {
   readonly raw: boolean;
 }
 
-/** One conversation, or all that match a filter. */
-export type ExportTarget =
-  | { readonly conversationId: string }
-  | { readonly conversationId?: undefined; readonly filter: ExportFilter };
+/** The conversations that match the filter: all of them, or this one. */
+export interface ExportTarget {
+  readonly filter: ExportFilter;
+  readonly conversationId?: string;
+}
 
 export interface Export {
   /** UTF-8. Can be read once; rejects where the export fails. */
@@ -63,7 +64,6 @@ interface ExportOptions {
 }
 
 const UNMASKED: PersonalData = { mask: (text) => text, masked: false };
-const EVERYTHING: ExportFilter = { owner: null, from: null, to: null, role: null, status: null };
 /** Messages that a preview reads to estimate the average size. */
 const SAMPLE = 500;
 
@@ -213,11 +213,8 @@ export class ExportService {
     };
   }
 
-  #scope(target: ExportTarget, now: Instant): Promise<ExportScope> {
-    const activeSince = this.#retention.activeSince(now);
-    return target.conversationId === undefined
-      ? this.#source.scope(target.filter, null, activeSince)
-      : this.#source.scope(EVERYTHING, target.conversationId, activeSince);
+  #scope({ filter, conversationId }: ExportTarget, now: Instant): Promise<ExportScope> {
+    return this.#source.scope(filter, conversationId ?? null, this.#retention.activeSince(now));
   }
 
   #deletions({ since, filter }: ExportScope) {
