@@ -505,6 +505,32 @@ for (const place of databases()) {
       problemOf(other, 422, 'idempotency_mismatch');
     });
 
+    it('tells readers of a reply that was replaced that it is gone, not that the conversation is', async () => {
+      const { a, b } = pair;
+      const key = newKey();
+      const gate = createGate();
+      a.upstream.respond([halves(gate), reply('the second one')]);
+      const first = await stream(a, key, { format: 'markdown' });
+      const id = String(first.headers['x-stream-id']);
+      const other = await resumeStream(b.url, id);
+      await Promise.all([first.until('content'), other.until('content')]);
+      // As when its worker was taken for dead.
+      const closed = { status: 'incomplete', finish_reason: 'error', worker: null };
+      assert.equal(await b.server.database.knex('messages').where({ uid: id }).update(closed), 1);
+      const second = await stream(b, key, { format: 'markdown' });
+      assert.equal(joined(await second.rest()), 'the second one');
+      gate.open();
+      for (const reader of [first, other]) {
+        const { type, data } = (await reader.rest()).at(-1) ?? {};
+        assert.deepEqual([type, data?.code], ['error', 'reply_incomplete']);
+        assert.match(String(data?.detail), /read the conversation/);
+      }
+      assert.deepEqual(await stored(a, first.headers['x-conversation-id']), [
+        ['user', 'q', 'complete'],
+        ['assistant', 'the second one', 'complete'],
+      ]);
+    });
+
     it('lets one of many retry what failed on the other', async () => {
       const { a, b } = pair;
       const key = newKey();

@@ -1,6 +1,6 @@
 import type { Knex } from 'knex';
 import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../../domain/chat/turns.ts';
-import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { Instant, Message } from '../../domain/conversations/conversation.ts';
 import { toConversation, toFinishReason, toMessage, toStatus, toTime, toUsage } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { transaction, withReconnect } from '../core/errors.ts';
@@ -82,6 +82,15 @@ export class KnexReplies implements ReplyStore {
         return count > 0;
       }),
     );
+  }
+
+  async wasRemovedAlone({ conversationId, timestamp }: Pick<Message, 'conversationId' | 'timestamp'>) {
+    // One that was deleted and began anew is younger than the reply.
+    const rows = await this.#select<unknown>(
+      'SELECT 1 FROM conversations WHERE id = ? AND deleted_at IS NULL AND created_at <= ?',
+      [conversationId, toTime(timestamp)],
+    );
+    return rows.length > 0;
   }
 
   async endedElsewhere(worker: string): Promise<string[]> {

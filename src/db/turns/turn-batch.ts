@@ -262,7 +262,7 @@ class Plan {
     if (!known) {
       if (isEmptyFailure(reply)) return 'saved';
       // Its worker has stored the row, and another request with the same key has replaced the reply.
-      if (reply.status !== 'streaming' && unit.worker !== undefined && !start) return 'gone';
+      if (reply.status !== 'streaming' && unit.worker !== undefined && !start) return 'replaced';
       this.#insert(reply, unit);
       return 'saved';
     }

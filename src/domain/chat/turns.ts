@@ -61,12 +61,14 @@ export interface TurnWrite {
 /**
  * - `saved`: committed.
  * - `journalled`: on this host's disk, because the database is unavailable; it is replayed later.
- * - `gone`: the conversation or the user message was deleted, or the reply replaced; nothing was written.
+ * - `gone`: the conversation or the user message was deleted; nothing was written.
+ * - `replaced`: the reply was removed, because a request with the same idempotency key has another one; nothing was
+ *   written.
  * - `stopped`: saved, but the reply is cancelled and keeps that status.
  * - `taken`: another request has the idempotency key; nothing was written.
  * - `foreign`: another owner has the conversation; nothing was written.
  */
-export type WriteOutcome = 'saved' | 'journalled' | 'gone' | 'stopped' | 'taken' | 'foreign';
+export type WriteOutcome = 'saved' | 'journalled' | 'gone' | 'replaced' | 'stopped' | 'taken' | 'foreign';
 
 export interface ReplyProgress {
   readonly uid: string;
@@ -75,7 +77,7 @@ export interface ReplyProgress {
   after(length: number): string;
 }
 
-/** `stopped`: the reply was cancelled; `gone`: it was deleted. In both cases nothing was written. */
+/** `stopped`: the reply was cancelled; `gone`: it was removed, perhaps with its conversation. In both cases nothing was written. */
 export type ProgressOutcome = 'saved' | 'stopped' | 'gone';
 
 /** Group commit: writes that arrive during a transaction share the next one. */
@@ -125,6 +127,8 @@ export interface ReplyStore {
   tail(uid: string, afterChars: number): Promise<ReplyTail | null>;
   /** Marks a `streaming` reply `cancelled`; false when it has another status or does not exist. */
   cancel(uid: string): Promise<boolean>;
+  /** Whether the conversation of a reply that is not stored any more is the same as when the reply began. */
+  wasRemovedAlone(reply: Pick<Message, 'conversationId' | 'timestamp'>): Promise<boolean>;
   /** The replies of a process that another process has ended. */
   endedElsewhere(worker: string): Promise<string[]>;
   key(id: string, activeSince: Instant): Promise<StoredKey | null>;

@@ -1,8 +1,9 @@
 import type { ReplyProgress, ReplyStore, TurnWriter } from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
 import { isDatabaseError } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
 import type { Reply } from './reply.ts';
-import { conversationDeleted } from './turn.ts';
+import { missingReply } from './turn.ts';
 
 /** The longest interval, so that a crash loses a second and the time of a write at most. */
 const MAX_INTERVAL_MS = 1000;
@@ -12,7 +13,7 @@ const IDLE_CHECK_MS = 1000;
 const MS_PER_REPLY = 0.5;
 
 interface Followed {
-  readonly uid: string;
+  readonly message: Message;
   readonly reply: Reply;
   /** The length that was passed to the writer. */
   written: number;
@@ -22,7 +23,7 @@ interface Followed {
 
 interface CheckpointParts {
   readonly writer: Pick<TurnWriter, 'progress'>;
-  readonly replies: Pick<ReplyStore, 'endedElsewhere'>;
+  readonly replies: Pick<ReplyStore, 'endedElsewhere' | 'wasRemovedAlone'>;
   readonly worker: string;
   readonly log: Log;
 }
@@ -33,7 +34,7 @@ interface CheckpointParts {
  */
 export class Checkpoints {
   readonly #writer: Pick<TurnWriter, 'progress'>;
-  readonly #replies: Pick<ReplyStore, 'endedElsewhere'>;
+  readonly #replies: CheckpointParts['replies'];
   readonly #worker: string;
   readonly #log: Log;
   readonly #intervalMs: number;
@@ -49,9 +50,10 @@ export class Checkpoints {
   }
 
   /** Saves a reply whose row is stored, until it ends. */
-  follow(uid: string, reply: Reply): void {
+  follow(message: Message, reply: Reply): void {
     if (!reply.running) return;
-    this.#followed.set(uid, { uid, reply, written: 0, writtenAt: performance.now() });
+    const { uid } = message;
+    this.#followed.set(uid, { message, reply, written: 0, writtenAt: performance.now() });
     void reply.ended.then(() => this.#followed.delete(uid));
     this.#schedule(this.#intervalMs);
   }
@@ -73,9 +75,9 @@ export class Checkpoints {
   }
 
   async #save(followed: Followed): Promise<void> {
-    const { uid, reply, written } = followed;
+    const { message, reply, written } = followed;
     const progress: ReplyProgress = {
-      uid,
+      uid: message.uid,
       worker: this.#worker,
       after: (length) => {
         followed.written = reply.length;
@@ -86,7 +88,7 @@ export class Checkpoints {
     try {
       const outcome = await this.#writer.progress(progress);
       if (outcome === 'stopped') reply.stop();
-      if (outcome === 'gone') reply.fail(conversationDeleted());
+      if (outcome === 'gone') reply.fail(await missingReply(this.#replies, message));
     } catch (error) {
       // The next checkpoint, or the end of the reply, saves this text too.
       followed.written = written;

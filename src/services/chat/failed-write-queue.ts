@@ -58,6 +58,7 @@ export class FailedWriteQueue {
     try {
       const outcome = await this.#writer.write(write.unit);
       if (outcome === 'gone') this.#log.info(fields, 'failed write dropped, conversation deleted');
+      else if (outcome === 'replaced') this.#log.info(fields, 'failed write dropped, reply replaced');
       else this.#log.info(fields, 'reply saved by a retry');
     } catch (error) {
       if (!isDatabaseError(error)) write.attempts += 1;

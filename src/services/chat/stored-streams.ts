@@ -6,7 +6,7 @@ import type { Log } from '../../domain/runtime.ts';
 import { pause } from '../../util/timers.ts';
 import { Generation } from './generation.ts';
 import { Reply } from './reply.ts';
-import { conversationDeleted, type Turn, type TurnResult, withoutUnhandledRejection } from './turn.ts';
+import { missingReply, type Turn, type TurnResult, withoutUnhandledRejection } from './turn.ts';
 
 /** Poll interval while a reply of another process grows; otherwise the interval increases. */
 const POLL_MS = 200;
@@ -18,7 +18,7 @@ interface Followed {
 }
 
 interface StoredParts {
-  readonly replies: Pick<ReplyStore, 'find' | 'tail'>;
+  readonly replies: Pick<ReplyStore, 'find' | 'tail' | 'wasRemovedAlone'>;
   readonly pending: Pick<PendingTurns, 'reply'>;
   readonly log: Log;
 }
@@ -72,11 +72,12 @@ export class StoredStreams {
     let chars = 0;
     let wait = POLL_MS;
     while (followed.readers > 0 && generation.running) {
-      const tail = await this.#tail(message.uid, chars);
+      const tail = await this.#tail(message, chars);
       if (tail === undefined) wait = MAX_POLL_MS;
+      else if (tail instanceof AppError) generation.fail(tail);
       else {
-        wait = tail?.content ? POLL_MS : Math.min(MAX_POLL_MS, wait * 1.5);
-        chars += countChars(tail?.content ?? '');
+        wait = tail.content ? POLL_MS : Math.min(MAX_POLL_MS, wait * 1.5);
+        chars += countChars(tail.content);
         grow(generation, tail, message);
       }
       if (generation.running) await pause(wait);
@@ -90,15 +91,16 @@ export class StoredStreams {
     return reply?.conversation ?? before;
   }
 
-  /** Null if it was deleted, undefined if the database is unavailable. */
-  async #tail(uid: string, afterChars: number): Promise<ReplyTail | null | undefined> {
+  /** An error if it is not stored any more, undefined if the database is unavailable. */
+  async #tail(message: Message, afterChars: number): Promise<ReplyTail | AppError | undefined> {
+    const { uid } = message;
     const journalled = this.#pending.reply(uid);
     if (journalled && journalled.status !== 'streaming') {
       return { ...journalled, settling: false, content: afterCodePoints(journalled.content, afterChars) };
     }
     try {
       const tail = await this.#replies.tail(uid, afterChars);
-      return tail ?? (journalled ? undefined : null);
+      return tail ?? (journalled ? undefined : await missingReply(this.#replies, message));
     } catch (error) {
       if (!(error instanceof AppError)) this.#log.error({ err: error }, 'reply of another process not read');
       return undefined;
@@ -137,11 +139,7 @@ function toTurn(
   };
 }
 
-function grow(generation: Generation, tail: ReplyTail | null, message: Message): void {
-  if (!tail) {
-    generation.fail(conversationDeleted());
-    return;
-  }
+function grow(generation: Generation, tail: ReplyTail, message: Message): void {
   if (tail.content !== '') generation.append(tail.content);
   if (tail.status !== 'streaming' && !tail.settling) finish(generation, { ...message, ...tail });
 }

@@ -7,7 +7,13 @@ import type { Checkpoints } from './checkpoints.ts';
 import { FailedWriteQueue } from './failed-write-queue.ts';
 import type { OpenedGeneration } from './generations.ts';
 import { Reply, storedEnd } from './reply.ts';
-import { conversationDeleted, type Turn, type TurnResult, withoutUnhandledRejection } from './turn.ts';
+import {
+  conversationDeleted,
+  replyRemoved,
+  type Turn,
+  type TurnResult,
+  withoutUnhandledRejection,
+} from './turn.ts';
 
 /** A turn to be stored: its user message, unless that is stored already, and its reply, still empty. */
 export interface NewTurn extends Pick<TurnWrite, 'start' | 'key'> {
@@ -129,7 +135,7 @@ export class TurnRecorder {
       reply.fail(error instanceof AppError ? error : new AppError('internal', undefined, { cause: error }));
       throw error;
     }
-    this.#checkpoints.follow(turn.reply.uid, reply);
+    this.#checkpoints.follow(turn.reply, reply);
     await reply.ended;
     return this.#recordEnd(turn, reply, { worker: this.#worker });
   }
@@ -160,7 +166,10 @@ export class TurnRecorder {
     };
   }
 
-  /** @throws AppError `conversation_not_found` when it was deleted or is foreign, `database_unavailable` */
+  /**
+   * @throws AppError `conversation_not_found` when it was deleted or is foreign, `reply_incomplete` when the reply was
+   * replaced, `database_unavailable`
+   */
   async #write(reply: Message, unit: TurnWrite): Promise<WriteOutcome> {
     const fields = { conversation_id: reply.conversationId, message_id: reply.uid };
     let outcome: WriteOutcome;
@@ -173,6 +182,7 @@ export class TurnRecorder {
       throw error;
     }
     if (outcome === 'gone') throw conversationDeleted();
+    if (outcome === 'replaced') throw replyRemoved();
     if (outcome === 'foreign') throw conversationNotFound();
     if (outcome === 'taken') throw new KeyInUseError();
     return outcome;

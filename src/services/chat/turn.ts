@@ -1,4 +1,11 @@
-import type { FinishReason, Instant, ReplyFormat, Usage } from '../../domain/conversations/conversation.ts';
+import type { ReplyStore } from '../../domain/chat/turns.ts';
+import type {
+  FinishReason,
+  Instant,
+  Message,
+  ReplyFormat,
+  Usage,
+} from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { CacheUse } from './generations.ts';
 import type { Reply } from './reply.ts';
@@ -45,6 +52,21 @@ export interface Turn {
 
 export function conversationDeleted(): AppError {
   return new AppError('conversation_not_found', 'The conversation was deleted');
+}
+
+/** A request with the same idempotency key has another reply, or the reply failed before its first word. */
+export function replyRemoved(): AppError {
+  const detail =
+    'The reply broke off and is not stored; read the conversation for one that has replaced it, or ask again';
+  return new AppError('reply_incomplete', detail);
+}
+
+/** The error of a reply that is not stored any more. Rejects with AppError `database_unavailable`. */
+export async function missingReply(
+  replies: Pick<ReplyStore, 'wasRemovedAlone'>,
+  reply: Pick<Message, 'conversationId' | 'timestamp'>,
+): Promise<AppError> {
+  return (await replies.wasRemovedAlone(reply)) ? replyRemoved() : conversationDeleted();
 }
 
 /** Marks the rejection as handled, because the promise may not be awaited yet. */

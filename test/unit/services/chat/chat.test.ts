@@ -117,6 +117,7 @@ function setUp(
     find: () => Promise.resolve(null),
     tail: () => Promise.resolve(null),
     cancel: () => Promise.resolve(false),
+    wasRemovedAlone: () => Promise.resolve(false),
     endedElsewhere: () => Promise.resolve([]),
     key: () => Promise.resolve(null),
   };
