@@ -4,7 +4,7 @@ import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.t
 import { openDatabase } from '../src/db/database.ts';
 import { Retention } from '../src/domain/conversations/retention.ts';
 import { AppError, errorCode } from '../src/domain/errors.ts';
-import { maskPersonal } from '../src/filter/index.ts';
+import { maskInSteps } from '../src/filter/index.ts';
 import { createLogger } from '../src/logger.ts';
 import { CursorCodec } from '../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../src/services/exports/exports.ts';
@@ -41,7 +41,7 @@ async function main(values: Values): Promise<void> {
     const { linkSecrets } = config;
     const cursors = new CursorCodec(async () => linkSecrets ?? [await database.secrets.get('link')]);
     const clock = { now: () => Date.now() };
-    const personal = { mask: maskPersonal, masked: config.piiMask.exports };
+    const personal = { mask: (text: string) => maskInSteps(text), masked: config.piiMask.exports };
     const retention = new Retention(config.chat.ttlMs);
     const exports = new ExportService(database.exports, cursors, clock, retention, { personal });
     const request = await readRequest(values, cursors);

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { Retention } from '../domain/conversations/retention.ts';
 import { createExportFiles } from '../files/export-files.ts';
-import { maskPersonal } from '../filter/index.ts';
+import { maskInSteps } from '../filter/index.ts';
 import { presentJob } from '../http/response/export-presenters.ts';
 import type { MailOptions } from '../notify/mail.ts';
 import { Notifier, notificationErrors } from '../notify/notifier.ts';
@@ -19,7 +19,7 @@ export async function composeExports(core: Core, throttle: ExportThrottle) {
   const { config, database, worker, clock, ids, log, secrets } = core;
   const retention = new Retention(config.chat.ttlMs);
   const cursors = new CursorCodec(secrets);
-  const personal = { mask: maskPersonal, masked: config.piiMask.exports };
+  const personal = { mask: (text: string) => maskInSteps(text), masked: config.piiMask.exports };
   const exports = new ExportService(database.exports, cursors, clock, retention, {
     personal,
     throttle,

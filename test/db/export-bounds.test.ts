@@ -69,7 +69,7 @@ eachDatabase((_name, open) => {
     const source = () => database.exports;
     const read = async (scope: ExportScope) => {
       let messages = 0;
-      for await (const parts of source().read(scope)) {
+      for await (const { parts } of source().read(scope)) {
         for (const part of parts) messages += part.messages.length;
       }
       return messages;

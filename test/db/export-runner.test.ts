@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { Retention } from '../../src/domain/conversations/retention.ts';
 import { AppError } from '../../src/domain/errors.ts';
-import type { ExportPart } from '../../src/domain/exports/exports.ts';
+import type { ExportPage } from '../../src/domain/exports/exports.ts';
 import type { ExportJob } from '../../src/domain/exports/jobs.ts';
 import { createExportFiles } from '../../src/files/export-files.ts';
 import { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
@@ -22,7 +22,10 @@ const conversation = {
   createdAt: '2026-01-01T00:00:00.000Z',
   lastActive: '2026-01-01T00:00:00.000Z',
 };
-const PAGE: ExportPart[] = [{ conversation, messages: [], begins: true, ends: true }];
+const PAGE: ExportPage = {
+  parts: [{ conversation, messages: [], begins: true, ends: true }],
+  position: conversation,
+};
 const busy = () => new AppError('database_busy' as 'database_unavailable', 'locked');
 const unavailable = () => new AppError('database_unavailable');
 
@@ -31,8 +34,9 @@ eachDatabase((_name, open) => {
     /** A runner over a real store, whose rows come from `read`. */
     const setUp = async (
       t: TestContext,
-      read: (job: string) => AsyncIterable<readonly ExportPart[]>,
+      read: (job: string) => AsyncIterable<ExportPage>,
       settings: Partial<RunnerSettings> = {},
+      notify = () => Promise.resolve(),
     ) => {
       const { exports: source, exportJobs: store } = open();
       const folder = await mkdtemp(join(tmpdir(), 'chat-runner-'));
@@ -47,7 +51,6 @@ eachDatabase((_name, open) => {
         new Retention(0),
       );
       const files = createExportFiles(folder);
-      const notify = () => Promise.resolve();
       const runner = new JobRunner(
         { store, files, exports, worker: newId(), clock, log: silent, notify },
         { maxJobs: 2, keepMs: 3_600_000, pollMs: 10, retryMs: 1, ...settings },
@@ -114,6 +117,21 @@ eachDatabase((_name, open) => {
       }
     });
 
+    it('does not wait for the notification of another one, which may take as long as a webhook', async (t) => {
+      const webhook = Promise.withResolvers<void>();
+      const { start, ended } = await setUp(
+        t,
+        async function* () {
+          yield PAGE;
+        },
+        {},
+        () => webhook.promise,
+      );
+      assert.equal((await ended(await start('one'))).status, 'done');
+      assert.equal((await ended(await start('two'))).status, 'done');
+      webhook.resolve();
+    });
+
     it('waits for a database that serves nothing, however long', async (t) => {
       let isAway = true;
       const { store, start, ended } = await setUp(
@@ -137,7 +155,7 @@ eachDatabase((_name, open) => {
         async function* () {
           for (let page = 0; page < 20; page += 1) {
             await new Promise((resolve) => setTimeout(resolve, 50));
-            yield [];
+            yield { parts: [], position: null };
           }
           yield PAGE;
         },

@@ -34,7 +34,8 @@ function samples(): StoredConversation[] {
 
 async function all(source: KnexExportSource, filter = EVERYTHING, id: string | null = null, activeSince = 0) {
   const parts: ExportPart[] = [];
-  for await (const page of source.read(await source.scope(filter, id, activeSince))) parts.push(...page);
+  for await (const page of source.read(await source.scope(filter, id, activeSince)))
+    parts.push(...page.parts);
   return parts;
 }
 
@@ -80,7 +81,7 @@ eachDatabase((_name, open) => {
       for await (const page of new KnexExportSource(database.knex).read(
         await database.exports.scope(EVERYTHING, null, 0),
       )) {
-        const contents = page.flatMap(({ messages }) => messages.map(({ content }) => content));
+        const contents = page.parts.flatMap(({ messages }) => messages.map(({ content }) => content));
         const long = contents.filter((content) => content.length > 8192);
         assert(long.join('').length <= 1_000_000);
       }
@@ -115,6 +116,28 @@ eachDatabase((_name, open) => {
       assert.deepEqual(whole, { conversations: data.length, messages: csvRows(data).length - 3 });
     });
 
+    it('continues after pages without matches, not from the last match', async () => {
+      const source = new KnexExportSource(database.knex, PAGE);
+      const scope = await source.scope({ ...EVERYTHING, status: 'cancelled' }, null, 0);
+      const last = inOrder(data).at(-1);
+      let pages = 0;
+      let id: string | undefined;
+      for await (const { parts, position } of source.read(scope)) {
+        assert.deepEqual(parts, []);
+        id = position?.id;
+        pages += 1;
+      }
+      assert.equal(id, last?.id);
+      assert(pages > 1);
+      const whole = await source.scope(EVERYTHING, null, 0);
+      for await (const { position } of source.read(scope)) {
+        const after = inOrder(data).findIndex((one) => one.id === position?.id) + 1;
+        const parts: ExportPart[] = [];
+        for await (const page of source.read(whole, position)) parts.push(...page.parts);
+        assert.deepEqual(rowsOf(parts), csvRows(inOrder(data).slice(after)));
+      }
+    });
+
     it('leaves out what came after the start', async () => {
       const source = new KnexExportSource(database.knex, PAGE);
       const scope = await source.scope(EVERYTHING, null, 0);
@@ -127,7 +150,7 @@ eachDatabase((_name, open) => {
         updated_at: '2024-03-21 12:00:00.000',
       });
       const parts: ExportPart[] = [];
-      for await (const page of source.read(scope)) parts.push(...page);
+      for await (const page of source.read(scope)) parts.push(...page.parts);
       assert.deepEqual(rowsOf(parts), csvRows(data));
       await database.knex('conversations').where({ id: later.id }).delete();
       await database.knex('messages').where('id', '>', scope.lastSeq).delete();
@@ -138,7 +161,7 @@ eachDatabase((_name, open) => {
       const victims = data.filter((_, index) => index % 4 === 1);
       const seen: ExportPart[] = [];
       for await (const page of source.read(await source.scope(EVERYTHING, null, 0))) {
-        seen.push(...page);
+        seen.push(...page.parts);
         const victim = victims.pop();
         if (victim) await database.knex('conversations').where({ id: victim.id }).delete();
       }

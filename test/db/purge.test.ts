@@ -115,6 +115,32 @@ eachDatabase((_name, open, options) => {
       });
     }
 
+    test('reads the version of a long conversation in pages: a change anywhere in it counts', async () => {
+      const { purge, ids, knex } = await filled(3);
+      const [first = '', long = '', last = ''] = ids.toSorted();
+      const rows = Array.from({ length: 4500 }, () => ({
+        uid: newId(),
+        conversation_id: long,
+        role: 'user',
+        content: 'x',
+        timestamp: '2024-03-21 12:00:00.000',
+        status: 'complete',
+        updated_at: '2024-03-21 12:00:00.000',
+      }));
+      for (let at = 0; at < rows.length; at += 90) await knex('messages').insert(rows.slice(at, at + 90));
+      const before = await purge.versions([last, long, first]);
+      assert.deepEqual(await purge.versions([first, long, last]), before);
+      for (const at of [0, 1996, 2500, 4499]) {
+        const change = { updated_at: `2027-03-21 12:00:00.${at % 999}` };
+        const { uid } = rows[at] ?? assert.fail();
+        await knex('messages').where({ uid }).update(change);
+        const after = await purge.versions([first, long, last]);
+        assert.notEqual(after.get(long), before.get(long), `row ${at}`);
+        assert.deepEqual([after.get(first), after.get(last)], [before.get(first), before.get(last)]);
+        await knex('messages').where({ uid }).update({ updated_at: '2024-03-21 12:00:00.000' });
+      }
+    });
+
     test('by two processes at the same time deletes each row once, without a visible deadlock', async () => {
       const { knex } = await filled(60);
       // Two connections of one process would wait for each other in SQLite, whose driver is synchronous.

@@ -43,7 +43,7 @@ eachDatabase((_name, open) => {
     const source = new KnexExportSource(knex);
     const filter = { owner: null, from: null, to: null, role: null, status: null };
     const found: string[] = [];
-    for await (const parts of source.read(await source.scope(filter, id, 0))) {
+    for await (const { parts } of source.read(await source.scope(filter, id, 0))) {
       for (const { messages } of parts) found.push(...messages.map(({ content }) => content));
     }
     return found;

@@ -1,16 +1,18 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import type { Instant } from '../../domain/conversations/conversation.ts';
-import type {
-  ExportConversation,
-  ExportCursor,
-  ExportDeletion,
-  ExportFilter,
-  ExportMessage,
-  ExportPart,
-  ExportPosition,
-  ExportScope,
-  ExportSource,
+import {
+  type ExportConversation,
+  type ExportCursor,
+  type ExportDeletion,
+  type ExportFilter,
+  type ExportMessage,
+  type ExportPage,
+  type ExportPart,
+  type ExportPosition,
+  type ExportScope,
+  type ExportSource,
+  pageOf,
 } from '../../domain/exports/exports.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
@@ -105,7 +107,7 @@ export class KnexExportSource implements ExportSource {
   }
 
   /** A database server reads the next page while this one is sent. */
-  read(scope: ExportScope, position: ExportPosition | null = null): AsyncGenerator<readonly ExportPart[]> {
+  read(scope: ExportScope, position: ExportPosition | null = null): AsyncGenerator<ExportPage> {
     const pages = this.#pages(scope, position);
     return this.#dialect.pooled ? prefetch(pages) : pages;
   }
@@ -118,7 +120,7 @@ export class KnexExportSource implements ExportSource {
   ): Promise<{ conversations: number; messages: number }> {
     const filtered = isFiltered(scope);
     const total = { conversations: 0, messages: 0 };
-    for await (const heads of this.#conversationPages(scope, null)) {
+    for await (const { heads } of this.#conversationPages(scope, null)) {
       signal?.throwIfAborted();
       onPage?.();
       const found = await this.#messages.count(scope, heads);
@@ -128,13 +130,13 @@ export class KnexExportSource implements ExportSource {
     return total;
   }
 
-  async *#pages(scope: ExportScope, position: ExportPosition | null): AsyncGenerator<readonly ExportPart[]> {
+  async *#pages(scope: ExportScope, position: ExportPosition | null): AsyncGenerator<ExportPage> {
     const { pageSize } = this.#messages;
     /** An estimate of how many conversations fill a page of messages. */
     let step = 20;
-    for await (const heads of this.#conversationPages(scope, position)) {
+    for await (const { heads, last } of this.#conversationPages(scope, position)) {
       // An empty page tells the caller that the export makes progress.
-      if (heads.length === 0) yield [];
+      if (heads.length === 0) yield { parts: [], position: positionOf(last) };
       for (let at = 0; at < heads.length; ) {
         const wanted = heads.slice(at, at + step);
         const [first] = wanted;
@@ -144,11 +146,12 @@ export class KnexExportSource implements ExportSource {
           readable.length > 0 ? await this.#messages.messagePage(scope, idsOf(readable), 0) : undefined;
         const complete = !rows || rows.length < pageSize ? readable : completeOnes(readable, rows);
         if (rows && complete.length > 0) {
-          yield* this.#assemble(scope, complete, rows);
+          yield* pagesUpTo(complete.at(-1), this.#assemble(scope, complete, rows));
           at += complete.length;
           step = cut === null ? nextStep(step, rows, pageSize) : Math.max(complete.length, half(step));
         } else if (first && (wanted.length === 1 || readable.length === 1)) {
-          yield* partsOf(toConversation(first), this.#messages.pagesOf(scope, first));
+          const pages = this.#messages.pagesOf(scope, first);
+          yield* pagesUpTo(first, partsOf(toConversation(first), pages));
           at += 1;
         } else step = half(wanted.length);
         // On SQLite, statements that wait for the connection run now.
@@ -158,20 +161,21 @@ export class KnexExportSource implements ExportSource {
   }
 
   /**
-   * Conversations by age. A page is so many rows of the index, of which expired and deleted ones are left out: a LIMIT on those that
-   * match could look at all of them.
+   * Conversations by age. A page is so many rows of the index, of which expired and deleted ones are left out: a LIMIT
+   * on those that match could look at all of them.
    */
   async *#conversationPages(
     scope: ExportScope,
     position: ExportPosition | null,
-  ): AsyncGenerator<readonly ConversationHead[]> {
+  ): AsyncGenerator<{ readonly heads: readonly ConversationHead[]; readonly last: ConversationHead }> {
     const activeSince = toTime(scope.activeSince);
     let after = position && { created_at: columnOf(position.createdAt), id: position.id };
     for (;;) {
       const heads = await this.#conversationPage(scope, after);
       const last = heads.at(-1);
       if (!last) return;
-      yield heads.filter((head) => head.last_active >= activeSince && head.deleted_at === null);
+      const live = heads.filter((head) => head.last_active >= activeSince && head.deleted_at === null);
+      yield { heads: live, last };
       if (heads.length < CONVERSATIONS) return;
       after = last;
       await nextTurn();
@@ -255,6 +259,24 @@ export class KnexExportSource implements ExportSource {
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
     return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
+}
+
+/** Pages of these parts, after which all conversations up to `last` are complete. */
+async function* pagesUpTo(
+  last: ConversationHead | undefined,
+  pages: AsyncIterable<readonly ExportPart[]>,
+): AsyncGenerator<ExportPage> {
+  let done: string | undefined;
+  for await (const parts of pages) {
+    const page = pageOf(parts);
+    yield page;
+    done = page.position?.id;
+  }
+  if (last && done !== last.id) yield { parts: [], position: positionOf(last) };
+}
+
+function positionOf({ id, created_at }: ConversationHead): ExportPosition {
+  return { id, createdAt: isoOf(created_at) };
 }
 
 /** One conversation in several parts; none when all its messages were deleted meanwhile. */

@@ -13,9 +13,11 @@ import { fromTime, toTime } from '../core/codec.ts';
 import { dialectOf, type ReleaseLock } from '../core/dialect.ts';
 import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
+import type { MessageRow } from '../core/tables.ts';
 import { hideConversations, pendingDeletions, removeDeleted } from './deletions.ts';
 
 const COUNT_PAGE = 20;
+const VERSION_PAGE = 2000;
 
 export class KnexPurgeStore implements PurgeStore {
   readonly #knex: Knex;
@@ -156,14 +158,32 @@ async function streamingConversations(trx: Knex): Promise<Set<string>> {
   return new Set(ids);
 }
 
-/** From `updated_at`, which every write of a message sets. */
+/** From `updated_at`, which every write of a message sets. In pages, so that no statement reads all of a long one. */
 async function versionsOf(knex: Knex, ids: readonly string[]): Promise<ConversationVersions> {
-  const rows = await knex('conversations')
-    .leftJoin('messages', 'messages.conversation_id', 'conversations.id')
-    .whereIn('conversations.id', ids)
-    .groupBy('conversations.id', 'last_active', 'conversations.epoch')
-    .select('conversations.id', 'last_active', 'conversations.epoch')
-    .count({ count: 'messages.id' })
-    .max({ newest: 'messages.id', changed: 'updated_at' });
-  return new Map(rows.map((row) => [row.id, JSON.stringify(row)]));
+  const heads = await knex('conversations').whereIn('id', ids).select('id', 'last_active', 'epoch');
+  const versions = new Map(heads.map((head) => [head.id, { ...head, count: 0, newest: 0, changed: '' }]));
+  let after = 0;
+  for (let left = [...versions.keys()].sort(); left.length > 0; ) {
+    const rows: Pick<MessageRow, 'conversation_id' | 'id' | 'updated_at'>[] = await knex
+      .from(knex.raw(`messages ${dialectOf(knex).forceIndex('messages_conversation')}`))
+      .whereIn('conversation_id', after === 0 ? left : left.slice(0, 1))
+      .where('id', '>', after)
+      .orderBy(['conversation_id', 'id'])
+      .limit(VERSION_PAGE)
+      .select('conversation_id', 'id', 'updated_at');
+    for (const { conversation_id, id, updated_at } of rows) {
+      const version = versions.get(conversation_id);
+      if (!version) continue;
+      version.count += 1;
+      version.newest = id;
+      if (updated_at > version.changed) version.changed = updated_at;
+    }
+    const last = rows.length < VERSION_PAGE ? undefined : rows.at(-1);
+    // Shorter than a page: the rest of one conversation, or all that were asked for.
+    if (!last) left = after === 0 ? [] : left.slice(1);
+    else left = left.slice(left.indexOf(last.conversation_id));
+    after = last?.id ?? 0;
+    await nextTurn();
+  }
+  return new Map([...versions].map(([id, version]) => [id, JSON.stringify(version)]));
 }

@@ -62,11 +62,23 @@ export interface ExportPart {
   readonly ends: boolean;
 }
 
-/** The last conversation that an export has completed. */
+/** Parts that are read together; none where nothing matches. */
+export interface ExportPage {
+  readonly parts: readonly ExportPart[];
+  /** All conversations up to this one are complete; null inside a conversation. */
+  readonly position: ExportPosition | null;
+}
+
+/** The last conversation that an export has completed, or has left out. */
 export interface ExportPosition {
   /** {@link ExportConversation.createdAt} */
   readonly createdAt: string;
   readonly id: string;
+}
+
+export function pageOf(parts: readonly ExportPart[]): ExportPage {
+  const last = parts.at(-1);
+  return { parts, position: last?.ends ? last.conversation : null };
 }
 
 /** Reads in small steps; between them it holds neither a connection nor a transaction. */
@@ -87,7 +99,7 @@ export interface ExportSource {
    * export exactly once; a row that is changed or deleted meanwhile appears in either state.
    * @param after continues after this conversation
    */
-  read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<readonly ExportPart[]>;
+  read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<ExportPage>;
   /** Rejects with the signal's reason when it is aborted. @param onPage called at each page */
   count(
     scope: ExportScope,

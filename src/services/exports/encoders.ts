@@ -166,14 +166,3 @@ export function jsonEncoder(
     },
   };
 }
-
-/** The encoder with `mask` applied to all contents. */
-export function withMask(encoder: ExportEncoder, mask: (text: string) => string): ExportEncoder {
-  return {
-    ...encoder,
-    messages(conversation, messages, first) {
-      const masked = messages.map((message) => ({ ...message, content: mask(message.content) }));
-      return encoder.messages(conversation, masked, first);
-    },
-  };
-}

@@ -1,6 +1,12 @@
 import type { Instant } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import type { ExportFilter, ExportScope, ExportSource } from '../../domain/exports/exports.ts';
+import type {
+  ExportFilter,
+  ExportPage,
+  ExportPosition,
+  ExportScope,
+  ExportSource,
+} from '../../domain/exports/exports.ts';
 import type {
   ExportCheckpoint,
   ExportFormat,
@@ -11,16 +17,9 @@ import type {
 import type { Clock } from '../../domain/runtime.ts';
 import { isoTime } from '../../domain/time.ts';
 import type { CursorCodec } from './cursor-codec.ts';
-import {
-  csvEncoder,
-  type ExportCounts,
-  type ExportEncoder,
-  jsonEncoder,
-  ndjsonEncoder,
-  withMask,
-} from './encoders.ts';
+import { csvEncoder, type ExportCounts, type ExportEncoder, jsonEncoder, ndjsonEncoder } from './encoders.ts';
 import { type ExportPreview, type ExportRow, ratio, rowsOf } from './preview.ts';
-import { encodeParts, exportText, trackIds } from './text.ts';
+import { encodeParts, exportText, maskPages, trackIds } from './text.ts';
 import { ExportThrottle } from './throttle.ts';
 
 export interface ExportForm {
@@ -53,7 +52,7 @@ export interface FileText {
 
 /** Masks personal data in contents. */
 export interface PersonalData {
-  readonly mask: (text: string) => string;
+  readonly mask: (text: string) => Promise<string>;
   /** Whether new exports are masked. */
   readonly masked: boolean;
 }
@@ -63,7 +62,7 @@ interface ExportOptions {
   readonly throttle?: Pick<ExportThrottle, 'throttle'>;
 }
 
-const UNMASKED: PersonalData = { mask: (text) => text, masked: false };
+const UNMASKED: PersonalData = { mask: async (text) => text, masked: false };
 /** Messages that a preview reads to estimate the average size. */
 const SAMPLE = 500;
 
@@ -99,7 +98,8 @@ export class ExportService {
     const now = this.#clock.now();
     const scope = await this.#scope(target, now);
     const counts = { conversations: 0, messages: 0 };
-    const chunks = this.#chunks(scope, this.#encoder(scope, form, now, this.#personal.masked), counts);
+    const { masked } = this.#personal;
+    const chunks = this.#chunks(this.#read(scope, masked), this.#encoder(scope, form, now, masked), counts);
     return { chunks, counts: () => ({ ...counts }) };
   }
 
@@ -116,12 +116,11 @@ export class ExportService {
     const now = this.#clock.now();
     const scope = await this.#scope(target, now);
     const { masked } = this.#personal;
-    const { mask } = masked ? this.#personal : UNMASKED;
     const encoder = this.#encoder(scope, form, now, masked);
     const rows: ExportRow[] = [];
     const sampled = { conversations: 0, messages: 0 };
     let bytes = 0;
-    for await (const parts of this.#source.read(scope)) {
+    for await (const { parts } of this.#read(scope, masked)) {
       signal?.throwIfAborted();
       for (const part of parts) rows.push(...rowsOf(part, limit - rows.length));
       for (const piece of encodeParts(encoder, parts, sampled, true)) bytes += Buffer.byteLength(piece);
@@ -130,7 +129,7 @@ export class ExportService {
     const total = await this.#source.count(scope, signal);
     const frame = Buffer.byteLength(encoder.opening() + encoder.closing(total));
     return {
-      rows: rows.map((row) => ({ ...row, content: row.content === null ? null : mask(row.content) })),
+      rows,
       estimate: { ...total, bytes: Math.round(frame + bytes * ratio(total, sampled)) },
     };
   }
@@ -175,7 +174,7 @@ export class ExportService {
       }
     }
     // Looking for changes takes as long as counting them did. What changed since is in the next incremental export.
-    const pages = total === 0 ? [] : trackIds(this.#source.read(scope, position), range);
+    const pages = total === 0 ? [] : trackIds(this.#read(scope, masked, position), range);
     for await (const next of this.#throttle.throttle(exportText(pages, encoder, counts, deleted === 0))) {
       position = next.position ?? position;
       yield piece(next.text, next.position !== null);
@@ -229,19 +228,27 @@ export class ExportService {
       json: () =>
         jsonEncoder(this.#retention, { ...scope, exportedAt: now, since: scope.since?.at ?? null, masked }),
     };
-    const encoder = encoders[format]();
-    return masked ? withMask(encoder, this.#personal.mask) : encoder;
+    return encoders[format]();
+  }
+
+  #read(
+    scope: ExportScope,
+    masked: boolean,
+    position: ExportPosition | null = null,
+  ): AsyncIterable<ExportPage> {
+    const pages = this.#source.read(scope, position);
+    return masked ? maskPages(pages, this.#personal.mask) : pages;
   }
 
   async *#chunks(
-    scope: ExportScope,
+    pages: AsyncIterable<ExportPage>,
     encoder: ExportEncoder,
     counts: { conversations: number; messages: number },
   ): AsyncGenerator<Buffer> {
     // Sent before the first page is read.
     const opening = encoder.opening();
     if (opening !== '') yield Buffer.from(opening);
-    const pieces = exportText(this.#source.read(scope), encoder, counts, true);
+    const pieces = exportText(pages, encoder, counts, true);
     for await (const { text } of this.#throttle.throttle(pieces)) {
       if (text !== '') yield Buffer.from(text);
     }

@@ -43,18 +43,28 @@ export interface JobList {
 
 /** Exports that are written to files in the background. */
 export class ExportJobService {
-  readonly #parts: ExportJobParts;
+  readonly #store: ExportJobStore;
+  readonly #files: ExportFiles;
+  readonly #runner: JobRunner;
+  readonly #clock: Clock;
+  readonly #ids: IdSource;
+  readonly #notificationErrors: ExportJobParts['notificationErrors'];
   /** The jobs that the next poll queries, in their last state. */
   readonly #followed = new Map<string, ExportJob>();
   #poll: Promise<ReadonlyMap<string, ExportJob>> | undefined;
 
-  constructor(parts: ExportJobParts) {
-    this.#parts = parts;
+  constructor({ store, files, runner, clock, ids, notificationErrors }: ExportJobParts) {
+    this.#store = store;
+    this.#files = files;
+    this.#runner = runner;
+    this.#clock = clock;
+    this.#ids = ids;
+    this.#notificationErrors = notificationErrors;
   }
 
   /** Aborted when this process stops. */
   get stopping(): AbortSignal {
-    return this.#parts.runner.stopping;
+    return this.#runner.stopping;
   }
 
   /**
@@ -62,12 +72,11 @@ export class ExportJobService {
    * @throws AppError `validation` when a notification cannot be sent as requested
    */
   async start(request: ExportRequest): Promise<ExportJob> {
-    const { ids, clock, store, runner, notificationErrors } = this.#parts;
-    const errors = notificationErrors(request.notify);
+    const errors = this.#notificationErrors(request.notify);
     const [first] = errors;
     if (first) throw new AppError('validation', `${first.path}: ${first.message}`, { errors });
     const job: ExportJob = {
-      id: ids.next(),
+      id: this.#ids.next(),
       owner: request.filter.owner,
       status: 'queued',
       request,
@@ -75,20 +84,20 @@ export class ExportJobService {
       checkpoint: null,
       manifest: null,
       error: null,
-      createdAt: clock.now(),
+      createdAt: this.#clock.now(),
       startedAt: null,
       finishedAt: null,
     };
-    await store.add(job);
-    runner.wake();
+    await this.#store.add(job);
+    this.#runner.wake();
     return job;
   }
 
   /** @throws AppError `export_not_found` */
   async get(id: string, access: Access): Promise<ExportJob> {
-    const job = await this.#parts.store.find(id);
+    const job = await this.#store.find(id);
     if (!job || !canAccess(access, job.owner)) throw exportNotFound();
-    return this.#parts.runner.withProgress(job);
+    return this.#runner.withProgress(job);
   }
 
   /**
@@ -97,12 +106,11 @@ export class ExportJobService {
    * @throws AppError `export_not_found`
    */
   async follow(last: ExportJob): Promise<ExportJob> {
-    const { runner } = this.#parts;
     this.#followed.set(last.id, last);
     this.#poll ??= this.#queryFollowed();
     const job = (await this.#poll).get(last.id);
     if (!job) throw exportNotFound();
-    return runner.withProgress(job);
+    return this.#runner.withProgress(job);
   }
 
   async #queryFollowed(): Promise<ReadonlyMap<string, ExportJob>> {
@@ -110,31 +118,29 @@ export class ExportJobService {
     const followed = [...this.#followed.values()];
     this.#followed.clear();
     this.#poll = undefined;
-    const { runner, store } = this.#parts;
-    const runsHere = ({ id, status }: ExportJob) => status === 'running' && runner.isRunning(id);
+    const runsHere = ({ id, status }: ExportJob) => status === 'running' && this.#runner.isRunning(id);
     const ids = followed.filter((job) => !runsHere(job)).map(({ id }) => id);
-    const found = ids.length === 0 ? [] : await store.findAll(ids);
+    const found = ids.length === 0 ? [] : await this.#store.findAll(ids);
     return new Map([...followed.filter(runsHere), ...found].map((job) => [job.id, job]));
   }
 
   async list(access: Access, limit: number, before: JobListCursor | null): Promise<JobList> {
-    const rows = await this.#parts.store.list(access, limit + 1, before);
-    const jobs = rows.slice(0, limit).map((job) => this.#parts.runner.withProgress(job));
+    const rows = await this.#store.list(access, limit + 1, before);
+    const jobs = rows.slice(0, limit).map((job) => this.#runner.withProgress(job));
     const last = rows.length > limit ? jobs.at(-1) : undefined;
     return { jobs, next: last ? { createdAt: last.createdAt, id: last.id } : null };
   }
 
   /** Cancels a job that has not ended, otherwise removes it and its file. @throws AppError `export_not_found` */
   async delete(id: string, access: Access): Promise<'cancelled' | 'removed'> {
-    const { store, files, runner, clock } = this.#parts;
     await this.get(id, access);
-    if (await store.cancel(id, clock.now())) {
-      await runner.abort(id);
-      await files.remove(id);
+    if (await this.#store.cancel(id, this.#clock.now())) {
+      await this.#runner.abort(id);
+      await this.#files.remove(id);
       return 'cancelled';
     }
-    await store.remove(id);
-    await files.remove(id);
+    await this.#store.remove(id);
+    await this.#files.remove(id);
     return 'removed';
   }
 
@@ -142,7 +148,7 @@ export class ExportJobService {
   async file(id: string, access: Access) {
     const job = await this.get(id, access);
     if (job.status !== 'done' || !job.manifest) throw notReady(job);
-    const file = await this.#parts.files.find(id, job.request);
+    const file = await this.#files.find(id, job.request);
     if (!file)
       throw new AppError(
         'export_not_found',

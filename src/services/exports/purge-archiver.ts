@@ -1,6 +1,6 @@
 import type { PurgeArchive } from '../../domain/conversations/purge.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import type { ExportPart, ExportScope, ExportSource } from '../../domain/exports/exports.ts';
+import type { ExportPage, ExportScope, ExportSource } from '../../domain/exports/exports.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import { ndjsonEncoder } from './encoders.ts';
 import { exportText, type IdRange, trackIds } from './text.ts';
@@ -38,7 +38,7 @@ export class PurgeArchiver {
     });
   }
 
-  async *#read(ids: readonly string[]): AsyncGenerator<readonly ExportPart[]> {
+  async *#read(ids: readonly string[]): AsyncGenerator<ExportPage> {
     for (const conversationId of ids) yield* this.#source.read({ ...UNBOUNDED, conversationId });
   }
 }

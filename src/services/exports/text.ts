@@ -1,4 +1,5 @@
-import type { ExportMessage, ExportPart, ExportPosition } from '../../domain/exports/exports.ts';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { ExportMessage, ExportPage, ExportPart, ExportPosition } from '../../domain/exports/exports.ts';
 import type { ExportEncoder } from './encoders.ts';
 
 export interface RunningCounts {
@@ -22,12 +23,12 @@ const SLICE_CHARS = 64 * 1024;
  * @param isFirst whether nothing precedes the first conversation
  */
 export async function* exportText(
-  pages: AsyncIterable<readonly ExportPart[]> | readonly ExportPart[][],
+  pages: AsyncIterable<ExportPage> | readonly ExportPage[],
   encoder: ExportEncoder,
   counts: RunningCounts,
   isFirst: boolean,
 ): AsyncGenerator<ExportText> {
-  for await (const parts of pages) {
+  for await (const { parts, position } of pages) {
     let text = '';
     for (const piece of encodeParts(encoder, parts, counts, isFirst)) {
       text += piece;
@@ -35,10 +36,8 @@ export async function* exportText(
       yield { text, position: null };
       text = '';
       // A fast reader would otherwise block the event loop.
-      await new Promise(setImmediate);
+      await nextTurn();
     }
-    const last = parts.at(-1);
-    const position = last?.ends ? last.conversation : null;
     // Also without text: long exports of few matches are seen to go on.
     yield { text, position };
   }
@@ -85,14 +84,38 @@ export interface IdRange {
 
 /** The pages unchanged; `range` is extended by their message ids. */
 export async function* trackIds(
-  pages: AsyncIterable<readonly ExportPart[]>,
+  pages: AsyncIterable<ExportPage>,
   range: IdRange,
-): AsyncGenerator<readonly ExportPart[]> {
-  for await (const parts of pages) {
-    for (const { messages } of parts) {
+): AsyncGenerator<ExportPage> {
+  for await (const page of pages) {
+    for (const { messages } of page.parts) {
       range.firstMessageId ??= messages[0]?.uid ?? null;
       range.lastMessageId = messages.at(-1)?.uid ?? range.lastMessageId;
     }
-    yield parts;
+    yield page;
   }
+}
+
+/** The pages with `mask` applied to all contents. */
+export async function* maskPages(
+  pages: AsyncIterable<ExportPage>,
+  mask: (text: string) => Promise<string>,
+): AsyncGenerator<ExportPage> {
+  for await (const { parts, position } of pages) {
+    const masked: ExportPart[] = [];
+    for (const part of parts) masked.push({ ...part, messages: await maskMessages(part.messages, mask) });
+    yield { parts: masked, position };
+  }
+}
+
+async function maskMessages(
+  messages: readonly ExportMessage[],
+  mask: (text: string) => Promise<string>,
+): Promise<ExportMessage[]> {
+  const masked: ExportMessage[] = [];
+  for (const slice of slices(messages)) {
+    for (const message of slice) masked.push({ ...message, content: await mask(message.content) });
+    await nextTurn();
+  }
+  return masked;
 }

@@ -1,12 +1,15 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import fc from 'fast-check';
 import {
   maskBankCards,
   maskEmails,
   maskIdCards,
+  maskInSteps,
   maskMobiles,
   maskPersonal,
 } from '../../../src/filter/index.ts';
+import { ticksDuring } from '../../support/ticks.ts';
 
 type Cases = readonly (readonly [string, string])[];
 
@@ -116,6 +119,27 @@ describe('all masks together', () => {
   it('change nothing when applied twice', () => {
     const once = maskPersonal('13812345678 11010519491231002X 4111 1111 1111 1111 a@b.cn');
     assert.equal(maskPersonal(once), once);
+  });
+
+  it('give the same in steps, wherever these end', async () => {
+    const part = fc.constantFrom(
+      ...['13812345678', '138 1234 5678', '+86 138-1234-5678', '11010519491231002X', '4111 1111 1111 1111'],
+      ...['a.b-c@d.example', 'z@example.com', '0.', ' ', '  ', '-', 'x', '。', '\n', '１', '中文 ', 'end. '],
+    );
+    const texts = fc.array(part, { maxLength: 30 }).map((parts) => parts.join(''));
+    await fc.assert(
+      fc.asyncProperty(texts, fc.integer({ min: 0, max: 40 }), async (text, step) => {
+        assert.equal(await maskInSteps(text, step), maskPersonal(text));
+      }),
+    );
+  });
+
+  it('block nothing for long, also for a reply of 4 MB in one line', async () => {
+    for (const piece of ['words of a line, ', '中文字符', 'a@b.example ']) {
+      const text = piece.repeat(4_000_000 / piece.length);
+      const { longest, count } = await ticksDuring(() => maskInSteps(text));
+      assert.ok(count > 20 && longest < 50, `${piece}: ${longest} ms, ${count} turns`);
+    }
   });
 
   for (const piece of [

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { ArchiveBatch, PurgeStore } from '../../../../src/domain/conversations/purge.ts';
 import { Retention } from '../../../../src/domain/conversations/retention.ts';
-import type { ExportScope } from '../../../../src/domain/exports/exports.ts';
+import { type ExportScope, pageOf } from '../../../../src/domain/exports/exports.ts';
 import { PurgeService } from '../../../../src/services/conversations/purge.ts';
 import { PurgeArchiver } from '../../../../src/services/exports/purge-archiver.ts';
 import { silentLog } from '../../../support/fakes.ts';
@@ -118,7 +118,7 @@ describe('a purge', () => {
       async *read({ conversationId }: ExportScope) {
         const time = '2026-03-20T00:00:00.000Z';
         const conversation = { id: String(conversationId), createdAt: time, lastActive: time };
-        yield [{ conversation, messages: [], begins: true, ends: true }];
+        yield pageOf([{ conversation, messages: [], begins: true, ends: true }]);
       },
     };
     const archiver = new PurgeArchiver(source, archive, { now: () => NOW }, new Retention(DAY));

@@ -2,7 +2,12 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { Retention } from '../../../../src/domain/conversations/retention.ts';
-import type { ExportPart, ExportScope, ExportSource } from '../../../../src/domain/exports/exports.ts';
+import {
+  type ExportPart,
+  type ExportScope,
+  type ExportSource,
+  pageOf,
+} from '../../../../src/domain/exports/exports.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { escapeFormula } from '../../../../src/services/exports/encoders.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
@@ -24,7 +29,9 @@ function serviceOver(read: () => AsyncIterable<readonly ExportPart[]>): ExportSe
     count: () => Promise.resolve({ conversations: 0, messages: 0 }),
     cursor: () => Promise.resolve({ seq: 0, at: 0 }),
     async *deletions() {},
-    read,
+    async *read() {
+      for await (const parts of read()) yield pageOf(parts);
+    },
   };
   const cursors = new CursorCodec(async () => ['a secret']);
   return new ExportService(source, cursors, { now: () => 0 }, new Retention(0));

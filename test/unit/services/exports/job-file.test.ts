@@ -3,7 +3,13 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { Retention } from '../../../../src/domain/conversations/retention.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
-import type { ExportConversation, ExportPart, ExportSource } from '../../../../src/domain/exports/exports.ts';
+import {
+  type ExportConversation,
+  type ExportPage,
+  type ExportPart,
+  type ExportSource,
+  pageOf,
+} from '../../../../src/domain/exports/exports.ts';
 import type { ExportFiles, ExportFormat, ExportJob } from '../../../../src/domain/exports/jobs.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
@@ -37,21 +43,21 @@ function source(deleted: number): ExportSource {
     async *deletions() {
       for (let n = 0; n < deleted; n += 1) yield [{ id: `gone ${n}`, deletedAt: '' }];
     },
-    async *read(_scope, after): AsyncGenerator<ExportPart[]> {
+    async *read(_scope, after): AsyncGenerator<ExportPage> {
       let page: ExportPart[] = [];
       for (let n = after ? Number(after.id) + 1 : 0; n < CONVERSATIONS; n += 1) {
         const one = conversation(n);
         if (n % 5 === 4) {
-          if (page.length > 0) yield page;
+          if (page.length > 0) yield pageOf(page);
           page = [];
           for (let piece = 1; piece <= 6; piece += 1) {
-            yield [
+            yield pageOf([
               { conversation: one, messages: messages(n, piece), begins: piece === 1, ends: piece === 6 },
-            ];
+            ]);
           }
         } else page.push({ conversation: one, messages: messages(n, 2), begins: true, ends: true });
         if (page.length === 2 || n === CONVERSATIONS - 1) {
-          if (page.length > 0) yield page;
+          if (page.length > 0) yield pageOf(page);
           page = [];
         }
       }

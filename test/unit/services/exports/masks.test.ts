@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Retention } from '../../../../src/domain/conversations/retention.ts';
-import type { ExportScope, ExportSource } from '../../../../src/domain/exports/exports.ts';
+import { type ExportScope, type ExportSource, pageOf } from '../../../../src/domain/exports/exports.ts';
 import type { ExportRequest, JobScope } from '../../../../src/domain/exports/jobs.ts';
-import { maskPersonal } from '../../../../src/filter/index.ts';
+import { maskInSteps } from '../../../../src/filter/index.ts';
 import { CursorCodec } from '../../../../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../../../../src/services/exports/exports.ts';
 import { EMPTY_CHECKPOINT } from '../../../../src/services/exports/write-export.ts';
@@ -34,11 +34,11 @@ function service(masked: boolean): ExportService {
     cursor: () => Promise.resolve({ seq: 0, at: 0 }),
     async *deletions() {},
     async *read() {
-      yield [{ conversation, messages: [message], begins: true, ends: true }];
+      yield pageOf([{ conversation, messages: [message], begins: true, ends: true }]);
     },
   };
   const cursors = new CursorCodec(async () => ['a secret']);
-  const personal = { mask: maskPersonal, masked };
+  const personal = { mask: maskInSteps, masked };
   return new ExportService(source, cursors, { now: () => 0 }, new Retention(0), {
     personal,
   });
