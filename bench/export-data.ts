@@ -25,9 +25,9 @@ function id(prefix: string, n: number): string {
   return `00${prefix}-0000-7000-8000-${hex}`;
 }
 
-/** 2024-01-01 plus the minutes, in the database's format. */
+/** 2014-01-01 plus the minutes, so that copies are in the past too, in the database's format. */
 function time(minutes: number): string {
-  return new Date(Date.UTC(2024, 0, 1) + minutes * 60_000).toISOString().replace('T', ' ').slice(0, 23);
+  return new Date(Date.UTC(2014, 0, 1) + minutes * 60_000).toISOString().replace('T', ' ').slice(0, 23);
 }
 
 /** @param messages a multiple of BASE, or less than BASE */
@@ -81,5 +81,5 @@ async function copyAll(connection: mysql.Connection, copy: number): Promise<void
 
 /** The last `created_at` of the first `conversations` conversations of the base. */
 export function lastCreatedOf(conversations: number): string {
-  return new Date(Date.UTC(2024, 0, 1) + (conversations - 1) * 60_000).toISOString();
+  return new Date(Date.UTC(2014, 0, 1) + (conversations - 1) * 60_000).toISOString();
 }

@@ -1,7 +1,10 @@
 /**
- * `npm run bench:slow -- [--messages N]`: the p99 of chats on MySQL or MariaDB while another session locks the row of
- * one conversation for 6 s, and while a conversation of N messages (default 250,000) is deleted, each against a quiet
- * time of the same run; and the time of `npm run purge` for 200 conversations of 2,500 messages with default settings.
+ * `npm run bench:slow -- [NAME …]`: one row of the table in README.md per name, on MySQL or MariaDB. `lock` measures the
+ * p99 of chats while another session locks the row of one conversation for 6 s, `deletion` while a conversation of
+ * 250,000 messages is deleted, each against a quiet time of the same run; `purge` the time of `npm run purge` for 200
+ * conversations of 2,500 messages with default settings. These three run without names. `export` measures an
+ * incremental export of 5,000,000 messages of which none has changed, `million` the deletion of a conversation of
+ * 1,000,000 messages, `many` the purge of 1,000,000 conversations of one message.
  */
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
@@ -9,21 +12,26 @@ import { parseArgs, promisify } from 'node:util';
 import mysql from 'mysql2/promise';
 import { createIdSource } from '../src/ids.ts';
 import { benchDatabases } from './databases.ts';
+import { fill } from './export-data.ts';
 import { percentile, run } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const { values: flags } = parseArgs({ options: { messages: { type: 'string', default: '250000' } } });
-const MESSAGES = Number(flags.messages);
+const { positionals } = parseArgs({ allowPositionals: true });
 const PURGED = { conversations: 200, messages: 2500 };
 const CONCURRENCY = 8;
 const CHATS = 250;
 const LOCK_MS = 6000;
 const BATCH = 2000;
+const EXPIRED = '2024-01-01 00:00:00.000';
+/** Statements that take longer are kept in the server's table of slow statements. */
+const SLOW_SECONDS = 0.1;
 
 const ids = createIdSource();
+const now = () => new Date().toISOString().replace('T', ' ').slice(0, 23);
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Inserts a conversation last active at `time` (the database's format); returns its id. */
-async function addConversation(admin: mysql.Connection, messages: number, time: string): Promise<string> {
+async function addConversation(messages: number, time: string): Promise<string> {
   const id = ids.next();
   await admin.query('INSERT INTO conversations (id, created_at, last_active) VALUES (?)', [[id, time, time]]);
   for (let n = 0; n < messages; n += BATCH) {
@@ -37,6 +45,21 @@ async function addConversation(admin: mysql.Connection, messages: number, time: 
     );
   }
   return id;
+}
+
+/** Inserts expired conversations of one message. */
+async function addMany(conversations: number): Promise<void> {
+  const times = [EXPIRED, EXPIRED];
+  for (let n = 0; n < conversations; n += BATCH) {
+    const made = Array.from({ length: Math.min(BATCH, conversations - n) }, () => ids.next());
+    await admin.query('INSERT INTO conversations (id, created_at, last_active) VALUES ?', [
+      made.map((id) => [id, ...times]),
+    ]);
+    await admin.query(
+      'INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at) VALUES ?',
+      [made.map((id) => [ids.next(), id, 'user', 'not long', EXPIRED, 'complete', EXPIRED])],
+    );
+  }
 }
 
 /** The p99 of stored chats in new conversations, ms; they go on until `work` is done. */
@@ -55,76 +78,149 @@ async function chatsWhile(server: Measured, work: Promise<unknown>): Promise<num
   return percentile(firsts, 99);
 }
 
-async function lockRow(url: string, id: string): Promise<void> {
+/** Prints the p99 of chats beside the work, and that of quiet times before and after it. */
+async function compare(what: string, server: Measured, work: () => Promise<unknown>): Promise<void> {
+  const quietly = () => chatsWhile(server, pause(LOCK_MS));
+  await quietly();
+  const before = await quietly();
+  const ms = await chatsWhile(server, work());
+  const quiet = (before + (await quietly())) / 2;
+  console.log(`${what}: p99 ${ms.toFixed(1)} ms, quiet ${quiet.toFixed(1)} ms, ${(ms / quiet).toFixed(2)} ×`);
+}
+
+async function lockRow(id: string): Promise<void> {
   const session = await mysql.createConnection(url);
   await session.beginTransaction();
   await session.query('SELECT id FROM conversations WHERE id = ? FOR UPDATE', [id]);
-  await new Promise((resolve) => setTimeout(resolve, LOCK_MS));
+  await pause(LOCK_MS);
   await session.rollback();
   await session.end();
 }
 
-/** A chat in the locked conversation: it waits, or is refused with 503. */
-async function chatIn(server: Measured, id: string): Promise<void> {
-  const body = JSON.stringify({ message: 'wait', conversation_id: id, cache: false });
+async function call(server: Measured, method: string, path: string, body?: unknown): Promise<unknown> {
   const headers = { 'content-type': 'application/json' };
-  await (await fetch(`http://127.0.0.1:${server.port}/api/chat`, { method: 'POST', headers, body })).text();
+  const response = await fetch(`http://127.0.0.1:${server.port}${path}`, {
+    method,
+    headers,
+    ...(body !== undefined && { body: JSON.stringify(body) }),
+  });
+  return response.status === 204 ? undefined : response.json();
 }
 
-async function deleteAndRemove(server: Measured, admin: mysql.Connection, id: string): Promise<void> {
-  await fetch(`http://127.0.0.1:${server.port}/api/conversations/${id}`, { method: 'DELETE' });
+async function deleteAndRemove(server: Measured, id: string): Promise<void> {
+  await call(server, 'DELETE', `/api/conversations/${id}`);
   for (;;) {
     const [rows] = await admin.query<mysql.RowDataPacket[]>('SELECT 1 FROM conversations WHERE id = ?', [id]);
     if (rows.length === 0) return;
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await pause(200);
   }
 }
 
-async function purgeSeconds(url: string): Promise<number> {
+async function purge(what: string): Promise<void> {
   const script = join(import.meta.dirname, '../scripts/purge.ts');
   const began = performance.now();
-  await promisify(execFile)(process.execPath, [script], { env: { ...process.env, DATABASE_URL: url } });
-  return (performance.now() - began) / 1000;
+  const env = { ...process.env, DATABASE_URL: url };
+  const { stdout } = await promisify(execFile)(process.execPath, [script], { env });
+  const seconds = (performance.now() - began) / 1000;
+  const slowest = await slowestStatement();
+  console.log(
+    `purge of ${what}: ${seconds.toFixed(1)} s, ${slowest}; ${stdout.trim().split('\n').at(-1) ?? ''}`,
+  );
 }
 
-const databases = await benchDatabases('slow');
-const upstream = await startPeer('./upstream.ts');
-try {
-  const url = databases.list[1]?.url ?? '';
-  const server = await startSubject(upstream.port, url, { CONVERSATION_TTL_HOURS: '0' });
-  const admin = await mysql.createConnection(url);
-  try {
-    const now = new Date().toISOString().replace('T', ' ').slice(0, 23);
-    const quietly = () => chatsWhile(server, new Promise((resolve) => setTimeout(resolve, LOCK_MS)));
-    const show = (what: string, ms: number, quiet: number) =>
-      console.log(
-        `${what}: p99 ${ms.toFixed(1)} ms, quiet ${quiet.toFixed(1)} ms, ${(ms / quiet).toFixed(2)} ×`,
-      );
-    await quietly();
+/** Runs an export job. @returns its manifest */
+async function exportJob(server: Measured, request: object): Promise<{ cursor: string; messages: number }> {
+  const { id } = (await call(server, 'POST', '/api/exports', { format: 'ndjson', ...request })) as {
+    id: string;
+  };
+  for (;;) {
+    const job = (await call(server, 'GET', `/api/exports/${id}`)) as { status: string; error?: string };
+    if (job.status === 'done') break;
+    if (job.status === 'failed') throw new Error(`the export failed: ${job.error}`);
+    await pause(200);
+  }
+  return (await call(server, 'GET', `/api/exports/${id}/manifest`)) as { cursor: string; messages: number };
+}
 
-    const locked = await addConversation(admin, 2, now);
-    const beforeLock = await quietly();
-    const held = lockRow(url, locked);
-    const waiting = chatIn(server, locked);
-    show('one row locked for 6 s', await chatsWhile(server, held), (beforeLock + (await quietly())) / 2);
-    await waiting;
+async function slowestStatement(): Promise<string> {
+  const [rows] = await admin.query<mysql.RowDataPacket[]>(
+    `SELECT TIME_TO_SEC(query_time) AS s, LEFT(sql_text, 60) AS text FROM mysql.slow_log
+     WHERE db = DATABASE() ORDER BY query_time DESC LIMIT 1`,
+  );
+  await admin.query('TRUNCATE mysql.slow_log');
+  const [row] = rows;
+  return row
+    ? `slowest statement ${Number(row.s).toFixed(2)} s (${String(row.text).replaceAll(/\s+/g, ' ')})`
+    : `no statement over ${SLOW_SECONDS} s`;
+}
 
-    const long = await addConversation(admin, MESSAGES, now);
-    const beforeDelete = await quietly();
-    const deleting = await chatsWhile(server, deleteAndRemove(server, admin, long));
-    show(`${MESSAGES} messages deleted`, deleting, (beforeDelete + (await quietly())) / 2);
-
-    for (let n = 0; n < PURGED.conversations; n += 1) {
-      await addConversation(admin, PURGED.messages, '2024-01-01 00:00:00.000');
-    }
-    await server.stop();
-    const seconds = await purgeSeconds(url);
+const SCENARIOS: Readonly<Record<string, (server: Measured) => Promise<void>>> = {
+  async lock(server) {
+    const id = await addConversation(2, now());
+    await compare('one row locked for 6 s', server, () =>
+      // The chat in the locked conversation waits, or is refused with 503.
+      Promise.all([
+        lockRow(id),
+        call(server, 'POST', '/api/chat', { message: 'wait', conversation_id: id, cache: false }),
+      ]),
+    );
+  },
+  async deletion(server) {
+    const id = await addConversation(250_000, now());
+    await compare('250,000 messages deleted', server, () => deleteAndRemove(server, id));
+  },
+  async purge() {
     const { conversations, messages } = PURGED;
-    console.log(`purge of ${conversations} × ${messages} messages: ${seconds.toFixed(1)} s`);
-  } finally {
-    await admin.end();
+    for (let n = 0; n < conversations; n += 1) await addConversation(messages, EXPIRED);
+    await slowestStatement();
+    await purge(`${conversations} × ${messages} messages`);
+  },
+  async million(server) {
+    const id = await addConversation(1_000_000, now());
+    await slowestStatement();
+    const began = performance.now();
+    await deleteAndRemove(server, id);
+    const seconds = (performance.now() - began) / 1000;
+    console.log(`1,000,000 messages removed: ${seconds.toFixed(1)} s, ${await slowestStatement()}`);
+  },
+  async many() {
+    await addMany(1_000_000);
+    await slowestStatement();
+    await purge('1,000,000 × 1 message');
+  },
+  async export(server) {
+    await fill(url, 5_000_000);
+    // The cursor of any export covers the whole database.
+    const { cursor } = await exportJob(server, { end_date: '2000-01-01T00:00:00Z' });
+    await slowestStatement();
+    const began = performance.now();
+    const { messages } = await exportJob(server, { since: cursor });
+    const seconds = (performance.now() - began) / 1000;
+    const slowest = await slowestStatement();
+    console.log(`incremental export of ${messages} messages: ${seconds.toFixed(1)} s, ${slowest}`);
+  },
+};
+
+const databases = await benchDatabases('slow');
+const url = databases.list[1]?.url ?? '';
+const upstream = await startPeer('./upstream.ts');
+const admin = await mysql.createConnection(url);
+try {
+  const slow = `SET GLOBAL log_output = 'TABLE', GLOBAL slow_query_log = ON, GLOBAL long_query_time = ${SLOW_SECONDS}`;
+  await admin.query(slow);
+  for (const name of positionals.length > 0 ? positionals : ['lock', 'deletion', 'purge']) {
+    const scenario = SCENARIOS[name];
+    if (!scenario) throw new Error(`no such row: ${name}; there are ${Object.keys(SCENARIOS).join(', ')}`);
+    const server = await startSubject(upstream.port, url, { CONVERSATION_TTL_HOURS: '0' });
+    try {
+      await scenario(server);
+    } finally {
+      await server.stop();
+    }
+    await databases.empty();
   }
 } finally {
+  await admin.end();
   await upstream.stop();
   await databases.stop();
 }
