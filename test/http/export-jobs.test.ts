@@ -451,7 +451,9 @@ for (const place of databases()) {
 
       const third = await startChat(env, { clock: { now: () => at + 5.1 * HOUR } });
       await until('the old file to go', async () => (await names()).length === 0);
-      problemOf(await third.call('GET', `/api/exports/${job.id}`), 404, 'export_not_found');
+      const old = () => third.call('GET', `/api/exports/${job.id}`);
+      await until('the job to go after it', async () => (await old()).status !== 200);
+      problemOf(await old(), 404, 'export_not_found');
       await third.stop();
     });
   });
