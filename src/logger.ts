@@ -9,6 +9,7 @@ import {
 } from 'pino';
 import { errorCode } from './domain/errors.ts';
 import { maskLogLine } from './filter/pii/log.ts';
+import { LogDestination } from './log-destination.ts';
 
 export type { Logger };
 
@@ -42,11 +43,14 @@ export interface LogOptions {
   readonly file: string | undefined;
 }
 
-/** @param fields added to every line, such as the request id */
+/**
+ * @param fields added to every line, such as the request id
+ * @param stream by default the one for a process in a cluster
+ */
 export function createLogger(
   options: LogOptions,
   fields: () => object,
-  stream: DestinationStream = jsonDestination(options.file),
+  stream: DestinationStream = process.stdout,
 ): Logger {
   const settings: LoggerOptions = {
     level: options.level,
@@ -60,36 +64,29 @@ export function createLogger(
     },
     ...(options.masked && { hooks: { streamWrite: maskLogLine } }),
   };
-  return pino(settings, stream);
+  const log = pino(settings, stream);
+  if (stream instanceof LogDestination) stream.onDropped((count) => log.warn({ count }, 'log lines dropped'));
+  return log;
 }
 
 /**
- * Lines are buffered for up to this time or size and flushed at exit. One write for each line took a tenth of the cost
- * of a cached reply.
+ * Standard output or the file; flushed at exit. Undefined in a cluster (PM2), whose manager reads process.stdout:
+ * writes to descriptor 1 are lost there.
+ * @throws the system's error when the file cannot be opened
  */
-const FLUSH_INTERVAL_MS = 100;
-const BUFFER_BYTES = 8 * 1024;
-
-function jsonDestination(file: string | undefined): DestinationStream {
-  // In a cluster (PM2) the manager reads the lines from process.stdout; writes to descriptor 1 are lost.
-  if (cluster.isWorker && file === undefined) return process.stdout;
-  return pino.destination({
-    dest: file ?? 1,
-    mkdir: true,
-    sync: false,
-    minLength: BUFFER_BYTES,
-    periodicFlush: FLUSH_INTERVAL_MS,
-  });
+export async function openLogDestination({
+  file,
+  pretty,
+}: Pick<LogOptions, 'file'> & { readonly pretty: boolean }): Promise<LogDestination | undefined> {
+  if (cluster.isWorker && file === undefined) return undefined;
+  const destination = new LogDestination({ file, ...(pretty && { format: await prettyFormat(file) }) });
+  process.on('exit', () => destination.exit());
+  return destination;
 }
 
-/** Writes each line immediately, for a person at a terminal. */
-export async function prettyDestination(file: string | undefined): Promise<DestinationStream> {
-  if (cluster.isWorker && file === undefined) return process.stdout;
-  const { default: pretty } = await import('pino-pretty');
-  return pretty({
-    destination: file ?? 1,
-    mkdir: true,
-    sync: true,
+async function prettyFormat(file: string | undefined): Promise<(line: string) => string> {
+  const { prettyFactory } = await import('pino-pretty');
+  return prettyFactory({
     colorize: file === undefined && process.stdout.isTTY,
     translateTime: 'SYS:HH:MM:ss.l',
     ignore: 'pid',

@@ -1,19 +1,13 @@
 /** Loads the configuration, starts the server and stops it on a signal. */
 
-import { closeSync, constants, openSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
-import { dirname, resolve } from 'node:path';
 import packageJson from '../package.json' with { type: 'json' };
 import { type RunningServer, startServer } from './compose/index.ts';
 import { type Config, ConfigError, loadConfig, loadEnvironment } from './config/config.ts';
-import { errorCode } from './domain/errors.ts';
-import { createLogger, type Logger, prettyDestination } from './logger.ts';
+import type { LogDestination } from './log-destination.ts';
+import { createLogger, type Logger, openLogDestination } from './logger.ts';
 import { RequestContext } from './request-context.ts';
 import { StartError } from './startup/start-error.ts';
-import { makeFolder } from './util/folders.ts';
-
-// Undefined on Windows.
-const { O_WRONLY, O_APPEND, O_CREAT, O_NONBLOCK = 0 } = constants;
 
 const LAST_LINES_MS = 100;
 /** After the grace period. A running server needs less; a migration may not end. */
@@ -33,17 +27,13 @@ function readConfig(): Config {
   }
 }
 
-/** A file that cannot be opened would end the process later, with a stack. */
-function checkLogFile(file: string): void {
+/** Ends the process when the log file cannot be opened. */
+async function openLog({ log: { file, pretty } }: Config): Promise<LogDestination | undefined> {
   try {
-    makeFolder(dirname(resolve(file)));
-    closeSync(openSync(file, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK));
+    return await openLogDestination({ file, pretty });
   } catch (error) {
-    // A pipe that has no reader yet.
-    if (errorCode(error) === 'ENXIO') return;
-    fail(
-      `The server cannot start: LOG_FILE ${file} cannot be opened: ${String(error).replace('Error: ', '')}`,
-    );
+    const reason = String(error).replace('Error: ', '');
+    return fail(`The server cannot start: LOG_FILE ${file} cannot be opened: ${reason}`);
   }
 }
 
@@ -64,12 +54,27 @@ function logStart(log: Logger, config: Config, server: RunningServer): void {
   );
 }
 
-/** Signals of Unix and of a terminal on Windows, and the message PM2 sends on Windows. */
+/**
+ * Signals of Unix and of a terminal on Windows, and the message PM2 sends on Windows, where SIGHUP means that the
+ * console is closed.
+ */
 function onStop(stop: (reason: string) => Promise<void>): void {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop(signal));
+  if (process.platform === 'win32') process.once('SIGHUP', () => void stop('SIGHUP'));
+  else process.on('SIGHUP', reopenLog);
   process.on('message', (message) => {
     if (message === 'shutdown') void stop('shutdown message');
   });
+}
+
+/** As log rotation needs it. */
+function reopenLog(): void {
+  try {
+    destination?.reopen();
+    if (config.log.file !== undefined) log.info('log file reopened');
+  } catch (error) {
+    log.error({ err: error }, 'log file could not be reopened');
+  }
 }
 
 /** Under PM2 the last log lines travel through a pipe that needs time to drain. */
@@ -79,13 +84,11 @@ function exitSoon(code: number): void {
 }
 
 const config = readConfig();
-if (config.log.file !== undefined) checkLogFile(config.log.file);
+const destination = await openLog(config);
 const context = new RequestContext();
-const log = createLogger(
-  { ...config.log, masked: config.piiMask.logs },
-  () => context.fields(),
-  config.log.pretty ? await prettyDestination(config.log.file) : undefined,
-);
+const log = createLogger({ ...config.log, masked: config.piiMask.logs }, () => context.fields(), destination);
+// A reader that has gone must not end the process.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
 
 process.on('unhandledRejection', (error) => log.error({ err: error }, 'unhandled rejection'));
 

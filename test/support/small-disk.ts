@@ -18,7 +18,7 @@ export function smallDisk(kilobytes: number): SmallDisk | undefined {
   const folder = mkdtempSync(join(tmpdir(), 'chat-disk-'));
   const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${kilobytes}k`, 'tmpfs', folder]);
   const remove = () => {
-    if (status === 0) spawnSync('umount', [folder]);
+    if (status === 0) spawnSync('umount', ['--lazy', folder]);
     rmdirSync(folder);
   };
   if (status === 0) return { folder, remove };
