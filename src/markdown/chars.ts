@@ -6,6 +6,7 @@ export const SPACE = 0x20;
 export const BANG = 0x21;
 export const QUOTE = 0x22;
 export const HASH = 0x23;
+export const DOLLAR = 0x24;
 export const AMPERSAND = 0x26;
 export const APOSTROPHE = 0x27;
 export const PAREN_OPEN = 0x28;
@@ -27,7 +28,9 @@ export const BACKSLASH = 0x5c;
 export const BRACKET_CLOSE = 0x5d;
 export const UNDERSCORE = 0x5f;
 export const BACKTICK = 0x60;
+export const BRACE_OPEN = 0x7b;
 export const PIPE = 0x7c;
+export const BRACE_CLOSE = 0x7d;
 export const TILDE = 0x7e;
 
 export function isDigit(code: number): boolean {
@@ -65,4 +68,20 @@ export function isAsciiPunctuation(code: number): boolean {
     (code >= 0x5b && code <= 0x60) ||
     (code >= 0x7b && code <= 0x7e)
   );
+}
+
+const SPECIAL = '\t\n !$&*.:<[\\]_`~';
+const SPECIAL_CODES = new Uint8Array(128);
+for (const char of SPECIAL) SPECIAL_CODES[char.charCodeAt(0)] = 1;
+
+/** Whether this code unit may start something other than plain text. */
+export function isSpecial(code: number): boolean {
+  return code < 128 && SPECIAL_CODES[code] === 1;
+}
+
+const PLAIN = /^[ \t]*[^\0\t\n\r !$&*.:<[\\\]_`|~]+(?:[ \t]+[^\0\t\n\r !$&*.:<[\\\]_`|~]+)*$/;
+
+/** Whether the text is plain text in the middle of a line. White space at its end is excluded: it may be dropped. */
+export function isPlain(text: string): boolean {
+  return PLAIN.test(text);
 }

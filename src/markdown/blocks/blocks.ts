@@ -1,6 +1,6 @@
 import { Cursor } from '../cursor.ts';
 import type { Output } from '../output.ts';
-import { FencedCode, HtmlBlock, IndentedCode } from './code.ts';
+import { FencedCode, IndentedCode, LiteralBlock } from './code.ts';
 import { Heading } from './heading.ts';
 import type { Leaf } from './leaf.ts';
 import { type Container, type LinePlan, planLine, type Role } from './line-plan.ts';
@@ -138,7 +138,8 @@ export class Blocks {
       case 'fence':
         return new FencedCode(this.#output, role.fence);
       case 'html':
-        return new HtmlBlock(this.#output, role.end);
+      case 'math':
+        return new LiteralBlock(this.#output, role);
       default:
         return null;
     }

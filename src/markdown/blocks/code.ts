@@ -1,7 +1,7 @@
 import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
-import type { OpenLeaf } from './line-plan.ts';
-import type { Fence, HtmlEnd } from './line-starts.ts';
+import type { Literal, OpenLeaf } from './line-plan.ts';
+import type { Fence } from './line-starts.ts';
 
 /** Fenced code: its lines, unchanged. */
 export class FencedCode implements Leaf {
@@ -76,25 +76,28 @@ export class IndentedCode implements Leaf {
 /** Characters to keep for matching an end string across pieces; longer than any such string. */
 const TAIL = 12;
 
-/** An HTML block: its source, unchanged. */
-export class HtmlBlock implements Leaf {
+/** An HTML block or a display formula: its source, unchanged. */
+export class LiteralBlock implements Leaf {
   readonly #output: Output;
-  #end: HtmlEnd;
+  readonly #literal: Literal;
   #tail = '';
   #isFirst = true;
+  /** The first line of a formula has its opening mark, which may be the closing one too. */
+  #canEnd = false;
   #isOver = false;
 
-  constructor(output: Output, end: HtmlEnd) {
+  constructor(output: Output, literal: Literal) {
     this.#output = output;
-    this.#end = end;
+    this.#literal = literal;
   }
 
   get state(): OpenLeaf {
-    return this.#isOver ? { kind: 'none' } : { kind: 'html', end: this.#end };
+    return this.#isOver ? { kind: 'none' } : this.#literal;
   }
 
   startLine(padding: number): void {
     if (!this.#isFirst) this.#output.newLine();
+    this.#canEnd = !this.#isFirst || this.#literal.kind === 'html';
     this.#isFirst = false;
     this.#tail = '';
     this.#output.write(' '.repeat(padding));
@@ -102,9 +105,10 @@ export class HtmlBlock implements Leaf {
 
   text(piece: string): void {
     this.#output.write(piece);
-    if (this.#end === 'blank') return;
+    const { end } = this.#literal;
+    if (end === 'blank' || !this.#canEnd) return;
     const seen = (this.#tail + piece).toLowerCase();
-    if (this.#end.some((end) => seen.includes(end))) this.#isOver = true;
+    if (end.some((mark) => seen.includes(mark))) this.#isOver = true;
     this.#tail = seen.slice(-TAIL);
   }
 

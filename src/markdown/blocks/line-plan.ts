@@ -11,6 +11,7 @@ import {
   isSetextUnderline,
   isThematicBreak,
   itemStart,
+  mathStart,
   openingFence,
 } from './line-starts.ts';
 
@@ -32,7 +33,13 @@ export type OpenLeaf =
   /** `cells`: number of cells if the last line may be the header of a table, else 0. */
   | { readonly kind: 'paragraph'; readonly cells: number }
   | { readonly kind: 'fence'; readonly fence: Fence }
-  | { readonly kind: 'html'; readonly end: HtmlEnd };
+  | Literal;
+
+/** HTML or a display formula, whose source is the text. A formula ends at a blank line too. */
+export interface Literal {
+  readonly kind: 'html' | 'math';
+  readonly end: HtmlEnd;
+}
 
 /**
  * The kind of a line. `more` continues the open block. `lazy` continues the open paragraph although the line lacks
@@ -42,7 +49,7 @@ export type Role =
   | { readonly kind: 'blank' | 'more' | 'lazy' | 'closing' | 'underline' | 'delimiter' | 'break' }
   | { readonly kind: 'paragraph' | 'heading' | 'indented' }
   | { readonly kind: 'fence'; readonly fence: Fence }
-  | { readonly kind: 'html'; readonly end: HtmlEnd };
+  | Literal;
 
 export interface LinePlan {
   /** How many of the open containers the line continues. */
@@ -106,6 +113,8 @@ function continueCode(cursor: Cursor, leaf: OpenLeaf): Role | null {
       return { kind: 'more' };
     case 'html':
       return leaf.end === 'blank' && cursor.isBlank ? null : { kind: 'more' };
+    case 'math':
+      return cursor.isBlank ? null : { kind: 'more' };
     case 'indented':
       if (cursor.indent < CODE_INDENT && !cursor.isBlank) return null;
       cursor.skipColumns(CODE_INDENT);
@@ -138,6 +147,8 @@ function startLeaf(cursor: Cursor, open: Open): Role | null {
   if (fence) return { kind: 'fence', fence };
   const end = htmlStart(cursor, isParagraph(open));
   if (end) return { kind: 'html', end };
+  const mathEnd = mathStart(cursor);
+  if (mathEnd) return { kind: 'math', end: mathEnd };
   if (open !== 'lazy' && open?.kind === 'paragraph' && isSetextUnderline(cursor))
     return { kind: 'underline' };
   return isThematicBreak(cursor) ? { kind: 'break' } : null;

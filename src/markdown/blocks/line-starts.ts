@@ -1,11 +1,14 @@
 import { htmlBlockNames, htmlRawNames } from 'micromark-util-html-tag-name';
 import {
   APOSTROPHE,
+  BACKSLASH,
   BACKTICK,
   BANG,
+  BRACKET_CLOSE,
   BRACKET_OPEN,
   COLON,
   DASH,
+  DOLLAR,
   DOT,
   EQUALS,
   GREATER,
@@ -148,6 +151,30 @@ export function isDelimiterRow(cursor: Cursor, cells: number): boolean {
 }
 
 const RAW_ENDS = htmlRawNames.map((name) => `</${name}>`);
+
+/**
+ * The closing mark of the display formula that starts here. Null if none starts; if the line closes it, which makes it a
+ * part of a paragraph; or if a bracket of text is escaped.
+ */
+export function mathStart(cursor: Cursor): readonly [string] | null {
+  const first = cursor.next;
+  const start = cursor.textOffset + 2;
+  if (first === DOLLAR) {
+    const isDisplay = cursor.at(start - 1) === DOLLAR && cursor.at(start) !== DOLLAR;
+    return isDisplay && !hasClosing(cursor, start, DOLLAR) ? ['$$'] : null;
+  }
+  if (first !== BACKSLASH || cursor.at(start - 1) !== BRACKET_OPEN) return null;
+  return hasClosing(cursor, start, BRACKET_CLOSE) ? null : ['\\]'];
+}
+
+/** Whether the line has `$$`, or a bracket. */
+function hasClosing(cursor: Cursor, from: number, mark: number): boolean {
+  for (let at = from, code = cursor.at(at); code !== LINE_END; code = cursor.at(++at)) {
+    if (code === mark && (mark !== DOLLAR || cursor.at(at + 1) === mark)) return true;
+    if (code === BACKSLASH && mark === DOLLAR) at++;
+  }
+  return false;
+}
 
 /** The end condition of the HTML block that starts here; null if none starts. */
 export function htmlStart(cursor: Cursor, interrupts: boolean): HtmlEnd | null {

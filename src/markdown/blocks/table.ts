@@ -1,6 +1,5 @@
-import { isSpace } from '../chars.ts';
+import { isPlain, isSpace } from '../chars.ts';
 import { Inline, MAX_HELD } from '../inline/inline.ts';
-import { isPlain } from '../inline/plain.ts';
 import type { Output } from '../output.ts';
 import type { Leaf } from './leaf.ts';
 import type { OpenLeaf } from './line-plan.ts';

@@ -6,9 +6,12 @@ import {
   BRACKET_CLOSE,
   BRACKET_OPEN,
   COLON,
+  DOLLAR,
   DOT,
   isAsciiPunctuation,
+  isDigit,
   isSpace,
+  isSpecial,
   LESS,
   NEWLINE,
   PAREN_OPEN,
@@ -18,12 +21,12 @@ import {
   UNDERSCORE,
 } from '../chars.ts';
 import { flanking } from './flanking.ts';
-import { isSpecial } from './plain.ts';
 import { decodeString, scanReference } from './references.ts';
 import { peek, type Scan, skip } from './scan.ts';
 import { CodeSpans } from './scan-code.ts';
 import { scanAutolink, scanHtml } from './scan-html.ts';
 import { scanResource } from './scan-link.ts';
+import { MathSpans } from './scan-math.ts';
 import { isProtocol, isWww, scanUrl } from './scan-url.ts';
 import { END, MORE, Source } from './source.ts';
 import { Spans } from './spans.ts';
@@ -46,6 +49,7 @@ export class Inline {
   #reader: Scan<void>;
   #absent = new Set<string>();
   #codeSpans = new CodeSpans();
+  #mathSpans = new MathSpans();
   #position = 0;
   #idle = false;
   /** Held line endings, and the white space after them; dropped at the end of a line or of the text. */
@@ -55,7 +59,7 @@ export class Inline {
 
   /**
    * @param sink receives pieces of the text, in which a line feed starts a new line
-   * @param inTable whether `\\|` is a pipe in code too
+   * @param inTable whether `\\|` is a pipe in code and formulas too
    */
   constructor(sink: (text: string) => void, inTable = false) {
     this.#inTable = inTable;
@@ -134,6 +138,7 @@ export class Inline {
     this.#spans = new Spans(this.#sink);
     this.#absent = new Set();
     this.#codeSpans = new CodeSpans();
+    this.#mathSpans = new MathSpans();
     this.#position = 0;
     this.#reader = this.#read();
     this.#reader.next();
@@ -188,6 +193,8 @@ export class Inline {
         return;
       case BACKSLASH:
         return yield* this.#readEscape();
+      case DOLLAR:
+        return yield* this.#readDollars();
       case AMPERSAND:
         return yield* this.#readReference();
       case BACKTICK:
@@ -210,9 +217,18 @@ export class Inline {
 
   *#readEscape(): Scan<void> {
     const next = yield* peek(this.#source, this.#position + 1);
-    if (next === NEWLINE) this.#position++;
+    const mayBeMath = next === PAREN_OPEN || (next === BRACKET_OPEN && !this.#spans.inBrackets);
+    const mathEnd = mayBeMath ? yield* this.#mathSpans.scanEscaped(this.#source, this.#position) : -1;
+    if (mathEnd >= 0) this.#takeMath(mathEnd);
+    else if (next === NEWLINE) this.#position++;
     else if (isAsciiPunctuation(next)) this.#take(String.fromCharCode(next), this.#position + 2);
     else this.#take('\\', this.#position + 1);
+  }
+
+  *#readDollars(): Scan<void> {
+    const { end, isMath } = yield* this.#mathSpans.scanDollars(this.#source, this.#position);
+    if (isMath) this.#takeMath(end);
+    else this.#take('$'.repeat(end - this.#position), end);
   }
 
   *#readReference(): Scan<void> {
@@ -222,7 +238,7 @@ export class Inline {
 
   *#readCode(): Scan<void> {
     const span = yield* this.#codeSpans.scan(this.#source, this.#position);
-    this.#take(this.#inTable && span.isCode ? span.text.replaceAll('\\|', '|') : span.text, span.end);
+    this.#take(span.isCode ? this.#literal(span.text) : span.text, span.end);
   }
 
   *#readAngle(): Scan<void> {
@@ -245,6 +261,8 @@ export class Inline {
     const length = end - start;
     if (mark === TILDE && length !== 2) return this.#take('~'.repeat(length), end);
     const previous = source.before(start);
+    // A product such as 3*4*5 or a power such as 2**3.
+    if (mark === STAR && isDigit(previous) && isDigit(next)) return this.#take('*'.repeat(length), end);
     const beforePrevious = source.before(start - (previous > 0xffff ? 2 : 1));
     const { opens, closes } = flanking(mark, orNull(beforePrevious), orNull(previous), orNull(next));
     this.#flushSpace();
@@ -287,6 +305,14 @@ export class Inline {
     yield* scanUrl(this.#source, this.#position, (upTo) => {
       if (upTo > this.#position) this.#take(this.#source.slice(this.#position, upTo), upTo);
     });
+  }
+
+  #takeMath(end: number): void {
+    this.#take(this.#literal(this.#source.slice(this.#position, end)), end);
+  }
+
+  #literal(text: string): string {
+    return this.#inTable ? text.replaceAll('\\|', '|') : text;
   }
 
   #take(text: string, end: number): void {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createTextFormat } from '../../../src/markdown/index.ts';
-import { anyText, blockMarkdown, inlineMarkdown, markdown } from './generator.ts';
+import { anyText, blockMarkdown, formulas, inlineMarkdown, markdown } from './generator.ts';
 import { SAMPLES } from './samples.ts';
 
 const format = createTextFormat();
@@ -47,7 +47,13 @@ describe('the streamed text equals the text of the whole document', () => {
     );
   });
 
-  const kinds = { paragraphs: inlineMarkdown, blocks: blockMarkdown, Markdown: markdown, text: anyText };
+  const kinds = {
+    paragraphs: inlineMarkdown,
+    blocks: blockMarkdown,
+    formulas,
+    Markdown: markdown,
+    text: anyText,
+  };
   for (const [name, documents] of Object.entries(kinds)) {
     it(`for random ${name} in random pieces`, () => {
       fc.assert(

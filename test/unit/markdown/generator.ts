@@ -1,5 +1,28 @@
 import fc from 'fast-check';
 
+const FORMULAS = [
+  '$',
+  '$',
+  '$$',
+  '$x*y*z$',
+  '$5 ',
+  '$\\{',
+  '\\}$',
+  '{',
+  '}',
+  '\\(',
+  '\\)',
+  '\\[',
+  '\\]',
+  '\\\\',
+  '\n$$\n',
+  '\n\\[\n',
+  '\n\\]\n',
+  '\\[a ',
+  'one two',
+  '*',
+  '3*4*5',
+];
 const WORDS = ['a', 'b', 'foo', 'x_1', '中文', '注意', '漢字', '한국', '𠮷', '😀', '1', '2'];
 const PUNCTUATION = [
   '：',
@@ -94,6 +117,12 @@ function joined(pieces: readonly string[], maxLength: number): fc.Arbitrary<stri
 /** Markdown of one or more paragraphs. */
 export const inlineMarkdown = joined([...INLINE, ...ADDRESSES, '\n', '\n\n'], 20);
 
+/** Formulas between inline text and blocks. */
+export const formulas = joined(
+  [...FORMULAS, ...FORMULAS, ...WORDS, ...PUNCTUATION, ...MARKS, ...SPACES, ...BLOCKS],
+  16,
+);
+
 /** Markdown of all kinds of blocks. */
 export const blockMarkdown = joined([...WORDS, ...BLOCKS, ...BLOCKS], 20);
 
@@ -106,7 +135,10 @@ export const anyText = fc.oneof(
   fc
     .array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 30 })
     .map((units) => String.fromCharCode(...units)),
-  joined([...INLINE, ...BLOCKS, '\0', '\ud83d', '\ude00', '\ufeff', '~', '~~', '2) ', '-\n'], 40),
+  joined(
+    [...INLINE, ...FORMULAS, ...BLOCKS, '\0', '\ud83d', '\ude00', '\ufeff', '~', '~~', '2) ', '-\n'],
+    40,
+  ),
 );
 
 /** Documents for which the text and the oracle differ, intentionally or because of a defect in micromark. */

@@ -70,6 +70,14 @@ function growingBackticks(length: number): string {
 /** Pieces that, repeated, made Markdown parsers quadratic. */
 const PIECES = [
   'a*',
+  '$a ',
+  '$',
+  '$$a ',
+  '$$\n',
+  '$$\n\n',
+  '\\(',
+  '\\( \\[ ',
+  '\\[a\n',
   '*a ',
   ' _a',
   '*a _b **c ',

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createTextFormat } from '../../../src/markdown/index.ts';
-import { blockMarkdown, inlineMarkdown, isExempt, markdown } from './generator.ts';
+import { blockMarkdown, formulas, inlineMarkdown, isExempt, markdown } from './generator.ts';
 import { oracle } from './oracle.ts';
 import { SAMPLES } from './samples.ts';
 
@@ -26,6 +26,7 @@ describe('the text equals the oracle for', () => {
   const kinds = {
     'random paragraphs': inlineMarkdown,
     'random blocks': blockMarkdown,
+    'random formulas': formulas,
     'random Markdown': markdown,
   };
   for (const [name, documents] of Object.entries(kinds)) {

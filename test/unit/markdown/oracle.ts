@@ -16,6 +16,7 @@ import { gfmFromMarkdown } from 'mdast-util-gfm';
 import { cjkFriendlyExtension } from 'micromark-extension-cjk-friendly';
 import { gfmStrikethroughCjkFriendly } from 'micromark-extension-cjk-friendly-gfm-strikethrough';
 import { gfm } from 'micromark-extension-gfm';
+import { literals } from './oracle-math.ts';
 
 /** Constructs that the text format does not support; email addresses are text in any case. */
 const DISABLED = [
@@ -44,6 +45,7 @@ export function parse(source: string): Root {
       gfm({ singleTilde: false }),
       cjkFriendlyExtension(),
       gfmStrikethroughCjkFriendly({ singleTilde: false }),
+      literals(source),
       { disable: { null: DISABLED } },
     ],
     mdastExtensions: [gfmFromMarkdown()],

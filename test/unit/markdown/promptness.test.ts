@@ -45,6 +45,26 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     [' snake_', ' snake'],
     ['case', '_case'],
   ],
+  'a formula is held until it is closed': [
+    ['Let $a_', 'Let'],
+    ['1*b*', ''],
+    ['c$', ''],
+    [' be', ' $a_1*b*c$ be'],
+  ],
+  'a price is held until the sentence goes on': [
+    ['costs $5', 'costs'],
+    [' a month', ''],
+    [' for one', ' $5 a month for one'],
+    ['，只要$9', '，只要'],
+    ['，现在', '$9，现在'],
+  ],
+  'a display formula is emitted as it arrives': [
+    ['$$\n', '$$'],
+    ['a ', '\na '],
+    ['- b', '- b'],
+    ['\n$$', '\n$$'],
+    ['\n*c* d', '\nc d'],
+  ],
   'code is held until it is closed': [
     ['Use `np', 'Use'],
     ['m ci', ''],
