@@ -1,8 +1,9 @@
 import type { Config } from '../config/config.ts';
-import { accessDeniedCode, isFileLocked } from '../db/core/errors.ts';
+import { accessDeniedCode, isDatabaseDown, isFileError, isFileLocked } from '../db/core/errors.ts';
 import { type Database, openDatabase } from '../db/database.ts';
 import { type Durability, openDurability } from '../db/durability.ts';
 import { PendingMigrationsError, prepareSchema } from '../db/prepare-schema.ts';
+import { errorCode } from '../domain/errors.ts';
 import type { Logger } from '../logger.ts';
 import { StartError } from '../startup/start-error.ts';
 import { makeFolder } from '../util/folders.ts';
@@ -69,5 +70,7 @@ function toStartError(error: unknown): unknown {
   if (error instanceof PendingMigrationsError) return new StartError(error.message, error);
   if (isFileLocked(error)) return new StartError('the database file is locked by another program', error);
   const code = accessDeniedCode(error);
-  return code === undefined ? error : new StartError(`the database denies access (${code})`, error);
+  if (code !== undefined) return new StartError(`the database denies access (${code})`, error);
+  const isUnusable = isFileError(error) && isDatabaseDown(error);
+  return isUnusable ? new StartError(`the database file cannot be used (${errorCode(error)})`, error) : error;
 }

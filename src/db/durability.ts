@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { Database } from './database.ts';
+import { claimFolder } from './journal/folder-owner.ts';
 import { Journal } from './journal/journal.ts';
 import { DurableWriter } from './turns/durable-writer.ts';
 import { ProcessLock } from './workers/process-lock.ts';
@@ -26,7 +27,7 @@ export interface Durability {
 
 /**
  * The writer with its journal, and the registry of workers: turns survive outages of the database and crashes.
- * @throws the driver's error when the journal cannot be opened, or stays locked by another program
+ * @throws the driver's error when the journal cannot be opened, or stays locked by another program; ForeignFolderError
  */
 export async function openDurability(
   database: Database,
@@ -35,6 +36,13 @@ export async function openDurability(
 ): Promise<Durability> {
   const { folder, worker, leaseMs, journalMaxBytes } = options;
   const journal = await Journal.open(join(folder, 'journal.sqlite'), journalMaxBytes);
+  try {
+    const workers = join(folder, 'workers');
+    claimFolder(folder, database.describe(), () => !journal.isEmpty() || ProcessLock.anyAlive(workers));
+  } catch (error) {
+    await journal.close();
+    throw error;
+  }
   const writer = new DurableWriter(database.writer, journal, logger, {
     probe: () => database.conversations.check(),
   });

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import { pause, unlessAborted } from '../util/timers.ts';
-import { isDatabaseDown, isFileLocked } from './core/errors.ts';
+import { isDatabaseDown, isFileError } from './core/errors.ts';
 import type { Database } from './database.ts';
 
 const RETRY_MS = 2000;
@@ -28,7 +28,7 @@ export interface PrepareOptions {
  * Migrates the schema, or checks that it is up to date. When the database is down the server starts without being
  * ready, and this is retried in the background.
  * @returns resolves immediately when the database is down; `done` resolves when the schema is up to date
- * @throws PendingMigrationsError; the driver's error when the database denies access or SQLite's file stays locked; the
+ * @throws PendingMigrationsError; the driver's error when the database denies access or SQLite's file cannot be used; the
  * signal's reason
  */
 export async function prepareSchema(
@@ -40,7 +40,7 @@ export async function prepareSchema(
     await prepareOnce(database, options, logger);
     return { done: Promise.resolve() };
   } catch (error) {
-    if (options.signal.aborted || !isDatabaseDown(error) || isFileLocked(error)) throw error;
+    if (options.signal.aborted || !isDatabaseDown(error) || isFileError(error)) throw error;
     logger.warn({ database: database.describe() }, 'database unavailable, starting without it');
     return { done: retryUntilReady(database, options, logger) };
   }

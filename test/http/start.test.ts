@@ -10,8 +10,10 @@ import { after, beforeEach, describe, it } from 'node:test';
 import Sqlite from 'better-sqlite3';
 import { startServer } from '../../src/compose/index.ts';
 import { loadConfig } from '../../src/config/config.ts';
+import { Journal } from '../../src/db/journal/journal.ts';
 import { createLogger } from '../../src/logger.ts';
 import { RequestContext } from '../../src/request-context.ts';
+import { newId, startOf, userMessage } from '../db/fixtures.ts';
 import { databases, until } from '../support/chat-server.ts';
 import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';
 import { smallDisk } from '../support/small-disk.ts';
@@ -189,16 +191,50 @@ describe('node src/main.ts', () => {
     ]);
   });
 
-  it('rejects a DATA_DIR on a disk that is full or read-only', { timeout: 30_000 }, async (t) => {
+  it('rejects a DATA_DIR or an SQLite file on a disk that is full or read-only', { timeout: 30_000 }, async (t) => {
     const disk = smallDisk(64);
     if (!disk) return t.skip('needs root on Linux');
     t.after(() => disk.remove());
     const refusal = /^The server cannot start: DATA_DIR \S+ cannot be used: /;
     await writeFile(join(disk.folder, 'filler'), Buffer.alloc(60 * 1024));
     await refuses(folder.start({ DATA_DIR: disk.folder }), refusal);
+    const DATABASE_URL = `sqlite:${join(disk.folder, 'chat.sqlite')}`;
+    const full = /^The server cannot start: the database file cannot be used \(SQLITE_(FULL|IOERR\w*)\)$/;
+    await refuses(folder.start({ DATABASE_URL }), full);
     spawnSync('mount', ['-o', 'remount,ro', disk.folder]);
     const paths = [disk.folder, join(disk.folder, 'data')];
     await Promise.all(paths.map((DATA_DIR) => refuses(folder.start({ DATA_DIR }), refusal)));
+  });
+
+  it('rejects a DATA_DIR that holds turns, or a running server, of another database', async () => {
+    const child = folder.start();
+    await child.listening();
+    const other = { DATABASE_URL: `sqlite:${join(folder.path, 'other.sqlite')}`, DATA_DIR: 'data' };
+    const wanted =
+      /^The server cannot start: DATA_DIR .* cannot be used: it holds turns, or a running server, of another database \(SQLite .*chat\.sqlite\)\. Give each database a DATA_DIR of its own/;
+    await refuses(folder.start(other), wanted);
+    // Of the same database there can be many.
+    await folder.start().listening();
+    child.process.kill('SIGKILL');
+    await child.exited();
+  });
+
+  it('takes over a DATA_DIR without turns from another database, and rejects one with turns', async () => {
+    const data = join(folder.path, 'data');
+    const first = folder.start();
+    await first.listening();
+    first.process.send?.('shutdown');
+    await first.exited();
+    const other = { DATABASE_URL: `sqlite:${join(folder.path, 'other.sqlite')}`, DATA_DIR: 'data' };
+    const second = folder.start(other);
+    await second.listening();
+    second.process.send?.('shutdown');
+    await second.exited();
+    const journal = new Journal(join(data, 'journal.sqlite'), 1e6);
+    await journal.append({ start: startOf(userMessage(newId())) });
+    await journal.close();
+    await refuses(folder.start(), /another database \(SQLite .*other\.sqlite\)/);
+    assert.match(await readFile(join(data, 'database.txt'), 'utf8'), /other\.sqlite$/m);
   });
 
   it('ends on a signal while it waits for a database that does not respond', async (t) => {

@@ -122,5 +122,10 @@ export async function withFileLockRetry<T>(work: () => Promise<T>): Promise<T> {
 
 /** Another program holds the lock of SQLite's file. */
 export function isFileLocked(error: unknown): boolean {
-  return classifyError(error) === 'locked' && errorCode(error)?.startsWith('SQLITE_') === true;
+  return classifyError(error) === 'locked' && isFileError(error);
+}
+
+/** SQLite cannot use its file: unlike a server, it does not come back by itself. */
+export function isFileError(error: unknown): boolean {
+  return errorCode(error)?.startsWith('SQLITE_') === true;
 }

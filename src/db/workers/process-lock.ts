@@ -45,6 +45,11 @@ export class ProcessLock {
     }
   }
 
+  /** Whether a process holds a lock in the folder. */
+  static anyAlive(folder: string): boolean {
+    return workersIn(folder).some((id) => !isAbandoned(join(folder, `${id}.lock`)));
+  }
+
   /** The ids whose process has ended without {@link release}. Empty when the folder cannot be read. */
   listDead(): string[] {
     return workersIn(this.#folder).filter((id) => id !== this.#id && isAbandoned(this.#file(id)));
