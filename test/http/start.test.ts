@@ -191,7 +191,9 @@ describe('node src/main.ts', () => {
     ]);
   });
 
-  it('rejects a DATA_DIR or an SQLite file on a disk that is full or read-only', { timeout: 30_000 }, async (t) => {
+  it('rejects a DATA_DIR or an SQLite file on a disk that is full or read-only', {
+    timeout: 30_000,
+  }, async (t) => {
     const disk = smallDisk(64);
     if (!disk) return t.skip('needs root on Linux');
     t.after(() => disk.remove());
