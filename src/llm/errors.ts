@@ -4,7 +4,6 @@ import { type ReportedError, readErrorBody } from './reported-error.ts';
 
 /** For decisions and for the log, never for callers. */
 export interface UpstreamErrorDetails {
-  /** Of the response, or the one that an error inside a response of 200 names. */
   readonly status?: number | undefined;
   readonly requestId?: string | undefined;
   /** What happened, in our own words, or the system's error code. */
@@ -44,6 +43,8 @@ export class UpstreamError extends Error {
 
 /** What an error response says besides its body. */
 interface ResponseFacts {
+  /** Of the response; undefined: the one that the error is classified by. */
+  readonly httpStatus?: number | undefined;
   readonly requestId: string | undefined;
   /** Undefined: by the status. */
   readonly retryable?: boolean | undefined;
@@ -66,13 +67,14 @@ export function classifyError(
   reported: ReportedError | undefined,
   { requestId, reason, retryAfterMs, ...facts }: ResponseFacts,
 ): UpstreamError {
-  const details = { status, requestId, reason, reported };
+  const details = { status: facts.httpStatus ?? status, requestId, reason, reported };
   const cause = CAUSES.find((known) => isCause(known, status, reported));
   if (cause) return new UpstreamError(cause.code, { ...details, detail: cause.detail });
   if (isTransient(status)) {
     const code = status === 429 || status === 503 ? 'upstream_busy' : 'upstream_error';
     return new UpstreamError(code, { ...details, retryable: facts.retryable ?? true, retryAfterMs });
   }
+  if (status < 300) return new UpstreamError('upstream_error', details);
   const detail = `The model server rejected the request with status ${status}; ${hintFor(status)}.`;
   return new UpstreamError('upstream_rejected', { ...details, detail });
 }

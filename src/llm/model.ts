@@ -2,11 +2,11 @@
 import type { ChatModel, ModelRequest } from '../domain/chat/model.ts';
 import type { Log } from '../domain/runtime.ts';
 import { type BreakerOptions, CircuitBreakers } from './breaker.ts';
-import { completeOnce } from './complete.ts';
-import type { ReplyLimits } from './limits.ts';
+import { completeOnce } from './reply/complete.ts';
+import type { ReplyLimits } from './reply/limits.ts';
+import { StreamedReply } from './reply/streamed-reply.ts';
 import { loggedError, type ReportedError } from './reported-error.ts';
 import { withRetries } from './retries.ts';
-import { StreamedReply } from './streamed-reply.ts';
 import { runAttempt } from './transport/attempt.ts';
 import type { ClientOptions, ModelServerClient } from './transport/client.ts';
 import { IdleTimeout } from './transport/idle-timeout.ts';
@@ -60,11 +60,22 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
   return {
     complete(request, signal) {
       const start = performance.now();
-      return withRetries(retryPlan(request, signal, start), () =>
+      const plan = retryPlan(request, signal, start);
+      return withRetries(plan, () =>
         circuits.guard(request.model, signal, async () => {
           const client = await openClient();
           const left = Math.max(1, start + timeoutMs - performance.now());
-          return completeOnce(client, request, { ...options, timeoutMs: left }, signal);
+          const { reply, error } = await completeOnce(
+            client,
+            request,
+            { ...options, timeoutMs: left },
+            signal,
+          );
+          if (error) {
+            const { reason, reported } = error.details;
+            log.warn({ reason, ...(reported && plan.describe(reported)) }, 'upstream reply incomplete');
+          }
+          return reply;
         }),
       );
     },

@@ -1,5 +1,5 @@
 /** What model servers say about errors: read for decisions and for the log, never passed to callers. */
-import { isObject, type Json, parseJson } from './shapes.ts';
+import { isObject, type Json, parseJson } from './reply/shapes.ts';
 
 export interface ReportedError {
   readonly message?: string | undefined;

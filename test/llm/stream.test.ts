@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import {
+  brotliCompressSync,
+  constants,
+  createGzip,
+  deflateRawSync,
+  deflateSync,
+  gzipSync,
+  zstdCompressSync,
+} from 'node:zlib';
+import {
   arrive,
   burst,
   chunk,
@@ -9,6 +18,7 @@ import {
   done,
   emptyChoices,
   finish,
+  type Handler,
   raw,
   reasoning,
   reply,
@@ -22,6 +32,7 @@ import {
 } from '../support/fake-upstream.ts';
 import { HELLO, KEY, never, setUp, startStream } from './setup.ts';
 
+const DONE = 'data: [DONE]\n\n';
 const COUNTED = { prompt_tokens: 3, completion_tokens: 5, total_tokens: 8 };
 
 test('a streamed reply arrives whole, with its reason, token counts and the model’s own name', async (t) => {
@@ -194,7 +205,6 @@ for (const [sent, expected] of [
   ['length', 'length'],
   ['content_filter', 'content_filter'],
   ['tool_calls', 'stop'],
-  ['something_new', 'stop'],
 ] as const) {
   test(`finish_reason ${sent} is taken as ${expected}`, async (t) => {
     const { model, upstream } = await setUp(t);
@@ -238,12 +248,82 @@ test('after finish_reason no error counts: a reset, no [DONE], garbage, silence'
   await upstream.waitForClosed(4);
 });
 
-test('reasoning counts as the first token and is not passed on', async (t) => {
-  const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 300 });
-  upstream.respond(script(reasoning('hm'), wait(450), delta('so'), finish(), done()));
-  const { deltas, outcome } = startStream(model);
+const PART = [{ type: 'thinking', thinking: [{ type: 'text', text: 'hm' }] }];
+for (const [form, sign] of [
+  ['reasoning', reasoning('hm')],
+  ['reasoning in parts', raw(chunk({ content: PART }))],
+  ['a tool call', raw(chunk({ tool_calls: [{ index: 0, id: 'x' }] }))],
+] as const) {
+  test(`${form} counts as the first token and is not passed on`, async (t) => {
+    const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 300 });
+    upstream.respond(script(sign, wait(450), delta('so'), finish(), done()));
+    const { deltas, outcome } = startStream(model);
+    await outcome;
+    assert.deepEqual(deltas, ['so']);
+  });
+}
+
+/** A stream, and an object, each compressed. */
+function compressed(encoding: string, compress: (data: string) => Uint8Array): Handler {
+  const stream = chunk({ content: 'Hello 世界' }) + chunk({}, 'stop') + DONE;
+  const object = { choices: [{ message: { content: 'Hello 世界' }, finish_reason: 'stop' }] };
+  return ({ request, response }) => {
+    response.writeHead(200, { 'content-encoding': encoding });
+    response.end(compress(request.body.stream ? stream : JSON.stringify(object)));
+  };
+}
+
+for (const [name, encoding, compress] of [
+  ['gzip', 'gzip', gzipSync],
+  ['gzip by its old name', 'x-gzip', gzipSync],
+  ['deflate', 'deflate', deflateSync],
+  ['deflate without its header', 'deflate', deflateRawSync],
+  ['br', 'br', brotliCompressSync],
+  ['zstd', 'zstd', zstdCompressSync],
+  ['gzip without its last bytes', 'gzip', (data: string) => gzipSync(data).subarray(0, -8)],
+  ['nothing under the name of gzip', 'gzip', (data: string) => Buffer.from(data)],
+  ['nothing by name', 'identity', (data: string) => Buffer.from(data)],
+] as const) {
+  test(`a reply compressed with ${name} is read`, async (t) => {
+    const { model, upstream } = await setUp(t);
+    upstream.respond(compressed(encoding, compress));
+    const { deltas, outcome } = startStream(model);
+    await outcome;
+    assert.equal(deltas.join(''), 'Hello 世界');
+    assert.equal((await model.complete(HELLO, never())).content, 'Hello 世界');
+  });
+}
+
+test('a compressed piece is passed on before the reply ends', async (t) => {
+  const { model, upstream } = await setUp(t);
+  const gate = createGate();
+  upstream.respond(async ({ response }) => {
+    response.writeHead(200, { 'content-encoding': 'gzip' });
+    const gzip = createGzip({ flush: constants.Z_SYNC_FLUSH });
+    gzip.pipe(response);
+    gzip.write(chunk({ content: 'first' }));
+    await gate.opened;
+    gzip.end(chunk({ content: ' second' }, 'stop'));
+  });
+  const seen = Promise.withResolvers<string>();
+  const { deltas, outcome } = startStream(model, never(), seen.resolve);
+  assert.equal(await seen.promise, 'first');
+  gate.open();
   await outcome;
-  assert.deepEqual(deltas, ['so']);
+  assert.deepEqual(deltas, ['first', ' second']);
+});
+
+test('an object for a stream, and a stream for an object, are read', async (t) => {
+  const { model, upstream } = await setUp(t);
+  upstream.respond(({ request, response }) => {
+    const isStream = request.body.stream;
+    request.body.stream = !isStream;
+    return reply('Hello')({ request, response });
+  });
+  const { deltas, outcome } = startStream(model);
+  assert.equal((await outcome).finishReason, 'stop');
+  assert.deepEqual(deltas, ['Hello']);
+  assert.equal((await model.complete(HELLO, never())).content, 'Hello');
 });
 
 test('reachable lists the models and accepts any status below 500', async (t) => {

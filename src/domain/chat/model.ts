@@ -13,7 +13,10 @@ export interface ModelOutcome {
   readonly usage: Usage | null;
   /** The name in the response, else the requested one. */
   readonly model: string;
-  /** A limit of this server (bytes or time) cut the reply; `finishReason` is then `length`. */
+  /**
+   * Not the whole reply, or not known to be: a limit of this server (bytes or time) cut it, and `finishReason` is
+   * `length`; or the model server named no known reason for its end, and `finishReason` is `error`.
+   */
   readonly truncated: boolean;
 }
 

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { isObject, parseObject, textOf } from '../shapes.ts';
+import { isObject, parseObject, textOf } from '../reply/shapes.ts';
 import { demoReply } from './text.ts';
 
 export interface DemoModel {

@@ -8,6 +8,7 @@ import {
   createInflateRaw,
   createZstdDecompress,
 } from 'node:zlib';
+import { UpstreamError } from '../errors.ts';
 
 /** A stream that ends without its last bytes is read as far as it goes; HTTP's own framing reports a lost end. */
 const LENIENT = { finishFlush: constants.Z_SYNC_FLUSH };
@@ -21,14 +22,16 @@ export function decodedBody(response: IncomingMessage): Readable {
   const encoding = (response.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
   if (encoding === 'identity' || encoding === '') return response;
   const body = new PassThrough();
+  const fail = (reason: string) =>
+    body.destroy(new UpstreamError('upstream_error', { status: response.statusCode, reason }));
   response.once('error', (error) => body.destroy(error));
   response.once('readable', () => {
     const first: Buffer | null = response.read();
     if (first) response.unshift(first);
     const decoder = decoderFor(encoding, first ?? Buffer.alloc(0));
-    if (decoder === undefined) body.destroy(new Error('unknown content encoding'));
+    if (decoder === undefined) fail('the content encoding is unknown');
     else if (decoder === TEXT) response.pipe(body);
-    else response.pipe(decoder.once('error', (error) => body.destroy(error))).pipe(body);
+    else response.pipe(decoder.once('error', () => fail('the response cannot be decompressed'))).pipe(body);
   });
   return body;
 }

@@ -1,5 +1,7 @@
 const NUL = '\0';
 const REPLACEMENT = '\ufffd';
+/** Neither white space nor a control or format character, such as a zero-width space. */
+const VISIBLE = /[^\s\p{Cc}\p{Cf}]/u;
 
 /**
  * Cleans the pieces of a reply: no split surrogate pair, no lone surrogate, no NUL, and at most a number of bytes of
@@ -16,7 +18,7 @@ export class ReplyText {
     this.#left = maxBytes;
   }
 
-  /** Whether any text was returned. */
+  /** Whether any text was returned that a reader sees. */
   get hasText(): boolean {
     return this.#hasText;
   }
@@ -52,7 +54,7 @@ export class ReplyText {
       whole = firstBytes(whole, this.#left);
     }
     this.#left -= bytes;
-    if (whole !== '') this.#hasText = true;
+    if (!this.#hasText) this.#hasText = VISIBLE.test(whole);
     return whole;
   }
 }

@@ -1,0 +1,80 @@
+import type { IncomingMessage } from 'node:http';
+import type { ModelReply, ModelRequest } from '../../domain/chat/model.ts';
+import { errorCode } from '../../domain/errors.ts';
+import { connectionError, requestIdOf, UpstreamError } from '../errors.ts';
+import { runAttempt } from '../transport/attempt.ts';
+import { decodedBody } from '../transport/body.ts';
+import type { ModelServerClient } from '../transport/client.ts';
+import { IdleTimeout } from '../transport/idle-timeout.ts';
+import { wireBytes } from './limits.ts';
+import { ReplyReader, type ResponseDetails } from './reply-reader.ts';
+
+/** A reply, with the error of one that did not end as it should. */
+interface Completed {
+  readonly reply: ModelReply;
+  readonly error?: UpstreamError;
+}
+
+/** One attempt at a whole reply within `timeoutMs`. Rejects with an UpstreamError, or the signal's reason. */
+export function completeOnce(
+  client: ModelServerClient,
+  request: ModelRequest,
+  limits: { readonly timeoutMs: number; readonly replyMaxBytes: number },
+  signal: AbortSignal,
+): Promise<Completed> {
+  return runAttempt(signal, async (attempt) => {
+    const late = () => attempt.stop(new UpstreamError('upstream_timeout', { reason: 'whole call' }));
+    const timeout = new IdleTimeout(limits.timeoutMs, late);
+    try {
+      const response = await client.chat(request, false, attempt);
+      const details = { status: response.statusCode, requestId: requestIdOf(response) };
+      const text = await collect(response, wireBytes(limits.replyMaxBytes), details).catch(
+        (error: unknown) => {
+          attempt.closeConnection();
+          throw error;
+        },
+      );
+      return replyOf(text, new ReplyReader(request.model, limits.replyMaxBytes), details);
+    } finally {
+      timeout.stop();
+    }
+  });
+}
+
+function collect(response: IncomingMessage, maxBytes: number, details: ResponseDetails): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    const body = decodedBody(response);
+    body.on('data', (chunk: Buffer) => {
+      size += chunk.length;
+      if (size <= maxBytes) chunks.push(chunk);
+      else reject(new UpstreamError('upstream_error', { ...details, reason: 'the response is too large' }));
+    });
+    body.on('end', () => resolve(Buffer.concat(chunks).toString('utf8')));
+    body.on('error', (error) => {
+      const reason = errorCode(error) ?? 'connection lost';
+      if (error instanceof UpstreamError) reject(error);
+      else if (size > 0) reject(new UpstreamError('upstream_incomplete', { ...details, reason }));
+      else reject(connectionError(error));
+    });
+  });
+}
+
+function replyOf(body: string, reader: ReplyReader, details: ResponseDetails): Completed {
+  reader.response = details;
+  reader.feed(body);
+  reader.end();
+  const content = reader.takeText() + reader.takeRest();
+  const { verdict, usage, model, hasText } = reader;
+  if (verdict instanceof UpstreamError) throw verdict;
+  if (verdict === 'capped') {
+    if (!hasText) throw reader.error('upstream_error', 'the response is too large');
+    return { reply: { content, usage, model, finishReason: 'length', truncated: true } };
+  }
+  const outcome = reader.outcome();
+  if (!(outcome instanceof UpstreamError)) return { reply: { content, ...outcome } };
+  // The response is whole, only its `finish_reason` is missing or unknown: the text is not thrown away.
+  if (outcome.error.code !== 'upstream_incomplete' || !hasText) throw outcome;
+  return { reply: { content, usage, model, finishReason: 'error', truncated: true }, error: outcome };
+}

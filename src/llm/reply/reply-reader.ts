@@ -1,0 +1,223 @@
+import type { ModelOutcome } from '../../domain/chat/model.ts';
+import type { Usage } from '../../domain/conversations/conversation.ts';
+import type { ErrorCode } from '../../domain/errors.ts';
+import { classifyError, UpstreamError } from '../errors.ts';
+import { type ReportedError, readReportedError } from '../reported-error.ts';
+import { meaningOf } from './finish-reasons.ts';
+import { type BodyEvents, Framing } from './framing.ts';
+import { wireBytes } from './limits.ts';
+import { ReplyText } from './reply-text.ts';
+import { deltaText, firstChoice, type Json, modelName, pieceOf, reasonOf, usageOf } from './shapes.ts';
+
+/** Why reading ends: the response ended, a limit of this server was reached, or it failed. */
+export type Verdict = 'ended' | 'capped' | UpstreamError;
+
+export interface ResponseDetails {
+  readonly status: number | undefined;
+  readonly requestId: string | undefined;
+}
+
+const TOKEN_LIMIT =
+  'The model reached its token limit before it wrote a reply; raise OPENAI_MAX_TOKENS or shorten the conversation.';
+const NO_TEXT = 'The model sent reasoning or tool calls, but no reply.';
+
+/** Reads one reply out of the body of a response, be it a stream of chunks or one object. Knows no time. */
+export class ReplyReader implements BodyEvents {
+  readonly #framing: Framing;
+  readonly #text: ReplyText;
+  #response: ResponseDetails = { status: undefined, requestId: undefined };
+  #model: string;
+  #usage: Usage | null = null;
+  /** The last `finish_reason`. */
+  #reason: string | undefined;
+  #isFinal = false;
+  /** Text that was not taken yet. */
+  #pending = '';
+  #isAlive = false;
+  #hasStarted = false;
+  #hasDeltas = false;
+  #hasEnded = false;
+  /** What an object without choices said: the cause where no reply follows. */
+  #remark: ReportedError | undefined;
+  #verdict: Verdict | undefined;
+
+  constructor(model: string, replyMaxBytes: number) {
+    this.#model = model;
+    this.#text = new ReplyText(replyMaxBytes);
+    this.#framing = new Framing(wireBytes(replyMaxBytes), this);
+  }
+
+  set response(details: ResponseDetails) {
+    this.#response = details;
+  }
+
+  get verdict(): Verdict | undefined {
+    return this.#verdict;
+  }
+
+  /** Whether the first token came, of text or of reasoning. */
+  get hasStarted(): boolean {
+    return this.#hasStarted;
+  }
+
+  /** Whether there is text that a reader sees. */
+  get hasText(): boolean {
+    return this.#text.hasText;
+  }
+
+  /**
+   * Whether a `finish_reason` came for itself and nothing followed: the reply is whole, whatever fails later. A reason
+   * beside text, as in servers that send one with every chunk, counts only when the response ends.
+   */
+  get isFinal(): boolean {
+    return this.#isFinal;
+  }
+
+  get usage(): Usage | null {
+    return this.#usage;
+  }
+
+  /** The name in the response, else the requested one. */
+  get model(): string {
+    return this.#model;
+  }
+
+  /** Whether the model gave a sign of life since the last call. */
+  takeSignOfLife(): boolean {
+    const isAlive = this.#isAlive;
+    this.#isAlive = false;
+    return isAlive;
+  }
+
+  /** @returns the text since the last call, as far as its characters are complete */
+  takeText(): string {
+    const text = this.#text.take(this.#pending);
+    this.#pending = '';
+    if (this.#text.truncated) this.#verdict = 'capped';
+    return text;
+  }
+
+  /** The last text, when nothing can follow. */
+  takeRest(): string {
+    return this.#text.rest();
+  }
+
+  feed(text: string): void {
+    if (!this.#verdict) this.#framing.feed(text);
+  }
+
+  /** The body has ended as its HTTP framing demands. */
+  end(): void {
+    this.#hasEnded = true;
+    if (!this.#verdict) this.#framing.end();
+    if (!this.#framing.isForeign) this.#verdict ??= 'ended';
+    else this.fail('upstream_error', 'the response is neither JSON nor an event stream');
+  }
+
+  /** Ends reading, unless the reply is whole or has failed already. */
+  stop(verdict: 'capped' | UpstreamError): void {
+    this.#verdict ??= this.#isFinal ? 'ended' : verdict;
+  }
+
+  fail(code: ErrorCode, reason: string): void {
+    this.stop(this.error(code, reason));
+  }
+
+  error(code: ErrorCode, reason: string, detail?: string): UpstreamError {
+    const reported = this.#remark;
+    return new UpstreamError(code, { ...this.#response, reason, reported, ...(detail ? { detail } : {}) });
+  }
+
+  /** Of a response that has ended. */
+  outcome(): ModelOutcome | UpstreamError {
+    const reason = this.#reason === undefined ? undefined : meaningOf(this.#reason);
+    if (reason === undefined || reason === 'none') return this.#unfinished();
+    if (!this.hasText && reason !== 'content_filter') {
+      const hint = this.#hasStarted ? NO_TEXT : undefined;
+      return this.error('upstream_empty', 'no content', reason === 'length' ? TOKEN_LIMIT : hint);
+    }
+    return { usage: this.#usage, model: this.#model, finishReason: reason, truncated: false };
+  }
+
+  #unfinished(): UpstreamError {
+    if (this.#reason !== undefined) {
+      this.#remark = { code: this.#reason };
+      return this.error('upstream_incomplete', 'unknown finish_reason');
+    }
+    if (!this.#hasStarted && this.#remark?.message !== undefined) return this.#errorInside(this.#remark);
+    if (!this.hasText && this.#framing.isValue) return this.error('upstream_empty', 'no content');
+    return this.error('upstream_incomplete', 'no finish_reason');
+  }
+
+  /** The event `chunk` of the framing. */
+  chunk(object: Json): void {
+    if (this.#verdict) return;
+    const choice = firstChoice(object);
+    if (object.error !== undefined && object.error !== null) {
+      const reported = readReportedError(object.error);
+      // Some servers send an empty error with every chunk.
+      if (reported || !choice) {
+        this.stop(this.#errorInside(reported));
+        return;
+      }
+    }
+    this.#model = modelName(object) ?? this.#model;
+    const usage = usageOf(object);
+    if (usage) this.#usage = usage;
+    if (choice) this.#onChoice(choice);
+    else if (!usage) this.#remark ??= readReportedError(object);
+    // Token counts for themselves come after the last piece.
+    else if (this.#reason !== undefined) this.#isFinal = true;
+  }
+
+  done(): void {
+    this.#verdict ??= 'ended';
+  }
+
+  failure(value: unknown): void {
+    this.stop(this.#errorInside(readReportedError(value)));
+  }
+
+  broken(): void {
+    // The end of a stream may have cut its last event; then the missing end is the error.
+    if (!this.#hasEnded || this.#framing.isValue) this.fail('upstream_error', 'a chunk is not a JSON object');
+  }
+
+  tooLong(): void {
+    this.stop('capped');
+  }
+
+  #onChoice(choice: Json): void {
+    let text = deltaText(choice);
+    let isActive = false;
+    if (text !== '') this.#hasDeltas = true;
+    else ({ text, isActive } = pieceOf(choice, this.#hasDeltas));
+    const reason = reasonOf(choice);
+    const meaning = reason && meaningOf(reason);
+    if (meaning === 'error') this.stop(this.#errorInside(readReportedError(choice.error)));
+    if (this.#verdict) return;
+    const isEnd = reason !== undefined && meaning !== 'none';
+    if (isEnd) this.#reason = reason;
+    if (text !== '' || isActive) {
+      this.#pending += text;
+      this.#hasStarted = true;
+      this.#isFinal = false;
+    } else if (isEnd) {
+      // Before the first token it is one of those that come with every chunk, but a filter may leave nothing.
+      this.#isFinal = this.#hasStarted || meaning === 'content_filter';
+    }
+    // Before the first token an empty piece does not move the deadline; after it, every piece does.
+    this.#isAlive ||= this.#hasStarted || this.#isFinal;
+  }
+
+  #errorInside(reported: ReportedError | undefined): UpstreamError {
+    const { status: httpStatus = 200, requestId } = this.#response;
+    return classifyError(reported?.status ?? httpStatus, reported, {
+      httpStatus,
+      requestId,
+      reason: 'error inside the response',
+      // What the caller has got cannot be taken back.
+      retryable: this.#hasStarted ? false : undefined,
+    });
+  }
+}

@@ -1,0 +1,151 @@
+import type { IncomingMessage } from 'node:http';
+import type { ModelOutcome } from '../../domain/chat/model.ts';
+import { errorCode } from '../../domain/errors.ts';
+import { connectionError, requestIdOf, UpstreamError } from '../errors.ts';
+import type { Attempt } from '../transport/attempt.ts';
+import { decodedBody } from '../transport/body.ts';
+import { IdleTimeout } from '../transport/idle-timeout.ts';
+import type { ReplyLimits } from './limits.ts';
+import { ReplyReader, type Verdict } from './reply-reader.ts';
+
+/** How long the token counts may take after a `finish_reason` that came for itself. */
+const USAGE_WAIT_MS = 5000;
+
+/**
+ * Reads one streamed response in time. All events of one network read are parsed, then their text is passed on in one
+ * piece at the end of the tick, and only then the verdict takes effect: no error drops text that came before it.
+ */
+export class StreamedReply {
+  readonly #limits: ReplyLimits;
+  readonly #onDelta: (text: string) => void;
+  readonly #onStart: () => void;
+  readonly #attempt: Attempt;
+  readonly #timeout: IdleTimeout;
+  readonly #reader: ReplyReader;
+  readonly #capAt: number;
+  readonly #result = Promise.withResolvers<ModelOutcome>();
+  #response: IncomingMessage | undefined;
+  #started = false;
+  #scheduled = false;
+  #settled = false;
+
+  /**
+   * @param capAt when the reply must end at the latest, on the monotonic clock
+   * @param on called with each piece of text, and when the first token (of text or of reasoning) comes
+   */
+  constructor(
+    model: string,
+    limits: ReplyLimits,
+    capAt: number,
+    on: { readonly delta: (text: string) => void; readonly start: () => void },
+    attempt: Attempt,
+  ) {
+    this.#limits = limits;
+    this.#capAt = capAt;
+    this.#onDelta = on.delta;
+    this.#onStart = on.start;
+    this.#attempt = attempt;
+    this.#reader = new ReplyReader(model, limits.replyMaxBytes);
+    this.#timeout = new IdleTimeout(this.#withinCap(limits.firstTokenTimeoutMs), () => this.#onTimeout());
+  }
+
+  /** Resolves when the reply is whole or was cut by a limit. Rejects with an UpstreamError. */
+  read(response: IncomingMessage): Promise<ModelOutcome> {
+    this.#response = response;
+    this.#reader.response = { status: response.statusCode, requestId: requestIdOf(response) };
+    const body = decodedBody(response).setEncoding('utf8');
+    body.on('data', (text: string) => this.#feed(text));
+    body.on('end', () => this.#onEnd());
+    body.on('error', (error) => this.#onConnectionLost(error));
+    return this.#result.promise;
+  }
+
+  /** Must follow every use, also when no response came. */
+  close(): void {
+    this.#timeout.stop();
+  }
+
+  #feed(text: string): void {
+    if (this.#reader.verdict) return;
+    this.#reader.feed(text);
+    if (!this.#started && this.#reader.hasStarted) {
+      this.#started = true;
+      this.#onStart();
+    }
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    process.nextTick(this.#endOfRead);
+  }
+
+  readonly #endOfRead = (): void => {
+    this.#scheduled = false;
+    if (this.#settled) return;
+    this.#passOn(this.#reader.takeText());
+    const { verdict, isFinal } = this.#reader;
+    if (verdict) {
+      this.#settle(verdict);
+    } else if (this.#reader.takeSignOfLife()) {
+      const { idleTimeoutMs } = this.#limits;
+      this.#timeout.set(this.#withinCap(isFinal ? Math.min(USAGE_WAIT_MS, idleTimeoutMs) : idleTimeoutMs));
+    }
+  };
+
+  #passOn(text: string): void {
+    if (text === '' || this.#attempt.stopped) return;
+    try {
+      this.#onDelta(text);
+    } catch (error) {
+      // Thrown inside a tick, it would end the process.
+      this.#attempt.stop(error);
+    }
+  }
+
+  #onEnd(): void {
+    this.#reader.end();
+    this.#endOfRead();
+  }
+
+  #onConnectionLost(error: Error): void {
+    if (error instanceof UpstreamError) this.#reader.stop(error);
+    else if (!this.#reader.hasStarted) this.#reader.stop(connectionError(error));
+    else this.#reader.fail('upstream_incomplete', errorCode(error) ?? 'connection lost');
+    this.#endOfRead();
+  }
+
+  #onTimeout(): void {
+    if (!this.#response) {
+      this.#attempt.stop(new UpstreamError('upstream_timeout', { reason: 'no response' }));
+      return;
+    }
+    if (performance.now() >= this.#capAt - 1) this.#reader.stop('capped');
+    else this.#reader.fail('upstream_timeout', this.#reader.hasStarted ? 'silence' : 'no first token');
+    this.#endOfRead();
+  }
+
+  #settle(verdict: Verdict): void {
+    this.#settled = true;
+    this.#timeout.stop();
+    if (verdict === 'ended') {
+      this.#passOn(this.#reader.takeRest());
+      if (this.#response) this.#attempt.drainResponse(this.#response);
+    } else {
+      this.#attempt.closeConnection();
+    }
+    const outcome = this.#outcome(verdict);
+    if (outcome instanceof UpstreamError) this.#result.reject(outcome);
+    else this.#result.resolve(outcome);
+  }
+
+  #outcome(verdict: Verdict): ModelOutcome | UpstreamError {
+    if (verdict instanceof UpstreamError) return verdict;
+    if (verdict === 'ended') return this.#reader.outcome();
+    const { hasText, usage, model } = this.#reader;
+    if (hasText) return { usage, model, finishReason: 'length', truncated: true };
+    const code = performance.now() >= this.#capAt - 1 ? 'upstream_timeout' : 'upstream_error';
+    return this.#reader.error(code, 'a limit was reached before the first text');
+  }
+
+  #withinCap(ms: number): number {
+    return Math.max(0, Math.min(ms, this.#capAt - performance.now()));
+  }
+}
