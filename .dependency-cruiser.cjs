@@ -78,7 +78,7 @@ module.exports = {
       ['ioredis', '^src/limits/'],
       ['opencc-js', '^src/filter/'],
       ['express', '^src/http/'],
-      ['lru-cache', '^src/(cache|llm|services)/'],
+      ['lru-cache', '^src/(cache|llm)/'],
       ['csv-stringify', '^src/services/'],
     ].map(([library, home]) => ({
       name: `only-home-imports-${library}`,

@@ -36,6 +36,8 @@ export interface Config {
     readonly apiKey: string | undefined;
     readonly baseUrl: string | undefined;
     readonly headers: Readonly<Record<string, string>>;
+    /** Members of the request that the model server does not accept. */
+    readonly refused: readonly ('stream_options' | 'temperature' | 'max_tokens')[];
     readonly timeoutMs: number;
     readonly firstTokenTimeoutMs: number;
     readonly idleTimeoutMs: number;
@@ -50,6 +52,7 @@ export interface Config {
     readonly temperature: number | undefined;
     readonly maxTokens: number | undefined;
     readonly historyLimit: number;
+    readonly historyMaxTokens: number | undefined;
     readonly messageMaxChars: number;
     readonly maxGenerations: number;
     /** 0: conversations never expire. */
@@ -218,6 +221,7 @@ function modelConfig(settings: Settings): Config['model'] {
     apiKey: settings.OPENAI_API_KEY,
     baseUrl: settings.OPENAI_BASE_URL,
     headers: settings.OPENAI_HEADERS ?? {},
+    refused: settings.OPENAI_COMPAT,
     timeoutMs: settings.OPENAI_TIMEOUT_MS,
     firstTokenTimeoutMs: settings.OPENAI_FIRST_TOKEN_TIMEOUT_MS,
     idleTimeoutMs: settings.OPENAI_IDLE_TIMEOUT_MS,
@@ -235,6 +239,7 @@ function chatConfig(settings: Settings): Config['chat'] {
     temperature: settings.OPENAI_TEMPERATURE,
     maxTokens: settings.OPENAI_MAX_TOKENS,
     historyLimit: settings.HISTORY_LIMIT,
+    historyMaxTokens: settings.HISTORY_MAX_TOKENS,
     messageMaxChars: settings.MESSAGE_MAX_CHARS,
     maxGenerations: settings.MAX_GENERATIONS,
     ttlMs: settings.CONVERSATION_TTL_HOURS * 3_600_000,

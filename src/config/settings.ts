@@ -129,6 +129,22 @@ const proxies = () =>
 const cron = () =>
   setting('a cron pattern such as 17 * * * *', (value) => (isCronPattern(value) ? value : undefined));
 
+/** What a model server does not accept, as the member of the request that stands for it. */
+const REFUSED_MEMBERS = {
+  no_stream_options: 'stream_options',
+  no_temperature: 'temperature',
+  max_completion_tokens: 'max_tokens',
+} as const;
+
+const compatibility = () =>
+  setting(`one or more of ${Object.keys(REFUSED_MEMBERS).join(', ')}, separated by commas`, (value) => {
+    const names = new Map<string, RefusedMember>(Object.entries(REFUSED_MEMBERS));
+    const members = value.split(',').map((part) => names.get(part.trim()));
+    return members.every((member) => member !== undefined) ? members : undefined;
+  });
+
+type RefusedMember = (typeof REFUSED_MEMBERS)[keyof typeof REFUSED_MEMBERS];
+
 const MAX_MS = 2 ** 31 - 1;
 const MiB = 1024 ** 2;
 
@@ -153,7 +169,9 @@ export const settingsSchema = z.object({
   SYSTEM_PROMPT: text().optional(),
   OPENAI_TEMPERATURE: decimal(0, 2).optional(),
   OPENAI_MAX_TOKENS: integer(1, 10_000_000).optional(),
+  OPENAI_COMPAT: compatibility().default([]),
   HISTORY_LIMIT: integer(0, 1000).default(10),
+  HISTORY_MAX_TOKENS: integer(1, 100_000_000).optional(),
   MESSAGE_MAX_CHARS: integer(1, 4_000_000).default(32_000),
   BODY_LIMIT: bytes(1024, 64 * MiB).default(MiB),
   CACHE_MAX_BYTES: bytes(0, Number.MAX_SAFE_INTEGER).default(64 * MiB),

@@ -2,6 +2,7 @@ import { LRUCache } from 'lru-cache';
 import { AppError } from '../domain/errors.ts';
 import type { Log } from '../domain/runtime.ts';
 import { UpstreamError } from './errors.ts';
+import { isTooLong } from './refusals.ts';
 
 /** Milliseconds, but for `minCalls`. */
 export interface BreakerOptions {
@@ -198,6 +199,8 @@ function verdictOn(error: unknown): Verdict {
   const { code } = error.error;
   // Without a response, an error that is neither retryable nor a timeout means that nothing was sent.
   if (code === 'upstream_timeout') return 'failed';
+  // Some servers report it as 500.
+  if (isTooLong(error.details)) return 'worked';
   if (status === undefined) return error.retryable ? 'failed' : 'unknown';
   return status >= 500 ? 'failed' : 'worked';
 }

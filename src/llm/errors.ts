@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { AppError, type ErrorCode, errorCode } from '../domain/errors.ts';
+import { isTooLong } from './refusals.ts';
 import { type ReportedError, readErrorBody } from './reported-error.ts';
 
 /** For decisions and for the log, never for callers. */
@@ -70,6 +71,7 @@ export function classifyError(
   const details = { status: facts.httpStatus ?? status, requestId, reason, reported };
   const cause = CAUSES.find((known) => isCause(known, status, reported));
   if (cause) return new UpstreamError(cause.code, { ...details, detail: cause.detail });
+  if (isTooLong(details)) return new UpstreamError('upstream_rejected', { ...details, detail: TOO_LONG });
   if (isTransient(status)) {
     const code = status === 429 || status === 503 ? 'upstream_busy' : 'upstream_error';
     return new UpstreamError(code, { ...details, retryable: facts.retryable ?? true, retryAfterMs });
@@ -78,6 +80,9 @@ export function classifyError(
   const detail = `The model server rejected the request with status ${status}; ${hintFor(status)}.`;
   return new UpstreamError('upstream_rejected', { ...details, detail });
 }
+
+const TOO_LONG =
+  'The conversation is too long for this model; shorten the message, or start a new conversation.';
 
 interface Cause {
   readonly code: ErrorCode;

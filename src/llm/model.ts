@@ -1,12 +1,15 @@
 /** The chat model of any server with OpenAI's chat completions API. */
-import type { ChatModel, ModelRequest } from '../domain/chat/model.ts';
+import type { ChatModel, ModelOutcome, ModelRequest } from '../domain/chat/model.ts';
 import type { Log } from '../domain/runtime.ts';
 import { type BreakerOptions, CircuitBreakers } from './breaker.ts';
+import type { UpstreamError } from './errors.ts';
+import type { OptionalMember } from './refusals.ts';
 import { completeOnce } from './reply/complete.ts';
 import type { ReplyLimits } from './reply/limits.ts';
 import { StreamedReply } from './reply/streamed-reply.ts';
 import { loggedError, type ReportedError } from './reported-error.ts';
-import { withRetries } from './retries.ts';
+import { type AdaptedRequest, type RequestForm, RequestForms } from './request-form.ts';
+import { type RetryPlan, withRetries } from './retries.ts';
 import { runAttempt } from './transport/attempt.ts';
 import type { ClientOptions, ModelServerClient } from './transport/client.ts';
 import { IdleTimeout } from './transport/idle-timeout.ts';
@@ -16,6 +19,8 @@ export interface ModelOptions extends ClientOptions, ReplyLimits {
   /** Of `complete()`, retries included; in `stream()` no retry begins later. */
   readonly timeoutMs: number;
   readonly maxRetries: number;
+  /** Members that no model of this server accepts. */
+  readonly refused: readonly OptionalMember[];
   /** The first wait before a retry, doubled each time. */
   readonly retryBaseMs?: number;
   /** Whether the log has what the model server says about errors. */
@@ -26,6 +31,17 @@ export interface ModelOptions extends ClientOptions, ReplyLimits {
 
 const RETRY_BASE_MS = 500;
 const REACHABLE_MS = 3000;
+
+interface Call {
+  readonly client: ModelServerClient;
+  readonly asked: AdaptedRequest;
+  /** Of the first attempt, on the monotonic clock. */
+  readonly startedAt: number;
+  /** The first token has come. */
+  readonly accepted: () => void;
+  /** As in the plan of its retries. */
+  readonly describe: RetryPlan['describe'];
+}
 
 export interface OpenedModel extends ChatModel {
   /** Loads what the first call needs, in small steps. Never rejects. */
@@ -45,56 +61,74 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
   const circuits = new CircuitBreakers(log, options.breaker);
   const { timeoutMs, maxRetries, retryBaseMs: baseMs = RETRY_BASE_MS } = options;
   const secrets = [options.apiKey ?? '', ...Object.values(options.headers)];
-  const retryPlan = ({ messages }: ModelRequest, signal: AbortSignal, start: number) => ({
+  const forms = new RequestForms(options.refused);
+  const retryPlan = (
+    form: RequestForm,
+    { messages }: ModelRequest,
+    signal: AbortSignal,
+    startedAt: number,
+  ) => ({
     maxRetries,
     baseMs,
-    deadline: start + timeoutMs,
+    deadline: startedAt + timeoutMs,
     signal,
     log,
+    adapt: (error: UpstreamError) => form.adaptTo(error),
     describe: (reported: ReportedError) =>
       options.logErrors
         ? loggedError(reported, { secrets, prompts: messages.map(({ content }) => content) })
         : {},
   });
 
+  /** Repeats one attempt until it succeeds, each time in the form that the model is known to accept. */
+  async function call<T extends ModelOutcome>(
+    request: ModelRequest,
+    signal: AbortSignal,
+    attempt: (call: Call) => Promise<T>,
+  ): Promise<T> {
+    const startedAt = performance.now();
+    const form = forms.formOf(request);
+    const plan = retryPlan(form, request, signal, startedAt);
+    const { describe } = plan;
+    const outcome = await withRetries(plan, () =>
+      circuits.guard(request.model, signal, async (started) => {
+        const client = await openClient();
+        const accepted = () => {
+          form.accept();
+          started();
+        };
+        const result = await attempt({ client, asked: form.request, startedAt, accepted, describe });
+        form.accept();
+        return result;
+      }),
+    );
+    return form.omitted > 0 ? { ...outcome, omitted: form.omitted } : outcome;
+  }
+
   return {
     complete(request, signal) {
-      const start = performance.now();
-      const plan = retryPlan(request, signal, start);
-      return withRetries(plan, () =>
-        circuits.guard(request.model, signal, async () => {
-          const client = await openClient();
-          const left = Math.max(1, start + timeoutMs - performance.now());
-          const { reply, error } = await completeOnce(
-            client,
-            request,
-            { ...options, timeoutMs: left },
-            signal,
-          );
-          if (error) {
-            const { reason, reported } = error.details;
-            log.warn({ reason, ...(reported && plan.describe(reported)) }, 'upstream reply incomplete');
-          }
-          return reply;
-        }),
-      );
+      return call(request, signal, async ({ client, asked, startedAt, describe }) => {
+        const left = Math.max(1, startedAt + timeoutMs - performance.now());
+        const { reply, error } = await completeOnce(client, asked, { ...options, timeoutMs: left }, signal);
+        if (error) {
+          const { reason, reported } = error.details;
+          log.warn({ reason, ...(reported && describe(reported)) }, 'upstream reply incomplete');
+        }
+        return reply;
+      });
     },
 
     stream(request, onDelta, signal) {
-      const start = performance.now();
-      return withRetries(retryPlan(request, signal, start), () =>
-        circuits.guard(request.model, signal, async (started) => {
-          const client = await openClient();
-          return runAttempt(signal, async (attempt) => {
-            const capAt = start + options.replyMaxMs;
-            const on = { delta: onDelta, start: started };
-            const reply = new StreamedReply(request.model, options, capAt, on, attempt);
-            try {
-              return await reply.read(await client.chat(request, true, attempt));
-            } finally {
-              reply.close();
-            }
-          });
+      return call(request, signal, ({ client, asked, startedAt, accepted }) =>
+        runAttempt(signal, async (attempt) => {
+          const capAt = startedAt + options.replyMaxMs;
+          const on = { delta: onDelta, start: accepted };
+          const reply = new StreamedReply(request.model, options, capAt, on, attempt);
+          try {
+            return await reply.read(await client.chat(asked, true, attempt));
+          } finally {
+            reply.close();
+          }
         }),
       );
     },

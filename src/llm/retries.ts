@@ -11,6 +11,11 @@ export interface RetryPlan {
   readonly deadline: number;
   readonly signal: AbortSignal;
   readonly log: Log;
+  /**
+   * Changes the request after an error that says what is wrong with it.
+   * @returns log fields; undefined when the error has another cause
+   */
+  readonly adapt: (error: UpstreamError) => object | undefined;
   /** The fields of the log line for what the model server said. */
   readonly describe: (reported: ReportedError) => object;
 }
@@ -19,30 +24,35 @@ const MAX_BACKOFF_MS = 8000;
 /** A longer `Retry-After` is passed to the caller instead of waited for. */
 const MAX_RETRY_AFTER_MS = 20_000;
 
-/** Repeats `attempt` after transient errors. Rejects with the AppError of the last UpstreamError; other errors pass. */
+/** Repeats `attempt` after transient errors, and immediately when the request was adapted. Rejects with the AppError of the last UpstreamError; other errors pass. */
 export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>): Promise<T> {
-  for (let tried = 1; ; tried++) {
+  for (let tried = 1; ; ) {
     try {
       return await attempt();
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error;
-      const wait = tried > plan.maxRetries ? undefined : waitFor(error, tried, plan);
+      const adapted = performance.now() < plan.deadline ? plan.adapt(error) : undefined;
+      const wait = adapted || tried > plan.maxRetries ? undefined : waitFor(error, tried, plan);
       const { status, requestId, reason, reported } = error.details;
-      plan.log.warn(
-        {
-          code: error.error.code,
-          upstream_status: status,
-          upstream_request_id: requestId,
-          reason,
-          ...(reported && plan.describe(reported)),
-          attempt: tried,
-          retry_in_ms: wait,
-        },
-        wait === undefined ? 'upstream call failed' : 'upstream call failed, will retry',
-      );
+      const fields = {
+        code: error.error.code,
+        upstream_status: status,
+        upstream_request_id: requestId,
+        reason,
+        ...(reported && plan.describe(reported)),
+        attempt: tried,
+      };
+      if (adapted) {
+        plan.log.warn({ ...fields, ...adapted }, 'upstream rejected the request, will adapt it');
+        plan.signal.throwIfAborted();
+        continue;
+      }
+      const message = wait === undefined ? 'upstream call failed' : 'upstream call failed, will retry';
+      plan.log.warn({ ...fields, retry_in_ms: wait }, message);
       if (wait === undefined) throw error.error;
       await pause(wait, plan.signal);
       plan.signal.throwIfAborted();
+      tried += 1;
     }
   }
 }

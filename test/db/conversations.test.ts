@@ -106,14 +106,11 @@ eachDatabase((_name, open) => {
       const id = newId();
       for (const n of [1, 2, 3])
         await writeTurn(writer, userMessage(id, { content: `q${n}` }), { content: `a${n}` });
-      assert.deepEqual(await conversations.history(id, UNRESTRICTED, 10, EVER), [
-        { role: 'user', content: 'q1' },
-        { role: 'assistant', content: 'a1' },
-        { role: 'user', content: 'q2' },
-        { role: 'assistant', content: 'a2' },
-        { role: 'user', content: 'q3' },
-        { role: 'assistant', content: 'a3' },
-      ]);
+      const history = await conversations.history(id, UNRESTRICTED, 10, EVER);
+      assert.deepEqual(
+        history.map(({ role, content }) => `${role} ${content}`),
+        ['user q1', 'assistant a1', 'user q2', 'assistant a2', 'user q3', 'assistant a3'],
+      );
     });
 
     const limits = [

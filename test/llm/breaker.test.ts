@@ -410,6 +410,7 @@ test('a model that was not closed does not keep its process alive, not even with
       firstTokenTimeoutMs: 5000,
       idleTimeoutMs: 5000,
       maxRetries: 0,
+      refused: [],
       replyMaxBytes: 1000,
       replyMaxMs: 5000,
       logErrors: true,

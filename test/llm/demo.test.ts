@@ -16,6 +16,7 @@ before(async () => {
     apiKey: undefined,
     baseUrl: demo.baseUrl,
     headers: {},
+    refused: [],
     timeoutMs: 5000,
     firstTokenTimeoutMs: 5000,
     idleTimeoutMs: 5000,

@@ -15,6 +15,7 @@ const GENEROUS: Omit<ModelOptions, 'baseUrl'> = {
   firstTokenTimeoutMs: 20_000,
   idleTimeoutMs: 20_000,
   maxRetries: 2,
+  refused: [],
   retryBaseMs: 2,
   replyMaxBytes: 1_000_000,
   replyMaxMs: 20_000,

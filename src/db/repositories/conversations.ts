@@ -2,11 +2,11 @@ import type { Knex } from 'knex';
 import { type Access, canAccess } from '../../domain/access/access.ts';
 import { ContextTurns } from '../../domain/conversations/context.ts';
 import type {
-  ContextMessage,
   Conversation,
   ConversationCursor,
   ConversationRepository,
   FoundConversation,
+  HistoryMessage,
   Instant,
   MessagePage,
   SequencedMessage,
@@ -74,7 +74,7 @@ export class KnexConversations implements ConversationRepository {
     limit: number,
     activeSince: Instant,
     except?: string,
-  ): Promise<ContextMessage[]> {
+  ): Promise<HistoryMessage[]> {
     const turns = new ContextTurns(limit, except);
     let page = limit;
     let before = Number.MAX_SAFE_INTEGER;

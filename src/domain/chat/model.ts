@@ -18,6 +18,8 @@ export interface ModelOutcome {
    * `length`; or the model server named no known reason for its end, and `finishReason` is `error`.
    */
   readonly truncated: boolean;
+  /** How many messages were not sent, the oldest after the system prompt, because the context was too long. */
+  readonly omitted?: number;
 }
 
 export interface ModelReply extends ModelOutcome {

@@ -57,6 +57,11 @@ export interface ContextMessage {
   readonly content: string;
 }
 
+/** A stored message in the context of the next one. */
+export interface HistoryMessage extends ContextMessage {
+  readonly uid: string;
+}
+
 /** `seq` is the row number: growing, never reused. */
 export interface SequencedMessage extends Message {
   readonly seq: number;
@@ -89,7 +94,7 @@ export interface ConversationRepository {
     limit: number,
     activeSince: Instant,
     except?: string,
-  ): Promise<ContextMessage[]>;
+  ): Promise<HistoryMessage[]>;
   /**
    * Oldest first: at most `limit`, and no more than `maxBytes` of content, but at least one.
    * @param afterSeq 0: from the first

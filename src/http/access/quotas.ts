@@ -7,6 +7,7 @@ import type {
   RateLimiter,
   WindowPolicy,
 } from '../../domain/access/limits.ts';
+import { estimatedTokens } from '../../domain/conversations/context.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import type { Quota, Route } from '../route.ts';
@@ -146,9 +147,4 @@ function rateLimitError(decisions: readonly Decision[]): AppError {
 function sentence({ name, limit, windowSeconds, unit }: Policy): string {
   const quota = windowSeconds === null ? `${limit} open` : `${limit} ${unit} in ${windowSeconds} seconds`;
   return `The limit "${name}" is reached: ${quota}`;
-}
-
-/** For model servers that report no usage: four bytes a token is common for English and close for Chinese. */
-function estimatedTokens(text: string): number {
-  return Math.ceil(Buffer.byteLength(text) / 4);
 }

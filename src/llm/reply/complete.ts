@@ -1,7 +1,8 @@
 import type { IncomingMessage } from 'node:http';
-import type { ModelReply, ModelRequest } from '../../domain/chat/model.ts';
+import type { ModelReply } from '../../domain/chat/model.ts';
 import { errorCode } from '../../domain/errors.ts';
 import { connectionError, requestIdOf, UpstreamError } from '../errors.ts';
+import type { AdaptedRequest } from '../request-form.ts';
 import { runAttempt } from '../transport/attempt.ts';
 import { decodedBody } from '../transport/body.ts';
 import type { ModelServerClient } from '../transport/client.ts';
@@ -18,7 +19,7 @@ interface Completed {
 /** One attempt at a whole reply within `timeoutMs`. Rejects with an UpstreamError, or the signal's reason. */
 export function completeOnce(
   client: ModelServerClient,
-  request: ModelRequest,
+  request: AdaptedRequest,
   limits: { readonly timeoutMs: number; readonly replyMaxBytes: number },
   signal: AbortSignal,
 ): Promise<Completed> {

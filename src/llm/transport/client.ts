@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { OpenAI, type ClientOptions as SdkOptions } from 'openai';
-import type { ModelRequest } from '../../domain/chat/model.ts';
 import { classifyResponse, connectionError, UpstreamError } from '../errors.ts';
+import { type AdaptedRequest, optionalMembers } from '../request-form.ts';
 import type { Attempt } from './attempt.ts';
 import { readErrorText } from './body.ts';
 import { Transport, type WireRequest } from './transport.ts';
@@ -33,7 +33,7 @@ export class ModelServerClient {
   }
 
   /** Resolves with the head of a response whose body is a reply. Rejects with an UpstreamError. */
-  async chat(request: ModelRequest, stream: boolean, attempt: Attempt): Promise<IncomingMessage> {
+  async chat(request: AdaptedRequest, stream: boolean, attempt: Attempt): Promise<IncomingMessage> {
     const body = JSON.stringify(chatBody(request, stream));
     const response = await this.#send({ ...this.#chatRequest, body }, attempt.signal);
     const { statusCode = 0 } = response;
@@ -61,14 +61,9 @@ export class ModelServerClient {
   }
 }
 
-function chatBody({ model, messages, temperature, maxTokens }: ModelRequest, stream: boolean) {
-  return {
-    model,
-    messages: messages.map(({ role, content }) => ({ role, content })),
-    ...(temperature === undefined ? {} : { temperature }),
-    ...(maxTokens === undefined ? {} : { max_tokens: maxTokens }),
-    ...(stream ? { stream, stream_options: { include_usage: true } } : { stream }),
-  } satisfies OpenAI.ChatCompletionCreateParams;
+function chatBody(request: AdaptedRequest, stream: boolean) {
+  const messages = request.messages.map(({ role, content }) => ({ role, content }));
+  return { model: request.model, messages, stream, ...optionalMembers(request, stream) };
 }
 
 /**

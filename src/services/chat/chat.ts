@@ -1,23 +1,17 @@
-import { type Access, canAccess } from '../../domain/access/access.ts';
+import type { Access } from '../../domain/access/access.ts';
 import type { ModelRequest } from '../../domain/chat/model.ts';
-import {
-  type IdempotencyKey,
-  type KeyClaim,
-  type PendingTurns,
-  type StoredKey,
-  waitForReplay,
-} from '../../domain/chat/turns.ts';
-import { ContextTurns } from '../../domain/conversations/context.ts';
+import type { IdempotencyKey, KeyClaim, PendingTurns, StoredKey } from '../../domain/chat/turns.ts';
 import type {
   ContextMessage,
   ConversationRepository,
+  HistoryMessage,
   Instant,
   Message,
   ReplyFormat,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import { conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { ContextHistory, type HistoryLimits } from '../conversations/context-history.ts';
 import type { ExportThrottle } from '../exports/throttle.ts';
 import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
 import { type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
@@ -25,13 +19,11 @@ import type { InputFilter } from './input-filter.ts';
 import type { Turn } from './turn.ts';
 import { KeyInUseError, type NewTurn, type TurnRecorder } from './turn-recorder.ts';
 
-export interface ChatSettings {
+export interface ChatSettings extends HistoryLimits {
   readonly model: string;
   readonly systemPrompt: string | undefined;
   readonly temperature: number | undefined;
   readonly maxTokens: number | undefined;
-  /** The most stored messages in the context of a call. */
-  readonly historyLimit: number;
   readonly retention: Retention;
   /** Whether owners share no cached replies. */
   readonly cacheByOwner: boolean;
@@ -64,8 +56,7 @@ interface ChatParts {
 /** Starts turns: loads the context, calls the model, stores user message and reply. */
 export class ChatService {
   readonly #settings: ChatSettings;
-  readonly #conversations: ConversationRepository;
-  readonly #pending: PendingTurns;
+  readonly #context: ContextHistory;
   readonly #generations: Generations;
   readonly #recorder: TurnRecorder;
   readonly #idempotent: IdempotentTurns;
@@ -76,8 +67,7 @@ export class ChatService {
 
   constructor(settings: ChatSettings, parts: ChatParts) {
     this.#settings = settings;
-    this.#conversations = parts.conversations;
-    this.#pending = parts.pending;
+    this.#context = new ContextHistory(settings, parts.conversations, parts.pending);
     this.#generations = parts.generations;
     this.#recorder = parts.recorder;
     this.#idempotent = parts.idempotent;
@@ -102,10 +92,10 @@ export class ChatService {
 
   async #begin(input: ChatInput, mode: ReplyMode): Promise<Turn> {
     const { sent, stored } = this.#filtered(input.message);
-    const history = await this.#history(input.conversationId, input.access);
+    const history = await this.#history(input, input.conversationId);
     const request = this.#request(input, sent, history);
-    const opened = this.#generations.start(request, mode, this.#cacheSharing(input));
     const turn = this.#newTurn(input, stored, request.model);
+    const opened = this.#start(request, mode, input, turn, history);
     // A named conversation may be deleted while the reply is generated, and a single write would bring it back.
     const isNew = input.conversationId === undefined;
     const inOneWrite = !opened.generation.running || (mode === 'whole' && isNew);
@@ -126,7 +116,7 @@ export class ChatService {
   ): Promise<Turn | typeof KEY_IN_USE> {
     const { sent, stored } = this.#filtered(input.message);
     const conversationId = failed?.conversationId ?? input.conversationId;
-    const history = await this.#history(conversationId, input.access, failed?.questionId);
+    const history = await this.#history(input, conversationId, failed?.questionId);
     const request = this.#request(input, sent, history);
     const hit = this.#generations.cached(request, this.#cacheSharing(input));
     const claim: KeyClaim = {
@@ -140,7 +130,7 @@ export class ChatService {
     const outcome = await this.#recorder.recordStart(turn);
     if (outcome === 'taken' || outcome === 'gone') return KEY_IN_USE;
     try {
-      const opened = this.#generations.start(request, mode, this.#cacheSharing(input));
+      const opened = this.#start(request, mode, input, turn, history);
       return this.#recorder.track(turn, opened, Promise.resolve());
     } catch (error) {
       await this.#recorder.recordFailure(turn);
@@ -185,20 +175,29 @@ export class ChatService {
     return { owner, reply, start: { conversationId, named, expiredBefore, by: access, message } };
   }
 
-  /** @param except a question that is asked again */
-  async #history(id: string | undefined, access: Access, except?: string): Promise<ContextMessage[]> {
-    if (id === undefined) return [];
-    const { historyLimit } = this.#settings;
-    const activeSince = this.#activeSince();
-    const journalled = this.#pending.has(id) ? this.#pending.conversation(id) : null;
-    if (journalled && !canAccess(access, journalled.owner)) throw conversationNotFound();
-    if (historyLimit === 0) return [];
-    if (journalled) return contextOf(journalled.messages, historyLimit, activeSince);
-    await waitForReplay(this.#pending, id);
-    return this.#conversations.history(id, access, historyLimit, activeSince, except);
+  #history(
+    { access, model = this.#settings.model }: ChatInput,
+    conversationId: string | undefined,
+    except?: string,
+  ): Promise<readonly HistoryMessage[]> {
+    return this.#context.load({ conversationId, model, access, activeSince: this.#activeSince() }, except);
   }
 
-  #request(input: ChatInput, sent: string, history: readonly ContextMessage[]): ModelRequest {
+  #start(
+    request: ModelRequest,
+    mode: ReplyMode,
+    input: ChatInput,
+    turn: NewTurn,
+    history: readonly HistoryMessage[],
+  ): OpenedGeneration {
+    const opened = this.#generations.start(request, mode, this.#cacheSharing(input));
+    const { conversationId, replyTo } = turn.reply;
+    const where = { conversationId, model: request.model };
+    this.#context.follow(opened.generation, where, history, replyTo);
+    return opened;
+  }
+
+  #request(input: ChatInput, sent: string, history: readonly HistoryMessage[]): ModelRequest {
     const { model, systemPrompt, temperature, maxTokens } = this.#settings;
     const system: ContextMessage[] =
       systemPrompt === undefined ? [] : [{ role: 'system', content: systemPrompt }];
@@ -210,14 +209,6 @@ export class ChatService {
       ...(maxTokens === undefined ? {} : { maxTokens }),
     };
   }
-}
-
-function contextOf(messages: readonly Message[], limit: number, activeSince: Instant): ContextMessage[] {
-  const turns = new ContextTurns(limit);
-  if ((messages.at(-1)?.timestamp ?? 0) >= activeSince) {
-    for (const message of messages.toReversed()) turns.addOlder(message);
-  }
-  return turns.context();
 }
 
 function userMessage(uid: string, conversationId: string, content: string, timestamp: Instant): Message {

@@ -1,5 +1,6 @@
-import type { ChatModel, ModelRequest } from '../../domain/chat/model.ts';
+import type { ChatModel, ModelOutcome, ModelRequest } from '../../domain/chat/model.ts';
 import type { ResponseCache } from '../../domain/chat/response-cache.ts';
+import { withoutOldest } from '../../domain/conversations/context.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
 import { Generation } from './generation.ts';
@@ -22,6 +23,11 @@ export interface CacheSharing {
 export interface OpenedGeneration {
   readonly generation: Generation;
   readonly cache: CacheUse;
+}
+
+interface Shared extends CacheSharing {
+  /** Of the request in the cache. */
+  readonly key: string;
 }
 
 /** Starts replies, by the response cache, a running call or a new one, and knows the calls of this process. */
@@ -59,7 +65,8 @@ export class Generations {
     if (hit) return hit;
     const flight = this.#flight(key, mode);
     if (flight) return { generation: flight, cache: { kind: 'collapsed' } };
-    return { generation: this.#call(request, mode, key), cache: { kind: 'miss' } };
+    const shared = { key, owner: sharing.owner };
+    return { generation: this.#call(request, mode, shared), cache: { kind: 'miss' } };
   }
 
   /** The cached reply, if there is one; nothing is started. */
@@ -90,7 +97,7 @@ export class Generations {
     return flight?.signal.aborted ? undefined : flight;
   }
 
-  #call(request: ModelRequest, mode: ReplyMode, key?: string): Generation {
+  #call(request: ModelRequest, mode: ReplyMode, shared?: Shared): Generation {
     if (this.#running.size >= this.#max) {
       throw new AppError('capacity', 'Too many replies are being generated; try again in a moment.', {
         retryAfter: 1,
@@ -98,17 +105,17 @@ export class Generations {
     }
     const generation = new Generation();
     this.#running.add(generation);
-    if (key !== undefined) this.#flights[mode].set(key, generation);
-    void this.#run(request, mode, generation, key);
+    if (shared) this.#flights[mode].set(shared.key, generation);
+    void this.#run(request, mode, generation, shared);
     return generation;
   }
 
-  async #run(request: ModelRequest, mode: ReplyMode, generation: Generation, key?: string): Promise<void> {
+  async #run(request: ModelRequest, mode: ReplyMode, generation: Generation, shared?: Shared): Promise<void> {
     let end: () => void;
     try {
       const outcome = await this.#complete(request, mode, generation);
-      if (key !== undefined && outcome.finishReason === 'stop' && !outcome.truncated) {
-        this.#cache.set(key, { ...outcome, content: generation.text });
+      if (shared && outcome.finishReason === 'stop' && !outcome.truncated) {
+        this.#store(request, shared, outcome, generation.text);
       }
       end = () => generation.finish(outcome);
     } catch (error) {
@@ -117,8 +124,16 @@ export class Generations {
     }
     // Deregister before notifying, so that a repeated request hits the cache and not this finished call.
     this.#running.delete(generation);
-    if (key !== undefined && this.#flights[mode].get(key) === generation) this.#flights[mode].delete(key);
+    if (shared && this.#flights[mode].get(shared.key) === generation) this.#flights[mode].delete(shared.key);
     end();
+  }
+
+  /** Under the key of the context that was sent, which is shorter than the requested one when the model refused that. */
+  #store(request: ModelRequest, shared: Shared, outcome: ModelOutcome, content: string): void {
+    const { omitted = 0, ...reply } = outcome;
+    const sent = omitted > 0 ? { ...request, messages: withoutOldest(request.messages, omitted) } : request;
+    const key = sent === request ? shared.key : this.#cache.keyOf(sent, shared.owner);
+    this.#cache.set(key, { ...reply, content });
   }
 
   async #complete(request: ModelRequest, mode: ReplyMode, generation: Generation) {

@@ -1,4 +1,4 @@
-import type { ContextMessage } from '../../domain/conversations/conversation.ts';
+import type { HistoryMessage } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { FilterRule } from '../../domain/filter.ts';
 
@@ -22,7 +22,7 @@ export class InputFilter {
   }
 
   /** Masks earlier messages, also where the action is `block`: the conversation could not continue otherwise. */
-  maskHistory(messages: readonly ContextMessage[]): ContextMessage[] {
+  maskHistory(messages: readonly HistoryMessage[]): HistoryMessage[] {
     const { text: filter } = this.#rule.words.filters;
     return messages.map((message) =>
       message.role === 'user' ? { ...message, content: filter.whole(message.content, 'mask').text } : message,

@@ -12,7 +12,7 @@ import type {
   TurnWriter,
   WriteOutcome,
 } from '../../../../src/domain/chat/turns.ts';
-import type { ContextMessage } from '../../../../src/domain/conversations/conversation.ts';
+import type { HistoryMessage } from '../../../../src/domain/conversations/conversation.ts';
 import { Retention } from '../../../../src/domain/conversations/retention.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
 import { type ChatInput, ChatService, type ChatSettings } from '../../../../src/services/chat/chat.ts';
@@ -32,6 +32,7 @@ const SETTINGS: ChatSettings = {
   temperature: undefined,
   maxTokens: undefined,
   historyLimit: 10,
+  historyMaxTokens: undefined,
   retention: new Retention(24 * HOUR),
   cacheByOwner: true,
 };
@@ -87,7 +88,7 @@ const NOTHING_PENDING: PendingTurns = {
 function setUp(
   options: {
     settings?: Partial<ChatSettings>;
-    history?: ContextMessage[];
+    history?: HistoryMessage[];
     model?: Partial<ChatModel>;
     pending?: Partial<PendingTurns>;
     checkpointMs?: number;
@@ -209,9 +210,9 @@ describe('a turn', () => {
   });
 
   it('sends system prompt, stored turns and question, in this order', async () => {
-    const history: ContextMessage[] = [
-      { role: 'user', content: 'a' },
-      { role: 'assistant', content: 'b' },
+    const history: HistoryMessage[] = [
+      { role: 'user', content: 'a', uid: '1' },
+      { role: 'assistant', content: 'b', uid: '2' },
     ];
     const { chat, requests, histories } = setUp({
       history,
