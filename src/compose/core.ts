@@ -4,7 +4,7 @@ import type { Logger } from '../logger.ts';
 import type { Storage } from './storage.ts';
 
 /** What every feature is built from. */
-export interface Core extends Pick<Storage, 'database' | 'writer' | 'processes'> {
+export interface Core extends Pick<Storage, 'database' | 'writer' | 'processes' | 'isWritable'> {
   readonly config: Config;
   /** The id of this process: a UUID that no other process has or had. */
   readonly worker: string;

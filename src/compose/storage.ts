@@ -9,7 +9,7 @@ import { StartError } from '../startup/start-error.ts';
 import { makeFolder } from '../util/folders.ts';
 import { unlessAborted } from '../util/timers.ts';
 
-export interface Storage extends Pick<Durability, 'writer' | 'processes'> {
+export interface Storage extends Pick<Durability, 'writer' | 'processes' | 'isWritable'> {
   readonly database: Database;
 }
 
@@ -32,7 +32,7 @@ export async function openStorage(
   const database = await oneLine('the database cannot be opened', () => openDatabase(config.database, log));
   opened.defer(() => database.close());
   const options = { folder, worker, leaseMs, journalMaxBytes };
-  const { writer, processes, start, close } = await unlessAborted(
+  const { writer, processes, isWritable, start, close } = await unlessAborted(
     signal,
     oneLine(unusable, () => openDurability(database, options, log)),
   );
@@ -50,7 +50,7 @@ export async function openStorage(
   } catch (error) {
     throw toStartError(error);
   }
-  return { database, writer, processes };
+  return { database, writer, processes, isWritable };
 }
 
 const JOURNAL_LOCKED = 'its journal.sqlite is locked by another program';

@@ -8,6 +8,7 @@ import type { PurgeStore } from '../domain/conversations/purge.ts';
 import type { ExportSource } from '../domain/exports/exports.ts';
 import type { ExportJobStore } from '../domain/exports/jobs.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from './core/client.ts';
+import { ConnectionGeneration } from './core/connection-generation.ts';
 import { dialectOf } from './core/dialect.ts';
 import { migrateLatest, pendingMigrations } from './core/migrations.ts';
 import { KnexExportJobs } from './exports/jobs.ts';
@@ -50,7 +51,8 @@ export interface Database {
  * Does not connect: the server can start while the database is down.
  * @throws Error with one readable line when the URL is not one
  */
-export function openDatabase(options: DatabaseOptions, logger: Logger): Database {
+export function openDatabase(given: DatabaseOptions, logger: Logger): Database {
+  const options = { ...given, generation: new ConnectionGeneration() };
   const knex = createKnex(options, logger);
   // The writer has connections of its own, so that busy readers cannot delay it.
   const ownPool = dialectOf(knex).pooled;

@@ -20,6 +20,8 @@ export interface Durability {
   readonly writer: DurableWriter;
   /** How many processes use the database, this one included. */
   processes(): number;
+  /** Whether the database takes writes; see {@link WorkerRegistry.isWritable}. Never rejects. */
+  isWritable(): Promise<boolean>;
   /** Starts heartbeats and reaping. Never rejects. */
   start(): Promise<void>;
   close(): Promise<void>;
@@ -55,6 +57,7 @@ export async function openDurability(
   return {
     writer,
     processes: () => registry.alive,
+    isWritable: () => registry.isWritable(),
     start: () => registry.start(),
     async close() {
       await writer.close();

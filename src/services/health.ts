@@ -13,11 +13,14 @@ const PROBE_WAIT_MS = 500;
 /** Callers choose the names of models. */
 const MAX_OPEN_CIRCUITS = 20;
 
+type DatabaseState = 'up' | 'read_only' | 'down';
+
 export interface HealthReport {
   /** Whether this process should get requests. Does not depend on the model server. */
   readonly ready: boolean;
   readonly stopping: boolean;
-  readonly database: 'up' | 'down';
+  /** `read_only`: reads work, and writes fail. */
+  readonly database: DatabaseState;
   readonly upstream: 'demo' | 'up' | 'down';
   /** Some of the models that are not called at present, see {@link ChatModel.openCircuits}. */
   readonly openCircuits: readonly string[];
@@ -30,9 +33,10 @@ export class HealthService {
   readonly #model: Pick<ChatModel, 'reachable' | 'openCircuits'>;
   readonly #pending: Pick<PendingTurns, 'state'>;
   readonly #demo: boolean;
+  readonly #isWritable: () => Promise<boolean>;
   #stopping = false;
   #upstream: { at: number; up: Promise<boolean> } | undefined;
-  #database: Promise<boolean> | undefined;
+  #database: Promise<DatabaseState> | undefined;
   #upstreamLastUp = false;
 
   constructor(
@@ -40,11 +44,13 @@ export class HealthService {
     model: Pick<ChatModel, 'reachable' | 'openCircuits'>,
     pending: Pick<PendingTurns, 'state'>,
     demo: boolean,
+    isWritable: () => Promise<boolean>,
   ) {
     this.#pending = pending;
     this.#conversations = conversations;
     this.#model = model;
     this.#demo = demo;
+    this.#isWritable = isWritable;
   }
 
   /** Reports not ready from now on, so that load balancers send no new requests. */
@@ -53,11 +59,11 @@ export class HealthService {
   }
 
   async report(): Promise<HealthReport> {
-    const [database, upstream] = await Promise.all([this.#databaseUp(), this.#upstreamUp()]);
+    const [database, upstream] = await Promise.all([this.#databaseState(), this.#upstreamUp()]);
     return {
-      ready: database && !this.#stopping,
+      ready: database === 'up' && !this.#stopping,
       stopping: this.#stopping,
-      database: database ? 'up' : 'down',
+      database,
       upstream: this.#demo ? 'demo' : upstream ? 'up' : 'down',
       openCircuits: this.#model.openCircuits().slice(0, MAX_OPEN_CIRCUITS),
       journal: this.#pending.state(),
@@ -65,17 +71,17 @@ export class HealthService {
   }
 
   /** The check in flight, or its result for `DATABASE_FRESH_MS`. */
-  #databaseUp(): Promise<boolean> {
+  #databaseState(): Promise<DatabaseState> {
     this.#database ??= this.#checkDatabase();
     return this.#database;
   }
 
-  async #checkDatabase(): Promise<boolean> {
+  async #checkDatabase(): Promise<DatabaseState> {
     try {
       await this.#conversations.check();
-      return true;
+      return (await this.#isWritable()) ? 'up' : 'read_only';
     } catch {
-      return false;
+      return 'down';
     } finally {
       setTimeout(() => {
         this.#database = undefined;

@@ -32,6 +32,8 @@ export interface FaultProxy {
   /** Resets new connections immediately. The port stays bound, so that no other process gets it. */
   refuse(): void;
   accept(): void;
+  /** New connections go to this port. */
+  lead(port: number): void;
   /** Cuts everything and stops listening. */
   close(): Promise<void>;
 }
@@ -155,7 +157,8 @@ function write(sink: Socket, piece: Buffer): Promise<void> {
 }
 
 /** A proxy in front of this port of the loopback address. */
-export async function startFaultProxy(target: number): Promise<FaultProxy> {
+export async function startFaultProxy(firstTarget: number): Promise<FaultProxy> {
+  let target = firstTarget;
   const faults = new Faults();
   const pairs = new Set<Pair>();
   const server = createServer({ allowHalfOpen: true }, (client) => {
@@ -195,6 +198,9 @@ export async function startFaultProxy(target: number): Promise<FaultProxy> {
     resume: () => faults.resume(),
     refuse() {
       faults.refusing = true;
+    },
+    lead(port) {
+      target = port;
     },
     accept() {
       faults.refusing = false;

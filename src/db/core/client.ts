@@ -4,6 +4,8 @@ import type { Connection, RowDataPacket } from 'mysql2';
 import type { Logger } from 'pino';
 import { makeFolder } from '../../util/folders.ts';
 import { ConnectProgress } from './connect-progress.ts';
+import { ConnectionGeneration, type TrackedConnection } from './connection-generation.ts';
+import { needsNewConnection } from './error-classes.ts';
 import { QueueFullError, withFileLockRetry } from './errors.ts';
 import { migrationSettings } from './migrations.ts';
 import { parseMysqlUrl } from './mysql-url.ts';
@@ -27,6 +29,8 @@ export interface DatabaseOptions {
   readonly batches?: boolean;
   /** With `batches`: called for each connection with the server's `max_allowed_packet`. */
   readonly onPacketLimit?: (maxAllowedPacket: number) => void;
+  /** Of all pools of one database; default: of this pool alone. */
+  readonly generation?: ConnectionGeneration;
 }
 
 /**
@@ -155,6 +159,7 @@ function sqliteConfig(file: string): Knex.Config {
 
 function mysqlConfig(url: string, options: DatabaseOptions, progress: ConnectProgress): Knex.Config {
   const { totalMs } = progress;
+  const { generation = new ConnectionGeneration() } = options;
   const connection = {
     ...parseMysqlUrl(url),
     charset: 'utf8mb4',
@@ -176,7 +181,8 @@ function mysqlConfig(url: string, options: DatabaseOptions, progress: ConnectPro
       min: options.poolMin,
       max: options.poolMax,
       createTimeoutMillis: totalMs,
-      afterCreate: prepareMysql(options, progress, new StatementKiller(connection)),
+      validate: (connection: TrackedConnection) => generation.isCurrent(connection),
+      afterCreate: prepareMysql({ ...options, generation }, progress, new StatementKiller(connection)),
     },
   };
 }
@@ -235,18 +241,22 @@ function sessionSettings({ batches, queryTimeoutMs }: DatabaseOptions): string {
 const PACKET_LIMIT = '; SELECT @@max_allowed_packet AS bytes';
 
 /** See {@link Dialect.batch}. */
-interface BatchConnection extends Connection {
+interface BatchConnection extends Connection, TrackedConnection {
   maxAllowedPacket?: number;
 }
 
 function prepareMysql(
-  options: DatabaseOptions,
+  options: DatabaseOptions & { readonly generation: ConnectionGeneration },
   progress: ConnectProgress,
   killer: StatementKiller,
 ): AfterCreate<BatchConnection> {
   const settings = sessionSettings(options);
+  const { generation, batches = false } = options;
   return (connection, done) => {
-    withStatementTimeout(connection, options.queryTimeoutMs, killer);
+    generation.begin(connection, batches);
+    withStatementTimeout(connection, options.queryTimeoutMs, killer, (code) => {
+      if (needsNewConnection(code) && generation.isCurrent(connection)) generation.end();
+    });
     connection.query<RowDataPacket[][]>(settings, (error, results) => {
       progress.done(connection);
       // Knex does not close a connection whose set-up failed.

@@ -32,6 +32,10 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
     'ER_OPTION_PREVENTS_STATEMENT',
     'ER_READ_ONLY_MODE',
     'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
+    'ER_INNODB_READ_ONLY',
+    'ER_OPEN_AS_READONLY',
+    // A node of a Galera cluster that has lost the others.
+    'ER_UNKNOWN_COM_ERROR',
     // The server has started before the schema of a new database exists.
     'ER_NO_SUCH_TABLE',
     'ER_DISK_FULL',
@@ -46,6 +50,11 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
     'ER_ACCESS_DENIED_NO_PASSWORD_ERROR',
     'ER_DBACCESS_DENIED_ERROR',
     'ER_BAD_DB_ERROR',
+    'ER_TABLEACCESS_DENIED_ERROR',
+    'ER_COLUMNACCESS_DENIED_ERROR',
+    'ER_SPECIFIC_ACCESS_DENIED_ERROR',
+    'ER_MUST_CHANGE_PASSWORD',
+    'ER_BINLOG_STMT_MODE_AND_ROW_ENGINE',
     'HANDSHAKE_NO_SSL_SUPPORT',
     'HANDSHAKE_SSL_ERROR',
     'SQLITE_CANTOPEN',
@@ -63,4 +72,25 @@ const CLASS_OF_CODE = new Map<string, ErrorClass>(
 export function classifyCode(code: string): ErrorClass | undefined {
   // Extended codes of SQLite, such as SQLITE_IOERR_FSYNC, begin with the primary code.
   return CLASS_OF_CODE.get(code.startsWith('SQLITE_') ? code.split('_', 2).join('_') : code);
+}
+
+/** The server has become read-only or denies rights: a new connection can lead to another server or have the rights. */
+const NEEDS_CONNECTION: ReadonlySet<string> = new Set([
+  'ER_OPTION_PREVENTS_STATEMENT',
+  'ER_READ_ONLY_MODE',
+  'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
+  'ER_INNODB_READ_ONLY',
+  'ER_OPEN_AS_READONLY',
+  'ER_UNKNOWN_COM_ERROR',
+  'ER_ACCESS_DENIED_ERROR',
+  'ER_DBACCESS_DENIED_ERROR',
+  'ER_TABLEACCESS_DENIED_ERROR',
+  'ER_COLUMNACCESS_DENIED_ERROR',
+  'ER_SPECIFIC_ACCESS_DENIED_ERROR',
+  'ER_MUST_CHANGE_PASSWORD',
+  'ER_BINLOG_STMT_MODE_AND_ROW_ENGINE',
+]);
+
+export function needsNewConnection(code: string | undefined): boolean {
+  return code !== undefined && NEEDS_CONNECTION.has(code);
 }

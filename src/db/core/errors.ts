@@ -2,7 +2,7 @@
 import type { Knex } from 'knex';
 import { AppError, errorCode } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
-import { classifyCode, type ErrorClass } from './error-classes.ts';
+import { classifyCode, type ErrorClass, needsNewConnection } from './error-classes.ts';
 
 const RETRY_AFTER_SECONDS = 2;
 const TRANSIENT_RETRIES = 3;
@@ -65,14 +65,15 @@ export function toAppError(error: unknown): unknown {
 }
 
 /**
- * Runs idempotent work a second time when its connection broke, so that a dead connection of the pool fails no request.
+ * Runs idempotent work a second time when its connection broke or leads to a server that rejects writes, so that an old
+ * connection of the pool fails no request.
  * @throws AppError `database_unavailable`, `database_busy`
  */
 export async function withReconnect<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    if (classifyError(error) !== 'lost') throw toAppError(error);
+    if (classifyError(error) !== 'lost' && !needsNewConnection(errorCode(error))) throw toAppError(error);
   }
   return work().catch((error: unknown) => {
     throw toAppError(error);

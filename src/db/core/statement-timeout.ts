@@ -78,12 +78,16 @@ export function withStatementTimeout(
   connection: Connection & { __knex__disposed?: unknown },
   timeoutMs: number,
   killer: StatementKiller,
+  onError: (code: string | undefined) => void,
 ): void {
   const query: CallableFunction = connection.query.bind(connection);
   const checked =
     (callback: Callback): Callback =>
     (error, ...rest) => {
-      if (error) delete error.sql;
+      if (error) {
+        delete error.sql;
+        onError(error.code);
+      }
       if (error?.code !== 'PROTOCOL_SEQUENCE_TIMEOUT') return callback(error, ...rest);
       connection.__knex__disposed = error;
       connection.destroy();

@@ -1,8 +1,9 @@
 import type { Knex } from 'knex';
 import type { Logger } from 'pino';
+import { isUnavailable } from '../../domain/errors.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf } from '../core/dialect.ts';
-import { transaction } from '../core/errors.ts';
+import { toAppError, transaction } from '../core/errors.ts';
 import type { ProcessLock } from './process-lock.ts';
 
 export interface WorkerOptions {
@@ -47,6 +48,7 @@ export class WorkerRegistry {
   #polledAt = 0;
   #reapedHost = false;
   #isFailing = false;
+  #isWritable = true;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> | undefined;
   #stopped = false;
@@ -68,6 +70,19 @@ export class WorkerRegistry {
     for (const { beat, unchanged } of this.#seen.values())
       if (beat !== null && unchanged < MISSED_HEARTBEATS) others += 1;
     return 1 + others;
+  }
+
+  /**
+   * Whether the database takes writes, by the last heartbeat; after one that failed, by a new one. A lock is no
+   * failure.
+   */
+  async isWritable(): Promise<boolean> {
+    if (!this.#isWritable && this.#timer && !this.#stopped) {
+      clearTimeout(this.#timer);
+      this.#running ??= this.#cycle();
+      await this.#running;
+    }
+    return this.#isWritable;
   }
 
   /** Starts the heartbeats. Resolves after the first one, successful or not; never rejects. */
@@ -97,6 +112,7 @@ export class WorkerRegistry {
     let stale: [string, Beat][];
     try {
       await this.#heartbeat();
+      this.#isWritable = true;
       await this.#reapHost();
       stale = await this.#poll();
       this.#isFailing = false;
@@ -193,6 +209,7 @@ export class WorkerRegistry {
   /** While this process cannot reach the database, others may not either: their missed heartbeats do not count. */
   #heartbeatFailed(error: unknown): void {
     for (const [id, { beat }] of this.#seen) this.#seen.set(id, { beat, unchanged: -1 });
+    if (isUnavailable(toAppError(error))) this.#isWritable = false;
     if (this.#isFailing) return;
     this.#isFailing = true;
     this.#logger.warn({ err: error }, 'heartbeat failed');

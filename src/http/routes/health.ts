@@ -12,10 +12,10 @@ const alive = z.object({ status: z.literal('ok'), version: z.string() }).meta({ 
 const readiness = z
   .object({
     status: z.enum(['ready', 'not_ready', 'stopping']),
-    database: z
-      .enum(['up', 'down'])
-      .optional()
-      .meta({ description: 'Also `down` while migrations are pending' }),
+    database: z.enum(['up', 'read_only', 'down']).optional().meta({
+      description:
+        'Also `down` while migrations are pending; `read_only` while it can be read but not written',
+    }),
     upstream: z.enum(['demo', 'up', 'down']).optional().meta({ description: 'Does not affect the status' }),
     open_circuits: z.array(z.string()).optional().meta({
       description: 'Models that are not called for some seconds because they keep failing (at most 20)',

@@ -11,8 +11,9 @@ const SERVICE = {
   not_ready: ['bad', 'serviceNotReady'],
   stopping: ['bad', 'serviceStopping'],
 };
-const DATABASE = { up: ['good', 'up'], down: ['bad', 'down'] };
-const UPSTREAM = { ...DATABASE, demo: ['demo', 'demo'] };
+const UP_OR_DOWN = { up: ['good', 'up'], down: ['bad', 'down'] };
+const DATABASE = { ...UP_OR_DOWN, read_only: ['bad', 'readOnly'] };
+const UPSTREAM = { ...UP_OR_DOWN, demo: ['demo', 'demo'] };
 const NOTES = {
   up: ['model', 'modelUp'],
   down: ['model', 'modelDown'],

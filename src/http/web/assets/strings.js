@@ -19,6 +19,7 @@ export const STRINGS = {
   serviceSilent: ['无响应', 'no response'],
   up: ['正常', 'up'],
   down: ['不可用', 'down'],
+  readOnly: ['只读', 'read-only'],
   demo: ['演示模型', 'demo model'],
   unknown: ['未知', 'unknown'],
   model: ['当前模型', 'Current model'],
