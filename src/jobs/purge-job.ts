@@ -1,4 +1,4 @@
-import { schedule } from 'node-cron';
+import { createTask } from 'node-cron';
 import { isDatabaseError } from '../domain/errors.ts';
 import type { Log } from '../domain/runtime.ts';
 import type { PurgeService } from '../services/conversations/purge.ts';
@@ -10,12 +10,17 @@ export interface Job {
 
 /** Deletions of this process, and of processes that were killed, leave rows to be removed. */
 const REMOVAL_MS = 2000;
+const TICK_MS = 500;
 
 /**
  * Purges immediately and then by the cron pattern (server's time zone), and removes the rows of deleted conversations
  * in between. A failed run is logged, and the next one tries again.
  */
-export function startPurgeJob(purge: PurgeService, pattern: string, log: Log): Job {
+export function startPurgeJob(
+  purge: Pick<PurgeService, 'run' | 'removeDeleted'>,
+  pattern: string,
+  log: Log,
+): Job {
   const abort = new AbortController();
   const run = once(
     () => purge.run(abort.signal),
@@ -28,16 +33,17 @@ export function startPurgeJob(purge: PurgeService, pattern: string, log: Log): J
       if (!isDatabaseError(error)) log.error({ err: error }, 'removal of deleted rows failed, will retry');
     },
   );
-  const task = schedule(pattern, run.start, { name: 'purge', suppressMissedWarning: true });
-  // A process that was busy or suspended at that second purges now, not an hour later.
-  task.on('execution:missed', run.start);
-  const timer = setInterval(remove.start, REMOVAL_MS).unref();
+  const schedule = scheduleOf(pattern);
+  const timers = [
+    setInterval(remove.start, REMOVAL_MS),
+    setInterval(() => schedule.isDue() && run.start(), TICK_MS),
+  ];
+  for (const timer of timers) timer.unref();
   run.start();
   return {
     async stop() {
       abort.abort();
-      clearInterval(timer);
-      await task.destroy();
+      for (const timer of timers) clearInterval(timer);
       await Promise.all([run.idle(), remove.idle()]);
     },
   };
@@ -55,5 +61,25 @@ function once(work: () => Promise<unknown>, onError: (error: unknown) => void) {
         });
     },
     idle: () => running,
+  };
+}
+
+/**
+ * The times of a cron pattern. node-cron's own timers wait for the old time after the clock was set back, and run once
+ * for each time that was skipped when it was set forward; here a process that was busy or suspended runs once.
+ */
+function scheduleOf(pattern: string): { isDue(): boolean } {
+  const times = createTask(pattern, () => {});
+  const next = () => times.getNextRuns(1)[0]?.getTime() ?? Number.POSITIVE_INFINITY;
+  let now = Date.now();
+  let due = next();
+  return {
+    isDue() {
+      const before = now;
+      now = Date.now();
+      const isDue = now >= due;
+      if (isDue || now < before) due = next();
+      return isDue;
+    },
   };
 }

@@ -24,6 +24,9 @@ type Changes = { [Column in keyof ExportJobRow]?: ExportJobRow[Column] | Knex.Ra
 const CHANNELS: readonly NotifyChannel[] = ['email', 'webhook'];
 
 /** Requests, scopes and checkpoints are JSON that only this program writes. */
+/** A notification that is due later was stored before the clock was set back. */
+const MAX_NOTIFY_PAUSE_MS = 2 * 3_600_000;
+
 export class KnexExportJobs implements ExportJobStore {
   readonly #knex: Knex;
 
@@ -148,7 +151,14 @@ export class KnexExportJobs implements ExportJobStore {
     const row = await this.#claim(
       worker,
       known,
-      (free) => free.where('notify_at', '<=', toTime(now)).orderBy('notify_at'),
+      (free) =>
+        free
+          .where((due) =>
+            due
+              .where('notify_at', '<=', toTime(now))
+              .orWhere('notify_at', '>', toTime(now + MAX_NOTIFY_PAUSE_MS)),
+          )
+          .orderBy('notify_at'),
       ({ notify_tries }) => ({ notify_tries: notify_tries + 1 }),
     );
     if (!row) return null;

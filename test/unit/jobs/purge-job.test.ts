@@ -1,0 +1,44 @@
+import { it, type TestContext } from 'node:test';
+import { startPurgeJob } from '../../../src/jobs/purge-job.ts';
+import { until } from '../../support/chat-server.ts';
+
+const DAY_MS = 86_400_000;
+
+/** A wall clock that can be set. */
+function settableClock(t: TestContext): { aheadMs: number } {
+  const clock = { aheadMs: 0 };
+  const RealDate = Date;
+  const now = () => RealDate.now() + clock.aheadMs;
+  globalThis.Date = new Proxy(RealDate, {
+    construct: (target, args, self) => Reflect.construct(target, args.length > 0 ? args : [now()], self),
+    get: (target, name) => (name === 'now' ? now : Reflect.get(target, name)),
+  });
+  t.after(() => {
+    globalThis.Date = RealDate;
+  });
+  return clock;
+}
+
+it('a purge continues within one period after the clock was set back, and ahead again', async (t) => {
+  const clock = settableClock(t);
+  clock.aheadMs = 30 * DAY_MS;
+  let runs = 0;
+  const purge = {
+    run: async () => {
+      runs += 1;
+      return { outcome: 'done' as const, conversations: 0, messages: 0 };
+    },
+    removeDeleted: async () => {},
+  };
+  const job = startPurgeJob(purge, '* * * * * *', { info() {}, warn() {}, error() {} });
+  t.after(() => job.stop());
+  const again = async (what: string) => {
+    const before = runs;
+    await until(what, () => runs > before + 1);
+  };
+  await again('a purge by schedule');
+  clock.aheadMs = 0;
+  await again('a purge after the clock was set back');
+  clock.aheadMs = 30 * DAY_MS;
+  await again('a purge after the clock is ahead again');
+});
