@@ -57,6 +57,7 @@ export function createLogger(
     base: { pid: process.pid },
     timestamp: stdTimeFunctions.isoTime,
     mixin: fields,
+    formatters: { level: (level) => ({ level }) },
     serializers: { err: serializeError },
     redact: {
       paths: REDACTED.flatMap((name) => [`["${name}"]`, `headers["${name}"]`]),
@@ -85,10 +86,6 @@ export async function openLogDestination({
 }
 
 async function prettyFormat(file: string | undefined): Promise<(line: string) => string> {
-  const { prettyFactory } = await import('pino-pretty');
-  return prettyFactory({
-    colorize: file === undefined && process.stdout.isTTY,
-    translateTime: 'SYS:HH:MM:ss.l',
-    ignore: 'pid',
-  });
+  const { createLineFormat } = await import('./log-format.ts');
+  return createLineFormat(file === undefined && process.stdout.isTTY);
 }

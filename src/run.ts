@@ -37,6 +37,19 @@ async function openLog({ log: { file, pretty } }: Config): Promise<LogDestinatio
   }
 }
 
+/** The rate limits in force, which come with AUTH=required. */
+function limitsOf({ limits }: Config): { limits?: Record<string, number> } {
+  const all = {
+    requests_per_minute: limits.requestsPerMinute,
+    open_streams: limits.openStreams,
+    tokens_per_day: limits.tokensPerDay,
+    exports_per_hour: limits.exportsPerHour,
+    auth_failures_per_minute: limits.authFailuresPerMinute,
+  };
+  const inForce = Object.entries(all).filter(([, limit]) => limit > 0);
+  return inForce.length === 0 ? {} : { limits: Object.fromEntries(inForce) };
+}
+
 function logStart(log: Logger, config: Config, server: RunningServer): void {
   for (const warning of config.warnings) log.warn(warning);
   const upstream = config.model.demo
@@ -47,6 +60,7 @@ function logStart(log: Logger, config: Config, server: RunningServer): void {
     database: server.database.describe(),
     upstream,
     model: config.chat.model,
+    ...limitsOf(config),
   };
   log.info(
     { ...fields, changed: config.changed },

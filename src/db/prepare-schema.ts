@@ -55,7 +55,7 @@ async function prepareOnce(
   if (pending.length === 0) return;
   if (!autoMigrate) throw new PendingMigrationsError(pending);
   const applied = await database.migrate();
-  logger.info({ applied }, 'migrated the database');
+  logger.info({ count: applied.length, last: applied.at(-1) }, 'migrated the database');
 }
 
 async function retryUntilReady(

@@ -105,6 +105,6 @@ export function createApp(options: AppOptions, parts: AppParts): Express {
   mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)], guard);
   mountAssets(app);
   app.use(notFound());
-  app.use(errorHandler(parts.log));
+  app.use(errorHandler());
   return app;
 }

@@ -3,6 +3,7 @@ declare global {
     interface Locals {
       /** Set by the first middleware, for every request. */
       requestId: string;
+      details?: import('./response/request-details.ts').RequestDetails;
     }
   }
 }

@@ -47,8 +47,8 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
         plan.signal.throwIfAborted();
         continue;
       }
-      const message = wait === undefined ? 'upstream call failed' : 'upstream call failed, will retry';
-      plan.log.warn({ ...fields, retry_in_ms: wait }, message);
+      if (wait === undefined) plan.log.warn(fields, 'upstream call failed');
+      else plan.log.info({ ...fields, retry_in_ms: wait }, 'upstream call failed, will retry');
       if (wait === undefined) throw error.error;
       await pause(wait, plan.signal);
       plan.signal.throwIfAborted();

@@ -336,6 +336,11 @@ describe('the HTTP edge', () => {
     const lines = server.lines.filter((line) => line.request_id === 'one-line' && line.msg === 'request');
     assert.equal(lines.length, 1);
     const [line] = lines;
+    assert.deepEqual([line?.level, line?.model, line?.cache], ['info', 'demo', 'miss']);
+    assert.match(String(line?.conversation_id), /^[\da-f-]{36}$/);
+    assert.ok(Number(line?.prompt_tokens) > 0 && Number(line?.completion_tokens) > 0);
+    const probe = server.lines.find((one) => one.path === '/health' && one.msg === 'request');
+    assert.equal(probe?.level, 'debug');
     assert.deepEqual([line?.method, line?.path, line?.status], ['POST', '/api/chat', 200]);
     assert.ok(Number(line?.bytes) > 100 && Number(line?.ms) > 0);
     assert.ok(!JSON.stringify(server.lines).match(/hunter2|private question/));

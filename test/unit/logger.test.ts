@@ -18,6 +18,10 @@ function logged(write: (log: ReturnType<typeof createLogger>) => void): {
 }
 
 describe('a log line', () => {
+  it('has its level as a word', () => {
+    assert.equal(logged((log) => log.info('hello')).line.level, 'info');
+  });
+
   it('has the id of its request', () => {
     assert.equal(logged((log) => log.info('hello')).line.request_id, 'r1');
   });

@@ -1,7 +1,7 @@
 import type { ErrorRequestHandler, RequestHandler } from 'express';
-import type { Logger } from 'pino';
 import { AppError, errorCode } from '../../domain/errors.ts';
-import { loggedPath, pathOf, sendProblem } from '../response/problem.ts';
+import { pathOf, sendProblem } from '../response/problem.ts';
+import { noteDetails } from '../response/request-details.ts';
 
 export function notFound(): RequestHandler {
   return (request) => {
@@ -10,13 +10,14 @@ export function notFound(): RequestHandler {
 }
 
 /** Answers an error with a problem document, or breaks the connection where the response has started. */
-export function errorHandler(log: Logger): ErrorRequestHandler {
-  return (raw: unknown, request, response, _next) => {
+export function errorHandler(): ErrorRequestHandler {
+  return (raw: unknown, _request, response, _next) => {
     const error = toAppError(raw);
-    if (error.code === 'internal')
-      log.error({ err: error.cause ?? error, path: loggedPath(request) }, 'unhandled error');
-    else if (error.status >= 500)
-      log.warn({ code: error.code, path: loggedPath(request), cause: causeOf(error) }, error.message);
+    const { code } = error;
+    noteDetails(
+      response,
+      code === 'internal' ? { code, err: error.cause ?? error } : { code, cause: causeOf(error) },
+    );
     if (response.headersSent || response.destroyed) {
       response.destroy();
       return;

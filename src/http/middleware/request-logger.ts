@@ -1,8 +1,35 @@
 import { randomUUID } from 'node:crypto';
-import type { RequestHandler } from 'express';
+import type { RequestHandler, Response } from 'express';
 import type { Logger } from 'pino';
+import { ERROR_CODES } from '../../domain/errors.ts';
 import type { RequestContext } from '../../request-context.ts';
 import { loggedPath } from '../response/problem.ts';
+import type { RequestDetails } from '../response/request-details.ts';
+
+/** Asked every few seconds by supervisors and load balancers. */
+const PROBES: ReadonlySet<string> = new Set(['/health', '/api/health', '/health/ready']);
+
+/** Failed calls to the model server have a warning of their own. */
+function levelOf(path: string, { code, err }: RequestDetails = {}): 'debug' | 'info' | 'warn' | 'error' {
+  if (err !== undefined) return 'error';
+  if (PROBES.has(path)) return 'debug';
+  return code && ERROR_CODES[code][0] >= 500 && !code.startsWith('upstream_') ? 'warn' : 'info';
+}
+
+function keyOf({ locals }: Response) {
+  const key = locals.caller?.key;
+  return key ? { key_id: key.id, key_prefix: key.prefix } : undefined;
+}
+
+function shown(details: RequestDetails | undefined, began: number) {
+  if (!details) return undefined;
+  const { firstTokenAt, ...rest } = details;
+  return firstTokenAt === undefined ? rest : { ...rest, first_token_ms: tenths(firstTokenAt - began) };
+}
+
+function tenths(ms: number): number {
+  return Math.round(ms * 10) / 10;
+}
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;
 
@@ -17,18 +44,22 @@ export function requestLogger(log: Logger, context: RequestContext): RequestHand
     const { socket, method } = request;
     const bytesBefore = socket.bytesWritten;
     response.once('close', () => {
+      const path = loggedPath(request);
+      const level = levelOf(path, response.locals.details);
+      if (!log.isLevelEnabled(level)) return;
       // Explicit, because events of the socket run outside the request context.
       const line = {
         request_id: requestId,
         method,
-        path: loggedPath(request),
+        path,
         status: response.statusCode,
-        ms: Math.round((performance.now() - began) * 10) / 10,
+        ms: tenths(performance.now() - began),
         bytes: socket.bytesWritten - bytesBefore,
-        ...(response.locals.caller?.key && { key_id: response.locals.caller.key.id }),
+        ...keyOf(response),
+        ...shown(response.locals.details, began),
         ...(response.writableFinished ? {} : { client: 'gone' }),
       };
-      log.info(line, 'request');
+      log[level](line, level === 'error' ? 'unhandled error' : 'request');
     });
     context.run(requestId, next);
   };

@@ -10,6 +10,7 @@ import { check } from '../request/validate.ts';
 import { presentCacheUse, presentReply } from '../response/presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
+import { noteTurn } from '../response/request-details.ts';
 import type { Route } from '../route.ts';
 import { type ChatRequest, chatReply, chatRequest, ignoredMembers } from '../schemas/chat.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
@@ -91,7 +92,9 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const input = inputOf(check(schema, sent), 'markdown', caller);
       const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input));
       parts.quotas.meter(caller.subject, input.message, turn);
+      noteTurn(response, turn);
       const result = await turn.result.finally(() => turn.release());
+      noteTurn(response, turn, result);
       // After the result: on an error the header would reveal whether the conversation exists.
       setReplayHeaders(response, turn);
       const rendered = await parts.renderer.whole(turn.reply, turn.format, result.content);

@@ -4,6 +4,7 @@ import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import { presentCacheUse } from '../response/presenters.ts';
 import { requestProblem } from '../response/problem.ts';
+import { noteDetails, noteTurn } from '../response/request-details.ts';
 import { type ChunkFraming, takeOverChunking } from './chunk-framing.ts';
 import { EVENT_STREAM_HEADERS, endEvent, PING, startEvent } from './encode.ts';
 import { type EncoderOptions, SseReplyEncoder } from './reply-encoder.ts';
@@ -47,6 +48,7 @@ export class StreamSession {
   #pause: NodeJS.Immediate | undefined;
   #stall: NodeJS.Timeout | undefined;
   #onCaughtUp: () => void = () => {};
+  #firstTokenAt: number | undefined;
 
   constructor(response: Response, options: StreamOptions, timing: SessionTiming) {
     this.#response = response;
@@ -62,6 +64,7 @@ export class StreamSession {
    */
   async run(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#response.once('close', resolve));
+    noteTurn(this.#response, this.#stream);
     try {
       await this.#untilFirstToken(closed);
       if (!this.#isClosed) await this.#send(closed);
@@ -157,6 +160,8 @@ export class StreamSession {
   }
 
   #write(events: string): void {
+    if (this.#firstTokenAt === undefined && this.#encoder.offset > this.#options.offset)
+      this.#noteFirstToken();
     if (this.#response.write(this.#frame(events))) return;
     this.#waitsForDrain = true;
     this.#stall = this.#stallTimer();
@@ -165,6 +170,11 @@ export class StreamSession {
       this.#waitsForDrain = false;
       this.#pump();
     });
+  }
+
+  #noteFirstToken(): void {
+    this.#firstTokenAt = performance.now();
+    noteDetails(this.#response, { firstTokenAt: this.#firstTokenAt });
   }
 
   #frame(events: string): string {
@@ -197,6 +207,7 @@ export class StreamSession {
     // Where the filter has blocked the reply, text can be missing because the word list has changed.
     if (missing > 0 && !blocked) return this.#errorEvent(replyCut(length), length, { length });
     if (result.status === 'rejected') return this.#failureEvent(result.reason);
+    noteTurn(this.#response, this.#stream, result.value, this.#firstTokenAt);
     const { usage, persisted, finishReason } = result.value;
     const finish_reason = blocked ? 'content_filter' : finishReason;
     const data = { content: '', finish_reason, usage, persisted, length };
@@ -214,6 +225,7 @@ export class StreamSession {
   }
 
   #errorEvent(error: AppError, offset: number, members: object = {}, retryMs?: number): string {
+    noteDetails(this.#response, { code: error.code });
     const problem = requestProblem(this.#response, error);
     const data = { content: '', ...problem, finish_reason: 'error', ...members };
     return endEvent(this.#stream.messageId, offset, 'error', data, retryMs);
