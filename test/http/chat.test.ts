@@ -80,6 +80,42 @@ describe('POST /api/chat', () => {
     assert.equal(names.length, 20);
   });
 
+  it('has one warning in the log when the model server fails, and the code in the request line', async () => {
+    chat.upstream.respond([status(500)]);
+    const linesOf = (id: string) => chat.server.lines.filter((line) => line.request_id === id);
+    const answer = await chat.call(
+      'POST',
+      '/api/chat',
+      { message: 'log me' },
+      { 'x-request-id': 'failed-1' },
+    );
+    const { code } = problemOf(answer, answer.status, String(JSON.parse(answer.text).code));
+    await until('the request line', () => linesOf('failed-1').some(({ msg }) => msg === 'request'));
+    const lines = linesOf('failed-1');
+    assert.deepEqual(
+      lines.filter(({ level }) => level !== 'info' && level !== 'debug').map(({ msg }) => msg),
+      ['upstream call failed'],
+    );
+    const line = lines.find(({ msg }) => msg === 'request');
+    assert.deepEqual([line?.code, line?.cache, line?.prompt_tokens], [code, 'miss', undefined]);
+  });
+
+  it('logs the time to the first token of a stream, and tokens only for the call that took them', async () => {
+    chat.upstream.respond([reply('timed')]);
+    const linesOf = (id: string) => chat.server.lines.filter((line) => line.request_id === id);
+    for (const id of ['timed-1', 'timed-2']) {
+      const stream = await openStream(chat.url, { message: 'time me' }, { headers: { 'x-request-id': id } });
+      await stream.rest();
+      await until('the request line', () => linesOf(id).some(({ msg }) => msg === 'request'));
+    }
+    const [first, second] = ['timed-1', 'timed-2'].map((id) =>
+      linesOf(id).find(({ msg }) => msg === 'request'),
+    );
+    assert(Number(first?.first_token_ms) > 0 && Number(first?.first_token_ms) <= Number(first?.ms));
+    assert.deepEqual([first?.cache, first?.completion_tokens, first?.model], ['miss', 5, 'fake-model']);
+    assert.deepEqual([second?.cache, second?.completion_tokens], ['hit', undefined]);
+  });
+
   it('has stored the whole turn when it responds, with the same end as the conversation', async () => {
     const { conversation_id, message_id, expires_at, response } = await chat.ask({ message: 'store me' });
     const stored = await chat.read(conversation_id);

@@ -144,7 +144,7 @@ describe('node src/main.ts', () => {
     const child = folder.start({ HOST: '192.0.2.1', AUTH: 'off', LOG_FILE: log });
     await refuses(child, /^The server cannot start: HOST 192\.0\.2\.1 is not an address of this machine$/);
     const last: unknown = JSON.parse((await readFile(log, 'utf8')).trim().split('\n').at(-1) ?? '');
-    assert.match(JSON.stringify(last), /"level":60,.*could not start: HOST 192/);
+    assert.match(JSON.stringify(last), /"level":"fatal",.*could not start: HOST 192/);
   });
 
   it('rejects folders that cannot be created', { timeout: 60_000 }, async () => {
