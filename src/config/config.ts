@@ -35,6 +35,8 @@ export interface Config {
     readonly demo: boolean;
     readonly apiKey: string | undefined;
     readonly baseUrl: string | undefined;
+    /** The proxy variables, if Node's `NODE_USE_ENV_PROXY` says that they are used. */
+    readonly proxyEnv: Readonly<Record<string, string | undefined>> | undefined;
     readonly headers: Readonly<Record<string, string>>;
     /** Members of the request that the model server does not accept. */
     readonly refused: readonly ('stream_options' | 'temperature' | 'max_tokens')[];
@@ -215,9 +217,28 @@ function warningsOf(settings: Settings, loopback: boolean): string[] {
   return warnings;
 }
 
-function modelConfig(settings: Settings): Config['model'] {
+const PROXY_VARIABLES = ['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY'].flatMap((name) => [
+  name,
+  name.toLowerCase(),
+]);
+
+function proxyErrors(environment: Environment): string[] {
+  if (environment.NODE_USE_ENV_PROXY !== '1') return [];
+  return PROXY_VARIABLES.filter((name) => {
+    const address = environment[name] ?? '';
+    if (address === '' || /^no_/i.test(name)) return false;
+    return !URL.canParse(address) || !/^https?:$/.test(new URL(address).protocol);
+  }).map((name) => `${name} must be an http:// or https:// URL, because NODE_USE_ENV_PROXY is 1`);
+}
+
+function modelConfig(settings: Settings, environment: Environment): Config['model'] {
+  const demo = settings.OPENAI_API_KEY === undefined && settings.OPENAI_BASE_URL === undefined;
+  const usesProxy = environment.NODE_USE_ENV_PROXY === '1' && !demo;
   return {
-    demo: settings.OPENAI_API_KEY === undefined && settings.OPENAI_BASE_URL === undefined,
+    demo,
+    proxyEnv: usesProxy
+      ? Object.fromEntries(PROXY_VARIABLES.map((name) => [name, environment[name]]))
+      : undefined,
     apiKey: settings.OPENAI_API_KEY,
     baseUrl: settings.OPENAI_BASE_URL,
     headers: settings.OPENAI_HEADERS ?? {},
@@ -286,7 +307,7 @@ export function loadConfig(environment: Environment, terminal = false): Config {
   const target = databaseTarget(settings);
   const sqlite = target.kind === 'sqlite';
   const loopback = isLoopback(settings.HOST);
-  const errors = crossErrors(settings, sqlite);
+  const errors = [...crossErrors(settings, sqlite), ...proxyErrors(environment)];
   if (errors.length > 0) throw new ConfigError(errors);
   return deepFreeze({
     host: settings.HOST,
@@ -304,7 +325,7 @@ export function loadConfig(environment: Environment, terminal = false): Config {
       textMaxBytes: Math.max(settings.REPLY_MAX_BYTES, 3 * settings.MESSAGE_MAX_CHARS),
       autoMigrate: settings.DB_AUTO_MIGRATE ?? sqlite,
     },
-    model: modelConfig(settings),
+    model: modelConfig(settings, environment),
     chat: chatConfig(settings),
     durability: {
       checkpointMs: settings.CHECKPOINT_MS,

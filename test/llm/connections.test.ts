@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { createServer as createHttpServer, request } from 'node:http';
 import { createServer, type Server, type Socket } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { inspect } from 'node:util';
@@ -29,6 +30,43 @@ test('consecutive calls reuse connections, whether whole, streamed or rejected',
   assert.equal(upstream.requests.length, 10);
   // Two, because a reply ends with its last event, a moment before its connection is free.
   assert.ok(new Set(upstream.requests.map(({ connection }) => connection)).size <= 2);
+});
+
+test('a proxy is used where the environment names one, for retried connections too, and never for NO_PROXY', async (t) => {
+  const { upstream, ...direct } = await setUp(t);
+  let proxied = 0;
+  const proxy = createHttpServer((incoming, response) => {
+    proxied += 1;
+    assert.match(incoming.url ?? '', /^http:/, 'a proxy gets the whole address');
+    const { method, headers, url = '' } = incoming;
+    incoming.pipe(
+      request(url, { method, headers }, (answer) => {
+        response.writeHead(answer.statusCode ?? 502, answer.headers);
+        answer.pipe(response);
+      }),
+    );
+  });
+  proxy.listen(0, '127.0.0.1');
+  await once(proxy, 'listening');
+  t.after(() => proxy.close());
+  const address = proxy.address();
+  assert(address !== null && typeof address === 'object');
+  const HTTP_PROXY = `http://127.0.0.1:${address.port}`;
+  const ask = async (proxyEnv: Record<string, string>) => {
+    const { model } = await setUp(t, { baseUrl: upstream.baseUrl, proxyEnv });
+    proxied = 0;
+    await startStream(model).outcome;
+    await model.complete(HELLO, never());
+    proxy.closeIdleConnections();
+    await model.complete(HELLO, never());
+    return proxied;
+  };
+  assert.equal(await ask({ HTTP_PROXY }), 3);
+  assert.equal(await ask({ http_proxy: HTTP_PROXY }), 3);
+  assert.equal(await ask({ HTTP_PROXY, NO_PROXY: '127.0.0.1' }), 0);
+  assert.equal(await ask({}), 0);
+  await direct.model.complete(HELLO, never());
+  assert.equal(proxied, 0);
 });
 
 test('concurrent streams have a connection each', async (t) => {

@@ -31,6 +31,19 @@ describe('settings', () => {
     assert.deepEqual(config.changed, {});
   });
 
+  it('take the proxy variables only where NODE_USE_ENV_PROXY=1, and never for the demo model', () => {
+    const proxy = { HTTPS_PROXY: 'http://proxy.example:8080', OPENAI_API_KEY: 'k' };
+    assert.equal(loadConfig(proxy).model.proxyEnv, undefined);
+    const { proxyEnv } = loadConfig({ ...proxy, NODE_USE_ENV_PROXY: '1' }).model;
+    assert.equal(proxyEnv?.HTTPS_PROXY, proxy.HTTPS_PROXY);
+    const [line] = faults({ NODE_USE_ENV_PROXY: '1', http_proxy: 'proxy.example:8080' });
+    assert.equal(line, 'http_proxy must be an http:// or https:// URL, because NODE_USE_ENV_PROXY is 1');
+    assert.equal(
+      loadConfig({ ...proxy, OPENAI_API_KEY: '', NODE_USE_ENV_PROXY: '1' }).model.proxyEnv,
+      undefined,
+    );
+  });
+
   it('report each error in one line with the variable, the allowed values and the value', () => {
     const lines = faults({ PORT: '70000', LOG_LEVEL: 'loud', CACHE_MAX_BYTES: 'lots', PURGE_CRON: 'never' });
     assert.deepEqual(lines.toSorted(), [

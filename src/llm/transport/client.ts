@@ -4,21 +4,24 @@ import { classifyResponse, connectionError, UpstreamError } from '../errors.ts';
 import { type AdaptedRequest, optionalMembers } from '../request-form.ts';
 import type { Attempt } from './attempt.ts';
 import { readErrorText } from './body.ts';
-import { Transport, type WireRequest } from './transport.ts';
+import { type ProxyEnv, Transport, type WireRequest } from './transport.ts';
 
 export interface ClientOptions {
   readonly apiKey: string | undefined;
   readonly baseUrl: string | undefined;
   readonly headers: Readonly<Record<string, string>>;
+  /** Undefined: connects directly. */
+  readonly proxyEnv?: ProxyEnv | undefined;
 }
 
 /** The calls to the model server. The SDK prepares one request per path; the transport sends each call. */
 export class ModelServerClient {
-  readonly #transport = new Transport();
+  readonly #transport: Transport;
   readonly #chatRequest: WireRequest;
   readonly #modelsRequest: WireRequest;
 
-  private constructor(chatRequest: WireRequest, modelsRequest: WireRequest) {
+  private constructor(transport: Transport, chatRequest: WireRequest, modelsRequest: WireRequest) {
+    this.#transport = transport;
     this.#chatRequest = chatRequest;
     this.#modelsRequest = modelsRequest;
   }
@@ -29,7 +32,7 @@ export class ModelServerClient {
       sdk.chat.completions.create({ model: '', messages: [] }),
     );
     const models = await prepareRequest(options, (sdk) => sdk.models.list());
-    return new ModelServerClient(chat, models);
+    return new ModelServerClient(new Transport(options.proxyEnv), chat, models);
   }
 
   /** Resolves with the head of a response whose body is a reply. Rejects with an UpstreamError. */

@@ -9,6 +9,9 @@ export interface WireRequest {
   readonly body?: string;
 }
 
+/** The variables `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, also in lower case. */
+export type ProxyEnv = Readonly<Record<string, string | undefined>>;
+
 /** Below the usual idle limits of model servers and proxies, so that this side closes first. */
 const IDLE_SOCKET_MS = 15_000;
 const MAX_IDLE_SOCKETS = 512;
@@ -18,25 +21,36 @@ const MAX_IDLE_SOCKETS = 512;
  * other. The body is a Node stream: reading a web stream costs more than the rest of a reply.
  */
 export class Transport {
-  readonly #options = {
-    keepAlive: true,
-    maxSockets: Number.POSITIVE_INFINITY,
-    maxFreeSockets: MAX_IDLE_SOCKETS,
-    timeout: IDLE_SOCKET_MS,
-  };
-  readonly #http = new http.Agent(this.#options);
-  readonly #https = new https.Agent(this.#options);
+  readonly #proxyEnv: ProxyEnv | undefined;
+  readonly #http: http.Agent;
+  readonly #https: https.Agent;
 
   /** Parsed URLs: one for each path in use. */
   readonly #targets = new Map<string, https.RequestOptions>();
 
+  constructor(proxyEnv: ProxyEnv | undefined) {
+    this.#proxyEnv = proxyEnv;
+    const options = {
+      keepAlive: true,
+      maxSockets: Number.POSITIVE_INFINITY,
+      maxFreeSockets: MAX_IDLE_SOCKETS,
+      timeout: IDLE_SOCKET_MS,
+      proxyEnv,
+    };
+    this.#http = new http.Agent(options);
+    this.#https = new https.Agent(options);
+  }
+
   /** Resolves with the head of the response, whatever its status. The signal closes the connection, also later. */
   async send(request: WireRequest, signal: AbortSignal): Promise<IncomingMessage> {
     const target = this.#target(request.url);
-    const agent = target.protocol === 'https:' ? this.#https : this.#http;
+    const isHttps = target.protocol === 'https:';
+    const agent = isHttps ? this.#https : this.#http;
     const pooled = await exchange(request, { ...target, agent }, signal);
     if (pooled !== 'stale') return pooled;
-    const fresh = await exchange(request, { ...target, agent: false }, signal);
+    const options = { proxyEnv: this.#proxyEnv };
+    const unpooled = isHttps ? new https.Agent(options) : new http.Agent(options);
+    const fresh = await exchange(request, { ...target, agent: unpooled }, signal);
     if (fresh === 'stale') throw new Error('a new connection cannot be stale');
     return fresh;
   }
