@@ -1,9 +1,9 @@
 /** The filter of an export as SQL conditions. */
 import type { ExportScope } from '../../domain/exports/exports.ts';
 import { toTime } from '../core/codec.ts';
+import { placeholders } from '../core/dialect.ts';
 
 interface Conditions {
-  /** Begins with AND, unless it is empty. */
   readonly sql: string;
   readonly bindings: readonly (string | number)[];
 }
@@ -16,21 +16,34 @@ export function isFiltered({ filter, since }: ExportScope): boolean {
   return filter.role !== null || filter.status !== null || since !== null;
 }
 
+/** The scope of one page of conversations. */
+export interface PageScope extends ExportScope {
+  /** Those of the page whose id was deleted and used again, or of which a reply was replaced, since the cursor. */
+  readonly renewed: readonly string[];
+}
+
+/** Whether all messages of a conversation are exported again. Looked up once for each, not for each of its messages. */
+export function renewedColumn({ since }: ExportScope): Conditions {
+  if (!since) return { sql: '0', bindings: [] };
+  const sql = `EXISTS (SELECT 1 FROM deletions d WHERE d.conversation_id = conversations.id AND d.deleted_at >= ?)`;
+  return { sql, bindings: [toTime(since.at - SETTLED_MS)] };
+}
+
 /**
- * Messages that were written or changed after the cursor, and all messages of a conversation whose id was deleted and
- * used again. By row number, which does not depend on clocks, and by time, because a journal may update a row much
- * later.
+ * Messages that were written or changed after the cursor, and all messages of a renewed conversation. By row number,
+ * which does not depend on clocks, and by time, because a journal may update a row much later.
  */
-export function sinceFilter({ since }: ExportScope): Conditions {
+function sinceFilter({ since, renewed }: PageScope): Conditions {
   if (!since) return { sql: '', bindings: [] };
-  const changed = toTime(since.at - SETTLED_MS);
-  const sql = `AND (messages.id > ? OR messages.updated_at >= ? OR EXISTS (SELECT 1 FROM deletions d
-     WHERE d.conversation_id = messages.conversation_id AND d.deleted_at >= ?))`;
-  return { sql, bindings: [since.seq, changed, changed] };
+  const all = renewed.length > 0 ? ` OR messages.conversation_id IN (${placeholders(renewed.length)})` : '';
+  return {
+    sql: `AND (messages.id > ? OR messages.updated_at >= ?${all})`,
+    bindings: [since.seq, toTime(since.at - SETTLED_MS), ...renewed],
+  };
 }
 
 /** In all epochs of a conversation. */
-export function messageFilter(scope: ExportScope): Conditions {
+export function messageFilter(scope: PageScope): Conditions {
   const { role, status } = scope.filter;
   const since = sinceFilter(scope);
   const sql = `AND id <= ?${role ? ' AND role = ?' : ''}${status ? ' AND status = ?' : ''} ${since.sql}`;

@@ -4,7 +4,7 @@ import type { ExportMessage, ExportScope } from '../../domain/exports/exports.ts
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
-import { isFiltered, messageFilter, VISIBLE } from './filters.ts';
+import { isFiltered, messageFilter, type PageScope, VISIBLE } from './filters.ts';
 import { isoOf } from './times.ts';
 
 export type MessageBody = Pick<
@@ -67,7 +67,7 @@ export class MessageReader {
    * The first conversation, by id, whose messages one statement cannot read together with those of the conversations
    * before it; null when there is none.
    */
-  async firstCut(scope: ExportScope, conversations: readonly string[]): Promise<string | null> {
+  async firstCut(scope: PageScope, conversations: readonly string[]): Promise<string | null> {
     const end = await this.#readEnd(scope, conversations, 0);
     return end?.conversation_id ?? null;
   }
@@ -76,11 +76,7 @@ export class MessageReader {
    * One page of the messages after `afterSeq`, by conversation and age. In all epochs: a LIMIT on the visible ones could
    * look at all messages of deleted conversations.
    */
-  messagePage(
-    scope: ExportScope,
-    conversations: readonly string[],
-    afterSeq: number,
-  ): Promise<MessageBody[]> {
+  messagePage(scope: PageScope, conversations: readonly string[], afterSeq: number): Promise<MessageBody[]> {
     const { sql, bindings } = messageFilter(scope);
     return this.#select<MessageBody>(
       `SELECT id, uid, conversation_id, role, timestamp, status, epoch, OCTET_LENGTH(content) AS size,
@@ -94,7 +90,7 @@ export class MessageReader {
 
   /** All messages of a conversation of more than a page. */
   async *pagesOf(
-    scope: ExportScope,
+    scope: PageScope,
     { id: conversation, epoch }: ConversationEpoch,
   ): AsyncGenerator<ExportMessage[]> {
     for (let after = 0; ; ) {
@@ -110,7 +106,7 @@ export class MessageReader {
   }
 
   /** Counts the visible messages, and the conversations that have any of them. */
-  async count(scope: ExportScope, conversations: readonly ConversationEpoch[]): Promise<MessageCounts> {
+  async count(scope: PageScope, conversations: readonly ConversationEpoch[]): Promise<MessageCounts> {
     const total = { conversations: 0, messages: 0 };
     const [first, later] = [0, 1].map((from) =>
       conversations.filter(({ epoch }) => Math.min(epoch, 1) === from).map(({ id }) => id),
@@ -122,7 +118,7 @@ export class MessageReader {
 
   /** The counts of disjoint groups of the conversations. */
   async *#counts(
-    scope: ExportScope,
+    scope: PageScope,
     conversations: readonly string[],
     condition: string,
   ): AsyncGenerator<MessageCounts> {
@@ -138,7 +134,7 @@ export class MessageReader {
 
   /** Counts the messages of a conversation of more than a window. */
   async #countOne(
-    scope: ExportScope,
+    scope: PageScope,
     conversation: readonly string[],
     condition: string,
   ): Promise<MessageCounts> {
@@ -155,7 +151,7 @@ export class MessageReader {
   }
 
   async #count(
-    scope: ExportScope,
+    scope: PageScope,
     conversations: readonly string[],
     afterSeq: number,
     condition: string,
@@ -171,7 +167,7 @@ export class MessageReader {
   }
 
   /** Where a statement that reads messages has to end; null: it can read all. */
-  #readEnd(scope: ExportScope, conversations: readonly string[], afterSeq: number) {
+  #readEnd(scope: PageScope, conversations: readonly string[], afterSeq: number) {
     if (!this.#dialect.pooled) return this.#endBySize(scope, conversations, afterSeq);
     // Without a filter the LIMIT of the page suffices.
     return isFiltered(scope)
@@ -180,7 +176,7 @@ export class MessageReader {
   }
 
   /** Where a statement that counts messages has to end; null: it can count all. */
-  #countEnd(scope: ExportScope, conversations: readonly string[], afterSeq: number) {
+  #countEnd(scope: PageScope, conversations: readonly string[], afterSeq: number) {
     return isFiltered(scope)
       ? this.#readEnd(scope, conversations, afterSeq)
       : this.#endByIndex(scope, conversations, afterSeq, this.pageSize * COUNT_PAGES);

@@ -18,12 +18,15 @@ import { fromTime, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
 import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
-import { isFiltered, SETTLED_MS } from './filters.ts';
+import { isFiltered, type PageScope, renewedColumn, SETTLED_MS } from './filters.ts';
 import { hasContent, loaded, type MessageBody, MessageReader } from './messages.ts';
 import { prefetch } from './prefetch.ts';
 import { columnOf, isoOf } from './times.ts';
 
-type ConversationHead = Pick<ConversationRow, 'id' | 'created_at' | 'last_active' | 'epoch' | 'deleted_at'>;
+type ConversationHead = Pick<
+  ConversationRow,
+  'id' | 'created_at' | 'last_active' | 'epoch' | 'deleted_at'
+> & { readonly renewed: number };
 
 const CONVERSATIONS = 500;
 const CURSOR_PAGE = 1000;
@@ -123,7 +126,7 @@ export class KnexExportSource implements ExportSource {
     for await (const { heads } of this.#conversationPages(scope, null)) {
       signal?.throwIfAborted();
       onPage?.();
-      const found = await this.#messages.count(scope, heads);
+      const found = await this.#messages.count(pageScope(scope, heads), heads);
       total.conversations += filtered ? found.conversations : heads.length;
       total.messages += found.messages;
     }
@@ -137,20 +140,21 @@ export class KnexExportSource implements ExportSource {
     for await (const { heads, last } of this.#conversationPages(scope, position)) {
       // An empty page tells the caller that the export makes progress.
       if (heads.length === 0) yield { parts: [], position: positionOf(last) };
+      const page = pageScope(scope, heads);
       for (let at = 0; at < heads.length; ) {
         const wanted = heads.slice(at, at + step);
         const [first] = wanted;
-        const cut = await this.#messages.firstCut(scope, idsOf(wanted));
+        const cut = await this.#messages.firstCut(page, idsOf(wanted));
         const readable = cut === null ? wanted : before(wanted, cut);
         const rows =
-          readable.length > 0 ? await this.#messages.messagePage(scope, idsOf(readable), 0) : undefined;
+          readable.length > 0 ? await this.#messages.messagePage(page, idsOf(readable), 0) : undefined;
         const complete = !rows || rows.length < pageSize ? readable : completeOnes(readable, rows);
         if (rows && complete.length > 0) {
           yield* pagesUpTo(complete.at(-1), this.#assemble(scope, complete, rows));
           at += complete.length;
           step = cut === null ? nextStep(step, rows, pageSize) : Math.max(complete.length, half(step));
         } else if (first && (wanted.length === 1 || readable.length === 1)) {
-          const pages = this.#messages.pagesOf(scope, first);
+          const pages = this.#messages.pagesOf(page, first);
           yield* pagesUpTo(first, partsOf(toConversation(first), pages));
           at += 1;
         } else step = half(wanted.length);
@@ -201,21 +205,23 @@ export class KnexExportSource implements ExportSource {
   }
 
   #heads(
-    { filter, conversationId }: ExportScope,
+    scope: ExportScope,
     range: string,
     bindings: readonly string[],
     limit: number,
   ): Promise<ConversationHead[]> {
+    const { filter, conversationId } = scope;
+    const renewed = renewedColumn(scope);
     // Jobs stored by versions without owners have no owner in their filter.
     const owner = filter.owner ? [filter.owner] : [];
     const one = conversationId === null ? [] : [conversationId];
     const index = filter.owner ? 'conversations_owner_created_at' : 'conversations_created_at';
     return this.#select<ConversationHead>(
-      `SELECT id, created_at, last_active, epoch, deleted_at FROM conversations
+      `SELECT id, created_at, last_active, epoch, deleted_at, ${renewed.sql} AS renewed FROM conversations
        ${one.length > 0 ? '' : this.#dialect.forceIndex(index)}
        WHERE ${owner.length > 0 ? 'owner = ? AND' : ''} ${one.length > 0 ? 'id = ? AND' : ''} ${range}
        ORDER BY created_at, id LIMIT ?`,
-      [...owner, ...one, ...bindings, limit],
+      [...renewed.bindings, ...owner, ...one, ...bindings, limit],
     );
   }
 
@@ -273,6 +279,10 @@ async function* pagesUpTo(
     done = page.position?.id;
   }
   if (last && done !== last.id) yield { parts: [], position: positionOf(last) };
+}
+
+function pageScope(scope: ExportScope, heads: readonly ConversationHead[]): PageScope {
+  return { ...scope, renewed: idsOf(heads.filter(({ renewed }) => renewed === 1)) };
 }
 
 function positionOf({ id, created_at }: ConversationHead): ExportPosition {
