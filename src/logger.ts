@@ -10,6 +10,7 @@ import {
 import { errorCode } from './domain/errors.ts';
 import { maskLogLine } from './filter/pii/log.ts';
 import { LogDestination } from './log-destination.ts';
+import { escapeLineBreaks } from './util/line-json.ts';
 
 export type { Logger };
 
@@ -63,7 +64,9 @@ export function createLogger(
       paths: REDACTED.flatMap((name) => [`["${name}"]`, `headers["${name}"]`]),
       censor: '[redacted]',
     },
-    ...(options.masked && { hooks: { streamWrite: maskLogLine } }),
+    hooks: {
+      streamWrite: (line) => escapeLineBreaks(options.masked ? maskLogLine(line) : line),
+    },
   };
   const log = pino(settings, stream);
   if (stream instanceof LogDestination) stream.onDropped((count) => log.warn({ count }, 'log lines dropped'));

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { parse } from 'csv-parse';
-import { EXPORT_COLUMNS, escapeFormula } from '../../src/services/exports/encoders.ts';
+import { EXPORT_COLUMNS, escapeFormula, unescapeFormula } from '../../src/services/exports/encoders.ts';
 import { addMessage, type Counter, endingWith, noCounts } from './counts.ts';
 import { copies } from './unpack.ts';
 
@@ -30,7 +30,7 @@ async function countRows(blocks: AsyncIterable<Buffer>, isEscaped: boolean) {
     const [conversation = '', message = '', content = ''] = [CONVERSATION, MESSAGE, CONTENT].map(
       (at) => row[at],
     );
-    if (isEscaped && !content.startsWith("'") && escapeFormula(content) !== content) {
+    if (isEscaped && escapeFormula(unescapeFormula(content)) !== content) {
       throw new Error(`row ${rows} has an unescaped formula`);
     }
     if (conversation !== last) counts.conversations += 1;

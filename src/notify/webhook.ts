@@ -1,4 +1,5 @@
 /** Webhooks as specified by Standard Webhooks (https://www.standardwebhooks.com). */
+
 import { createHmac } from 'node:crypto';
 import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
@@ -6,6 +7,7 @@ import type { LookupFunction } from 'node:net';
 import { errorCode } from '../domain/errors.ts';
 import type { ExportJob } from '../domain/exports/jobs.ts';
 import type { Clock } from '../domain/runtime.ts';
+import { lineJson } from '../util/line-json.ts';
 import { checkedLookup, hasPrivateAddress, type Resolve, systemResolve } from './addresses.ts';
 import { DeliveryError } from './delivery-error.ts';
 
@@ -36,7 +38,7 @@ export function createWebhook(options: WebhookOptions): Webhook {
   return async (job, text, abort) => {
     const error = webhookUrlError(text, allowPrivate);
     if (error !== undefined) throw new DeliveryError(`the URL ${error}`, { permanent: true });
-    const body = JSON.stringify({
+    const body = lineJson({
       type: `export.${job.status}`,
       timestamp: new Date(job.finishedAt ?? clock.now()).toISOString(),
       data: options.present(job),

@@ -8,7 +8,7 @@ import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { parse } from 'csv-parse/sync';
 import papaparse from 'papaparse';
-import { EXPORT_COLUMNS, escapeFormula } from '../../src/services/exports/encoders.ts';
+import { EXPORT_COLUMNS, escapeFormula, unescapeFormula } from '../../src/services/exports/encoders.ts';
 import { type ChatServer, startChat } from '../support/chat-server.ts';
 import { readCsv } from '../support/csv.ts';
 import { csvRows, store, storedConversation } from '../support/export-data.ts';
@@ -18,6 +18,13 @@ const CONTENTS = [
   'plain',
   'comma, "quotes", \'single\', semicolon; tab\there',
   'line\nbreak\r\nand\rreturn',
+  'a;=1+1;b',
+  'tab\t=5+5\tend',
+  'plain, comma;=2+2;x',
+  'hello, you\n=4+4\nbye',
+  'x\r=10+10\rz',
+  '";"=15+15";"',
+  "a;'b\n'c",
   ...[
     '=SUM(1;2)',
     '=1+1',
@@ -90,11 +97,21 @@ describe('the CSV of exports', () => {
       assert.equal(texts.escaped[0], '\uFEFF');
       const [, ...escaped] = read(texts.escaped);
       assert.deepEqual(
-        escaped.map((row) => row.map((cell) => cell.replace(/^'/, ''))),
+        escaped.map((row) => row.map((cell) => unescapeFormula(cell))),
         rows,
       );
     });
   }
+
+  it('begins no cell with a sign of a formula, whatever separates cells and rows', () => {
+    for (const separator of [';', '\t']) {
+      const cells = texts.escaped.split(/[\r\n]/).flatMap((line) => line.split(separator));
+      assert.deepEqual(
+        cells.filter((cell) => /^"*[=+\-@＝＋－＠]/.test(cell)),
+        [],
+      );
+    }
+  });
 
   if (spawnSync('soffice', ['--version']).status === 0) {
     /** The cells after LibreOffice has read the file and written it again. */
@@ -140,7 +157,7 @@ describe('the CSV of exports', () => {
         escapeFormula(row[5] ?? '') === row[5] ? [] : [[row[5] ?? '', cells[index + 1]?.[5] ?? ''] as const],
       );
       assert(formulas.length > 10);
-      for (const [content, cell] of formulas) assert.equal(cell, asCell(`'${content}`));
+      for (const [content, cell] of formulas) assert.equal(cell, asCell(escapeFormula(content)));
       const run = await throughLibreOffice('raw-as-it-likes', texts.raw, '');
       assert.equal(
         run[rows.findIndex((row) => row[5] === '=1+1') + 1]?.[5],

@@ -1,5 +1,6 @@
 import type { Request, Response } from 'express';
 import { AppError, type FieldError } from '../../domain/errors.ts';
+import { lineJson } from '../../util/line-json.ts';
 
 /** RFC 9457, with members of this API. */
 export interface Problem {
@@ -42,7 +43,7 @@ export function sendJson(
   body: unknown,
   type = 'application/json; charset=utf-8',
 ): void {
-  const text = JSON.stringify(body);
+  const text = lineJson(body);
   response.statusCode = status;
   response.setHeader('Content-Type', type);
   response.setHeader('Cache-Control', 'no-store');

@@ -1,8 +1,10 @@
 /** Problem responses for requests that do not reach the app. The connection is closed after each. */
+
 import { randomUUID } from 'node:crypto';
 import { type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { AppError } from '../../domain/errors.ts';
+import { lineJson } from '../../util/line-json.ts';
 import { securityHeaderValues } from '../middleware/security.ts';
 import { problemOf } from '../response/problem.ts';
 
@@ -16,7 +18,7 @@ interface EarlyResponse {
 
 function earlyErrorResponse(error: AppError): EarlyResponse {
   const requestId = randomUUID();
-  const body = JSON.stringify(problemOf(error, '/', requestId));
+  const body = lineJson(problemOf(error, '/', requestId));
   const headers: EarlyResponse['headers'] = [
     ...SECURITY,
     ['X-Request-Id', requestId],

@@ -1,5 +1,6 @@
 /** Server-sent events as text. JSON contains no raw newline, so one `data:` line is enough for each event. */
 
+import { lineJson } from '../../util/line-json.ts';
 import { cut } from '../../util/pieces.ts';
 
 /** The header fields of an event stream. */
@@ -17,12 +18,12 @@ const MAX_CONTENT = 64 * 1024;
 
 /** @param id the stream's id; offsets count UTF-16 units of output */
 export function startEvent(id: string, offset: number, retryMs: number, data: object): string {
-  return `retry: ${retryMs}\nevent: start\nid: ${id}:${offset}\ndata: ${JSON.stringify(data)}\n\n`;
+  return `retry: ${retryMs}\nevent: start\nid: ${id}:${offset}\ndata: ${lineJson(data)}\n\n`;
 }
 
 /** @param offset the length of the output after this piece */
 export function contentEvent(id: string, offset: number, content: string): string {
-  return `id: ${id}:${offset}\ndata: {"content":${JSON.stringify(content)}}\n\n`;
+  return `id: ${id}:${offset}\ndata: {"content":${lineJson(content)}}\n\n`;
 }
 
 /**
@@ -37,7 +38,7 @@ export function endEvent(
   retryMs?: number,
 ): string {
   const retry = retryMs === undefined ? '' : `retry: ${retryMs}\n`;
-  return `${retry}event: ${event}\nid: ${id}:${offset}:end\ndata: ${JSON.stringify(data)}\n\n`;
+  return `${retry}event: ${event}\nid: ${id}:${offset}:end\ndata: ${lineJson(data)}\n\n`;
 }
 
 /** The position of a reader, from the id of the last event that it received. */

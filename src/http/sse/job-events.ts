@@ -1,5 +1,6 @@
 import type { Request, Response } from 'express';
 import { AppError, isDatabaseError } from '../../domain/errors.ts';
+import { lineJson } from '../../util/line-json.ts';
 import { unlessAborted } from '../../util/timers.ts';
 import { requestProblem } from '../response/problem.ts';
 import type { ExportJobBody } from '../schemas/export-jobs.ts';
@@ -43,7 +44,7 @@ export async function sendJobEvents(
     await writeProgress(response, options, AbortSignal.any([gone.signal, stopping]));
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
-    response.write(`event: error\ndata: ${JSON.stringify(requestProblem(response, error))}\n\n`);
+    response.write(`event: error\ndata: ${lineJson(requestProblem(response, error))}\n\n`);
   } finally {
     clearInterval(heartbeat);
   }
@@ -58,7 +59,7 @@ async function writeProgress(
 ): Promise<void> {
   let written = '';
   for (let job = first; !signal.aborted; job = await reload(load, job, signal)) {
-    const data = JSON.stringify(job);
+    const data = lineJson(job);
     if (hasEnded(job)) {
       response.write(`event: done\nid: ${endId(job)}\ndata: ${data}\n\n`);
       return;

@@ -9,6 +9,7 @@ import type {
   ExportMessage,
 } from '../../domain/exports/exports.ts';
 import { isoTime } from '../../domain/time.ts';
+import { lineJson } from '../../util/line-json.ts';
 
 export interface ExportCounts {
   readonly conversations: number;
@@ -53,15 +54,27 @@ const BOM = '\uFEFF';
 const NO_MESSAGE = MESSAGE_COLUMNS.map(() => '');
 
 /**
- * Keeps a spreadsheet from running a text as a formula. A text that begins with a quote gets one too, so that removing
- * one leading quote restores every text. Excel with an East Asian locale also runs the full-width signs.
+ * Where a spreadsheet could begin a cell: at the start, and, where it separates by something else than a comma, also
+ * after a semicolon, tab or line break. Before a sign of a formula there (Excel with an East Asian locale also runs
+ * the full-width ones) or a single quote.
  */
+const CELL_START = /(?<=^|[;\t\r\n])(?="*[=+\-@＝＋－＠'])|^(?=[\t\r\n])/g;
+/** Finds texts without a {@link CELL_START} faster. */
+const MAY_START_CELL = /^["=+\-@＝＋－＠'\t\r\n]|[;\t\r\n]["=+\-@＝＋－＠']/;
+
+/** Keeps a spreadsheet from running a text as a formula: puts a quote before each one, and before a quote there. */
 export function escapeFormula(text: string): string {
-  return /^[=+\-@\t\r\n'＝＋－＠]/.test(text) ? `'${text}` : text;
+  return MAY_START_CELL.test(text) ? text.replace(CELL_START, "'") : text;
 }
 
-/** RFC 4180. `quoted_match`: by itself the library quotes only the line break that ends its records. */
-const CSV = { record_delimiter: '\r\n', quoted_match: /[\r\n]/ };
+/** The inverse of {@link escapeFormula}. */
+export function unescapeFormula(text: string): string {
+  return text.replace(/(^|[;\t\r\n])'/g, '$1');
+}
+
+/** RFC 4180. `quoted_match`: by itself the library quotes only the line break that ends its records.
+ * Semicolons and tabs are separators too for LibreOffice's defaults. */
+const CSV = { record_delimiter: '\r\n', quoted_match: /[;\t\r\n]/ };
 /** Rows, or characters of contents, per call of the library: a call for each conversation is slow. */
 const CSV_ROWS = 100;
 const CSV_CHARS = 64 * 1024;
@@ -104,7 +117,7 @@ export function csvEncoder(raw: boolean): ExportEncoder {
 function jsonMessages(messages: readonly ExportMessage[], first: boolean): string {
   let text = '';
   for (const { uid, role, content, timestamp, status } of messages) {
-    text += `${first && text === '' ? '' : ','}{"id":"${uid}","role":"${role}","content":${JSON.stringify(content)},"timestamp":"${timestamp}","status":"${status}"}`;
+    text += `${first && text === '' ? '' : ','}{"id":"${uid}","role":"${role}","content":${lineJson(content)},"timestamp":"${timestamp}","status":"${status}"}`;
   }
   return text;
 }
