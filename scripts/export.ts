@@ -1,6 +1,7 @@
 /** Exports from the database without the server: `npm run export -- --format csv --out FILE`. */
 import { parseArgs } from 'node:util';
-import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
+import { loadConfig } from '../src/config/config.ts';
+import { ConfigError, loadEnvironment } from '../src/config/environment.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { Retention } from '../src/domain/conversations/retention.ts';
 import { AppError, errorCode } from '../src/domain/errors.ts';

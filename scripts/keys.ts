@@ -1,6 +1,7 @@
 /** API keys: `npm run keys -- create --owner NAME --scopes chat,read`, `list`, `revoke ID`, `rotate ID`. */
 import { parseArgs } from 'node:util';
-import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
+import { loadConfig } from '../src/config/config.ts';
+import { ConfigError, loadEnvironment } from '../src/config/environment.ts';
 import { accessDeniedCode, toAppError } from '../src/db/core/errors.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
 import { PendingMigrationsError, prepareSchema } from '../src/db/prepare-schema.ts';

@@ -3,7 +3,8 @@ import { writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Knex } from 'knex';
-import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
+import { loadConfig } from '../src/config/config.ts';
+import { ConfigError, loadEnvironment } from '../src/config/environment.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from '../src/db/core/client.ts';
 import {
   migrateLatest,

@@ -1,7 +1,8 @@
 /** Deletes expired conversations: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
 import { parseArgs } from 'node:util';
 import { composePurge } from '../src/compose/purge.ts';
-import { ConfigError, loadConfig, loadEnvironment } from '../src/config/config.ts';
+import { loadConfig } from '../src/config/config.ts';
+import { ConfigError, loadEnvironment } from '../src/config/environment.ts';
 import { openDatabase } from '../src/db/database.ts';
 import type { PurgeCount } from '../src/domain/conversations/purge.ts';
 import { errorCode } from '../src/domain/errors.ts';

@@ -3,7 +3,9 @@
 import { flushCompileCache } from 'node:module';
 import packageJson from '../package.json' with { type: 'json' };
 import { type RunningServer, startServer } from './compose/index.ts';
-import { type Config, ConfigError, loadConfig, loadEnvironment } from './config/config.ts';
+import { type Config, loadConfig } from './config/config.ts';
+import { ConfigError, loadEnvironment } from './config/environment.ts';
+import { withoutSecrets } from './config/urls.ts';
 import type { LogDestination } from './log-destination.ts';
 import { createLogger, type Logger, openLogDestination } from './logger.ts';
 import { RequestContext } from './request-context.ts';
@@ -54,7 +56,7 @@ function logStart(log: Logger, config: Config, server: RunningServer): void {
   for (const warning of config.warnings) log.warn(warning);
   const upstream = config.model.demo
     ? 'demo model, answers are canned'
-    : (config.model.baseUrl ?? 'api.openai.com');
+    : withoutSecrets(config.model.baseUrl ?? 'api.openai.com');
   const fields = {
     url: server.url,
     database: server.database.describe(),

@@ -1,17 +1,14 @@
-/** Environment → frozen configuration. The only reader of process.env. */
-import { existsSync, readFileSync } from 'node:fs';
+/** Environment → frozen configuration. */
 import { isIPv4 } from 'node:net';
 import { availableParallelism } from 'node:os';
-import { join, resolve } from 'node:path';
-import { parse } from 'dotenv';
+import { resolve } from 'node:path';
+import { ConfigError, type Environment, withoutEmpty } from './environment.ts';
+import { unknownInEnvironment } from './setting-names.ts';
 import { SECRET_SETTINGS, type Settings, settingsSchema } from './settings.ts';
-
-type Environment = Readonly<Record<string, string | undefined>>;
+import { type DatabaseTarget, withoutSecrets } from './urls.ts';
 
 export interface DatabaseConfig {
-  readonly target:
-    | { readonly kind: 'sqlite'; readonly file: string }
-    | { readonly kind: 'mysql'; readonly url: string };
+  readonly target: DatabaseTarget;
   readonly poolMin: number;
   readonly poolMax: number;
   readonly acquireTimeoutMs: number;
@@ -126,61 +123,40 @@ export interface Config {
   readonly warnings: readonly string[];
 }
 
-/** One line per error; `message` is all of them. */
-export class ConfigError extends Error {
-  constructor(errors: readonly string[]) {
-    super(errors.join('\n'));
-    this.name = 'ConfigError';
-  }
-}
-
-/**
- * The process's environment over `.env.<NODE_ENV>` over `.env`, both read from `directory` where they exist. An empty
- * value counts as unset in all three, so the next one applies.
- */
-export function loadEnvironment(
-  directory = process.cwd(),
-  environment: Environment = process.env,
-): Record<string, string | undefined> {
-  const merged: Record<string, string | undefined> = {};
-  const files = ['.env', ...(environment.NODE_ENV ? [`.env.${environment.NODE_ENV}`] : [])];
-  for (const file of files.map((name) => join(directory, name))) {
-    if (existsSync(file)) Object.assign(merged, withoutEmpty(parse(readFileSync(file))));
-  }
-  return Object.assign(merged, withoutEmpty(environment));
-}
-
-function withoutEmpty(environment: Environment): Environment {
-  return Object.fromEntries(
-    Object.entries(environment).filter(([, text]) => text !== undefined && text !== ''),
-  );
-}
-
 function shown(name: string, text: string): string {
-  return SECRET_SETTINGS.has(name) ? 'a value that is not shown here' : JSON.stringify(text);
+  return SECRET_SETTINGS.has(name) ? 'a value that is not shown here' : JSON.stringify(printable(name, text));
+}
+
+function printable(name: string, text: string): string {
+  return /_URL$|_ORIGINS$/.test(name) ? text.split(',').map(withoutSecrets).join() : text;
 }
 
 function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'));
 }
 
-function readSettings(environment: Environment): Settings {
-  const parsed = settingsSchema.safeParse(withoutEmpty(environment));
-  if (parsed.success) return parsed.data;
-  throw new ConfigError(
-    parsed.error.issues.map((issue) => {
-      const name = String(issue.path[0]);
-      return `${name} ${issue.message}; it is ${shown(name, String(environment[name]))}`;
-    }),
-  );
+/** Blanks around values, and the quotes that `docker --env-file` keeps, are not part of them. */
+function trimmed(environment: Environment): Record<string, string> {
+  const { SYSTEM_PROMPT = '', ...others } = environment;
+  const texts = Object.entries(others).map(([name, text = '']) => [
+    name,
+    text
+      .trim()
+      .replace(/^(["'])(.*)\1$/s, '$2')
+      .trim(),
+  ]);
+  return withoutEmpty({ ...Object.fromEntries(texts), SYSTEM_PROMPT });
 }
 
-function databaseTarget(settings: Settings): DatabaseConfig['target'] {
-  const url = settings.DATABASE_URL;
-  if (url === undefined) return { kind: 'sqlite', file: resolve(settings.DATA_DIR, 'chat.sqlite') };
-  if (url.startsWith('sqlite:'))
-    return { kind: 'sqlite', file: resolve(url.replace(/^sqlite:(\/\/(?=\/))?/, '')) };
-  return { kind: 'mysql', url };
+function readSettings(environment: Environment): Settings {
+  const { errors } = unknownInEnvironment(environment);
+  const parsed = settingsSchema.safeParse(environment);
+  for (const issue of parsed.error?.issues ?? []) {
+    const name = String(issue.path[0]);
+    errors.push(`${name} ${issue.message}; it is ${shown(name, String(environment[name]))}`);
+  }
+  if (!parsed.success || errors.length > 0) throw new ConfigError(errors);
+  return parsed.data;
 }
 
 /** Rules between settings: one line per error. */
@@ -204,13 +180,16 @@ function changedSettings(environment: Environment, settings: Settings): Record<s
   const changed: Record<string, string> = {};
   for (const name of settingsSchema.keyof().options) {
     const same = JSON.stringify(settings[name]) === JSON.stringify(defaults[name]);
-    if (!same) changed[name] = SECRET_SETTINGS.has(name) ? '(set)' : String(environment[name]);
+    if (!same)
+      changed[name] = SECRET_SETTINGS.has(name) ? '(set)' : printable(name, String(environment[name]));
   }
   return changed;
 }
 
-function warningsOf(settings: Settings, loopback: boolean): string[] {
+function warningsOf(environment: Environment, settings: Settings, loopback: boolean): string[] {
   const warnings: string[] = [];
+  const { unknown } = unknownInEnvironment(environment);
+  if (unknown.length > 0) warnings.push(`environment variables ignored, not settings: ${unknown.join(', ')}`);
   if (!loopback && settings.AUTH === 'off') {
     warnings.push(`AUTH=off on ${settings.HOST}: anyone who can reach the port can read and write all data`);
   }
@@ -302,9 +281,10 @@ function deepFreeze<T extends object>(value: T): T {
  * Checks the environment and makes the configuration of it.
  * @throws ConfigError with one readable line per error
  */
-export function loadConfig(environment: Environment, terminal = false): Config {
+export function loadConfig(variables: Environment, terminal = false): Config {
+  const environment = trimmed(variables);
   const settings = readSettings(environment);
-  const target = databaseTarget(settings);
+  const target = settings.DATABASE_URL ?? { kind: 'sqlite', file: resolve(settings.DATA_DIR, 'chat.sqlite') };
   const sqlite = target.kind === 'sqlite';
   const loopback = isLoopback(settings.HOST);
   const errors = [...crossErrors(settings, sqlite), ...proxyErrors(environment)];
@@ -371,6 +351,6 @@ export function loadConfig(environment: Environment, terminal = false): Config {
       file: settings.LOG_FILE,
     },
     changed: changedSettings(environment, settings),
-    warnings: warningsOf(settings, loopback),
+    warnings: warningsOf(environment, settings, loopback),
   });
 }

@@ -1,133 +1,23 @@
-/** How one environment variable is read: text in, value out, and a sentence for what is allowed. */
-import { validate as isCronPattern } from 'node-cron';
-import { compile as compileSubnets } from 'proxy-addr';
+/** Every setting: how its text is read, and its default. */
 import { z } from 'zod';
-
-type Read<T> = (text: string) => T | undefined;
-
-/** A setting whose text `read` turns into a value; undefined means "not allowed", and `allowed` says what is. */
-function setting<T>(allowed: string, read: Read<T>) {
-  return z.string().transform((text, context): T => {
-    const value = read(text);
-    if (value !== undefined) return value;
-    context.addIssue({ code: 'custom', message: `must be ${allowed}` });
-    return z.NEVER;
-  });
-}
-
-const integer = (min: number, max: number) =>
-  setting(`a whole number from ${min} to ${max}`, (text) => {
-    const value = Number(text);
-    return /^\d+$/.test(text) && value >= min && value <= max ? value : undefined;
-  });
-
-const decimal = (min: number, max: number) =>
-  setting(`a number from ${min} to ${max}`, (text) => {
-    const value = Number(text);
-    return /^\d+(\.\d+)?$/.test(text) && value >= min && value <= max ? value : undefined;
-  });
-
-const oneOf = <const T extends string>(...values: T[]) =>
-  setting(`one of ${values.join(', ')}`, (text) => values.find((value) => value === text));
-
-const text = () => setting('text', (value) => value);
-
-const UNITS: Record<string, number> = { '': 1, b: 1, k: 1024, m: 1024 ** 2, g: 1024 ** 3 };
-
-/** `65536`, `64kb`, `64 MiB`: units are powers of 1024, in any case. */
-const bytes = (min: number, max: number) =>
-  setting(`a size in bytes, or with kb, mb or gb (1 kb = 1024), from ${min} to ${max} bytes`, (value) => {
-    const match = /^(\d+(?:\.\d+)?)\s*(?:(b)|([kmg])(?:i?b)?)?$/i.exec(value);
-    if (!match) return undefined;
-    const size = Math.floor(Number(match[1]) * (UNITS[(match[3] ?? '').toLowerCase()] ?? 1));
-    return size >= min && size <= max ? size : undefined;
-  });
-
-const onOff = () =>
-  setting(
-    'on or off',
-    (value) => ({ on: true, true: true, 1: true, off: false, false: false, 0: false })[value],
-  );
-
-const httpUrl = () =>
-  setting('an http:// or https:// URL', (value) => {
-    const url = URL.canParse(value) ? new URL(value) : undefined;
-    return url && /^https?:$/.test(url.protocol) ? value.replace(/\/+$/, '') : undefined;
-  });
-
-const databaseUrl = () =>
-  setting('sqlite:<file> or mysql://user:password@host:3306/database', (value) => {
-    if (/^sqlite:./.test(value)) return value;
-    const url = /^(mysql|mariadb):\/\//.test(value) && URL.canParse(value) ? new URL(value) : undefined;
-    return url && url.hostname !== '' && url.pathname.length > 1 ? value : undefined;
-  });
-
-const smtpUrl = () =>
-  setting('smtp://user:password@host:587 or smtps://user:password@host:465', (value) => {
-    const url = URL.canParse(value) ? new URL(value) : undefined;
-    return url && /^smtps?:$/.test(url.protocol) && url.hostname !== '' ? value : undefined;
-  });
-
-const SECRET_MIN = 24;
-
-const secrets = () =>
-  setting(
-    `a secret of at least ${SECRET_MIN} characters, or several with commas between: the one to sign with, then older ones`,
-    (value) => {
-      const list = value.split(',').map((part) => part.trim());
-      return list.every((part) => part.length >= SECRET_MIN) ? list : undefined;
-    },
-  );
-
-const redisUrl = () =>
-  setting('redis://user:password@host:6379/0 or rediss://…', (value) => {
-    const url = URL.canParse(value) ? new URL(value) : undefined;
-    return url && /^rediss?:$/.test(url.protocol) && url.hostname !== '' ? value : undefined;
-  });
-
-const HOST_NAME = /^(?=.{1,253}$)[a-z\d_-]+(?:\.[a-z\d_-]+)*$|^\[[\da-f:.]+\]$/;
-
-const hostNames = () =>
-  setting('names of hosts without ports, separated by commas, such as chat.example.com', (value) => {
-    const list = value.split(',').map((part) => part.trim().toLowerCase());
-    return list.every((part) => HOST_NAME.test(part)) ? list : undefined;
-  });
-
-const headers = () =>
-  setting('a JSON object whose values are strings, such as {"x-team":"blue"}', (value) => {
-    try {
-      const parsed = z.record(z.string().regex(/^[\w-]+$/), z.string()).safeParse(JSON.parse(value));
-      return parsed.success ? parsed.data : undefined;
-    } catch {
-      return undefined;
-    }
-  });
-
-const origins = () =>
-  setting('* or origins such as https://chat.example.com, separated by commas', (value) => {
-    if (value === '*') return '*' as const;
-    const list = value.split(',').map((part) => part.trim());
-    return list.every((part) => URL.canParse(part) && new URL(part).origin === part) ? list : undefined;
-  });
-
-const proxies = () =>
-  setting(
-    'a number of hops (0 to 32) or subnets separated by commas, such as 10.0.0.0/8,loopback; never true',
-    (value) => {
-      if (/^\d+$/.test(value)) return Number(value) <= 32 ? Number(value) : undefined;
-      const list = value.split(',').map((part) => part.trim());
-      try {
-        // The parser that Express uses for "trust proxy".
-        compileSubnets(list);
-        return list;
-      } catch {
-        return undefined;
-      }
-    },
-  );
-
-const cron = () =>
-  setting('a cron pattern such as 17 * * * *', (value) => (isCronPattern(value) ? value : undefined));
+import {
+  apiKey,
+  bytes,
+  cron,
+  decimal,
+  headers,
+  hostNames,
+  integer,
+  listenAddress,
+  mailAddress,
+  oneOf,
+  onOff,
+  prose,
+  proxies,
+  secrets,
+  text,
+} from './readers.ts';
+import { baseUrl, databaseTarget, origins, redisUrl, smtpUrl } from './urls.ts';
 
 /** What a model server does not accept, as the member of the request that stands for it. */
 const REFUSED_MEMBERS = {
@@ -150,23 +40,23 @@ const MiB = 1024 ** 2;
 
 /** Every setting of this version, by the name of its environment variable. */
 export const settingsSchema = z.object({
-  HOST: text().default('127.0.0.1'),
+  HOST: listenAddress().default('127.0.0.1'),
   PORT: integer(0, 65535).default(5010),
-  DATABASE_URL: databaseUrl().optional(),
+  DATABASE_URL: databaseTarget().optional(),
   DB_POOL_MIN: integer(0, 1000).default(0),
   DB_POOL_MAX: integer(1, 1000).default(10),
   DB_ACQUIRE_TIMEOUT_MS: integer(1, MAX_MS).default(5000),
   DB_QUERY_TIMEOUT_MS: integer(1, MAX_MS).default(10_000),
   DB_AUTO_MIGRATE: onOff().optional(),
-  OPENAI_API_KEY: text().optional(),
-  OPENAI_BASE_URL: httpUrl().optional(),
+  OPENAI_API_KEY: apiKey().optional(),
+  OPENAI_BASE_URL: baseUrl().optional(),
   OPENAI_MODEL: text().default('gpt-4o-mini'),
   OPENAI_TIMEOUT_MS: integer(1, MAX_MS).default(60_000),
   OPENAI_FIRST_TOKEN_TIMEOUT_MS: integer(1, MAX_MS).default(30_000),
   OPENAI_IDLE_TIMEOUT_MS: integer(1, MAX_MS).default(30_000),
   OPENAI_MAX_RETRIES: integer(0, 10).default(2),
   OPENAI_HEADERS: headers().optional(),
-  SYSTEM_PROMPT: text().optional(),
+  SYSTEM_PROMPT: prose().optional(),
   OPENAI_TEMPERATURE: decimal(0, 2).optional(),
   OPENAI_MAX_TOKENS: integer(1, 10_000_000).optional(),
   OPENAI_COMPAT: compatibility().default([]),
@@ -190,7 +80,7 @@ export const settingsSchema = z.object({
   EXPORT_KEEP_HOURS: decimal(0.1, 876_000).default(72),
   LINK_SECRET: secrets().optional(),
   SMTP_URL: smtpUrl().optional(),
-  MAIL_FROM: text().optional(),
+  MAIL_FROM: mailAddress().optional(),
   WEBHOOK_ALLOW_PRIVATE: onOff().default(false),
   CORS_ORIGINS: origins().optional(),
   TRUST_PROXY: proxies().default(0),

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { describe, it } from 'node:test';
-import { ConfigError, loadConfig, loadEnvironment } from '../../src/config/config.ts';
+import { join, resolve } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { loadConfig } from '../../src/config/config.ts';
+import { ConfigError, loadEnvironment } from '../../src/config/environment.ts';
 import { settingsSchema } from '../../src/config/settings.ts';
+import { withoutSecrets } from '../../src/config/urls.ts';
 
 function faults(environment: Record<string, string>): string[] {
   try {
@@ -57,7 +59,7 @@ describe('settings', () => {
   for (const [name, bad] of Object.entries({
     PORT: '-1',
     DB_POOL_MAX: '0',
-    DATABASE_URL: 'postgres://u:p@h/db',
+    DATABASE_URL: 'jdbc:mysql://h/db',
     OPENAI_BASE_URL: 'ftp://x',
     OPENAI_HEADERS: '{"a":1}',
     OPENAI_TEMPERATURE: '3',
@@ -177,6 +179,126 @@ describe('settings', () => {
   });
 });
 
+/** `hunter2` is a secret. */
+const REFUSED: readonly (readonly [name: string, text: string, line: RegExp])[] = [
+  ['OPENAI_API_KEY', 'sk-“hunter2”', /printable ASCII/],
+  ['OPENAI_API_KEY', 'sk-钥匙hunter2', /printable ASCII/],
+  ['OPENAI_API_KEY', 'sk-\u200bhunter2', /printable ASCII/],
+  ['OPENAI_API_KEY', 'sk-hunt\ner2', /printable ASCII/],
+  ['OPENAI_API_KEY', '"sk-hunter2', /printable ASCII/],
+  ['OPENAI_API_KEY', 'Bearer sk-hunter2', /without blanks/],
+  ['OPENAI_HEADERS', '{"x-team":"蓝hunter2"}', /Latin-1/],
+  ['OPENAI_HEADERS', '{"x-team":"a\\nhunter2"}', /Latin-1/],
+  ['OPENAI_HEADERS', '{"x team":"hunter2"}', /Latin-1/],
+  ['OPENAI_HEADERS', '{"Content-Length":"5"}', /must not contain Content-Length/],
+  ['OPENAI_BASE_URL', 'http://h/v1#x', /has a fragment.*; it is "http:\/\/h\/v1#\*\*\*"$/],
+  ['OPENAI_BASE_URL', 'http://h/v 1', /must be an http/],
+  ['OPENAI_BASE_URL', 'http://us%er:hunter2@h/v1', /it is "http:\/\/\*\*\*@h\/v1"$/],
+  [
+    'OPENAI_BASE_URL',
+    'ftp://u:hunter2@h/v1?key=hunter2&b=1',
+    /it is "ftp:\/\/\*\*\*@h\/v1\?key=\*\*\*&b=\*\*\*"$/,
+  ],
+  ['OPENAI_BASE_URL', 'u:hunter2@h/v1?key=hunter2#hunter2', /it is "\*\*\*@h\/v1\?key=\*\*\*#\*\*\*"$/],
+  ['OPENAI_BASE_URL', 'http:/u:hunter2@/v1', /must be an http/],
+  [
+    'OPENAI_BASE_URL',
+    'https://u:hunter2@h/openai/v1/chat/completions/',
+    /must end before the endpoint: https:\/\/\*\*\*@h\/openai\/v1;/,
+  ],
+  ['OPENAI_BASE_URL', 'https://h/v1/completions?key=hunter2', /endpoint: https:\/\/h\/v1\?key=\*\*\*;/],
+  ['CORS_ORIGINS', 'https://u:hunter2@h', /it is "https:\/\/\*\*\*@h"$/],
+  ['DATABASE_URL', 'postgresql://u:hunter2@h/db', /PostgreSQL, which is not supported/],
+  ['DATABASE_URL', 'postgres+asyncpg://u:hunter2@h/db', /PostgreSQL, which is not supported/],
+  ['DATABASE_URL', 'mysql://u:hunter2#@h/db', /percent-encode it/],
+  ['DATABASE_URL', 'mysql://u:hun/ter2@h/db', /percent-encode it/],
+  ['DATABASE_URL', 'mysql://u:hun?ter2@h/db', /percent-encode it/],
+  ['DATABASE_URL', 'mysql://u:1#2@h/db?ssl=true', /percent-encode it/],
+  ['DATABASE_URL', 'mysql://u:hunter2@h/db#x', /fragment/],
+  ['DATABASE_URL', 'sqlite::memory:', /must name a file/],
+  ['DATABASE_URL', 'sqlite:file:x.sqlite?mode=ro', /must name a file/],
+  ['DATABASE_URL', 'sqlite://', /must name a file/],
+  ['SMTP_URL', 'smtp://me:12#hunter2@h:587', /percent-encode it/],
+  ['SMTP_URL', 'smtp://h:99999', /must be smtp/],
+  ['REDIS_URL', 'redis://:hun/ter2@h:6379', /percent-encode it/],
+  ['REDIS_URL', 'redis://h:6379/cache', /must be redis/],
+  ['MAIL_FROM', 'nobody', /must be an address/],
+  ['MAIL_FROM', 'a@b, c@d', /must be an address/],
+  ['HOST', 'http://localhost', /must be an address/],
+  ['HOST', '127.0.0.1:80', /must be an address/],
+  ['OPENAI_MODEL', 'a\nb', /must be text of one line/],
+  ['OPENAI_MODLE', 'x', /^OPENAI_MODLE is not a setting: did you mean OPENAI_MODEL\?$/],
+  ['OPENAI_BASEURL', 'x', /did you mean OPENAI_BASE_URL\?/],
+];
+
+describe('settings that can never work', () => {
+  for (const [name, text, line] of REFUSED) {
+    it(`are refused: ${name}=${JSON.stringify(text)}`, () => {
+      const [error = '', ...more] = faults({ [name]: text });
+      assert.match(error, line);
+      assert.ok(error.startsWith(name));
+      assert.doesNotMatch(error, /hunter2|12#/);
+      assert.deepEqual(more, []);
+    });
+  }
+
+  it('do not include blanks and quotes around a value', () => {
+    const config = loadConfig({
+      OPENAI_API_KEY: ' "sk-x"\r\n',
+      OPENAI_BASE_URL: "' http://h/v1/ '",
+      HOST: ' [::1] ',
+      SYSTEM_PROMPT: ' "a" ',
+      OPENAI_MODEL: '  ',
+    });
+    assert.equal(config.model.apiKey, 'sk-x');
+    assert.equal(config.model.baseUrl, 'http://h/v1');
+    assert.deepEqual([config.host, config.loopback], ['::1', true]);
+    assert.equal(config.chat.systemPrompt, ' "a" ');
+    assert.equal(config.chat.model, 'gpt-4o-mini');
+  });
+
+  it('do not include a URL with parameters, a path with @ or an encoded password', () => {
+    for (const [text, used] of [
+      ['HTTP://H', 'http://h'],
+      ['https://h//', 'https://h'],
+      ['https://h/v1/?api-version=2', 'https://h/v1?api-version=2'],
+      ['https://h/@cf/v1', 'https://h/@cf/v1'],
+      ['http://u:p%23@h:81/v1', 'http://u:p%23@h:81/v1'],
+      ['http://u:p@h/v1/models', 'http://u:p@h/v1/models'],
+    ] as const) {
+      assert.equal(loadConfig({ OPENAI_BASE_URL: text }).model.baseUrl, used);
+    }
+    const url = 'mysql://u:p%2F@h/db?ssl={"ca":"a/@b"}';
+    assert.deepEqual(loadConfig({ DATABASE_URL: url }).database.target, { kind: 'mysql', url });
+  });
+
+  it('hide the secrets of a URL that is used', () => {
+    const config = loadConfig({ OPENAI_BASE_URL: 'http://me:hunter2@h/v1?key=hunter2' });
+    assert.deepEqual(config.changed, { OPENAI_BASE_URL: 'http://***@h/v1?key=***' });
+    assert.equal(withoutSecrets('https://h:81/v1'), 'https://h:81/v1');
+    assert.equal(withoutSecrets('https://h'), 'https://h');
+  });
+
+  it('name ignored variables of the environment, but not those of Kubernetes', () => {
+    const foreign = { REDIS_PORT: 'tcp://10.0.0.1', REDIS_SERVICE_HOST: '10.0.0.1', HOME: '/', Log_Dir: 'x' };
+    assert.deepEqual(loadConfig(foreign).warnings, []);
+    const { warnings } = loadConfig({ ...foreign, OPENAI_ORG_ID: 'o', DB_HOST: 'h' });
+    assert.deepEqual(warnings, ['environment variables ignored, not settings: OPENAI_ORG_ID, DB_HOST']);
+  });
+
+  it('mean the path that a sqlite: URL shows', () => {
+    for (const [url, file] of [
+      ['sqlite:a/b.sqlite', resolve('a/b.sqlite')],
+      ['sqlite://a/b.sqlite', resolve('a/b.sqlite')],
+      ['sqlite://./a b.sqlite', resolve('a b.sqlite')],
+      ['sqlite:///a/#b?.sqlite', resolve('/a/#b?.sqlite')],
+      ['sqlite:/a/b.sqlite', resolve('/a/b.sqlite')],
+    ] as const) {
+      assert.deepEqual(loadConfig({ DATABASE_URL: url }).database.target, { kind: 'sqlite', file });
+    }
+  });
+});
+
 describe('the environment', () => {
   it('has precedence: process, .env.<NODE_ENV>, .env', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'chat-api-env-'));
@@ -188,6 +310,109 @@ describe('the environment', () => {
       { port: merged.PORT, history: merged.HISTORY_LIMIT, level: merged.LOG_LEVEL },
       { port: '3', history: '2', level: 'warn' },
     );
+  });
+});
+
+describe('a .env file', () => {
+  let folder = '';
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'chat-api-env-'));
+  });
+  after(() => rm(folder, { recursive: true }));
+  const readIn = (content: string | Buffer, environment = {}) => {
+    writeFileSync(join(folder, '.env'), content);
+    return loadEnvironment(folder, environment);
+  };
+  const refused = (content: string | Buffer): string[] => {
+    try {
+      readIn(content);
+    } catch (error) {
+      assert.ok(error instanceof ConfigError);
+      return error.message.split('\n');
+    }
+    assert.fail('this file should have been refused');
+  };
+
+  it('is read in UTF-8 and UTF-16, with and without a byte order mark', () => {
+    const text = '# 设置\r\nPORT=81\r\nSYSTEM_PROMPT="你好"\r\n';
+    const utf16 = Buffer.from(`\uFEFF${text}`, 'utf16le');
+    for (const content of [text, `\uFEFF${text}`, utf16, Buffer.from(utf16).swap16()]) {
+      assert.deepEqual(readIn(content), { PORT: '81', SYSTEM_PROMPT: '你好' });
+    }
+  });
+
+  it('is refused when it is in another encoding', () => {
+    assert.deepEqual(refused(Buffer.from('PORT=81\n', 'utf16le')), [
+      '.env contains NUL bytes: save it as UTF-8',
+    ]);
+    assert.deepEqual(refused('PORT=8\0' + '1'), ['.env contains NUL bytes: save it as UTF-8']);
+    assert.deepEqual(refused(Buffer.from('# é\nMAIL_FROM=é@b\n', 'latin1')), [
+      'MAIL_FROM in .env is not valid UTF-8: save the file as UTF-8',
+    ]);
+    assert.deepEqual(readIn(Buffer.from('# é\nPORT=1\n', 'latin1')), { PORT: '1' });
+  });
+
+  it('is refused when it cannot be read', async () => {
+    const other = join(folder, 'other');
+    await mkdir(join(other, '.env'), { recursive: true });
+    assert.throws(() => loadEnvironment(other, {}), {
+      name: 'ConfigError',
+      message: '.env cannot be read: it is a folder',
+    });
+    assert.deepEqual(loadEnvironment(join(folder, 'none'), { NODE_ENV: 'production' }), {
+      NODE_ENV: 'production',
+    });
+  });
+
+  for (const [line, error] of [
+    ['OPENAI_MODLE=x', 'OPENAI_MODLE in .env is not a setting: did you mean OPENAI_MODEL?'],
+    ['OPENAI-API-KEY=x', 'OPENAI-API-KEY in .env is not a setting: did you mean OPENAI_API_KEY?'],
+    ['openai_api_key=x', 'openai_api_key in .env is not a setting: did you mean OPENAI_API_KEY?'],
+    ['PROT=1', 'PROT in .env is not a setting: did you mean PORT?'],
+    ['DATABASEURL=x', 'DATABASEURL in .env is not a setting: did you mean DATABASE_URL?'],
+    [
+      'SMTP_HOST=x',
+      'SMTP_HOST in .env is not a setting: those that begin with SMTP_ are SMTP_URL; .env.example lists all',
+    ],
+    [
+      'OPENAI_API_KEY=sk-a#b',
+      'OPENAI_API_KEY in .env has a # outside quotes, which starts a comment: quote the value',
+    ],
+    [
+      'LINK_SECRET=#abc',
+      'LINK_SECRET in .env has a # outside quotes, which starts a comment: quote the value',
+    ],
+    [
+      'export SMTP_URL = a#b # c',
+      'SMTP_URL in .env has a # outside quotes, which starts a comment: quote the value',
+    ],
+    ['OPENAI_API_KEY sk-x', 'OPENAI_API_KEY in .env is not read: write OPENAI_API_KEY=value'],
+    ['set OPENAI_API_KEY=sk-x', 'OPENAI_API_KEY in .env is not read: write OPENAI_API_KEY=value'],
+    ['$env:OPENAI_API_KEY = "sk-x"', 'OPENAI_API_KEY in .env is not read: write OPENAI_API_KEY=value'],
+  ] as const) {
+    it(`is refused with ${line}`, () => assert.deepEqual(refused(`PORT=1\n${line}\n`), [error]));
+  }
+
+  it('may have comments, quotes, empty values and variables of other programs', () => {
+    const lines = [
+      '#OPENAI_MODLE=x',
+      'PORT=1 # comment',
+      'HOST= # comment',
+      'AUTH=# comment',
+      'OPENAI_API_KEY="a#b" # c',
+      "LINK_SECRET='a#b'",
+      'SYSTEM_PROMPT="one # two\nthree#four"',
+      'COMPOSE_PROJECT_NAME=x',
+      'TZ=UTC',
+    ];
+    assert.deepEqual(readIn(lines.join('\n')), {
+      PORT: '1',
+      OPENAI_API_KEY: 'a#b',
+      LINK_SECRET: 'a#b',
+      SYSTEM_PROMPT: 'one # two\nthree#four',
+      COMPOSE_PROJECT_NAME: 'x',
+      TZ: 'UTC',
+    });
   });
 });
 
