@@ -11,6 +11,7 @@ import type { CursorCodec } from '../services/exports/cursor-codec.ts';
 import type { ExportService } from '../services/exports/exports.ts';
 import type { ExportJobService } from '../services/exports/jobs.ts';
 import type { HealthService } from '../services/health.ts';
+import { trustedProxies } from './access/client-subject.ts';
 import { createGuard } from './access/guard.ts';
 import type { Quotas } from './access/quotas.ts';
 import { errorHandler, notFound } from './middleware/errors.ts';
@@ -92,8 +93,7 @@ export function createApp(options: AppOptions, parts: AppParts): Express {
   app.set('query parser', false);
   app.set('case sensitive routing', true);
   app.set('strict routing', true);
-  const { trustProxy } = options;
-  app.set('trust proxy', typeof trustProxy === 'number' ? trustProxy : [...trustProxy]);
+  app.set('trust proxy', trustedProxies(options.trustProxy));
 
   app.use(requestLogger(parts.log, parts.context));
   app.use(securityHeaders());

@@ -176,6 +176,15 @@ describe('the address of a caller without a key', () => {
     assert.deepEqual([await ask('10.1.1.1, 1.1.1.1'), await ask('2.2.2.2')], [429, 200]);
   });
 
+  it('is read with a port, whichever proxy wrote it', async (t) => {
+    const ask = asker((await open(t, { ...LIMITED, TRUST_PROXY: 'loopback,10.0.0.0/8' })).call);
+    assert.deepEqual([await ask('1.1.1.1:4001, 10.0.0.5:80'), await ask('1.1.1.1:4002')], [200, 200]);
+    assert.deepEqual(
+      [await ask('1.1.1.1'), await ask('"[2001:db8::1]:80"'), await ask('_a')],
+      [429, 200, 200],
+    );
+  });
+
   it('is not taken from headers when the connection is not from a trusted subnet', async (t) => {
     const ask = asker((await open(t, { ...LIMITED, TRUST_PROXY: '10.0.0.0/8' })).call);
     assert.deepEqual([await ask('1.1.1.1'), await ask('2.2.2.2'), await ask('3.3.3.3')], [200, 200, 429]);
@@ -227,6 +236,16 @@ describe('invalid keys', () => {
     assert.equal((await late.call('GET', path, undefined, { 'x-forwarded-for': '1.1.1.1' })).status, 429);
     time.now += SOON;
     assert.equal((await late.call('GET', path, undefined, { 'x-forwarded-for': '1.1.1.1' })).status, 200);
+  });
+
+  it('do not block a valid key where the address cannot be read', async (t) => {
+    const chat = await locked(t, { RATE_LIMIT_AUTH_FAILURES: '2', TRUST_PROXY: '1' });
+    const alice = await chat.person('alice');
+    const ask = (key: string) =>
+      chat.call('GET', '/api/conversations', undefined, { ...bearer(key), 'x-forwarded-for': 'unknown' });
+    const guesses = await Promise.all(times(4, () => ask(makeKey().key)));
+    assert.deepEqual(counts(guesses), { 401: 2, 429: 2 });
+    assert.equal((await ask(alice.key)).status, 200);
   });
 });
 

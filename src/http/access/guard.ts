@@ -8,7 +8,7 @@ import { queryParameters } from '../request/query.ts';
 import { loggedPath, pathOf } from '../response/problem.ts';
 import { type Guard, isLinked, type Route, type RouteAccess } from '../route.ts';
 import { anonymousCaller, type Caller, keyCaller, unauthenticatedCaller } from './caller.ts';
-import { clientSubject } from './client-subject.ts';
+import { clientSubject, isUnreadable } from './client-subject.ts';
 import { presentedKey } from './credentials.ts';
 import type { Quotas } from './quotas.ts';
 
@@ -69,8 +69,9 @@ async function authenticate(
   subject: string,
   presented: string,
 ): Promise<ApiKey> {
-  // A recently verified key works even where another client at its address guesses keys.
-  if (!keys.remembers(presented)) await quotas.checkFailures(subject);
+  // A recently verified key works even where another client at its address guesses keys, and any valid key where
+  // clients cannot be told apart.
+  if (!keys.remembers(presented) && !isUnreadable(subject)) await quotas.checkFailures(subject);
   const key = await keys.authenticate(presented);
   if (key) return key;
   await quotas.countFailure(subject);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { clientSubject } from '../../../../src/http/access/client-subject.ts';
+import { clientSubject, isUnreadable, trustedProxies } from '../../../../src/http/access/client-subject.ts';
 
 describe('the subject of limits by address', () => {
   it('is an IPv4 address, also mapped to IPv6', () => {
@@ -20,10 +20,51 @@ describe('the subject of limits by address', () => {
     assert.equal(clientSubject('::1'), '0:0:0:0::/64');
   });
 
-  it('is the same for all without an address', () => {
-    for (const text of [undefined, '', 'unknown', '1.2.3', '0x7f000001', '_hidden', '[::1]', '1.2.3.4:80']) {
-      assert.equal(clientSubject(text), 'unknown');
+  it('is the address of an entry with a port, brackets or quotes', () => {
+    for (const text of [
+      '192.0.2.7:40001',
+      '192.0.2.7:',
+      '"192.0.2.7:80"',
+      '[::ffff:192.0.2.7]:1',
+      ' 192.0.2.7 ',
+    ]) {
+      assert.equal(clientSubject(text), '192.0.2.7', text);
     }
-    fc.assert(fc.property(fc.string(), (text) => assert.equal(typeof clientSubject(text), 'string')));
+    for (const text of [
+      '[2001:db8:1:2::9]:443',
+      '[2001:db8:1:2::9]',
+      '"[2001:db8:1:2::9]:443"',
+      '"2001:db8:1:2::9"',
+    ]) {
+      assert.equal(clientSubject(text), '2001:db8:1:2::/64', text);
+    }
+  });
+
+  it('is one of its own for each text that is no address', () => {
+    const texts = [
+      '',
+      'unknown',
+      '1.2.3',
+      '0x7f000001',
+      '_hidden',
+      '_other',
+      '1.2.3.4:80:90',
+      '[::1',
+      '::1]:80',
+    ];
+    const subjects = texts.map(clientSubject);
+    assert.equal(new Set(subjects).size, texts.length);
+    assert.ok(subjects.every(isUnreadable));
+    assert.equal(clientSubject(undefined), clientSubject(''));
+    assert.ok(!isUnreadable(clientSubject('192.0.2.7')));
+    fc.assert(fc.property(fc.string(), (text) => assert.match(clientSubject(text), /^[\da-z.:/ ]+$/)));
+  });
+
+  it('is found behind trusted proxies that write ports', () => {
+    const isTrusted = trustedProxies(['10.0.0.0/8', 'fd00::/8']);
+    assert.ok(typeof isTrusted === 'function');
+    for (const text of ['10.0.0.1', '10.0.0.1:80', '[fd00::1]:80', '::ffff:10.0.0.1'])
+      assert.ok(isTrusted(text));
+    for (const text of ['192.0.2.7:80', 'unknown', '', '10.0.0.1.5:80']) assert.ok(!isTrusted(text));
   });
 });
