@@ -12,12 +12,13 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { readArguments } from '../src/util/command-line.ts';
 import { randomFrom } from '../test/support/random.ts';
 import { benchDatabases } from './databases.ts';
 import { fill } from './export-data.ts';
 
-const { values: flags } = parseArgs({
+const USAGE = 'usage: npm run bench:export:kills -- [--messages 1000000] [--kills 10] [--seed S]';
+const { values: flags } = readArguments(USAGE, {
   options: {
     messages: { type: 'string', default: '1000000' },
     kills: { type: 'string', default: '10' },

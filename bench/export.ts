@@ -8,13 +8,14 @@ import { createWriteStream } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { get } from 'node:http';
 import { availableParallelism, cpus, devNull } from 'node:os';
-import { parseArgs } from 'node:util';
+import { readArguments } from '../src/util/command-line.ts';
 import { benchDatabases } from './databases.ts';
 import { fill, lastCreatedOf } from './export-data.ts';
 import { percentile, run } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const { values: flags } = parseArgs({
+const USAGE = 'usage: npm run bench:export -- [--messages 500000,5000000] [--rounds 3] [--json FILE]';
+const { values: flags } = readArguments(USAGE, {
   options: {
     messages: { type: 'string', default: '500000,5000000' },
     rounds: { type: 'string', default: '3' },

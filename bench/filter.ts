@@ -5,7 +5,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { readArguments } from '../src/util/command-line.ts';
 import { percentile, run } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
@@ -14,7 +14,8 @@ const CONCURRENCY = 16;
 const STREAMS = 160;
 const STREAM_MS = 400;
 const WARM_UP_ROUNDS = 4;
-const { values: flags } = parseArgs({ options: { rounds: { type: 'string', default: '5' } } });
+const USAGE = 'usage: npm run bench:filter -- [--rounds 5]';
+const { values: flags } = readArguments(USAGE, { options: { rounds: { type: 'string', default: '5' } } });
 
 const SETTINGS: Record<string, Record<string, string>> = {
   'no list': {},

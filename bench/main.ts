@@ -4,7 +4,7 @@
  */
 import { writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
-import { parseArgs } from 'node:util';
+import { readArguments } from '../src/util/command-line.ts';
 import { CONCURRENCY, compare, cost, median } from './compare.ts';
 import { benchDatabases } from './databases.ts';
 import { replayMs, resumeMs } from './durability.ts';
@@ -12,7 +12,8 @@ import { type Call, hold, percentile } from './load.ts';
 import { startLocked } from './locked.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const { values: flags } = parseArgs({
+const USAGE = 'usage: npm run bench -- [--quick] [--json FILE]';
+const { values: flags } = readArguments(USAGE, {
   options: { quick: { type: 'boolean', default: false }, json: { type: 'string' } },
 });
 const ROUNDS = flags.quick ? 1 : 3;

@@ -8,15 +8,17 @@
  */
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
-import { parseArgs, promisify } from 'node:util';
+import { promisify } from 'node:util';
 import mysql from 'mysql2/promise';
 import { createIdSource } from '../src/ids.ts';
+import { readArguments } from '../src/util/command-line.ts';
 import { benchDatabases } from './databases.ts';
 import { fill } from './export-data.ts';
 import { percentile, run } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const { positionals } = parseArgs({ allowPositionals: true });
+const USAGE = 'usage: npm run bench:slow -- [ROW ...]';
+const { positionals } = readArguments(USAGE, { allowPositionals: true });
 const PURGED = { conversations: 200, messages: 2500 };
 const CONCURRENCY = 8;
 const CHATS = 250;

@@ -10,9 +10,10 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
+import { readArguments } from '../src/util/command-line.ts';
 
-const { values, positionals } = parseArgs({
+const USAGE = 'usage: npm run bench:start -- [--rounds 10] [OTHER_CHECKOUT]';
+const { values, positionals } = readArguments(USAGE, {
   options: { rounds: { type: 'string', default: '10' } },
   allowPositionals: true,
 });

@@ -3,17 +3,18 @@
  * of another checkout, in alternating rounds of one run, on SQLite and on MySQL or MariaDB (BENCH_DATABASE_URL, else a
  * private mariadbd). Both servers are the same distance from the stand-in model server.
  */
-import { parseArgs } from 'node:util';
+import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { compare, cost } from './compare.ts';
 import { benchDatabases } from './databases.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const { values: flags, positionals } = parseArgs({
+const USAGE = 'usage: npm run bench:versions -- [--rounds 7] OTHER_CHECKOUT';
+const { values: flags, positionals } = readArguments(USAGE, {
   options: { rounds: { type: 'string', default: '7' } },
   allowPositionals: true,
 });
 const [other] = positionals;
-if (other === undefined) throw new Error('usage: npm run bench:versions -- [--rounds N] OTHER_CHECKOUT');
+if (other === undefined) failUsage('Another checkout is needed', USAGE);
 const ROUNDS = Number(flags.rounds);
 const WARM_UP_ROUNDS = 3;
 const STREAMS = 128;

@@ -4,7 +4,7 @@
  * database; the exit code is 1 when they differ.
  */
 import { randomInt } from 'node:crypto';
-import { parseArgs } from 'node:util';
+import { readArguments } from '../src/util/command-line.ts';
 import { balance } from '../test/support/balance.ts';
 import { Faults } from '../test/support/chaos-faults.ts';
 import { Caller } from '../test/support/chaos-load.ts';
@@ -17,7 +17,14 @@ import { randomFrom } from '../test/support/random.ts';
 const REPORT_MS = 10_000;
 const SETTLE_MS = 60_000;
 
-const { values } = parseArgs({
+const USAGE = `usage: npm run chaos -- [options]
+  --minutes N  default: 1
+  --seed S     repeats a run
+  --servers K  default: 3
+  --callers L  default: 12
+Runs servers and a MariaDB under load with random faults. The exit code is 1 when callers and database differ.`;
+
+const { values } = readArguments(USAGE, {
   options: {
     minutes: { type: 'string', default: '1' },
     seed: { type: 'string', default: String(randomInt(2 ** 31)) },

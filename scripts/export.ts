@@ -1,16 +1,17 @@
 /** Exports from the database without the server: `npm run export -- --format csv --out FILE`. */
-import { parseArgs } from 'node:util';
 import { loadConfig } from '../src/config/config.ts';
-import { ConfigError, loadEnvironment } from '../src/config/environment.ts';
+import { loadEnvironment } from '../src/config/environment.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { Retention } from '../src/domain/conversations/retention.ts';
-import { AppError, errorCode } from '../src/domain/errors.ts';
+import { errorCode } from '../src/domain/errors.ts';
 import { maskInSteps } from '../src/filter/index.ts';
 import { createLogger } from '../src/logger.ts';
 import { CursorCodec } from '../src/services/exports/cursor-codec.ts';
 import { ExportService } from '../src/services/exports/exports.ts';
+import { readArguments } from '../src/util/command-line.ts';
+import { CommandError, runCommand } from './command.ts';
 import { createProgress } from './export-lib/progress.ts';
-import { OPTIONS, readRequest, UsageError } from './export-lib/request.ts';
+import { OPTIONS, readRequest } from './export-lib/request.ts';
 import { exportToFile } from './export-lib/to-file.ts';
 import { exportToStream } from './export-lib/to-stream.ts';
 
@@ -23,12 +24,12 @@ const USAGE = `usage: npm run export -- [options]
   --compression none|gzip|zstd   default: none
   --since CURSOR                 only changes since the export whose manifest has this cursor
   --out FILE                     default: standard output (-)
-  --restart                      starts again instead of resuming an interrupted run
+  --restart                      discards what an interrupted run has written, and starts from the beginning
 To resume an interrupted run, repeat its command line. FILE.manifest.json is written next to FILE.`;
 
-type Values = ReturnType<typeof parseArgs<{ options: typeof OPTIONS }>>['values'];
+const { values } = readArguments(USAGE, { options: OPTIONS });
 
-async function main(values: Values): Promise<void> {
+async function main(): Promise<void> {
   const config = loadConfig(loadEnvironment(), process.stdout.isTTY);
   const log = createLogger({ ...config.log, level: 'silent' }, () => ({}));
   const database = openDatabase(config.database, log);
@@ -49,13 +50,14 @@ async function main(values: Values): Promise<void> {
     const { out = '-', restart = false } = values;
     if (out === '-') {
       if (process.stdout.isTTY && request.compression !== 'none') {
-        throw new UsageError('compressed output is not written to a terminal: choose a file with --out');
+        throw new CommandError('compressed output is not written to a terminal: choose a file with --out');
       }
       await exportToStream(exports, request, process.stdout, progress, stop.signal);
     } else {
       const options = { request, database: database.describe(), out, restart };
       await exportToFile(exports, options, progress, stop.signal);
     }
+    progress.finish();
   } finally {
     progress.end();
     await database.close();
@@ -66,28 +68,16 @@ class Stopped extends Error {}
 
 const INTERRUPTED = 130;
 
-function printError(error: unknown, out: string | undefined): void {
-  process.exitCode = 1;
-  if (error instanceof Stopped) {
-    process.exitCode = INTERRUPTED;
-    const next = out === undefined || out === '-' ? '' : '; repeat the command line to resume';
-    console.error(`Stopped${next}.`);
-    return;
+await runCommand(async () => {
+  try {
+    await main();
+  } catch (error) {
+    // The reader of the pipe has closed it.
+    if (errorCode(error) === 'EPIPE') process.exitCode = 1;
+    else if (error instanceof Stopped) {
+      process.exitCode = INTERRUPTED;
+      const isFile = values.out !== undefined && values.out !== '-';
+      console.error(`Stopped${isFile ? '; repeat the command line to resume' : ''}.`);
+    } else throw error;
   }
-  const code = errorCode(error);
-  // The reader of the pipe has closed it.
-  if (code === 'EPIPE') return;
-  const known =
-    [AppError, ConfigError, UsageError].some((kind) => error instanceof kind) || code !== undefined;
-  console.error(known && error instanceof Error ? error.message : error);
-}
-
-let out: string | undefined;
-try {
-  const { values } = parseArgs({ options: OPTIONS });
-  ({ out } = values);
-  if (values.help) console.log(USAGE);
-  else await main(values);
-} catch (error) {
-  printError(error, out);
-}
+});

@@ -1,15 +1,17 @@
 /** API keys: `npm run keys -- create --owner NAME --scopes chat,read`, `list`, `revoke ID`, `rotate ID`. */
-import { parseArgs } from 'node:util';
 import { loadConfig } from '../src/config/config.ts';
-import { ConfigError, loadEnvironment } from '../src/config/environment.ts';
-import { accessDeniedCode, toAppError } from '../src/db/core/errors.ts';
+import { loadEnvironment } from '../src/config/environment.ts';
+import { toAppError } from '../src/db/core/errors.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
-import { PendingMigrationsError, prepareSchema } from '../src/db/prepare-schema.ts';
+import { prepareSchema } from '../src/db/prepare-schema.ts';
 import { type ApiKey, isUsable, SCOPES } from '../src/domain/access/api-keys.ts';
 import { AppError } from '../src/domain/errors.ts';
 import { createIdSource } from '../src/ids.ts';
 import { createLogger, type Logger } from '../src/logger.ts';
 import { ApiKeyService, type CreatedKey } from '../src/services/access/api-keys.ts';
+import { explainDenied } from '../src/startup/database-error.ts';
+import { failUsage, readArguments } from '../src/util/command-line.ts';
+import { CommandError, runCommand } from './command.ts';
 
 const USAGE = `usage: npm run keys -- COMMAND
   create --owner NAME --scopes LIST [--expires TIME]
@@ -19,14 +21,14 @@ const USAGE = `usage: npm run keys -- COMMAND
   revoke ID  revokes a key; running servers reject it within a second
   rotate ID  revokes a key and creates one with the same owner, scopes and expiry`;
 
-/** Printed without a stack trace. */
-class CommandError extends Error {}
-
 type Command = (keys: ApiKeyService) => Promise<string[]>;
 
+const TEXT = { type: 'string' } as const;
+const CONFIG = { allowPositionals: true, options: { owner: TEXT, scopes: TEXT, expires: TEXT } } as const;
+
 /** @throws CommandError */
-function parseCommand(args: string[]): Command {
-  const { values, positionals } = readArguments(args);
+function parseCommand(): Command {
+  const { values, positionals } = readArguments(USAGE, CONFIG);
   const [name, id, ...rest] = positionals;
   if (name === 'create' && id === undefined) return createWith(values);
   if (Object.keys(values).length === 0 && rest.length === 0) {
@@ -34,22 +36,12 @@ function parseCommand(args: string[]): Command {
     if (name === 'revoke' && id !== undefined) return (keys) => revoke(keys, id);
     if (name === 'rotate' && id !== undefined) return (keys) => rotate(keys, id);
   }
-  throw new CommandError(USAGE);
+  return failUsage('A command with its own arguments is needed', USAGE);
 }
 
-function readArguments(args: string[]) {
-  const text = { type: 'string' } as const;
-  try {
-    return parseArgs({ args, allowPositionals: true, options: { owner: text, scopes: text, expires: text } });
-  } catch (error) {
-    throw new CommandError(`${error instanceof Error ? error.message : error}\n${USAGE}`);
-  }
-}
-
-function createWith({ owner, scopes, expires }: ReturnType<typeof readArguments>['values']): Command {
-  if (owner === undefined || scopes === undefined) {
-    throw new CommandError(`create needs --owner and --scopes\n${USAGE}`);
-  }
+function createWith({ owner, scopes, expires }: { [Name in keyof typeof CONFIG.options]?: string }): Command {
+  if (owner === undefined || scopes === undefined)
+    return failUsage('create needs --owner and --scopes', USAGE);
   const request = { owner, scopes: readScopes(scopes), expiresAt: readTime(expires) };
   return async (keys) => describeKey(await keys.create(request));
 }
@@ -149,8 +141,8 @@ async function prepare(database: Database, autoMigrate: boolean, log: Logger): P
   await done;
 }
 
-async function main(args: string[]): Promise<void> {
-  const command = parseCommand(args);
+async function main(): Promise<void> {
+  const command = parseCommand();
   const config = loadConfig(loadEnvironment());
   const log = createLogger({ ...config.log, level: 'silent' }, () => ({}));
   const database = openDatabase(config.database, log);
@@ -168,21 +160,12 @@ async function main(args: string[]): Promise<void> {
 
 /** Errors that the user can fix become a `CommandError`; others stay unchanged. */
 function toCommandError(error: unknown, database: Database): unknown {
-  if (error instanceof CommandError || error instanceof PendingMigrationsError) return error;
-  const denied = accessDeniedCode(error);
-  if (denied !== undefined) return new CommandError(`${database.describe()} denies access (${denied})`);
+  const denied = explainDenied(error);
+  if (denied !== undefined) return new CommandError(`${database.describe()}: ${denied}`);
   const known = toAppError(error);
   if (!(known instanceof AppError)) return error;
   const problems = known.errors?.map(({ path, message }) => `--${path.replace('_at', '')} ${message}`);
   return new CommandError(problems?.join('\n') ?? `${database.describe()}: ${known.message}`);
 }
 
-const PRINTABLE = [CommandError, ConfigError, PendingMigrationsError];
-
-try {
-  await main(process.argv.slice(2));
-} catch (error) {
-  const isPrintable = error instanceof Error && PRINTABLE.some((kind) => error instanceof kind);
-  console.error(isPrintable ? error.message : error);
-  process.exitCode = 1;
-}
+await runCommand(main);

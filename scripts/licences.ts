@@ -1,6 +1,7 @@
 /** Writes docs/licences.md: what this project depends on directly, under which licence, and why. `npm run licences` */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { z } from 'zod';
+import { readArguments } from '../src/util/command-line.ts';
 
 const ROOT = new URL('../', import.meta.url);
 
@@ -115,4 +116,10 @@ function table(ranges: Readonly<Record<string, string>>, reasons: Readonly<Recor
   return ['| Package | Version | Licence | For |', '|---|---|---|---|', ...rows].join('\n');
 }
 
-if (import.meta.main) writeFileSync(new URL('docs/licences.md', ROOT), licencesDocument());
+if (import.meta.main) {
+  readArguments(
+    'usage: npm run licences\nWrites docs/licences.md from package.json and what is installed.',
+    {},
+  );
+  writeFileSync(new URL('docs/licences.md', ROOT), licencesDocument());
+}

@@ -1,18 +1,33 @@
 /** Deletes expired conversations: `npm run purge`, or `npm run purge -- --dry-run` to count only. */
-import { parseArgs } from 'node:util';
 import { composePurge } from '../src/compose/purge.ts';
 import { loadConfig } from '../src/config/config.ts';
-import { ConfigError, loadEnvironment } from '../src/config/environment.ts';
+import { loadEnvironment } from '../src/config/environment.ts';
 import { openDatabase } from '../src/db/database.ts';
 import type { PurgeCount } from '../src/domain/conversations/purge.ts';
-import { errorCode } from '../src/domain/errors.ts';
 import { createLogger } from '../src/logger.ts';
 import type { PurgeReport } from '../src/services/conversations/purge.ts';
+import { readArguments } from '../src/util/command-line.ts';
+import { CommandError, runCommand } from './command.ts';
+
+const USAGE = `usage: npm run purge -- [options]
+Deletes the conversations that are idle for longer than CONVERSATION_TTL_HOURS, also while the server runs.
+  --dry-run  counts them only
+  --yes      also with a CONVERSATION_TTL_HOURS below 1`;
 
 const PROGRESS_MS = 1000;
+const HOUR_MS = 3_600_000;
 
-async function main(dryRun: boolean): Promise<void> {
+async function main(): Promise<void> {
+  const flag = { type: 'boolean', default: false } as const;
+  const { values } = readArguments(USAGE, { options: { 'dry-run': flag, yes: flag } });
+  const dryRun = values['dry-run'];
   const config = loadConfig(loadEnvironment(), process.stdout.isTTY);
+  const { ttlMs } = config.chat;
+  if (ttlMs > 0 && ttlMs < HOUR_MS && !dryRun && !values.yes) {
+    throw new CommandError(
+      `Nothing was removed: CONVERSATION_TTL_HOURS removes what is idle for ${ttlMs / 1000} s; repeat the command with --yes if this is meant`,
+    );
+  }
   const log = createLogger({ ...config.log, level: 'silent' }, () => ({}));
   const database = openDatabase(config.database, log);
   const stop = new AbortController();
@@ -61,11 +76,4 @@ function report(result: PurgeReport): string {
   }
 }
 
-try {
-  const { values } = parseArgs({ options: { 'dry-run': { type: 'boolean', default: false } } });
-  await main(values['dry-run']);
-} catch (error) {
-  const known = error instanceof ConfigError || errorCode(error) !== undefined;
-  console.error(known && error instanceof Error ? error.message : error);
-  process.exitCode = 1;
-}
+await runCommand(main);

@@ -2,11 +2,12 @@
  * `npm test [-- FILE|FOLDER …]`: runs the tests in passes, prints the ten slowest files and the totals, and exits
  * with 1 when anything failed. TEST_CONCURRENCY says how many files run at the same time.
  */
-import { globSync, statSync } from 'node:fs';
+import { existsSync, globSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import { type RunOptions, run } from 'node:test';
 import { spec } from 'node:test/reporters';
+import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { globalSetup, globalTeardown } from '../test/support/global-setup.ts';
 
 const PROJECT = resolve(import.meta.dirname, '..');
@@ -81,6 +82,12 @@ function report({ counts, durations, failures }: Totals, ms: number): void {
   process.stdout.write(`\n${lines.join('\n')}\n`);
 }
 
+const USAGE = `usage: npm test -- [FILE|FOLDER ...]
+Runs the tests (default: all). TEST_CONCURRENCY is the number of files at the same time.`;
+const { positionals: places } = readArguments(USAGE, { allowPositionals: true });
+const missing = places.find((place) => !existsSync(resolve(PROJECT, place)));
+if (missing !== undefined) failUsage(`There is no ${missing}`, USAGE);
+
 // The cache of compiled code, for the test files and every process that they start.
 process.env.NODE_COMPILE_CACHE ??= join(PROJECT, 'node_modules', '.cache', 'compile-cache');
 
@@ -90,7 +97,7 @@ const totals: Totals = {
   durations: new Map(),
   failures: [],
 };
-const files = testFiles(process.argv.slice(2));
+const files = testFiles(places);
 const timed = files.filter((file) => TIMED.has(file));
 const unit = files.filter((file) => file.startsWith('test/unit/') && !TIMED.has(file));
 const others = files.filter((file) => !timed.includes(file) && !unit.includes(file));

@@ -6,16 +6,33 @@ type Counts = Pick<ExportCheckpoint, 'conversations' | 'messages' | 'bytes'>;
 export interface Progress {
   begin(total: JobScope, done: Counts): void;
   update(counts: Counts): void;
-  /** The last state stays on the screen. */
+  /** The export is complete. */
+  finish(): void;
+  /** Also after an error. The last state stays on the screen. */
   end(): void;
 }
 
-const SILENT: Progress = { begin() {}, update() {}, end() {} };
+/** Where no bar can be drawn: one line when the export is complete. */
+function createCount(stream: NodeJS.WriteStream): Progress {
+  let last: Counts = { conversations: 0, messages: 0, bytes: 0 };
+  return {
+    begin() {},
+    update(counts) {
+      last = counts;
+    },
+    finish() {
+      const { conversations, messages, bytes } = last;
+      stream.write(`exported ${conversations} conversations, ${messages} messages, ${bytes} bytes\n`);
+    },
+    end() {},
+  };
+}
+
 const FORMAT = '{bar} {percentage}% | {rows} rows | {size} MB | {rate} rows/s | {left} left';
 
-/** A progress bar on a terminal, nothing elsewhere. */
+/** A progress bar on a terminal, the final counts elsewhere. */
 export function createProgress(stream: NodeJS.WriteStream): Progress {
-  if (!stream.isTTY) return SILENT;
+  if (!stream.isTTY) return createCount(stream);
   const bar = new SingleBar({ stream, format: FORMAT, hideCursor: true, gracefulExit: false, fps: 5 });
   const number = new Intl.NumberFormat('en-US');
   let began = performance.now();
@@ -45,6 +62,7 @@ export function createProgress(stream: NodeJS.WriteStream): Progress {
     update(counts) {
       bar.update(Math.min(rows(counts), bar.getTotal()), payload(counts, bar.getTotal()));
     },
+    finish() {},
     end() {
       if (begun) bar.stop();
     },

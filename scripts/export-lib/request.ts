@@ -5,6 +5,7 @@ import { CURSOR_DAYS, exportRequestOf, isTooOld } from '../../src/http/request/e
 import { check } from '../../src/http/request/validate.ts';
 import { exportRequest } from '../../src/http/schemas/export-jobs.ts';
 import type { CursorCodec } from '../../src/services/exports/cursor-codec.ts';
+import { CommandError } from '../command.ts';
 
 export const OPTIONS = {
   format: { type: 'string' },
@@ -17,27 +18,23 @@ export const OPTIONS = {
   since: { type: 'string' },
   out: { type: 'string' },
   restart: { type: 'boolean' },
-  help: { type: 'boolean' },
 } as const;
 
 type Values = { readonly [Name in keyof typeof OPTIONS]?: string | boolean | undefined };
 
-/** Printed without a stack trace. */
-export class UsageError extends Error {}
-
 const NAMES: Readonly<Record<string, string>> = { start_date: 'start', end_date: 'end' };
 
-/** Validates like POST /api/exports. @throws UsageError */
+/** Validates like POST /api/exports. @throws CommandError */
 export async function readRequest(values: Values, cursors: CursorCodec): Promise<ExportRequest> {
   const { start: start_date, end: end_date, format, role, status, csv, compression, since } = values;
   const given = { format, start_date, end_date, role, status, csv, compression, since };
   const body = checked(given);
   const cursor = body.since === undefined ? null : await cursors.decode(body.since);
   if (body.since !== undefined && !cursor) {
-    throw new UsageError('--since must be the cursor of a manifest of this database');
+    throw new CommandError('--since must be the cursor of a manifest of this database');
   }
   if (cursor && isTooOld(cursor, Date.now())) {
-    throw new UsageError(`--since is more than ${CURSOR_DAYS} days old: run a full export`);
+    throw new CommandError(`--since is more than ${CURSOR_DAYS} days old: run a full export`);
   }
   return exportRequestOf(body, null, cursor);
 }
@@ -48,6 +45,6 @@ function checked(given: object) {
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
     const lines = (error.errors ?? []).map(({ path, message }) => `--${NAMES[path] ?? path} ${message}`);
-    throw new UsageError(lines.join('\n'));
+    throw new CommandError(lines.join('\n'));
   }
 }

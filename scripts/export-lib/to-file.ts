@@ -7,8 +7,8 @@ import { saveManifest, saveText } from '../../src/files/export-files.ts';
 import { openPart } from '../../src/files/part-file.ts';
 import type { ExportService } from '../../src/services/exports/exports.ts';
 import { EMPTY_CHECKPOINT, type FileExport, writeExport } from '../../src/services/exports/write-export.ts';
+import { CommandError } from '../command.ts';
 import type { Progress } from './progress.ts';
-import { UsageError } from './request.ts';
 
 interface Options {
   readonly request: ExportRequest;
@@ -27,7 +27,7 @@ const CHECKPOINT_MS = 250;
 
 /**
  * Rejects with the signal's reason when it is aborted.
- * @throws UsageError when FILE.part belongs to another command line
+ * @throws CommandError when FILE.part belongs to another command line
  */
 export async function exportToFile(
   exports: ExportService,
@@ -72,10 +72,10 @@ async function readSaved(
   } catch (error) {
     if (errorCode(error) === 'ENOENT') return null;
     if (!(error instanceof SyntaxError)) throw error;
-    throw new UsageError(`${path} is not the state of an export: remove it, or start again with --restart`);
+    throw new CommandError(`${path} is not the state of an export: remove it, or start again with --restart`);
   }
   if (toText(saved.request) === toText(request) && saved.database === database) return saved;
-  throw new UsageError(
+  throw new CommandError(
     `${out}.part belongs to another interrupted export: resume that one with its own options, start this one again ` +
       'with --restart, or choose another --out',
   );

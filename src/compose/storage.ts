@@ -1,10 +1,10 @@
 import type { Config } from '../config/config.ts';
-import { accessDeniedCode, isDatabaseDown, isFileError, isFileLocked } from '../db/core/errors.ts';
+import { isFileLocked } from '../db/core/errors.ts';
 import { type Database, openDatabase } from '../db/database.ts';
 import { type Durability, openDurability } from '../db/durability.ts';
-import { PendingMigrationsError, prepareSchema } from '../db/prepare-schema.ts';
-import { errorCode } from '../domain/errors.ts';
+import { prepareSchema } from '../db/prepare-schema.ts';
 import type { Logger } from '../logger.ts';
+import { toStartError } from '../startup/database-error.ts';
 import { StartError } from '../startup/start-error.ts';
 import { makeFolder } from '../util/folders.ts';
 import { unlessAborted } from '../util/timers.ts';
@@ -63,14 +63,4 @@ async function oneLine<T>(failure: string, open: () => T | Promise<T>): Promise<
     const reason = error instanceof Error ? error.message : String(error);
     throw new StartError(`${failure}: ${isFileLocked(error) ? JOURNAL_LOCKED : reason}`, error);
   }
-}
-
-/** Access errors and locks become one line; other errors pass unchanged. */
-function toStartError(error: unknown): unknown {
-  if (error instanceof PendingMigrationsError) return new StartError(error.message, error);
-  if (isFileLocked(error)) return new StartError('the database file is locked by another program', error);
-  const code = accessDeniedCode(error);
-  if (code !== undefined) return new StartError(`the database denies access (${code})`, error);
-  const isUnusable = isFileError(error) && isDatabaseDown(error);
-  return isUnusable ? new StartError(`the database file cannot be used (${errorCode(error)})`, error) : error;
 }

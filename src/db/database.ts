@@ -41,6 +41,8 @@ export interface Database {
   describe(): string;
   /** The names of the migrations that are not applied yet. Rejects with the driver's error. */
   pendingMigrations(): Promise<string[]>;
+  /** Changes nothing. Rejects with the driver's error when rights are missing or the server accepts no writes. */
+  checkWritable(): Promise<void>;
   /** Applies them without a time limit and resolves to their names. Rejects with the driver's error. */
   migrate(): Promise<string[]>;
   /** Waits for pending writes, then closes every connection. */
@@ -83,6 +85,7 @@ export function openDatabase(given: DatabaseOptions, logger: Logger): Database {
     secrets: new Secrets(knex),
     describe: () => describeTarget(options),
     pendingMigrations: () => pendingMigrations(knex),
+    checkWritable: () => checkWritable(knex),
     migrate: () => migrate(options, logger),
     async close() {
       await writer.close();
@@ -95,6 +98,17 @@ function warnIfSmall(maxAllowedPacket: number, needed: number, logger: Logger): 
   if (maxAllowedPacket >= needed) return;
   const fields = { max_allowed_packet: maxAllowedPacket, needed_bytes: needed };
   logger.warn(fields, 'max_allowed_packet is too small for REPLY_MAX_BYTES or MESSAGE_MAX_CHARS');
+}
+
+async function checkWritable(knex: Knex): Promise<void> {
+  for (const [table, column] of [
+    ['conversations', 'owner'],
+    ['messages', 'content'],
+  ] as const) {
+    await knex.raw('INSERT INTO ?? SELECT * FROM ?? WHERE 1 = 0', [table, table]);
+    await knex.raw('UPDATE ?? SET ?? = ?? WHERE 1 = 0', [table, column, column]);
+    await knex.raw('DELETE FROM ?? WHERE 1 = 0', [table]);
+  }
 }
 
 async function migrate(options: DatabaseOptions, logger: Logger): Promise<string[]> {

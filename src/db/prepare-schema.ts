@@ -25,14 +25,14 @@ export interface PrepareOptions {
 }
 
 /**
- * Migrates the schema, or checks that it is up to date. When the database is down the server starts without being
+ * Migrates the schema, or checks that it is up to date, and that rows can be written. When the database is down the server starts without being
  * ready, and this is retried in the background.
  * @returns resolves immediately when the database is down; `done` resolves when the schema is up to date
  * @throws PendingMigrationsError; the driver's error when the database denies access or SQLite's file cannot be used; the
  * signal's reason
  */
 export async function prepareSchema(
-  database: Pick<Database, 'migrate' | 'pendingMigrations' | 'describe'>,
+  database: Pick<Database, 'migrate' | 'pendingMigrations' | 'checkWritable' | 'describe'>,
   options: PrepareOptions,
   logger: Logger,
 ): Promise<{ readonly done: Promise<void> }> {
@@ -47,19 +47,21 @@ export async function prepareSchema(
 }
 
 async function prepareOnce(
-  database: Pick<Database, 'migrate' | 'pendingMigrations'>,
+  database: Pick<Database, 'migrate' | 'pendingMigrations' | 'checkWritable'>,
   { autoMigrate, signal }: PrepareOptions,
   logger: Logger,
 ): Promise<void> {
   const pending = await unlessAborted(signal, database.pendingMigrations());
-  if (pending.length === 0) return;
-  if (!autoMigrate) throw new PendingMigrationsError(pending);
-  const applied = await database.migrate();
-  logger.info({ count: applied.length, last: applied.at(-1) }, 'migrated the database');
+  if (pending.length > 0) {
+    if (!autoMigrate) throw new PendingMigrationsError(pending);
+    const applied = await database.migrate();
+    logger.info({ count: applied.length, last: applied.at(-1) }, 'migrated the database');
+  }
+  await unlessAborted(signal, database.checkWritable());
 }
 
 async function retryUntilReady(
-  database: Pick<Database, 'migrate' | 'pendingMigrations'>,
+  database: Pick<Database, 'migrate' | 'pendingMigrations' | 'checkWritable'>,
   options: PrepareOptions,
   logger: Logger,
 ): Promise<void> {

@@ -81,7 +81,8 @@ describe('npm run export, interrupted,', () => {
         if (behind > 0 && now > behind) wentOn += 1;
       }
       const { code, stderr } = await run(...args);
-      assert.deepEqual([code, stderr], [0, '']);
+      assert.equal(code, 0);
+      assert.match(stderr, /^exported \d+ conversations, /);
       assert.ok(wentOn > 0, 'at least one of them went on where another was killed');
       await verified('killed');
       const text = await buffer(unpacked(createReadStream(file('killed')), 'zstd'));

@@ -100,7 +100,7 @@ describe('npm run keys with invalid input', () => {
   let folder: string;
   const refused = (...args: string[]) => {
     const { status, stdout, stderr } = runIn(folder, { DATABASE_URL: '' }, args);
-    assert.equal(status, 1);
+    assert.equal(status, stderr.includes('usage:') ? 2 : 1);
     assert.equal(stdout, '');
     assert.doesNotMatch(stderr, /\n\s+at /);
     return stderr;
@@ -119,10 +119,13 @@ describe('npm run keys with invalid input', () => {
       ['revoke', 'a', 'b'],
       ['list', '--owner', 'a'],
     ]) {
-      assert.match(refused(...args), /^usage: npm run keys -- COMMAND\n/);
+      assert.match(
+        refused(...args),
+        /^A command with its own arguments is needed\nusage: npm run keys -- COMMAND\n/,
+      );
     }
     assert.match(refused('create', '--owner', 'a'), /^create needs --owner and --scopes\nusage:/);
-    assert.match(refused('create', '--name', 'a'), /--name.*\n(.*\n)?usage:/);
+    assert.match(refused('create', '--name', 'a'), /^Unknown option '--name'\nusage:/);
   });
 
   it('names unknown scopes', () => {

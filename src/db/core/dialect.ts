@@ -1,4 +1,5 @@
 /** All differences between MySQL (and MariaDB) and SQLite. No other file branches on the database. */
+import { closeSync, fsyncSync, openSync } from 'node:fs';
 import openKnex, { type Knex } from 'knex';
 import type { ConversationRow, CounterRow } from './tables.ts';
 
@@ -39,6 +40,11 @@ export interface Dialect {
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T>;
   /** Waits while another program has locked SQLite's file. Servers wait by themselves. @throws the driver's error */
   waitForWriteLock(knex: Knex): Promise<void>;
+  /**
+   * Copies the database to a file beside it, also while it is used, and resolves to the path; null where the server
+   * makes backups. @throws the driver's error
+   */
+  backup(knex: Knex, suffix: string): Promise<string | null>;
   /** Runs the SQL of one migration step: one statement on MySQL, which cannot roll DDL back. */
   ddl(knex: Knex, sql: { readonly mysql: string; readonly sqlite: readonly string[] }): Promise<void>;
   /**
@@ -205,6 +211,8 @@ const mysql: Dialect = {
 
   async waitForWriteLock() {},
 
+  backup: async () => null,
+
   async ddl(knex, sql) {
     await knex.raw(sql.mysql);
   },
@@ -286,6 +294,15 @@ const sqlite: Dialect = {
   async waitForWriteLock(knex) {
     await knex.raw('BEGIN IMMEDIATE');
     await knex.raw('ROLLBACK');
+  },
+
+  async backup(knex, suffix) {
+    const copy = `${knex.client.config.connection.filename}.${suffix}`;
+    await knex.raw('VACUUM INTO ?', [copy]);
+    const file = openSync(copy, 'r+');
+    fsyncSync(file);
+    closeSync(file);
+    return copy;
   },
 
   async ddl(knex, sql) {

@@ -10,6 +10,11 @@ const TABLE = 'knex_migrations';
 /** How long a process waits for another one to migrate the same database. */
 const WAIT_SECONDS = 60;
 
+/** A state of the migrations that an operator can mend. The message says how. */
+export class MigrationError extends Error {
+  override readonly name = 'MigrationError';
+}
+
 export interface MigrationState {
   readonly name: string;
   readonly applied: boolean;
@@ -71,21 +76,26 @@ async function appliedNames(knex: Knex): Promise<Set<string>> {
   }
 }
 
-/**
- * Applies pending migrations, one process at a time. @returns their names
- * @throws Error `MigrationLocked` when Knex's own lock is taken, also by a process that died while it migrated
- */
-export async function migrateLatest(knex: Knex, source = new MigrationFolder()): Promise<string[]> {
-  return withLock(knex, () => knex.migrate.latest({ migrationSource: source }));
+/** The names that a rollback reverts, the newest first. */
+export async function migrationsToRollBack(knex: Knex, all: boolean): Promise<string[]> {
+  if (!(await knex.schema.hasTable(TABLE))) return [];
+  const query = knex(TABLE).orderBy('id', 'desc');
+  if (!all) query.where('batch', knex(TABLE).max('batch'));
+  return query.pluck('name');
 }
 
-/** Rolls back the last {@link migrateLatest}, or everything. @returns the names */
+/** Applies pending migrations, one process at a time. @returns their names @throws MigrationError */
+export async function migrateLatest(knex: Knex, source = new MigrationFolder()): Promise<string[]> {
+  return withLock(knex, source, () => knex.migrate.latest({ migrationSource: source }));
+}
+
+/** Rolls back the last {@link migrateLatest}, or everything. @returns the names @throws MigrationError */
 export async function migrateRollback(
   knex: Knex,
   all = false,
   source = new MigrationFolder(),
 ): Promise<string[]> {
-  return withLock(knex, () => knex.migrate.rollback({ migrationSource: source }, all));
+  return withLock(knex, source, () => knex.migrate.rollback({ migrationSource: source }, all));
 }
 
 /** Releases Knex's lock after a process died during a migration. */
@@ -93,15 +103,43 @@ export async function unlockMigrations(knex: Knex): Promise<void> {
   await knex.migrate.forceFreeMigrationsLock();
 }
 
-async function withLock(knex: Knex, work: () => Promise<[number, string[]]>): Promise<string[]> {
+async function withLock(
+  knex: Knex,
+  source: MigrationFolder,
+  work: () => Promise<[number, string[]]>,
+): Promise<string[]> {
   const unlock = await dialectOf(knex).advisoryLock(knex, 'chat-migrate', WAIT_SECONDS);
-  if (!unlock) throw new Error(`another process has been migrating this database for ${WAIT_SECONDS} s`);
+  if (!unlock) {
+    throw new MigrationError(`another process has been migrating this database for ${WAIT_SECONDS} s`);
+  }
   try {
     // Knex would report a locked file as a lock of another migration.
     await dialectOf(knex).waitForWriteLock(knex);
+    await refuseNewer(knex, source);
     const [, names] = await work();
     return names;
+  } catch (error) {
+    throw withReason(error);
   } finally {
     await unlock();
   }
+}
+
+/** Knex would say that the folder is corrupt. @throws MigrationError */
+async function refuseNewer(knex: Knex, source: MigrationFolder): Promise<void> {
+  const known = new Set(await source.names());
+  const newer = [...(await appliedNames(knex))].filter((name) => !known.has(name));
+  if (newer.length === 0) return;
+  throw new MigrationError(
+    `The database has migrations of a newer version (${newer.join(', ')}): update this program`,
+  );
+}
+
+/** Knex reports every error of the statement that takes its lock, such as a missing right, as a lock that is taken. */
+function withReason(error: unknown): unknown {
+  if (!(error instanceof Error) || error.name !== 'MigrationLocked') return error;
+  const reason = error.message.includes('already locked')
+    ? 'Another process is migrating, or was killed while it did: release its lock with npm run migrate:unlock'
+    : `The lock of the migrations cannot be written: ${error.message.split(' - ').at(-1)}`;
+  return new MigrationError(reason, { cause: error });
 }

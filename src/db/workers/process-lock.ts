@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import SqliteFile, { type Database } from 'better-sqlite3';
 import type { Logger } from 'pino';
 import { makeFolder } from '../../util/folders.ts';
+import { isBusy } from '../core/file-lock.ts';
 
 const LOCK_FILE = /^([\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12})\.lock$/;
 /** Suffixes of the files that SQLite creates beside a database. */
@@ -47,12 +48,14 @@ export class ProcessLock {
 
   /** Whether a process holds a lock in the folder. */
   static anyAlive(folder: string): boolean {
-    return workersIn(folder).some((id) => !isAbandoned(join(folder, `${id}.lock`)));
+    return workersIn(folder).some((id) => lockState(join(folder, `${id}.lock`)) !== 'abandoned');
   }
 
   /** The ids whose process has ended without {@link release}. Empty when the folder cannot be read. */
   listDead(): string[] {
-    return workersIn(this.#folder).filter((id) => id !== this.#id && isAbandoned(this.#file(id)));
+    return workersIn(this.#folder).filter(
+      (id) => id !== this.#id && lockState(this.#file(id)) === 'abandoned',
+    );
   }
 
   /** Removes the files of a process that is dead. */
@@ -93,6 +96,18 @@ function lockAndMark(file: Database): void {
   file.exec('COMMIT');
 }
 
+/** The processes whose lock files are in the folder: `alive` hold their lock, `dead` have ended without {@link ProcessLock.release}. */
+export function listWorkers(folder: string): { readonly alive: string[]; readonly dead: string[] } {
+  const alive: string[] = [];
+  const dead: string[] = [];
+  for (const id of workersIn(folder)) {
+    const state = lockState(join(folder, `${id}.lock`));
+    if (state === 'held') alive.push(id);
+    else if (state === 'abandoned') dead.push(id);
+  }
+  return { alive, dead };
+}
+
 function workersIn(folder: string): string[] {
   try {
     return readdirSync(folder).flatMap((name) => LOCK_FILE.exec(name)?.[1] ?? []);
@@ -101,15 +116,15 @@ function workersIn(folder: string): string[] {
   }
 }
 
-function isAbandoned(path: string): boolean {
+/** `unknown`: it was removed, is not a lock file, or its process has only just created it. */
+function lockState(path: string): 'held' | 'abandoned' | 'unknown' {
   let file: Database | undefined;
   try {
     file = new SqliteFile(path, { fileMustExist: true, timeout: 0 });
     file.exec('BEGIN EXCLUSIVE');
-    return file.pragma('user_version', { simple: true }) === TAKEN;
-  } catch {
-    // Locked, removed, or not a lock file.
-    return false;
+    return file.pragma('user_version', { simple: true }) === TAKEN ? 'abandoned' : 'unknown';
+  } catch (error) {
+    return isBusy(error) ? 'held' : 'unknown';
   } finally {
     file?.close();
   }

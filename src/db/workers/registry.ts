@@ -18,6 +18,8 @@ export interface WorkerOptions {
 
 /** Polls in a row that find a heartbeat unchanged, after the one that saw it first. */
 const MISSED_HEARTBEATS = 3;
+/** The first poll that sees a heartbeat may come an interval after it. */
+export const HEARTBEATS_PER_LEASE = MISSED_HEARTBEATS + 1;
 
 type Beat = number | null;
 
@@ -57,8 +59,7 @@ export class WorkerRegistry {
   constructor(knex: Knex, options: WorkerOptions, logger: Logger) {
     this.#knex = knex;
     this.#id = options.id;
-    // The first poll that sees a heartbeat may come an interval after it.
-    this.#intervalMs = options.leaseMs / (MISSED_HEARTBEATS + 1);
+    this.#intervalMs = options.leaseMs / HEARTBEATS_PER_LEASE;
     this.#processLock = options.processLock;
     this.#now = options.now ?? (() => performance.now());
     this.#logger = logger;
