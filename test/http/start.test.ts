@@ -121,7 +121,7 @@ describe('node src/main.ts', () => {
       child,
       /^The server cannot start with these settings:$/,
       /^PORT must be .*65535; it is "abc"$/,
-      /^DATABASE_URL must be .*; it is a value that is not shown here$/,
+      /^DATABASE_URL names PostgreSQL, which is not supported: .*; it is a value that is not shown here$/,
       /^OPENAI_HEADERS must be .*; it is a value that is not shown here$/,
       /^MAX_GENERATIONS must be .*; it is "0"$/,
     );

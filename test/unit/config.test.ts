@@ -181,12 +181,12 @@ describe('settings', () => {
 
 /** `hunter2` is a secret. */
 const REFUSED: readonly (readonly [name: string, text: string, line: RegExp])[] = [
-  ['OPENAI_API_KEY', 'sk-“hunter2”', /printable ASCII/],
-  ['OPENAI_API_KEY', 'sk-钥匙hunter2', /printable ASCII/],
+  ['OPENAI_API_KEY', '“hunter2”', /printable ASCII/],
+  ['OPENAI_API_KEY', '钥匙hunter2', /printable ASCII/],
   ['OPENAI_API_KEY', 'sk-\u200bhunter2', /printable ASCII/],
   ['OPENAI_API_KEY', 'sk-hunt\ner2', /printable ASCII/],
-  ['OPENAI_API_KEY', '"sk-hunter2', /printable ASCII/],
-  ['OPENAI_API_KEY', 'Bearer sk-hunter2', /without blanks/],
+  ['OPENAI_API_KEY', '"hunter2', /printable ASCII/],
+  ['OPENAI_API_KEY', 'Bearer hunter2', /without blanks/],
   ['OPENAI_HEADERS', '{"x-team":"蓝hunter2"}', /Latin-1/],
   ['OPENAI_HEADERS', '{"x-team":"a\\nhunter2"}', /Latin-1/],
   ['OPENAI_HEADERS', '{"x team":"hunter2"}', /Latin-1/],
