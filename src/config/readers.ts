@@ -137,3 +137,19 @@ export const proxies = () =>
 
 export const cron = () =>
   setting('a cron pattern such as 17 * * * *', (value) => (isCronPattern(value) ? value : undefined));
+
+/** What a model server does not accept, as the member of the request that stands for it. */
+const REFUSED_MEMBERS = {
+  no_stream_options: 'stream_options',
+  no_temperature: 'temperature',
+  max_completion_tokens: 'max_tokens',
+} as const;
+
+export const compatibility = () =>
+  setting(`one or more of ${Object.keys(REFUSED_MEMBERS).join(', ')}, separated by commas`, (value) => {
+    const names = new Map<string, RefusedMember>(Object.entries(REFUSED_MEMBERS));
+    const members = value.split(',').map((part) => names.get(part.trim()));
+    return members.every((member) => member !== undefined) ? members : undefined;
+  });
+
+type RefusedMember = (typeof REFUSED_MEMBERS)[keyof typeof REFUSED_MEMBERS];

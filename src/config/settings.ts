@@ -3,6 +3,7 @@ import { z } from 'zod';
 import {
   apiKey,
   bytes,
+  compatibility,
   cron,
   decimal,
   headers,
@@ -18,22 +19,6 @@ import {
   text,
 } from './readers.ts';
 import { baseUrl, databaseTarget, origins, redisUrl, smtpUrl } from './urls.ts';
-
-/** What a model server does not accept, as the member of the request that stands for it. */
-const REFUSED_MEMBERS = {
-  no_stream_options: 'stream_options',
-  no_temperature: 'temperature',
-  max_completion_tokens: 'max_tokens',
-} as const;
-
-const compatibility = () =>
-  setting(`one or more of ${Object.keys(REFUSED_MEMBERS).join(', ')}, separated by commas`, (value) => {
-    const names = new Map<string, RefusedMember>(Object.entries(REFUSED_MEMBERS));
-    const members = value.split(',').map((part) => names.get(part.trim()));
-    return members.every((member) => member !== undefined) ? members : undefined;
-  });
-
-type RefusedMember = (typeof REFUSED_MEMBERS)[keyof typeof REFUSED_MEMBERS];
 
 const MAX_MS = 2 ** 31 - 1;
 const MiB = 1024 ** 2;
