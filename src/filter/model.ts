@@ -23,7 +23,7 @@ export function filterReplies(model: ChatModel, { words, action }: FilterRule): 
     stream(request, onDelta, signal) {
       return streamed(model, words.filters.markdown.stream(action), request, onDelta, signal);
     },
-    reachable: (signal) => model.reachable(signal),
+    probe: (signal) => model.probe(signal),
     openCircuits: () => model.openCircuits(),
   };
 }

@@ -1,5 +1,5 @@
 /** The chat model of any server with OpenAI's chat completions API. */
-import type { ChatModel, ModelOutcome, ModelRequest } from '../domain/chat/model.ts';
+import type { ChatModel, ModelOutcome, ModelRequest, ModelServerState } from '../domain/chat/model.ts';
 import type { Log } from '../domain/runtime.ts';
 import { type BreakerOptions, CircuitBreakers } from './breaker.ts';
 import type { UpstreamError } from './errors.ts';
@@ -30,7 +30,7 @@ export interface ModelOptions extends ClientOptions, ReplyLimits {
 }
 
 const RETRY_BASE_MS = 500;
-const REACHABLE_MS = 3000;
+const PROBE_MS = 3000;
 
 interface Call {
   readonly client: ModelServerClient;
@@ -133,21 +133,21 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
       );
     },
 
-    async reachable(signal) {
+    async probe(signal) {
       try {
         const client = await openClient();
         return await runAttempt(signal, async (attempt) => {
-          const timeout = new IdleTimeout(REACHABLE_MS, () => attempt.closeConnection());
+          const timeout = new IdleTimeout(PROBE_MS, () => attempt.closeConnection());
           try {
             const response = await client.models(attempt.signal);
             attempt.drainResponse(response);
-            return (response.statusCode ?? 500) < 500;
+            return stateFor(response.statusCode ?? 500);
           } finally {
             timeout.stop();
           }
         });
       } catch {
-        return false;
+        return 'down';
       }
     },
 
@@ -168,4 +168,10 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
       opened?.close();
     },
   };
+}
+
+function stateFor(status: number): ModelServerState {
+  if (status === 401 || status === 403) return 'refused';
+  if (status === 404 || status === 405) return 'not_found';
+  return status < 500 ? 'up' : 'down';
 }

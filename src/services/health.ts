@@ -1,4 +1,4 @@
-import type { ChatModel } from '../domain/chat/model.ts';
+import type { ChatModel, ModelServerState } from '../domain/chat/model.ts';
 import type { PendingTurns } from '../domain/chat/turns.ts';
 import type { ConversationRepository } from '../domain/conversations/conversation.ts';
 import { within } from '../util/timers.ts';
@@ -21,7 +21,7 @@ export interface HealthReport {
   readonly stopping: boolean;
   /** `read_only`: reads work, and writes fail. */
   readonly database: DatabaseState;
-  readonly upstream: 'demo' | 'up' | 'down';
+  readonly upstream: 'demo' | ModelServerState;
   /** Some of the models that are not called at present, see {@link ChatModel.openCircuits}. */
   readonly openCircuits: readonly string[];
   readonly journal: ReturnType<PendingTurns['state']>;
@@ -30,18 +30,18 @@ export interface HealthReport {
 /** Whether database and model server respond. */
 export class HealthService {
   readonly #conversations: Pick<ConversationRepository, 'check'>;
-  readonly #model: Pick<ChatModel, 'reachable' | 'openCircuits'>;
+  readonly #model: Pick<ChatModel, 'probe' | 'openCircuits'>;
   readonly #pending: Pick<PendingTurns, 'state'>;
   readonly #demo: boolean;
   readonly #isWritable: () => Promise<boolean>;
   #stopping = false;
-  #upstream: { at: number; up: Promise<boolean> } | undefined;
+  #upstream: { at: number; state: Promise<ModelServerState> } | undefined;
   #database: Promise<DatabaseState> | undefined;
-  #upstreamLastUp = false;
+  #lastUpstream: ModelServerState = 'down';
 
   constructor(
     conversations: Pick<ConversationRepository, 'check'>,
-    model: Pick<ChatModel, 'reachable' | 'openCircuits'>,
+    model: Pick<ChatModel, 'probe' | 'openCircuits'>,
     pending: Pick<PendingTurns, 'state'>,
     demo: boolean,
     isWritable: () => Promise<boolean>,
@@ -59,12 +59,12 @@ export class HealthService {
   }
 
   async report(): Promise<HealthReport> {
-    const [database, upstream] = await Promise.all([this.#databaseState(), this.#upstreamUp()]);
+    const [database, upstream] = await Promise.all([this.#databaseState(), this.#upstreamState()]);
     return {
       ready: database === 'up' && !this.#stopping,
       stopping: this.#stopping,
       database,
-      upstream: this.#demo ? 'demo' : upstream ? 'up' : 'down',
+      upstream: this.#demo ? 'demo' : upstream,
       openCircuits: this.#model.openCircuits().slice(0, MAX_OPEN_CIRCUITS),
       journal: this.#pending.state(),
     };
@@ -90,15 +90,15 @@ export class HealthService {
   }
 
   /** The last known state when the model server is slow. */
-  #upstreamUp(): Promise<boolean> {
+  #upstreamState(): Promise<ModelServerState> {
     const now = performance.now();
     if (!this.#upstream || now - this.#upstream.at > UPSTREAM_FRESH_MS) {
-      const up = this.#model.reachable(AbortSignal.timeout(UPSTREAM_TIMEOUT_MS));
-      this.#upstream = { at: now, up };
-      void up.then((isUp) => {
-        this.#upstreamLastUp = isUp;
+      const state = this.#model.probe(AbortSignal.timeout(UPSTREAM_TIMEOUT_MS));
+      this.#upstream = { at: now, state };
+      void state.then((known) => {
+        this.#lastUpstream = known;
       });
     }
-    return within(PROBE_WAIT_MS, this.#upstream.up, () => this.#upstreamLastUp);
+    return within(PROBE_WAIT_MS, this.#upstream.state, () => this.#lastUpstream);
   }
 }

@@ -80,8 +80,7 @@ describe('health', () => {
     const refused = await startChat();
     t.after(() => refused.stop());
     refused.upstream.respondModels((response) => response.writeHead(401).end());
-    // It answers: that a key is wrong shows in the first question.
-    assert.equal(JSON.parse((await readiness(refused)).text).upstream, 'up');
+    assert.equal(JSON.parse((await readiness(refused)).text).upstream, 'refused');
   });
 
   it('is alive and not ready when the database has gone', async (t) => {

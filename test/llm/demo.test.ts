@@ -80,7 +80,7 @@ test('an aborted stream ends', async () => {
   const controller = new AbortController();
   const stop = () => controller.abort('stop');
   await assert.rejects(model.stream(ask('hi'), stop, controller.signal), (error) => error === 'stop');
-  assert.equal(await model.reachable(never()), true);
+  assert.equal(await model.probe(never()), 'up');
 });
 
 test('the demo model lists itself and rejects invalid requests as an OpenAI server does', async () => {

@@ -326,27 +326,29 @@ test('an object for a stream, and a stream for an object, are read', async (t) =
   assert.equal((await model.complete(HELLO, never())).content, 'Hello');
 });
 
-test('reachable lists the models and accepts any status below 500', async (t) => {
+test('probe lists the models and tells up, refused, not found and down apart', async (t) => {
   const { model, upstream } = await setUp(t);
-  assert.equal(await model.reachable(never()), true);
+  assert.equal(await model.probe(never()), 'up');
   for (const [code, expected] of [
-    [401, true],
-    [404, true],
-    [500, false],
-    [503, false],
+    [400, 'up'],
+    [401, 'refused'],
+    [403, 'refused'],
+    [404, 'not_found'],
+    [500, 'down'],
+    [503, 'down'],
   ] as const) {
     upstream.respondModels((response) => response.writeHead(code).end('{}'));
-    assert.equal(await model.reachable(never()), expected, `${code}`);
+    assert.equal(await model.probe(never()), expected, `${code}`);
   }
-  assert.equal(upstream.modelRequests, 5);
-  assert.equal(await model.reachable(AbortSignal.abort()), false);
+  assert.equal(upstream.modelRequests, 7);
+  assert.equal(await model.probe(AbortSignal.abort()), 'down');
   await upstream.close();
-  assert.equal(await model.reachable(never()), false);
+  assert.equal(await model.probe(never()), 'down');
 });
 
-test('reachable is false when its signal aborts', async (t) => {
+test('probe is down when its signal aborts', async (t) => {
   const { model, upstream } = await setUp(t);
   const controller = new AbortController();
   upstream.respondModels(() => controller.abort());
-  assert.equal(await model.reachable(controller.signal), false);
+  assert.equal(await model.probe(controller.signal), 'down');
 });

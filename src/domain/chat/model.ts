@@ -22,13 +22,16 @@ export interface ModelOutcome {
   readonly omitted?: number;
 }
 
+/** `refused`: it rejects the API key; `not_found`: it has no list of models at this address. */
+export type ModelServerState = 'up' | 'refused' | 'not_found' | 'down';
+
 export interface ModelReply extends ModelOutcome {
   readonly content: string;
 }
 
 /**
  * Rejections are AppErrors: `upstream_error`, `upstream_rejected`, `upstream_busy` (with retryAfter),
- * `upstream_timeout`, `upstream_incomplete`, `upstream_empty`. An abort by the signal rejects with its reason.
+ * `upstream_timeout`, `upstream_incomplete`, `upstream_empty`, `upstream_filtered`, `upstream_quota`. An abort by the signal rejects with its reason.
  */
 export interface ChatModel {
   complete(request: ModelRequest, signal: AbortSignal): Promise<ModelReply>;
@@ -37,8 +40,8 @@ export interface ChatModel {
    * rejection, its pieces are the part of the reply before the error.
    */
   stream(request: ModelRequest, onDelta: (text: string) => void, signal: AbortSignal): Promise<ModelOutcome>;
-  /** Whether the model server responds. Never throws. */
-  reachable(signal: AbortSignal): Promise<boolean>;
+  /** How the model server responds to a request that costs nothing. Never throws. */
+  probe(signal: AbortSignal): Promise<ModelServerState>;
   /** The models that are not called for a while because they keep failing. */
   openCircuits(): string[];
 }

@@ -16,7 +16,10 @@ const readiness = z
       description:
         'Also `down` while migrations are pending; `read_only` while it can be read but not written',
     }),
-    upstream: z.enum(['demo', 'up', 'down']).optional().meta({ description: 'Does not affect the status' }),
+    upstream: z.enum(['demo', 'up', 'refused', 'not_found', 'down']).optional().meta({
+      description:
+        'Does not affect the status. `refused`: it rejects OPENAI_API_KEY; `not_found`: it responds with 404 to GET /models',
+    }),
     open_circuits: z.array(z.string()).optional().meta({
       description: 'Models that are not called for some seconds because they keep failing (at most 20)',
     }),

@@ -14,7 +14,7 @@ function filtered(action: FilterAction, model: Partial<ChatModel>) {
   const whole: ChatModel = {
     complete: () => Promise.reject(new Error('not asked')),
     stream: () => Promise.reject(new Error('not asked')),
-    reachable: () => Promise.resolve(true),
+    probe: () => Promise.resolve('up' as const),
     openCircuits: () => [],
     ...model,
   };

@@ -13,10 +13,17 @@ const SERVICE = {
 };
 const UP_OR_DOWN = { up: ['good', 'up'], down: ['bad', 'down'] };
 const DATABASE = { ...UP_OR_DOWN, read_only: ['bad', 'readOnly'] };
-const UPSTREAM = { ...UP_OR_DOWN, demo: ['demo', 'demo'] };
+const UPSTREAM = {
+  ...UP_OR_DOWN,
+  demo: ['demo', 'demo'],
+  refused: ['bad', 'refused'],
+  not_found: ['bad', 'notFound'],
+};
 const NOTES = {
   up: ['model', 'modelUp'],
   down: ['model', 'modelDown'],
+  refused: ['model', 'modelRefused'],
+  not_found: ['model', 'modelNotFound'],
   demo: ['modelDemoTitle', 'modelDemo'],
 };
 const UNKNOWN = ['wait', 'unknown'];

@@ -20,6 +20,8 @@ export const STRINGS = {
   up: ['正常', 'up'],
   down: ['不可用', 'down'],
   readOnly: ['只读', 'read-only'],
+  refused: ['拒绝访问', 'access refused'],
+  notFound: ['地址不存在', 'not found'],
   demo: ['演示模型', 'demo model'],
   unknown: ['未知', 'unknown'],
   model: ['当前模型', 'Current model'],
@@ -40,6 +42,14 @@ export const STRINGS = {
   modelDown: [
     '已配置模型服务，但目前无法连接。请检查 OPENAI_BASE_URL、OPENAI_API_KEY 和网络。',
     'The configured model server does not respond. Check OPENAI_BASE_URL, OPENAI_API_KEY and the network.',
+  ],
+  modelRefused: [
+    '模型服务拒绝了本服务器的密钥。请检查 OPENAI_API_KEY。',
+    'The model server rejects the key of this server. Check OPENAI_API_KEY.',
+  ],
+  modelNotFound: [
+    '模型服务在该地址没有模型列表（404）。请检查 OPENAI_BASE_URL 是否缺少 /v1；少数模型服务不提供该列表，可忽略此提示。',
+    'The model server has no list of models at this address (404). Check whether OPENAI_BASE_URL lacks /v1; a few model servers have no such list, and then chats work all the same.',
   ],
   key: ['API 密钥', 'API key'],
   keyNeeded: [

@@ -107,7 +107,7 @@ function setUp(
       onDelta('答');
       return { finishReason: 'stop', usage: null, model: 'm-1', truncated: false };
     },
-    reachable: () => Promise.resolve(true),
+    probe: () => Promise.resolve('up' as const),
     openCircuits: () => [],
     ...options.model,
   };

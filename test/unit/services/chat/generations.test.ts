@@ -37,7 +37,7 @@ class HandModel implements ChatModel {
     return { ...outcome, content };
   }
 
-  reachable = () => Promise.resolve(true);
+  probe = () => Promise.resolve('up' as const);
   openCircuits = () => [];
 }
 
