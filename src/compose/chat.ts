@@ -6,6 +6,7 @@ import type { BreakerOptions } from '../llm/breaker.ts';
 import { startDemoModel } from '../llm/demo/demo.ts';
 import { createChatModel } from '../llm/model.ts';
 import type { Logger } from '../logger.ts';
+import { createTextFormat } from '../markdown/index.ts';
 import { ChatService } from '../services/chat/chat.ts';
 import { Checkpoints } from '../services/chat/checkpoints.ts';
 import { Generations } from '../services/chat/generations.ts';
@@ -55,7 +56,7 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
   const { maxGenerations } = config.chat;
   const retention = new Retention(config.chat.ttlMs);
   const cache = createResponseCache(config.cache.maxBytes, config.cache.ttlMs);
-  const generations = new Generations(model, cache, maxGenerations, log);
+  const generations = new Generations(model, cache, createTextFormat(), maxGenerations, log);
   const checkpoints = new Checkpoints({ writer, replies, worker, log }, config.durability.checkpointMs);
   const recorder = new TurnRecorder({ writer, checkpoints, worker, clock, log }, retention);
   const stored = new StoredStreams({ replies, pending: writer, log }, retention);

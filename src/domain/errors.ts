@@ -112,6 +112,14 @@ export function conversationNotFound(): AppError {
   return new AppError('conversation_not_found', 'No conversation with this id exists, or it has expired');
 }
 
+/** A reply in which the reader sees nothing, in the form that was asked for. */
+export function emptyReply(): AppError {
+  return new AppError(
+    'upstream_empty',
+    'The reply has no text in this format; ask for another format, or again.',
+  );
+}
+
 /** As {@link conversationNotFound}, for a stream. */
 export function streamNotFound(): AppError {
   return new AppError('stream_not_found', 'No stream with this id exists, or it has expired');

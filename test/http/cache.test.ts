@@ -48,6 +48,23 @@ describe('the response cache', () => {
     assert.deepEqual(await stored(second.conversation_id), ['twice', 'echo: twice']);
   });
 
+  for (const [name, content] of [
+    ['an image', '![](http://127.0.0.1/y.png)'],
+    ['a rule', '---'],
+  ] as const) {
+    it(`a reply that is only ${name} is an error in the text form, a reply as Markdown, and never cached`, async () => {
+      const before = calls();
+      chat.upstream.respond([reply(content), reply(content), reply(content)]);
+      const message = `only ${name}`;
+      const text = await chat.call('POST', '/api/chat', { message, format: 'text' });
+      assert.deepEqual([text.status, JSON.parse(text.text).code], [502, 'upstream_empty']);
+      const reader = await openStream(chat.url, { message, format: 'text' });
+      assert.equal(checkStream(await reader.rest()).data.code, 'upstream_empty');
+      assert.equal((await chat.ask({ message })).response, content);
+      assert.equal(calls() - before, 3);
+    });
+  }
+
   it('shares its replies between JSON and streams, in either format', async () => {
     chat.upstream.respond([reply('**bold** 😀')]);
     const whole = await chat.ask({ message: 'shared' });

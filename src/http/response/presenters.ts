@@ -1,4 +1,5 @@
 /** Domain types → wire types. */
+import { emptyReply } from '../../domain/errors.ts';
 import { isoTime } from '../../domain/time.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
@@ -30,7 +31,9 @@ export function presentCacheUse(use: CacheUse): string {
   }
 }
 
+/** @throws AppError `upstream_empty` where the rendered reply has no text, though nothing was filtered or stopped */
 export function presentReply(turn: Turn, result: TurnResult, rendered: RenderedReply): ChatReplyBody {
+  if (rendered.text.trim() === '' && !rendered.blocked && mustHaveText(result)) throw emptyReply();
   return {
     response: rendered.text,
     conversation_id: turn.conversationId,
@@ -43,6 +46,11 @@ export function presentReply(turn: Turn, result: TurnResult, rendered: RenderedR
     expires_at: isoTime(result.expiresAt),
     persisted: result.persisted,
   };
+}
+
+/** A reply that was filtered or cancelled may have no text. */
+export function mustHaveText({ finishReason }: TurnResult): boolean {
+  return finishReason === 'stop' || finishReason === 'length';
 }
 
 function presentSummary(view: ConversationView) {

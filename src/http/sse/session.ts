@@ -1,8 +1,8 @@
 import type { Response } from 'express';
-import { AppError } from '../../domain/errors.ts';
+import { AppError, emptyReply } from '../../domain/errors.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
-import { presentCacheUse } from '../response/presenters.ts';
+import { mustHaveText, presentCacheUse } from '../response/presenters.ts';
 import { requestProblem } from '../response/problem.ts';
 import { noteDetails, noteTurn } from '../response/request-details.ts';
 import { type ChunkFraming, takeOverChunking } from './chunk-framing.ts';
@@ -207,6 +207,7 @@ export class StreamSession {
     // Where the filter has blocked the reply, text can be missing because the word list has changed.
     if (missing > 0 && !blocked) return this.#errorEvent(replyCut(length), length, { length });
     if (result.status === 'rejected') return this.#failureEvent(result.reason);
+    if (length === 0 && !blocked && mustHaveText(result.value)) return this.#errorEvent(emptyReply(), 0);
     noteTurn(this.#response, this.#stream, result.value, this.#firstTokenAt);
     const { usage, persisted, finishReason } = result.value;
     const finish_reason = blocked ? 'content_filter' : finishReason;

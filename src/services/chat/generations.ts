@@ -1,9 +1,14 @@
 import type { ChatModel, ModelOutcome, ModelRequest } from '../../domain/chat/model.ts';
 import type { ResponseCache } from '../../domain/chat/response-cache.ts';
+import type { TextFormat } from '../../domain/chat/text-format.ts';
 import { withoutOldest } from '../../domain/conversations/context.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
 import { Generation } from './generation.ts';
+
+const STARTS_WITH_WORD = /^[\p{L}\p{N}]/u;
+/** A longer start without text is not cached, whatever follows. */
+const MAX_EMPTY_CHARS = 4096;
 
 /** `whole`: the caller waits for the whole reply; `stream`: it reads while the reply is generated. */
 export type ReplyMode = 'whole' | 'stream';
@@ -34,14 +39,19 @@ interface Shared extends CacheSharing {
 export class Generations {
   readonly #model: ChatModel;
   readonly #cache: ResponseCache;
+  readonly #text: TextFormat;
   readonly #max: number;
   readonly #log: Log;
   readonly #running = new Set<Generation>();
   /** Running calls by mode and cache key: identical requests share one. */
   readonly #flights: Record<ReplyMode, Map<string, Generation>> = { whole: new Map(), stream: new Map() };
 
-  /** @param max concurrent calls to the model */
-  constructor(model: ChatModel, cache: ResponseCache, max: number, log: Log) {
+  /**
+   * @param text the form in which a reply can be empty though its Markdown is not
+   * @param max concurrent calls to the model
+   */
+  constructor(model: ChatModel, cache: ResponseCache, text: TextFormat, max: number, log: Log) {
+    this.#text = text;
     this.#model = model;
     this.#cache = cache;
     this.#max = max;
@@ -130,10 +140,18 @@ export class Generations {
 
   /** Under the key of the context that was sent, which is shorter than the requested one when the model refused that. */
   #store(request: ModelRequest, shared: Shared, outcome: ModelOutcome, content: string): void {
+    if (!this.#isReadable(content)) return;
     const { omitted = 0, ...reply } = outcome;
     const sent = omitted > 0 ? { ...request, messages: withoutOldest(request.messages, omitted) } : request;
     const key = sent === request ? shared.key : this.#cache.keyOf(sent, shared.owner);
     this.#cache.set(key, { ...reply, content });
+  }
+
+  /** Whether the reply has text in every form. Most replies begin with a letter, which no form removes. */
+  #isReadable(content: string): boolean {
+    return (
+      STARTS_WITH_WORD.test(content) || this.#text.whole(content.slice(0, MAX_EMPTY_CHARS)).trim() !== ''
+    );
   }
 
   async #complete(request: ModelRequest, mode: ReplyMode, generation: Generation) {

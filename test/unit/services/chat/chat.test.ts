@@ -15,6 +15,7 @@ import type {
 import type { HistoryMessage } from '../../../../src/domain/conversations/conversation.ts';
 import { Retention } from '../../../../src/domain/conversations/retention.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
+import { createTextFormat } from '../../../../src/markdown/index.ts';
 import { type ChatInput, ChatService, type ChatSettings } from '../../../../src/services/chat/chat.ts';
 import { Checkpoints } from '../../../../src/services/chat/checkpoints.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';
@@ -139,7 +140,13 @@ function setUp(
       check: () => Promise.resolve(),
     },
     pending,
-    generations: new Generations(model, createResponseCache(100_000, HOUR), 10, silentLog),
+    generations: new Generations(
+      model,
+      createResponseCache(100_000, HOUR),
+      createTextFormat(),
+      10,
+      silentLog,
+    ),
     recorder,
     idempotent: new IdempotentTurns(replies, recorder, new StoredStreams(parts, settings.retention)),
     throttle: new ExportThrottle(),

@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import { createResponseCache } from '../../../../src/cache/response-cache.ts';
 import type { ChatModel, ModelOutcome, ModelRequest } from '../../../../src/domain/chat/model.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
+import { createTextFormat } from '../../../../src/markdown/index.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';
 import { silentLog } from '../../../support/fakes.ts';
 
@@ -45,7 +46,13 @@ const SHARED = { owner: null };
 
 function setUp(max = 10, cacheBytes = 100_000) {
   const model = new HandModel();
-  const generations = new Generations(model, createResponseCache(cacheBytes, 60_000), max, silentLog);
+  const generations = new Generations(
+    model,
+    createResponseCache(cacheBytes, 60_000),
+    createTextFormat(),
+    max,
+    silentLog,
+  );
   const ask = (text: string, mode: 'whole' | 'stream' = 'stream', useCache = true) =>
     generations.start(
       { model: 'm', messages: [{ role: 'user', content: text }] },
