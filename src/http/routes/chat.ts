@@ -13,8 +13,8 @@ import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import { noteTurn } from '../response/request-details.ts';
 import type { Route } from '../route.ts';
 import { type ChatRequest, chatReply, chatRequest, ignoredMembers } from '../schemas/chat.ts';
-import { jsonBody, problems } from '../schemas/openapi.ts';
-import { idempotencyHeader } from '../schemas/streams.ts';
+import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
+import { idempotencyHeader, replyEvents } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
 import { type SessionTiming, StreamSession } from '../sse/session.ts';
 
@@ -44,11 +44,14 @@ function setReplayHeaders(response: Response, { cache, replayed }: Turn): void {
   else if (cache) response.setHeader('Cache-Status', presentCacheUse(cache));
 }
 
-const REPLAYED = {
+const EXAMPLE = { message: 'Hello' };
+
+const TURN_HEADERS = {
   'Idempotent-Replayed': {
     description: '`true`: the turn of an earlier request with the same Idempotency-Key',
     schema: { type: 'string' },
   },
+  'Cache-Status': { description: 'RFC 9211, of the response cache', schema: { type: 'string' } },
 } as const;
 
 const ERRORS = problems(400, 404, 413, 415, 422, 502, 503, 504);
@@ -70,17 +73,11 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       description: 'The turn is stored before the response is sent. The default `format` is `markdown`.',
       tags: ['chat'],
       requestParams: { header: idempotencyHeader },
-      requestBody: { required: true, ...jsonBody(schema) },
+      requestBody: { required: true, ...jsonBody(schema, EXAMPLE) },
       responses: {
         200: {
           description: 'The reply',
-          headers: {
-            ...REPLAYED,
-            'Cache-Status': {
-              description: 'RFC 9211, of the response cache',
-              schema: { type: 'string' },
-            },
-          },
+          headers: TURN_HEADERS,
           ...jsonBody(chatReply),
         },
         ...ERRORS,
@@ -125,17 +122,15 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
         'The reply is generated and saved even when the reader leaves. The default `format` is `text`.',
       tags: ['chat'],
       requestParams: { header: idempotencyHeader },
-      requestBody: { required: true, ...jsonBody(schema) },
+      requestBody: { required: true, ...jsonBody(schema, EXAMPLE) },
       responses: {
         200: {
           description: 'The stream',
           headers: {
-            'X-Conversation-Id': { schema: { type: 'string', format: 'uuid' } },
-            'X-Stream-Id': { schema: { type: 'string', format: 'uuid' } },
-            'Cache-Status': { schema: { type: 'string' } },
-            ...REPLAYED,
+            ...STREAM_HEADERS,
+            ...TURN_HEADERS,
           },
-          content: { 'text/event-stream': { schema: { type: 'string' } } },
+          ...eventStream(replyEvents),
         },
         ...ERRORS,
       },

@@ -42,7 +42,7 @@ function fileRoute(jobs: ExportJobService): Route {
           description: 'The file',
           headers: {
             'Repr-Digest': { description: 'RFC 9530, SHA-256 of the whole file', schema: { type: 'string' } },
-            ETag: { schema: { type: 'string' } },
+            ETag: { description: 'Strong, for `If-Range` and `If-Match`', schema: { type: 'string' } },
           },
           content: { 'application/octet-stream': { schema: { type: 'string' } } },
         },
@@ -71,7 +71,7 @@ function linkRoute({ jobs, links, clock, readBody }: ExportFileRouteParts): Rout
       description: 'For mails and browsers. The link grants access to this file only, until it expires.',
       tags: ['exports'],
       requestParams: { path: exportId },
-      requestBody: { required: true, ...jsonBody(linkRequest) },
+      requestBody: { required: true, ...jsonBody(linkRequest, { expires_in: 3600 }) },
       responses: {
         200: { description: 'The link', ...jsonBody(exportLink) },
         ...problems(400, 404, 409, 413, 415, 503),

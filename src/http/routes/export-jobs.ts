@@ -11,6 +11,7 @@ import { check } from '../request/validate.ts';
 import { presentJob, presentJobList } from '../response/export-presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
+import { problem } from '../schemas/common.ts';
 import {
   type ExportRequestBody,
   exportDeleted,
@@ -20,7 +21,7 @@ import {
   exportRequest,
   jobListQuery,
 } from '../schemas/export-jobs.ts';
-import { jsonBody, problems } from '../schemas/openapi.ts';
+import { eventStream, jsonBody, problems } from '../schemas/openapi.ts';
 import { sendJobEvents } from '../sse/job-events.ts';
 import { type ExportFileRouteParts, exportFileRoutes } from './export-files.ts';
 
@@ -69,11 +70,11 @@ function startRoute(parts: ExportJobRouteParts): Route {
       description:
         'The job survives crashes and restarts, on any worker. Its manifest proves that the file is complete.',
       tags: ['exports'],
-      requestBody: { required: true, ...jsonBody(exportRequest) },
+      requestBody: { required: true, ...jsonBody(exportRequest, { format: 'json' }) },
       responses: {
         202: {
           description: 'The job is queued; `Location` is its URL',
-          headers: { Location: { schema: { type: 'string' } } },
+          headers: { Location: { description: 'The URL of the job', schema: { type: 'string' } } },
           ...jsonBody(exportJob),
         },
         ...problems(400, 413, 415, 503),
@@ -167,7 +168,7 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
       responses: {
         200: {
           description: 'The events',
-          content: { 'text/event-stream': { schema: { type: 'string' } } },
+          ...eventStream(exportJob.or(problem)),
         },
         204: { description: 'The reader has the last event' },
         ...problems(400, 404, 503),

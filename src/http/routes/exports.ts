@@ -20,7 +20,9 @@ import { problems } from '../schemas/openapi.ts';
 
 const FILE = {
   description: 'The file, or its first rows with `preview`',
-  headers: { 'Content-Disposition': { schema: { type: 'string' as const } } },
+  headers: {
+    'Content-Disposition': { description: 'With the name of the file', schema: { type: 'string' as const } },
+  },
   content: {
     'application/json': { schema: exportFile.or(exportPreview) },
     'text/csv': { schema: { type: 'string' as const } },

@@ -52,7 +52,10 @@ function createRoute({ keys, readBody }: KeyRouteParts): Route {
     operation: {
       summary: 'Create an API key',
       tags: ['keys'],
-      requestBody: { required: true, ...jsonBody(keyRequest) },
+      requestBody: {
+        required: true,
+        ...jsonBody(keyRequest, { owner: 'my-backend', scopes: ['chat', 'read'] }),
+      },
       responses: {
         201: { description: 'The key; it is not shown again', ...jsonBody(newKey) },
         ...problems(400, 413, 415, 503),

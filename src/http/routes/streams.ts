@@ -9,8 +9,8 @@ import { closeSignal } from '../response/close-signal.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
-import { jsonBody, problems } from '../schemas/openapi.ts';
-import { lastEventHeader, stopped, streamId, streamQuery } from '../schemas/streams.ts';
+import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
+import { lastEventHeader, replyEvents, stopped, streamId, streamQuery } from '../schemas/streams.ts';
 import { type ReadPosition, readPosition } from '../sse/encode.ts';
 import { type SessionTiming, StreamSession, streamHeaders } from '../sse/session.ts';
 
@@ -66,11 +66,8 @@ function resumeRoute({ streams, renderer, timing }: StreamRouteParts): Route {
       responses: {
         200: {
           description: 'The rest of the stream; `offset` in its `start` event is the position',
-          headers: {
-            'X-Conversation-Id': { schema: { type: 'string', format: 'uuid' } },
-            'X-Stream-Id': { schema: { type: 'string', format: 'uuid' } },
-          },
-          content: { 'text/event-stream': { schema: { type: 'string' } } },
+          headers: STREAM_HEADERS,
+          ...eventStream(replyEvents),
         },
         204: { description: 'The reader has the whole stream, including the last event' },
         ...problems(400, 404, 503),

@@ -7,7 +7,7 @@ export const uuid = z
   .string()
   .regex(UUID, 'must be a UUID')
   .transform((text) => text.toLowerCase())
-  .meta({ example: '0198c0de-7a11-7000-8000-5eed00000001', format: 'uuid' });
+  .meta({ format: 'uuid' });
 
 export const instant = z.string().meta({
   format: 'date-time',
@@ -120,10 +120,10 @@ export const replyFormat = z.enum(['markdown', 'text']).meta({
 export const problem = z
   .object({
     type: z.string().meta({ example: '/problems/validation' }),
-    title: z.string(),
-    status: z.int(),
-    detail: z.string(),
-    instance: z.string(),
+    title: z.string().meta({ example: 'Validation failed' }),
+    status: z.int().min(400).max(599).meta({ example: 400 }),
+    detail: z.string().meta({ example: 'message: must not be blank' }),
+    instance: z.string().meta({ example: '/api/chat' }),
     request_id: z.string(),
     code: z.string().meta({ example: 'validation' }),
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),

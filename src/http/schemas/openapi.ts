@@ -20,9 +20,27 @@ const DESCRIPTIONS = {
   504: 'The model server did not respond in time',
 } as const;
 
-export function jsonBody(schema: z.ZodType) {
-  return { content: { 'application/json': { schema } } };
+/** @param example what "Try it out" sends; without it, Swagger UI makes one up from the schema */
+export function jsonBody(schema: z.ZodType, example?: object) {
+  return { content: { 'application/json': { schema, ...(example && { example }) } } };
 }
+
+/** @param data the objects of the `data:` lines */
+export function eventStream(data: z.ZodType) {
+  return { content: { 'text/event-stream': { schema: data } } };
+}
+
+/** The ids of a stream. */
+export const STREAM_HEADERS = {
+  'X-Conversation-Id': {
+    description: 'The conversation of the turn; continue it with `conversation_id`',
+    schema: { type: 'string', format: 'uuid' },
+  },
+  'X-Stream-Id': {
+    description: 'Resume or stop the reply at `/api/chat-stream/{id}`',
+    schema: { type: 'string', format: 'uuid' },
+  },
+} as const;
 
 export function problemResponse(description: string) {
   return { description, content: { 'application/problem+json': { schema: problem } } };

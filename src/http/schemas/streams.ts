@@ -1,11 +1,10 @@
 import { z } from 'zod';
-import { messageStatus, uuid } from './common.ts';
+import { finishReason, messageStatus, problem, replyFormat, usage, uuid } from './common.ts';
 
 export const streamId = z.object({ id: uuid });
 
 const position = z.string().optional().meta({
-  description: 'The `id` of the last event received',
-  example: '0198c0de-7a11-7000-8000-5eed00000001:57',
+  description: 'The `id` of the last event received: the id of the stream, a colon, and a number',
 });
 
 export const streamQuery = z.object({ last_event_id: position });
@@ -21,9 +20,48 @@ export const idempotencyHeader = z.object({
       description:
         '1 to 255 visible ASCII characters, bare or quoted. A repeated request with the same key and body gets the ' +
         'same turn: the stored reply, or the one in progress.',
-      example: 'order-4711-question-1',
     }),
 });
+
+const content = z.string().meta({ description: 'Joined, the `content` of all events is the reply' });
+const length = z.int().meta({ description: 'UTF-16 code units of the whole output' });
+
+/** The objects of the `data:` lines of a reply. */
+export const replyEvents = z
+  .union([
+    z
+      .object({
+        content: z.literal(''),
+        conversation_id: uuid,
+        stream_id: uuid,
+        message_id: uuid,
+        model: z.string(),
+        format: replyFormat,
+        cached: z.boolean(),
+        offset: z.int().optional().meta({ description: 'Where a resumed stream continues' }),
+        ignored: z.array(z.string()).optional(),
+      })
+      .meta({ id: 'StreamStart', description: '`event: start`' }),
+    z
+      .object({
+        content: z.literal(''),
+        finish_reason: finishReason,
+        usage: usage.nullable(),
+        persisted: z.boolean(),
+        length,
+      })
+      .meta({ id: 'StreamDone', description: '`event: done`, the last event of a reply that has ended' }),
+    problem
+      .extend({
+        content: z.literal(''),
+        finish_reason: z.literal('error'),
+        length: length.optional(),
+        resume: z.string().optional().meta({ description: 'Where to resume after a restart' }),
+      })
+      .meta({ id: 'StreamError', description: '`event: error`, the last event of a reply that has failed' }),
+    z.strictObject({ content }).meta({ id: 'StreamContent', description: 'An event without a name: text' }),
+  ])
+  .meta({ description: 'The `data:` of each event is one of these objects' });
 
 export const stopped = z
   .object({

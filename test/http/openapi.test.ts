@@ -1,0 +1,95 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { createParser } from 'eventsource-parser';
+import { chatReply } from '../../src/http/schemas/chat.ts';
+import { replyEvents } from '../../src/http/schemas/streams.ts';
+import { startServer, type TestServer } from '../support/server.ts';
+
+interface Media {
+  readonly schema: object;
+  readonly example?: object;
+}
+
+interface Operation {
+  readonly requestBody?: { readonly content: Readonly<Record<string, Media>> };
+  readonly parameters?: readonly {
+    readonly name: string;
+    readonly example?: unknown;
+    readonly schema: object;
+  }[];
+  readonly responses: Readonly<
+    Record<string, { readonly headers?: Readonly<Record<string, { readonly description?: string }>> }>
+  >;
+}
+
+type Paths = Readonly<Record<string, Readonly<Record<string, Operation>>>>;
+
+describe('the OpenAPI document, as "Try it out" uses it,', () => {
+  let server: TestServer;
+  let text: string;
+  let operations: { readonly method: string; readonly path: string; readonly operation: Operation }[];
+  before(async () => {
+    server = await startServer();
+    text = await (await server.get('/openapi.json')).text();
+    const { paths }: { paths: Paths } = JSON.parse(text);
+    operations = Object.entries(paths).flatMap(([path, methods]) =>
+      Object.entries(methods).map(([method, operation]) => ({ method, path, operation })),
+    );
+  });
+  after(() => server.stop());
+
+  const send = (path: string, example: object) =>
+    server.post(path.replace('{id}', crypto.randomUUID()), example);
+
+  it('has an example for every body, which the server accepts unchanged', async () => {
+    const bodies = operations.flatMap(({ path, operation: { requestBody } }) =>
+      requestBody ? [{ path, example: requestBody.content['application/json']?.example }] : [],
+    );
+    assert(bodies.length >= 5);
+    // Authentication is off, and no export has that id.
+    const statuses: Readonly<Record<string, number>> = {
+      '/api/exports': 202,
+      '/api/exports/{id}/link': 404,
+      '/api/keys': 403,
+    };
+    for (const { path, example } of bodies) {
+      assert(example, path);
+      assert.equal((await send(path, example)).status, statuses[path] ?? 200, path);
+    }
+  });
+
+  it('describes what chats answer', async () => {
+    const example = { message: 'Hello' };
+    const chats = operations.filter(({ path, method }) => method === 'post' && path.startsWith('/api/chat'));
+    for (const { operation } of chats)
+      assert.deepEqual(operation.requestBody?.content['application/json']?.example, example);
+    chatReply.parse(await (await server.post('/api/chat', example)).json());
+    const names: (string | undefined)[] = [];
+    const parser = createParser({
+      onEvent({ event, data }) {
+        names.push(event);
+        replyEvents.parse(JSON.parse(data));
+      },
+    });
+    parser.feed(await (await server.post('/api/chat-stream', example)).text());
+    assert.deepEqual([names[0], names.at(-1)], ['start', 'done']);
+    for (const schema of ['StreamStart', 'StreamContent', 'StreamDone', 'StreamError'])
+      assert(text.includes(`"#/components/schemas/${schema}"`), schema);
+  });
+
+  it('fills in no id, key or number that nobody would send', () => {
+    for (const { path, operation } of operations) {
+      for (const { name, example, schema } of operation.parameters ?? [])
+        assert(example === undefined && !('example' in schema), `${path} ${name}`);
+    }
+    assert.doesNotMatch(text, /9007199254740991|order-4711|5eed00000001/);
+  });
+
+  it('describes every response header', () => {
+    for (const { path, operation } of operations) {
+      for (const { headers = {} } of Object.values(operation.responses)) {
+        for (const [name, { description }] of Object.entries(headers)) assert(description, `${path} ${name}`);
+      }
+    }
+  });
+});
