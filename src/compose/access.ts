@@ -26,7 +26,7 @@ async function composeLimits({ config, database, processes: alive, clock, log }:
   // PM2 starts its workers one after the other: count those still to come.
   const expected = cluster.isWorker ? config.workers : 1;
   const processes = config.database.target.kind === 'sqlite' ? () => 1 : () => Math.max(alive(), expected);
-  const redis = redisUrl === undefined ? undefined : await openRedis(redisUrl);
+  const redis = redisUrl === undefined ? undefined : await openRedis(redisUrl, log);
   // Redis may be shared with servers on other databases.
   const isAlone = () => redis === undefined && processes() === 1;
   const limiter = new Limiter({ store: redis ?? database.counters, isAlone, clock, log });
@@ -38,9 +38,11 @@ async function composeLimits({ config, database, processes: alive, clock, log }:
   return { limits: { close }, quotas };
 }
 
-async function openRedis(url: string) {
+async function openRedis(url: string, log: Logger) {
   const { openRedisCounters } = await import('../limits/redis.ts');
-  return openRedisCounters(url);
+  return openRedisCounters(url, (code) => {
+    log.warn({ code }, 'rate limit store unavailable, counting locally');
+  });
 }
 
 /**

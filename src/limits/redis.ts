@@ -7,8 +7,12 @@ import { errorCode } from '../domain/errors.ts';
  * Counters in Redis. Reconnects for ever. Without a connection additions reject immediately, and none is sent twice,
  * because it could count twice.
  * @param url `redis:` or `rediss:`, with password; errors contain neither that nor a reply of Redis
+ * @param onUnreachable called when the first connection fails
  */
-export function openRedisCounters(url: string): CounterStore & { close(): void } {
+export function openRedisCounters(
+  url: string,
+  onUnreachable: (reason: string) => void = () => {},
+): CounterStore & { close(): void } {
   const client = new Redis(url, {
     connectTimeout: 2000,
     commandTimeout: 3000,
@@ -24,7 +28,10 @@ export function openRedisCounters(url: string): CounterStore & { close(): void }
   client.on('error', (error: Error) => {
     lastError = codeOf(error);
   });
-  const firstConnection = client.connect().catch(() => {});
+  let isClosed = false;
+  const firstConnection = client.connect().catch(() => {
+    if (!isClosed) onUnreachable(lastError);
+  });
   // Only its atomic addition is used, so its limit and default duration do not matter.
   const options = { keyPrefix: 'chat-api:limits', points: Number.MAX_SAFE_INTEGER, duration: 1 };
   const limiter = new RateLimiterRedis({ ...options, storeClient: client });
@@ -40,7 +47,10 @@ export function openRedisCounters(url: string): CounterStore & { close(): void }
         throw new Error(`Redis command failed: ${client.status === 'ready' ? codeOf(error) : lastError}`);
       }
     },
-    close: () => client.disconnect(),
+    close() {
+      isClosed = true;
+      client.disconnect();
+    },
   };
 }
 

@@ -131,7 +131,9 @@ describe('counters in Redis', { skip: program === undefined }, () => {
 });
 
 it('counters without a Redis server keep no process from ending', { timeout: 5000 }, async () => {
-  const counters = openRedisCounters('redis://127.0.0.1:1/0');
+  const unreachable = Promise.withResolvers<string>();
+  const counters = openRedisCounters('redis://127.0.0.1:1/0', unreachable.resolve);
+  assert.equal(await unreachable.promise, 'ECONNREFUSED');
   await assert.rejects(counters.add(addition('a', 1)), /Redis command failed/);
   counters.close();
   await assert.rejects(counters.add(addition('a', 1)), /Redis command failed/);
