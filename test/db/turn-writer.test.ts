@@ -514,7 +514,7 @@ eachDatabase((_name, open, options) => {
       const progress = { uid, worker: WORKER, after: (length: number) => 'Half and more'.slice(length) };
       assert.equal(await writer.progress(progress), 'gone');
       const late = { reply: ended(first.reply, 'Half and more'), worker: WORKER };
-      assert.equal(await writer.write(late), 'gone');
+      assert.equal(await writer.write(late), 'replaced');
       await writer.write({ reply: ended(reply, 'at last'), worker: WORKER });
       assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'at last']);
     });

@@ -1,24 +1,12 @@
 import type { Knex } from 'knex';
 import { canAccess } from '../../domain/access/access.ts';
-import type {
-  ProgressOutcome,
-  ReplyProgress,
-  TurnStart,
-  TurnWrite,
-  WriteOutcome,
-} from '../../domain/chat/turns.ts';
+import type { ProgressOutcome, TurnStart, TurnWrite, WriteOutcome } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
-import { fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
-import {
-  type Dialect,
-  type LockedConversation,
-  type PacketLimit,
-  placeholders,
-  repeated,
-  type Statement,
-} from '../core/dialect.ts';
-import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
+import { fromMessage, toTime } from '../core/codec.ts';
+import type { Dialect, LockedConversation, PacketLimit, Statement } from '../core/dialect.ts';
+import { type Activity, hideExpired, restart, saveConversations, saveMessages } from './batch-inserts.ts';
+import { type Found, lockedByOthers, mayExist, Reads, type WriteBatch } from './batch-reads.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
 import { appendRest, firstPart, isTooLong, storable } from './text-parts.ts';
@@ -27,12 +15,6 @@ import { appendRest, firstPart, isTooLong, storable } from './text-parts.ts';
 const CLAIM_RETRIES = 3;
 /** After an outage many replies have much new text; together it must fit into a packet. */
 const PROGRESS_CHARS = 1_000_000;
-
-/** The units of one transaction. */
-export interface WriteBatch {
-  readonly turns: readonly TurnWrite[];
-  readonly progress: readonly ReplyProgress[];
-}
 
 export interface BatchOutcomes {
   readonly turns: (WriteOutcome | typeof LOCKED)[];
@@ -61,121 +43,6 @@ export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch
       if (attempt === CLAIM_RETRIES || !isConflict(error)) throw error;
     }
   }
-}
-
-/** The existing rows that the batch concerns. */
-interface Found {
-  /** Locked until the transaction ends. */
-  readonly conversations: readonly LockedConversation[];
-  /** Also those that others have locked. */
-  readonly everyConversation: readonly Pick<ConversationRow, 'id'>[];
-  /** Replies that may be updated, locked until the transaction ends. */
-  readonly replies: readonly Pick<MessageRow, 'uid'>[];
-  readonly messages: readonly ReplyRow[];
-  readonly keys: readonly KeyUse[];
-  readonly deletions: readonly Pick<DeletionRow, 'conversation_id' | 'deleted_at'>[];
-}
-
-/** The statements that read {@link Found}, only those that the batch needs. The first one locks. */
-class Reads {
-  readonly statements: Statement[] = [];
-  readonly #kinds: (keyof Found)[] = [];
-
-  constructor(dialect: Dialect, { turns, progress }: WriteBatch) {
-    const conversations = concernedConversations(turns);
-    const replies = updatedReplies(turns, progress);
-    this.#add('conversations', conversations, (count) => dialect.lockSql(count));
-    if (dialect.skipLocked !== '') {
-      this.#add(
-        'replies',
-        replies,
-        (count) => `SELECT uid FROM messages WHERE uid IN (${placeholders(count)}) ${dialect.skipLocked}`,
-      );
-      this.#add(
-        'everyConversation',
-        conversations,
-        (count) => `SELECT id FROM conversations WHERE id IN (${placeholders(count)})`,
-      );
-    }
-    this.#add(
-      'messages',
-      [...turns.flatMap(questionOf), ...turns.flatMap(replacedReply), ...replies],
-      (count) =>
-        `SELECT m.uid, m.conversation_id, m.status, m.length FROM messages m
-         JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
-         WHERE m.uid IN (${placeholders(count)}) AND c.deleted_at IS NULL`,
-    );
-    this.#add(
-      'keys',
-      turns.flatMap(({ key }) => (key ? [key.id] : [])),
-      (count) => `SELECT k.id, k.reply_uid,
-           CASE WHEN k.epoch = c.epoch AND c.deleted_at IS NULL THEN c.last_active END AS last_active
-         FROM idempotency_keys k JOIN conversations c ON c.id = k.conversation_id WHERE k.id IN (${placeholders(count)})`,
-    );
-    this.#add(
-      'deletions',
-      turns.flatMap(({ start, replayed }) => (start && replayed ? [start.conversationId] : [])),
-      (count) => `SELECT conversation_id, MAX(deleted_at) AS deleted_at FROM deletions
-         WHERE renewed = 0 AND conversation_id IN (${placeholders(count)}) GROUP BY conversation_id`,
-    );
-  }
-
-  found(rows: readonly unknown[][]): Found {
-    const none: Found = {
-      conversations: [],
-      everyConversation: [],
-      replies: [],
-      messages: [],
-      keys: [],
-      deletions: [],
-    };
-    return Object.assign(none, Object.fromEntries(this.#kinds.map((kind, index) => [kind, rows[index]])));
-  }
-
-  #add(kind: keyof Found, bindings: readonly string[], sql: (count: number) => string): void {
-    if (bindings.length === 0) return;
-    this.#kinds.push(kind);
-    this.statements.push({ sql: sql(bindings.length), bindings });
-  }
-}
-
-/** Conversations that can exist already, in the order in which they are locked. */
-function concernedConversations(turns: readonly TurnWrite[]): string[] {
-  const ids = new Set<string>();
-  for (const unit of turns) {
-    const { start, reply } = unit;
-    if (start && mayExist(unit)) ids.add(start.conversationId);
-    else if (!start && reply) ids.add(reply.conversationId);
-  }
-  return [...ids].sort();
-}
-
-/** The caller named the conversation, or could use its id while the turn was in the journal. */
-function mayExist({ start, replayed }: TurnWrite): boolean {
-  return start?.named === true || replayed === true;
-}
-
-/** Replies without their question, which can be stored already. */
-function updatedReplies(turns: readonly TurnWrite[], progress: readonly ReplyProgress[]): string[] {
-  const ends = turns.flatMap(({ start, reply }) => (!start && reply ? [reply.uid] : []));
-  return [...ends, ...progress.map(({ uid }) => uid)];
-}
-
-/** The question of a reply that comes without it. */
-function questionOf({ start, reply }: TurnWrite): string[] {
-  return !start && reply?.replyTo ? [reply.replyTo] : [];
-}
-
-function replacedReply({ key }: TurnWrite): string[] {
-  return key?.replaces ? [key.replaces] : [];
-}
-
-interface Activity {
-  readonly created: string;
-  last: string;
-  readonly owner: string | null;
-  /** It was not found, but another process may create it at the same time. */
-  readonly unseen: boolean;
 }
 
 /** Decides from the existing rows what is written. */
@@ -347,16 +214,6 @@ class Plan {
   }
 }
 
-/** The rows that exist, less those that could be locked. */
-function lockedByOthers({ turns, progress }: WriteBatch, found: Found): ReadonlySet<string> {
-  const locked = new Set(found.everyConversation.map(({ id }) => id));
-  for (const { id } of found.conversations) locked.delete(id);
-  const stored = new Set(found.messages.map(({ uid }) => uid));
-  for (const uid of updatedReplies(turns, progress)) if (stored.has(uid)) locked.add(uid);
-  for (const { uid } of found.replies) locked.delete(uid);
-  return locked;
-}
-
 function expiredConversations(
   turns: readonly TurnWrite[],
   locked: ReadonlyMap<string, LockedConversation>,
@@ -369,90 +226,6 @@ function expiredConversations(
     if (existing.last_active < cutoff) expired.set(existing.id, cutoff);
   }
   return expired;
-}
-
-function hideExpired(expired: ReadonlyMap<string, string>, at: string): Statement[] {
-  if (expired.size === 0) return [];
-  const each = [...expired].map(() => '(id = ? AND last_active < ?)').join(' OR ');
-  const bindings = [...expired].flat();
-  const recorded = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed, pending)
-     SELECT id, owner, ?, 1, 1 FROM conversations WHERE ${each}`;
-  return [
-    { sql: recorded, bindings: [at, ...bindings] },
-    {
-      sql: `UPDATE conversations SET epoch = epoch + 1, deleted_at = ? WHERE ${each}`,
-      bindings: [at, ...bindings],
-    },
-  ];
-}
-
-/** Their earlier messages stay invisible, because the epoch is another one. */
-function restart(
-  restarts: ReadonlyMap<string, number>,
-  activity: ReadonlyMap<string, Activity>,
-): Statement[] {
-  const sql = `UPDATE conversations SET owner = ?, created_at = ?, last_active = ?, epoch = ?, deleted_at = NULL
-     WHERE id = ?`;
-  return [...restarts].flatMap(([id, epoch]) => {
-    const row = activity.get(id);
-    return row ? [{ sql, bindings: [row.owner, row.created, row.last, epoch, id] }] : [];
-  });
-}
-
-const CONVERSATION_TUPLE = `(${placeholders(4)})`;
-const MESSAGE_COLUMNS = `${MESSAGE_INSERT_COLUMNS}, epoch`;
-const MESSAGE_COLUMN_COUNT = MESSAGE_COLUMNS.split(',').length;
-const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
-
-/**
- * Existing conversations only get a newer activity; restarted ones are up to date. An unseen one must still not exist: another process may have
- * created it for another owner, and the plain INSERT then fails.
- */
-function saveConversations(
-  dialect: Dialect,
-  activity: ReadonlyMap<string, Activity>,
-  restarted: ReadonlyMap<string, unknown>,
-): Statement[] {
-  const rows = [...activity].filter(([id]) => !restarted.has(id)).sort(([a], [b]) => (a < b ? -1 : 1));
-  const [unseen = [], others = []] = [true, false].map((kind) =>
-    rows.filter(([, row]) => row.unseen === kind),
-  );
-  return [...insertConversations(others, dialect.conversationConflict), ...insertConversations(unseen, '')];
-}
-
-function insertConversations(rows: readonly (readonly [string, Activity])[], onKnown: string): Statement[] {
-  if (rows.length === 0) return [];
-  const bindings = rows.flatMap(([id, { created, last, owner }]) => [id, owner, created, last]);
-  const sql = `INSERT INTO conversations (id, owner, created_at, last_active)
-     VALUES ${repeated(CONVERSATION_TUPLE, rows.length)} ${onKnown}`;
-  return [{ sql, bindings }];
-}
-
-const CONTENT = MESSAGE_COLUMNS.split(', ').indexOf('content');
-/** Of the columns beside the content, together. */
-const ROW_CHARS = 300;
-
-function saveMessages(dialect: Dialect, rows: (string | number | null)[], packet: PacketLimit): Statement[] {
-  const statements: Statement[] = [];
-  let from = 0;
-  let chars = 0;
-  for (let at = 0; at < rows.length; at += MESSAGE_COLUMN_COUNT) {
-    const more = ROW_CHARS + String(rows[at + CONTENT]).length;
-    if (at > from && chars + more > packet.chars) {
-      statements.push(insertMessages(dialect, rows.slice(from, at)));
-      from = at;
-      chars = 0;
-    }
-    chars += more;
-  }
-  if (rows.length > 0) statements.push(insertMessages(dialect, from === 0 ? rows : rows.slice(from)));
-  return statements;
-}
-
-function insertMessages(dialect: Dialect, rows: readonly (string | number | null)[]): Statement {
-  const values = repeated(MESSAGE_TUPLE, rows.length / MESSAGE_COLUMN_COUNT);
-  const sql = `INSERT INTO messages (${MESSAGE_COLUMNS}) VALUES ${values} ${dialect.messageConflict}`;
-  return { sql, bindings: rows };
 }
 
 function messageTooLong(): AppError {

@@ -311,6 +311,7 @@ describe('a turn', () => {
       ['journalled', { persisted: false, finishReason: 'stop' }],
       ['stopped', { persisted: true, finishReason: 'cancelled' }],
       ['gone', 'conversation_not_found'],
+      ['replaced', 'reply_incomplete'],
       [new AppError('database_unavailable'), 'database_unavailable'],
     ] as const;
     for (const [outcome, expected] of outcomes) {

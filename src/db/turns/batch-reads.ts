@@ -1,0 +1,129 @@
+/** The rows that a batch of turns reads before it writes. */
+import type { ReplyProgress, TurnWrite } from '../../domain/chat/turns.ts';
+import { type Dialect, type LockedConversation, placeholders, type Statement } from '../core/dialect.ts';
+import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
+import type { KeyUse } from './key-claims.ts';
+import type { ReplyRow } from './reply-writes.ts';
+
+/** The units of one transaction. */
+export interface WriteBatch {
+  readonly turns: readonly TurnWrite[];
+  readonly progress: readonly ReplyProgress[];
+}
+
+/** The existing rows that the batch concerns. */
+export interface Found {
+  /** Locked until the transaction ends. */
+  readonly conversations: readonly LockedConversation[];
+  /** Also those that others have locked. */
+  readonly everyConversation: readonly Pick<ConversationRow, 'id'>[];
+  /** Replies that may be updated, locked until the transaction ends. */
+  readonly replies: readonly Pick<MessageRow, 'uid'>[];
+  readonly messages: readonly ReplyRow[];
+  readonly keys: readonly KeyUse[];
+  readonly deletions: readonly Pick<DeletionRow, 'conversation_id' | 'deleted_at'>[];
+}
+
+/** The statements that read {@link Found}, only those that the batch needs. The first one locks. */
+export class Reads {
+  readonly statements: Statement[] = [];
+  readonly #kinds: (keyof Found)[] = [];
+
+  constructor(dialect: Dialect, { turns, progress }: WriteBatch) {
+    const conversations = concernedConversations(turns);
+    const replies = updatedReplies(turns, progress);
+    this.#add('conversations', conversations, (count) => dialect.lockSql(count));
+    if (dialect.skipLocked !== '') {
+      this.#add(
+        'replies',
+        replies,
+        (count) => `SELECT uid FROM messages WHERE uid IN (${placeholders(count)}) ${dialect.skipLocked}`,
+      );
+      this.#add(
+        'everyConversation',
+        conversations,
+        (count) => `SELECT id FROM conversations WHERE id IN (${placeholders(count)})`,
+      );
+    }
+    this.#add(
+      'messages',
+      [...turns.flatMap(questionOf), ...turns.flatMap(replacedReply), ...replies],
+      (count) =>
+        `SELECT m.uid, m.conversation_id, m.status, m.length FROM messages m
+         JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
+         WHERE m.uid IN (${placeholders(count)}) AND c.deleted_at IS NULL`,
+    );
+    this.#add(
+      'keys',
+      turns.flatMap(({ key }) => (key ? [key.id] : [])),
+      (count) => `SELECT k.id, k.reply_uid,
+           CASE WHEN k.epoch = c.epoch AND c.deleted_at IS NULL THEN c.last_active END AS last_active
+         FROM idempotency_keys k JOIN conversations c ON c.id = k.conversation_id WHERE k.id IN (${placeholders(count)})`,
+    );
+    this.#add(
+      'deletions',
+      turns.flatMap(({ start, replayed }) => (start && replayed ? [start.conversationId] : [])),
+      (count) => `SELECT conversation_id, MAX(deleted_at) AS deleted_at FROM deletions
+         WHERE renewed = 0 AND conversation_id IN (${placeholders(count)}) GROUP BY conversation_id`,
+    );
+  }
+
+  found(rows: readonly unknown[][]): Found {
+    const none: Found = {
+      conversations: [],
+      everyConversation: [],
+      replies: [],
+      messages: [],
+      keys: [],
+      deletions: [],
+    };
+    return Object.assign(none, Object.fromEntries(this.#kinds.map((kind, index) => [kind, rows[index]])));
+  }
+
+  #add(kind: keyof Found, bindings: readonly string[], sql: (count: number) => string): void {
+    if (bindings.length === 0) return;
+    this.#kinds.push(kind);
+    this.statements.push({ sql: sql(bindings.length), bindings });
+  }
+}
+
+/** Conversations that can exist already, in the order in which they are locked. */
+function concernedConversations(turns: readonly TurnWrite[]): string[] {
+  const ids = new Set<string>();
+  for (const unit of turns) {
+    const { start, reply } = unit;
+    if (start && mayExist(unit)) ids.add(start.conversationId);
+    else if (!start && reply) ids.add(reply.conversationId);
+  }
+  return [...ids].sort();
+}
+
+/** The caller named the conversation, or could use its id while the turn was in the journal. */
+export function mayExist({ start, replayed }: TurnWrite): boolean {
+  return start?.named === true || replayed === true;
+}
+
+/** Replies without their question, which can be stored already. */
+function updatedReplies(turns: readonly TurnWrite[], progress: readonly ReplyProgress[]): string[] {
+  const ends = turns.flatMap(({ start, reply }) => (!start && reply ? [reply.uid] : []));
+  return [...ends, ...progress.map(({ uid }) => uid)];
+}
+
+/** The question of a reply that comes without it. */
+function questionOf({ start, reply }: TurnWrite): string[] {
+  return !start && reply?.replyTo ? [reply.replyTo] : [];
+}
+
+function replacedReply({ key }: TurnWrite): string[] {
+  return key?.replaces ? [key.replaces] : [];
+}
+
+/** The rows that exist, less those that could be locked. */
+export function lockedByOthers({ turns, progress }: WriteBatch, found: Found): ReadonlySet<string> {
+  const locked = new Set(found.everyConversation.map(({ id }) => id));
+  for (const { id } of found.conversations) locked.delete(id);
+  const stored = new Set(found.messages.map(({ uid }) => uid));
+  for (const uid of updatedReplies(turns, progress)) if (stored.has(uid)) locked.add(uid);
+  for (const { uid } of found.replies) locked.delete(uid);
+  return locked;
+}
