@@ -21,6 +21,7 @@ const USAGE = `usage: npm run export -- [options]
   --role user|assistant          only messages with this role
   --status complete|streaming|incomplete|cancelled
   --csv raw                      CSV without a byte order mark and formula escaping
+  --summary                      NDJSON with a last line that holds the counts
   --compression none|gzip|zstd   default: none
   --since CURSOR                 only changes since the export whose manifest has this cursor
   --out FILE                     default: standard output (-)

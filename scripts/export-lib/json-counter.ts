@@ -15,10 +15,7 @@ export const countJson: Counter = async (blocks) => {
   };
   for await (const block of blocks) parser.write(block);
   if (!parser.isEnded) throw new Error('unexpected end of file');
-  const { conversations, messages } = counts;
-  for (const [name, count] of Object.entries({ conversations, messages })) {
-    if (Reflect.get(summary, name) !== count) throw new Error(`the summary does not count ${count} ${name}`);
-  }
+  checkSummary(summary, counts);
   return counts;
 };
 
@@ -26,7 +23,12 @@ export const countNdjson: Counter = async (blocks) => {
   const counts = noCounts();
   const options = { paths: ['$.messages.*', '$'], separator: '\n', stringBufferSize: STRING_BUFFER };
   const parser = new JSONParser(options);
-  parser.onValue = ({ value, parent, stack }) => addValue(counts, value, stack.length === 2, parent);
+  let summary: object | undefined;
+  parser.onValue = ({ value, parent, stack }) => {
+    if (summary !== undefined) throw new Error('the summary is not the last line');
+    if (stack.length < 2) summary = asObject(value).summary;
+    if (summary === undefined) addValue(counts, value, stack.length === 2, parent);
+  };
   let lines = 0;
   for await (const block of endingWith(blocks, '\n')) {
     for (let at = block.indexOf(NEWLINE); at >= 0; at = block.indexOf(NEWLINE, at + 1)) lines += 1;
@@ -34,9 +36,17 @@ export const countNdjson: Counter = async (blocks) => {
   }
   parser.end();
   // The parser accepts line breaks between tokens.
-  if (lines !== counts.conversations + counts.deleted) throw new Error('a line is not one conversation');
+  if (lines !== counts.conversations + counts.deleted + (summary ? 1 : 0))
+    throw new Error('a line is not one conversation');
+  if (summary) checkSummary(summary, counts);
   return counts;
 };
+
+function checkSummary(summary: object, { conversations, messages }: Counts): void {
+  for (const [name, count] of Object.entries({ conversations, messages })) {
+    if (Reflect.get(summary, name) !== count) throw new Error(`the summary does not count ${count} ${name}`);
+  }
+}
 
 /** Removes the value from its array, so that memory does not grow with the file. */
 function addValue(counts: Counts, value: unknown, isMessage: boolean, parent: unknown): void {
@@ -50,7 +60,7 @@ function addValue(counts: Counts, value: unknown, isMessage: boolean, parent: un
   else throw new Error('a conversation has no messages and was not deleted');
 }
 
-function asObject(value: unknown): { id?: unknown; messages?: unknown; deleted?: unknown } {
+function asObject(value: unknown): { id?: unknown; messages?: unknown; deleted?: unknown; summary?: object } {
   if (typeof value !== 'object' || value === null)
     throw new Error('a conversation or message is not an object');
   return value;

@@ -14,6 +14,7 @@ export const OPTIONS = {
   role: { type: 'string' },
   status: { type: 'string' },
   csv: { type: 'string' },
+  summary: { type: 'boolean' },
   compression: { type: 'string' },
   since: { type: 'string' },
   out: { type: 'string' },
@@ -26,8 +27,8 @@ const NAMES: Readonly<Record<string, string>> = { start_date: 'start', end_date:
 
 /** Validates like POST /api/exports. @throws CommandError */
 export async function readRequest(values: Values, cursors: CursorCodec): Promise<ExportRequest> {
-  const { start: start_date, end: end_date, format, role, status, csv, compression, since } = values;
-  const given = { format, start_date, end_date, role, status, csv, compression, since };
+  const { start: start_date, end: end_date, format, role, status, csv, summary, compression, since } = values;
+  const given = { format, start_date, end_date, role, status, csv, summary, compression, since };
   const body = checked(given);
   const cursor = body.since === undefined ? null : await cursors.decode(body.since);
   if (body.since !== undefined && !cursor) {

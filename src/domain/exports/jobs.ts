@@ -10,6 +10,8 @@ export interface ExportRequest {
   readonly format: ExportFormat;
   /** CSV without byte order mark and formula escaping. */
   readonly raw: boolean;
+  /** NDJSON with a last line that holds the counts. */
+  readonly summary?: boolean | undefined;
   readonly compression: Compression;
   readonly filter: ExportFilter;
   readonly since: ExportCursor | null;

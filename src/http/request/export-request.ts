@@ -35,6 +35,7 @@ export function exportRequestOf(
   return {
     format: body.format,
     raw: body.csv === 'raw',
+    ...(body.summary && { summary: true }),
     compression: body.compression,
     filter: exportFilterOf(body, owner),
     since,

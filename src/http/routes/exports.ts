@@ -85,12 +85,12 @@ function exportOneRoute(exports: ExportService, conversations: ConversationServi
 async function sendExport(
   exports: ExportService,
   target: ExportTarget,
-  { format, csv, preview }: z.output<typeof exportQuery>,
+  { format, csv, summary, preview }: z.output<typeof exportQuery>,
   name: string,
   request: Request,
   response: Response,
 ): Promise<void> {
-  const form = { format, raw: csv === 'raw' };
+  const form = { format, raw: csv === 'raw', summary: summary === 'true' };
   // HEAD is answered with the headers of the file, without counting anything.
   if (preview !== undefined && request.method !== 'HEAD') {
     const body = await exports.preview(target, form, preview, closeSignal(response));

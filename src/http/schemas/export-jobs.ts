@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { JobListCursor } from '../../domain/exports/jobs.ts';
 import { cursorFormat, instant, pageQuery, paging, strictObject, uuid } from './common.ts';
-import { csvOption, exportFilter, exportFormat, isOrdered, ORDER_RULE } from './exports.ts';
+import { csvOption, exportFilter, exportFormat, isOrdered, ORDER_RULE, SUMMARY } from './exports.ts';
 
 const status = z.enum(['queued', 'running', 'done', 'failed', 'cancelled']).meta({ id: 'ExportStatus' });
 
@@ -11,6 +11,7 @@ export const exportRequest = strictObject({
   format: exportFormat.default('json'),
   ...exportFilter,
   csv: csvOption,
+  summary: z.boolean('must be true or false').optional().meta({ description: SUMMARY }),
   compression: compression.default('none'),
   since: z.string().max(200).optional().meta({
     description:

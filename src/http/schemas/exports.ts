@@ -51,6 +51,9 @@ function bound(end: boolean) {
 
 export const exportFormat = z.enum(['json', 'csv', 'ndjson'], 'must be json, csv or ndjson');
 
+export const SUMMARY =
+  '`true`: NDJSON ends with a line `{"summary":{"conversations","messages"}}`; ignored by other formats';
+
 export const csvOption = z
   .literal('raw', 'must be "raw" or omitted')
   .optional()
@@ -83,6 +86,7 @@ export const exportFilter = { start_date: bound(false), end_date: bound(true), .
 export const exportQuery = z.object({
   format: exportFormat.default('json'),
   csv: csvOption,
+  summary: z.enum(['true', 'false'], 'must be true or false').optional().meta({ description: SUMMARY }),
   preview: count.optional().meta({
     override: COUNT_SCHEMA,
     description: 'Return the first rows and the estimated size instead of the file',

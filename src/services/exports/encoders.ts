@@ -133,7 +133,16 @@ function jsonHead(conversation: ExportConversation, retention: Retention): strin
   return `{"conversation_id":"${id}","created_at":"${createdAt}","last_active":"${lastActive}","expires_at":${expires},"messages":[`;
 }
 
-export function ndjsonEncoder(retention: Retention): ExportEncoder {
+const NO_SUMMARY = { summary: false, incremental: false };
+
+function summaryOf({ conversations, messages, deleted }: ExportCounts, incremental: boolean) {
+  return { conversations, messages, ...(incremental && { deleted }) };
+}
+
+export function ndjsonEncoder(
+  retention: Retention,
+  { summary, incremental }: { readonly summary: boolean; readonly incremental: boolean } = NO_SUMMARY,
+): ExportEncoder {
   return {
     opening: () => '',
     deletions: (deletions) => deletions.map((one) => `${jsonDeletion(one)}\n`).join(''),
@@ -141,7 +150,7 @@ export function ndjsonEncoder(retention: Retention): ExportEncoder {
     messages: (_conversation, messages, first) => jsonMessages(messages, first),
     end: () => ']}\n',
     flush: () => '',
-    closing: () => '',
+    closing: (counts) => (summary ? `${JSON.stringify({ summary: summaryOf(counts, incremental) })}\n` : ''),
   };
 }
 
@@ -173,9 +182,6 @@ export function jsonEncoder(
     messages: (_conversation, messages, first) => jsonMessages(messages, first),
     end: () => ']}',
     flush: () => '',
-    closing: ({ conversations, messages, deleted }) => {
-      const summary = { conversations, messages, ...(since && { deleted }) };
-      return `\n],"summary":${JSON.stringify(summary)}}\n`;
-    },
+    closing: (counts) => `\n],"summary":${JSON.stringify(summaryOf(counts, since !== null))}}\n`,
   };
 }

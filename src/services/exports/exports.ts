@@ -26,6 +26,8 @@ export interface ExportForm {
   readonly format: ExportFormat;
   /** CSV without byte order mark and formula escaping. */
   readonly raw: boolean;
+  /** NDJSON with a last line that holds the counts. */
+  readonly summary?: boolean | undefined;
 }
 
 /** The conversations that match the filter: all of them, or this one. */
@@ -221,10 +223,15 @@ export class ExportService {
     return since ? this.#source.deletions(since, filter.owner ?? null) : [];
   }
 
-  #encoder(scope: ExportScope, { format, raw }: ExportForm, now: Instant, masked: boolean): ExportEncoder {
+  #encoder(
+    scope: ExportScope,
+    { format, raw, summary = false }: ExportForm,
+    now: Instant,
+    masked: boolean,
+  ): ExportEncoder {
     const encoders: Readonly<Record<ExportFormat, () => ExportEncoder>> = {
       csv: () => csvEncoder(raw),
-      ndjson: () => ndjsonEncoder(this.#retention),
+      ndjson: () => ndjsonEncoder(this.#retention, { summary, incremental: scope.since !== null }),
       json: () =>
         jsonEncoder(this.#retention, { ...scope, exportedAt: now, since: scope.since?.at ?? null, masked }),
     };
