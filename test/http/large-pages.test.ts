@@ -3,7 +3,7 @@ import { after, before, describe, it } from 'node:test';
 import { v7 } from 'uuid';
 import { type ChatServer, databases, startChat } from '../support/chat-server.ts';
 
-const MESSAGES = 40;
+const MESSAGES = 120;
 const SIZE = 512 * 1024;
 const PAGE = 4 * 1024 * 1024;
 
@@ -47,6 +47,29 @@ for (const place of databases()) {
         contents.slice(2).map((content) => Number.parseInt(content, 10)),
         Array.from({ length: MESSAGES }, (_, n) => n),
       );
+    });
+
+    it('costs memory for its pages only, and blocks /health for none of them', async (t) => {
+      const before = process.memoryUsage.rss();
+      let most = before;
+      let slowest = 0;
+      const pages = Promise.all([1, 2, 3].map(() => chat.read(id, '?limit=1000')));
+      let isOver = false;
+      void pages.finally(() => {
+        isOver = true;
+      });
+      while (!isOver) {
+        const began = performance.now();
+        assert.equal((await chat.call('GET', '/health')).status, 200);
+        slowest = Math.max(slowest, performance.now() - began);
+        most = Math.max(most, process.memoryUsage.rss());
+      }
+      await pages;
+      const mb = (most - before) / 1024 / 1024;
+      t.diagnostic(`${mb.toFixed()} MB more, /health within ${slowest.toFixed()} ms`);
+      // All messages in each of the three take several times 60 MB each.
+      assert.ok(mb < 300, `${mb} MB more`);
+      assert.ok(slowest < 1500, `${slowest} ms`);
     });
 
     it('has at least one message in each page, also one that is larger than a page', async () => {
