@@ -1,12 +1,13 @@
 /**
- * `npm test [-- FILE|FOLDER …]`: runs the tests in passes, prints the ten slowest files and the totals, and exits
- * with 1 when anything failed. TEST_CONCURRENCY says how many files run at the same time.
+ * `npm test [-- FILE|FOLDER …]`: runs the tests, prints the ten slowest files and the totals, and exits with 1 when
+ * anything failed. TEST_CONCURRENCY says how many processes run tests at the same time.
  */
 import { existsSync, globSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative, resolve } from 'node:path';
+import { Readable } from 'node:stream';
 import { type RunOptions, run } from 'node:test';
-import { spec } from 'node:test/reporters';
+import { spec, type TestEvent } from 'node:test/reporters';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { globalSetup, globalTeardown } from '../test/support/global-setup.ts';
 
@@ -15,7 +16,7 @@ const BUNDLE = join(PROJECT, 'test', 'support', 'bundle.ts');
 const TEST_TIMEOUT_MS = 120_000;
 const SLOWEST = 10;
 
-/** These measure durations, so they run alone. */
+/** These measure durations, so they run when nothing else does. */
 const TIMED: ReadonlySet<string> = new Set([
   'test/db/pool.test.ts',
   'test/faults/shutdown.test.ts',
@@ -23,12 +24,27 @@ const TIMED: ReadonlySet<string> = new Set([
   'test/http/export-throttle.test.ts',
   'test/http/limits-shared.test.ts',
   'test/security/slow-clients.test.ts',
-  'test/unit/markdown/linearity.test.ts',
   'test/unit/markdown/promptness.test.ts',
 ]);
 
-/** Slowest first, so that no core is idle at the end. */
-const ORDER = ['faults', 'http/export', 'http', 'scripts', 'db', 'browser', 'docs', 'llm', ''];
+/**
+ * By the beginning of their path, slowest first, so that no core is idle at the end; and how many files share a
+ * process. A process costs half a second, and every file that has one of its own runs code that is not compiled yet.
+ * Where the tests mostly wait, each file has its own.
+ */
+const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
+  ['faults', 1],
+  ['pm2', 1],
+  ['browser', Number.POSITIVE_INFINITY],
+  ['http', 5],
+  ['db', 5],
+  ['scripts', 3],
+  ['docs', 1],
+  ['supply', 1],
+  ['unit', Number.POSITIVE_INFINITY],
+  ['llm', Number.POSITIVE_INFINITY],
+  ['', Number.POSITIVE_INFINITY],
+];
 
 const COUNTS = ['tests', 'suites', 'pass', 'fail', 'cancelled', 'skipped', 'todo'] as const;
 
@@ -43,31 +59,69 @@ function testFiles(places: readonly string[]): string[] {
   const patterns = (places.length > 0 ? places : ['test']).map((place) =>
     statSync(resolve(PROJECT, place)).isDirectory() ? `${place}/**/*.test.ts` : place,
   );
-  const files = globSync(patterns, { cwd: PROJECT }).map((file) => file.replaceAll('\\', '/'));
-  const rank = (file: string) => ORDER.findIndex((prefix) => file.startsWith(`test/${prefix}`));
-  return files.sort().sort((a, b) => rank(a) - rank(b));
+  return globSync(patterns, { cwd: PROJECT })
+    .map((file) => file.replaceAll('\\', '/'))
+    .sort();
 }
 
-async function runPass(totals: Totals, options: RunOptions): Promise<void> {
-  const stream = run({ timeout: TEST_TIMEOUT_MS, ...options });
+/** Which files run in which process, in the order in which they start. */
+function processes(files: readonly string[]): string[][] {
+  const kindOf = (file: string) => KINDS.findIndex(([path]) => file.startsWith(`test/${path}`));
+  return KINDS.flatMap(([, filesPerProcess], index) => {
+    const own = files.filter((file) => kindOf(file) === index);
+    const count = own.length > 0 ? Math.max(1, Math.ceil(own.length / filesPerProcess)) : 0;
+    return Array.from({ length: count }, (_, nth) => own.filter((_, at) => at % count === nth));
+  });
+}
+
+/** Runs files in one process; what it says is printed when it has ended. */
+async function runProcess(totals: Totals, files: readonly string[]): Promise<void> {
+  const paths = files.map((file) => join(PROJECT, file));
+  const shared = paths.length > 1;
+  const options: RunOptions = shared ? { files: [BUNDLE], argv: paths } : { files: paths };
+  const stream = run({
+    ...options,
+    timeout: TEST_TIMEOUT_MS,
+    concurrency: 1,
+    // A failed test that left something open must not keep the run from ending.
+    execArgv: ['--test-force-exit'],
+  });
   const add = (file: string, ms: number) =>
     totals.durations.set(file, (totals.durations.get(file) ?? 0) + ms);
   stream.on('test:summary', ({ file, counts, duration_ms }) => {
-    if (file === undefined) {
-      const { tests, suites, passed: pass, cancelled, skipped, todo } = counts;
-      const fail = tests - pass - cancelled - skipped - todo;
-      const all = { tests, suites, pass, fail, cancelled, skipped, todo };
-      for (const name of COUNTS) totals.counts[name] += all[name];
-    } else if (file !== BUNDLE) add(file, duration_ms);
+    if (!shared && file !== undefined) add(file, duration_ms);
+    if (file !== undefined) return;
+    const { tests, suites, passed: pass, cancelled, skipped, todo } = counts;
+    const fail = tests - pass - cancelled - skipped - todo;
+    const all = { tests, suites, pass, fail, cancelled, skipped, todo };
+    for (const name of COUNTS) totals.counts[name] += all[name];
   });
-  stream.on('test:complete', ({ file, nesting, details }) => {
-    if (options.argv && nesting === 0 && file !== undefined && file !== BUNDLE)
+  stream.on('test:complete', ({ file, details }) => {
+    // Not of suites: some are opened in test/support. Not of the process, which has the bundle's name.
+    if (shared && file !== undefined && file !== BUNDLE && details.type !== 'suite')
       add(file, details.duration_ms);
   });
   stream.on('test:fail', ({ file, name, details }) => {
     if (details.type !== 'suite') totals.failures.push(`${relative(PROJECT, file ?? '')}: ${name}`);
   });
-  for await (const text of stream.compose(new spec())) process.stdout.write(text);
+  let said = '';
+  for await (const text of Readable.from(withoutTotals(stream)).pipe(new spec())) said += text;
+  process.stdout.write(said);
+}
+
+/** The totals of a process; {@link report} prints those of the run. */
+async function* withoutTotals(events: AsyncIterable<TestEvent>): AsyncGenerator<TestEvent> {
+  for await (const event of events) {
+    if (event.type !== 'test:diagnostic' || event.data.file !== undefined) yield event;
+  }
+}
+
+async function runAll(totals: Totals, list: readonly string[][], concurrency: number): Promise<void> {
+  const queue = [...list];
+  const work = async () => {
+    for (let files = queue.shift(); files; files = queue.shift()) await runProcess(totals, files);
+  };
+  await Promise.all(Array.from({ length: concurrency }, work));
 }
 
 function report({ counts, durations, failures }: Totals, ms: number): void {
@@ -98,19 +152,12 @@ const totals: Totals = {
   failures: [],
 };
 const files = testFiles(places);
-const timed = files.filter((file) => TIMED.has(file));
-const unit = files.filter((file) => file.startsWith('test/unit/') && !TIMED.has(file));
-const others = files.filter((file) => !timed.includes(file) && !unit.includes(file));
-const paths = (list: readonly string[]) => list.map((file) => join(PROJECT, file));
 const concurrency = Number(process.env.TEST_CONCURRENCY ?? availableParallelism() + 1);
 
 await globalSetup();
 try {
-  if (unit.length > 0) await runPass(totals, { files: [BUNDLE], argv: paths(unit) });
-  // A file whose failed test left something open must not keep the run from ending.
-  const execArgv = ['--test-force-exit'];
-  if (others.length > 0) await runPass(totals, { files: paths(others), concurrency, execArgv });
-  if (timed.length > 0) await runPass(totals, { files: paths(timed), concurrency: 1, execArgv });
+  await runAll(totals, processes(files.filter((file) => !TIMED.has(file))), concurrency);
+  await runAll(totals, processes(files.filter((file) => TIMED.has(file))), 1);
 } finally {
   await globalTeardown().catch(() => {
     process.exitCode = 1;

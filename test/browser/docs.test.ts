@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
-import { launchChromium, provideChromium } from '../support/chromium.ts';
+import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
 import { openPage } from './page.ts';
 
@@ -86,11 +86,10 @@ describe('/docs in a browser', { skip: chromium === undefined }, () => {
   let browser: Browser;
 
   before(async () => {
-    [server, browser] = await Promise.all([startServer(), launchChromium(chromium ?? '')]);
+    [server, browser] = await Promise.all([startServer(), sharedChromium(chromium ?? '')]);
   });
 
   after(async () => {
-    await browser?.close();
     await server?.stop();
   });
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Browser, Page, Request } from 'playwright-core';
-import { launchChromium, provideChromium } from '../support/chromium.ts';
+import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
 import { ask, openPage } from './page.ts';
@@ -25,7 +25,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     const limits = { OPENAI_MAX_RETRIES: '0', MESSAGE_MAX_CHARS: '40', CACHE_MAX_BYTES: '0' };
     [server, browser] = await Promise.all([
       startServer({ OPENAI_BASE_URL: upstream.baseUrl, ...limits }),
-      launchChromium(chromium ?? ''),
+      sharedChromium(chromium ?? ''),
     ]);
     proxy = await startFaultProxy(Number(new URL(server.url).port));
   });
@@ -49,7 +49,6 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
   }
 
   after(async () => {
-    await browser?.close();
     await proxy?.close();
     await server?.stop();
     await upstream?.close();

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
-import { launchChromium, provideChromium } from '../support/chromium.ts';
+import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
 import { ask, openPage, until } from './page.ts';
 import { takePicture } from './picture.ts';
@@ -21,12 +21,11 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
     [demo, server, browser] = await Promise.all([
       startServer(),
       startServer({ OPENAI_BASE_URL: upstream.baseUrl }),
-      launchChromium(chromium ?? ''),
+      sharedChromium(chromium ?? ''),
     ]);
   });
 
   after(async () => {
-    await browser?.close();
     await Promise.all([demo?.stop(), server?.stop()]);
     await upstream?.close();
   });

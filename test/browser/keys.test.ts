@@ -7,7 +7,7 @@ import type { Browser, Page, Request } from 'playwright-core';
 import type { Scope } from '../../src/domain/access/api-keys.ts';
 import { createIdSource } from '../../src/ids.ts';
 import { ApiKeyService, type CreatedKey } from '../../src/services/access/api-keys.ts';
-import { launchChromium, provideChromium } from '../support/chromium.ts';
+import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { silent } from '../support/databases.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
@@ -53,14 +53,13 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await open.stop();
     [server, browser] = await Promise.all([
       startServer({ ...env, AUTH: 'required' }),
-      launchChromium(chromium ?? ''),
+      sharedChromium(chromium ?? ''),
     ]);
     keys = keysOf(server);
     proxy = await startFaultProxy(Number(new URL(server.url).port));
   });
 
   after(async () => {
-    await browser?.close();
     await proxy?.close();
     await server?.stop();
     await upstream?.close();

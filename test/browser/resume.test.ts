@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
 import { z } from 'zod';
 import { type ChatServer, startChat } from '../support/chat-server.ts';
-import { launchChromium, provideChromium } from '../support/chromium.ts';
+import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { createGate, delta, done, finish, script, thenReset, usage, wait } from '../support/fake-upstream.ts';
 import { openStream } from '../support/sse-client.ts';
 import { openPage, until } from './page.ts';
@@ -40,12 +40,11 @@ describe('an EventSource of a browser', { skip: chromium === undefined }, () => 
   const remember = (message: unknown) => void requests.push(started.parse(message).request);
   before(async () => {
     const env = { SSE_OPEN_MS: '600000', SSE_HEARTBEAT_MS: '100' };
-    [chat, browser] = await Promise.all([startChat(env), launchChromium(chromium ?? '')]);
+    [chat, browser] = await Promise.all([startChat(env), sharedChromium(chromium ?? '')]);
     subscribe('http.server.request.start', remember);
   });
   after(async () => {
     unsubscribe('http.server.request.start', remember);
-    await browser?.close();
     await chat?.stop();
   });
 

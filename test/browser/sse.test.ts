@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 
 interface PageEvent {
@@ -10,8 +12,10 @@ interface PageEvent {
 }
 
 // The module is a browser's and has no types: its path must not be one that the compiler follows.
-const path = new URL('../../src/http/web/assets/chat/sse.js', import.meta.url).href;
-const { eventParser }: { eventParser: () => (text: string) => PageEvent[] } = await import(path);
+const path = fileURLToPath(new URL('../../src/http/web/assets/chat/sse.js', import.meta.url));
+const { eventParser }: { eventParser: () => (text: string) => PageEvent[] } = createRequire(import.meta.url)(
+  path,
+);
 
 const SAMPLE = [
   ': ping',
