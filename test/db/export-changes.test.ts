@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import type { Database } from '../../src/db/database.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { stored } from '../support/export-data.ts';
+import { rounds } from '../support/random.ts';
 import { original } from '../support/replica.ts';
 import { type Clock, clockOf, Follower, World } from './changes.ts';
 import { newId } from './fixtures.ts';
@@ -62,7 +63,7 @@ eachDatabase((_name, open) => {
             assert.deepEqual(follower.replica.copy(), await original(database));
           }
         }),
-        { numRuns: 20 },
+        { numRuns: rounds(8, 200) },
       );
     });
 

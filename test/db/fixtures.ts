@@ -8,6 +8,7 @@ import type {
   SequencedMessage,
 } from '../../src/domain/conversations/conversation.ts';
 import type { PurgeCount, PurgeStore } from '../../src/domain/conversations/purge.ts';
+import { insertRows } from '../support/export-data.ts';
 
 export const HOUR = 3_600_000;
 /** With milliseconds, and not of today: nothing here may depend on the clock. */
@@ -107,11 +108,9 @@ export async function contents(repository: ConversationRepository, id: string): 
 export async function fillConversation(knex: Knex, id: string, count: number): Promise<void> {
   const time = '2024-03-21 12:00:00.123';
   await knex('conversations').insert({ id, created_at: time, last_active: time });
-  for (let left = count; left > 0; left -= 500) {
-    const rows = Array.from({ length: Math.min(500, left) }, () => ({
-      ...{ uid: newId(), conversation_id: id, role: 'user', content: 'an old message' },
-      ...{ timestamp: time, updated_at: time, status: 'complete', length: 14 },
-    }));
-    await knex('messages').insert(rows);
-  }
+  const rows = Array.from({ length: count }, () => ({
+    ...{ uid: newId(), conversation_id: id, role: 'user', content: 'an old message' },
+    ...{ timestamp: time, updated_at: time, status: 'complete', length: 14 },
+  }));
+  await insertRows(knex, 'messages', rows);
 }

@@ -61,8 +61,8 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
   const stored = async ({ conversationId }: Message) =>
     (await messagesOf(database.conversations, conversationId, 0, 10))[1];
 
-  test('100 replies with 200 KB of new text each are saved, without a failed batch', async () => {
-    const turns = Array.from({ length: 100 }, streamingTurn);
+  test('25 replies with 200 KB of new text each are saved, without a failed batch', async () => {
+    const turns = Array.from({ length: 25 }, streamingTurn);
     const text = textOf(200_000);
     await Promise.all(
       turns.map(({ question, reply: one }) =>
@@ -77,7 +77,7 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
       left = left.filter((_, n) => outcomes[n]?.status === 'rejected');
     }
     const saved = await database.knex('messages').where({ content: text.slice(0, half), length: half });
-    assert.equal(saved.length, 100);
+    assert.equal(saved.length, 25);
     await Promise.all(
       turns.map(async ({ question, reply: one }) => {
         const end = replyTo(question, { uid: one.uid, content: text });
@@ -88,12 +88,12 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
     assert.deepEqual(warnings, []);
   });
 
-  test('a journal with 100 replies of 200 KB is replayed after an outage', async () => {
+  test('a journal with 25 replies of 200 KB is replayed after an outage', async () => {
     const journal = new Journal(join(folder, 'journal.sqlite'), 1e9);
     const writer = new DurableWriter(database.writer, journal, logger, { retryMs: 60_000 });
     await server.kill();
     const text = textOf(200_000);
-    const questions = Array.from({ length: 100 }, () => userMessage(newId(), { content: textOf(30_000) }));
+    const questions = Array.from({ length: 25 }, () => userMessage(newId(), { content: textOf(30_000) }));
     for (const question of questions) {
       const unit = { start: startOf(question), reply: replyTo(question, { content: text }) };
       assert.equal(await writer.write(unit), 'journalled');
