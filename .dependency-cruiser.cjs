@@ -1,6 +1,6 @@
 /**
- * The layers: http, jobs → services → domain ← db, llm, cache, markdown, files, notify, limits, filter. Only
- * src/compose sees everything. See docs/architecture.md.
+ * The layers: http, jobs → services → domain ← db, llm, cache, markdown, files, notify, limits,
+ * filter, metrics. Only src/compose sees everything. See docs/architecture.md.
  */
 const outside = (name, from, allowed) => ({
   name,
@@ -35,6 +35,7 @@ module.exports = {
     outside('notify-knows-the-domain', 'notify', ['^src/domain/']),
     outside('limits-know-the-domain', 'limits', ['^src/domain/']),
     outside('filter-knows-the-domain', 'filter', ['^src/domain/']),
+    outside('metrics-know-the-domain', 'metrics', ['^src/domain/']),
     outside('jobs-know-the-services', 'jobs', ['^src/domain/', '^src/services/']),
     outside('http-knows-the-services', 'http', [
       '^src/domain/',
@@ -80,6 +81,8 @@ module.exports = {
       ['express', '^src/http/'],
       ['lru-cache', '^src/(cache|llm)/'],
       ['csv-stringify', '^src/services/'],
+      ['prom-client', '^src/metrics/'],
+      ['@opentelemetry/api', '^src/metrics/'],
     ].map(([library, home]) => ({
       name: `only-home-imports-${library}`,
       severity: 'error',

@@ -21,7 +21,7 @@ export async function composeAccess(core: Core) {
   return { keys, links: new SignedLinks(secrets), quotas, close };
 }
 
-async function composeLimits({ config, database, processes: alive, clock, log }: Core) {
+async function composeLimits({ config, database, processes: alive, metrics, clock, log }: Core) {
   const { redisUrl } = config.limits;
   // PM2 starts its workers one after the other: count those still to come.
   const expected = cluster.isWorker ? config.workers : 1;
@@ -34,7 +34,7 @@ async function composeLimits({ config, database, processes: alive, clock, log }:
     await limiter.stop();
     redis?.close();
   };
-  const quotas = new Quotas(config.limits, limiter, new ConcurrencyLimiter(processes));
+  const quotas = new Quotas(config.limits, limiter, new ConcurrencyLimiter(processes), metrics);
   return { limits: { close }, quotas };
 }
 

@@ -2,6 +2,7 @@ import { createResponseCache } from '../cache/response-cache.ts';
 import type { Config } from '../config/config.ts';
 import type { ChatModel } from '../domain/chat/model.ts';
 import { Retention } from '../domain/conversations/retention.ts';
+import type { Metrics } from '../domain/metrics.ts';
 import type { BreakerOptions } from '../llm/breaker.ts';
 import { startDemoModel } from '../llm/demo/demo.ts';
 import { createChatModel } from '../llm/model.ts';
@@ -14,6 +15,7 @@ import { IdempotentTurns } from '../services/chat/idempotent-turns.ts';
 import { InputFilter } from '../services/chat/input-filter.ts';
 import { StoredStreams } from '../services/chat/stored-streams.ts';
 import { StreamService } from '../services/chat/streams.ts';
+import { TurnObserver } from '../services/chat/timing/turn-observer.ts';
 import { TurnRecorder } from '../services/chat/turn-recorder.ts';
 import { ConversationService } from '../services/conversations/conversations.ts';
 import type { ExportThrottle } from '../services/exports/throttle.ts';
@@ -29,6 +31,7 @@ export async function openModel(
   config: Config,
   log: Logger,
   textMaxBytes: () => number,
+  metrics: Pick<Metrics, 'attemptFailed'>,
   breaker: Partial<BreakerOptions> = {},
 ) {
   const demo = config.model.demo ? await startDemoModel() : undefined;
@@ -41,7 +44,7 @@ export async function openModel(
       return Math.min(config.model.replyMaxBytes, textMaxBytes());
     },
   };
-  const model = createChatModel(options, log);
+  const model = createChatModel(options, log, metrics);
   const close = async () => {
     await model.close();
     await demo?.close();
@@ -51,13 +54,16 @@ export async function openModel(
 
 /** Turns, streams, conversations and their health. */
 export function composeChat(core: Core, model: ChatModel, filter: ContentFilter, throttle: ExportThrottle) {
-  const { config, database, writer, worker, clock, ids, log } = core;
+  const { config, database, writer, metrics, worker, clock, ids, log } = core;
   const { conversations, replies } = database;
   const { maxGenerations } = config.chat;
   const retention = new Retention(config.chat.ttlMs);
   const cache = createResponseCache(config.cache.maxBytes, config.cache.ttlMs);
   const generations = new Generations(model, cache, createTextFormat(), maxGenerations, log);
-  const checkpoints = new Checkpoints({ writer, replies, worker, log }, config.durability.checkpointMs);
+  const checkpoints = new Checkpoints(
+    { writer, replies, metrics, worker, log },
+    config.durability.checkpointMs,
+  );
   const recorder = new TurnRecorder({ writer, checkpoints, worker, clock, log }, retention);
   const stored = new StoredStreams({ replies, pending: writer, log }, retention);
   const dropConversation = async (conversationId: string) => {
@@ -75,6 +81,7 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
         generations,
         recorder,
         idempotent: new IdempotentTurns(replies, recorder, stored),
+        observer: new TurnObserver(metrics, config.slow, log),
         throttle,
         filter: filter.input && new InputFilter(filter.input, !config.filter.store),
         clock,

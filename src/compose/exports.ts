@@ -16,13 +16,14 @@ import { composePurge } from './purge.ts';
 
 /** Exports, export jobs with their notifications, and the purge. */
 export async function composeExports(core: Core, throttle: ExportThrottle) {
-  const { config, database, worker, clock, ids, log, secrets } = core;
+  const { config, database, metrics, worker, clock, ids, log, secrets } = core;
   const retention = new Retention(config.chat.ttlMs);
   const cursors = new CursorCodec(secrets);
   const personal = { mask: (text: string) => maskInSteps(text), masked: config.piiMask.exports };
   const exports = new ExportService(database.exports, cursors, clock, retention, {
     personal,
     throttle,
+    metrics,
   });
   const files = createExportFiles(join(config.dataDir, 'exports'));
   const store = database.exportJobs;

@@ -3,7 +3,7 @@ import type { Config } from '../config/config.ts';
 import type { Database } from '../db/database.ts';
 import type { Clock, IdSource } from '../domain/runtime.ts';
 import { filterReplies } from '../filter/index.ts';
-import { createApp } from '../http/app.ts';
+import { createApp, createMetricsApp } from '../http/app.ts';
 import { ReplyRenderer } from '../http/response/reply-renderer.ts';
 import { HttpServer } from '../http/server/server.ts';
 import { createIdSource } from '../ids.ts';
@@ -11,6 +11,7 @@ import { startPurgeJob } from '../jobs/purge-job.ts';
 import type { BreakerOptions } from '../llm/breaker.ts';
 import type { Logger } from '../logger.ts';
 import { createTextFormat } from '../markdown/index.ts';
+import { measureCalls } from '../metrics/measured-model.ts';
 import type { RequestContext } from '../request-context.ts';
 import { ExportThrottle } from '../services/exports/throttle.ts';
 import { openContentFilter } from '../startup/open-content-filter.ts';
@@ -21,6 +22,8 @@ import { composeAccess, requireUsableKey } from './access.ts';
 import { composeChat, openModel } from './chat.ts';
 import type { Core } from './core.ts';
 import { composeExports } from './exports.ts';
+import { composeScrapes, recordMetrics } from './metrics.ts';
+import { openMetricsPort } from './metrics-port.ts';
 import { openStorage } from './storage.ts';
 
 /** The model client is loaded after the first probe of /health, so that a start stays cheap. */
@@ -85,12 +88,15 @@ async function openServer(
   const worker = ids.next();
   const filter = await openContentFilter(config.filter, log, overrides.lookAtWordsMs);
   opened.defer(() => filter.stop());
-  const storage = await openStorage(config, worker, log, opened, signal);
-  const upstream = await openModel(config, log, storage.database.textMaxBytes, overrides.breaker);
+  const recorded = recordMetrics(config, version);
+  const { metrics } = recorded;
+  const storage = await openStorage(config, worker, metrics, log, opened, signal);
+  const upstream = await openModel(config, log, storage.database.textMaxBytes, metrics, overrides.breaker);
   opened.defer(() => upstream.close());
   const secrets = async () => config.linkSecrets ?? [await storage.database.secrets.get('link')];
-  const core: Core = { ...storage, config, worker, clock, ids, log, secrets };
-  const model = filter.stored ? filterReplies(upstream.model, filter.stored) : upstream.model;
+  const core: Core = { ...storage, config, metrics, worker, clock, ids, log, secrets };
+  const measured = measureCalls(upstream.model, metrics);
+  const model = filter.stored ? filterReplies(measured, filter.stored) : measured;
   const throttle = new ExportThrottle();
   const chat = composeChat(core, model, filter, throttle);
   const access = await composeAccess(core);
@@ -99,18 +105,37 @@ async function openServer(
   await unlessAborted(signal, requireUsableKey(config, access.keys, log));
   const renderer = new ReplyRenderer(createTextFormat(), filter.output);
   const { messageMaxChars } = config.chat;
-  const options = { ...config.http, ...config.auth, version, messageMaxChars };
-  const app = createApp(options, { ...chat, ...access, ...exports, clock, renderer, log, context });
+  const scrapes = await composeScrapes(
+    core,
+    recorded,
+    { generations: () => chat.generations.open, circuits: () => upstream.model.circuits() },
+    opened,
+  );
+  const options = { ...config.http, ...config.auth, loopback: config.loopback, version, messageMaxChars };
+  const parts = { ...access, metrics, scrape: scrapes.scrape, clock, log, context };
+  const app = createApp(options, { ...chat, ...exports, ...parts, renderer });
   const server = new HttpServer(app, { bodyLimit: config.http.bodyLimit, log, ...overrides });
   const { url } = await server.listen(config.port, config.host).catch((error: unknown) => {
     throw listenError(error, config);
   });
-  const purgeJob = startPurgeJob(exports.purge, config.purgeCron, log);
+  const purgeJob = startPurgeJob(exports.purge, config.purgeCron, metrics, log);
   exports.jobRunner.wake();
   const warmUp = setTimeout(() => void upstream.warmUp(), WARM_UP_AFTER_MS).unref();
   opened.defer(() => clearTimeout(warmUp));
 
-  const background = [purgeJob, exports.jobRunner, exports.notifier];
+  const { port } = config.metrics;
+  const ownMetrics =
+    port === undefined
+      ? []
+      : [
+          openMetricsPort(
+            createMetricsApp(options, { ...parts, scrape: scrapes.scrapeOwn }),
+            port + scrapes.index,
+            config.host,
+            log,
+          ),
+        ];
+  const background = [purgeJob, exports.jobRunner, exports.notifier, ...ownMetrics];
   let stopping: Promise<void> | undefined;
   const stop = () => {
     const parts = { ...chat, writer: storage.writer, server, background, opened };

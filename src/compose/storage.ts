@@ -3,13 +3,15 @@ import { isFileLocked } from '../db/core/errors.ts';
 import { type Database, openDatabase } from '../db/database.ts';
 import { type Durability, openDurability } from '../db/durability.ts';
 import { prepareSchema } from '../db/prepare-schema.ts';
+import type { WriterMetrics } from '../db/turns/turn-writer.ts';
 import type { Logger } from '../logger.ts';
 import { toStartError } from '../startup/database-error.ts';
 import { StartError } from '../startup/start-error.ts';
 import { makeFolder } from '../util/folders.ts';
 import { unlessAborted } from '../util/timers.ts';
 
-export interface Storage extends Pick<Durability, 'writer' | 'processes' | 'isWritable'> {
+export interface Storage
+  extends Pick<Durability, 'writer' | 'processes' | 'isDatabaseUp' | 'isAlive' | 'isWritable'> {
   readonly database: Database;
 }
 
@@ -21,6 +23,7 @@ export interface Storage extends Pick<Durability, 'writer' | 'processes' | 'isWr
 export async function openStorage(
   config: Config,
   worker: string,
+  metrics: WriterMetrics,
   log: Logger,
   opened: AsyncDisposableStack,
   signal: AbortSignal,
@@ -29,10 +32,12 @@ export async function openStorage(
   const folder = config.dataDir;
   const unusable = `DATA_DIR ${folder} cannot be used`;
   await oneLine(unusable, () => makeFolder(folder));
-  const database = await oneLine('the database cannot be opened', () => openDatabase(config.database, log));
+  const database = await oneLine('the database cannot be opened', () =>
+    openDatabase(config.database, log, metrics),
+  );
   opened.defer(() => database.close());
   const options = { folder, worker, leaseMs, journalMaxBytes };
-  const { writer, processes, isWritable, start, close } = await unlessAborted(
+  const { start, close, ...durability } = await unlessAborted(
     signal,
     oneLine(unusable, () => openDurability(database, options, log)),
   );
@@ -50,7 +55,7 @@ export async function openStorage(
   } catch (error) {
     throw toStartError(error);
   }
-  return { database, writer, processes, isWritable };
+  return { database, ...durability };
 }
 
 const JOURNAL_LOCKED = 'its journal.sqlite is locked by another program';

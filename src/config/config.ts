@@ -117,6 +117,16 @@ export interface Config {
     readonly heartbeatMs: number;
     readonly openMs: number;
   };
+  readonly metrics: {
+    /** Worker i serves its own numbers at this port + i; undefined: no port. */
+    readonly port: number | undefined;
+    /** The place that PM2 has given this worker; undefined: the lowest free one. */
+    readonly workerIndex: number | undefined;
+    /** Whether the newer names of OpenTelemetry are added. */
+    readonly newGenAiNames: boolean;
+  };
+  /** Turns beyond these times are logged with the parts of their time. */
+  readonly slow: { readonly firstTokenMs: number; readonly replyMs: number };
   readonly log: { readonly level: string; readonly pretty: boolean; readonly file: string | undefined };
   /** Settings that differ from their defaults, secrets masked; for the start log. */
   readonly changed: Readonly<Record<string, string>>;
@@ -270,6 +280,14 @@ function limitsConfig(settings: Settings, loopback: boolean): Config['limits'] {
   };
 }
 
+function metricsConfig(settings: Settings, { NODE_APP_INSTANCE }: Environment): Config['metrics'] {
+  return {
+    port: settings.METRICS_PORT,
+    workerIndex: /^\d{1,4}$/.test(NODE_APP_INSTANCE ?? '') ? Number(NODE_APP_INSTANCE) : undefined,
+    newGenAiNames: settings.METRICS_GENAI === 'new',
+  };
+}
+
 function deepFreeze<T extends object>(value: T): T {
   for (const member of Object.values(value)) {
     if (typeof member === 'object' && member !== null && !Object.isFrozen(member)) deepFreeze(member);
@@ -345,6 +363,8 @@ export function loadConfig(variables: Environment, terminal = false): Config {
       heartbeatMs: settings.SSE_HEARTBEAT_MS,
       openMs: settings.SSE_OPEN_MS,
     },
+    metrics: metricsConfig(settings, environment),
+    slow: { firstTokenMs: settings.SLOW_FIRST_TOKEN_MS, replyMs: settings.SLOW_REPLY_MS },
     log: {
       level: settings.LOG_LEVEL,
       pretty: (settings.LOG_FORMAT ?? (terminal ? 'pretty' : 'json')) === 'pretty',

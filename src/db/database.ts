@@ -19,7 +19,13 @@ import { KnexCounters } from './repositories/counters.ts';
 import { KnexPurgeStore } from './repositories/purge.ts';
 import { KnexReplies } from './repositories/replies.ts';
 import { Secrets } from './repositories/secrets.ts';
-import { GroupCommitWriter, WRITER_CONNECTIONS } from './turns/turn-writer.ts';
+import { GroupCommitWriter, WRITER_CONNECTIONS, type WriterMetrics } from './turns/turn-writer.ts';
+
+export interface ConnectionCounts {
+  readonly used: number;
+  readonly free: number;
+  readonly waiting: number;
+}
 
 export interface Database {
   /** The pool of all but the writer. */
@@ -39,6 +45,8 @@ export interface Database {
   readonly secrets: Secrets;
   /** `SQLite data/chat.sqlite` or `MySQL host:3306/database`: for logs and health, without user and password. */
   describe(): string;
+  /** How many connections are in use and free, and how many requests wait for one. */
+  connections(): ConnectionCounts;
   /** The names of the migrations that are not applied yet. Rejects with the driver's error. */
   pendingMigrations(): Promise<string[]>;
   /** Changes nothing. Rejects with the driver's error when rights are missing or the server accepts no writes. */
@@ -53,7 +61,7 @@ export interface Database {
  * Does not connect: the server can start while the database is down.
  * @throws Error with one readable line when the URL is not one
  */
-export function openDatabase(given: DatabaseOptions, logger: Logger): Database {
+export function openDatabase(given: DatabaseOptions, logger: Logger, metrics?: WriterMetrics): Database {
   const options = { ...given, generation: new ConnectionGeneration() };
   const knex = createKnex(options, logger);
   // The writer has connections of its own, so that busy readers cannot delay it.
@@ -69,7 +77,7 @@ export function openDatabase(given: DatabaseOptions, logger: Logger): Database {
         logger,
       )
     : knex;
-  const writer = new GroupCommitWriter(writerKnex, logger);
+  const writer = new GroupCommitWriter(writerKnex, logger, metrics);
   return {
     knex,
     conversations: new KnexConversations(knex),
@@ -84,6 +92,7 @@ export function openDatabase(given: DatabaseOptions, logger: Logger): Database {
     counters: new KnexCounters(knex),
     secrets: new Secrets(knex),
     describe: () => describeTarget(options),
+    connections: () => countConnections(ownPool ? [knex, writerKnex] : [knex]),
     pendingMigrations: () => pendingMigrations(knex),
     checkWritable: () => checkWritable(knex),
     migrate: () => migrate(options, logger),
@@ -92,6 +101,17 @@ export function openDatabase(given: DatabaseOptions, logger: Logger): Database {
       await Promise.all([knex.destroy(), ownPool ? writerKnex.destroy() : undefined]);
     },
   };
+}
+
+function countConnections(pools: readonly Knex[]): ConnectionCounts {
+  const counts = { used: 0, free: 0, waiting: 0 };
+  for (const { client } of pools) {
+    // A destroyed client has no pool any more.
+    counts.used += client.pool?.numUsed() ?? 0;
+    counts.free += client.pool?.numFree() ?? 0;
+    counts.waiting += client.pool?.numPendingAcquires() ?? 0;
+  }
+  return counts;
 }
 
 function warnIfSmall(maxAllowedPacket: number, needed: number, logger: Logger): void {

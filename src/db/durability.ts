@@ -22,6 +22,10 @@ export interface Durability {
   processes(): number;
   /** Whether the database takes writes; see {@link WorkerRegistry.isWritable}. Never rejects. */
   isWritable(): Promise<boolean>;
+  /** Whether the database answers writes and heartbeats, as far as is known. */
+  isDatabaseUp(): boolean;
+  /** Whether a worker of this host lives. Undefined where the folder cannot hold lock files. */
+  readonly isAlive: ((worker: string) => boolean) | undefined;
   /** Starts heartbeats and reaping. Never rejects. */
   start(): Promise<void>;
   close(): Promise<void>;
@@ -58,6 +62,8 @@ export async function openDurability(
     writer,
     processes: () => registry.alive,
     isWritable: () => registry.isWritable(),
+    isDatabaseUp: () => writer.isDatabaseUp && registry.wasWritable,
+    isAlive: processLock && ((id) => processLock.isAlive(id)),
     start: () => registry.start(),
     async close() {
       await writer.close();

@@ -1,4 +1,4 @@
-import type { ChatModel, ModelOutcome, ModelReply, ModelRequest } from '../domain/chat/model.ts';
+import type { CallContext, ChatModel, ModelOutcome, ModelReply, ModelRequest } from '../domain/chat/model.ts';
 import type { FilterRule, FilterStream } from '../domain/filter.ts';
 import { piecesOf } from '../util/pieces.ts';
 
@@ -11,8 +11,8 @@ class Blocked extends Error {}
  */
 export function filterReplies(model: ChatModel, { words, action }: FilterRule): ChatModel {
   return {
-    async complete(request, signal) {
-      const reply = await model.complete(request, signal);
+    async complete(request, signal, context) {
+      const reply = await model.complete(request, signal, context);
       const filter = words.filters.markdown.stream(action);
       let text = '';
       for await (const piece of piecesOf(reply.content)) text += filter.push(piece);
@@ -20,8 +20,8 @@ export function filterReplies(model: ChatModel, { words, action }: FilterRule): 
       if (!filter.found) return reply;
       return action === 'block' ? { ...blocked(reply), content: text } : { ...reply, content: text };
     },
-    stream(request, onDelta, signal) {
-      return streamed(model, words.filters.markdown.stream(action), request, onDelta, signal);
+    stream(request, onDelta, signal, context) {
+      return streamed(model, words.filters.markdown.stream(action), request, onDelta, signal, context);
     },
     probe: (signal) => model.probe(signal),
     openCircuits: () => model.openCircuits(),
@@ -34,6 +34,7 @@ async function streamed(
   request: ModelRequest,
   onDelta: (text: string) => void,
   signal: AbortSignal,
+  context: CallContext | undefined,
 ): Promise<ModelOutcome> {
   const blocking = new AbortController();
   const emit = (text: string) => {
@@ -45,7 +46,7 @@ async function streamed(
   };
   let outcome: ModelOutcome;
   try {
-    outcome = await model.stream(request, take, AbortSignal.any([signal, blocking.signal]));
+    outcome = await model.stream(request, take, AbortSignal.any([signal, blocking.signal]), context);
   } catch (error) {
     if (filter.blocked) return blocked({ model: request.model, usage: null });
     // The held-back text belongs to the reply, and no word can follow.

@@ -1,5 +1,6 @@
 import express, { type Express } from 'express';
 import type { Logger } from 'pino';
+import type { Metrics } from '../domain/metrics.ts';
 import type { Clock } from '../domain/runtime.ts';
 import type { RequestContext } from '../request-context.ts';
 import type { ApiKeyService } from '../services/access/api-keys.ts';
@@ -12,11 +13,12 @@ import type { ExportService } from '../services/exports/exports.ts';
 import type { ExportJobService } from '../services/exports/jobs.ts';
 import type { HealthService } from '../services/health.ts';
 import { trustedProxies } from './access/client-subject.ts';
-import { createGuard } from './access/guard.ts';
+import { createGuard, type GuardOptions, type GuardParts } from './access/guard.ts';
 import type { Quotas } from './access/quotas.ts';
 import { errorHandler, notFound } from './middleware/errors.ts';
 import { hostAllowlist } from './middleware/host.ts';
 import { requestLogger } from './middleware/request-logger.ts';
+import { requestMetrics } from './middleware/request-metrics.ts';
 import { crossOrigin, securityHeaders } from './middleware/security.ts';
 import { normalizeTarget } from './middleware/target.ts';
 import { createBodyReader } from './request/body.ts';
@@ -29,16 +31,15 @@ import { exportJobRoutes } from './routes/export-jobs.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { healthRoutes } from './routes/health.ts';
 import { keyRoutes } from './routes/keys.ts';
+import { metricsRoute, type ScrapeMetrics } from './routes/metrics.ts';
 import { streamRoutes } from './routes/streams.ts';
 
-export interface AppOptions {
+export interface AppOptions extends GuardOptions {
   readonly version: string;
   readonly bodyLimit: number;
   readonly messageMaxChars: number;
   readonly corsOrigins: '*' | 'loopback' | readonly string[];
   readonly trustProxy: number | readonly string[];
-  /** Whether authentication is on. */
-  readonly required: boolean;
   /** Allowed names in the Host header, beside the loopback's; undefined: any. */
   readonly hosts: readonly string[] | undefined;
   readonly heartbeatMs: number;
@@ -57,6 +58,8 @@ export interface AppParts {
   readonly keys: ApiKeyService;
   readonly links: SignedLinks;
   readonly quotas: Quotas;
+  readonly metrics: Metrics;
+  readonly scrape: ScrapeMetrics;
   readonly clock: Clock;
   readonly log: Logger;
   readonly context: RequestContext;
@@ -65,11 +68,11 @@ export interface AppParts {
 function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   const { heartbeatMs, openMs, messageMaxChars } = options;
   const readBody = createBodyReader(options.bodyLimit);
-  const { chat, streams, renderer, quotas } = parts;
-  const timing = { heartbeatMs, openMs };
+  const { chat, streams, renderer, quotas, metrics } = parts;
+  const session = { heartbeatMs, openMs, metrics };
   return [
-    ...chatRoutes({ chat, renderer, readBody, quotas, messageMaxChars, timing }),
-    ...streamRoutes({ streams, renderer, timing }),
+    ...chatRoutes({ chat, renderer, readBody, quotas, messageMaxChars, session }),
+    ...streamRoutes({ streams, renderer, session, metrics }),
     // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
     ...conversationRoutes(parts.conversations),
@@ -83,10 +86,29 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
     }),
     ...keyRoutes({ keys: parts.keys, readBody }),
     ...healthRoutes(parts.health, options.version),
+    metricsRoute(parts.scrape),
   ];
 }
 
 export function createApp(options: AppOptions, parts: AppParts): Express {
+  const routes = apiRoutes(options, parts);
+  return appWith([...routes, ...documentRoutes(routes, options.version)], options, parts, mountAssets);
+}
+
+/** For a port that serves the metrics of this worker alone. */
+export function createMetricsApp(
+  options: AppOptions,
+  parts: GuardParts & Pick<AppParts, 'metrics' | 'scrape' | 'log' | 'context'>,
+): Express {
+  return appWith([metricsRoute(parts.scrape)], options, parts);
+}
+
+function appWith(
+  routes: readonly Route[],
+  options: AppOptions,
+  parts: GuardParts & Pick<AppParts, 'metrics' | 'log' | 'context'>,
+  mountMore: (app: Express) => void = () => {},
+): Express {
   const app = express();
   app.disable('x-powered-by');
   app.disable('etag');
@@ -95,15 +117,14 @@ export function createApp(options: AppOptions, parts: AppParts): Express {
   app.set('strict routing', true);
   app.set('trust proxy', trustedProxies(options.trustProxy));
 
+  app.use(requestMetrics(parts.metrics));
   app.use(requestLogger(parts.log, parts.context));
   app.use(securityHeaders());
   app.use(normalizeTarget());
   if (options.hosts) app.use(hostAllowlist(options.hosts));
   app.use(crossOrigin(options.corsOrigins));
-  const routes = apiRoutes(options, parts);
-  const guard = createGuard({ ...parts, required: options.required });
-  mountRoutes(app, [...routes, ...documentRoutes(routes, options.version)], guard);
-  mountAssets(app);
+  mountRoutes(app, routes, createGuard(options, parts));
+  mountMore(app);
   app.use(notFound());
   app.use(errorHandler());
   return app;

@@ -66,15 +66,18 @@ export function mountRoutes(app: Express, routes: readonly Route[], guard: Guard
         return route.handle(request, response);
       };
       mounted[route.method]((request, response) => {
+        response.locals.route = path;
         const admitted = guard(route, request, response);
         return admitted ? admitted.then(() => handle(request, response)) : handle(request, response);
       });
     }
     mounted.options((_request, response) => {
+      response.locals.route = path;
       response.setHeader('Allow', allow);
       response.status(204).end();
     });
-    mounted.all((request) => {
+    mounted.all((request, response) => {
+      response.locals.route = path;
       throw methodNotAllowed(request.method, allow);
     });
   }

@@ -1,5 +1,7 @@
 import { createTask } from 'node-cron';
+import type { PurgeCount } from '../domain/conversations/purge.ts';
 import { isDatabaseError } from '../domain/errors.ts';
+import type { Metrics } from '../domain/metrics.ts';
 import type { Log } from '../domain/runtime.ts';
 import type { PurgeService } from '../services/conversations/purge.ts';
 
@@ -19,11 +21,12 @@ const TICK_MS = 500;
 export function startPurgeJob(
   purge: Pick<PurgeService, 'run' | 'removeDeleted'>,
   pattern: string,
+  metrics: Pick<Metrics, 'purged'>,
   log: Log,
 ): Job {
   const abort = new AbortController();
   const run = once(
-    () => purge.run(abort.signal),
+    () => purge.run(abort.signal, countPurged(metrics)),
     (error) => log.error({ err: error }, 'purge failed, will retry'),
   );
   const remove = once(
@@ -46,6 +49,18 @@ export function startPurgeJob(
       for (const timer of timers) clearInterval(timer);
       await Promise.all([run.idle(), remove.idle()]);
     },
+  };
+}
+
+/** Counts what each slice adds to the totals. */
+function countPurged(metrics: Pick<Metrics, 'purged'>): (total: PurgeCount) => void {
+  let counted: PurgeCount = { conversations: 0, messages: 0 };
+  return ({ conversations, messages }) => {
+    metrics.purged({
+      conversations: conversations - counted.conversations,
+      messages: messages - counted.messages,
+    });
+    counted = { conversations, messages };
   };
 }
 

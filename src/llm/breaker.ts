@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache';
 import { AppError } from '../domain/errors.ts';
+import type { CircuitState } from '../domain/metrics.ts';
 import type { Log } from '../domain/runtime.ts';
 import { UpstreamError } from './errors.ts';
 import { isTooLong } from './refusals.ts';
@@ -60,6 +61,11 @@ export class CircuitBreakers {
     return [...this.#circuits.entries()].filter(([, circuit]) => circuit.isOpen).map(([model]) => model);
   }
 
+  /** The state of each circuit that was used lately. */
+  *states(): Generator<readonly [model: string, state: CircuitState]> {
+    for (const [model, circuit] of this.#circuits.entries()) yield [model, circuit.state];
+  }
+
   /** Runs one attempt on the circuit of `model`, see {@link CircuitBreaker.guard}. */
   guard<T>(model: string, signal: AbortSignal, work: (started: () => void) => Promise<T>): Promise<T> {
     let circuit = this.#circuits.get(model);
@@ -90,6 +96,12 @@ export class CircuitBreaker {
     this.#log = log;
     this.#options = { ...DEFAULTS, ...options };
     this.#counts = new RollingCounts(this.#options.windowMs);
+  }
+
+  /** `half_open`: the next call, or one that runs, is the probe. */
+  get state(): CircuitState {
+    if (!this.#open) return 'closed';
+    return this.#probing || this.#options.now() >= this.#probeAt ? 'half_open' : 'open';
   }
 
   get isOpen(): boolean {

@@ -1,5 +1,7 @@
 /** The chat model of any server with OpenAI's chat completions API. */
 import type { ChatModel, ModelOutcome, ModelRequest, ModelServerState } from '../domain/chat/model.ts';
+import type { ErrorCode } from '../domain/errors.ts';
+import type { CircuitState, Metrics } from '../domain/metrics.ts';
 import type { Log } from '../domain/runtime.ts';
 import { type BreakerOptions, CircuitBreakers } from './breaker.ts';
 import type { UpstreamError } from './errors.ts';
@@ -46,10 +48,16 @@ interface Call {
 export interface OpenedModel extends ChatModel {
   /** Loads what the first call needs, in small steps. Never rejects. */
   warmUp(): Promise<void>;
+  /** Of the models that were called lately. */
+  circuits(): Iterable<readonly [model: string, state: CircuitState]>;
   close(): Promise<void>;
 }
 
-export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
+export function createChatModel(
+  options: ModelOptions,
+  log: Log,
+  metrics?: Pick<Metrics, 'attemptFailed'>,
+): OpenedModel {
   let opening: Promise<ModelServerClient> | undefined;
   // On the first call: the SDK takes a fifth of the CPU time of a start.
   const openClient = () => {
@@ -73,6 +81,7 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
     deadline: startedAt + timeoutMs,
     signal,
     log,
+    failed: (code: ErrorCode) => metrics?.attemptFailed(code),
     adapt: (error: UpstreamError) => form.adaptTo(error),
     describe: (reported: ReportedError) =>
       options.logErrors
@@ -106,10 +115,11 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
   }
 
   return {
-    complete(request, signal) {
+    complete(request, signal, context) {
       return call(request, signal, async ({ client, asked, startedAt, describe }) => {
         const left = Math.max(1, startedAt + timeoutMs - performance.now());
-        const { reply, error } = await completeOnce(client, asked, { ...options, timeoutMs: left }, signal);
+        const limits = { ...options, timeoutMs: left };
+        const { reply, error } = await completeOnce(client, asked, limits, signal, context);
         if (error) {
           const { reason, reported } = error.details;
           log.warn({ reason, ...(reported && describe(reported)) }, 'upstream reply incomplete');
@@ -118,14 +128,14 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
       });
     },
 
-    stream(request, onDelta, signal) {
+    stream(request, onDelta, signal, context) {
       return call(request, signal, ({ client, asked, startedAt, accepted }) =>
         runAttempt(signal, async (attempt) => {
           const capAt = startedAt + options.replyMaxMs;
           const on = { delta: onDelta, start: accepted };
           const reply = new StreamedReply(request.model, options, capAt, on, attempt);
           try {
-            return await reply.read(await client.chat(asked, true, attempt));
+            return await reply.read(await client.chat(asked, true, attempt, context));
           } finally {
             reply.close();
           }
@@ -152,6 +162,8 @@ export function createChatModel(options: ModelOptions, log: Log): OpenedModel {
     },
 
     openCircuits: () => circuits.open,
+
+    circuits: () => circuits.states(),
 
     async warmUp() {
       try {

@@ -1,3 +1,4 @@
+import type { ErrorCode } from '../domain/errors.ts';
 import type { Log } from '../domain/runtime.ts';
 import { pause } from '../util/timers.ts';
 import { UpstreamError } from './errors.ts';
@@ -11,6 +12,8 @@ export interface RetryPlan {
   readonly deadline: number;
   readonly signal: AbortSignal;
   readonly log: Log;
+  /** Called with the code of each failed attempt. */
+  readonly failed: (code: ErrorCode) => void;
   /**
    * Changes the request after an error that says what is wrong with it.
    * @returns log fields; undefined when the error has another cause
@@ -31,6 +34,7 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
       return await attempt();
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error;
+      plan.failed(error.error.code);
       const adapted = performance.now() < plan.deadline ? plan.adapt(error) : undefined;
       const wait = adapted || tried > plan.maxRetries ? undefined : waitFor(error, tried, plan);
       const { status, requestId, reason, reported } = error.details;

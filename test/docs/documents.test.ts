@@ -26,6 +26,7 @@ const TWINS = [
   'docs/text-format',
   'docs/content-filter',
   'docs/security',
+  'docs/metrics',
 ].filter((name) => documents().includes(`${name}.zh-CN.md`));
 const OTHERS = [
   'CHANGELOG.md',

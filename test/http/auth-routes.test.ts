@@ -25,7 +25,7 @@ interface Things {
 }
 
 interface Row {
-  readonly access: 'open' | 'any' | 'chat' | 'read' | 'export' | 'admin';
+  readonly access: 'open' | 'any' | 'chat' | 'read' | 'export' | 'metrics' | 'admin';
   /** For a caller with access. */
   readonly status: number;
   /** A new object of the owner. */
@@ -89,6 +89,7 @@ const TABLE: Readonly<Record<string, Row>> = {
   'GET /health': { access: 'open', status: 200, hers: plain('/health') },
   'GET /api/health': { access: 'open', status: 200, hers: plain('/api/health') },
   'GET /health/ready': { access: 'open', status: 200, hers: plain('/health/ready') },
+  'GET /metrics': { access: 'metrics', status: 200, hers: plain('/metrics') },
   'GET /docs': { access: 'any', status: 200, hers: plain('/docs') },
   'GET /openapi.json': { access: 'any', status: 200, hers: plain('/openapi.json') },
   'POST /api/chat': asking('/api/chat'),

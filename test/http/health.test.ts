@@ -219,6 +219,7 @@ describe('GET /openapi.json', () => {
       'GET /health': '200',
       'GET /api/health': '200',
       'GET /health/ready': '200 503',
+      'GET /metrics': '200 401 403 429',
     });
     assert.deepEqual(
       found.map(([name]) => name),

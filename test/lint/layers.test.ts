@@ -18,6 +18,7 @@ const FORBIDDEN = [
   ['src/http', "import '../db/core/codec.ts';\n", 'http-knows-the-services'],
   ['src/util', "import '../domain/errors.ts';\n", 'util-is-pure'],
   ['src/http', "import 'knex';\n", 'only-home-imports-knex'],
+  ['src/services', "import '../metrics/instruments.ts';\n", 'services-know-the-domain'],
   ['src/db', "import 'openai';\n", 'only-home-imports-openai'],
   ['src/db', "import '../services/health.ts';\n", 'db-knows-the-domain'],
   ['src/db', "import '../../test/support/fakes.ts';\n", 'no-test-in-src'],

@@ -130,7 +130,10 @@ describe('npm run keys with invalid input', () => {
 
   it('names unknown scopes', () => {
     const said = refused('create', '--owner', 'a', '--scopes', 'chat,root,,Admin');
-    assert.equal(said, '--scopes: unknown "root", "", "Admin"; known scopes are chat, read, export, admin\n');
+    assert.equal(
+      said,
+      '--scopes: unknown "root", "", "Admin"; known scopes are chat, read, export, metrics, admin\n',
+    );
   });
 
   it('requires a future time with a zone', () => {

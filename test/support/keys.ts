@@ -14,7 +14,7 @@ import { silent } from './databases.ts';
 import { silentLog } from './fakes.ts';
 
 /** Every scope but admin. */
-export const USER: readonly Scope[] = ['chat', 'read', 'export'];
+export const USER: readonly Scope[] = ['chat', 'read', 'export', 'metrics'];
 
 /** Without limits, which have tests of their own. */
 const UNLIMITED = {
@@ -118,7 +118,7 @@ function keysOf(store: ApiKeyStore, shift = 0): ApiKeyService {
 function locked(chat: ChatServer, root: Holder): LockedServer {
   const { apiKeys } = chat.server.database;
   const keys = keysOf(apiKeys);
-  const all: readonly Scope[] = ['chat', 'read', 'export', 'admin'];
+  const all: readonly Scope[] = ['chat', 'read', 'export', 'metrics', 'admin'];
   const as = ({ key, id }: Holder): Person => ({
     key,
     id,

@@ -107,14 +107,14 @@ export async function withDeadlockRetry<T>(work: () => Promise<T>): Promise<T> {
  * loop, and waiting inside a transaction would hold the one connection.
  * @throws the driver's error
  */
-export async function withFileLockRetry<T>(work: () => Promise<T>): Promise<T> {
+export async function withFileLockRetry<T>(work: () => Promise<T>, waitMs = FILE_LOCK_WAIT_MS): Promise<T> {
   let deadline: number | undefined;
   for (let wait = 1; ; wait = Math.min(2 * wait, FILE_LOCK_POLL_MS)) {
     try {
       return await work();
     } catch (error) {
       if (!isFileLocked(error)) throw error;
-      deadline ??= performance.now() + FILE_LOCK_WAIT_MS;
+      deadline ??= performance.now() + waitMs;
       if (performance.now() > deadline) throw error;
       await pause(wait * (0.5 + Math.random()));
     }

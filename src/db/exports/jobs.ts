@@ -66,6 +66,14 @@ export class KnexExportJobs implements ExportJobStore {
     return rows.map(toJob);
   }
 
+  async countByStatus(): Promise<Record<JobStatus, number>> {
+    const rows = await withReconnect(() =>
+      this.#knex('export_jobs').select('status').count({ jobs: '*' }).groupBy('status'),
+    );
+    const counts = { queued: 0, running: 0, done: 0, failed: 0, cancelled: 0 };
+    return Object.assign(counts, Object.fromEntries(rows.map(({ status, jobs }) => [status, Number(jobs)])));
+  }
+
   async list(access: Access, limit: number, before: JobListCursor | null): Promise<ExportJob[]> {
     const rows = await withReconnect(() => {
       const query = this.#knex('export_jobs').orderBy([

@@ -108,6 +108,11 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     return this.#journal.state();
   }
 
+  /** Whether the database took the last write. */
+  get isDatabaseUp(): boolean {
+    return !this.#status.isDown;
+  }
+
   /** Removes the entries of a deleted conversation. @returns how many */
   drop(conversationId: string): Promise<number> {
     return this.#journal.drop(conversationId);

@@ -8,6 +8,7 @@ import type {
   WriteOutcome,
 } from '../../domain/chat/turns.ts';
 import { isDatabaseBusy, isUnavailable } from '../../domain/errors.ts';
+import type { Metrics } from '../../domain/metrics.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
 import {
   classifyError,
@@ -31,6 +32,8 @@ const BATCH_PROGRESS = 25;
  */
 export const WRITER_CONNECTIONS = 5;
 
+export type WriterMetrics = Pick<Metrics, 'batchWritten' | 'writeWaited'>;
+
 interface WaitingProgress {
   readonly unit: ReplyProgress;
   readonly resolve: (outcome: ProgressOutcome) => void;
@@ -51,6 +54,7 @@ export class GroupCommitWriter implements TurnWriter {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
   readonly #logger: Logger;
+  readonly #metrics: WriterMetrics | undefined;
   readonly #main: Lane;
   /** Turns that need further tables, so that a lock on one of these delays no other turn. */
   readonly #keyed: Lane;
@@ -58,10 +62,11 @@ export class GroupCommitWriter implements TurnWriter {
   #closed = false;
 
   /** @param knex with connections of its own where possible, so that readers cannot delay writes */
-  constructor(knex: Knex, logger: Logger) {
+  constructor(knex: Knex, logger: Logger, metrics?: WriterMetrics) {
     this.#knex = knex;
     this.#dialect = dialectOf(knex);
     this.#logger = logger;
+    this.#metrics = metrics;
     const settle = (batch: WaitingBatch) => this.#settle(batch);
     this.#main = new Lane(settle);
     this.#keyed = this.#dialect.pooled ? new Lane(settle) : this.#main;
@@ -101,6 +106,7 @@ export class GroupCommitWriter implements TurnWriter {
   /** Never rejects. */
   async #settle({ turns, progress }: WaitingBatch): Promise<void> {
     const batch = { turns: turns.filter((turn) => !this.#isBehindLock(turn)), progress };
+    this.#measure(batch);
     try {
       const outcomes = await this.#commit(batch);
       for (const [index, turn] of batch.turns.entries()) this.#settleTurn(turn, outcomes.turns[index]);
@@ -113,6 +119,13 @@ export class GroupCommitWriter implements TurnWriter {
     } catch (error) {
       await this.#settleFailed(batch, error);
     }
+  }
+
+  #measure({ turns, progress }: WaitingBatch): void {
+    if (!this.#metrics) return;
+    const now = performance.now();
+    this.#metrics.batchWritten(turns.length + progress.length);
+    for (const { since } of turns) this.#metrics.writeWaited(now - since);
   }
 
   /** Keeps the order within a conversation. */

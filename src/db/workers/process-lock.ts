@@ -1,4 +1,4 @@
-import { readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import SqliteFile, { type Database } from 'better-sqlite3';
 import type { Logger } from 'pino';
@@ -56,6 +56,11 @@ export class ProcessLock {
     return workersIn(this.#folder).filter(
       (id) => id !== this.#id && lockState(this.#file(id)) === 'abandoned',
     );
+  }
+
+  /** False for processes that have ended, with or without {@link release}. */
+  isAlive(id: string): boolean {
+    return id === this.#id || (existsSync(this.#file(id)) && lockState(this.#file(id)) !== 'abandoned');
   }
 
   /** Removes the files of a process that is dead. */

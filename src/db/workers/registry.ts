@@ -73,6 +73,11 @@ export class WorkerRegistry {
     return 1 + others;
   }
 
+  /** Whether the last heartbeat was written. */
+  get wasWritable(): boolean {
+    return this.#isWritable;
+  }
+
   /**
    * Whether the database takes writes, by the last heartbeat; after one that failed, by a new one. A lock is no
    * failure.

@@ -1,7 +1,7 @@
 /** API keys. Only the hash of a key is stored. */
 import type { Instant } from '../conversations/conversation.ts';
 
-export const SCOPES = ['chat', 'read', 'export', 'admin'] as const;
+export const SCOPES = ['chat', 'read', 'export', 'metrics', 'admin'] as const;
 
 export type Scope = (typeof SCOPES)[number];
 

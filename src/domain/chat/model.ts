@@ -29,17 +29,32 @@ export interface ModelReply extends ModelOutcome {
   readonly content: string;
 }
 
+/** What belongs to one call and not to its request, so that equal requests stay equal. */
+export interface CallContext {
+  /** Of the turn that makes the call. */
+  readonly conversationId?: string;
+  /** Sent along, such as `traceparent`. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Called when the request of an attempt is on its connection. */
+  connected?(): void;
+}
+
 /**
  * Rejections are AppErrors: `upstream_error`, `upstream_rejected`, `upstream_busy` (with retryAfter),
  * `upstream_timeout`, `upstream_incomplete`, `upstream_empty`, `upstream_filtered`, `upstream_quota`. An abort by the signal rejects with its reason.
  */
 export interface ChatModel {
-  complete(request: ModelRequest, signal: AbortSignal): Promise<ModelReply>;
+  complete(request: ModelRequest, signal: AbortSignal, context?: CallContext): Promise<ModelReply>;
   /**
    * `onDelta` gets non-empty, well-formed pieces (no lone surrogate, no split pair) and must not throw. After a
    * rejection, its pieces are the part of the reply before the error.
    */
-  stream(request: ModelRequest, onDelta: (text: string) => void, signal: AbortSignal): Promise<ModelOutcome>;
+  stream(
+    request: ModelRequest,
+    onDelta: (text: string) => void,
+    signal: AbortSignal,
+    context?: CallContext,
+  ): Promise<ModelOutcome>;
   /** How the model server responds to a request that costs nothing. Never throws. */
   probe(signal: AbortSignal): Promise<ModelServerState>;
   /** The models that are not called for a while because they keep failing. */

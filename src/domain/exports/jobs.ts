@@ -103,6 +103,8 @@ export interface ExportJobStore {
   /** Those that exist, in any order. */
   findAll(ids: readonly string[]): Promise<ExportJob[]>;
   list(access: Access, limit: number, before: JobListCursor | null): Promise<ExportJob[]>;
+  /** Of all owners. */
+  countByStatus(): Promise<Record<JobStatus, number>>;
   /**
    * Claims the oldest job without a worker. Also returns a job that this worker owns but does not list in `known`,
    * because the response to an earlier claim may have been lost.

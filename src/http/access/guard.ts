@@ -12,9 +12,14 @@ import { clientSubject, isUnreadable } from './client-subject.ts';
 import { presentedKey } from './credentials.ts';
 import type { Quotas } from './quotas.ts';
 
-export interface GuardParts {
+export interface GuardOptions {
   /** Whether authentication is on. */
   readonly required: boolean;
+  /** Whether only this host can reach the server. */
+  readonly loopback: boolean;
+}
+
+export interface GuardParts {
   readonly keys: Pick<ApiKeyService, 'authenticate' | 'remembers'>;
   readonly links: Pick<SignedLinks, 'verify'>;
   readonly quotas: Quotas;
@@ -23,13 +28,15 @@ export interface GuardParts {
 }
 
 /** Identifies the caller, counts the request against its quotas, then checks the scope. */
-export function createGuard(parts: GuardParts): Guard {
-  const { required, quotas } = parts;
+export function createGuard({ required, loopback }: GuardOptions, parts: GuardParts): Guard {
+  const { quotas } = parts;
+  // Without authentication everyone may chat, but metrics are open to this host alone.
+  const isKeyRequired = ({ access }: Route) => required || (access === 'metrics' && !loopback);
   const admit = async (route: Route, request: Request, response: Response, caller: Caller) => {
     response.locals.caller = caller;
     // Before the scope, so that rejected requests are limited too.
     await quotas.admit(route, request, response, caller.subject);
-    if (required && !isLinked(route, request)) checkScope(route.access, caller);
+    if (isKeyRequired(route) && !isLinked(route, request)) checkScope(route.access, caller);
   };
   return (route, request, response) => {
     if (route.access === 'export' || route.access === 'admin') audit(parts.log, request, response);
@@ -37,7 +44,7 @@ export function createGuard(parts: GuardParts): Guard {
       return linkCaller(parts, request).then((caller) => admit(route, request, response, caller));
     }
     const subject = subjectOf(request);
-    if (!required) return admit(route, request, response, anonymousCaller(subject));
+    if (!isKeyRequired(route)) return admit(route, request, response, anonymousCaller(subject));
     const isKeyUsed = route.access !== 'open' || route.usesKey === true;
     const presented = isKeyUsed ? presentedKey(request) : undefined;
     if (presented === undefined) return admit(route, request, response, unauthenticatedCaller(subject));

@@ -9,6 +9,7 @@ import type {
 } from '../../domain/access/limits.ts';
 import { estimatedTokens } from '../../domain/conversations/context.ts';
 import { AppError } from '../../domain/errors.ts';
+import type { Metrics } from '../../domain/metrics.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import type { Quota, Route } from '../route.ts';
 import { rateLimitHeaders, retryAfter } from './rate-limit-headers.ts';
@@ -29,15 +30,22 @@ const MINUTE = 60;
 export class Quotas {
   readonly #limiter: RateLimiter;
   readonly #permits: PermitPool;
+  readonly #metrics: Pick<Metrics, 'rateLimited'>;
   readonly #requests: WindowPolicy | undefined;
   readonly #tokens: WindowPolicy | undefined;
   readonly #exports: WindowPolicy | undefined;
   readonly #failures: WindowPolicy | undefined;
   readonly #streams: Policy | undefined;
 
-  constructor(settings: QuotaSettings, limiter: RateLimiter, permits: PermitPool) {
+  constructor(
+    settings: QuotaSettings,
+    limiter: RateLimiter,
+    permits: PermitPool,
+    metrics: Pick<Metrics, 'rateLimited'>,
+  ) {
     this.#limiter = limiter;
     this.#permits = permits;
+    this.#metrics = metrics;
     this.#requests = windowPolicy('requests', settings.requestsPerMinute, MINUTE, 'requests');
     this.#tokens = windowPolicy('tokens', settings.tokensPerDay, 24 * 60 * MINUTE, 'tokens');
     this.#exports = windowPolicy('exports', settings.exportsPerHour, 60 * MINUTE, 'requests');
@@ -63,7 +71,7 @@ export class Quotas {
       if (decision.allowed) continue;
       const others = policies.slice(decisions.length).filter(isWindowed);
       for (const other of others) decisions.push(await this.#limiter.check(other, subject));
-      throw rateLimitError(decisions);
+      throw this.#reached(decisions);
     }
     const headers = Object.entries(rateLimitHeaders(decisions) ?? {});
     for (const [name, value] of headers) response.setHeader(name, value);
@@ -73,14 +81,14 @@ export class Quotas {
   async checkFailures(address: string): Promise<void> {
     if (!this.#failures) return;
     const decision = await this.#limiter.check(this.#failures, address);
-    if (!decision.allowed) throw rateLimitError([decision]);
+    if (!decision.allowed) throw this.#reached([decision]);
   }
 
   /** @throws AppError `rate_limited` */
   async countFailure(address: string): Promise<void> {
     if (!this.#failures) return;
     const decision = await this.#limiter.take(this.#failures, address);
-    if (!decision.allowed) throw rateLimitError([decision]);
+    if (!decision.allowed) throw this.#reached([decision]);
   }
 
   /**
@@ -98,6 +106,11 @@ export class Quotas {
         if (text !== '') charge(estimatedTokens(message + text));
       },
     );
+  }
+
+  #reached(decisions: readonly Decision[]): AppError {
+    for (const { allowed, policy } of decisions) if (!allowed) this.#metrics.rateLimited(policy.name);
+    return rateLimitError(decisions);
   }
 
   #policiesOf({ quotas = [] }: Route, { method }: Request): Policy[] {

@@ -6,8 +6,8 @@ import type { RequestContext } from '../../request-context.ts';
 import { loggedPath } from '../response/problem.ts';
 import type { RequestDetails } from '../response/request-details.ts';
 
-/** Asked every few seconds by supervisors and load balancers. */
-const PROBES: ReadonlySet<string> = new Set(['/health', '/api/health', '/health/ready']);
+/** Asked every few seconds by supervisors, load balancers and Prometheus. */
+const PROBES: ReadonlySet<string> = new Set(['/health', '/api/health', '/health/ready', '/metrics']);
 
 /** Failed calls to the model server have a warning of their own. */
 function levelOf(path: string, { code, err }: RequestDetails = {}): 'debug' | 'info' | 'warn' | 'error' {

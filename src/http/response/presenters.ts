@@ -1,5 +1,6 @@
 /** Domain types → wire types. */
 import { emptyReply } from '../../domain/errors.ts';
+import { partEntries } from '../../domain/metrics.ts';
 import { isoTime } from '../../domain/time.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
@@ -29,6 +30,15 @@ export function presentCacheUse(use: CacheUse): string {
     case 'bypass':
       return 'chat; fwd=bypass';
   }
+}
+
+/** `Server-Timing` (W3C): where the time of the turn went, in milliseconds. Undefined for an earlier turn. */
+export function presentTiming({ times, cached, replayed, reply }: Turn): string | undefined {
+  if (!times || replayed) return undefined;
+  const parts = partEntries(times.parts(cached ? undefined : reply.generation));
+  return [...parts, ['total', times.totalMs] as const]
+    .map(([name, ms]) => `${name};dur=${Math.round(ms * 10) / 10}`)
+    .join(', ');
 }
 
 /** @throws AppError `upstream_empty` where the rendered reply has no text, though nothing was filtered or stopped */

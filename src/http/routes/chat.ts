@@ -7,7 +7,7 @@ import type { Quotas } from '../access/quotas.ts';
 import type { BodyReader } from '../request/body.ts';
 import { idempotencyKey } from '../request/idempotency.ts';
 import { check } from '../request/validate.ts';
-import { presentCacheUse, presentReply } from '../response/presenters.ts';
+import { presentCacheUse, presentReply, presentTiming } from '../response/presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import { noteTurn } from '../response/request-details.ts';
@@ -16,7 +16,7 @@ import { type ChatRequest, chatReply, chatRequest, ignoredMembers } from '../sch
 import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
 import { idempotencyHeader, replyEvents } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
-import { type SessionTiming, StreamSession } from '../sse/session.ts';
+import { type SessionSettings, StreamSession } from '../sse/session.ts';
 
 export interface ChatRouteParts {
   readonly chat: ChatService;
@@ -24,7 +24,7 @@ export interface ChatRouteParts {
   readonly readBody: BodyReader;
   readonly quotas: Quotas;
   readonly messageMaxChars: number;
-  readonly timing: SessionTiming;
+  readonly session: SessionSettings;
 }
 
 function inputOf(body: ChatRequest, format: ReplyFormat, { access }: Caller): ChatInput {
@@ -77,7 +77,13 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       responses: {
         200: {
           description: 'The reply',
-          headers: TURN_HEADERS,
+          headers: {
+            ...TURN_HEADERS,
+            'Server-Timing': {
+              description: 'Where the time of the turn went',
+              schema: { type: 'string' },
+            },
+          },
           ...jsonBody(chatReply),
         },
         ...ERRORS,
@@ -87,13 +93,16 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const sent = await parts.readBody(request);
       const caller = callerOf(response);
       const input = inputOf(check(schema, sent), 'markdown', caller);
-      const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input));
+      const { receivedAt } = response.locals;
+      const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input), receivedAt);
       parts.quotas.meter(caller.subject, input.message, turn);
       noteTurn(response, turn);
       const result = await turn.result.finally(() => turn.release());
       noteTurn(response, turn, result);
       // After the result: on an error the header would reveal whether the conversation exists.
       setReplayHeaders(response, turn);
+      const timing = presentTiming(turn);
+      if (timing !== undefined) response.setHeader('Server-Timing', timing);
       const rendered = await parts.renderer.whole(turn.reply, turn.format, result.content);
       sendJson(response, 200, {
         ...presentReply(turn, result, rendered),
@@ -139,7 +148,8 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       const sent = await parts.readBody(request);
       const caller = callerOf(response);
       const input = inputOf(check(schema, sent), 'text', caller);
-      const turn = await parts.chat.begin(input, 'stream', idempotencyKey(request, input));
+      const { receivedAt } = response.locals;
+      const turn = await parts.chat.begin(input, 'stream', idempotencyKey(request, input), receivedAt);
       parts.quotas.meter(caller.subject, input.message, turn);
       const { cached, replayed } = turn;
       if (replayed) setReplayHeaders(response, turn);
@@ -153,7 +163,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
         cached,
         ignored: ignoredMembers(schema, sent),
       };
-      await new StreamSession(response, options, parts.timing).run();
+      await new StreamSession(response, options, parts.session).run();
     },
   };
 }

@@ -1,5 +1,6 @@
 import type { Request } from 'express';
 import { AppError } from '../../domain/errors.ts';
+import type { Metrics } from '../../domain/metrics.ts';
 import type { StreamService } from '../../services/chat/streams.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import { callerOf } from '../access/caller.ts';
@@ -12,16 +13,17 @@ import type { Route } from '../route.ts';
 import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
 import { lastEventHeader, replyEvents, stopped, streamId, streamQuery } from '../schemas/streams.ts';
 import { type ReadPosition, readPosition } from '../sse/encode.ts';
-import { type SessionTiming, StreamSession, streamHeaders } from '../sse/session.ts';
+import { type SessionSettings, StreamSession, streamHeaders } from '../sse/session.ts';
 
 export interface StreamRouteParts {
   readonly streams: StreamService;
   readonly renderer: ReplyRenderer;
-  readonly timing: SessionTiming;
+  readonly session: SessionSettings;
+  readonly metrics: Pick<Metrics, 'streamResumed' | 'streamStopped'>;
 }
 
 export function streamRoutes(parts: StreamRouteParts): Route[] {
-  return [resumeRoute(parts), stopRoute(parts.streams)];
+  return [resumeRoute(parts), stopRoute(parts)];
 }
 
 /** The reader's position. The header, which EventSource sends itself, takes precedence over the query. */
@@ -50,7 +52,7 @@ async function isFullyDelivered(
   return ended && !stream.reply.running && offset >= (await renderer.length(stream, signal));
 }
 
-function resumeRoute({ streams, renderer, timing }: StreamRouteParts): Route {
+function resumeRoute({ streams, renderer, session, metrics }: StreamRouteParts): Route {
   return {
     method: 'get',
     path: '/api/chat-stream/:id',
@@ -97,12 +99,13 @@ function resumeRoute({ streams, renderer, timing }: StreamRouteParts): Route {
         cache: undefined,
         cached: false,
       };
-      await new StreamSession(response, options, timing).run();
+      metrics.streamResumed();
+      await new StreamSession(response, options, session).run();
     },
   };
 }
 
-function stopRoute(streams: StreamService): Route {
+function stopRoute({ streams, metrics }: StreamRouteParts): Route {
   return {
     method: 'delete',
     path: '/api/chat-stream/:id',
@@ -121,6 +124,7 @@ function stopRoute(streams: StreamService): Route {
     async handle(request, response) {
       const { id } = check(streamId, request.params);
       const report = await streams.stop(id, callerOf(response).access);
+      if (report.stopped) metrics.streamStopped();
       sendJson(response, 200, {
         stream_id: id,
         conversation_id: report.conversationId,

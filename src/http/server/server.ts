@@ -73,11 +73,18 @@ export class HttpServer {
     });
   }
 
-  /** @returns the actual address, also for PORT=0 */
-  async listen(port: number, host: string): Promise<{ host: string; port: number; url: string }> {
+  /**
+   * @param exclusive false: in a cluster all workers share the port
+   * @returns the actual address, also for PORT=0
+   */
+  async listen(
+    port: number,
+    host: string,
+    exclusive = false,
+  ): Promise<{ host: string; port: number; url: string }> {
     await new Promise<void>((resolve, reject) => {
       this.#server.once('error', reject);
-      this.#server.listen({ port, host }, () => {
+      this.#server.listen({ port, host, exclusive }, () => {
         this.#server.off('error', reject);
         resolve();
       });

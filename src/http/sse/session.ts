@@ -1,5 +1,6 @@
 import type { Response } from 'express';
 import { AppError, emptyReply } from '../../domain/errors.ts';
+import type { Metrics } from '../../domain/metrics.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import { mustHaveText, presentCacheUse } from '../response/presenters.ts';
@@ -14,10 +15,11 @@ const RETRY_MS = 3000;
 /** Readers that take nothing for this long are disconnected. The reply is still generated and saved. */
 const STALL_MS = 60_000;
 
-export interface SessionTiming {
+export interface SessionSettings {
   readonly heartbeatMs: number;
   /** The response starts with the first token, or after this time. 0: as soon as the user message is stored. */
   readonly openMs: number;
+  readonly metrics: Pick<Metrics, 'streamOpened' | 'streamClosed'>;
 }
 
 export interface StreamOptions extends EncoderOptions {
@@ -40,7 +42,7 @@ export class StreamSession {
   readonly #options: StreamOptions;
   readonly #stream: Turn;
   readonly #encoder: SseReplyEncoder;
-  readonly #timing: SessionTiming;
+  readonly #settings: SessionSettings;
   /** Undefined until the response has started. */
   #framing: ChunkFraming | undefined;
   #waitsForDrain = false;
@@ -50,12 +52,12 @@ export class StreamSession {
   #onCaughtUp: () => void = () => {};
   #firstTokenAt: number | undefined;
 
-  constructor(response: Response, options: StreamOptions, timing: SessionTiming) {
+  constructor(response: Response, options: StreamOptions, settings: SessionSettings) {
     this.#response = response;
     this.#options = options;
     this.#stream = options.stream;
     this.#encoder = new SseReplyEncoder(options.stream.messageId, options.stream.reply, options);
-    this.#timing = timing;
+    this.#settings = settings;
   }
 
   /**
@@ -65,10 +67,12 @@ export class StreamSession {
   async run(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#response.once('close', resolve));
     noteTurn(this.#response, this.#stream);
+    this.#settings.metrics.streamOpened();
     try {
       await this.#untilFirstToken(closed);
       if (!this.#isClosed) await this.#send(closed);
     } finally {
+      this.#settings.metrics.streamClosed();
       this.#stream.release();
     }
   }
@@ -90,7 +94,7 @@ export class StreamSession {
   /** Resolves with the first token, the end, or after `openMs`. */
   #firstToken(): Promise<void> {
     return new Promise((resolve) => {
-      const timer = setTimeout(done, this.#timing.openMs);
+      const timer = setTimeout(done, this.#settings.openMs);
       const unwatch = this.#stream.reply.watch(done);
       function done() {
         clearTimeout(timer);
@@ -106,7 +110,7 @@ export class StreamSession {
     });
     const unwatch = this.#stream.reply.watch(() => this.#pump());
     this.#start();
-    const heartbeat = setInterval(() => this.#ping(), jittered(this.#timing.heartbeatMs));
+    const heartbeat = setInterval(() => this.#ping(), jittered(this.#settings.heartbeatMs));
     try {
       await Promise.race([closed, caughtUp]);
       if (!this.#isClosed) await Promise.race([closed, this.#end()]);

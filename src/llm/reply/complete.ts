@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import type { ModelReply } from '../../domain/chat/model.ts';
+import type { CallContext, ModelReply } from '../../domain/chat/model.ts';
 import { errorCode } from '../../domain/errors.ts';
 import { connectionError, requestIdOf, UpstreamError } from '../errors.ts';
 import type { AdaptedRequest } from '../request-form.ts';
@@ -22,12 +22,13 @@ export function completeOnce(
   request: AdaptedRequest,
   limits: { readonly timeoutMs: number; readonly replyMaxBytes: number },
   signal: AbortSignal,
+  context?: CallContext,
 ): Promise<Completed> {
   return runAttempt(signal, async (attempt) => {
     const late = () => attempt.stop(new UpstreamError('upstream_timeout', { reason: 'whole call' }));
     const timeout = new IdleTimeout(limits.timeoutMs, late);
     try {
-      const response = await client.chat(request, false, attempt);
+      const response = await client.chat(request, false, attempt, context);
       const details = { status: response.statusCode, requestId: requestIdOf(response) };
       const text = await collect(response, wireBytes(limits.replyMaxBytes), details).catch(
         (error: unknown) => {

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { OpenAI, type ClientOptions as SdkOptions } from 'openai';
+import type { CallContext } from '../../domain/chat/model.ts';
 import { classifyResponse, connectionError, UpstreamError } from '../errors.ts';
 import { type AdaptedRequest, optionalMembers } from '../request-form.ts';
 import type { Attempt } from './attempt.ts';
@@ -36,9 +37,16 @@ export class ModelServerClient {
   }
 
   /** Resolves with the head of a response whose body is a reply. Rejects with an UpstreamError. */
-  async chat(request: AdaptedRequest, stream: boolean, attempt: Attempt): Promise<IncomingMessage> {
+  async chat(
+    request: AdaptedRequest,
+    stream: boolean,
+    attempt: Attempt,
+    context: CallContext = {},
+  ): Promise<IncomingMessage> {
     const body = JSON.stringify(chatBody(request, stream));
-    const response = await this.#send({ ...this.#chatRequest, body }, attempt.signal);
+    const headers = { ...this.#chatRequest.headers, ...context.headers };
+    const connected = () => context.connected?.();
+    const response = await this.#send({ ...this.#chatRequest, headers, body, connected }, attempt.signal);
     const { statusCode = 0 } = response;
     if (statusCode >= 200 && statusCode < 300) return response;
     const text = await readErrorText(response);

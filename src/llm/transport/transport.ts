@@ -7,6 +7,8 @@ export interface WireRequest {
   readonly method: string;
   readonly headers: Record<string, string>;
   readonly body?: string;
+  /** Called when the request is on its connection. */
+  readonly connected?: () => void;
 }
 
 /** The variables `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, also in lower case. */
@@ -76,7 +78,7 @@ export class Transport {
  * `stale`: the server closed the idle connection before it read the request, so the request can be sent again.
  */
 function exchange(
-  { method, headers, body }: WireRequest,
+  { method, headers, body, connected }: WireRequest,
   target: https.RequestOptions,
   signal: AbortSignal,
 ): Promise<IncomingMessage | 'stale'> {
@@ -86,6 +88,7 @@ function exchange(
     const outgoing = client.request({ ...target, method, headers }, resolve);
     const abort = () => outgoing.destroy();
     signal.addEventListener('abort', abort, { once: true });
+    if (connected) onceConnected(outgoing, connected);
     outgoing.once('close', () => signal.removeEventListener('abort', abort));
     outgoing.on('error', (error: NodeJS.ErrnoException) => {
       const lost = error.code === 'ECONNRESET' || error.code === 'EPIPE';
@@ -93,5 +96,12 @@ function exchange(
       else reject(error);
     });
     outgoing.end(body);
+  });
+}
+
+function onceConnected(outgoing: http.ClientRequest, connected: () => void): void {
+  outgoing.once('socket', (socket) => {
+    if (outgoing.reusedSocket) connected();
+    else socket.once(outgoing.protocol === 'https:' ? 'secureConnect' : 'connect', connected);
   });
 }

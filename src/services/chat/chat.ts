@@ -16,6 +16,8 @@ import type { ExportThrottle } from '../exports/throttle.ts';
 import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
 import { type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
 import type { InputFilter } from './input-filter.ts';
+import type { TurnObserver } from './timing/turn-observer.ts';
+import { TurnTimes } from './timing/turn-times.ts';
 import type { Turn } from './turn.ts';
 import { KeyInUseError, type NewTurn, type TurnRecorder } from './turn-recorder.ts';
 
@@ -46,6 +48,7 @@ interface ChatParts {
   readonly generations: Generations;
   readonly recorder: TurnRecorder;
   readonly idempotent: IdempotentTurns;
+  readonly observer: TurnObserver;
   readonly throttle: Pick<ExportThrottle, 'noteChat'>;
   /** Undefined: messages are not filtered. */
   readonly filter: InputFilter | undefined;
@@ -60,6 +63,7 @@ export class ChatService {
   readonly #generations: Generations;
   readonly #recorder: TurnRecorder;
   readonly #idempotent: IdempotentTurns;
+  readonly #observer: TurnObserver;
   readonly #throttle: Pick<ExportThrottle, 'noteChat'>;
   readonly #filter: InputFilter | undefined;
   readonly #clock: Clock;
@@ -71,6 +75,7 @@ export class ChatService {
     this.#generations = parts.generations;
     this.#recorder = parts.recorder;
     this.#idempotent = parts.idempotent;
+    this.#observer = parts.observer;
     this.#throttle = parts.throttle;
     this.#filter = parts.filter;
     this.#clock = parts.clock;
@@ -82,19 +87,35 @@ export class ChatService {
    * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`, `conversation_not_found` (also when
    * another owner has the conversation), `content_blocked` (before anything is stored or sent)
    */
-  begin(input: ChatInput, mode: ReplyMode, key?: IdempotencyKey): Promise<Turn> {
+  async begin(
+    input: ChatInput,
+    mode: ReplyMode,
+    key?: IdempotencyKey,
+    receivedAt = performance.now(),
+  ): Promise<Turn> {
     this.#throttle.noteChat();
-    if (!key) return this.#begin(input, mode);
-    return this.#idempotent.run(key, this.#activeSince(), (failed) =>
-      this.#beginKeyed(input, mode, key, failed),
-    );
+    const times = new TurnTimes(receivedAt, mode);
+    try {
+      const turn = key
+        ? await this.#idempotent.run(key, this.#activeSince(), (failed) =>
+            this.#beginKeyed(input, mode, times, key, failed),
+          )
+        : await this.#begin(input, mode, times);
+      this.#observer.began(turn);
+      return turn;
+    } catch (error) {
+      this.#observer.failed(input.model ?? this.#settings.model, error, times);
+      throw error;
+    }
   }
 
-  async #begin(input: ChatInput, mode: ReplyMode): Promise<Turn> {
+  async #begin(input: ChatInput, mode: ReplyMode, times: TurnTimes): Promise<Turn> {
     const { sent, stored } = this.#filtered(input.message);
     const history = await this.#history(input, input.conversationId);
+    times.historyLoaded();
     const request = this.#request(input, sent, history);
-    const turn = this.#newTurn(input, stored, request.model);
+    const turn = this.#newTurn(input, stored, request.model, times);
+    times.called();
     const opened = this.#start(request, mode, input, turn, history);
     // A named conversation may be deleted while the reply is generated, and a single write would bring it back.
     const isNew = input.conversationId === undefined;
@@ -111,12 +132,14 @@ export class ChatService {
   async #beginKeyed(
     input: ChatInput,
     mode: ReplyMode,
+    times: TurnTimes,
     key: IdempotencyKey,
     failed: StoredKey | null,
   ): Promise<Turn | typeof KEY_IN_USE> {
     const { sent, stored } = this.#filtered(input.message);
     const conversationId = failed?.conversationId ?? input.conversationId;
     const history = await this.#history(input, conversationId, failed?.questionId);
+    times.historyLoaded();
     const request = this.#request(input, sent, history);
     const hit = this.#generations.cached(request, this.#cacheSharing(input));
     const claim: KeyClaim = {
@@ -125,10 +148,12 @@ export class ChatService {
       replaces: failed?.replyId ?? null,
       expiredBefore: this.#activeSince(),
     };
-    const turn = { ...this.#newTurn(input, stored, request.model, failed), key: claim };
+    const turn = { ...this.#newTurn(input, stored, request.model, times, failed), key: claim };
+    times.called();
     if (hit) return this.#claimWithHit(turn, hit);
     const outcome = await this.#recorder.recordStart(turn);
     if (outcome === 'taken' || outcome === 'gone') return KEY_IN_USE;
+    times.called();
     try {
       const opened = this.#start(request, mode, input, turn, history);
       return this.#recorder.track(turn, opened, Promise.resolve());
@@ -161,18 +186,24 @@ export class ChatService {
     return this.#settings.retention.activeSince(this.#clock.now());
   }
 
-  #newTurn(input: ChatInput, content: string, model: string, failed?: StoredKey | null): NewTurn {
+  #newTurn(
+    input: ChatInput,
+    content: string,
+    model: string,
+    times: TurnTimes,
+    failed?: StoredKey | null,
+  ): NewTurn {
     const { format, access } = input;
     const conversationId = failed?.conversationId ?? input.conversationId ?? this.#ids.next();
     const questionId = failed?.questionId ?? this.#ids.next();
     const timestamp = this.#clock.now();
     const reply = emptyReply(this.#ids.next(), conversationId, questionId, timestamp, { model, format });
     const owner = access.unrestricted ? null : access.owner;
-    if (failed) return { owner, reply };
+    if (failed) return { owner, reply, times };
     const message = userMessage(questionId, conversationId, content, timestamp);
     const named = input.conversationId !== undefined;
     const expiredBefore = this.#settings.retention.activeSince(timestamp);
-    return { owner, reply, start: { conversationId, named, expiredBefore, by: access, message } };
+    return { owner, reply, times, start: { conversationId, named, expiredBefore, by: access, message } };
   }
 
   #history(
@@ -190,8 +221,8 @@ export class ChatService {
     turn: NewTurn,
     history: readonly HistoryMessage[],
   ): OpenedGeneration {
-    const opened = this.#generations.start(request, mode, this.#cacheSharing(input));
     const { conversationId, replyTo } = turn.reply;
+    const opened = this.#generations.start(request, mode, this.#cacheSharing(input), conversationId);
     const where = { conversationId, model: request.model };
     this.#context.follow(opened.generation, where, history, replyTo);
     return opened;

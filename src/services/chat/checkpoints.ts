@@ -1,6 +1,7 @@
 import type { ReplyProgress, ReplyStore, TurnWriter } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { isDatabaseError } from '../../domain/errors.ts';
+import type { Metrics } from '../../domain/metrics.ts';
 import type { Log } from '../../domain/runtime.ts';
 import type { Reply } from './reply.ts';
 import { missingReply } from './turn.ts';
@@ -24,6 +25,7 @@ interface Followed {
 interface CheckpointParts {
   readonly writer: Pick<TurnWriter, 'progress'>;
   readonly replies: Pick<ReplyStore, 'endedElsewhere' | 'wasRemovedAlone'>;
+  readonly metrics: Pick<Metrics, 'checkpointSaved'>;
   readonly worker: string;
   readonly log: Log;
 }
@@ -35,15 +37,17 @@ interface CheckpointParts {
 export class Checkpoints {
   readonly #writer: Pick<TurnWriter, 'progress'>;
   readonly #replies: CheckpointParts['replies'];
+  readonly #metrics: Pick<Metrics, 'checkpointSaved'>;
   readonly #worker: string;
   readonly #log: Log;
   readonly #intervalMs: number;
   readonly #followed = new Map<string, Followed>();
   #timer: NodeJS.Timeout | undefined;
 
-  constructor({ writer, replies, worker, log }: CheckpointParts, intervalMs: number) {
+  constructor({ writer, replies, metrics, worker, log }: CheckpointParts, intervalMs: number) {
     this.#writer = writer;
     this.#replies = replies;
+    this.#metrics = metrics;
     this.#worker = worker;
     this.#log = log;
     this.#intervalMs = intervalMs;
@@ -87,6 +91,7 @@ export class Checkpoints {
     };
     try {
       const outcome = await this.#writer.progress(progress);
+      if (outcome === 'saved') this.#metrics.checkpointSaved();
       if (outcome === 'stopped') reply.stop();
       if (outcome === 'gone') reply.fail(await missingReply(this.#replies, message));
     } catch (error) {

@@ -6,9 +6,14 @@ import type { AppError } from '../../domain/errors.ts';
  * position. (A growing string would be flattened at every read, which makes long replies quadratic.)
  */
 export class Generation {
+  readonly conversationId: string | undefined;
   readonly pieces: string[] = [];
   /** In UTF-16 units. */
   length = 0;
+  /** When the request of the last attempt was on its connection, on the monotonic clock. */
+  connectedAt: number | undefined;
+  /** When the first piece came. */
+  firstAt: number | undefined;
   /** Set when the reply ended, also when a limit of this server cut it. */
   outcome: ModelOutcome | undefined;
   /** Set when it failed; `pieces` keeps the text before the error. */
@@ -21,7 +26,9 @@ export class Generation {
   #settle: () => void = () => {};
   #holders = 0;
 
-  constructor() {
+  /** @param conversationId of the turn that makes the call */
+  constructor(conversationId?: string) {
+    this.conversationId = conversationId;
     this.ended = new Promise((resolve) => {
       this.#settle = resolve;
     });
@@ -48,7 +55,12 @@ export class Generation {
     return this.pieces.join('');
   }
 
+  connected(): void {
+    this.connectedAt = performance.now();
+  }
+
   append(piece: string): void {
+    this.firstAt ??= performance.now();
     this.pieces.push(piece);
     this.length += piece.length;
     this.#notify();

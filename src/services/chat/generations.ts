@@ -1,4 +1,4 @@
-import type { ChatModel, ModelOutcome, ModelRequest } from '../../domain/chat/model.ts';
+import type { CallContext, ChatModel, ModelOutcome, ModelRequest } from '../../domain/chat/model.ts';
 import type { ResponseCache } from '../../domain/chat/response-cache.ts';
 import type { TextFormat } from '../../domain/chat/text-format.ts';
 import { withoutOldest } from '../../domain/conversations/context.ts';
@@ -64,11 +64,17 @@ export class Generations {
 
   /**
    * @param sharing undefined: bypass the cache
+   * @param conversationId of the turn
    * @throws AppError `capacity` when too many calls are open
    */
-  start(request: ModelRequest, mode: ReplyMode, sharing: CacheSharing | undefined): OpenedGeneration {
+  start(
+    request: ModelRequest,
+    mode: ReplyMode,
+    sharing: CacheSharing | undefined,
+    conversationId?: string,
+  ): OpenedGeneration {
     if (!sharing || !this.#cache.enabled) {
-      return { generation: this.#call(request, mode), cache: { kind: 'bypass' } };
+      return { generation: this.#call(request, mode, conversationId), cache: { kind: 'bypass' } };
     }
     const key = this.#cache.keyOf(request, sharing.owner);
     const hit = this.#hit(key);
@@ -76,7 +82,7 @@ export class Generations {
     const flight = this.#flight(key, mode);
     if (flight) return { generation: flight, cache: { kind: 'collapsed' } };
     const shared = { key, owner: sharing.owner };
-    return { generation: this.#call(request, mode, shared), cache: { kind: 'miss' } };
+    return { generation: this.#call(request, mode, conversationId, shared), cache: { kind: 'miss' } };
   }
 
   /** The cached reply, if there is one; nothing is started. */
@@ -107,13 +113,18 @@ export class Generations {
     return flight?.signal.aborted ? undefined : flight;
   }
 
-  #call(request: ModelRequest, mode: ReplyMode, shared?: Shared): Generation {
+  #call(
+    request: ModelRequest,
+    mode: ReplyMode,
+    conversationId: string | undefined,
+    shared?: Shared,
+  ): Generation {
     if (this.#running.size >= this.#max) {
       throw new AppError('capacity', 'Too many replies are being generated; try again in a moment.', {
         retryAfter: 1,
       });
     }
-    const generation = new Generation();
+    const generation = new Generation(conversationId);
     this.#running.add(generation);
     if (shared) this.#flights[mode].set(shared.key, generation);
     void this.#run(request, mode, generation, shared);
@@ -155,10 +166,15 @@ export class Generations {
   }
 
   async #complete(request: ModelRequest, mode: ReplyMode, generation: Generation) {
+    const { signal, conversationId } = generation;
+    const context: CallContext = {
+      ...(conversationId !== undefined && { conversationId }),
+      connected: () => generation.connected(),
+    };
     if (mode === 'stream') {
-      return this.#model.stream(request, (piece) => generation.append(piece), generation.signal);
+      return this.#model.stream(request, (piece) => generation.append(piece), signal, context);
     }
-    const { content, ...outcome } = await this.#model.complete(request, generation.signal);
+    const { content, ...outcome } = await this.#model.complete(request, signal, context);
     if (content !== '') generation.append(content);
     return outcome;
   }

@@ -133,6 +133,7 @@ function toTurn(
     started: Promise.resolve(),
     result: withoutUnhandledRejection(result),
     cache: undefined,
+    times: undefined,
     cached: false,
     replayed: false,
     release,

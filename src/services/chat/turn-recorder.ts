@@ -7,6 +7,7 @@ import type { Checkpoints } from './checkpoints.ts';
 import { FailedWriteQueue } from './failed-write-queue.ts';
 import type { OpenedGeneration } from './generations.ts';
 import { Reply, storedEnd } from './reply.ts';
+import type { TurnTimes } from './timing/turn-times.ts';
 import {
   conversationDeleted,
   replyRemoved,
@@ -20,6 +21,7 @@ export interface NewTurn extends Pick<TurnWrite, 'start' | 'key'> {
   readonly reply: Message & { readonly model: string };
   /** As {@link Turn.owner}. */
   readonly owner: string | null;
+  readonly times: TurnTimes;
 }
 
 interface RecorderParts {
@@ -102,7 +104,7 @@ export class TurnRecorder {
   }
 
   #add(
-    { owner, reply: { conversationId, uid, model, format } }: NewTurn,
+    { owner, times, reply: { conversationId, uid, model, format } }: NewTurn,
     reply: Reply,
     { cache }: OpenedGeneration,
     started: Promise<unknown>,
@@ -118,6 +120,7 @@ export class TurnRecorder {
       started: withoutUnhandledRejection(started),
       result: withoutUnhandledRejection(result),
       cache,
+      times,
       cached: cache.kind === 'hit',
       replayed: false,
       release() {},
@@ -135,6 +138,7 @@ export class TurnRecorder {
       reply.fail(error instanceof AppError ? error : new AppError('internal', undefined, { cause: error }));
       throw error;
     }
+    turn.times.started();
     this.#checkpoints.follow(turn.reply, reply);
     await reply.ended;
     return this.#recordEnd(turn, reply, { worker: this.#worker });
@@ -142,6 +146,7 @@ export class TurnRecorder {
 
   /** @param start the start of the turn, or the worker that has stored the start */
   async #recordEnd(turn: NewTurn, reply: Reply, start: TurnWrite): Promise<TurnResult> {
+    turn.times.replyEnded();
     const { end } = reply;
     if (!end) throw new AppError('internal', undefined, { cause: 'the reply is still running' });
     const { model, usage } = end === 'stopped' || end instanceof AppError ? NO_OUTCOME : end;
@@ -155,6 +160,7 @@ export class TurnRecorder {
       usage,
     };
     const written = await this.#write(message, { ...start, reply: message, activeAt });
+    turn.times.stored();
     if (end instanceof AppError) throw end;
     return {
       content: message.content,

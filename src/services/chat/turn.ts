@@ -9,6 +9,7 @@ import type {
 import { AppError } from '../../domain/errors.ts';
 import type { CacheUse } from './generations.ts';
 import type { Reply } from './reply.ts';
+import type { TurnTimes } from './timing/turn-times.ts';
 
 /** The end of a turn. */
 export interface TurnResult {
@@ -42,6 +43,8 @@ export interface Turn {
   readonly result: Promise<TurnResult>;
   /** What the response cache did; undefined when the turn existed before the request. */
   readonly cache: CacheUse | undefined;
+  /** Undefined when the turn existed before the request. */
+  readonly times: TurnTimes | undefined;
   /** Whether the reply came from the response cache. */
   readonly cached: boolean;
   /** Whether an earlier request with the same idempotency key created the turn. */

@@ -14,12 +14,13 @@ import type {
   ExportRequest,
   JobScope,
 } from '../../domain/exports/jobs.ts';
+import type { Metrics } from '../../domain/metrics.ts';
 import type { Clock } from '../../domain/runtime.ts';
 import { isoTime } from '../../domain/time.ts';
 import type { CursorCodec } from './cursor-codec.ts';
 import { csvEncoder, type ExportCounts, type ExportEncoder, jsonEncoder, ndjsonEncoder } from './encoders.ts';
 import { type ExportPreview, type ExportRow, ratio, rowsOf } from './preview.ts';
-import { encodeParts, exportText, maskPages, trackIds } from './text.ts';
+import { type ExportText, encodeParts, exportText, maskPages, trackIds } from './text.ts';
 import { ExportThrottle } from './throttle.ts';
 
 export interface ExportForm {
@@ -62,6 +63,7 @@ export interface PersonalData {
 interface ExportOptions {
   readonly personal?: PersonalData;
   readonly throttle?: Pick<ExportThrottle, 'throttle'>;
+  readonly metrics?: Pick<Metrics, 'rowsExported'>;
 }
 
 const UNMASKED: PersonalData = { mask: async (text) => text, masked: false };
@@ -76,13 +78,14 @@ export class ExportService {
   readonly #retention: Retention;
   readonly #personal: PersonalData;
   readonly #throttle: Pick<ExportThrottle, 'throttle'>;
+  readonly #metrics: Pick<Metrics, 'rowsExported'> | undefined;
 
   constructor(
     source: ExportSource,
     cursors: CursorCodec,
     clock: Clock,
     retention: Retention,
-    { personal = UNMASKED, throttle = new ExportThrottle() }: ExportOptions = {},
+    { personal = UNMASKED, throttle = new ExportThrottle(), metrics }: ExportOptions = {},
   ) {
     this.#source = source;
     this.#cursors = cursors;
@@ -90,6 +93,7 @@ export class ExportService {
     this.#retention = retention;
     this.#personal = personal;
     this.#throttle = throttle;
+    this.#metrics = metrics;
   }
 
   /**
@@ -177,7 +181,7 @@ export class ExportService {
     }
     // Looking for changes takes as long as counting them did. What changed since is in the next incremental export.
     const pages = total === 0 ? [] : trackIds(this.#read(scope, masked, position), range);
-    for await (const next of this.#throttle.throttle(exportText(pages, encoder, counts, deleted === 0))) {
+    for await (const next of this.#text(pages, encoder, counts, deleted === 0)) {
       position = next.position ?? position;
       yield piece(next.text, next.position !== null);
     }
@@ -212,6 +216,18 @@ export class ExportService {
       cursor: await this.#cursors.encode(scope.cursor),
       ...(scope.masked && { pii_masked: true }),
     };
+  }
+
+  /** At the pace that chats leave. The parameters are those of {@link exportText}. */
+  async *#text(
+    ...[pages, encoder, counts, isFirst]: Parameters<typeof exportText>
+  ): AsyncGenerator<ExportText> {
+    let counted = counts.messages;
+    for await (const piece of this.#throttle.throttle(exportText(pages, encoder, counts, isFirst))) {
+      this.#metrics?.rowsExported(counts.messages - counted);
+      counted = counts.messages;
+      yield piece;
+    }
   }
 
   #scope({ filter, conversationId }: ExportTarget, now: Instant): Promise<ExportScope> {
@@ -255,8 +271,7 @@ export class ExportService {
     // Sent before the first page is read.
     const opening = encoder.opening();
     if (opening !== '') yield Buffer.from(opening);
-    const pieces = exportText(pages, encoder, counts, true);
-    for await (const { text } of this.#throttle.throttle(pieces)) {
+    for await (const { text } of this.#text(pages, encoder, counts, true)) {
       if (text !== '') yield Buffer.from(text);
     }
     const closing = encoder.closing(counts);

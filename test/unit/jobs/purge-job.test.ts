@@ -1,6 +1,7 @@
 import { it, type TestContext } from 'node:test';
 import { startPurgeJob } from '../../../src/jobs/purge-job.ts';
 import { until } from '../../support/chat-server.ts';
+import { silentMetrics } from '../../support/fakes.ts';
 
 const DAY_MS = 86_400_000;
 
@@ -30,7 +31,7 @@ it('a purge continues within one period after the clock was set back, and ahead 
     },
     removeDeleted: async () => {},
   };
-  const job = startPurgeJob(purge, '* * * * * *', { info() {}, warn() {}, error() {} });
+  const job = startPurgeJob(purge, '* * * * * *', silentMetrics, { info() {}, warn() {}, error() {} });
   t.after(() => job.stop());
   const again = async (what: string) => {
     const before = runs;

@@ -49,7 +49,9 @@ function start(full: readonly string[] = []) {
       release: () => void log.push(`release ${policy.name}`),
     }),
   };
-  const quotas = new Quotas(SETTINGS, limiter, permits);
+  const quotas = new Quotas(SETTINGS, limiter, permits, {
+    rateLimited: (name) => void log.push(`limited ${name}`),
+  });
   const response = new FakeResponse();
   const admit = (uses: readonly Quota[], method = 'POST') => {
     const route: Route = { method: 'post', path: '/', access: 'chat', quotas: uses, handle() {} };
@@ -81,11 +83,11 @@ describe('quotas', () => {
   it('use nothing of a policy when an earlier one rejects', async () => {
     const { log, response, admit } = start(['requests']);
     await assert.rejects(admit(['exports']), refusal('requests'));
-    assert.deepEqual(log, ['take requests', 'check exports']);
+    assert.deepEqual(log, ['take requests', 'check exports', 'limited requests']);
     assert.equal(response.headers.size, 0, 'the error has the headers');
     const other = start(['tokens']);
     await assert.rejects(other.admit(['tokens', 'streams']), refusal('tokens'));
-    assert.deepEqual(other.log, ['take requests', 'check tokens']);
+    assert.deepEqual(other.log, ['take requests', 'check tokens', 'limited tokens']);
   });
 
   it('release the permit of a stream immediately if the client has disconnected', async () => {

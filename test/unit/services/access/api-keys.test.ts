@@ -107,7 +107,10 @@ describe('creating a key', () => {
       code: 'validation',
       errors: [
         { path: 'owner', message: 'must be 1 to 255 visible characters without surrounding spaces' },
-        { path: 'scopes', message: 'must be one or more of chat, read, export, admin; unknown: root' },
+        {
+          path: 'scopes',
+          message: 'must be one or more of chat, read, export, metrics, admin; unknown: root',
+        },
         { path: 'expires_at', message: 'must be a time in the future' },
       ],
     });

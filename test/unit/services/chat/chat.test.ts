@@ -21,9 +21,10 @@ import { Checkpoints } from '../../../../src/services/chat/checkpoints.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';
 import { IdempotentTurns } from '../../../../src/services/chat/idempotent-turns.ts';
 import { StoredStreams } from '../../../../src/services/chat/stored-streams.ts';
+import { TurnObserver } from '../../../../src/services/chat/timing/turn-observer.ts';
 import { TurnRecorder } from '../../../../src/services/chat/turn-recorder.ts';
 import { ExportThrottle } from '../../../../src/services/exports/throttle.ts';
-import { silentLog } from '../../../support/fakes.ts';
+import { silentLog, silentMetrics } from '../../../support/fakes.ts';
 
 const HOUR = 3_600_000;
 const NOW = Date.UTC(2026, 2, 21);
@@ -124,7 +125,7 @@ function setUp(
     key: () => Promise.resolve(null),
   };
   const pending = { ...NOTHING_PENDING, ...options.pending };
-  const parts = { writer, replies, worker: 'w', clock, log: silentLog, pending };
+  const parts = { writer, replies, metrics: silentMetrics, worker: 'w', clock, log: silentLog, pending };
   const checkpoints = new Checkpoints(parts, options.checkpointMs ?? 60_000);
   const recorder = new TurnRecorder({ ...parts, checkpoints }, settings.retention);
   const chat = new ChatService(settings, {
@@ -149,6 +150,7 @@ function setUp(
     ),
     recorder,
     idempotent: new IdempotentTurns(replies, recorder, new StoredStreams(parts, settings.retention)),
+    observer: new TurnObserver(silentMetrics, { firstTokenMs: HOUR, replyMs: HOUR }, silentLog),
     throttle: new ExportThrottle(),
     filter: undefined,
     clock,

@@ -1,0 +1,166 @@
+/**
+ * Counters, gauges and histograms in the text format of Prometheus. prom-client looks the labels up for each value,
+ * which costs 2 µs and would be 4 % of a cached chat (ADR 26).
+ */
+export interface Instrument {
+  readonly name: string;
+  /** Its lines, `# HELP` and `# TYPE` included. */
+  text(): string | Promise<string>;
+}
+
+type LabelValues = readonly string[];
+
+abstract class Labelled<Series> {
+  readonly name: string;
+  readonly #head: string;
+  readonly #labelNames: readonly string[];
+  readonly #series = new Map<string, { readonly labels: string; readonly series: Series }>();
+
+  constructor(type: string, name: string, help: string, labelNames: readonly string[]) {
+    this.name = name;
+    this.#head = `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`;
+    this.#labelNames = labelNames;
+  }
+
+  /** @param values in the order of the label names; an empty one counts as no label */
+  labels(...values: LabelValues): Series {
+    const key = values.length === 1 ? (values[0] ?? '') : values.join('\0');
+    let found = this.#series.get(key);
+    if (!found) {
+      found = { labels: formatLabels(this.#labelNames, values), series: this.create() };
+      this.#series.set(key, found);
+    }
+    return found.series;
+  }
+
+  text(): string {
+    let text = this.#head;
+    for (const { labels, series } of this.#series.values()) text += this.lines(labels, series);
+    return text;
+  }
+
+  protected abstract create(): Series;
+  protected abstract lines(labels: string, series: Series): string;
+}
+
+export class Counted {
+  value = 0;
+
+  add(count = 1): void {
+    this.value += count;
+  }
+}
+
+export class Counter extends Labelled<Counted> implements Instrument {
+  constructor(name: string, help: string, labelNames: readonly string[] = []) {
+    super('counter', name, help, labelNames);
+    if (labelNames.length === 0) this.labels();
+  }
+
+  /** Of a counter without labels. */
+  add(count = 1): void {
+    this.labels().add(count);
+  }
+
+  protected create(): Counted {
+    return new Counted();
+  }
+
+  protected lines(labels: string, { value }: Counted): string {
+    return `${this.name}${braced(labels)} ${value}\n`;
+  }
+}
+
+export class Distribution {
+  readonly bounds: readonly number[];
+  /** The last one: above all bounds. */
+  readonly counts: Float64Array;
+  sum = 0;
+
+  constructor(bounds: readonly number[]) {
+    this.bounds = bounds;
+    this.counts = new Float64Array(bounds.length + 1);
+  }
+
+  observe(value: number): void {
+    const { bounds, counts } = this;
+    let index = 0;
+    while (index < bounds.length && value > (bounds[index] ?? 0)) index += 1;
+    counts[index] = (counts[index] ?? 0) + 1;
+    this.sum += value;
+  }
+}
+
+export class Histogram extends Labelled<Distribution> implements Instrument {
+  readonly #bounds: readonly number[];
+
+  constructor(name: string, help: string, bounds: readonly number[], labelNames: readonly string[] = []) {
+    super('histogram', name, help, labelNames);
+    this.#bounds = bounds;
+    if (labelNames.length === 0) this.labels();
+  }
+
+  protected create(): Distribution {
+    return new Distribution(this.#bounds);
+  }
+
+  protected lines(labels: string, { bounds, counts, sum }: Distribution): string {
+    const bucket = `${this.name}_bucket{${labels}${labels === '' ? '' : ','}le="`;
+    let lines = '';
+    let total = 0;
+    for (const [index, bound] of bounds.entries()) {
+      total += counts[index] ?? 0;
+      lines += `${bucket}${bound}"} ${total}\n`;
+    }
+    total += counts[bounds.length] ?? 0;
+    lines += `${bucket}+Inf"} ${total}\n`;
+    return `${lines}${this.name}_sum${braced(labels)} ${sum}\n${this.name}_count${braced(labels)} ${total}\n`;
+  }
+}
+
+/** The values by their label values. */
+export type Readings = Iterable<readonly [labels: LabelValues, value: number]>;
+
+/** Read when it is scraped. */
+export class Gauge implements Instrument {
+  readonly name: string;
+  readonly #head: string;
+  readonly #labelNames: readonly string[];
+  readonly #read: () => Readings | Promise<Readings>;
+
+  constructor(
+    name: string,
+    help: string,
+    read: () => Readings | Promise<Readings>,
+    labelNames: readonly string[] = [],
+  ) {
+    this.name = name;
+    this.#head = `# HELP ${name} ${help}\n# TYPE ${name} gauge\n`;
+    this.#labelNames = labelNames;
+    this.#read = read;
+  }
+
+  async text(): Promise<string> {
+    let text = this.#head;
+    for (const [labels, value] of await this.#read()) {
+      text += `${this.name}${braced(formatLabels(this.#labelNames, labels))} ${value}\n`;
+    }
+    return text;
+  }
+}
+
+function formatLabels(names: readonly string[], values: LabelValues): string {
+  return names
+    .flatMap((name, index) => (values[index] ? `${name}="${escapeValue(values[index])}"` : []))
+    .join(',');
+}
+
+function braced(labels: string): string {
+  return labels === '' ? '' : `{${labels}}`;
+}
+
+const ESCAPES: Readonly<Record<string, string>> = { '\\': '\\\\', '\n': '\\n', '"': '\\"' };
+
+function escapeValue(value: string): string {
+  return value.replace(/[\\\n"]/g, (character) => ESCAPES[character] ?? character);
+}
