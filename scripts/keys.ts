@@ -14,17 +14,21 @@ import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { CommandError, runCommand } from './command.ts';
 
 const USAGE = `usage: npm run keys -- COMMAND
-  create --owner NAME --scopes LIST [--expires TIME]
+  create --owner NAME --scopes LIST [--expires TIME] [--requests N] [--streams N]
              creates a key and shows it once; LIST is a list of ${SCOPES.join(',')};
-             TIME is like 2027-01-01T00:00:00Z; without it the key never expires
+             TIME is like 2027-01-01T00:00:00Z; without it the key never expires;
+             N replaces RATE_LIMIT_REQUESTS or RATE_LIMIT_STREAMS for this key, 0: no limit
   list       lists all keys, without their secrets
   revoke ID  revokes a key; running servers reject it within a second
-  rotate ID  revokes a key and creates one with the same owner, scopes and expiry`;
+  rotate ID  revokes a key and creates one with the same owner, scopes, limits and expiry`;
 
 type Command = (keys: ApiKeyService) => Promise<string[]>;
 
 const TEXT = { type: 'string' } as const;
-const CONFIG = { allowPositionals: true, options: { owner: TEXT, scopes: TEXT, expires: TEXT } } as const;
+const CONFIG = {
+  allowPositionals: true,
+  options: { owner: TEXT, scopes: TEXT, expires: TEXT, requests: TEXT, streams: TEXT },
+} as const;
 
 /** @throws CommandError */
 function parseCommand(): Command {
@@ -39,10 +43,12 @@ function parseCommand(): Command {
   return failUsage('A command with its own arguments is needed', USAGE);
 }
 
-function createWith({ owner, scopes, expires }: { [Name in keyof typeof CONFIG.options]?: string }): Command {
+function createWith(values: { [Name in keyof typeof CONFIG.options]?: string }): Command {
+  const { owner, scopes, expires, requests, streams } = values;
   if (owner === undefined || scopes === undefined)
     return failUsage('create needs --owner and --scopes', USAGE);
-  const request = { owner, scopes: readScopes(scopes), expiresAt: readTime(expires) };
+  const limits = { requestsPerMinute: readLimit(requests), openStreams: readLimit(streams) };
+  const request = { owner, scopes: readScopes(scopes), expiresAt: readTime(expires), limits };
   return async (keys) => describeKey(await keys.create(request));
 }
 
@@ -54,6 +60,12 @@ function readScopes(text: string) {
     throw new CommandError(`--scopes: unknown ${list}; known scopes are ${SCOPES.join(', ')}`);
   }
   return SCOPES.filter((scope) => names.includes(scope));
+}
+
+/** NaN is refused with the range. */
+function readLimit(text: string | undefined): number | null {
+  if (text === undefined) return null;
+  return /^\d+$/.test(text) ? Number(text) : Number.NaN;
 }
 
 const TIME = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d(:\d\d(\.\d{1,3})?)?(Z|[+-]\d\d:\d\d)$/;
@@ -80,6 +92,8 @@ function describeKey({ key, apiKey }: CreatedKey): string[] {
     `id       ${apiKey.id}`,
     `owner    ${apiKey.owner}`,
     `scopes   ${apiKey.scopes.join(', ')}`,
+    `requests ${limitText(apiKey.limits.requestsPerMinute)}`,
+    `streams  ${limitText(apiKey.limits.openStreams)}`,
     `expires  ${timeOr(apiKey.expiresAt, 'never')}`,
     'Store the key like a password: it is not shown again.',
   ];
@@ -88,10 +102,25 @@ function describeKey({ key, apiKey }: CreatedKey): string[] {
 const timeOr = (instant: number | null, otherwise: string) =>
   instant === null ? otherwise : new Date(instant).toISOString();
 
+function limitText(limit: number | null): string {
+  return limit === null ? 'default' : limit === 0 ? 'unlimited' : String(limit);
+}
+
 async function list(keys: ApiKeyService): Promise<string[]> {
   const all = await keys.list();
   if (all.length === 0) return ['There are no keys.'];
-  const head = ['id', 'prefix', 'owner', 'scopes', 'created', 'expires', 'last used', 'state'];
+  const head = [
+    'id',
+    'prefix',
+    'owner',
+    'scopes',
+    'requests',
+    'streams',
+    'created',
+    'expires',
+    'last used',
+    'state',
+  ];
   const rows = [head, ...all.map(columns)];
   const widths = head.map((_, column) => Math.max(...rows.map((row) => (row[column] ?? '').length)));
   return rows.map((row) =>
@@ -109,6 +138,8 @@ function columns(key: ApiKey): string[] {
     key.prefix,
     key.owner,
     key.scopes.join(),
+    limitText(key.limits.requestsPerMinute),
+    limitText(key.limits.openStreams),
     timeOr(key.createdAt, ''),
     timeOr(key.expiresAt, 'never'),
     timeOr(key.lastUsedAt, 'never'),

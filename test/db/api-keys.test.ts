@@ -18,6 +18,7 @@ function storedKey(over: Partial<StoredApiKey> = {}): StoredApiKey {
     hash,
     owner: 'team blue',
     scopes: ['chat', 'read'],
+    limits: { requestsPerMinute: null, openStreams: null },
     createdAt: NOON,
     expiresAt: null,
     lastUsedAt: null,
@@ -68,7 +69,8 @@ eachDatabase((name, open) => {
           fc.subarray([...SCOPES], { minLength: 1 }),
           time,
           async (owner, scopes, at) => {
-            const key = storedKey({ owner, scopes, expiresAt: at, lastUsedAt: at });
+            const limits = { requestsPerMinute: at && 1_000_000_000, openStreams: at && 0 };
+            const key = storedKey({ owner, scopes, limits, expiresAt: at, lastUsedAt: at });
             await keys.add(key);
             assert.deepEqual(await keys.findByHash(key.hash), key);
           },
@@ -108,9 +110,10 @@ eachDatabase((name, open) => {
       assert.equal(await keys.revoke("' OR '1'='1", NOON), null);
     });
 
-    test('are replaced by one for the same owner, scopes and expiry, and only while they are good', async () => {
+    test('are replaced by one for the same owner, scopes, limits and expiry, and only while they are good', async () => {
       const keys = store();
-      const key = storedKey({ expiresAt: NOON + HOUR, lastUsedAt: NOON });
+      const limits = { requestsPerMinute: 600, openStreams: 0 };
+      const key = storedKey({ limits, expiresAt: NOON + HOUR, lastUsedAt: NOON });
       await keys.add(key);
       const next = successor();
       const made = await keys.replace(key.id, next, NOON + 7);

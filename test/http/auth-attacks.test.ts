@@ -242,6 +242,8 @@ for (const place of databases()) {
         prefix: key.slice(0, 11),
         owner: '团队 blue',
         scopes: ['chat', 'read'],
+        requests: null,
+        streams: null,
         expires_at,
         last_used_at: null,
         revoked_at: null,

@@ -201,6 +201,53 @@ describe('the address of a caller without a key', () => {
   });
 });
 
+describe('limits of a key', () => {
+  it('replace those of the server, also after a rotation', async (t) => {
+    const chat = await locked(t, { RATE_LIMIT_REQUESTS: '3', RATE_LIMIT_STREAMS: '1' });
+    const { root } = chat;
+    const scopes = ['chat', 'admin'];
+    const created = await root.call('POST', '/api/keys', { owner: 'a', scopes, requests: 9, streams: 2 });
+    const { key, id, requests, streams } = JSON.parse(created.text);
+    assert.deepEqual([created.status, requests, streams], [201, 9, 2]);
+    const policies = '"requests";q=9;w=60, "streams";q=2;qu="concurrent-requests"';
+    // The second request has the key from the cache.
+    for (const left of [8, 7]) {
+      const answer = await chat.as({ key, id }).call('POST', '/api/chat-stream', {});
+      assert.deepEqual(limitsOf(answer), [policies, `"requests";r=${left};t=40, "streams";r=1`]);
+    }
+    const rotated = JSON.parse((await root.call('POST', `/api/keys/${id}/rotate`)).text);
+    assert.deepEqual([rotated.requests, rotated.streams], [9, 2]);
+    const burst = await Promise.all(times(12, () => chat.as(rotated).call('GET', '/api/keys')));
+    assert.deepEqual(counts(burst), { 200: 9, 429: 3 });
+    const listed = JSON.parse((await root.call('GET', '/api/keys')).text).keys;
+    assert.deepEqual(listed[0].requests, 9);
+    assert.equal(listed.at(-1).requests, null);
+  });
+
+  it('can be none, and must be whole numbers', async (t) => {
+    const chat = await locked(t, { RATE_LIMIT_REQUESTS: '7', RATE_LIMIT_STREAMS: '1' });
+    const create = (limits: object) =>
+      chat.root.call('POST', '/api/keys', { owner: 'a', scopes: ['chat'], ...limits });
+    const unlimited = JSON.parse((await create({ requests: 0, streams: 0 })).text);
+    assert.deepEqual(limitsOf(await chat.as(unlimited).call('POST', '/api/chat-stream', {})), [
+      undefined,
+      undefined,
+    ]);
+    for (const [name, value] of [
+      ['requests', -1],
+      ['requests', 1.5],
+      ['streams', '5'],
+      ['streams', 1_000_001],
+    ] as const) {
+      const { errors } = problemOf(await create({ [name]: value }), 400, 'validation');
+      assert.match(
+        JSON.stringify(errors),
+        new RegExp(`"${name}","message":"must be a whole number from 0 to`),
+      );
+    }
+  });
+});
+
 describe('invalid keys', () => {
   it('are counted as requests, as are missing keys and keys without the scope', async (t) => {
     const chat = await locked(t, { RATE_LIMIT_REQUESTS: '2' });

@@ -50,7 +50,8 @@ eachDatabase(
       });
 
       it(`creates a key before the first start of a server on ${name}, and shows it once`, async () => {
-        const made = run(...CREATE, '--expires', '2999-01-01T08:00:00+08:00');
+        const limits = ['--requests', '600', '--streams', '0'];
+        const made = run(...CREATE, '--expires', '2999-01-01T08:00:00+08:00', ...limits);
         assert.equal(made.stderr, '');
         assert.equal(made.status, 0);
         const key = line(made.stdout, 'key');
@@ -60,22 +61,29 @@ eachDatabase(
         assert.equal(stored?.id, line(made.stdout, 'id'));
         assert.equal(stored?.owner, 'team blue');
         assert.deepEqual(stored?.scopes, ['chat', 'read']);
+        assert.deepEqual(stored?.limits, { requestsPerMinute: 600, openStreams: 0 });
+        assert.equal(line(made.stdout, 'streams'), 'unlimited');
         const listed = run('list').stdout;
         assert.match(
           listed,
-          new RegExp(`^${stored?.id}  ${stored?.prefix}  team blue  chat,read  .* never +active$`, 'm'),
+          new RegExp(
+            `^${stored?.id}  ${stored?.prefix}  team blue  chat,read  600 +unlimited .* never +active$`,
+            'm',
+          ),
         );
         assert.equal(listed.includes(key.slice(12)), false);
       });
 
       it('revokes and rotates a key, and shows the new one', async () => {
-        const first = run(...CREATE).stdout;
+        const first = run(...CREATE, '--streams', '7').stdout;
         assert.equal(line(first, 'expires'), 'never');
+        assert.equal(line(first, 'requests'), 'default');
         const rotated = run('rotate', line(first, 'id').toUpperCase());
         const next = line(rotated.stdout, 'id');
         assert.ok(looksLikeKey(line(rotated.stdout, 'key')));
         assert.notEqual(line(rotated.stdout, 'key'), line(first, 'key'));
         assert.equal(line(rotated.stdout, 'owner'), 'team blue');
+        assert.equal(line(rotated.stdout, 'streams'), '7');
         assert.match(run('revoke', next).stdout, /^revoked {2}ck_\w{8}… of team blue, at \d{4}-/);
         const states = run('list').stdout;
         for (const id of [line(first, 'id'), next]) {
@@ -149,6 +157,14 @@ describe('npm run keys with invalid input', () => {
     }
     const past = refused(...CREATE, '--expires', '2020-01-01T00:00:00Z');
     assert.equal(past, '--expires must be a time in the future\n');
+  });
+
+  it('requires limits that are whole numbers', () => {
+    const said = refused(...CREATE, '--requests', '1e3', '--streams', '');
+    assert.equal(
+      said,
+      '--requests must be a whole number from 0 to 1000000000\n--streams must be a whole number from 0 to 1000000\n',
+    );
   });
 
   it('requires a printable owner', () => {

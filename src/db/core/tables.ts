@@ -78,6 +78,8 @@ export interface ApiKeyRow {
   hash: string;
   owner: string;
   scopes: string;
+  request_limit: number | null;
+  stream_limit: number | null;
   created_at: string;
   expires_at: string | null;
   last_used_at: string | null;

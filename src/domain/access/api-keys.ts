@@ -5,6 +5,14 @@ export const SCOPES = ['chat', 'read', 'export', 'metrics', 'admin'] as const;
 
 export type Scope = (typeof SCOPES)[number];
 
+/** Limits of one key in place of those of the server; null: the server's, 0: no limit. */
+export interface KeyLimits {
+  readonly requestsPerMinute: number | null;
+  readonly openStreams: number | null;
+}
+
+export const MAX_LIMITS = { requestsPerMinute: 1_000_000_000, openStreams: 1_000_000 } as const;
+
 export interface ApiKey {
   readonly id: string;
   /** How the key begins (`ck_` and 8 characters): enough to recognize it, useless for guessing it. */
@@ -12,6 +20,7 @@ export interface ApiKey {
   /** Owner of the conversations and exports it gives access to; several keys may share one. */
   readonly owner: string;
   readonly scopes: readonly Scope[];
+  readonly limits: KeyLimits;
   readonly createdAt: Instant;
   /** Null: never. */
   readonly expiresAt: Instant | null;
@@ -34,7 +43,7 @@ export interface ApiKeyStore {
   /** Revokes a key unless it is revoked already; null when there is none. */
   revoke(id: string, at: Instant): Promise<ApiKey | null>;
   /**
-   * Atomically revokes a key and adds a successor with the same owner, scopes and expiry.
+   * Atomically revokes a key and adds a successor with the same owner, scopes, limits and expiry.
    * @returns null when the id has no usable key
    */
   replace(

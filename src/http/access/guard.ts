@@ -35,7 +35,7 @@ export function createGuard({ required, loopback }: GuardOptions, parts: GuardPa
   const admit = async (route: Route, request: Request, response: Response, caller: Caller) => {
     response.locals.caller = caller;
     // Before the scope, so that rejected requests are limited too.
-    await quotas.admit(route, request, response, caller.subject);
+    await quotas.admit(route, request, response, caller);
     if (isKeyRequired(route) && !isLinked(route, request)) checkScope(route.access, caller);
   };
   return (route, request, response) => {

@@ -12,9 +12,10 @@ import { AppError } from '../../domain/errors.ts';
 import type { Metrics } from '../../domain/metrics.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import type { Quota, Route } from '../route.ts';
+import type { Caller } from './caller.ts';
 import { rateLimitHeaders, retryAfter } from './rate-limit-headers.ts';
 
-/** Per caller; 0 is no limit. */
+/** Per caller; 0 is no limit. A key can have limits of its own for the first two. */
 export interface QuotaSettings {
   readonly requestsPerMinute: number;
   /** Event streams open at the same time. */
@@ -31,11 +32,11 @@ export class Quotas {
   readonly #limiter: RateLimiter;
   readonly #permits: PermitPool;
   readonly #metrics: Pick<Metrics, 'rateLimited'>;
-  readonly #requests: WindowPolicy | undefined;
+  readonly #requestsPerMinute: number;
+  readonly #openStreams: number;
   readonly #tokens: WindowPolicy | undefined;
   readonly #exports: WindowPolicy | undefined;
   readonly #failures: WindowPolicy | undefined;
-  readonly #streams: Policy | undefined;
 
   constructor(
     settings: QuotaSettings,
@@ -46,13 +47,11 @@ export class Quotas {
     this.#limiter = limiter;
     this.#permits = permits;
     this.#metrics = metrics;
-    this.#requests = windowPolicy('requests', settings.requestsPerMinute, MINUTE, 'requests');
+    this.#requestsPerMinute = settings.requestsPerMinute;
+    this.#openStreams = settings.openStreams;
     this.#tokens = windowPolicy('tokens', settings.tokensPerDay, 24 * 60 * MINUTE, 'tokens');
     this.#exports = windowPolicy('exports', settings.exportsPerHour, 60 * MINUTE, 'requests');
     this.#failures = windowPolicy('auth-failures', settings.authFailuresPerMinute, MINUTE, 'requests');
-    const limit = settings.openStreams;
-    this.#streams =
-      limit === 0 ? undefined : { name: 'streams', limit, windowSeconds: null, unit: 'concurrent-requests' };
   }
 
   /**
@@ -60,10 +59,11 @@ export class Quotas {
    * stream is counted until the response closes.
    * @throws AppError `rate_limited`
    */
-  async admit(route: Route, request: Request, response: Response, subject: string): Promise<void> {
+  async admit(route: Route, request: Request, response: Response, caller: Caller): Promise<void> {
     // Health probes must never be limited.
     if (route.access === 'open') return;
-    const policies = this.#policiesOf(route, request);
+    const { subject } = caller;
+    const policies = this.#policiesOf(route, request, caller);
     const decisions: Decision[] = [];
     for (const policy of policies) {
       const decision = await this.#decide(policy, response, subject);
@@ -113,13 +113,15 @@ export class Quotas {
     return rateLimitError(decisions);
   }
 
-  #policiesOf({ quotas = [] }: Route, { method }: Request): Policy[] {
+  #policiesOf({ quotas = [] }: Route, { method }: Request, { key }: Caller): Policy[] {
     const policies: Policy[] = [];
-    if (this.#requests) policies.push(this.#requests);
+    const requests = requestPolicy(key?.limits.requestsPerMinute ?? this.#requestsPerMinute);
+    if (requests) policies.push(requests);
     if (this.#tokens && quotas.includes('tokens')) policies.push(this.#tokens);
     // HEAD makes no export.
     if (this.#exports && quotas.includes('exports') && method !== 'HEAD') policies.push(this.#exports);
-    if (this.#streams && quotas.includes('streams')) policies.push(this.#streams);
+    const streams = streamPolicy(key?.limits.openStreams ?? this.#openStreams);
+    if (streams && quotas.includes('streams')) policies.push(streams);
     return policies;
   }
 
@@ -129,6 +131,16 @@ export class Quotas {
     if (policy === this.#tokens) return this.#limiter.check(policy, subject);
     return this.#limiter.take(policy, subject);
   }
+}
+
+function requestPolicy(limit: number): WindowPolicy | undefined {
+  return windowPolicy('requests', limit, MINUTE, 'requests');
+}
+
+function streamPolicy(limit: number): Policy | undefined {
+  return limit === 0
+    ? undefined
+    : { name: 'streams', limit, windowSeconds: null, unit: 'concurrent-requests' };
 }
 
 function windowPolicy(

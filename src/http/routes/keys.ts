@@ -63,8 +63,10 @@ function createRoute({ keys, readBody }: KeyRouteParts): Route {
     },
     async handle(request, response) {
       requireKey(response);
-      const { owner, scopes, expires_at } = check(keyRequest, await readBody(request));
-      sendCreated(response, await keys.create({ owner, scopes, expiresAt: expires_at ?? null }));
+      const { owner, scopes, ...more } = check(keyRequest, await readBody(request));
+      const limits = { requestsPerMinute: more.requests ?? null, openStreams: more.streams ?? null };
+      const expiresAt = more.expires_at ?? null;
+      sendCreated(response, await keys.create({ owner, scopes, limits, expiresAt }));
     },
   };
 }
@@ -101,7 +103,8 @@ function rotateRoute({ keys }: KeyRouteParts): Route {
     access: 'admin',
     operation: {
       summary: 'Replace an API key by a new one',
-      description: 'The new key has the same owner, scopes and expiry. The old one is revoked immediately.',
+      description:
+        'The new key has the same owner, scopes, limits and expiry. The old one is revoked immediately.',
       tags: ['keys'],
       requestParams: { path: keyId },
       responses: {
@@ -132,6 +135,8 @@ function presentKey(key: ApiKey): ApiKeyBody {
     prefix: key.prefix,
     owner: key.owner,
     scopes: [...key.scopes],
+    requests: key.limits.requestsPerMinute,
+    streams: key.limits.openStreams,
     created_at: isoTime(key.createdAt),
     expires_at: isoTime(key.expiresAt),
     last_used_at: isoTime(key.lastUsedAt),

@@ -1,5 +1,13 @@
 import { timingSafeEqual } from 'node:crypto';
-import { type ApiKey, type ApiKeyStore, isUsable, SCOPES, type Scope } from '../../domain/access/api-keys.ts';
+import {
+  type ApiKey,
+  type ApiKeyStore,
+  isUsable,
+  type KeyLimits,
+  MAX_LIMITS,
+  SCOPES,
+  type Scope,
+} from '../../domain/access/api-keys.ts';
 import type { Instant } from '../../domain/conversations/conversation.ts';
 import { AppError, type FieldError, isDatabaseError } from '../../domain/errors.ts';
 import type { Clock, IdSource, Log } from '../../domain/runtime.ts';
@@ -23,7 +31,11 @@ export interface ApiKeyRequest {
   readonly owner: string;
   readonly scopes: readonly Scope[];
   readonly expiresAt: Instant | null;
+  /** Left out: the limits of the server. */
+  readonly limits?: KeyLimits;
 }
+
+const SERVER_LIMITS: KeyLimits = { requestsPerMinute: null, openStreams: null };
 
 export interface CreatedKey {
   /** Shown once; only its hash is stored. */
@@ -72,9 +84,10 @@ export class ApiKeyService {
   }
 
   /** @throws AppError `validation`, `database_unavailable` */
-  async create({ owner, scopes, expiresAt }: ApiKeyRequest): Promise<CreatedKey> {
+  async create(request: ApiKeyRequest): Promise<CreatedKey> {
+    const { owner, scopes, expiresAt, limits = SERVER_LIMITS } = request;
     const now = this.#clock.now();
-    const errors = validationErrors({ owner, scopes, expiresAt }, now);
+    const errors = [...validationErrors(request, now), ...limitErrors(limits)];
     if (errors.length > 0) throw new AppError('validation', 'Correct the listed fields', { errors });
     const { key, prefix, hash } = makeKey();
     const apiKey: ApiKey = {
@@ -82,6 +95,7 @@ export class ApiKeyService {
       prefix,
       owner,
       scopes: SCOPES.filter((scope) => scopes.includes(scope)),
+      limits,
       createdAt: now,
       expiresAt,
       lastUsedAt: null,
@@ -105,7 +119,7 @@ export class ApiKeyService {
   }
 
   /**
-   * Replaces a key by a new one with the same owner, scopes and expiry, and revokes the old one.
+   * Replaces a key by a new one with the same owner, scopes, limits and expiry, and revokes the old one.
    * @returns null when the id has no usable key
    */
   async rotate(id: string): Promise<CreatedKey | null> {
@@ -255,4 +269,15 @@ function validationErrors({ owner, scopes, expiresAt }: ApiKeyRequest, now: Inst
     errors.push({ path: 'expires_at', message: 'must be a time in the future' });
   }
   return errors;
+}
+
+function limitErrors({ requestsPerMinute, openStreams }: KeyLimits): FieldError[] {
+  const check = (path: string, value: number | null, max: number) =>
+    value === null || (Number.isInteger(value) && value >= 0 && value <= max)
+      ? []
+      : [{ path, message: `must be a whole number from 0 to ${max}` }];
+  return [
+    ...check('requests', requestsPerMinute, MAX_LIMITS.requestsPerMinute),
+    ...check('streams', openStreams, MAX_LIMITS.openStreams),
+  ];
 }

@@ -2,8 +2,10 @@ import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { describe, it } from 'node:test';
 import type { Request, Response } from 'express';
+import type { ApiKey, KeyLimits } from '../../../../src/domain/access/api-keys.ts';
 import type { Decision, PermitPool, Policy, RateLimiter } from '../../../../src/domain/access/limits.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
+import { anonymousCaller } from '../../../../src/http/access/caller.ts';
 import { Quotas } from '../../../../src/http/access/quotas.ts';
 import type { Quota, Route } from '../../../../src/http/route.ts';
 
@@ -30,8 +32,11 @@ class FakeResponse extends EventEmitter {
   }
 }
 
-/** @param full the names of policies whose limit is reached */
-function start(full: readonly string[] = []) {
+/**
+ * @param full the names of policies whose limit is reached
+ * @param limits of the caller's key
+ */
+function start(full: readonly string[] = [], limits?: KeyLimits) {
   const log: string[] = [];
   const decide = (policy: Policy, verb: string): Decision => {
     log.push(`${verb} ${policy.name}`);
@@ -53,9 +58,11 @@ function start(full: readonly string[] = []) {
     rateLimited: (name) => void log.push(`limited ${name}`),
   });
   const response = new FakeResponse();
+  const key = { limits } as ApiKey;
+  const caller = { ...anonymousCaller('a'), ...(limits && { key }) };
   const admit = (uses: readonly Quota[], method = 'POST') => {
     const route: Route = { method: 'post', path: '/', access: 'chat', quotas: uses, handle() {} };
-    return quotas.admit(route, { method } as Request, response as unknown as Response, 'a');
+    return quotas.admit(route, { method } as Request, response as unknown as Response, caller);
   };
   return { log, response, admit };
 }
@@ -97,6 +104,25 @@ describe('quotas', () => {
     await waiting;
     assert.deepEqual(log, ['take requests', 'open streams', 'release streams']);
     assert.equal(response.listenerCount('close'), 0);
+  });
+
+  it('use the limits of the key instead of those of the server', async () => {
+    for (const [limits, policies] of [
+      [
+        { requestsPerMinute: 600, openStreams: null },
+        '"requests";q=600;w=60, "streams";q=2;qu="concurrent-requests"',
+      ],
+      [
+        { requestsPerMinute: null, openStreams: 5 },
+        '"requests";q=2;w=60, "streams";q=5;qu="concurrent-requests"',
+      ],
+      [{ requestsPerMinute: 0, openStreams: 1 }, '"streams";q=1;qu="concurrent-requests"'],
+      [{ requestsPerMinute: 0, openStreams: 0 }, undefined],
+    ] as const) {
+      const { response, admit } = start([], limits);
+      await admit(['streams']);
+      assert.equal(response.headers.get('RateLimit-Policy'), policies);
+    }
   });
 
   it('count no export for HEAD', async () => {

@@ -103,7 +103,9 @@ describe('creating a key', () => {
   it('rejects invalid owners, scopes and times, and names each', async () => {
     const { keys } = setup();
     const strange = 'root' as Scope;
-    await assert.rejects(keys.create({ owner: 'a\u202eb', scopes: ['chat', strange], expiresAt: NOON }), {
+    const limits = { requestsPerMinute: 0.5, openStreams: -1 };
+    const request = { owner: 'a\u202eb', scopes: ['chat', strange] as const, expiresAt: NOON, limits };
+    await assert.rejects(keys.create(request), {
       code: 'validation',
       errors: [
         { path: 'owner', message: 'must be 1 to 255 visible characters without surrounding spaces' },
@@ -112,6 +114,8 @@ describe('creating a key', () => {
           message: 'must be one or more of chat, read, export, metrics, admin; unknown: root',
         },
         { path: 'expires_at', message: 'must be a time in the future' },
+        { path: 'requests', message: 'must be a whole number from 0 to 1000000000' },
+        { path: 'streams', message: 'must be a whole number from 0 to 1000000' },
       ],
     });
     for (const owner of ['', ' ', ' a', 'a\n', 'a\0b', '\ud800', 'x'.repeat(256)]) {
