@@ -1,8 +1,8 @@
 /**
- * PM2 on Linux, macOS and Windows: npx pm2 start ecosystem.config.cjs
+ * PM2 on Linux, macOS and Windows: npx pm2@7 start ecosystem.config.cjs
  *
  * Cluster mode is used even for one worker, because only then does `pm2 reload` start the new process before it stops
- * the old one. PM2's daemon forks the workers: start it with `npx pm2` in this folder, so that it runs on the project's
+ * the old one. PM2's daemon forks the workers: start it with `npx pm2@7` in this folder, so that it runs on the project's
  * Node (see docs/deployment.md).
  */
 const { existsSync, readFileSync } = require('node:fs');

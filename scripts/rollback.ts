@@ -1,11 +1,10 @@
 /** `npm run migrate:rollback`: says what is lost, asks, copies SQLite's file, then rolls back. */
-import { createInterface } from 'node:readline/promises';
 import type { Knex } from 'knex';
 import type { Config } from '../src/config/config.ts';
 import { dialectOf } from '../src/db/core/dialect.ts';
 import { migrateRollback, migrationsToRollBack } from '../src/db/core/migrations.ts';
 import { listAlive } from '../src/db/workers/alive.ts';
-import { CommandError } from './command.ts';
+import { askFirst, CommandError } from './command.ts';
 
 /** @throws CommandError when a process uses the database, or the answer is not yes */
 export async function rollBack(
@@ -17,7 +16,7 @@ export async function rollBack(
   if (names.length === 0) return console.log('no migrations to roll back');
   for (const line of await describeLoss(knex, names)) console.log(line);
   await refuseAlive(knex, config);
-  if (!yes) await askFirst();
+  if (!yes) await askFirst('Nothing was rolled back');
   await refuseAlive(knex, config);
   const copy = await dialectOf(knex).backup(
     knex,
@@ -46,14 +45,4 @@ async function refuseAlive(knex: Knex, { dataDir, durability }: Config): Promise
   throw new CommandError(
     `Nothing was rolled back: ${alive.length} server processes use this database (${alive.join(', ')}); stop them first`,
   );
-}
-
-async function askFirst(): Promise<void> {
-  if (!process.stdin.isTTY) {
-    throw new CommandError('Nothing was rolled back: repeat the command with --yes if this is meant');
-  }
-  const lines = createInterface({ input: process.stdin, output: process.stdout });
-  const answer = await lines.question('Type yes to go on: ');
-  lines.close();
-  if (answer.trim().toLowerCase() !== 'yes') throw new CommandError('Nothing was rolled back');
 }

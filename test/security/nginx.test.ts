@@ -1,9 +1,9 @@
-/** The configuration that docs/security.md shows, run by the real nginx in front of a server that asks for keys. */
+/** The site deploy/nginx.conf, run by the real nginx in front of a server that asks for keys. */
 import assert from 'node:assert/strict';
 import type { IncomingMessage } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
-import { blocksOf, read } from '../docs/documents.ts';
+import { read } from '../docs/documents.ts';
 import { databases, startChat, until } from '../support/chat-server.ts';
 import { createGate, delta, done, finish, script, usage, wait } from '../support/fake-upstream.ts';
 import { bearer, type LockedServer, type Person, startLocked } from '../support/keys.ts';
@@ -17,13 +17,9 @@ const LARGEST = 1024 * 1024;
 const programs = provideNginx();
 const skip = programs === undefined && 'there is no nginx here';
 
-function documented(file = 'docs/security.md'): string {
-  const blocks = blocksOf(read(file)).filter(({ language }) => language === 'nginx');
-  assert.equal(blocks.length, 1, `${file} must show one configuration`);
-  return blocks[0]?.text ?? '';
-}
+const SITE = read('deploy/nginx.conf');
 
-describe('nginx as documented', { skip }, () => {
+describe('nginx with deploy/nginx.conf', { skip }, () => {
   let chat: LockedServer;
   let nginx: Nginx;
   let alice: Person;
@@ -31,7 +27,7 @@ describe('nginx as documented', { skip }, () => {
   before(async () => {
     assert(programs && SQLITE);
     chat = await startLocked(SQLITE, { ...SETTINGS, RATE_LIMIT_AUTH_FAILURES: '3' });
-    nginx = await startNginx(programs, documented(), new URL(chat.url).host);
+    nginx = await startNginx(programs, SITE, new URL(chat.url).host);
     alice = await chat.person('alice');
   });
   after(async () => {
@@ -45,10 +41,6 @@ describe('nginx as documented', { skip }, () => {
     ask('/api/chat', { method: 'POST', body: { message }, headers });
   const stream = async (message: string) =>
     new SseReader(await ask('/api/chat-stream', { method: 'POST', body: { message, cache: false } }));
-
-  it('is the same in both languages', () => {
-    assert.equal(documented('docs/security.zh-CN.md'), documented());
-  });
 
   it('passes keys in either header, and rejects requests without', async () => {
     assert.equal(await statusOf(nginx.send('/api/conversations')), 401);
@@ -194,7 +186,7 @@ describe('nginx with small limits,', { skip }, () => {
   before(async () => {
     assert(programs && SQLITE);
     chat = await startLocked(SQLITE, { ...SETTINGS, SSE_OPEN_MS: '100' });
-    nginx = await startNginx(programs, documented(), new URL(chat.url).host, {
+    nginx = await startNginx(programs, SITE, new URL(chat.url).host, {
       'proxy_read_timeout    75s': 'proxy_read_timeout 1s',
       'chat_connections 100': 'chat_connections 2',
     });
@@ -240,7 +232,7 @@ describe('nginx in front of a server without authentication', { skip }, () => {
   it('gets no access by its public name', async () => {
     assert(programs);
     const chat = await startChat({ TRUST_PROXY: '1' });
-    const nginx = await startNginx(programs, documented(), new URL(chat.url).host);
+    const nginx = await startNginx(programs, SITE, new URL(chat.url).host);
     try {
       assert.equal(await statusOf(nginx.send('/api/conversations')), 421);
       assert.equal(await statusOf(nginx.send('/api/chat', { method: 'POST', body: { message: 'x' } })), 421);

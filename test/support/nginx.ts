@@ -1,4 +1,4 @@
-/** A real nginx with the configuration that a document shows, on free ports of the loopback. */
+/** A real nginx with the site deploy/nginx.conf, on free ports of the loopback. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -42,13 +42,13 @@ export interface Nginx {
 }
 
 /**
- * @param documented the block for `http { … }`, as an operator copies it
+ * @param site the block for `http { … }`, as an operator copies it
  * @param upstream where the server listens: `127.0.0.1:5010`
  * @param changes further places to change, each of which must be there
  */
 export async function startNginx(
   programs: Programs,
-  documented: string,
+  site: string,
   upstream: string,
   changes: Readonly<Record<string, string>> = {},
 ): Promise<Nginx> {
@@ -57,7 +57,7 @@ export async function startNginx(
   const [key, certificate, log] = ['key.pem', 'cert.pem', 'access.log'].map((file) => join(folder, file));
   assert(key && certificate && log);
   makeCertificate(programs.openssl, key, certificate);
-  const site = replaced(documented, {
+  const changed = replaced(site, {
     'server 127.0.0.1:5010;': `server ${upstream};`,
     'listen 443 ': `listen 127.0.0.1:${tls} `,
     'listen 80': `listen 127.0.0.1:${plain}`,
@@ -66,7 +66,7 @@ export async function startNginx(
     '/var/log/nginx/chat.access.log': log,
     ...changes,
   });
-  writeFileSync(join(folder, 'nginx.conf'), whole(site, folder));
+  writeFileSync(join(folder, 'nginx.conf'), whole(changed, folder));
   const args = ['-c', join(folder, 'nginx.conf'), '-p', folder, '-e', join(folder, 'error.log')];
   execFileSync(programs.nginx, ['-t', ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
   const child = spawn(programs.nginx, args, { stdio: 'ignore' });
@@ -106,7 +106,7 @@ function whole(site: string, folder: string): string {
 
 function replaced(text: string, changes: Readonly<Record<string, string>>): string {
   return Object.entries(changes).reduce((result, [from, to]) => {
-    assert(result.includes(from), `the documented configuration has no "${from}"`);
+    assert(result.includes(from), `deploy/nginx.conf has no "${from}"`);
     return result.replaceAll(from, to);
   }, text);
 }
