@@ -13,6 +13,7 @@ const installed = z.object({ license: z.string() });
 
 /** Why each package is needed. */
 const RUNTIME: Readonly<Record<string, string>> = {
+  '@opentelemetry/api': 'spans, where an SDK is registered',
   '@streamparser/json': 'reads JSON in `npm run export:verify`',
   'better-sqlite3': 'SQLite; brings its binary, so nothing is compiled',
   'cli-progress': 'the bar that `npm run export` shows',
@@ -38,6 +39,7 @@ const RUNTIME: Readonly<Record<string, string>> = {
   'opencc-js': 'traditional and simplified characters count as the same in the content filter',
   pino: 'logs',
   'pino-pretty': 'logs for people at a terminal',
+  'prom-client': 'metrics of the process and the event loop',
   'rate-limiter-flexible': 'limits that processes share in Redis',
   'proxy-addr': 'which proxies are trusted: the parser of Express',
   'raw-body': 'reads request bodies up to a limit',
@@ -51,6 +53,7 @@ const RUNTIME: Readonly<Record<string, string>> = {
 const DEVELOPMENT: Readonly<Record<string, string>> = {
   '@biomejs/biome': 'format and lint',
   '@microsoft/fetch-event-source': 'a reader of streams, in tests',
+  '@opentelemetry/sdk-trace-node': 'an SDK, in tests',
   '@swc/core': 'reads TypeScript for dependency-cruiser',
   '@types/better-sqlite3': 'types',
   '@types/cli-progress': 'types',

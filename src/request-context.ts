@@ -1,16 +1,34 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 
-/** The id of the current request, for every log line. */
-export class RequestContext {
-  readonly #storage = new AsyncLocalStorage<string>();
+/** The trace that the caller of a request has begun (W3C Trace Context). */
+export interface TraceContext {
+  readonly traceId: string;
+  /** As received, to be sent on. */
+  readonly headers: { readonly traceparent: string; readonly tracestate?: string };
+}
 
-  run(requestId: string, work: () => void): void {
-    this.#storage.run(requestId, work);
+export interface RequestFields {
+  readonly request_id: string;
+  readonly trace_id?: string;
+}
+
+/** The id of the current request, for every log line, and its trace. */
+export class RequestContext {
+  readonly #storage = new AsyncLocalStorage<{
+    readonly fields: RequestFields;
+    readonly trace: TraceContext | undefined;
+  }>();
+
+  run(fields: RequestFields, trace: TraceContext | undefined, work: () => void): void {
+    this.#storage.run({ fields, trace }, work);
   }
 
   /** Fields for a log line; empty outside a request. */
-  fields(): { request_id?: string } {
-    const requestId = this.#storage.getStore();
-    return requestId === undefined ? {} : { request_id: requestId };
+  fields(): Partial<RequestFields> {
+    return this.#storage.getStore()?.fields ?? {};
+  }
+
+  get trace(): TraceContext | undefined {
+    return this.#storage.getStore()?.trace;
   }
 }

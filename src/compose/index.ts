@@ -12,6 +12,7 @@ import type { BreakerOptions } from '../llm/breaker.ts';
 import type { Logger } from '../logger.ts';
 import { createTextFormat } from '../markdown/index.ts';
 import { measureCalls } from '../metrics/measured-model.ts';
+import { traceCalls } from '../metrics/traced-model.ts';
 import type { RequestContext } from '../request-context.ts';
 import { ExportThrottle } from '../services/exports/throttle.ts';
 import { openContentFilter } from '../startup/open-content-filter.ts';
@@ -22,7 +23,7 @@ import { composeAccess, requireUsableKey } from './access.ts';
 import { composeChat, openModel } from './chat.ts';
 import type { Core } from './core.ts';
 import { composeExports } from './exports.ts';
-import { composeScrapes, recordMetrics } from './metrics.ts';
+import { composeScrapes, modelServerOf, recordMetrics } from './metrics.ts';
 import { openMetricsPort } from './metrics-port.ts';
 import { openStorage } from './storage.ts';
 
@@ -95,8 +96,12 @@ async function openServer(
   opened.defer(() => upstream.close());
   const secrets = async () => config.linkSecrets ?? [await storage.database.secrets.get('link')];
   const core: Core = { ...storage, config, metrics, worker, clock, ids, log, secrets };
-  const measured = measureCalls(upstream.model, metrics);
-  const model = filter.stored ? filterReplies(measured, filter.stored) : measured;
+  const traced = traceCalls(measureCalls(upstream.model, metrics), {
+    version,
+    serverAddress: modelServerOf(config),
+    headers: () => context.trace?.headers,
+  });
+  const model = filter.stored ? filterReplies(traced, filter.stored) : traced;
   const throttle = new ExportThrottle();
   const chat = composeChat(core, model, filter, throttle);
   const access = await composeAccess(core);

@@ -26,7 +26,7 @@ export function recordMetrics(config: Config, version: string): RecordedMetrics 
   let store: SnapshotStore | undefined;
   const metrics = new ServerMetrics({
     version,
-    serverAddress: new URL(config.model.baseUrl ?? 'https://api.openai.com').hostname,
+    serverAddress: modelServerOf(config),
     newNames: config.metrics.newGenAiNames,
     admitModel: (kind, name) => store?.admitModel(kind, name) ?? true,
   });
@@ -36,6 +36,11 @@ export function recordMetrics(config: Config, version: string): RecordedMetrics 
     shared.admitModel('request', config.chat.model);
   };
   return { metrics, share };
+}
+
+/** The host of the model server, for labels. */
+export function modelServerOf({ model }: Config): string {
+  return new URL(model.baseUrl ?? 'https://api.openai.com').hostname;
 }
 
 type ScrapedParts = Pick<Readers, 'generations' | 'circuits'>;

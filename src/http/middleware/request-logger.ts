@@ -3,6 +3,7 @@ import type { RequestHandler, Response } from 'express';
 import type { Logger } from 'pino';
 import { ERROR_CODES } from '../../domain/errors.ts';
 import type { RequestContext } from '../../request-context.ts';
+import { traceContextOf } from '../request/trace-context.ts';
 import { loggedPath } from '../response/problem.ts';
 import type { RequestDetails } from '../response/request-details.ts';
 
@@ -39,6 +40,8 @@ export function requestLogger(log: Logger, context: RequestContext): RequestHand
     const given = request.headers['x-request-id'];
     const requestId = typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
     response.locals.requestId = requestId;
+    const trace = traceContextOf(request.headers);
+    const fields = { request_id: requestId, ...(trace && { trace_id: trace.traceId }) };
     response.setHeader('X-Request-Id', requestId);
     const began = performance.now();
     const { socket, method } = request;
@@ -49,7 +52,7 @@ export function requestLogger(log: Logger, context: RequestContext): RequestHand
       if (!log.isLevelEnabled(level)) return;
       // Explicit, because events of the socket run outside the request context.
       const line = {
-        request_id: requestId,
+        ...fields,
         method,
         path,
         status: response.statusCode,
@@ -61,6 +64,6 @@ export function requestLogger(log: Logger, context: RequestContext): RequestHand
       };
       log[level](line, level === 'error' ? 'unhandled error' : 'request');
     });
-    context.run(requestId, next);
+    context.run(fields, trace, next);
   };
 }

@@ -1,0 +1,97 @@
+import type { Attributes, Span } from '@opentelemetry/api';
+import type { CallContext, ChatModel, ModelOutcome, ModelRequest } from '../domain/chat/model.ts';
+import { AppError } from '../domain/errors.ts';
+
+type OpenTelemetry = typeof import('@opentelemetry/api');
+
+export interface TraceOptions {
+  readonly version: string;
+  /** The host of the model server. */
+  readonly serverAddress: string;
+  /** `traceparent` and `tracestate` of the current request. */
+  readonly headers: () => Readonly<Record<string, string>> | undefined;
+}
+
+/**
+ * Sends the caller's trace on to the model server. Where an OpenTelemetry SDK is registered, each call has a span, and
+ * the model server gets that as its parent.
+ */
+export function traceCalls(model: ChatModel, options: TraceOptions): ChatModel {
+  const traced = <O extends ModelOutcome>(
+    request: ModelRequest,
+    context: CallContext | undefined,
+    call: (context: CallContext | undefined) => Promise<O>,
+  ): Promise<O> => {
+    const headers = options.headers();
+    if (isSdkRegistered())
+      return withSpan(options, request, { ...context, ...(headers && { headers }) }, call);
+    return call(headers ? { ...context, headers } : context);
+  };
+  return {
+    complete: (request, signal, context) =>
+      traced(request, context, (inner) => model.complete(request, signal, inner)),
+    stream: (request, onDelta, signal, context) =>
+      traced(request, context, (inner) => model.stream(request, onDelta, signal, inner)),
+    probe: (signal) => model.probe(signal),
+    openCircuits: () => model.openCircuits(),
+  };
+}
+
+/** Where all versions of the API keep what is registered. */
+const REGISTERED = Symbol.for('opentelemetry.js.api.1');
+
+/** Without an SDK nothing is loaded. */
+function isSdkRegistered(): boolean {
+  const registered: unknown = Reflect.get(globalThis, REGISTERED);
+  return typeof registered === 'object' && registered !== null && 'trace' in registered;
+}
+
+async function withSpan<O extends ModelOutcome>(
+  { version, serverAddress }: TraceOptions,
+  { model }: ModelRequest,
+  context: CallContext,
+  call: (context: CallContext) => Promise<O>,
+): Promise<O> {
+  const api = await import('@opentelemetry/api');
+  const active = api.context.active();
+  // A span of the request, where the operator instruments HTTP, is the parent; else the caller's.
+  const parent = api.trace.getSpan(active) ? active : api.propagation.extract(active, context.headers ?? {});
+  const attributes: Attributes = {
+    'gen_ai.operation.name': 'chat',
+    'gen_ai.provider.name': 'openai',
+    'gen_ai.request.model': model,
+    'server.address': serverAddress,
+    ...(context.conversationId !== undefined && { 'gen_ai.conversation.id': context.conversationId }),
+  };
+  const tracer = api.trace.getTracer('chat-api-server', version);
+  const span = tracer.startSpan(`chat ${model}`, { kind: api.SpanKind.CLIENT, attributes }, parent);
+  const inside = api.trace.setSpan(parent, span);
+  const headers: Record<string, string> = { ...context.headers };
+  api.propagation.inject(inside, headers);
+  try {
+    const outcome = await api.context.with(inside, () => call({ ...context, headers }));
+    span.setAttributes(outcomeAttributes(outcome));
+    return outcome;
+  } catch (error) {
+    recordError(api, span, error);
+    throw error;
+  } finally {
+    span.end();
+  }
+}
+
+function outcomeAttributes({ model, finishReason, usage }: ModelOutcome): Attributes {
+  return {
+    'gen_ai.response.model': model,
+    'gen_ai.response.finish_reasons': [finishReason],
+    ...(usage && {
+      'gen_ai.usage.input_tokens': usage.prompt_tokens,
+      'gen_ai.usage.output_tokens': usage.completion_tokens,
+    }),
+  };
+}
+
+function recordError(api: OpenTelemetry, span: Span, error: unknown): void {
+  span.setAttribute('error.type', error instanceof AppError ? error.code : 'internal');
+  span.setStatus({ code: api.SpanStatusCode.ERROR });
+}
