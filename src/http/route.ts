@@ -24,8 +24,8 @@ export interface Route {
   readonly quotas?: readonly Quota[];
   /** Whether an open route responds differently to callers with a key. */
   readonly usesKey?: boolean;
-  /** Whether unknown query parameters are ignored. Open routes ignore them too. */
-  readonly ignoresQuery?: boolean;
+  /** Whether the route itself reports unknown query parameters. Open routes ignore them. */
+  readonly reportsQuery?: boolean;
   /** Whether a signed link grants access too. */
   readonly linked?: boolean;
   handle(request: Request, response: Response): void | Promise<void>;
@@ -39,9 +39,9 @@ export function isLinked(route: Route, { url }: Request): boolean {
 /** Admits a request to its route, or throws the error to answer with. Returns no promise where it need not wait. */
 export type Guard = (route: Route, request: Request, response: Response) => void | Promise<void>;
 
-/** The query parameters of a route; undefined where others are ignored. */
-function knownParameters({ operation, access, ignoresQuery }: Route): readonly string[] | undefined {
-  if (!operation || access === 'open' || ignoresQuery) return undefined;
+/** The query parameters of a route; undefined where others are no error. */
+function knownParameters({ operation, access, reportsQuery }: Route): readonly string[] | undefined {
+  if (!operation || access === 'open' || reportsQuery) return undefined;
   const query = operation.requestParams?.query;
   return query instanceof z.ZodObject ? Object.keys(query.shape) : [];
 }

@@ -47,7 +47,7 @@ export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>)
         attempt: tried,
       };
       if (adapted) {
-        plan.log.warn({ ...fields, ...adapted }, 'upstream rejected the request, will adapt it');
+        plan.log.info({ ...fields, ...adapted }, 'upstream rejected the request, will adapt it');
         plan.signal.throwIfAborted();
         continue;
       }

@@ -32,7 +32,7 @@ const held =
 describe('POST /api/chat', () => {
   let chat: ChatServer;
   before(async () => {
-    chat = await startChat({ OPENAI_TIMEOUT_MS: '400' });
+    chat = await startChat({ OPENAI_TIMEOUT_MS: '2000' });
   });
   after(() => chat.stop());
 
@@ -61,17 +61,24 @@ describe('POST /api/chat', () => {
     assert(answer.text.includes('您好！'), 'characters are escaped');
   });
 
-  it('lists members that it does not know, also in cached and repeated replies and in the stream', async () => {
+  it('lists members and query parameters that it does not use, also in cached and repeated replies and in the stream', async () => {
     chat.upstream.respond([reply('plain')]);
     const body = { message: 'list them', temperature: 0, conversationId: 'x', system: { a: [1] } };
-    const ignored = ['temperature', 'conversationId', 'system'];
+    const ignored = ['temperature', 'conversationId', 'system', '?model'];
     const key = { 'idempotency-key': 'ignored-1' };
     for (const headers of [key, key, {}] as Record<string, string>[]) {
-      const answer = await chat.call('POST', '/api/chat', body, headers);
+      const answer = await chat.call('POST', '/api/chat?model=other', body, headers);
       assert.deepEqual(JSON.parse(answer.text).ignored, ignored);
     }
     const stream = await openStream(chat.url, body);
-    assert.deepEqual((await stream.until('start')).data.ignored, ignored);
+    assert.deepEqual((await stream.until('start')).data.ignored, ignored.slice(0, -1));
+    for (const path of ['/api/chat', '/api/chat-stream']) {
+      const asked = chat.upstream.requests.length;
+      const answer = await chat.call('POST', `${path}?a=1&b=2`, { message: 'list them' });
+      assert.match(answer.text, /"ignored":\["\?a","\?b"\]/);
+      problemOf(await chat.call('POST', `${path}?a=1&a=2`, { message: 'twice' }), 400, 'validation');
+      assert.equal(chat.upstream.requests.length, asked, 'the first is cached, the second is not asked');
+    }
     assert((await stream.rest()).every(({ data }) => !('ignored' in data)));
     const odd = JSON.parse(`{"message":"many","__proto__":1,"${'x'.repeat(100)}":2,"\\ud800":3}`);
     for (let index = 0; index < 40; index += 1) odd[`member${index}`] = index;

@@ -238,7 +238,7 @@ describe('GET /openapi.json', () => {
 
   it('describes exactly the members of each response', async () => {
     const { components } = await read();
-    const { conversation_id: id, ...reply } = await chat.ask({ message: 'x' });
+    const { conversation_id: id, ...reply } = await chat.ask({ message: 'x', unknown: 1 });
     const missing = await chat.call('GET', `/api/conversations/${crypto.randomUUID()}`);
     const invalid = await chat.call('POST', '/api/chat', {});
     const shown: [name: string, value: object][] = [

@@ -12,7 +12,7 @@ import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import { noteTurn } from '../response/request-details.ts';
 import type { Route } from '../route.ts';
-import { type ChatRequest, chatReply, chatRequest, ignoredMembers } from '../schemas/chat.ts';
+import { type ChatRequest, chatReply, chatRequest, ignoredNames } from '../schemas/chat.ts';
 import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
 import { idempotencyHeader, replyEvents } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
@@ -66,7 +66,7 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
     method: 'post',
     path: '/api/chat',
     access: 'chat',
-    ignoresQuery: true,
+    reportsQuery: true,
     quotas: ['tokens'],
     operation: {
       summary: 'Send a message and get the whole reply',
@@ -93,6 +93,7 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const sent = await parts.readBody(request);
       const caller = callerOf(response);
       const input = inputOf(check(schema, sent), 'markdown', caller);
+      const ignored = ignoredNames(schema, sent, request.url);
       const { receivedAt } = response.locals;
       const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input), receivedAt);
       parts.quotas.meter(caller.subject, input.message, turn);
@@ -104,10 +105,7 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const timing = presentTiming(turn);
       if (timing !== undefined) response.setHeader('Server-Timing', timing);
       const rendered = await parts.renderer.whole(turn.reply, turn.format, result.content);
-      sendJson(response, 200, {
-        ...presentReply(turn, result, rendered),
-        ignored: ignoredMembers(schema, sent),
-      });
+      sendJson(response, 200, { ...presentReply(turn, result, rendered), ignored });
     },
   };
 }
@@ -122,7 +120,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
     method: 'post',
     path: '/api/chat-stream',
     access: 'chat',
-    ignoresQuery: true,
+    reportsQuery: true,
     quotas: ['tokens', 'streams'],
     operation: {
       summary: 'Send a message and stream the reply',
@@ -148,6 +146,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       const sent = await parts.readBody(request);
       const caller = callerOf(response);
       const input = inputOf(check(schema, sent), 'text', caller);
+      const ignored = ignoredNames(schema, sent, request.url);
       const { receivedAt } = response.locals;
       const turn = await parts.chat.begin(input, 'stream', idempotencyKey(request, input), receivedAt);
       parts.quotas.meter(caller.subject, input.message, turn);
@@ -161,7 +160,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
         resumed: !turn.cache || offset > 0,
         cache: replayed ? undefined : turn.cache,
         cached,
-        ignored: ignoredMembers(schema, sent),
+        ignored,
       };
       await new StreamSession(response, options, parts.session).run();
     },

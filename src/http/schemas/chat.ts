@@ -1,5 +1,15 @@
 import { z } from 'zod';
-import { boundedNames, cleanText, finishReason, instant, replyFormat, usage, uuid } from './common.ts';
+import { queryParameters } from '../request/query.ts';
+import {
+  boundedNames,
+  cleanText,
+  finishReason,
+  ignored,
+  instant,
+  replyFormat,
+  usage,
+  uuid,
+} from './common.ts';
 
 /** @param maxChars the longest message, in UTF-16 units */
 export function chatRequest(maxChars: number) {
@@ -23,12 +33,17 @@ export function chatRequest(maxChars: number) {
 
 export type ChatRequest = z.output<ReturnType<typeof chatRequest>>;
 
-/** The members of a body that the server does not use; undefined without any. */
-export function ignoredMembers(
+/**
+ * The members of a body and the query parameters, as `?name`, that the server does not use; undefined without any.
+ * @throws AppError `validation` for repeated parameters
+ */
+export function ignoredNames(
   { shape }: ReturnType<typeof chatRequest>,
   body: unknown,
+  url: string,
 ): string[] | undefined {
   const names = Object.keys(Object(body)).filter((name) => !Object.hasOwn(shape, name));
+  for (const name of Object.keys(queryParameters(url))) names.push(`?${name}`);
   return names.length === 0 ? undefined : boundedNames(names);
 }
 
@@ -44,10 +59,7 @@ export const chatReply = z
     usage: usage.nullable(),
     expires_at: instant.nullable().meta({ description: 'null: conversations do not expire' }),
     persisted: z.boolean(),
-    ignored: z
-      .array(z.string())
-      .optional()
-      .meta({ description: 'Members of the body that this server does not know; at most 20 names' }),
+    ignored,
   })
   .meta({ id: 'ChatReply' });
 

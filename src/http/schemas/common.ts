@@ -30,6 +30,15 @@ export function boundedNames(names: readonly string[]): string[] {
   return names.slice(0, MAX_NAMES).map((name) => name.slice(0, MAX_NAME).toWellFormed());
 }
 
+export const ignored = z
+  .array(z.string())
+  .optional()
+  .meta({
+    description:
+      'Members of the body that this server does not know, and query parameters (as `?name`), which it does not use; ' +
+      'at most 20 names',
+  });
+
 /** The error of an unknown member or parameter. */
 export function unknownName(known: readonly string[]): string {
   return known.length === 0 ? 'is unknown; none is allowed here' : `is unknown; use ${known.join(', ')}`;

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { finishReason, messageStatus, problem, replyFormat, usage, uuid } from './common.ts';
+import { finishReason, ignored, messageStatus, problem, replyFormat, usage, uuid } from './common.ts';
 
 export const streamId = z.object({ id: uuid });
 
@@ -39,7 +39,7 @@ export const replyEvents = z
         format: replyFormat,
         cached: z.boolean(),
         offset: z.int().optional().meta({ description: 'Where a resumed stream continues' }),
-        ignored: z.array(z.string()).optional(),
+        ignored,
       })
       .meta({ id: 'StreamStart', description: '`event: start`' }),
     z
