@@ -12,7 +12,7 @@ import { parse } from 'dotenv';
 import { plantSettings, recordLog } from './planted.ts';
 
 const MAIN = fileURLToPath(new URL('../../src/main.ts', import.meta.url));
-const WAIT_MS = 20_000;
+const WAIT_MS = 45_000;
 
 export interface Exit {
   readonly code: number | null;

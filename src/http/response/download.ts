@@ -59,6 +59,8 @@ export async function sendDownload(request: Request, response: Response, downloa
     if (withTrailers) response.addTrailers(trailers());
   }
   const encoder = ENCODERS[encoding]?.();
+  // A pipeline with an encoder adds six listeners to those of the middleware.
+  response.setMaxListeners(20);
   try {
     await (encoder ? pipeline(flushFirst(body(), encoder), encoder, response) : pipeline(body(), response));
   } catch {
