@@ -25,8 +25,9 @@ process.on('message', (message) => {
     clearInterval(watching);
     delay.disable();
     // The histogram holds the interval between samples, which equals the resolution when the loop is idle.
-    const loopP99Ms = Math.max(0, delay.percentile(99) / 1e6 - RESOLUTION_MS);
-    process.send?.({ watched: { peakRss, loopP99Ms } });
+    const excess = (nanoseconds: number) => Math.max(0, nanoseconds / 1e6 - RESOLUTION_MS);
+    const loop = { loopP99Ms: excess(delay.percentile(99)), loopMaxMs: excess(delay.max) };
+    process.send?.({ watched: { peakRss, ...loop } });
   }
   if (message !== 'probe' && message !== 'probe after gc') return;
   if (message === 'probe after gc') collect();

@@ -16,6 +16,7 @@ export interface Sample {
 export interface Watched {
   readonly peakRss: number;
   readonly loopP99Ms: number;
+  readonly loopMaxMs: number;
 }
 
 export interface Measured {

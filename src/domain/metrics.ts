@@ -21,11 +21,11 @@ export type TurnPart = (typeof TURN_PARTS)[number];
 export type TurnPartTimes = Readonly<Partial<Record<TurnPart, number>>>;
 
 /** In the order of the parts. */
-export function partEntries(parts: TurnPartTimes): (readonly [TurnPart, number])[] {
-  return TURN_PARTS.flatMap((part) => {
+export function* partEntries(parts: TurnPartTimes): Generator<readonly [part: TurnPart, ms: number]> {
+  for (const part of TURN_PARTS) {
     const ms = parts[part];
-    return ms === undefined ? [] : [[part, ms] as const];
-  });
+    if (ms !== undefined) yield [part, ms];
+  }
 }
 
 /** Names of models that become labels, of each kind. Callers choose names, so the number needs a limit. */
@@ -101,7 +101,7 @@ export interface WorkerSnapshot {
 }
 
 export interface HostSnapshot {
-  /** Of living workers, by index, a replacing worker before the one that it replaces. */
+  /** Of living workers, without the text of this one, by index, a replacing worker before the one that it replaces. */
   readonly workers: readonly WorkerSnapshot[];
   /** The counters of workers that ended. */
   readonly ended: string;

@@ -18,7 +18,6 @@ import type { Quotas } from './access/quotas.ts';
 import { errorHandler, notFound } from './middleware/errors.ts';
 import { hostAllowlist } from './middleware/host.ts';
 import { requestLogger } from './middleware/request-logger.ts';
-import { requestMetrics } from './middleware/request-metrics.ts';
 import { crossOrigin, securityHeaders } from './middleware/security.ts';
 import { normalizeTarget } from './middleware/target.ts';
 import { createBodyReader } from './request/body.ts';
@@ -117,8 +116,7 @@ function appWith(
   app.set('strict routing', true);
   app.set('trust proxy', trustedProxies(options.trustProxy));
 
-  app.use(requestMetrics(parts.metrics));
-  app.use(requestLogger(parts.log, parts.context));
+  app.use(requestLogger(parts.log, parts.context, parts.metrics));
   app.use(securityHeaders());
   app.use(normalizeTarget());
   if (options.hosts) app.use(hostAllowlist(options.hosts));

@@ -3,15 +3,7 @@
 interface Family {
   readonly type: string;
   readonly head: string;
-  readonly samples: string[];
-}
-
-type Families = Map<string, Family>;
-
-export interface WorkerText {
-  /** The value of the label `worker`. */
-  readonly label: string;
-  readonly text: string;
+  readonly samples: string;
 }
 
 export type TextFormat = 'prometheus' | 'openmetrics';
@@ -21,69 +13,73 @@ export const CONTENT_TYPES: Readonly<Record<TextFormat, string>> = {
   openmetrics: 'application/openmetrics-text; version=1.0.0; charset=utf-8',
 };
 
-/** All series, each with the label of its worker; a family's series stand together. Yields in pieces. */
-export function* mergeWorkers(workers: readonly WorkerText[], format: TextFormat): Generator<string> {
-  const parsed: { readonly label: string; readonly families: Families }[] = [];
-  for (const { label, text } of workers) {
-    parsed.push({ label, families: familiesOf(text) });
+const ENDED = 'ended';
+
+/** Quotes in other values are escaped, so this is found only as a label. */
+const WORKER = /(?<=[{,])worker="[^"]*"/g;
+
+/** The families of all workers; series of one family stand together. Yields in pieces. */
+export function* mergeWorkers(texts: readonly string[], format: TextFormat): Generator<string> {
+  const parsed: ReadonlyMap<string, Family>[] = [];
+  for (const text of texts) {
+    parsed.push(familiesOf(text));
     yield '';
   }
-  const names = new Set(parsed.flatMap(({ families }) => [...families.keys()]));
-  for (const name of names) {
-    let head = '';
-    let lines = '';
-    for (const { label, families } of parsed) {
-      const family = families.get(name);
-      if (!family) continue;
-      head ||= format === 'openmetrics' ? openMetricsHead(family) : family.head;
-      for (const sample of family.samples) lines += `${withWorker(sample, label)}\n`;
-    }
-    yield head + lines;
+  for (const name of new Set(parsed.flatMap((families) => [...families.keys()]))) {
+    const found = parsed.flatMap((families) => families.get(name) ?? []);
+    const [first] = found;
+    if (!first) continue;
+    yield format === 'openmetrics' ? openMetricsHead(first) : first.head;
+    for (const { samples } of found) yield samples;
   }
   if (format === 'openmetrics') yield '# EOF\n';
 }
 
-/** The sums of two texts, for counters and histograms; their gauges end with their workers. */
-export function addTotals(first: string, second: string): string {
+/** The text with another value of the label `worker`. */
+export function withLabel(text: string, worker: string): string {
+  return text.replace(WORKER, `worker="${worker}"`);
+}
+
+/**
+ * Adds up counters and histograms, under the label of ended workers. Gauges end with their workers.
+ * @param ended earlier sums
+ */
+export function addTotals(ended: string, text: string): string {
   const sums = new Map<string, { readonly head: string; readonly values: Map<string, number> }>();
-  for (const [name, { head, type, samples }] of [...familiesOf(first), ...familiesOf(second)]) {
+  const relabelled = withLabel(text, ENDED);
+  for (const [name, { head, type, samples }] of [...familiesOf(ended), ...familiesOf(relabelled)]) {
     if (type !== 'counter' && type !== 'histogram') continue;
     const { values } = sums.get(name) ?? { values: new Map<string, number>() };
     sums.set(name, { head, values });
-    for (const sample of samples) {
+    for (const sample of samples.split('\n')) {
       const at = sample.lastIndexOf(' ');
+      if (at < 0) continue;
       const series = sample.slice(0, at);
       values.set(series, (values.get(series) ?? 0) + Number(sample.slice(at + 1)));
     }
   }
-  let text = '';
+  let total = '';
   for (const { head, values } of sums.values()) {
-    text += head;
-    for (const [series, value] of values) text += `${series} ${value}\n`;
+    total += head;
+    for (const [series, value] of values) total += `${series} ${value}\n`;
   }
-  return text;
+  return total;
 }
 
-function familiesOf(text: string): Families {
-  const families: Families = new Map();
-  let head = '';
-  let family: Family | undefined;
-  for (const line of text.split('\n')) {
-    if (line.startsWith('# TYPE ')) {
-      const [, , name = '', type = ''] = line.split(' ');
-      family = { type, head: `${head}${line}\n`, samples: [] };
-      families.set(name, family);
-      head = '';
-    } else if (line.startsWith('#')) head += `${line}\n`;
-    else if (line !== '') family?.samples.push(line);
+/** Each begins with a line `# HELP` and one `# TYPE`. */
+function familiesOf(text: string): Map<string, Family> {
+  const families = new Map<string, Family>();
+  let begin = text.startsWith('# HELP ') ? 0 : -1;
+  while (begin >= 0) {
+    const next = text.indexOf('\n# HELP ', begin);
+    const end = next < 0 ? text.length : next + 1;
+    const typeAt = text.indexOf('\n# TYPE ', begin) + 1;
+    const samplesAt = text.indexOf('\n', typeAt) + 1;
+    const [, , name = '', type = ''] = text.slice(typeAt, samplesAt - 1).split(' ');
+    families.set(name, { type, head: text.slice(begin, samplesAt), samples: text.slice(samplesAt, end) });
+    begin = next < 0 ? -1 : end;
   }
   return families;
-}
-
-function withWorker(sample: string, label: string): string {
-  const at = sample.search(/[{ ]/);
-  const rest = sample[at] === '{' ? `,${sample.slice(at + 1)}` : `}${sample.slice(at)}`;
-  return `${sample.slice(0, at)}{worker="${label}"${rest}`;
 }
 
 /** OpenMetrics names the family of a counter without the `_total` of its samples. */

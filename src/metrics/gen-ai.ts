@@ -1,6 +1,6 @@
 /** OpenTelemetry's metrics of generative AI, in both generations of their names. */
-import type { CallReport, TurnReport } from '../domain/metrics.ts';
-import { Counter, Histogram, type Instrument } from './instruments.ts';
+import type { CallReport, FailureCode, TurnReport } from '../domain/metrics.ts';
+import { Counter, type Distribution, Histogram, type Instrument } from './instruments.ts';
 import type { ModelNames } from './model-names.ts';
 
 /** The buckets of the conventions, in seconds and in tokens. */
@@ -65,6 +65,9 @@ export class GenAiMetrics {
     [...COMMON, 'gen_ai_token_type'],
   );
   readonly #inference: InferenceMetrics | undefined;
+  /** By requested model, then by the model of the response. */
+  readonly #calls = new Map<string, Map<string, Series>>();
+  readonly #turns = new Map<string, Series>();
 
   constructor(options: GenAiOptions, requestModels: ModelNames, responseModels: ModelNames) {
     this.#options = options;
@@ -88,31 +91,72 @@ export class GenAiMetrics {
   callEnded(call: CallReport): void {
     const { requestModel, responseModel, usage, failure, ms } = call;
     const answered = responseModel !== undefined;
-    const labels = [
-      OPERATION,
-      PROVIDER,
-      this.#requestModels.label(requestModel, answered),
-      answered ? this.#responseModels.label(responseModel, true) : '',
-      this.#options.serverAddress,
-    ];
-    this.#clientDuration.labels(...labels, failure ?? '').observe(ms / 1000);
+    const request = this.#requestModels.label(requestModel, answered);
+    const response = answered ? this.#responseModels.label(responseModel, true) : '';
+    const series = this.#callSeries(request, response);
+    durationIn(series, this.#clientDuration, failure).observe(ms / 1000);
     if (usage) {
-      this.#clientTokens.labels(...labels, 'input').observe(usage.prompt_tokens);
-      this.#clientTokens.labels(...labels, 'output').observe(usage.completion_tokens);
+      series.input ??= this.#clientTokens.labels(...series.labels, 'input');
+      series.output ??= this.#clientTokens.labels(...series.labels, 'output');
+      series.input.observe(usage.prompt_tokens);
+      series.output.observe(usage.completion_tokens);
     }
-    this.#inference?.callEnded(call, labels);
+    this.#inference?.callEnded(call, series.labels);
   }
 
   turnEnded({ model, ms, firstMs, generationMs, usage, failure }: TurnReport): void {
-    const labels = [OPERATION, PROVIDER, this.#requestModels.label(model, failure === undefined)];
-    this.#serverDuration.labels(...labels, failure ?? '').observe(ms / 1000);
-    if (firstMs !== undefined) this.#serverFirstToken.labels(...labels).observe(firstMs / 1000);
+    const series = this.#turnSeries(this.#requestModels.label(model, failure === undefined));
+    const { labels } = series;
+    durationIn(series, this.#serverDuration, failure).observe(ms / 1000);
+    if (firstMs !== undefined) {
+      series.first ??= this.#serverFirstToken.labels(...labels);
+      series.first.observe(firstMs / 1000);
+    }
     if (!usage) return;
-    this.#serverTokens.labels(...labels, 'input').observe(usage.prompt_tokens);
-    this.#serverTokens.labels(...labels, 'output').observe(usage.completion_tokens);
+    series.input ??= this.#serverTokens.labels(...labels, 'input');
+    series.output ??= this.#serverTokens.labels(...labels, 'output');
+    series.input.observe(usage.prompt_tokens);
+    series.output.observe(usage.completion_tokens);
     if (generationMs === undefined || usage.completion_tokens < 2) return;
-    this.#serverPerToken.labels(...labels).observe(generationMs / 1000 / (usage.completion_tokens - 1));
+    series.perToken ??= this.#serverPerToken.labels(...labels);
+    series.perToken.observe(generationMs / 1000 / (usage.completion_tokens - 1));
   }
+
+  #callSeries(request: string, response: string): Series {
+    const byResponse = this.#calls.get(request) ?? new Map<string, Series>();
+    this.#calls.set(request, byResponse);
+    let series = byResponse.get(response);
+    if (!series) {
+      series = { labels: [OPERATION, PROVIDER, request, response, this.#options.serverAddress] };
+      byResponse.set(response, series);
+    }
+    return series;
+  }
+
+  #turnSeries(request: string): Series {
+    let series = this.#turns.get(request);
+    if (!series) {
+      series = { labels: [OPERATION, PROVIDER, request] };
+      this.#turns.set(request, series);
+    }
+    return series;
+  }
+}
+
+/** Those of one model, found once: a look-up by all labels takes longer than the rest of an observation. */
+interface Series {
+  readonly labels: readonly string[];
+  duration?: Distribution;
+  first?: Distribution;
+  perToken?: Distribution;
+  input?: Distribution;
+  output?: Distribution;
+}
+
+function durationIn(series: Series, histogram: Histogram, failure: FailureCode | undefined): Distribution {
+  if (failure) return histogram.labels(...series.labels, failure);
+  series.duration ??= histogram.labels(...series.labels, '');
+  return series.duration;
 }
 
 /** The names since `gen_ai.client.inference.*`. */

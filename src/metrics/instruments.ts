@@ -4,8 +4,11 @@
  */
 export interface Instrument {
   readonly name: string;
-  /** Its lines, `# HELP` and `# TYPE` included. */
-  text(): string | Promise<string>;
+  /**
+   * Its lines, `# HELP` and `# TYPE` included.
+   * @param worker the value of the label `worker`
+   */
+  text(worker: string): string | Promise<string>;
 }
 
 type LabelValues = readonly string[];
@@ -33,9 +36,11 @@ abstract class Labelled<Series> {
     return found.series;
   }
 
-  text(): string {
+  text(worker: string): string {
     let text = this.#head;
-    for (const { labels, series } of this.#series.values()) text += this.lines(labels, series);
+    for (const { labels, series } of this.#series.values()) {
+      text += this.lines(`worker="${worker}"${labels}`, series);
+    }
     return text;
   }
 
@@ -67,7 +72,7 @@ export class Counter extends Labelled<Counted> implements Instrument {
   }
 
   protected lines(labels: string, { value }: Counted): string {
-    return `${this.name}${braced(labels)} ${value}\n`;
+    return `${this.name}{${labels}} ${value}\n`;
   }
 }
 
@@ -105,7 +110,7 @@ export class Histogram extends Labelled<Distribution> implements Instrument {
   }
 
   protected lines(labels: string, { bounds, counts, sum }: Distribution): string {
-    const bucket = `${this.name}_bucket{${labels}${labels === '' ? '' : ','}le="`;
+    const bucket = `${this.name}_bucket{${labels},le="`;
     let lines = '';
     let total = 0;
     for (const [index, bound] of bounds.entries()) {
@@ -114,7 +119,7 @@ export class Histogram extends Labelled<Distribution> implements Instrument {
     }
     total += counts[bounds.length] ?? 0;
     lines += `${bucket}+Inf"} ${total}\n`;
-    return `${lines}${this.name}_sum${braced(labels)} ${sum}\n${this.name}_count${braced(labels)} ${total}\n`;
+    return `${lines}${this.name}_sum{${labels}} ${sum}\n${this.name}_count{${labels}} ${total}\n`;
   }
 }
 
@@ -140,23 +145,20 @@ export class Gauge implements Instrument {
     this.#read = read;
   }
 
-  async text(): Promise<string> {
+  async text(worker: string): Promise<string> {
     let text = this.#head;
     for (const [labels, value] of await this.#read()) {
-      text += `${this.name}${braced(formatLabels(this.#labelNames, labels))} ${value}\n`;
+      text += `${this.name}{worker="${worker}"${formatLabels(this.#labelNames, labels)}} ${value}\n`;
     }
     return text;
   }
 }
 
+/** Each after a comma, for behind the label `worker`. */
 function formatLabels(names: readonly string[], values: LabelValues): string {
   return names
-    .flatMap((name, index) => (values[index] ? `${name}="${escapeValue(values[index])}"` : []))
-    .join(',');
-}
-
-function braced(labels: string): string {
-  return labels === '' ? '' : `{${labels}}`;
+    .flatMap((name, index) => (values[index] ? `,${name}="${escapeValue(values[index])}"` : []))
+    .join('');
 }
 
 const ESCAPES: Readonly<Record<string, string>> = { '\\': '\\\\', '\n': '\\n', '"': '\\"' };

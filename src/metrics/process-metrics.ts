@@ -7,22 +7,25 @@ import { setImmediate as nextTick } from 'node:timers/promises';
 export class ProcessMetrics {
   #read: Promise<() => Promise<string>> | undefined;
 
-  /** @param load whether to load the library; until then the text is empty */
-  async text(load: boolean): Promise<string> {
-    if (load) this.#read ??= open();
+  /**
+   * @param worker the value of the label `worker`
+   * @param load whether to load the library; until then the text is empty
+   */
+  async text(worker: string, load: boolean): Promise<string> {
+    if (load) this.#read ??= open(worker);
     const read = await this.#read;
     return read ? read() : '';
   }
 }
 
-async function open(): Promise<() => Promise<string>> {
+async function open(worker: string): Promise<() => Promise<string>> {
   // In steps, because one import blocks the event loop for all of it.
   await import('@opentelemetry/api');
   await nextTick();
   const { default: promClient } = await import('prom-client');
   await nextTick();
   const registry = new promClient.Registry();
-  promClient.collectDefaultMetrics({ register: registry });
+  promClient.collectDefaultMetrics({ register: registry, labels: { worker } });
   const names = registry.getMetricsAsArray().map(({ name }) => name);
   // Gauges with the suffix of a counter. They also list every open socket at each scrape.
   for (const name of names.filter(isMisnamed)) registry.removeSingleMetric(name);

@@ -1,7 +1,7 @@
 import { setImmediate as nextTick } from 'node:timers/promises';
-import type { HostSnapshot, SnapshotStore } from '../domain/metrics.ts';
+import type { SnapshotStore, WorkerSnapshot } from '../domain/metrics.ts';
 import type { Log } from '../domain/runtime.ts';
-import { mergeWorkers, type TextFormat, type WorkerText } from './exposition.ts';
+import { mergeWorkers, type TextFormat, withLabel } from './exposition.ts';
 import type { Instrument } from './instruments.ts';
 import { askPeer, forgetPeer, type Listener, listenForPeers } from './peers.ts';
 import type { ProcessMetrics } from './process-metrics.ts';
@@ -11,8 +11,6 @@ const SAVE_MS = 5000;
 const SAVE_UNASKED_MS = 1000;
 /** Work of one tick. */
 const SLICE_MS = 5;
-
-const ENDED = 'ended';
 
 export interface ScraperParts {
   readonly instruments: readonly Instrument[];
@@ -32,7 +30,7 @@ export class Scraper {
   #timer: NodeJS.Timeout | undefined;
   #saving: Promise<string> | undefined;
   #nextSave: Promise<string> | undefined;
-  #scraping: Promise<readonly WorkerText[]> | undefined;
+  #scraping: Promise<readonly string[]> | undefined;
   #isFailing = false;
 
   constructor(parts: ScraperParts) {
@@ -61,7 +59,7 @@ export class Scraper {
 
   /** The metrics of this worker. */
   async scrapeOwn(format: TextFormat): Promise<string> {
-    return this.#merged([this.#own(await this.#render(true))], format);
+    return this.#merged([await this.#render(true)], format);
   }
 
   /** Leaves the counters to the other workers. */
@@ -73,23 +71,17 @@ export class Scraper {
     await store?.end(await this.#render(false)).catch((error: unknown) => this.#saveFailed(error));
   }
 
-  async #collect(): Promise<readonly WorkerText[]> {
+  async #collect(): Promise<readonly string[]> {
     const { store, folder, worker } = this.#parts;
-    if (!store) return [this.#own(await this.#render(true))];
+    if (!store) return [await this.#render(true)];
     const others = store.others();
     const [own] = await Promise.all([this.#save(), ...others.map((id) => askPeer(folder, id))]);
     const { workers, ended } = await store.read();
     const living = new Set(workers.map(({ id }) => id));
     for (const id of others) if (!living.has(id)) forgetPeer(folder, id);
     // This worker's own values are shown also when they could not be stored.
-    return labelled({
-      workers: workers.map((one) => (one.id === worker ? { ...one, text: own } : one)),
-      ended,
-    });
-  }
-
-  #own(text: string): WorkerText {
-    return { label: String(this.#parts.store?.index ?? 0), text };
+    const texts = workers.map((one) => (one.id === worker ? { ...one, text: own } : one));
+    return [...distinct(texts), ended];
   }
 
   /** Each call stores values that are read after it; calls while one is running share the next one. */
@@ -123,22 +115,23 @@ export class Scraper {
 
   /** @param isAsked whether this is a scrape; else libraries for that are not loaded */
   async #render(isAsked: boolean): Promise<string> {
-    const { instruments, process } = this.#parts;
+    const { instruments, process, store } = this.#parts;
+    const label = String(store?.index ?? 0);
     let text = '';
     let began = performance.now();
     for (const instrument of instruments) {
-      text += await instrument.text();
+      text += await instrument.text(label);
       if (performance.now() - began < SLICE_MS) continue;
       await nextTick();
       began = performance.now();
     }
-    return text + (await process.text(isAsked));
+    return text + (await process.text(label, isAsked));
   }
 
-  async #merged(workers: readonly WorkerText[], format: TextFormat): Promise<string> {
+  async #merged(texts: readonly string[], format: TextFormat): Promise<string> {
     let text = '';
     let began = performance.now();
-    for (const part of mergeWorkers(workers, format)) {
+    for (const part of mergeWorkers(texts, format)) {
       text += part;
       if (performance.now() - began < SLICE_MS) continue;
       await nextTick();
@@ -153,13 +146,12 @@ export class Scraper {
   }
 }
 
-/** A worker that is being replaced has a label of its own, so that no two series are equal. */
-function labelled({ workers, ended }: HostSnapshot): WorkerText[] {
+/** A worker that is being replaced gets a label of its own, so that no two series are equal. */
+function distinct(workers: readonly WorkerSnapshot[]): string[] {
   const seen = new Map<number, number>();
-  const living = workers.map(({ index, text }) => {
+  return workers.map(({ index, text }) => {
     const older = seen.get(index) ?? 0;
     seen.set(index, older + 1);
-    return { label: older === 0 ? `${index}` : `${index}-old${older === 1 ? '' : older}`, text };
+    return older === 0 ? text : withLabel(text, `${index}-old${older === 1 ? '' : older}`);
   });
-  return ended === '' ? living : [...living, { label: ENDED, text: ended }];
 }

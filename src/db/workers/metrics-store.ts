@@ -163,8 +163,10 @@ export class MetricsStore implements SnapshotStore {
 
   #workers(): WorkerSnapshot[] {
     return this.#file
-      .prepare<[], WorkerSnapshot>('SELECT id, "index", text FROM workers ORDER BY "index", seq DESC')
-      .all();
+      .prepare<[string], WorkerSnapshot>(
+        `SELECT id, "index", CASE id WHEN ? THEN '' ELSE text END AS text FROM workers ORDER BY "index", seq DESC`,
+      )
+      .all(this.#options.worker);
   }
 
   #ended(): string {

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { RequestHandler, Response } from 'express';
 import type { Logger } from 'pino';
 import { ERROR_CODES } from '../../domain/errors.ts';
+import type { Metrics } from '../../domain/metrics.ts';
 import type { RequestContext } from '../../request-context.ts';
 import { traceContextOf } from '../request/trace-context.ts';
 import { loggedPath } from '../response/problem.ts';
@@ -34,8 +35,12 @@ function tenths(ms: number): number {
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;
 
-/** Sets the request id, and logs the request when its response is closed. */
-export function requestLogger(log: Logger, context: RequestContext): RequestHandler {
+/** Sets the request id, and logs and measures the request when its response is closed. */
+export function requestLogger(
+  log: Logger,
+  context: RequestContext,
+  metrics: Pick<Metrics, 'requestEnded'>,
+): RequestHandler {
   return (request, response, next) => {
     const given = request.headers['x-request-id'];
     const requestId = typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
@@ -44,9 +49,12 @@ export function requestLogger(log: Logger, context: RequestContext): RequestHand
     const fields = { request_id: requestId, ...(trace && { trace_id: trace.traceId }) };
     response.setHeader('X-Request-Id', requestId);
     const began = performance.now();
+    response.locals.receivedAt = began;
     const { socket, method } = request;
     const bytesBefore = socket.bytesWritten;
     response.once('close', () => {
+      const ms = performance.now() - began;
+      metrics.requestEnded(method, response.locals.route, response.statusCode, ms);
       const path = loggedPath(request);
       const level = levelOf(path, response.locals.details);
       if (!log.isLevelEnabled(level)) return;
@@ -56,7 +64,7 @@ export function requestLogger(log: Logger, context: RequestContext): RequestHand
         method,
         path,
         status: response.statusCode,
-        ms: tenths(performance.now() - began),
+        ms: tenths(ms),
         bytes: socket.bytesWritten - bytesBefore,
         ...keyOf(response),
         ...shown(response.locals.details, began),

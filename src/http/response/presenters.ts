@@ -35,10 +35,15 @@ export function presentCacheUse(use: CacheUse): string {
 /** `Server-Timing` (W3C): where the time of the turn went, in milliseconds. Undefined for an earlier turn. */
 export function presentTiming({ times, cached, replayed, reply }: Turn): string | undefined {
   if (!times || replayed) return undefined;
-  const parts = partEntries(times.parts(cached ? undefined : reply.generation));
-  return [...parts, ['total', times.totalMs] as const]
-    .map(([name, ms]) => `${name};dur=${Math.round(ms * 10) / 10}`)
-    .join(', ');
+  let text = '';
+  for (const [part, ms] of partEntries(times.parts(cached ? undefined : reply.generation))) {
+    text += `${part};dur=${tenths(ms)}, `;
+  }
+  return `${text}total;dur=${tenths(times.totalMs)}`;
+}
+
+function tenths(ms: number): number {
+  return Math.round(ms * 10) / 10;
 }
 
 /** @throws AppError `upstream_empty` where the rendered reply has no text, though nothing was filtered or stopped */

@@ -91,5 +91,5 @@ function longest(parts: TurnPartTimes): TurnPart {
 }
 
 function loggedParts(parts: TurnPartTimes): Record<string, number> {
-  return Object.fromEntries(partEntries(parts).map(([part, ms]) => [`${part}_ms`, Math.round(ms)]));
+  return Object.fromEntries([...partEntries(parts)].map(([part, ms]) => [`${part}_ms`, Math.round(ms)]));
 }
