@@ -9,27 +9,10 @@ import { fileURLToPath } from 'node:url';
 import { anchorsOf, fileUrl, read } from '../docs/documents.ts';
 import { provideProgram } from '../support/debian.ts';
 
-interface Panel {
-  readonly type: string;
-  readonly title: string;
-  readonly targets?: readonly { readonly expr: string }[];
-}
-
-const dashboard: { readonly panels: readonly Panel[] } = JSON.parse(read('deploy/grafana/dashboard.json'));
-
 function check(program: string, ...args: readonly string[]): string {
   const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' });
   assert.equal(status, 0, stdout + stderr);
   return stdout + stderr;
-}
-
-function withoutVariables(query: string): string {
-  const plain = query
-    .replaceAll('$__rate_interval', '1m')
-    .replaceAll('$job', 'x')
-    .replaceAll('$instance', '.*');
-  assert(!plain.includes('$'), query);
-  return plain;
 }
 
 const path = (name: string) => fileURLToPath(fileUrl(name));
@@ -43,25 +26,6 @@ describe('deployment files', () => {
     assert(promtool);
     assert.match(check(promtool, 'check', 'rules', path('deploy/prometheus/alerts.yaml')), /SUCCESS/);
     check(promtool, 'check', 'config', path('deploy/prometheus/prometheus.yml'));
-  });
-
-  it('have a dashboard whose queries are PromQL', { skip: !promtool }, () => {
-    assert(promtool);
-    const queries = dashboard.panels.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
-    assert(queries.length > 30);
-    const rules = queries.map((query, index) => ({
-      record: `query:${index}`,
-      expr: withoutVariables(query),
-    }));
-    const folder = mkdtempSync(join(tmpdir(), 'chat-promtool-'));
-    try {
-      // JSON is YAML.
-      const file = join(folder, 'rules.yaml');
-      writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }));
-      check(promtool, 'check', 'rules', file);
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
   });
 
   it('have an explanation in both languages for each alert', () => {

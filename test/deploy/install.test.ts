@@ -16,7 +16,6 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -25,6 +24,7 @@ import { promisify } from 'node:util';
 import { fileUrl, read } from '../docs/documents.ts';
 import { until } from '../support/chat-server.ts';
 import { recordLog } from '../support/planted.ts';
+import { freePort } from '../support/ports.ts';
 
 const PROJECT = fileURLToPath(fileUrl('.'));
 const INSTALL = { timeout: 400_000 };
@@ -48,16 +48,6 @@ function megabytes(folder: string): number {
   const entries = readdirSync(folder, { recursive: true, withFileTypes: true });
   const blocks = entries.map((entry) => lstatSync(join(entry.parentPath, entry.name)).blocks);
   return blocks.reduce((sum, count) => sum + count, 0) / 2048;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  assert(typeof address === 'object' && address !== null);
-  return address.port;
 }
 
 function environment(path: string, more: Readonly<Record<string, string>>): NodeJS.ProcessEnv {

@@ -13,12 +13,12 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { until } from '../support/chat-server.ts';
+import { freePort } from '../support/ports.ts';
 import { FULL, smallDisk } from '../support/small-disk.ts';
 
 const { O_RDONLY, O_NONBLOCK } = constants;
@@ -29,15 +29,6 @@ before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'chat-log-'));
 });
 after(() => rm(folder, { recursive: true, force: true }));
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  assert(address !== null && typeof address === 'object');
-  server.close();
-  return address.port;
-}
 
 interface Running {
   readonly process: ChildProcess;
