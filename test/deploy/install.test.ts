@@ -21,7 +21,8 @@ import { delimiter, dirname, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { fileUrl, read } from '../docs/documents.ts';
+import * as z from 'zod';
+import { blocksOf, fileUrl, read } from '../docs/documents.ts';
 import { until } from '../support/chat-server.ts';
 import { recordLog } from '../support/planted.ts';
 import { freePort } from '../support/ports.ts';
@@ -221,6 +222,26 @@ describe('npm ci --omit=dev', () => {
   const command = (program: string, ...args: readonly string[]) =>
     run(program, args, { cwd: folder, env, maxBuffer: 1e8 });
 
+  /** npm and what it starts are one process group, as on a terminal. */
+  function startServer(line: string) {
+    const server = spawn('sh', ['-c', line], { cwd: folder, env, stdio: 'ignore', detached: true });
+    const isUp = () =>
+      fetch(`http://127.0.0.1:${env.PORT}/health`).then(
+        ({ ok }) => ok,
+        () => false,
+      );
+    return {
+      ready: () => until('the server', isUp),
+      async stop() {
+        assert(server.pid);
+        const exit = once(server, 'exit');
+        process.kill(-server.pid, 'SIGINT');
+        await exit;
+        await until('the end of the server', async () => !(await isUp()));
+      },
+    };
+  }
+
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'chat-production-'));
     const left = ['node_modules', 'data', 'logs', '.git', 'test', 'bench', '.env'];
@@ -242,29 +263,46 @@ describe('npm ci --omit=dev', () => {
     assert(size < LARGEST_MODULES, `${size} MB`);
   });
 
-  it('runs the server and its commands', async () => {
-    const server = spawn('npm', ['start'], { cwd: folder, env, stdio: 'ignore', detached: true });
-    try {
-      const url = `http://127.0.0.1:${env.PORT}`;
-      await until('the server', () =>
-        fetch(`${url}/health`).then(
-          ({ ok }) => ok,
-          () => false,
-        ),
-      );
-      assert.equal((await post(`${url}/api/chat`, 'Hello')).status, 200);
-      await command('npm', 'run', '-s', 'migrate:status');
-      await command('npm', 'run', '-s', 'keys', '--', 'list');
-      await command('npm', 'run', '-s', 'purge', '--', '--dry-run');
-      const file = join(folder, 'export.csv');
-      await command('npm', 'run', '-s', 'export', '--', '--format', 'csv', '--out', file);
-      await command('npm', 'run', '-s', 'export:verify', '--', file);
-    } finally {
-      assert(server.pid);
-      const exit = once(server, 'exit');
-      process.kill(-server.pid, 'SIGTERM');
-      await exit;
-    }
+  it('is set up, measured, backed up and restored as docs/operations.md says', async () => {
+    const [, section = ''] = read('docs/operations.md').split('## The first quarter of an hour');
+    const blocks = blocksOf(section.split('\n## ')[0] ?? '').map(({ text }) => text);
+    const [install = '', settings = '', keys = '', start = '', ask = '', backup = '', restore = ''] = blocks;
+    assert.equal(blocks.length, 7);
+    assert.equal(install, 'npm ci --omit=dev\n');
+    const sh = (text: string, more: Readonly<Record<string, string>> = {}) =>
+      run('sh', ['-ec', text.replaceAll('localhost:5010', `127.0.0.1:${env.PORT}`)], {
+        cwd: folder,
+        env: { ...env, ...more },
+      });
+    await sh(settings);
+    const created = (await sh(keys)).stdout.match(/ck_\S{20,}/g) ?? [];
+    const [ADMIN_KEY = '', METRICS_KEY = ''] = created;
+    assert.equal(created.length, 2);
+    let server = startServer(start);
+    await server.ready();
+    const { stdout } = await sh(ask, { ADMIN_KEY, METRICS_KEY });
+    for (const part of ['"status":"ready"', '"response"', 'chat_build_info{'])
+      assert(stdout.includes(part), part);
+    await sh(backup);
+    await server.stop();
+    await sh(restore);
+    server = startServer(start);
+    await server.ready();
+    const url = `http://127.0.0.1:${env.PORT}/api/conversations`;
+    const { conversations } = z
+      .object({ conversations: z.array(z.unknown()) })
+      .parse(await (await fetch(url, { headers: { 'x-api-key': ADMIN_KEY } })).json());
+    await server.stop();
+    assert.equal(conversations.length, 1);
+    rmSync(join(folder, '.env'));
+  });
+
+  it('runs the other commands', async () => {
+    await command('npm', 'run', '-s', 'migrate:status');
+    await command('npm', 'run', '-s', 'purge', '--', '--dry-run');
+    const file = join(folder, 'export.csv');
+    await command('npm', 'run', '-s', 'export', '--', '--format', 'csv', '--out', file);
+    await command('npm', 'run', '-s', 'export:verify', '--', file);
   });
 
   it('runs under PM2 as documented, on the project’s Node', async () => {
