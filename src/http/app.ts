@@ -91,7 +91,7 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
 
 export function createApp(options: AppOptions, parts: AppParts): Express {
   const routes = apiRoutes(options, parts);
-  return appWith([...routes, ...documentRoutes(routes, options.version)], options, parts, mountAssets);
+  return appWith([...routes, ...documentRoutes(routes, options)], options, parts, mountAssets);
 }
 
 /** For a port that serves the metrics of this worker alone. */

@@ -4,7 +4,7 @@ import type { Browser, Page, Request } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage } from './page.ts';
+import { ask, openPage, textOf } from './page.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
@@ -62,7 +62,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     const requestId = (await answer).headers()['x-request-id'] ?? 'none';
     assert.match(
       (await page.locator('.error').textContent()) ?? '',
-      /Request failed \(400\)message: must be at most 40/,
+      /Request failed \(400\)The request is not valid\.message: must be at most 40/,
     );
     assert.equal(await page.locator('.meta').textContent(), `validationrequest id: ${requestId}`);
     assert.equal(await page.locator('#message').inputValue(), message);
@@ -79,6 +79,48 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
       (await page.locator('.meta').textContent()) ?? '',
       /upstream_busy.*请求 ID.*请在 \d+ 秒后重试/,
     );
+    await close();
+  });
+
+  test('shows a fault before the first text alike, as a status and as an event, in the language of the page', async () => {
+    const { page, sent, close } = await openThroughProxy();
+    for (const message of ['busy', 'late']) {
+      await ask(page, message);
+      const shown = page.locator('.reply').last();
+      const text = 'Request failed (503)\nThe model server is busy; try again later.';
+      assert.equal(await textOf(shown.locator('.error')), text);
+      assert.equal(await page.locator('#message').inputValue(), message);
+    }
+    const statuses = await Promise.all(sent.map(async (request) => (await request.response())?.status()));
+    assert.deepEqual(statuses, [503, 200]);
+    await page.locator('[data-language="zh-CN"]').click();
+    for (const error of await page.locator('.error').all())
+      assert.equal(await textOf(error), '请求失败（503）\n模型服务繁忙，请稍后重试。');
+    await page.locator('#message').press('Enter');
+    await page.locator('.error').nth(2).waitFor();
+    const keys = await Promise.all(sent.map((request) => request.headerValue('idempotency-key')));
+    assert.equal(keys[2], keys[1]);
+    assert.deepEqual(
+      (await storedMessages(page)).map(({ content }) => content),
+      ['late'],
+    );
+    await close();
+  });
+
+  test('asks again at a button for a reply that broke off, and stores the question once', async () => {
+    const { page, close } = await openPage(browser, server.url, { locale: 'zh-CN' });
+    await ask(page, 'broken once');
+    const shown = page.locator('.reply');
+    assert.equal(await textOf(shown.locator('.error')), '回复中断（502）\n模型服务提前结束了回复。\n重试');
+    await shown.locator('button', { hasText: '重试' }).click();
+    await page.locator('.reply[data-state="done"]', { hasText: /^助手word 0 word 1 word 2/ }).waitFor();
+    assert.deepEqual(
+      (await storedMessages(page)).map(({ content }) => content),
+      ['broken once', 'word 0 word 1 word 2 '],
+    );
+    await ask(page, 'broken');
+    await ask(page, 'other');
+    assert.equal(await page.locator('button.retry').count(), 0);
     await close();
   });
 

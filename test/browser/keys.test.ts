@@ -11,7 +11,7 @@ import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { silent } from '../support/databases.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, until } from './page.ts';
+import { ask, openPage, textOf, until } from './page.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
@@ -77,8 +77,6 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
   /** A page whose user has already given a key. */
   async function openWith({ key }: CreatedKey, url = server.url) {
     const opened = await openPage(browser, url);
-    await opened.page.locator('[data-part="database"] b', { hasText: 'admins only' }).waitFor();
-    await opened.page.locator('nav a[href="/openapi.json"]').click();
     await give(opened.page, key);
     await state(opened.page)
       .filter({ hasText: key.slice(0, 11) })
@@ -86,23 +84,26 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     return opened;
   }
 
-  test('asks for a key at the first refusal, not before, and gives the message back', async () => {
-    const { page, foreign, close } = await openPage(browser, server.url);
+  test('asks for a key at the start, again at a refusal, and gives the message back', async () => {
+    const { page, foreign, close } = await openPage(browser, server.url, {
+      viewport: { width: 1280, height: 900 },
+    });
     await page.locator('[data-part="service"][data-state="good"]').waitFor();
     await page.locator('#model', { hasText: 'Only keys with the scope admin' }).waitFor();
-    assert.equal(await page.locator('#key').isVisible(), false);
-    assert.doesNotMatch((await page.locator('#whole').textContent()) ?? '', /authorization/);
-    await ask(page, 'Hello');
     await state(page).filter({ hasText: 'This server requires an API key' }).waitFor();
-    assert.match(
-      (await page.locator('.error strong').textContent()) ?? '',
-      /valid API key is required \(401\)/,
-    );
+    for (const command of ['#whole', '#stream']) {
+      const text = await page.locator(command).textContent();
+      assert.match(text ?? '', /-H 'authorization: Bearer ck_…'/);
+    }
+    const { y = 0, height = 0 } = (await page.locator('#send').boundingBox()) ?? {};
+    assert.ok(y > 0 && y + height <= 900, `Send is at ${y}`);
+    await ask(page, 'Hello');
+    assert.equal(await textOf(page.locator('.error')), 'Request failed (401)\nA valid API key is required.');
     assert.equal(await page.evaluate('document.activeElement.id'), 'key-input');
-    assert.match((await page.locator('#whole').textContent()) ?? '', /-H 'authorization: Bearer ck_…'/);
     assert.equal(await page.locator('#message').inputValue(), 'Hello');
     await page.locator('[data-language="zh-CN"]').click();
     assert.match((await page.locator('#key').innerText()) ?? '', /^API 密钥\s+此服务器需要.*\s+使用此密钥$/);
+    assert.equal(await textOf(page.locator('.error')), '请求失败（401）\n需要有效的 API 密钥。');
     assert.deepEqual(foreign, []);
     await close();
   });
@@ -165,11 +166,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     const { page, close } = await openWith(reader);
     await ask(page, 'Hello');
     await state(page).filter({ hasText: 'lacks the required scope (403)' }).waitFor();
-    assert.match(
-      (await page.locator('.error strong').textContent()) ?? '',
-      /lacks the required scope \(403\)/,
-    );
-    assert.match((await page.locator('.error p').textContent()) ?? '', /scope "chat"/);
+    assert.match(await textOf(page.locator('.error')), /\(403\)\nThe key lacks the required scope\.$/);
     await page.locator('#key-forget').click();
 
     const eager = await create('eager', 'chat');
@@ -179,7 +176,8 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await give(page, eager.key);
     await state(page).filter({ hasText: said }).waitFor();
     await ask(page, 'Hello');
-    assert.match((await page.locator('.error strong').last().textContent()) ?? '', said);
+    assert.match(await textOf(page.locator('.error').last()), /\(429\)\nToo many requests: a limit/);
+    assert.match((await page.locator('.meta').last().textContent()) ?? '', /retry in [1-9]\d* s$/);
     await close();
   });
 
@@ -289,10 +287,27 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
         .replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
         .replace("img-src 'self'", "img-src 'self' data:"),
     );
-    for (const path of ['/docs', '/openapi.json']) {
-      const answer = await server.get(path, html);
+    const { authorization } = { authorization: 'Bearer wrong' };
+    for (const [path, headers] of [
+      ['/docs', {}],
+      ['/docs', { accept: '*/*' }],
+      ['/docs', { ...html, authorization }],
+      ['/openapi.json', html],
+    ] as const) {
+      const answer = await server.get(path, headers);
       assert.equal(answer.status, 401);
       assert.match(answer.headers.get('content-type') ?? '', /^application\/problem\+json/);
     }
+  });
+
+  test('asks who opens /docs for the key, and shows the documents then', async () => {
+    const mine = await create('typist', 'read');
+    const { page, close } = await openPage(browser, `${server.url}/docs`);
+    assert.equal(page.url(), `${server.url}/?docs`);
+    await give(page, mine.key);
+    await page.locator('.opblock').first().waitFor();
+    await page.goto(`${server.url}/docs`);
+    await page.locator('.opblock').first().waitFor();
+    await close();
   });
 });

@@ -1,4 +1,4 @@
-import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
+import type { Browser, BrowserContextOptions, Locator, Page } from 'playwright-core';
 
 export interface OpenedPage {
   readonly page: Page;
@@ -39,6 +39,11 @@ export async function ask(page: Page, message: string): Promise<void> {
   await page.locator('#message').press('Enter');
   await page.locator('.reply').nth(replies).waitFor();
   await page.locator('#log[aria-busy="false"]').waitFor();
+}
+
+/** What is seen of an element, a line for each block. */
+export async function textOf(element: Locator): Promise<string> {
+  return (await element.innerText()).replace(/\n+/g, '\n');
 }
 
 const PATIENCE_MS = 10_000;

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { STRINGS } from '../../src/http/web/assets/strings.js';
+import { ERROR_CODES } from '../../src/domain/errors.ts';
+import { ERRORS, STRINGS } from '../../src/http/web/assets/strings.js';
 
 const WEB = new URL('../../src/http/web/', import.meta.url);
 const read = (file: string) => readFileSync(new URL(file, WEB), 'utf8');
@@ -63,9 +64,15 @@ describe('the home page', () => {
     const names = ['app', 'health', 'key-panel', 'chat/chat', 'chat/reply', 'chat/stream'];
     const scripts = names.map((name) => `assets/${name}.js`);
     const used = ['index.html', ...scripts].map(read).join('\n');
-    for (const [key, sentences] of Object.entries(STRINGS)) {
-      const [zh, en] = sentences;
+    for (const key of Object.keys(STRINGS))
       assert.match(used, new RegExp(`['"]${key}['"]`), `${key} is unused`);
+    assert.deepEqual(Object.keys(ERRORS), Object.keys(ERROR_CODES));
+    assert.equal(
+      Object.keys({ ...STRINGS, ...ERRORS }).length,
+      Object.keys(STRINGS).length + Object.keys(ERRORS).length,
+    );
+    for (const [key, sentences] of [...Object.entries(STRINGS), ...Object.entries(ERRORS)]) {
+      const [zh, en] = sentences;
       assert.ok(zh !== '' && en !== '' && sentences.length === 2, key);
       assert.deepEqual(zh.match(/\{\w+\}/g)?.toSorted(), en.match(/\{\w+\}/g)?.toSorted(), key);
       assert.match(zh, /\p{Script=Han}/u, key);

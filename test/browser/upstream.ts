@@ -1,8 +1,11 @@
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
 import { plantText } from '../support/planted.ts';
 
 const PACE_MS = 15;
+/** Longer than SSE_OPEN_MS. */
+const LATE_MS = 1200;
 
 export interface Upstream {
   readonly baseUrl: string;
@@ -30,11 +33,12 @@ function lastQuestion(body: string): string {
 }
 
 /**
- * A model server that does what the question says: `busy` is refused with 429, `endless` never ends, `broken` is
- * reset after some words; anything else is answered with three words.
+ * A model server that does what the question says: `busy` is refused with 429, `late` too, when the stream is open,
+ * `endless` never ends, `broken` is reset after some words, `broken once` the first time; anything else is answered with three words.
  * @param answers answers to other questions
  */
 export async function startUpstream(answers: Readonly<Record<string, string>> = {}): Promise<Upstream> {
+  const seen = new Set<string>();
   const server = createServer(async (request, response) => {
     let body = '';
     for await (const piece of request.setEncoding('utf8')) body += piece;
@@ -44,19 +48,22 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
     }
     const asked = lastQuestion(body);
     for (const text of [asked, answers[asked] ?? '']) plantText(text);
-    if (asked === 'busy') {
+    if (asked === 'late') await pause(LATE_MS);
+    if (asked === 'busy' || asked === 'late') {
       response.writeHead(429, { 'retry-after': '7' }).end('{}');
       return;
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' });
     const words = answers[asked]?.match(/.{1,4}/gsu) ?? WORDS;
     let sent = 0;
+    const repeated = seen.has(asked);
+    seen.add(asked);
     const timer = setInterval(() => {
       send(response, { content: words[sent] ?? `word ${sent} ` }, null);
       sent += 1;
       if (sent < words.length || asked === 'endless') return;
       clearInterval(timer);
-      if (asked === 'broken') response.destroy();
+      if (asked === 'broken' || (asked === 'broken once' && !repeated)) response.destroy();
       else {
         send(response, {}, 'stop');
         response.end('data: [DONE]\n\n');

@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import express, { type Express, type RequestHandler, type Response } from 'express';
+import express, { type ErrorRequestHandler, type Express, type RequestHandler, type Response } from 'express';
+import { AppError } from '../../domain/errors.ts';
+import { presentedKey } from '../access/credentials.ts';
 import { queryParameters } from '../request/query.ts';
 import { methodNotAllowed, sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
@@ -33,17 +35,24 @@ const DOCS_POLICY = HOME_POLICY.replace("style-src 'self'", "style-src 'self' 'u
   "img-src 'self' data:",
 );
 
+interface DocumentOptions {
+  readonly version: string;
+  /** Whether authentication is on. */
+  readonly required: boolean;
+}
+
 /**
  * The home page, the OpenAPI document and its browser. Where authentication is on, /docs needs a key, and a browser sends
- * none when it opens a page. The home page, which has the key, then fetches /docs and replaces itself by it. It does so at
- * `/?docs`, so that the home page has the policy of Swagger UI only there.
+ * none when it opens a page, so {@link mountAssets} sends it to `/?docs`. There the home page, which asks for the key
+ * and has it, fetches /docs and replaces itself by it. Only there has the home page the policy of Swagger UI.
  * @param apiRoutes the routes of the OpenAPI document
  */
-export function documentRoutes(apiRoutes: readonly Route[], version: string): Route[] {
+export function documentRoutes(apiRoutes: readonly Route[], options: DocumentOptions): Route[] {
+  const { version } = options;
   let document: object | undefined;
-  const docs = page('docs.html', version);
+  const docs = page('docs.html', { version });
   return [
-    homeRoute(apiRoutes, version),
+    homeRoute(apiRoutes, options),
     {
       method: 'get',
       path: '/openapi.json',
@@ -64,8 +73,8 @@ export function documentRoutes(apiRoutes: readonly Route[], version: string): Ro
   ];
 }
 
-function homeRoute(apiRoutes: readonly Route[], version: string): Route {
-  const home = page('index.html', version);
+function homeRoute(apiRoutes: readonly Route[], { version, required }: DocumentOptions): Route {
+  const home = page('index.html', { version, keys: required ? 'required' : 'off' });
   const summary = {
     name: 'chat-api-server',
     version,
@@ -93,11 +102,11 @@ function homeRoute(apiRoutes: readonly Route[], version: string): Route {
   };
 }
 
-/** Fills in the version and the English texts. The page itself switches the language. */
-function page(file: string, version: string): string {
+/** Fills in the values and the English texts. The page itself switches the language. */
+function page(file: string, values: Readonly<Record<string, string>>): string {
   const template = readFileSync(new URL(file, WEB), 'utf8');
   return template.replace(/\{\{(\w+)\}\}/g, (_match, key: string) => {
-    const value = key === 'version' ? version : STRINGS[key]?.[1];
+    const value = values[key] ?? STRINGS[key]?.[1];
     if (value === undefined)
       throw new Error(`${file} uses the text "${key}", which strings.js does not have`);
     return value.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
@@ -113,10 +122,22 @@ function sendPage(response: Response, html: string, policy: string): void {
   response.end(html);
 }
 
+/** A browser that opens a page with `Accept: text/html` can ask its user for the key at the home page. */
+const signIn: ErrorRequestHandler = (error, request, response, next) => {
+  const isUnauthorized = error instanceof AppError && error.code === 'unauthorized';
+  if (!isUnauthorized || presentedKey(request) !== undefined) return next(error);
+  // JSON comes first, as at the home page.
+  if (request.accepts(['application/json', 'text/html']) !== 'text/html') return next(error);
+  response.setHeader('Cache-Control', 'no-store');
+  response.setHeader('Location', '/?docs');
+  response.status(303).end();
+};
+
 /** The files of the pages: own ones under `/assets`, Swagger UI's under `/docs-assets`. */
 export function mountAssets(app: Express): void {
   const swagger = dirname(fileURLToPath(import.meta.resolve('swagger-ui-dist/package.json')));
   const swaggerFiles = files(swagger, 'public, max-age=3600');
+  app.use('/docs', signIn);
   app.use(['/assets', '/docs-assets'], readOnlyMethods());
   // Their names have no version, so browsers must revalidate them.
   app.use('/assets', files(fileURLToPath(new URL('assets/', WEB)), 'no-cache'));

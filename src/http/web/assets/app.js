@@ -3,7 +3,7 @@ import { request } from './credentials.js';
 import { watchHealth } from './health.js';
 import { initialLanguage, setLanguage, setText, translate } from './i18n.js';
 import { startKeyPanel } from './key-panel.js';
-import { replaceByDocs, startLinks } from './links.js';
+import { isDocsInPlace, replaceByDocs, startLinks } from './links.js';
 
 const COPIED_MS = 2000;
 
@@ -66,7 +66,11 @@ async function start() {
       await request('/docs', { method: 'HEAD', cache: 'no-store' });
       await health.refresh();
     },
-    onKeyAccepted: () => chat.focus(),
+    onKeyAccepted() {
+      // The docs replace the page while it loads.
+      if (isDocsInPlace()) location.reload();
+      else chat.focus();
+    },
     onKeyRemoved() {
       chat.renew();
       void health.refresh();

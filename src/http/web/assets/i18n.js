@@ -1,8 +1,9 @@
 /** Shows the texts of strings.js in the language of the page, and switches the language. */
-import { STRINGS } from './strings.js';
+import { ERRORS, STRINGS } from './strings.js';
 
 const LANGUAGES = ['zh-CN', 'en'];
 const STORED = 'language';
+const TEXTS = { ...STRINGS, ...ERRORS };
 const ATTRIBUTES = ['aria-label', 'placeholder', 'title'];
 /** The placeholder values of each element, for a change of the language. */
 const valuesOf = new WeakMap();
@@ -10,7 +11,7 @@ let current = 'en';
 
 /** A text in the current language, with its placeholders filled in. */
 export function translate(key, values = {}) {
-  const text = STRINGS[key]?.[LANGUAGES.indexOf(current)] ?? key;
+  const text = TEXTS[key]?.[LANGUAGES.indexOf(current)] ?? key;
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ''));
 }
 

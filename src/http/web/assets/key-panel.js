@@ -7,7 +7,7 @@ const PREFIX = /^ck_[\dA-Za-z]{8}(?=_)/;
 
 const find = (id) => document.getElementById(id);
 
-/** The form for the API key, hidden until the server requires one. */
+/** The form for the API key, hidden where the server requires none. */
 class KeyPanel {
   #box = find('key');
   #form = find('key-form');
@@ -34,6 +34,7 @@ class KeyPanel {
       this.#page.onKeyRemoved();
     });
     if (currentKey() !== undefined) this.#showKey();
+    else if (document.documentElement.dataset.keys === 'required') this.#showForm('keyNeeded');
   }
 
   async #use(key) {

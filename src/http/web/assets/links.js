@@ -2,6 +2,10 @@ import { currentKey, request } from './credentials.js';
 
 /** The home page with the policy of Swagger UI, where it replaces itself by /docs. */
 const DOCS_IN_PLACE = '/?docs';
+
+export function isDocsInPlace() {
+  return new URLSearchParams(location.search).has('docs');
+}
 /** The key panel shows these. */
 const KEY_ERRORS = [401, 403, 429];
 
@@ -30,9 +34,9 @@ export function startLinks() {
  * @returns whether the page was replaced
  */
 export async function replaceByDocs() {
-  if (currentKey() === undefined || !new URLSearchParams(location.search).has('docs')) return false;
+  if (currentKey() === undefined || !isDocsInPlace()) return false;
   document.body.hidden = true;
-  const response = await request('/docs', { headers: { accept: 'text/html' } }).catch(() => undefined);
+  const response = await request('/docs').catch(() => undefined);
   if (!response?.ok) {
     document.body.hidden = false;
     return false;

@@ -1,4 +1,4 @@
-/** All texts of the home page, in Chinese and English, with `{name}` placeholders. */
+/** The texts of the home page, in Chinese and English, with `{name}` placeholders. */
 export const STRINGS = {
   skip: ['跳到输入框', 'Skip to the message box'],
   language: ['语言', 'Language'],
@@ -69,7 +69,6 @@ export const STRINGS = {
   ],
   keyScope: ['密钥缺少此操作所需的权限（403）', 'The key lacks the required scope (403)'],
   keyLimited: ['请求太多（429），请在 {seconds} 秒后重试', 'Too many requests (429); retry in {seconds} s'],
-  unauthorized: ['需要有效的 API 密钥（401）', 'A valid API key is required (401)'],
   chat: ['在线体验', 'Try it'],
   record: ['查看已保存的对话（JSON）', 'Stored conversation (JSON)'],
   renew: ['新对话', 'New conversation'],
@@ -88,6 +87,7 @@ export const STRINGS = {
   waiting: ['等待回复…', 'Waiting for the reply…'],
   lost: ['连接断开，{seconds} 秒后自动重连…', 'Connection lost, reconnecting in {seconds} s…'],
   resume: ['继续接收', 'Resume'],
+  retry: ['重试', 'Retry'],
   finishStop: ['回复完整', 'complete'],
   finishLength: ['达到长度上限', 'length limit reached'],
   finishFilter: ['被内容过滤截断', 'cut by the content filter'],
@@ -116,4 +116,80 @@ export const STRINGS = {
   more: ['更多', 'More'],
   docs: ['接口文档', 'API docs'],
   openapi: ['OpenAPI 描述文件', 'OpenAPI document'],
+};
+
+/** What each error code means, for the person at the page. */
+export const ERRORS = {
+  validation: ['请求不符合要求。', 'The request is not valid.'],
+  malformed_json: ['请求体不是合法的 JSON。', 'The body of the request is not valid JSON.'],
+  malformed_path: ['请求路径不合法。', 'The path of the request is malformed.'],
+  malformed_request: ['HTTP 请求有误或不完整。', 'The HTTP request is malformed or incomplete.'],
+  unauthorized: ['需要有效的 API 密钥。', 'A valid API key is required.'],
+  forbidden: ['密钥缺少此操作所需的权限。', 'The key lacks the required scope.'],
+  link_invalid: ['链接无效或已过期，请重新获取。', 'The link is invalid or has expired; request a new one.'],
+  not_found: ['地址不存在。', 'No route matches this address.'],
+  conversation_not_found: [
+    '对话不存在、已删除或已过期。',
+    'The conversation does not exist, was deleted or has expired.',
+  ],
+  stream_not_found: ['回复不存在、已删除或已过期。', 'The reply does not exist, was deleted or has expired.'],
+  export_not_found: ['导出不存在或已删除。', 'The export does not exist or was removed.'],
+  key_not_found: ['没有这个 ID 的有效密钥。', 'No active key has this id.'],
+  method_not_allowed: ['该地址不支持此请求方法。', 'The address does not support this method.'],
+  request_timeout: ['请求没有及时送达，请重试。', 'The request did not arrive in time; try again.'],
+  export_not_ready: [
+    '没有可下载的文件：导出未完成、已取消或已失败。',
+    'There is no file: the export is not finished, was cancelled or has failed.',
+  ],
+  precondition_failed: ['文件已变化，请重新下载。', 'The file has changed; download it again.'],
+  body_too_large: ['内容太长，请缩短后重试。', 'The message is too long; shorten it.'],
+  unsupported_media_type: [
+    '请求体的类型或编码不受支持。',
+    'The type or encoding of the body is not supported.',
+  ],
+  range_not_satisfiable: ['请求的范围超出了文件末尾。', 'The range begins after the end of the file.'],
+  misdirected_request: [
+    '服务器不接受此主机名，请将它加入 ALLOWED_HOSTS。',
+    'The server does not accept this host name; add it to ALLOWED_HOSTS.',
+  ],
+  idempotency_mismatch: [
+    '该幂等键已用于另一个请求，请重新发送。',
+    'The idempotency key was used for another request; send the message again.',
+  ],
+  content_blocked: ['消息含有被禁止的内容，请修改后重试。', 'The message has blocked content; change it.'],
+  rate_limited: ['请求太多，已达到限额。', 'Too many requests: a limit is reached.'],
+  headers_too_large: ['请求头太大。', 'The headers of the request are too large.'],
+  internal: [
+    '服务器内部错误，可凭请求 ID 在日志中查找原因。',
+    'An internal error; search the log of the server for the request id.',
+  ],
+  upstream_error: ['模型服务出错。', 'The model server failed.'],
+  upstream_rejected: ['模型服务拒绝了请求。', 'The model server rejected the request.'],
+  upstream_filtered: [
+    '模型服务的内容审核拒绝了此消息，请修改后重试。',
+    'The content filter of the model server blocked the message; change it.',
+  ],
+  upstream_quota: [
+    '模型服务账户的余额或配额已用完。',
+    'The account at the model server has no credit or quota left.',
+  ],
+  upstream_incomplete: ['模型服务提前结束了回复。', 'The model server ended the reply early.'],
+  reply_incomplete: ['回复没有生成完整。', 'The reply was not generated completely.'],
+  reply_cut: [
+    '服务器曾崩溃，以上内容只保存了开头部分。',
+    'After a crash of the server, only the beginning of this text is stored.',
+  ],
+  upstream_empty: ['模型服务返回了空回复。', 'The model server sent an empty reply.'],
+  upstream_busy: ['模型服务繁忙，请稍后重试。', 'The model server is busy; try again later.'],
+  upstream_timeout: ['模型服务没有及时响应。', 'The model server did not respond in time.'],
+  database_unavailable: [
+    '数据库暂时不可用，请稍后重试。',
+    'The database is unavailable; try again in a moment.',
+  ],
+  database_busy: ['数据库繁忙，请稍后重试。', 'The database is busy; try again in a moment.'],
+  capacity: ['服务器已满负荷，请稍后重试。', 'The server is at its capacity; try again in a moment.'],
+  shutting_down: [
+    '服务器正在停止或重启，请稍后重试。',
+    'The server is shutting down; try again in a moment.',
+  ],
 };

@@ -7,6 +7,8 @@ const NEAR_END_PX = 40;
 
 const find = (id) => document.getElementById(id);
 
+const streamOf = ({ body, key }) => new ReplyStream(body, key);
+
 /** The chat box, with one conversation and one reply at a time. */
 class Chat {
   #log = find('log');
@@ -17,7 +19,7 @@ class Chat {
   /** The stream of the running reply, and the controller that aborts reading it. */
   #stream;
   #reading;
-  /** The last question without a response, with its idempotency key, so that sending it again is a repetition. */
+  /** The last question while it has no text of a reply: sending it again repeats it, with its idempotency key. */
   #unanswered;
   #following = true;
   #frame;
@@ -77,15 +79,18 @@ class Chat {
   async #ask(message) {
     if (this.#reading) return;
     const body = { message, conversation_id: this.#conversation, format: 'text' };
-    const key = this.#unanswered?.message === message ? this.#unanswered.key : newKey();
-    this.#unanswered = { message, key };
+    const isRepeated = this.#unanswered?.body.message === message;
+    const question = isRepeated ? this.#unanswered : { body, key: newKey() };
+    this.#unanswered = question;
     this.#empty.remove();
+    // Repeating an earlier question would change what came before later ones.
+    for (const button of this.#log.querySelectorAll('.retry')) button.remove();
     this.#addQuestion(message);
-    await this.#show(new ReplyStream(body, key), new Reply(this.#log), message);
+    await this.#show(streamOf(question), new Reply(this.#log), question);
   }
 
   /** Reads the reply to its end, from the start or from where it was interrupted. */
-  async #show(stream, reply, message) {
+  async #show(stream, reply, question) {
     if (this.#reading) return;
     const reading = new AbortController();
     this.#following = true;
@@ -95,17 +100,28 @@ class Chat {
       await this.#read(stream, reply, reading.signal);
     } catch (error) {
       if (reading.signal.aborted) reply.stopped();
-      else this.#fail(stream, reply, error, message);
+      else this.#fail(stream, reply, error, question);
     }
     if (this.#reading === reading) this.#busy(undefined);
     this.#follow();
   }
 
-  #fail(stream, reply, error, message) {
-    reply.failed(error, error.key === 'cutOff' && (() => this.#show(stream, reply, message)));
-    // A question without a response goes back to the input.
-    if (this.#input.value === '' && ['failed', 'unreachable'].includes(error.key))
-      this.#input.value = message;
+  /** A question without text of a reply goes back to the input; any other can be repeated by a button. */
+  #fail(stream, reply, error, question) {
+    if (error.key === 'cutOff') reply.failed(error, 'resume', () => this.#show(stream, reply, question));
+    else if (reply.hasText || this.#input.value !== '')
+      reply.failed(error, 'retry', () => this.#retry(reply, question));
+    else {
+      reply.failed(error);
+      this.#input.value = question.body.message;
+    }
+  }
+
+  /** With the same key, so that the question is stored once and the new reply replaces what came of the first. */
+  async #retry(reply, question) {
+    if (this.#reading) return;
+    reply.clear();
+    await this.#show(streamOf(question), reply, question);
   }
 
   async #read(stream, reply, signal) {
@@ -118,12 +134,12 @@ class Chat {
   /** @returns whether this event was the last */
   #take(reply, type, body) {
     reply.add(body.content);
+    if (body.content || type === 'done') this.#unanswered = undefined;
     if (type === 'start') {
-      this.#unanswered = undefined;
       this.#remember(body.conversation_id);
       reply.cached ||= body.cached;
     }
-    if (type === 'error') throw new ChatError('brokenOff', body);
+    if (type === 'error') throw new ChatError('failed', body);
     if (type === 'done') reply.done(body);
     this.#follow();
     return type === 'done';

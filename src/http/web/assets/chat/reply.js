@@ -1,4 +1,5 @@
 import { setText } from '../i18n.js';
+import { ERRORS } from '../strings.js';
 
 const FINISH = {
   stop: 'finishStop',
@@ -8,8 +9,8 @@ const FINISH = {
   error: 'finishError',
 };
 
-/** More specific texts for failed requests. */
-const STATUS_TEXTS = { 401: 'unauthorized', 403: 'keyScope', 429: 'keyLimited' };
+/** Codes whose `detail` names what to change. It is English, so the others are shown by their code only. */
+const DETAILED = ['validation', 'upstream_error', 'upstream_rejected'];
 
 /** A new element. Text from the server is only set as text, never as HTML. */
 export function element(name, className) {
@@ -23,6 +24,19 @@ function button(key, action) {
   made.type = 'button';
   made.addEventListener('click', action);
   return made;
+}
+
+/** What a problem means: by its code in the language of the page, else in the words of the server. */
+function explain({ code, title, detail }) {
+  const isKnown = Object.hasOwn(ERRORS, code);
+  const parts = isKnown ? [setText(element('p', ''), code)] : [];
+  if (detail && (!isKnown || (DETAILED.includes(code) && detail !== title))) {
+    const part = element('p', 'detail');
+    part.lang = 'en';
+    part.textContent = detail;
+    parts.push(part);
+  }
+  return parts;
 }
 
 /** An error with the key of its text and, where the server sent one, a problem document. */
@@ -47,6 +61,16 @@ export class Reply {
     this.#text.append(this.#node);
     this.#box.append(setText(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
     log.append(this.#box);
+  }
+
+  get hasText() {
+    return this.#node.data !== '';
+  }
+
+  /** For another attempt. */
+  clear() {
+    this.#node.data = '';
+    this.cached = false;
   }
 
   /** Shows that the reply is being read, the first time or after a resume. */
@@ -79,21 +103,18 @@ export class Reply {
     this.#note('stopped');
   }
 
-  /** @param resume the action of the resume button; falsy: no button */
-  failed(error, resume) {
+  /**
+   * The same fault looks the same, whether it came as the status of the response or as an event.
+   * @param label of a button with this action; undefined: no button
+   */
+  failed({ key, problem }, label, action) {
     this.#end('failed');
-    const { key, problem } = error;
     const box = element('div', 'error');
     this.#error = box;
-    const text = (key === 'failed' && STATUS_TEXTS[problem.status]) || key;
-    const values = { status: problem?.status ?? '', seconds: problem?.retry_after };
-    box.append(setText(element('strong', ''), text, values));
-    if (problem) {
-      const detail = element('p', '');
-      detail.textContent = problem.detail;
-      box.append(detail);
-    }
-    if (resume) box.append(button('resume', resume));
+    const title = key === 'failed' && this.hasText ? 'brokenOff' : key;
+    box.append(setText(element('strong', ''), title, { status: problem?.status ?? '' }));
+    if (problem) box.append(...explain(problem));
+    if (label) box.append(button(label, action));
     this.#meta.before(box);
     if (problem?.code) this.#part().textContent = problem.code;
     if (problem?.request_id) this.#note('requestId', { id: problem.request_id });
@@ -102,7 +123,7 @@ export class Reply {
 
   #end(state) {
     this.#box.dataset.state = state;
-    this.#text.hidden = this.#node.data === '';
+    this.#text.hidden = !this.hasText;
     delete this.#meta.dataset.t;
     this.#meta.textContent = '';
   }

@@ -48,7 +48,7 @@ export class ReplyStream {
    * The events that were not yielded yet. It reconnects after a lost connection; calling it again resumes too. Callers
    * stop at `done` or `error`.
    * @param onLost called for every lost connection, with the seconds until the next retry
-   * @throws ChatError `failed` (rejected), `unreachable`, `cutOff` (can be resumed), `brokenOff` (cannot)
+   * @throws ChatError `failed` (by the server), `unreachable`, `cutOff` (can be resumed)
    */
   async *events(signal, onLost) {
     for (let retries = 0; ; retries += 1) {
@@ -96,7 +96,7 @@ export class ReplyStream {
     if (response.status === 401) throw new ChatError('cutOff', problem);
     // Not before Retry-After.
     if (problem.retry_after) this.#retryMs = Math.max(this.#retryMs, problem.retry_after * 1000);
-    if (!TEMPORARY.includes(response.status)) throw new ChatError('brokenOff', problem);
+    if (!TEMPORARY.includes(response.status)) throw new ChatError('failed', problem);
     throw new Error(problem.detail);
   }
 
