@@ -244,7 +244,7 @@ for (const place of databases()) {
     it('reject unknown parameters on every export route, and name the known ones', async () => {
       const one = `/api/conversations/${data[0]?.id}/export`;
       const job = `/api/exports/${crypto.randomUUID()}`;
-      const filter = 'format, csv, preview, role, status';
+      const filter = 'format, csv, summary, preview, role, status';
       for (const [method, path, known] of [
         ['GET', `${ALL}?start-date=2026-11-22`, `${filter}, start_date, end_date`],
         ['HEAD', `${ALL}?Format=csv`, ''],
