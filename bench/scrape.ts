@@ -6,8 +6,12 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { readArguments } from '../src/util/command-line.ts';
 import { type Call, hold, percentile, run } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
+
+const USAGE = 'usage: npm run bench:scrape';
+readArguments(USAGE, {});
 
 const HELD = 2000;
 const MODELS = 50;

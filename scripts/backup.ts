@@ -4,7 +4,14 @@ import { isAbsolute, join, relative, resolve } from 'node:path';
 import packageJson from '../package.json' with { type: 'json' };
 import { type Config, loadConfig } from '../src/config/config.ts';
 import { loadEnvironment } from '../src/config/environment.ts';
-import { type BackupName, copyDatabase, describeFile, sentence, syncToDisk } from '../src/db/backup-file.ts';
+import {
+  type BackupName,
+  type CopiedFile,
+  copyDatabase,
+  describeFile,
+  sentence,
+  syncToDisk,
+} from '../src/db/backup-file.ts';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { MANIFEST, type Manifest } from './backup-manifest.ts';
 import { CommandError, runCommand } from './command.ts';
@@ -39,7 +46,7 @@ function prepareFolder(folder: string, dataDir: string): void {
 }
 
 async function backUp(sources: readonly Source[], folder: string): Promise<void> {
-  const files = [];
+  const files: CopiedFile[] = [];
   for (const { name, path } of sources) {
     const copy = join(folder, name);
     copyDatabase(path, copy);
@@ -47,10 +54,14 @@ async function backUp(sources: readonly Source[], folder: string): Promise<void>
     files.push(file);
     console.log(sentence(file));
   }
-  const { name: program, version } = packageJson;
-  const manifest = { program, version, created_at: new Date().toISOString(), files };
+  const manifest: Manifest = {
+    program: 'chat-api-server',
+    version: packageJson.version,
+    created_at: new Date().toISOString(),
+    files,
+  };
   const path = join(folder, MANIFEST);
-  writeFileSync(path, `${JSON.stringify(manifest satisfies Manifest | object, null, 2)}\n`, { mode: 0o600 });
+  writeFileSync(path, `${JSON.stringify(manifest, null, 2)}\n`, { mode: 0o600 });
   syncToDisk(path);
 }
 

@@ -1,6 +1,6 @@
 /** `npm run restore -- DIR`: checks a backup, then puts its files into DATA_DIR. */
 import { copyFileSync, existsSync, renameSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { type Config, loadConfig } from '../src/config/config.ts';
 import { loadEnvironment } from '../src/config/environment.ts';
 import {
@@ -114,7 +114,7 @@ async function main(): Promise<void> {
   for (const path of existing) console.log(`renames ${path}`);
   if (existing.length > 0 && !values.yes) await askFirst('Nothing was restored');
   refuseAlive(config);
-  makeFolder(config.dataDir);
+  for (const { target } of files) makeFolder(dirname(target));
   replace(files, existing);
   console.log(`restored into ${config.dataDir}`);
 }

@@ -57,7 +57,8 @@ export function createLogger(
     level: options.level,
     base: { pid: process.pid },
     timestamp: stdTimeFunctions.isoTime,
-    mixin: fields,
+    // A copy, because pino adds the line's own fields to what it gets.
+    mixin: () => ({ ...fields() }),
     formatters: { level: (level) => ({ level }) },
     serializers: { err: serializeError },
     redact: {

@@ -13,6 +13,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
@@ -22,6 +23,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import * as z from 'zod';
+import { looksLikeKey } from '../../src/services/access/api-key-format.ts';
 import { blocksOf, fileUrl, read } from '../docs/documents.ts';
 import { until } from '../support/chat-server.ts';
 import { recordLog } from '../support/planted.ts';
@@ -53,7 +55,15 @@ function megabytes(folder: string): number {
 
 function environment(path: string, more: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
   const { HOME, npm_config_cache, npm_config_registry } = process.env;
-  return { PATH: path, HOME, npm_config_cache, npm_config_registry, ...more };
+  // What the project's own installation has downloaded is not downloaded again.
+  return {
+    PATH: path,
+    HOME,
+    npm_config_cache,
+    npm_config_registry,
+    npm_config_prefer_offline: 'true',
+    ...more,
+  };
 }
 
 async function stop(child: ChildProcess): Promise<number | null> {
@@ -295,6 +305,16 @@ describe('npm ci --omit=dev', () => {
     await server.stop();
     assert.equal(conversations.length, 1);
     rmSync(join(folder, '.env'));
+  });
+
+  it('creates the key of Prometheus by the command in compose.yaml, once', async () => {
+    const [, line = ''] = /- (test -s .*)$/m.exec(read('compose.yaml')) ?? [];
+    const make = () => command('sh', '-c', line.replaceAll('/keys', folder));
+    await make();
+    const key = readFileSync(join(folder, 'metrics'), 'utf8').trim();
+    assert(looksLikeKey(key));
+    await make();
+    assert.equal(readFileSync(join(folder, 'metrics'), 'utf8').trim(), key);
   });
 
   it('runs the other commands', async () => {

@@ -75,7 +75,10 @@ function checkDocument(file: string, calls: readonly Call[]): void {
   });
 }
 
-const all = documents().map((file) => ({ file, calls: callsOf(read(file)) }));
+/** docs/operations.md needs a server with keys: test/deploy/install.test.ts walks through it. */
+const all = documents()
+  .filter((file) => !file.startsWith('docs/operations'))
+  .map((file) => ({ file, calls: callsOf(read(file)) }));
 
 for (const { file, calls } of all) if (calls.length > 0) checkDocument(file, calls);
 

@@ -26,6 +26,18 @@ describe('a log line', () => {
     assert.equal(logged((log) => log.info('hello')).line.request_id, 'r1');
   });
 
+  it('has no field of an earlier line', () => {
+    const shared = { request_id: 'r1' };
+    const lines: string[] = [];
+    const log = createLogger({ level: 'info', file: undefined }, () => shared, {
+      write: (line) => lines.push(line),
+    });
+    log.info({ status: 202 }, 'first');
+    log.info('second');
+    assert.deepEqual(shared, { request_id: 'r1' });
+    assert.equal(JSON.parse(lines[1] ?? '').status, undefined);
+  });
+
   it('has no secret, under whatever name', () => {
     const { text } = logged((log) =>
       log.info(
