@@ -59,7 +59,13 @@ for (const place of databases()) {
     const data = samples();
     before(async () => {
       folder = await mkdtemp(join(tmpdir(), 'chat-exports-'));
-      const env = { ...(await place.create()), DATA_DIR: folder, EXPORT_MAX_JOBS: '1' };
+      // One test sets the clock ahead: a purge would take the data away.
+      const env = {
+        ...(await place.create()),
+        DATA_DIR: folder,
+        EXPORT_MAX_JOBS: '1',
+        CONVERSATION_TTL_HOURS: '0',
+      };
       chat = await startChat(env);
       await store(chat.server.database, data);
     });
