@@ -79,22 +79,28 @@ function once(work: () => Promise<unknown>, onError: (error: unknown) => void) {
   };
 }
 
+/** A larger difference between the wall clock and the monotonic one means that the clock was set. */
+const STEP_MS = 60_000;
+
 /**
  * The times of a cron pattern. node-cron's own timers wait for the old time after the clock was set back, and run once
- * for each time that was skipped when it was set forward; here a process that was busy or suspended runs once.
+ * for each time that was skipped when it was set forward; here a process that was busy runs once. A clock that is set
+ * makes nothing due: if it is wrong, it may be set right before the next time, and nothing has expired.
  */
 function scheduleOf(pattern: string): { isDue(): boolean } {
   const times = createTask(pattern, () => {});
   const next = () => times.getNextRuns(1)[0]?.getTime() ?? Number.POSITIVE_INFINITY;
   let now = Date.now();
+  let monotonic = performance.now();
   let due = next();
   return {
     isDue() {
-      const before = now;
+      const [before, since] = [now, monotonic];
       now = Date.now();
-      const isDue = now >= due;
-      if (isDue || now < before) due = next();
-      return isDue;
+      monotonic = performance.now();
+      const isReached = now >= due;
+      if (isReached || now < before) due = next();
+      return isReached && now - before < monotonic - since + STEP_MS;
     },
   };
 }
