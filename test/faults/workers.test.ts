@@ -187,7 +187,12 @@ for (const place of databases().slice(1)) {
 
   describe(`${WORKERS} processes on ${place.name} that purge every second`, () => {
     it('delete each expired conversation once, and none with a running reply', async (t) => {
-      const env = { PURGE_CRON: '* * * * * *', CONVERSATION_TTL_HOURS: '0.0006' };
+      // The database is there throughout, however slow the machine.
+      const env = {
+        PURGE_CRON: '* * * * * *',
+        CONVERSATION_TTL_HOURS: '0.0006',
+        DB_ACQUIRE_TIMEOUT_MS: '10000',
+      };
       const cluster = await startCluster(WORKERS, await place.create(), env);
       t.after(async () => {
         await cluster.close();
