@@ -18,7 +18,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, dirname, join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -35,7 +35,6 @@ const INSTALL = { timeout: 400_000 };
 const LARGEST_MODULES = 110;
 /** The user `node` of the image. */
 const IMAGE_USER = 1000;
-const NODE_FOLDER = dirname(process.execPath);
 /** The host's Node and npm, without the project's. */
 const HOST_PATH = (process.env.PATH ?? '')
   .split(delimiter)
@@ -133,7 +132,11 @@ describe('the image, built from the Dockerfile without Docker', () => {
     const [built, data, port] = [join(folder, 'build'), join(folder, 'data'), await freePort()];
     app = join(folder, 'app');
     for (const one of [built, app, data]) mkdirSync(one);
-    const base = [NODE_FOLDER, HOST_PATH].join(delimiter);
+    // The Node of the base image, where every user can run it.
+    const bin = join(folder, 'bin');
+    mkdirSync(bin);
+    cpSync(process.execPath, join(bin, 'node'));
+    const base = [bin, HOST_PATH].join(delimiter);
     for (const { name, text } of dependencies) {
       if (name === 'COPY') copy(text, built);
       if (name === 'RUN')
@@ -189,8 +192,8 @@ describe('the image, built from the Dockerfile without Docker', () => {
     assert.equal(code, 1);
     assert.match(output(), /npm run keys -- create/);
     const { stdout } = await run(
-      'npm',
-      ['run', '-s', 'keys', '--', 'create', '--owner', 'ops', '--scopes', 'admin'],
+      'node',
+      ['scripts/keys.ts', 'create', '--owner', 'ops', '--scopes', 'admin'],
       {
         cwd: app,
         env,
