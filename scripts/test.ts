@@ -41,7 +41,7 @@ const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['scripts', 3],
   ['docs', 1],
   ['supply', 1],
-  ['unit', Number.POSITIVE_INFINITY],
+  ['unit', 1],
   ['llm', Number.POSITIVE_INFINITY],
   ['', Number.POSITIVE_INFINITY],
 ];
