@@ -10,9 +10,9 @@ import {
   copyDatabase,
   describeFile,
   sentence,
-  syncToDisk,
 } from '../src/db/backup-file.ts';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
+import { syncToDisk } from '../src/util/sync-to-disk.ts';
 import { MANIFEST, type Manifest } from './backup-manifest.ts';
 import { CommandError, runCommand } from './command.ts';
 

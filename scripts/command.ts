@@ -22,6 +22,11 @@ export async function runCommand(work: () => Promise<void>): Promise<void> {
   }
 }
 
+/** The present time for names of files: `20260321T101500Z`. */
+export function fileStamp(): string {
+  return new Date().toISOString().replace(/[-:]|\.\d+/g, '');
+}
+
 /**
  * Lets a person confirm a destructive command.
  * @param refusal what is said when they do not: `Nothing was restored`

@@ -3,27 +3,20 @@ import { copyFileSync, existsSync, renameSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { type Config, loadConfig } from '../src/config/config.ts';
 import { loadEnvironment } from '../src/config/environment.ts';
-import {
-  appliedMigrations,
-  type BackupName,
-  describeFile,
-  sentence,
-  syncToDisk,
-} from '../src/db/backup-file.ts';
+import { appliedMigrations, type BackupName, describeFile, sentence } from '../src/db/backup-file.ts';
 import { MigrationFolder } from '../src/db/core/migrations.ts';
-import { listWorkers } from '../src/db/workers/process-lock.ts';
+import { COMPANIONS, listWorkers } from '../src/db/workers/process-lock.ts';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { makeFolder } from '../src/util/folders.ts';
+import { syncToDisk } from '../src/util/sync-to-disk.ts';
 import { type Manifest, readManifest } from './backup-manifest.ts';
-import { askFirst, CommandError, runCommand } from './command.ts';
+import { askFirst, CommandError, fileStamp, runCommand } from './command.ts';
 
 const USAGE = `usage: npm run restore -- DIR [--yes]
 Checks the backup in DIR, then puts its files into DATA_DIR. No server may use that folder.
   --yes  does not ask; files that are there are renamed, not overwritten`;
 
 const STAGED = '.restoring';
-/** SQLite's files beside a database. */
-const COMPANIONS = ['', '-wal', '-shm'];
 
 interface Restored {
   readonly source: string;
@@ -78,9 +71,9 @@ function refuseAlive({ dataDir }: Config): void {
   );
 }
 
-/** Every file is copied before the first one is renamed, so that an interruption leaves the old data in place. */
+/** Every file is copied before the first one is renamed: a copy that fails leaves the old data in place. */
 function replace(files: readonly Restored[], existing: readonly string[]): void {
-  const stamp = new Date().toISOString().replace(/[-:]|\.\d+/g, '');
+  const stamp = fileStamp();
   for (const { source, target } of files) {
     copyFileSync(source, target + STAGED);
     syncToDisk(target + STAGED);
@@ -110,7 +103,8 @@ async function main(): Promise<void> {
   refuseAlive(config);
   // Also a journal that the backup has none of: its turns are of the database that is replaced.
   const places = new Set([...files.map(({ target }) => target), join(config.dataDir, 'journal.sqlite')]);
-  const existing = [...places].filter((path) => existsSync(path));
+  // Also a -wal that was left alone: SQLite would replay it into the restored file.
+  const existing = [...places].filter((path) => COMPANIONS.some((suffix) => existsSync(path + suffix)));
   for (const path of existing) console.log(`renames ${path}`);
   if (existing.length > 0 && !values.yes) await askFirst('Nothing was restored');
   refuseAlive(config);

@@ -4,7 +4,7 @@ import type { Config } from '../src/config/config.ts';
 import { dialectOf } from '../src/db/core/dialect.ts';
 import { migrateRollback, migrationsToRollBack } from '../src/db/core/migrations.ts';
 import { listAlive } from '../src/db/workers/alive.ts';
-import { askFirst, CommandError } from './command.ts';
+import { askFirst, CommandError, fileStamp } from './command.ts';
 
 /** @throws CommandError when a process uses the database, or the answer is not yes */
 export async function rollBack(
@@ -18,10 +18,7 @@ export async function rollBack(
   await refuseAlive(knex, config);
   if (!yes) await askFirst('Nothing was rolled back');
   await refuseAlive(knex, config);
-  const copy = await dialectOf(knex).backup(
-    knex,
-    `before-rollback-${new Date().toISOString().replace(/[-:]|\.\d+/g, '')}`,
-  );
+  const copy = await dialectOf(knex).backup(knex, `before-rollback-${fileStamp()}`);
   if (copy !== null) console.log(`copied to    ${copy}`);
   for (const name of await migrateRollback(knex, all)) console.log(`rolled back  ${name}`);
 }

@@ -54,6 +54,7 @@ export class LogDestination {
   #isTorn = false;
   #dropped = 0;
   #reported = 0;
+  #isReporting = false;
   #hasWarned = false;
   #report: (count: number) => void = () => {};
 
@@ -76,7 +77,7 @@ export class LogDestination {
       return;
     }
     this.#text += this.#format ? this.#format(line) : line;
-    this.#lines += 1;
+    if (!this.#isReporting) this.#lines += 1;
     if (this.#text.length >= this.#flushChars) this.#next();
     else this.#schedule(FLUSH_INTERVAL_MS);
   }
@@ -209,9 +210,9 @@ export class LogDestination {
     if (count === 0 || this.#text.length > MAX_WAITING_CHARS) return;
     this.#dropped = 0;
     this.#reported += count;
-    const lines = this.#lines;
+    this.#isReporting = true;
     this.#report(count);
-    this.#lines = lines;
+    this.#isReporting = false;
   }
 
   /** Once for each failure. */

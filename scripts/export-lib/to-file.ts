@@ -57,6 +57,7 @@ export async function exportToFile(
     saveManifest: (manifest: ExportManifest) => saveManifest(`${out}.manifest.json`, manifest),
   };
   const manifest = await writeExport(exports, run, target, signal);
+  progress.update(manifest);
   await rm(state, { force: true });
   return manifest;
 }

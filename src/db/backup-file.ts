@@ -1,8 +1,9 @@
 /** The SQLite files of a backup: copied in one transaction, checked, counted. */
 import { createHash } from 'node:crypto';
-import { closeSync, createReadStream, fsyncSync, openSync, statSync } from 'node:fs';
+import { chmodSync, createReadStream, statSync } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import Sqlite from 'better-sqlite3';
+import { syncToDisk } from '../util/sync-to-disk.ts';
 
 /** A file of a backup cannot be used. */
 export class DamagedFileError extends Error {}
@@ -37,13 +38,9 @@ export function copyDatabase(source: string, target: string): void {
   } finally {
     database.close();
   }
+  // It holds the conversations: not for other users, whatever the umask is.
+  chmodSync(target, 0o600);
   syncToDisk(target);
-}
-
-export function syncToDisk(path: string): void {
-  const file = openSync(path, 'r+');
-  fsyncSync(file);
-  closeSync(file);
 }
 
 /** @throws DamagedFileError when SQLite finds the file damaged */

@@ -39,7 +39,7 @@ export interface AppOptions extends GuardOptions {
   readonly messageMaxChars: number;
   readonly corsOrigins: '*' | 'loopback' | readonly string[];
   readonly trustProxy: number | readonly string[];
-  /** Allowed names in the Host header, beside the loopback's; undefined: any. */
+  /** Host names accepted in addition to those of the loopback; undefined: any. */
   readonly hosts: readonly string[] | undefined;
   readonly heartbeatMs: number;
   readonly openMs: number;

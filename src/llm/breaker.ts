@@ -33,7 +33,7 @@ const MAX_CIRCUITS = 500;
 
 /**
  * What an attempt says about the model server. `failed`: no connection, a response of 5xx, or no first token in time.
- * `worked`: any other response, because what is in it depends on the request (429 too: a busy server is not broken).
+ * `worked`: any other response, 429 included: its status depends on the request, not on the health of the server.
  * `unknown`: the caller stopped it, or it failed on this side.
  */
 type Verdict = 'worked' | 'failed' | 'unknown';

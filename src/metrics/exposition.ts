@@ -15,8 +15,8 @@ export const CONTENT_TYPES: Readonly<Record<TextFormat, string>> = {
 
 const ENDED = 'ended';
 
-/** Quotes in other values are escaped, so this is found only as a label. */
-const WORKER = /(?<=[{,])worker="[^"]*"/g;
+/** Skips whole labels, so that the values of others are not searched: callers choose some of them. */
+const WORKER = /^(\w+\{(?:\w+="(?:[^"\\\n]|\\.)*",)*?)worker="[^"]*"/gm;
 
 /** The families of all workers; series of one family stand together. Yields in pieces. */
 export function* mergeWorkers(texts: readonly string[], format: TextFormat): Generator<string> {
@@ -37,7 +37,7 @@ export function* mergeWorkers(texts: readonly string[], format: TextFormat): Gen
 
 /** The text with another value of the label `worker`. */
 export function withLabel(text: string, worker: string): string {
-  return text.replace(WORKER, `worker="${worker}"`);
+  return text.replace(WORKER, (_match, start: string) => `${start}worker="${worker}"`);
 }
 
 /**

@@ -9,9 +9,9 @@ const FIRST_TOKEN = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5,
 const PER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5];
 const TOKENS = Array.from({ length: 14 }, (_, n) => 4 ** n);
 
-const OPERATION = 'chat';
+export const OPERATION = 'chat';
 /** Of the protocol: which company runs a compatible server is not known here. */
-const PROVIDER = 'openai';
+export const PROVIDER = 'openai';
 
 const COMMON = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model'];
 const CLIENT = [...COMMON, 'gen_ai_response_model', 'server_address'];

@@ -7,8 +7,9 @@ export interface Instrument {
   /**
    * Its lines, `# HELP` and `# TYPE` included.
    * @param worker the value of the label `worker`
+   * @param isScrape whether the values are scraped now; else they are only stored
    */
-  text(worker: string): string | Promise<string>;
+  text(worker: string, isScrape: boolean): string | Promise<string>;
 }
 
 type LabelValues = readonly string[];
@@ -131,12 +132,12 @@ export class Gauge implements Instrument {
   readonly name: string;
   readonly #head: string;
   readonly #labelNames: readonly string[];
-  readonly #read: () => Readings | Promise<Readings>;
+  readonly #read: (isScrape: boolean) => Readings | Promise<Readings>;
 
   constructor(
     name: string,
     help: string,
-    read: () => Readings | Promise<Readings>,
+    read: (isScrape: boolean) => Readings | Promise<Readings>,
     labelNames: readonly string[] = [],
   ) {
     this.name = name;
@@ -145,9 +146,9 @@ export class Gauge implements Instrument {
     this.#read = read;
   }
 
-  async text(worker: string): Promise<string> {
+  async text(worker: string, isScrape = true): Promise<string> {
     let text = this.#head;
-    for (const [labels, value] of await this.#read()) {
+    for (const [labels, value] of await this.#read(isScrape)) {
       text += `${this.name}{worker="${worker}"${formatLabels(this.#labelNames, labels)}} ${value}\n`;
     }
     return text;

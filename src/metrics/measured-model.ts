@@ -63,8 +63,8 @@ class MeasuredCall {
   }
 }
 
-/** `cancelled`: nobody needed the reply any more. */
-function failureOf(error: unknown, signal: AbortSignal): FailureCode {
+/** `cancelled`: the call was aborted, because no turn needed the reply. */
+export function failureOf(error: unknown, signal: AbortSignal): FailureCode {
   if (signal.aborted) return 'cancelled';
   return error instanceof AppError ? error.code : 'internal';
 }

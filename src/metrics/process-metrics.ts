@@ -12,7 +12,12 @@ export class ProcessMetrics {
    * @param load whether to load the library; until then the text is empty
    */
   async text(worker: string, load: boolean): Promise<string> {
-    if (load) this.#read ??= open(worker);
+    if (load) {
+      this.#read ??= open(worker).catch((error: unknown) => {
+        this.#read = undefined;
+        throw error;
+      });
+    }
     const read = await this.#read;
     return read ? read() : '';
   }

@@ -120,7 +120,7 @@ export class Scraper {
     let text = '';
     let began = performance.now();
     for (const instrument of instruments) {
-      text += await instrument.text(label);
+      text += await instrument.text(label, isAsked);
       if (performance.now() - began < SLICE_MS) continue;
       await nextTick();
       began = performance.now();

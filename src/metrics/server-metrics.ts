@@ -160,7 +160,8 @@ export class ServerMetrics implements Metrics {
       new Gauge(
         'chat_export_jobs',
         'Export jobs in the database',
-        async () => rows((await exportJobs()) ?? {}),
+        // The database is asked by scrapes only, not by each worker every few seconds.
+        async (isScrape) => rows((isScrape && (await exportJobs())) || {}),
         ['status'],
       ),
     ];

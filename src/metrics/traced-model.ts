@@ -1,8 +1,7 @@
-import type { Attributes, Span } from '@opentelemetry/api';
+import type { Attributes } from '@opentelemetry/api';
 import type { CallContext, ChatModel, ModelOutcome, ModelRequest } from '../domain/chat/model.ts';
-import { AppError } from '../domain/errors.ts';
-
-type OpenTelemetry = typeof import('@opentelemetry/api');
+import { OPERATION, PROVIDER } from './gen-ai.ts';
+import { failureOf } from './measured-model.ts';
 
 export interface TraceOptions {
   readonly version: string;
@@ -19,19 +18,20 @@ export interface TraceOptions {
 export function traceCalls(model: ChatModel, options: TraceOptions): ChatModel {
   const traced = <O extends ModelOutcome>(
     request: ModelRequest,
+    signal: AbortSignal,
     context: CallContext | undefined,
     call: (context: CallContext | undefined) => Promise<O>,
   ): Promise<O> => {
     const headers = options.headers();
     if (isSdkRegistered())
-      return withSpan(options, request, { ...context, ...(headers && { headers }) }, call);
+      return withSpan(options, request, signal, { ...context, ...(headers && { headers }) }, call);
     return call(headers ? { ...context, headers } : context);
   };
   return {
     complete: (request, signal, context) =>
-      traced(request, context, (inner) => model.complete(request, signal, inner)),
+      traced(request, signal, context, (inner) => model.complete(request, signal, inner)),
     stream: (request, onDelta, signal, context) =>
-      traced(request, context, (inner) => model.stream(request, onDelta, signal, inner)),
+      traced(request, signal, context, (inner) => model.stream(request, onDelta, signal, inner)),
     probe: (signal) => model.probe(signal),
     openCircuits: () => model.openCircuits(),
   };
@@ -49,6 +49,7 @@ function isSdkRegistered(): boolean {
 async function withSpan<O extends ModelOutcome>(
   { version, serverAddress }: TraceOptions,
   { model }: ModelRequest,
+  signal: AbortSignal,
   context: CallContext,
   call: (context: CallContext) => Promise<O>,
 ): Promise<O> {
@@ -57,8 +58,8 @@ async function withSpan<O extends ModelOutcome>(
   // A span of the request, where the operator instruments HTTP, is the parent; else the caller's.
   const parent = api.trace.getSpan(active) ? active : api.propagation.extract(active, context.headers ?? {});
   const attributes: Attributes = {
-    'gen_ai.operation.name': 'chat',
-    'gen_ai.provider.name': 'openai',
+    'gen_ai.operation.name': OPERATION,
+    'gen_ai.provider.name': PROVIDER,
     'gen_ai.request.model': model,
     'server.address': serverAddress,
     ...(context.conversationId !== undefined && { 'gen_ai.conversation.id': context.conversationId }),
@@ -73,7 +74,8 @@ async function withSpan<O extends ModelOutcome>(
     span.setAttributes(outcomeAttributes(outcome));
     return outcome;
   } catch (error) {
-    recordError(api, span, error);
+    span.setAttribute('error.type', failureOf(error, signal));
+    span.setStatus({ code: api.SpanStatusCode.ERROR });
     throw error;
   } finally {
     span.end();
@@ -89,9 +91,4 @@ function outcomeAttributes({ model, finishReason, usage }: ModelOutcome): Attrib
       'gen_ai.usage.output_tokens': usage.completion_tokens,
     }),
   };
-}
-
-function recordError(api: OpenTelemetry, span: Span, error: unknown): void {
-  span.setAttribute('error.type', error instanceof AppError ? error.code : 'internal');
-  span.setStatus({ code: api.SpanStatusCode.ERROR });
 }

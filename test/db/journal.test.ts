@@ -48,7 +48,7 @@ const units = (journal: Journal) => journal.take(1000).map(({ unit }) => unit);
 function child(t: TestContext, path: string, code: string) {
   const prelude = `
     import { Journal } from ${JSON.stringify(MODULE)};
-    const journal = new Journal(${JSON.stringify(path)}, ${MANY_BYTES});
+    const journal = await Journal.open(${JSON.stringify(path)}, ${MANY_BYTES});
     const say = (line) => new Promise((resolve) => process.stdout.write(line + '\\n', resolve));
     const message = (name, n) => ({
       uid: name + n, conversationId: name, role: 'user', content: 'said ' + n, timestamp: n, status: 'complete',

@@ -519,7 +519,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual(await contents(conversations, question.conversationId), ['a question', 'at last']);
     });
 
-    test('of a reply that goes on after all does not pass to another attempt', async () => {
+    test('of a reply that is still running does not pass to another attempt', async () => {
       const { writer, conversations } = open();
       const key = keyOf();
       const question = userMessage(newId());

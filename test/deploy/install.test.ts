@@ -277,7 +277,7 @@ describe('npm ci --omit=dev', () => {
   });
 
   it('is set up, measured, backed up and restored as docs/operations.md says', async () => {
-    const [, section = ''] = read('docs/operations.md').split('## The first quarter of an hour');
+    const [, section = ''] = read('docs/operations.md').split('## First installation');
     const blocks = blocksOf(section.split('\n## ')[0] ?? '').map(({ text }) => text);
     const [install = '', settings = '', keys = '', start = '', ask = '', backup = '', restore = ''] = blocks;
     assert.equal(blocks.length, 7);

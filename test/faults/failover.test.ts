@@ -1,4 +1,4 @@
-/** Row "Failover: old server read-only, rights revoked": connections that stay open, and take no writes any more. */
+/** Row "Failover: old server read-only, rights revoked": connections that stay open, and reject writes. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import mysql from 'mysql2/promise';

@@ -104,8 +104,8 @@ if (process.platform === 'linux') {
 
     const outputs: Record<string, (t: TestContext) => Promise<Running>> = {
       'a device that is always full': (t) => start(t, {}, openSync('/dev/full', 'w')),
-      'a socket that nobody reads': (t) => start(t, {}, 'pipe'),
-      'a pipe that nobody reads': async (t) => {
+      'a socket without a reader': (t) => start(t, {}, 'pipe'),
+      'a pipe without a reader': async (t) => {
         const pipe = join(folder, 'pipe');
         spawnSync('mkfifo', [pipe]);
         openSync(pipe, O_RDONLY | O_NONBLOCK);

@@ -77,7 +77,7 @@ describe('the OpenAPI document, as "Try it out" uses it,', () => {
       assert(text.includes(`"#/components/schemas/${schema}"`), schema);
   });
 
-  it('fills in no id, key or number that nobody would send', () => {
+  it('fills in no id, key or number that no caller would send', () => {
     for (const { path, operation } of operations) {
       for (const { name, example, schema } of operation.parameters ?? [])
         assert(example === undefined && !('example' in schema), `${path} ${name}`);

@@ -50,7 +50,7 @@ describe('npm run backup', () => {
   it('copies a database that another process writes to, as it was at one moment', async () => {
     const writer = new Sqlite(join(folder.path, 'chat.sqlite'));
     writer.pragma('journal_mode = WAL');
-    // Each transaction adds a pair: a copy with an odd number of rows would be of no moment.
+    // Each transaction adds a pair: a copy with an odd number of rows would mix two moments.
     writer.exec('CREATE TABLE IF NOT EXISTS pairs (n INTEGER)');
     const insert = writer.prepare('INSERT INTO pairs VALUES (?)');
     const pair = writer.transaction((n: number) => [insert.run(n), insert.run(n)]);
@@ -185,6 +185,18 @@ describe('npm run restore', () => {
     const kept = readdirSync(folder.path).filter((name) => name.includes('.before-restore-'));
     assert(kept.some((name) => /^chat\.sqlite\.before-restore-\w+$/.test(name)));
     assert(kept.some((name) => /^journal\.sqlite\.before-restore-\w+$/.test(name)));
+    folder.remove();
+  });
+
+  it('leaves no write-ahead log of an earlier database beside the restored one', async () => {
+    const wal = join(folder.path, 'chat.sqlite-wal');
+    writeFileSync(wal, 'pages of another database');
+    const asked = await folder.run('restore', backup);
+    assert.equal(asked.code, 1);
+    const { code, stderr } = await folder.run('restore', backup, '--yes');
+    assert.equal(code, 0, stderr);
+    assert(!existsSync(wal));
+    assert.deepEqual(messages(join(folder.path, 'chat.sqlite')), messages(join(source.path, 'chat.sqlite')));
     folder.remove();
   });
 

@@ -133,7 +133,7 @@ if (process.platform === 'linux') {
         read();
         return text.includes('"n":1');
       });
-      // Nobody reads: more than the pipe and the buffer hold.
+      // There is no reader: more than the pipe and the buffer hold.
       const before = text.length;
       for (let n = 0; n < 2000; n++) log.info({ n: 2, more: 'x'.repeat(1000) }, 'line');
       const began = performance.now();

@@ -1,6 +1,6 @@
 /** All differences between MySQL (and MariaDB) and SQLite. No other file branches on the database. */
-import { closeSync, fsyncSync, openSync } from 'node:fs';
 import openKnex, { type Knex } from 'knex';
+import { syncToDisk } from '../../util/sync-to-disk.ts';
 import type { ConversationRow, CounterRow } from './tables.ts';
 
 /** Releases an advisory lock. Never rejects: a lock whose connection broke is free already. */
@@ -299,9 +299,7 @@ const sqlite: Dialect = {
   async backup(knex, suffix) {
     const copy = `${knex.client.config.connection.filename}.${suffix}`;
     await knex.raw('VACUUM INTO ?', [copy]);
-    const file = openSync(copy, 'r+');
-    fsyncSync(file);
-    closeSync(file);
+    syncToDisk(copy);
     return copy;
   },
 

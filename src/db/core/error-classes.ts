@@ -1,9 +1,31 @@
 /**
  * `transient`: the same transaction can succeed now. `locked`: another session holds a row, table or file. `slow`: the
- * statement took longer than its limit. `lost`: the connection broke, another one can work. `refused`: the
- * server denies access (password, rights, database name, TLS), and only an operator can change that.
+ * statement took longer than its limit. `lost`: the connection broke, another one can work. `unavailable`: there is no
+ * connection, or the server takes no writes, and a retry can help. `refused`: the server denies access (password, rights, database name, TLS), and only an operator can change that.
  */
 export type ErrorClass = 'transient' | 'locked' | 'slow' | 'lost' | 'unavailable' | 'refused';
+
+/** The server accepts no writes. */
+const READ_ONLY = [
+  'ER_OPTION_PREVENTS_STATEMENT',
+  'ER_READ_ONLY_MODE',
+  'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
+  'ER_INNODB_READ_ONLY',
+  'ER_OPEN_AS_READONLY',
+  // A node of a Galera cluster that has lost the others.
+  'ER_UNKNOWN_COM_ERROR',
+];
+
+/** Rights that can be granted again. They apply to new connections only. */
+const NO_RIGHTS = [
+  'ER_ACCESS_DENIED_ERROR',
+  'ER_DBACCESS_DENIED_ERROR',
+  'ER_TABLEACCESS_DENIED_ERROR',
+  'ER_COLUMNACCESS_DENIED_ERROR',
+  'ER_SPECIFIC_ACCESS_DENIED_ERROR',
+  'ER_MUST_CHANGE_PASSWORD',
+  'ER_BINLOG_STMT_MODE_AND_ROW_ENGINE',
+];
 
 const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
   transient: ['ER_LOCK_DEADLOCK', 'ER_CHECKREAD'],
@@ -29,13 +51,7 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
     'ER_TOO_MANY_USER_CONNECTIONS',
     'ER_USER_LIMIT_REACHED',
     'ER_HOST_IS_BLOCKED',
-    'ER_OPTION_PREVENTS_STATEMENT',
-    'ER_READ_ONLY_MODE',
-    'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
-    'ER_INNODB_READ_ONLY',
-    'ER_OPEN_AS_READONLY',
-    // A node of a Galera cluster that has lost the others.
-    'ER_UNKNOWN_COM_ERROR',
+    ...READ_ONLY,
     // The server has started before the schema of a new database exists.
     'ER_NO_SUCH_TABLE',
     'ER_DISK_FULL',
@@ -46,15 +62,10 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
     'SQLITE_NOMEM',
   ],
   refused: [
-    'ER_ACCESS_DENIED_ERROR',
+    ...NO_RIGHTS,
     'ER_ACCESS_DENIED_NO_PASSWORD_ERROR',
-    'ER_DBACCESS_DENIED_ERROR',
     'ER_BAD_DB_ERROR',
     'ER_HOST_NOT_PRIVILEGED',
-    'ER_TABLEACCESS_DENIED_ERROR',
-    'ER_COLUMNACCESS_DENIED_ERROR',
-    'ER_SPECIFIC_ACCESS_DENIED_ERROR',
-    'ER_MUST_CHANGE_PASSWORD',
     'ER_MUST_CHANGE_PASSWORD_LOGIN',
     'ER_ACCOUNT_HAS_BEEN_LOCKED',
     // The driver's name for the code with which MariaDB reports a locked account.
@@ -63,7 +74,6 @@ const ERROR_CLASSES: Readonly<Record<ErrorClass, readonly string[]>> = {
     'ER_NOT_SUPPORTED_AUTH_MODE',
     'ER_PLUGIN_IS_NOT_LOADED',
     'AUTH_SWITCH_PLUGIN_ERROR',
-    'ER_BINLOG_STMT_MODE_AND_ROW_ENGINE',
     'HANDSHAKE_NO_SSL_SUPPORT',
     'HANDSHAKE_SSL_ERROR',
     'SQLITE_CANTOPEN',
@@ -84,21 +94,7 @@ export function classifyCode(code: string): ErrorClass | undefined {
 }
 
 /** The server has become read-only or denies rights: a new connection can lead to another server or have the rights. */
-const NEEDS_CONNECTION: ReadonlySet<string> = new Set([
-  'ER_OPTION_PREVENTS_STATEMENT',
-  'ER_READ_ONLY_MODE',
-  'ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION',
-  'ER_INNODB_READ_ONLY',
-  'ER_OPEN_AS_READONLY',
-  'ER_UNKNOWN_COM_ERROR',
-  'ER_ACCESS_DENIED_ERROR',
-  'ER_DBACCESS_DENIED_ERROR',
-  'ER_TABLEACCESS_DENIED_ERROR',
-  'ER_COLUMNACCESS_DENIED_ERROR',
-  'ER_SPECIFIC_ACCESS_DENIED_ERROR',
-  'ER_MUST_CHANGE_PASSWORD',
-  'ER_BINLOG_STMT_MODE_AND_ROW_ENGINE',
-]);
+const NEEDS_CONNECTION: ReadonlySet<string> = new Set([...READ_ONLY, ...NO_RIGHTS]);
 
 export function needsNewConnection(code: string | undefined): boolean {
   return code !== undefined && NEEDS_CONNECTION.has(code);

@@ -6,8 +6,8 @@ import { makeFolder } from '../../util/folders.ts';
 import { isBusy } from '../core/file-lock.ts';
 
 const LOCK_FILE = /^([\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12})\.lock$/;
-/** Suffixes of the files that SQLite creates beside a database. */
-const COMPANIONS = ['', '-journal', '-wal', '-shm'];
+/** Suffixes of a database and of the files that SQLite creates beside it. */
+export const COMPANIONS = ['', '-journal', '-wal', '-shm'];
 /** `user_version` of a file once its process has had the lock. Before that a free lock proves nothing. */
 const TAKEN = 1;
 

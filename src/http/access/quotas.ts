@@ -127,7 +127,7 @@ export class Quotas {
 
   async #decide(policy: Policy, response: Response, subject: string): Promise<Decision> {
     if (!isWindowed(policy)) return untilClosed(this.#permits.acquire(policy, subject), response);
-    // A reply's cost is unknown before its end, so it may start as long as any token is left.
+    // The tokens of a reply are known only at its end, so a request is admitted while the quota is not used up.
     if (policy === this.#tokens) return this.#limiter.check(policy, subject);
     return this.#limiter.take(policy, subject);
   }

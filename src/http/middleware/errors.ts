@@ -1,7 +1,7 @@
 import type { ErrorRequestHandler, RequestHandler } from 'express';
-import { AppError, errorCode } from '../../domain/errors.ts';
+import { AppError } from '../../domain/errors.ts';
 import { pathOf, sendProblem } from '../response/problem.ts';
-import { noteDetails } from '../response/request-details.ts';
+import { noteError } from '../response/request-details.ts';
 
 export function notFound(): RequestHandler {
   return (request) => {
@@ -13,11 +13,7 @@ export function notFound(): RequestHandler {
 export function errorHandler(): ErrorRequestHandler {
   return (raw: unknown, _request, response, _next) => {
     const error = toAppError(raw);
-    const { code } = error;
-    noteDetails(
-      response,
-      code === 'internal' ? { code, err: error.cause ?? error } : { code, cause: causeOf(error) },
-    );
+    noteError(response, error);
     if (response.headersSent || response.destroyed) {
       response.destroy();
       return;
@@ -33,12 +29,4 @@ function toAppError(error: unknown): AppError {
   return new AppError('internal', 'An unexpected error occurred; search the log for this request id', {
     cause: error,
   });
-}
-
-/** Only the name and code of the cause: messages of drivers and upstreams can quote data. */
-function causeOf(error: AppError): string | undefined {
-  const { cause } = error;
-  if (!(cause instanceof Error)) return undefined;
-  const code = errorCode(cause);
-  return code === undefined ? cause.name : `${cause.name} ${code}`;
 }

@@ -1,5 +1,5 @@
 import type { Response } from 'express';
-import type { ErrorCode } from '../../domain/errors.ts';
+import { type AppError, type ErrorCode, errorCode } from '../../domain/errors.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 
 /** What the request line of the log says about the outcome. */
@@ -21,6 +21,22 @@ export interface RequestDetails {
 /** Adds to the request line of the log. */
 export function noteDetails({ locals }: Response, details: RequestDetails): void {
   locals.details = locals.details ? Object.assign(locals.details, details) : details;
+}
+
+/** Notes the error that the response ends with: an unexpected one with its stack. */
+export function noteError(response: Response, error: AppError): void {
+  const { code } = error;
+  noteDetails(
+    response,
+    code === 'internal' ? { code, err: error.cause ?? error } : { code, cause: causeOf(error) },
+  );
+}
+
+/** Only the name and code of the cause: messages of drivers and upstreams can quote data. */
+function causeOf({ cause }: AppError): string | undefined {
+  if (!(cause instanceof Error)) return undefined;
+  const code = errorCode(cause);
+  return code === undefined ? cause.name : `${cause.name} ${code}`;
 }
 
 /** Notes a turn. Only the request that called the model has its tokens, so that they can be summed. */

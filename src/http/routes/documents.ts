@@ -4,7 +4,6 @@ import { fileURLToPath } from 'node:url';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler, type Response } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import { presentedKey } from '../access/credentials.ts';
-import { queryParameters } from '../request/query.ts';
 import { methodNotAllowed, sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import { STRINGS } from '../web/assets/strings.js';
@@ -95,7 +94,9 @@ function homeRoute(apiRoutes: readonly Route[], { version, required }: DocumentO
       response.vary('Accept');
       // JSON comes first, for clients that accept anything, such as curl.
       const type = request.accepts(['application/json', 'text/html']);
-      const policy = 'docs' in queryParameters(request.url) ? DOCS_POLICY : HOME_POLICY;
+      const policy = new URLSearchParams(request.url.split('?', 2)[1]).has('docs')
+        ? DOCS_POLICY
+        : HOME_POLICY;
       if (type === 'text/html') sendPage(response, home, policy);
       else sendJson(response, 200, summary);
     },

@@ -3,6 +3,7 @@ import { AppError, isDatabaseError } from '../../domain/errors.ts';
 import { lineJson } from '../../util/line-json.ts';
 import { unlessAborted } from '../../util/timers.ts';
 import { requestProblem } from '../response/problem.ts';
+import { noteError } from '../response/request-details.ts';
 import type { ExportJobBody } from '../schemas/export-jobs.ts';
 import { EVENT_STREAM_HEADERS, PING } from './encode.ts';
 
@@ -44,6 +45,7 @@ export async function sendJobEvents(
     await writeProgress(response, options, AbortSignal.any([gone.signal, stopping]));
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
+    noteError(response, error);
     response.write(`event: error\ndata: ${lineJson(requestProblem(response, error))}\n\n`);
   } finally {
     clearInterval(heartbeat);

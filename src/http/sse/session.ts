@@ -5,7 +5,7 @@ import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import { mustHaveText, presentCacheUse } from '../response/presenters.ts';
 import { requestProblem } from '../response/problem.ts';
-import { noteDetails, noteTurn } from '../response/request-details.ts';
+import { noteDetails, noteError, noteTurn } from '../response/request-details.ts';
 import { type ChunkFraming, takeOverChunking } from './chunk-framing.ts';
 import { EVENT_STREAM_HEADERS, endEvent, PING, startEvent } from './encode.ts';
 import { type EncoderOptions, SseReplyEncoder } from './reply-encoder.ts';
@@ -230,7 +230,7 @@ export class StreamSession {
   }
 
   #errorEvent(error: AppError, offset: number, members: object = {}, retryMs?: number): string {
-    noteDetails(this.#response, { code: error.code });
+    noteError(this.#response, error);
     const problem = requestProblem(this.#response, error);
     const data = { content: '', ...problem, finish_reason: 'error', ...members };
     return endEvent(this.#stream.messageId, offset, 'error', data, retryMs);

@@ -21,7 +21,7 @@ const TOKEN_LIMIT =
   'The model reached its token limit before it wrote a reply; raise OPENAI_MAX_TOKENS or shorten the conversation.';
 const NO_TEXT = 'The model sent reasoning or tool calls, but no reply.';
 
-/** Reads one reply out of the body of a response, be it a stream of chunks or one object. Knows no time. */
+/** Reads one reply out of the body of a response, be it a stream of chunks or one object. Sets no timers. */
 export class ReplyReader implements BodyEvents {
   readonly #framing: Framing;
   readonly #text: ReplyText;

@@ -23,7 +23,7 @@ const CITATION = /^[\d,\s–-]*$/;
 
 /** The LaTeX formulas of one block. Each of them is in one line; formulas of several lines are blocks. */
 export class MathSpans {
-  /** By the last code unit of the closing mark: the end of a line that has none. Keeps the cost linear. */
+  /** By the last code unit of the closing mark: no formula ends before this position. Keeps the cost linear. */
   readonly #noneBefore = new Map<number, number>();
 
   /** Reads `$…$`, `$$…$$`, or the dollar signs at `start`: their end, and whether it is a formula. */
@@ -44,7 +44,10 @@ export class MathSpans {
     const end = yield* this.#findEnd(source, from, BACKSLASH, isInline ? PAREN_CLOSE : BRACKET_CLOSE);
     if (end < 0 || isInline) return end;
     const isText = CITATION.test(source.slice(from, end - 2)) || (yield* peek(source, end)) === PAREN_OPEN;
-    return isText ? -1 : end;
+    if (!isText) return end;
+    // Brackets before this end have the same end.
+    this.#noneBefore.set(BRACKET_CLOSE, end);
+    return -1;
   }
 
   /** The position after the first closing mark of two code units in this line; -1 without one. */

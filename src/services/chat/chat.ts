@@ -149,8 +149,10 @@ export class ChatService {
       expiredBefore: this.#activeSince(),
     };
     const turn = { ...this.#newTurn(input, stored, request.model, times, failed), key: claim };
-    times.called();
-    if (hit) return this.#claimWithHit(turn, hit);
+    if (hit) {
+      times.called();
+      return this.#claimWithHit(turn, hit);
+    }
     const outcome = await this.#recorder.recordStart(turn);
     if (outcome === 'taken' || outcome === 'gone') return KEY_IN_USE;
     times.called();

@@ -147,7 +147,7 @@ export class JobRunner {
     if (performance.now() - this.#sweptAt < SWEEP_MS) return;
     this.#sweptAt = performance.now();
     const before = this.#clock.now() - this.#settings.keepMs;
-    for (;;) {
+    while (!this.#quit.signal.aborted) {
       const old = await this.#store.endedBefore(before, SWEEP_BATCH);
       for (const { id } of old) {
         await this.#files.remove(id);

@@ -51,7 +51,7 @@ const STREAMS: Readonly<Record<string, Steps>> = {
     ['c$', ''],
     [' be', ' $a_1*b*c$ be'],
   ],
-  'a price is held until the sentence goes on': [
+  'a price is held until the sentence continues': [
     ['costs $5', 'costs'],
     [' a month', ''],
     [' for one', ' $5 a month for one'],

@@ -5,6 +5,14 @@ import { Counter, Gauge, Histogram } from '../../../src/metrics/instruments.ts';
 
 const merged = (...args: Parameters<typeof mergeWorkers>) => [...mergeWorkers(...args)].join('');
 
+it('a label is replaced, whatever names of models callers choose', () => {
+  const counter = new Counter('asked_total', 'Questions', ['model', 'host']);
+  for (const model of ['a,worker=', '{worker=', 'worker="x"', 'b\\']) counter.labels(model, 'h').add();
+  const text = counter.text('0');
+  assert.equal(withLabel(text, 'ended'), text.replaceAll('{worker="0"', '{worker="ended"'));
+  assert.equal(withLabel('a{le="1",worker="0",model="m"} 1\n', '1'), 'a{le="1",worker="1",model="m"} 1\n');
+});
+
 describe('instruments', () => {
   it('write counters with their labels escaped, and leave empty labels out', () => {
     const counter = new Counter('asked_total', 'Questions', ['model', 'error']);

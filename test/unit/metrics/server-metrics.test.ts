@@ -50,7 +50,9 @@ function createMetrics(newNames = false) {
     },
   });
   const text = async () => {
-    const texts = await Promise.all(metrics.instruments(readers).map((instrument) => instrument.text('0')));
+    const texts = await Promise.all(
+      metrics.instruments(readers).map((instrument) => instrument.text('0', true)),
+    );
     return texts.join('').replaceAll('worker="0",', '').replaceAll('{worker="0"}', '');
   };
   return { metrics, text };

@@ -120,6 +120,7 @@ class Chat {
   /** With the same key, so that the question is stored once and the new reply replaces what came of the first. */
   async #retry(reply, question) {
     if (this.#reading) return;
+    this.#unanswered = question;
     reply.clear();
     await this.#show(streamOf(question), reply, question);
   }
