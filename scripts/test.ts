@@ -102,7 +102,13 @@ async function runProcess(totals: Totals, files: readonly string[]): Promise<voi
       add(file, details.duration_ms);
   });
   stream.on('test:fail', ({ file, name, details }) => {
-    if (details.type !== 'suite') totals.failures.push(`${relative(PROJECT, file ?? '')}: ${name}`);
+    if (details.type === 'suite') return;
+    const { exitCode, signal } = details.error as { exitCode?: number | null; signal?: string | null };
+    // A process that ended by itself says nothing of its tests.
+    const end = signal ?? (exitCode == null ? undefined : `exit code ${exitCode}`);
+    totals.failures.push(
+      `${relative(PROJECT, file ?? '')}: ${name}${end === undefined ? '' : ` (${end}, of ${files.join(' ')})`}`,
+    );
   });
   let said = '';
   for await (const text of Readable.from(withoutTotals(stream)).pipe(new spec())) said += text;
