@@ -22,7 +22,15 @@ const RESUMES = 40;
 function turn(content: string): TurnWrite & { readonly reply: Message } {
   const conversationId = ids.next();
   const timestamp = Date.now();
-  const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
+  const none = {
+    replyTo: null,
+    model: null,
+    finishReason: null,
+    usage: null,
+    format: null,
+    reasoning: null,
+    details: null,
+  };
   const both = { conversationId, timestamp, status: 'complete' } as const;
   const message: Message = { ...none, ...both, uid: ids.next(), role: 'user', content: 'a question' };
   const reply: Message = {
@@ -35,6 +43,8 @@ function turn(content: string): TurnWrite & { readonly reply: Message } {
     finishReason: 'stop',
     usage: null,
     format: 'text',
+    reasoning: null,
+    details: null,
   };
   return { start: { conversationId, named: false, expiredBefore: 0, by: UNRESTRICTED, message }, reply };
 }

@@ -92,6 +92,7 @@ eachDatabase((_name, open) => {
         createdAt: NOON,
         lastActive: NOON + 1000,
         epoch: 0,
+        pinned: false,
       });
     });
 

@@ -29,6 +29,8 @@ export function userMessage(conversationId: string, over: Partial<Message> = {})
     finishReason: null,
     usage: null,
     format: null,
+    reasoning: null,
+    details: null,
     ...over,
   };
 }

@@ -50,6 +50,7 @@ eachDatabase((_name, open, options) => {
         owner: null,
         createdAt: NOON,
         lastActive: NOON + HOUR,
+        pinned: false,
       });
     });
 

@@ -31,8 +31,8 @@ function watched(knex: Knex): { commits: number; errors: unknown[] } {
   return seen;
 }
 
-/** A role that no schema takes, as a bad row. */
-const bad = (message: Message): Message => ({ ...message, role: 'robot' as 'user' });
+/** A format that no schema takes, as a bad row. */
+const bad = (message: Message): Message => ({ ...message, format: 'robot' as 'text' });
 
 const ALICE: Access = { owner: 'alice', unrestricted: false };
 const BOB: Access = { owner: 'bob', unrestricted: false };

@@ -47,7 +47,15 @@ describe('npm run purge', () => {
   async function ask(age: number): Promise<void> {
     const database = openDatabase(loadConfig({ DATA_DIR: folder }).database, silent);
     const conversationId = ids.next();
-    const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
+    const none = {
+      replyTo: null,
+      model: null,
+      finishReason: null,
+      usage: null,
+      format: null,
+      reasoning: null,
+      details: null,
+    };
     const head = { uid: ids.next(), conversationId, role: 'user', content: 'q', status: 'complete' } as const;
     const message = { ...head, ...none, timestamp: Date.now() - age };
     await database.writer.write({

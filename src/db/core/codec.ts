@@ -4,6 +4,7 @@ import type {
   FinishReason,
   Instant,
   Message,
+  MessageDetails,
   MessageStatus,
   ReplyFormat,
   Role,
@@ -55,10 +56,17 @@ function digits(text: string, from: number, to: number): number {
   return value;
 }
 
-const ROLES: readonly Role[] = ['user', 'assistant'];
-const STATUSES: readonly MessageStatus[] = ['complete', 'streaming', 'incomplete', 'cancelled'];
+const ROLES: readonly Role[] = ['user', 'assistant', 'tool'];
+const STATUSES: readonly MessageStatus[] = ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'];
 const FORMATS: readonly ReplyFormat[] = ['markdown', 'text'];
-const FINISH_REASONS: readonly FinishReason[] = ['stop', 'length', 'content_filter', 'cancelled', 'error'];
+const FINISH_REASONS: readonly FinishReason[] = [
+  'stop',
+  'length',
+  'tool_calls',
+  'content_filter',
+  'cancelled',
+  'error',
+];
 
 function oneOf<T extends string>(allowed: readonly T[], text: string, column: string): T {
   const value = allowed.find((candidate) => candidate === text);
@@ -70,6 +78,11 @@ export function toUsage(json: string | null): Usage | null {
   if (json === null) return null;
   const value: unknown = JSON.parse(json);
   return isUsage(value) ? value : null;
+}
+
+/** Written by this program only. */
+export function toDetails(json: string | null): MessageDetails | null {
+  return json === null ? null : JSON.parse(json);
 }
 
 export function isUsage(value: unknown): value is Usage {
@@ -84,6 +97,7 @@ export function toConversation(row: StoredConversation): Conversation {
     owner: row.owner,
     createdAt: fromTime(row.created_at),
     lastActive: fromTime(row.last_active),
+    pinned: row.pinned === 1,
   };
 }
 
@@ -109,11 +123,13 @@ export function toMessage(row: StoredMessage): SequencedMessage {
     finishReason: toFinishReason(row.finish_reason),
     usage: toUsage(row.usage),
     format: row.format === null ? null : oneOf(FORMATS, row.format, 'format'),
+    reasoning: row.reasoning,
+    details: toDetails(row.details),
   };
 }
 
 export const MESSAGE_INSERT_COLUMNS =
-  'uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, updated_at, length, worker, format';
+  'uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, updated_at, length, worker, format, reasoning, details';
 
 /**
  * The bindings of {@link MESSAGE_INSERT_COLUMNS}. An array, because this is the hot path.
@@ -142,6 +158,8 @@ export function fromMessage(
     message.content.length,
     worker,
     message.format,
+    message.reasoning,
+    message.details && JSON.stringify(message.details),
   ];
 }
 

@@ -1,4 +1,7 @@
-/** Rows as the drivers return them: times are UTC text `YYYY-MM-DD HH:mm:ss.SSS`, `usage` is JSON text. */
+/**
+ * Rows as the drivers return them: times are UTC text `YYYY-MM-DD HH:mm:ss.SSS`; `usage`, `details`, `metadata` and
+ * `parameters` are JSON text.
+ */
 
 export interface ConversationRow {
   id: string;
@@ -9,6 +12,15 @@ export interface ConversationRow {
   epoch: number;
   /** Not null: invisible, and its rows are being removed. */
   deleted_at: string | null;
+  pinned: number;
+  /** Null: the first line of its first question. */
+  title: string | null;
+  /** The caller's end user. */
+  user_id: string | null;
+  metadata: string | null;
+  system_prompt: string | null;
+  default_model: string | null;
+  parameters: string | null;
 }
 
 export interface MessageRow {
@@ -28,6 +40,11 @@ export interface MessageRow {
   worker: string | null;
   format: string | null;
   epoch: number;
+  reasoning: string | null;
+  details: string | null;
+  /** `up` or `down`. */
+  rating: string | null;
+  rating_comment: string | null;
 }
 
 /** A deleted or purged conversation. */
@@ -106,13 +123,19 @@ declare module 'knex/types/tables.js' {
 }
 
 /** A conversation that is visible. */
-export type StoredConversation = Omit<ConversationRow, 'epoch' | 'deleted_at'>;
+export type StoredConversation = Pick<
+  ConversationRow,
+  'id' | 'owner' | 'created_at' | 'last_active' | 'pinned'
+>;
 
 /** A message without the columns of the writer. */
-export type StoredMessage = Omit<MessageRow, 'updated_at' | 'length' | 'worker' | 'epoch'>;
+export type StoredMessage = Omit<
+  MessageRow,
+  'updated_at' | 'length' | 'worker' | 'epoch' | 'rating' | 'rating_comment'
+>;
 
-export const CONVERSATION_COLUMNS = 'id, owner, created_at, last_active';
+export const CONVERSATION_COLUMNS = 'id, owner, created_at, last_active, pinned';
 
 /** `usage` is a keyword of MySQL; both databases accept backticks. */
 export const MESSAGE_COLUMNS =
-  'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format';
+  'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format, reasoning, details';

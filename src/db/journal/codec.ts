@@ -47,12 +47,22 @@ function isFields(value: unknown): value is Fields {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** Earlier versions journalled no access at all, or `all` instead of `unrestricted`. */
+/**
+ * Earlier versions journalled no access at all, or `all` instead of `unrestricted`, and messages without reasoning and
+ * details.
+ */
 function upgraded(unit: unknown): unknown {
-  if (!isFields(unit) || !isFields(unit.start)) return unit;
-  const { by = UNRESTRICTED } = unit.start;
+  if (!isFields(unit)) return unit;
+  const { start, reply } = unit;
+  const whole = { ...unit, ...(isFields(reply) && { reply: upgradedMessage(reply) }) };
+  if (!isFields(start)) return whole;
+  const { by = UNRESTRICTED } = start;
   const access = isFields(by) && 'all' in by ? { unrestricted: by.all, owner: by.owner } : by;
-  return { ...unit, start: { ...unit.start, by: access } };
+  return { ...whole, start: { ...start, by: access, message: upgradedMessage(start.message) } };
+}
+
+function upgradedMessage(message: unknown): unknown {
+  return isFields(message) ? { reasoning: null, details: null, ...message } : message;
 }
 
 function isUnit(value: unknown): value is TurnWrite {
@@ -86,11 +96,12 @@ function isAccess(value: unknown): value is Access {
 function isMessage(value: unknown): value is Message {
   if (!isFields(value)) return false;
   const text = [value.uid, value.conversationId, value.role, value.content, value.status];
-  const optional = [value.replyTo, value.model, value.finishReason, value.format ?? null];
+  const optional = [value.replyTo, value.model, value.finishReason, value.format ?? null, value.reasoning];
   return (
     text.every((field) => typeof field === 'string') &&
     optional.every((field) => field === null || typeof field === 'string') &&
     typeof value.timestamp === 'number' &&
-    (value.usage === null || isUsage(value.usage))
+    (value.usage === null || isUsage(value.usage)) &&
+    (value.details === null || isFields(value.details))
   );
 }

@@ -67,8 +67,10 @@ function insertConversations(rows: readonly (readonly [string, Activity])[], onK
   return [{ sql, bindings }];
 }
 
-const CONTENT = MESSAGE_COLUMNS.split(', ').indexOf('content');
-/** Of the columns beside the content, together. */
+const LONG_COLUMNS = ['content', 'reasoning', 'details'].map((name) =>
+  MESSAGE_COLUMNS.split(', ').indexOf(name),
+);
+/** Of the other columns, together. */
 const ROW_CHARS = 300;
 
 export function saveMessages(
@@ -80,7 +82,8 @@ export function saveMessages(
   let from = 0;
   let chars = 0;
   for (let at = 0; at < rows.length; at += MESSAGE_COLUMN_COUNT) {
-    const more = ROW_CHARS + String(rows[at + CONTENT]).length;
+    let more = ROW_CHARS;
+    for (const column of LONG_COLUMNS) more += String(rows[at + column] ?? '').length;
     if (at > from && chars + more > packet.chars) {
       statements.push(insertMessages(dialect, rows.slice(from, at)));
       from = at;

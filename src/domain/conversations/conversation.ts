@@ -3,12 +3,16 @@ import type { Access } from '../access/access.ts';
 /** Epoch milliseconds. */
 export type Instant = number;
 
-export type Role = 'user' | 'assistant';
+/** `tool`: the result of a call that a reply asked for. */
+export type Role = 'user' | 'assistant' | 'tool';
 
-/** `streaming`: being generated; `incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller. */
-export type MessageStatus = 'complete' | 'streaming' | 'incomplete' | 'cancelled';
+/**
+ * `streaming`: being generated; `incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller;
+ * `superseded`: a later reply or an edited question took its place, so that it is in no context.
+ */
+export type MessageStatus = 'complete' | 'streaming' | 'incomplete' | 'cancelled' | 'superseded';
 
-export type FinishReason = 'stop' | 'length' | 'content_filter' | 'cancelled' | 'error';
+export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'cancelled' | 'error';
 
 /** The format in which a caller reads a reply. The model's Markdown is stored. */
 export type ReplyFormat = 'markdown' | 'text';
@@ -18,6 +22,39 @@ export interface Usage {
   readonly prompt_tokens: number;
   readonly completion_tokens: number;
   readonly total_tokens: number;
+  /** Of the prompt, read from the model server's own cache. */
+  readonly cached_tokens?: number;
+  /** Of the completion. */
+  readonly reasoning_tokens?: number;
+}
+
+/** A piece of a message in the form of OpenAI's API. */
+export type ContentPart =
+  | { readonly type: 'text'; readonly text: string }
+  | {
+      readonly type: 'image_url';
+      readonly image_url: { readonly url: string; readonly detail?: 'auto' | 'low' | 'high' };
+    };
+
+/** A call that a reply asks for, in the form of OpenAI's API. */
+export interface ToolCall {
+  readonly id: string;
+  readonly type: 'function';
+  readonly function: { readonly name: string; readonly arguments: string };
+}
+
+/** What few messages have beside their text; stored as JSON. */
+export interface MessageDetails {
+  /** Of a question with images; its `content` is the text of the parts. */
+  readonly parts?: readonly ContentPart[];
+  /** Of a reply. */
+  readonly tool_calls?: readonly ToolCall[];
+  /** Of a tool's result: the call that it answers. */
+  readonly tool_call_id?: string;
+  /** The text of a reply is the model's refusal. */
+  readonly refusal?: true;
+  /** The caller asked for the reasoning of this reply. */
+  readonly wants_reasoning?: true;
 }
 
 export interface Conversation {
@@ -25,6 +62,8 @@ export interface Conversation {
   readonly owner: string | null;
   readonly createdAt: Instant;
   readonly lastActive: Instant;
+  /** It does not expire. */
+  readonly pinned: boolean;
 }
 
 /** A conversation at the time of a query. */
@@ -49,6 +88,9 @@ export interface Message {
   readonly usage: Usage | null;
   /** Of a reply: the requested format, which the offsets of its stream count. Null in rows of earlier versions. */
   readonly format: ReplyFormat | null;
+  /** Of a reply: what the model said before it, null without any. */
+  readonly reasoning: string | null;
+  readonly details: MessageDetails | null;
 }
 
 /** A message for the model. */

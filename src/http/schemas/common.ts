@@ -108,18 +108,28 @@ export const usage = z
     prompt_tokens: z.int(),
     completion_tokens: z.int(),
     total_tokens: z.int(),
+    cached_tokens: z
+      .int()
+      .optional()
+      .meta({ description: 'Of the prompt, from the cache of the model server' }),
+    reasoning_tokens: z.int().optional().meta({ description: 'Of the completion' }),
   })
   .meta({ id: 'Usage', description: 'Tokens, as counted by the model server' });
 
-export const messageStatus = z.enum(['complete', 'streaming', 'incomplete', 'cancelled']).meta({
+export const messageStatus = z.enum(['complete', 'streaming', 'incomplete', 'cancelled', 'superseded']).meta({
   id: 'MessageStatus',
-  description: '`incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller',
+  description:
+    '`incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller; `superseded`: a later reply or an ' +
+    'edited question took its place',
 });
 
-export const finishReason = z.enum(['stop', 'length', 'content_filter', 'cancelled', 'error']).meta({
-  id: 'FinishReason',
-  description: '`length`: a limit of the model or of this server ended the reply',
-});
+export const finishReason = z
+  .enum(['stop', 'length', 'tool_calls', 'content_filter', 'cancelled', 'error'])
+  .meta({
+    id: 'FinishReason',
+    description:
+      '`length`: a limit of the model or of this server ended the reply; `tool_calls`: the reply asks for calls of tools',
+  });
 
 export const replyFormat = z.enum(['markdown', 'text']).meta({
   id: 'ReplyFormat',

@@ -17,7 +17,7 @@ export const listQuery = pageQuery(conversationCursor);
 const message = z
   .object({
     id: uuid,
-    role: z.enum(['user', 'assistant']),
+    role: z.enum(['user', 'assistant', 'tool']),
     content: z.string(),
     timestamp: instant,
     status: messageStatus,

@@ -245,7 +245,15 @@ export class ChatService {
 }
 
 function userMessage(uid: string, conversationId: string, content: string, timestamp: Instant): Message {
-  const none = { replyTo: null, model: null, finishReason: null, usage: null, format: null };
+  const none = {
+    replyTo: null,
+    model: null,
+    finishReason: null,
+    usage: null,
+    format: null,
+    reasoning: null,
+    details: null,
+  };
   return { uid, conversationId, role: 'user', content, timestamp, status: 'complete', ...none };
 }
 
@@ -256,7 +264,7 @@ function emptyReply(
   timestamp: Instant,
   asked: { readonly model: string; readonly format: ReplyFormat },
 ): NewTurn['reply'] {
-  const none = { finishReason: null, usage: null };
+  const none = { finishReason: null, usage: null, reasoning: null, details: null };
   return {
     uid,
     conversationId,

@@ -87,7 +87,13 @@ export class StreamService {
     const { conversationId, timestamp } = message;
     const owner = this.#pending.conversation(conversationId)?.owner ?? null;
     if (!canAccess(access, owner)) return null;
-    const conversation = { id: conversationId, owner, createdAt: timestamp, lastActive: timestamp };
+    const conversation = {
+      id: conversationId,
+      owner,
+      createdAt: timestamp,
+      lastActive: timestamp,
+      pinned: false,
+    };
     return { message, conversation, settling: false };
   }
 
