@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import type { ModelReply, ModelRequest } from '../domain/chat/model.ts';
+import type { ModelParameters } from '../domain/chat/parameters.ts';
 import type { CacheHit, ResponseCache } from '../domain/chat/response-cache.ts';
 
 /** Bytes of an entry without its text: key, object, list links. Rounded up from a heap snapshot. */
@@ -24,10 +25,13 @@ export function createResponseCache(maxBytes: number, ttlMs: number): ResponseCa
   return {
     enabled,
     keyOf(request: ModelRequest, owner: string | null): string {
-      const { model, messages, temperature, maxTokens } = request;
-      const context = messages.map(({ role, content }) => [role, content]);
-      const parts = [owner, model, temperature ?? null, maxTokens ?? null, context];
-      return hash('sha256', JSON.stringify(parts), 'base64url');
+      const { model, messages, parameters, user } = request;
+      const context = messages.map(({ role, content, parts, toolCalls, toolCallId, reasoning }) => {
+        const more = parts ?? toolCalls ?? toolCallId;
+        return more === undefined ? [role, content] : [role, content, more, reasoning];
+      });
+      const key = [owner, model, sorted(parameters), user, context];
+      return hash('sha256', JSON.stringify(key), 'base64url');
     },
     get(key: string): CacheHit | undefined {
       const reply = entries?.get(key);
@@ -37,4 +41,13 @@ export function createResponseCache(maxBytes: number, ttlMs: number): ResponseCa
       entries?.set(key, reply);
     },
   };
+}
+
+/** Settings, conversation and turn name parameters in any order. */
+function sorted({ extra = {}, ...others }: ModelParameters): object {
+  return [Object.entries(others).sort(byName), Object.entries(extra).sort(byName)];
+}
+
+function byName([a]: readonly [string, unknown], [b]: readonly [string, unknown]): number {
+  return a < b ? -1 : 1;
 }

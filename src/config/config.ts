@@ -48,8 +48,8 @@ export interface Config {
   readonly chat: {
     readonly model: string;
     readonly systemPrompt: string | undefined;
-    readonly temperature: number | undefined;
-    readonly maxTokens: number | undefined;
+    /** Sent unless a conversation or a turn says otherwise. */
+    readonly parameters: { readonly temperature?: number; readonly max_tokens?: number };
     readonly historyLimit: number;
     readonly historyMaxTokens: number | undefined;
     readonly messageMaxChars: number;
@@ -246,8 +246,10 @@ function chatConfig(settings: Settings): Config['chat'] {
   return {
     model: settings.OPENAI_MODEL,
     systemPrompt: settings.SYSTEM_PROMPT,
-    temperature: settings.OPENAI_TEMPERATURE,
-    maxTokens: settings.OPENAI_MAX_TOKENS,
+    parameters: {
+      ...(settings.OPENAI_TEMPERATURE !== undefined && { temperature: settings.OPENAI_TEMPERATURE }),
+      ...(settings.OPENAI_MAX_TOKENS !== undefined && { max_tokens: settings.OPENAI_MAX_TOKENS }),
+    },
     historyLimit: settings.HISTORY_LIMIT,
     historyMaxTokens: settings.HISTORY_MAX_TOKENS,
     messageMaxChars: settings.MESSAGE_MAX_CHARS,

@@ -12,7 +12,12 @@ function statusOf({ status, reported }: Failure): number | undefined {
 }
 
 /** Members of the request that some model servers or models refuse. */
-export type OptionalMember = 'stream_options' | 'max_tokens' | 'max_completion_tokens' | 'temperature';
+export type OptionalMember =
+  | 'stream_options'
+  | 'max_tokens'
+  | 'max_completion_tokens'
+  | 'temperature'
+  | 'user';
 
 /** How errors write them. */
 const SPELLINGS: readonly (readonly [OptionalMember, RegExp])[] = [
@@ -20,6 +25,8 @@ const SPELLINGS: readonly (readonly [OptionalMember, RegExp])[] = [
   ['max_tokens', /(?<![a-z])max[_ -]?tokens(?![a-z])/i],
   ['max_completion_tokens', /(?<![a-z])max[_ -]?completion[_ -]?tokens(?![a-z])/i],
   ['temperature', /(?<![a-z])temperature(?![a-z])/i],
+  // Bare it is a role or a person.
+  ['user', /^user$|["'`]user["'`]/],
 ];
 
 /**

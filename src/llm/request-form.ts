@@ -18,13 +18,14 @@ export interface AdaptedRequest extends ModelRequest {
 
 /** The members of the body that can be left out. A refused `max_tokens` is sent by its newer name. */
 export function optionalMembers(
-  { refused, temperature, maxTokens }: AdaptedRequest,
+  { refused, parameters: { temperature, max_tokens }, user }: AdaptedRequest,
   stream: boolean,
 ): Partial<Record<OptionalMember, unknown>> {
   const limit = refused.has('max_tokens') ? 'max_completion_tokens' : 'max_tokens';
   return {
     ...(temperature !== undefined && !refused.has('temperature') && { temperature }),
-    ...(maxTokens !== undefined && !refused.has(limit) && { [limit]: maxTokens }),
+    ...(max_tokens !== undefined && !refused.has(limit) && { [limit]: max_tokens }),
+    ...(user !== undefined && !refused.has('user') && { user }),
     ...(stream && !refused.has('stream_options') && { stream_options: { include_usage: true } }),
   };
 }

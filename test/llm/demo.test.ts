@@ -38,6 +38,7 @@ const ask = (...contents: string[]): ModelRequest => ({
   messages: contents.map(
     (content, i): ContextMessage => ({ role: i % 2 === 0 ? 'user' : 'assistant', content }),
   ),
+  parameters: {},
 });
 
 test('the demo model replies in the language of the question and says how to connect a real model', async () => {

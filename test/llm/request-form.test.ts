@@ -14,8 +14,7 @@ const WAYS: readonly (readonly [string, Way])[] = [
 const ASKED: ModelRequest = {
   model: 'm',
   messages: [{ role: 'user', content: 'hello' }],
-  temperature: 0.7,
-  maxTokens: 100,
+  parameters: { temperature: 0.7, max_tokens: 100 },
 };
 
 /** An error inside a response of 200, as the caller asked: in an event, or as the body. */

@@ -45,7 +45,11 @@ export async function setUp(t: TestContext, options: Partial<ModelOptions> = {})
   return { upstream, model, lines };
 }
 
-export const HELLO: ModelRequest = { model: 'asked-model', messages: [{ role: 'user', content: 'hello' }] };
+export const HELLO: ModelRequest = {
+  model: 'asked-model',
+  messages: [{ role: 'user', content: 'hello' }],
+  parameters: {},
+};
 
 /** A signal that is never aborted. */
 export const never = (): AbortSignal => new AbortController().signal;

@@ -54,7 +54,11 @@ test('the request carries the context, the parameters, the key and the extra hea
     { role: 'system', content: 'be kind' },
     { role: 'user', content: 'hi 😀' },
   ] as const;
-  await model.stream({ model: 'm', messages, temperature: 0.5, maxTokens: 7 }, () => {}, never());
+  await model.stream(
+    { model: 'm', messages, parameters: { temperature: 0.5, max_tokens: 7 } },
+    () => {},
+    never(),
+  );
   const request = await upstream.waitForRequest(1);
   assert.equal(request.path, '/v1/chat/completions');
   assert.equal(request.headers.authorization, `Bearer ${KEY}`);
@@ -74,7 +78,7 @@ test('every call carries its own context, and the same headers as the first', as
   const { model, upstream } = await setUp(t);
   const contents = ['one', 'two', 'three'];
   for (const content of contents) {
-    const request = { model: 'm', messages: [{ role: 'user', content }] } as const;
+    const request = { model: 'm', messages: [{ role: 'user', content }], parameters: {} } as const;
     const { content: echoed } = await model.complete(request, never());
     assert.equal(echoed, `echo: ${content}`);
     const pieces: string[] = [];

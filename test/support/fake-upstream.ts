@@ -11,10 +11,18 @@ import { setImmediate as immediate, setTimeout as pause } from 'node:timers/prom
 import { z } from 'zod';
 import { plantText } from './planted.ts';
 
+/** Text, or the text of parts; empty where there is none. */
+const content = z.union([
+  z.string(),
+  z
+    .array(z.looseObject({ text: z.string().default('') }))
+    .transform((parts) => parts.map(({ text }) => text).join('')),
+  z.null().transform(() => ''),
+]);
 const chatBody = z.looseObject({
   model: z.string(),
   stream: z.boolean().default(false),
-  messages: z.array(z.looseObject({ role: z.string(), content: z.string() })),
+  messages: z.array(z.looseObject({ role: z.string(), content })),
 });
 
 export interface RecordedRequest {
@@ -22,6 +30,8 @@ export interface RecordedRequest {
   readonly path: string;
   readonly headers: IncomingMessage['headers'];
   readonly body: z.output<typeof chatBody>;
+  /** The messages of the body, unchanged. */
+  readonly sentMessages: unknown;
   /** Counts connections: equal numbers came over the same one. */
   readonly connection: number;
   /** When it was complete, on the monotonic clock. */
@@ -81,11 +91,14 @@ export async function startFakeUpstream(): Promise<FakeUpstream> {
       models(response);
       return;
     }
-    const body = chatBody.parse(JSON.parse(await readText(incoming)));
+    const sent = JSON.parse(await readText(incoming));
+    const body = chatBody.parse(sent);
     for (const { content } of body.messages) plantText(content);
     const { method = '', headers } = incoming;
     const connection = sockets.get(incoming.socket) ?? 0;
-    const request = { method, path, headers, body, connection, at: performance.now(), closed: false };
+    const at = performance.now();
+    const sentMessages: unknown = sent.messages;
+    const request = { method, path, headers, body, sentMessages, connection, at, closed: false };
     response.once('close', () => {
       request.closed = !response.writableFinished;
       changes.emit('change');

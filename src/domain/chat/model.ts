@@ -1,11 +1,13 @@
 import type { ContextMessage, FinishReason, Usage } from '../conversations/conversation.ts';
+import type { ModelParameters } from './parameters.ts';
 
 /** A call to the model server. A cached reply belongs to one. */
 export interface ModelRequest {
   readonly model: string;
   readonly messages: readonly ContextMessage[];
-  readonly temperature?: number;
-  readonly maxTokens?: number;
+  readonly parameters: ModelParameters;
+  /** The caller's end user. */
+  readonly user?: string;
 }
 
 export interface ModelOutcome {

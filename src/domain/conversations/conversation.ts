@@ -97,6 +97,14 @@ export interface Message {
 export interface ContextMessage {
   readonly role: 'system' | Role;
   readonly content: string;
+  /** Of a question with images; `content` is the text of the parts. */
+  readonly parts?: readonly ContentPart[];
+  /** Of a reply. */
+  readonly toolCalls?: readonly ToolCall[];
+  /** Of a tool's result. */
+  readonly toolCallId?: string;
+  /** Of a reply with calls: some models refuse the results without it. */
+  readonly reasoning?: string;
 }
 
 /** A stored message in the context of the next one. */

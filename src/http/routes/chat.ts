@@ -1,6 +1,6 @@
 import type { Request, Response } from 'express';
 import type { ReplyFormat } from '../../domain/conversations/conversation.ts';
-import type { ChatInput, ChatService } from '../../services/chat/chat.ts';
+import { type ChatInput, type ChatService, questionText } from '../../services/chat/chat.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import { type Caller, callerOf } from '../access/caller.ts';
 import type { Quotas } from '../access/quotas.ts';
@@ -29,11 +29,12 @@ export interface ChatRouteParts {
 
 function inputOf(body: ChatRequest, format: ReplyFormat, { access }: Caller): ChatInput {
   return {
-    message: body.message,
+    question: { kind: 'message', content: body.message },
     conversationId: body.conversation_id,
     format: body.format ?? format,
     model: body.model,
     cache: body.cache ?? true,
+    wantsReasoning: false,
     access,
   };
 }
@@ -96,7 +97,7 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const ignored = ignoredNames(schema, sent, request.url);
       const { receivedAt } = response.locals;
       const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input), receivedAt);
-      parts.quotas.meter(caller.subject, input.message, turn);
+      parts.quotas.meter(caller.subject, questionText(input.question), turn);
       noteTurn(response, turn);
       const result = await turn.result.finally(() => turn.release());
       noteTurn(response, turn, result);
@@ -149,7 +150,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       const ignored = ignoredNames(schema, sent, request.url);
       const { receivedAt } = response.locals;
       const turn = await parts.chat.begin(input, 'stream', idempotencyKey(request, input), receivedAt);
-      parts.quotas.meter(caller.subject, input.message, turn);
+      parts.quotas.meter(caller.subject, questionText(input.question), turn);
       const { cached, replayed } = turn;
       if (replayed) setReplayHeaders(response, turn);
       const offset = replayed ? resumeOffset(request, turn.messageId) : 0;

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { OpenAI, type ClientOptions as SdkOptions } from 'openai';
 import type { CallContext } from '../../domain/chat/model.ts';
+import type { ContextMessage } from '../../domain/conversations/conversation.ts';
 import { classifyResponse, connectionError, UpstreamError } from '../errors.ts';
 import { type AdaptedRequest, optionalMembers } from '../request-form.ts';
 import type { Attempt } from './attempt.ts';
@@ -73,8 +74,23 @@ export class ModelServerClient {
 }
 
 function chatBody(request: AdaptedRequest, stream: boolean) {
-  const messages = request.messages.map(({ role, content }) => ({ role, content }));
-  return { model: request.model, messages, stream, ...optionalMembers(request, stream) };
+  const { model, parameters } = request;
+  const { extra, temperature: _, max_tokens: __, ...others } = parameters;
+  const messages = request.messages.map(wireMessage);
+  return { ...extra, model, messages, stream, ...others, ...optionalMembers(request, stream) };
+}
+
+function wireMessage({ role, content, parts, toolCalls, toolCallId, reasoning }: ContextMessage) {
+  if (toolCallId !== undefined) return { role, tool_call_id: toolCallId, content };
+  if (!toolCalls) return { role, content: parts ?? content };
+  // Some servers refuse an empty text.
+  const text = content === '' ? null : content;
+  return {
+    role,
+    content: text,
+    ...(reasoning !== undefined && { reasoning_content: reasoning }),
+    tool_calls: toolCalls,
+  };
 }
 
 /**

@@ -1,7 +1,9 @@
 import type { Access } from '../../domain/access/access.ts';
 import type { ModelRequest } from '../../domain/chat/model.ts';
+import { type ModelParameters, type ParameterChanges, withChanges } from '../../domain/chat/parameters.ts';
 import type { IdempotencyKey, KeyClaim, PendingTurns, StoredKey } from '../../domain/chat/turns.ts';
 import type {
+  ContentPart,
   ContextMessage,
   ConversationRepository,
   HistoryMessage,
@@ -24,22 +26,55 @@ import { KeyInUseError, type NewTurn, type TurnRecorder } from './turn-recorder.
 export interface ChatSettings extends HistoryLimits {
   readonly model: string;
   readonly systemPrompt: string | undefined;
-  readonly temperature: number | undefined;
-  readonly maxTokens: number | undefined;
+  readonly parameters: ModelParameters;
   readonly retention: Retention;
   /** Whether owners share no cached replies. */
   readonly cacheByOwner: boolean;
 }
 
+/** What a turn replies to. */
+export type ChatQuestion =
+  | {
+      readonly kind: 'message';
+      /** The text of the parts. */
+      readonly content: string;
+      /** Undefined: `content` alone. */
+      readonly parts?: readonly ContentPart[];
+    }
+  /** The results of all calls of the newest reply. */
+  | { readonly kind: 'tools'; readonly results: readonly ToolResult[] };
+
+export interface ToolResult {
+  readonly toolCallId: string;
+  readonly content: string;
+}
+
 export interface ChatInput {
-  readonly message: string;
+  readonly question: ChatQuestion;
   /** Lower case; undefined starts a conversation with a new id. */
   readonly conversationId: string | undefined;
   readonly format: ReplyFormat;
   readonly model: string | undefined;
   /** False bypasses the response cache. */
   readonly cache: boolean;
+  /** The system prompt, over that of the conversation and of the settings. */
+  readonly system?: string;
+  /** Over those of the conversation and of the settings. */
+  readonly parameters?: ParameterChanges;
+  /** The caller's end user. */
+  readonly user?: string;
+  /** Merged into that of the conversation. */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** Whether the caller wants the model's reasoning. */
+  readonly wantsReasoning: boolean;
   readonly access: Access;
+}
+
+/** The text of a question, for a count. */
+export function questionText(question: ChatQuestion): string {
+  return question.kind === 'message'
+    ? question.content
+    : question.results.map(({ content }) => content).join('\n');
 }
 
 interface ChatParts {
@@ -110,7 +145,7 @@ export class ChatService {
   }
 
   async #begin(input: ChatInput, mode: ReplyMode, times: TurnTimes): Promise<Turn> {
-    const { sent, stored } = this.#filtered(input.message);
+    const { sent, stored } = this.#filtered(questionText(input.question));
     const history = await this.#history(input, input.conversationId);
     times.historyLoaded();
     const request = this.#request(input, sent, history);
@@ -136,7 +171,7 @@ export class ChatService {
     key: IdempotencyKey,
     failed: StoredKey | null,
   ): Promise<Turn | typeof KEY_IN_USE> {
-    const { sent, stored } = this.#filtered(input.message);
+    const { sent, stored } = this.#filtered(questionText(input.question));
     const conversationId = failed?.conversationId ?? input.conversationId;
     const history = await this.#history(input, conversationId, failed?.questionId);
     times.historyLoaded();
@@ -231,15 +266,15 @@ export class ChatService {
   }
 
   #request(input: ChatInput, sent: string, history: readonly HistoryMessage[]): ModelRequest {
-    const { model, systemPrompt, temperature, maxTokens } = this.#settings;
-    const system: ContextMessage[] =
-      systemPrompt === undefined ? [] : [{ role: 'system', content: systemPrompt }];
+    const { model, systemPrompt, parameters } = this.#settings;
+    const prompt = input.system ?? systemPrompt;
+    const system: ContextMessage[] = prompt === undefined ? [] : [{ role: 'system', content: prompt }];
     const past = this.#filter?.maskHistory(history) ?? history;
     return {
       model: input.model ?? model,
       messages: [...system, ...past, { role: 'user', content: sent }],
-      ...(temperature === undefined ? {} : { temperature }),
-      ...(maxTokens === undefined ? {} : { maxTokens }),
+      parameters: withChanges(parameters, input.parameters),
+      ...(input.user !== undefined && { user: input.user }),
     };
   }
 }

@@ -5,7 +5,7 @@ import type { FilterAction } from '../../../src/domain/filter.ts';
 import { createWordFilters, Fold, filterReplies } from '../../../src/filter/index.ts';
 
 const words = { filters: createWordFilters(['敏感词'], new Fold()) };
-const REQUEST = { model: 'm', messages: [] };
+const REQUEST = { model: 'm', messages: [], parameters: {} };
 const usage = { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
 const outcome = { finishReason: 'stop', usage, model: 'm-1', truncated: false } as const;
 const live = () => new AbortController().signal;

@@ -31,8 +31,7 @@ const NOW = Date.UTC(2026, 2, 21);
 const SETTINGS: ChatSettings = {
   model: 'm',
   systemPrompt: undefined,
-  temperature: undefined,
-  maxTokens: undefined,
+  parameters: {},
   historyLimit: 10,
   historyMaxTokens: undefined,
   retention: new Retention(24 * HOUR),
@@ -165,11 +164,12 @@ function setUp(
 }
 
 const ask = (input: Partial<ChatInput> = {}): ChatInput => ({
-  message: 'q',
+  question: { kind: 'message', content: 'q' },
   conversationId: undefined,
   format: 'markdown',
   model: undefined,
   cache: true,
+  wantsReasoning: false,
   access: UNRESTRICTED,
   ...input,
 });
@@ -225,14 +225,13 @@ describe('a turn', () => {
     ];
     const { chat, requests, histories } = setUp({
       history,
-      settings: { systemPrompt: 'be kind', temperature: 0.5, maxTokens: 9 },
+      settings: { systemPrompt: 'be kind', parameters: { temperature: 0.5, max_tokens: 9 } },
     });
     await (await chat.begin(ask({ conversationId: 'c', model: 'other' }), 'whole')).result;
     assert.deepEqual(requests[0], {
       model: 'other',
       messages: [{ role: 'system', content: 'be kind' }, ...history, { role: 'user', content: 'q' }],
-      temperature: 0.5,
-      maxTokens: 9,
+      parameters: { temperature: 0.5, max_tokens: 9 },
     });
     assert.deepEqual(histories[0]?.slice(0, 4), ['c', UNRESTRICTED, 10, NOW - 24 * HOUR]);
   });

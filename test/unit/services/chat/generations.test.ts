@@ -55,7 +55,7 @@ function setUp(max = 10, cacheBytes = 100_000) {
   );
   const ask = (text: string, mode: 'whole' | 'stream' = 'stream', useCache = true) =>
     generations.start(
-      { model: 'm', messages: [{ role: 'user', content: text }] },
+      { model: 'm', messages: [{ role: 'user', content: text }], parameters: {} },
       mode,
       useCache ? SHARED : undefined,
     );
@@ -80,12 +80,12 @@ describe('identical questions in flight', () => {
 
   it('are not shared between another model, other parameters or another context', () => {
     const { model, generations } = setUp();
-    const base: ModelRequest = { model: 'm', messages: [{ role: 'user', content: 'q' }] };
+    const base: ModelRequest = { model: 'm', messages: [{ role: 'user', content: 'q' }], parameters: {} };
     const variants: ModelRequest[] = [
       base,
       { ...base, model: 'n' },
-      { ...base, temperature: 0 },
-      { ...base, maxTokens: 5 },
+      { ...base, parameters: { temperature: 0 } },
+      { ...base, parameters: { max_tokens: 5 } },
       { ...base, messages: [{ role: 'system', content: 'q' }] },
       {
         ...base,
