@@ -12,11 +12,14 @@ export const ERROR_CODES = {
   link_invalid: [403, 'Invalid link'],
   not_found: [404, 'Not Found'],
   conversation_not_found: [404, 'Conversation not found'],
+  message_not_found: [404, 'Message not found'],
   stream_not_found: [404, 'Stream not found'],
   export_not_found: [404, 'Export not found'],
   key_not_found: [404, 'Key not found'],
   method_not_allowed: [405, 'Method Not Allowed'],
   request_timeout: [408, 'Request Timeout'],
+  conversation_busy: [409, 'Conversation busy'],
+  message_superseded: [409, 'Message superseded'],
   export_not_ready: [409, 'Export not ready'],
   precondition_failed: [412, 'Precondition Failed'],
   body_too_large: [413, 'Content Too Large'],
@@ -110,6 +113,28 @@ export function errorCode(error: unknown): string | undefined {
 /** The same error for unknown, deleted and foreign ids, so that ids cannot be probed. */
 export function conversationNotFound(): AppError {
   return new AppError('conversation_not_found', 'No conversation with this id exists, or it has expired');
+}
+
+/** Also for a message of another conversation. */
+export function messageNotFound(): AppError {
+  return new AppError('message_not_found', 'No message with this id exists in the conversation');
+}
+
+/** A later reply or an edited question has taken the place of the message. */
+export function messageSuperseded(): AppError {
+  return new AppError(
+    'message_superseded',
+    'Another message has taken the place of this one; read the conversation for its messages.',
+  );
+}
+
+/** A reply of the conversation is being generated. */
+export function conversationBusy(): AppError {
+  return new AppError(
+    'conversation_busy',
+    'A reply of this conversation is being generated; stop it or wait for its end.',
+    { retryAfter: 1 },
+  );
 }
 
 /** A reply in which the reader sees nothing, in the form that was asked for. */

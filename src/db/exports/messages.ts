@@ -29,10 +29,11 @@ export interface MessageCounts {
 }
 
 /**
- * A streaming reply without text may still be removed, and an incremental export could not report that. Not tested
+ * A reply without text that is streaming, or has not taken its place, may still be removed, and an incremental export could not report that. Not tested
  * when counting, so that an index suffices. SQLite knows the length in bytes without reading the content.
  */
-const HAS_TEXT = `(status <> 'streaming' OR OCTET_LENGTH(content) > 0)`;
+const HAS_TEXT = `(OCTET_LENGTH(content) > 0 OR NOT (status = 'streaming'
+  OR (status = 'superseded' AND role = 'assistant' AND finish_reason IS NULL)))`;
 /** Messages per query: small enough that a page is collected as young garbage. */
 const PAGE = 700;
 /** On SQLite the writer shares the connection. */

@@ -131,7 +131,7 @@ export class KnexConversations implements ConversationRepository {
       `SELECT ${MESSAGE_COLUMNS.replace('content', `CASE WHEN OCTET_LENGTH(content) <= ${LONG_CONTENT} THEN content END AS content`)},
          OCTET_LENGTH(content) AS size
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id = ? AND id > ?
+       WHERE conversation_id = ? AND id > ? AND status <> 'superseded'
          AND epoch = (SELECT epoch FROM conversations WHERE ${IS_PRESENT})
        ORDER BY id LIMIT ?`,
       [conversation.id, after, ...presenceOf(conversation), limit],
@@ -218,7 +218,8 @@ export class KnexConversations implements ConversationRepository {
       `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to, c.owner
        FROM conversations c JOIN messages m ${this.#dialect.forceIndex('messages_conversation')} ON m.conversation_id = c.id
          AND m.epoch = c.epoch
-       WHERE c.id = ? AND c.deleted_at IS NULL AND c.last_active >= ? AND m.id < ? ORDER BY m.id DESC LIMIT ?`,
+       WHERE c.id = ? AND c.deleted_at IS NULL AND c.last_active >= ? AND m.id < ? AND m.status <> 'superseded'
+       ORDER BY m.id DESC LIMIT ?`,
       [id, toTime(activeSince), before, limit],
     );
   }

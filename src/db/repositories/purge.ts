@@ -153,7 +153,7 @@ async function streamingConversations(trx: Knex): Promise<Set<string>> {
   const ids = await trx
     .from(trx.raw(`messages ${index}`))
     .whereNotNull('worker')
-    .where('status', 'streaming')
+    .whereIn('status', ['streaming', 'superseded'])
     .pluck<string[]>('conversation_id');
   return new Set(ids);
 }

@@ -1,7 +1,15 @@
 import type { Knex } from 'knex';
 import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../../domain/chat/turns.ts';
 import type { Instant, Message } from '../../domain/conversations/conversation.ts';
-import { toConversation, toFinishReason, toMessage, toStatus, toTime, toUsage } from '../core/codec.ts';
+import {
+  toConversation,
+  toDetails,
+  toFinishReason,
+  toMessage,
+  toStatus,
+  toTime,
+  toUsage,
+} from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { transaction, withReconnect } from '../core/errors.ts';
 import {
@@ -12,6 +20,7 @@ import {
   type StoredConversation,
   type StoredMessage,
 } from '../core/tables.ts';
+import { isPending, takePlace } from '../turns/reply-writes.ts';
 
 type TailRow = Pick<MessageRow, 'content' | 'status' | 'model' | 'finish_reason' | 'usage' | 'worker'>;
 
@@ -38,30 +47,23 @@ export class KnexReplies implements ReplyStore {
     // Deleted, and its rows are not removed yet.
     if (!conversation) return null;
     return {
-      message: toMessage(row),
+      message: { ...toMessage(row), ...endOf(row) },
       conversation: toConversation(conversation),
       settling: isSettling(row),
+      superseded: row.status === 'superseded' && !isPending(row),
     };
   }
 
   async tail(uid: string, afterChars: number): Promise<ReplyTail | null> {
     const [row] = await this.#select<TailRow>(
-      `SELECT SUBSTR(content, ?) AS content, status, model, finish_reason, \`usage\`, worker
+      `SELECT SUBSTR(content, ?) AS content, m.status, m.model, m.finish_reason, m.\`usage\`, m.worker
        FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
        WHERE m.uid = ? AND c.deleted_at IS NULL`,
       [afterChars + 1, uid],
     );
     if (!row) return null;
     const { content, model } = row;
-    const status = toStatus(row.status);
-    return {
-      content,
-      settling: isSettling(row),
-      status,
-      model,
-      finishReason: toFinishReason(row.finish_reason),
-      usage: toUsage(row.usage),
-    };
+    return { content, settling: isSettling(row), ...endOf(row), model, usage: toUsage(row.usage) };
   }
 
   /** The row keeps its worker, which sees the cancellation and appends its last text. */
@@ -76,12 +78,25 @@ export class KnexReplies implements ReplyStore {
         // The transaction that ends a reply holds this lock from reading the status to writing it.
         const [locked] = await this.#dialect.lockConversations(trx, [row.conversation_id]);
         if (!locked || locked.deleted_at !== null || locked.epoch !== row.epoch) return false;
+        const written = toTime(Date.now());
+        await this.#showPending(trx, uid, written);
         const count = await trx('messages')
           .where({ uid, status: 'streaming' })
-          .update({ status: 'cancelled', finish_reason: 'cancelled', updated_at: toTime(Date.now()) });
+          .update({ status: 'cancelled', finish_reason: 'cancelled', updated_at: written });
         return count > 0;
       }),
     );
+  }
+
+  /** A reply without text that is stopped has ended: it takes its place. */
+  async #showPending(trx: Knex, uid: string, written: string): Promise<void> {
+    const reply = await trx('messages').where({ uid }).first();
+    if (!reply?.worker || !isPending(reply)) return;
+    const from = toDetails(reply.details)?.supersedes ?? '';
+    const place = takePlace(reply, await trx('messages').where({ uid: from }).first(), written);
+    if (!place) return;
+    for (const { sql, bindings } of place) await trx.raw(sql, [...bindings]);
+    await trx('messages').where({ uid }).update({ status: 'streaming' });
   }
 
   async wasRemovedAlone({ conversationId, timestamp }: Pick<Message, 'conversationId' | 'timestamp'>) {
@@ -95,7 +110,7 @@ export class KnexReplies implements ReplyStore {
 
   async endedElsewhere(worker: string): Promise<string[]> {
     const rows = await this.#select<{ uid: string }>(
-      `SELECT uid FROM messages ${this.#dialect.forceIndex('messages_worker')} WHERE worker = ? AND status <> 'streaming'`,
+      `SELECT uid FROM messages ${this.#dialect.forceIndex('messages_worker')} WHERE worker = ? AND status NOT IN ('streaming', 'superseded')`,
       [worker],
     );
     return rows.map(({ uid }) => uid);
@@ -122,6 +137,20 @@ export class KnexReplies implements ReplyStore {
     return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
+
+/** The status and finish reason of a stream, which does not matter for whether its reply was superseded. */
+function endOf(
+  row: Pick<MessageRow, 'status' | 'finish_reason' | 'worker'>,
+): Pick<Message, 'status' | 'finishReason'> {
+  const finishReason = toFinishReason(row.finish_reason);
+  if (row.status !== 'superseded') return { status: toStatus(row.status), finishReason };
+  if (isPending(row)) return row.worker ? { status: 'streaming', finishReason } : FAILED;
+  if (finishReason === 'cancelled') return { status: 'cancelled', finishReason };
+  const isCut = finishReason === 'error' || finishReason === 'length';
+  return { status: isCut ? 'incomplete' : 'complete', finishReason };
+}
+
+const FAILED = { status: 'incomplete', finishReason: 'error' } as const;
 
 /** Stopped, but the process that writes it has not said its last word yet. */
 function isSettling({ status, worker }: Pick<MessageRow, 'status' | 'worker'>): boolean {

@@ -20,6 +20,8 @@ export interface Found {
   /** Replies that may be updated, locked until the transaction ends. */
   readonly replies: readonly Pick<MessageRow, 'uid'>[];
   readonly messages: readonly ReplyRow[];
+  /** Conversations with a reply that is being generated. */
+  readonly busy: readonly Pick<MessageRow, 'conversation_id'>[];
   readonly keys: readonly KeyUse[];
   readonly deletions: readonly Pick<DeletionRow, 'conversation_id' | 'deleted_at'>[];
 }
@@ -47,11 +49,24 @@ export class Reads {
     }
     this.#add(
       'messages',
-      [...turns.flatMap(questionOf), ...turns.flatMap(replacedReply), ...replies],
+      [
+        ...turns.flatMap(questionOf),
+        ...turns.flatMap(replacedReply),
+        ...replies,
+        ...turns.flatMap(({ revision, reply }) => (revision && reply ? [reply.uid] : [])),
+        ...supersededMessages(turns, progress),
+      ],
       (count) =>
-        `SELECT m.uid, m.conversation_id, m.status, m.length FROM messages m
-         JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
+        `SELECT m.id, m.uid, m.conversation_id, m.status, m.length, m.worker, m.finish_reason, m.reply_to
+         FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
          WHERE m.uid IN (${placeholders(count)}) AND c.deleted_at IS NULL`,
+    );
+    this.#add(
+      'busy',
+      turns.flatMap(({ revision, reply }) => (revision && reply ? [reply.conversationId] : [])),
+      (count) => `SELECT conversation_id FROM messages ${dialect.forceIndex('messages_worker')}
+         WHERE worker IS NOT NULL AND status IN ('streaming', 'superseded')
+           AND conversation_id IN (${placeholders(count)})`,
     );
     this.#add(
       'keys',
@@ -74,6 +89,7 @@ export class Reads {
       everyConversation: [],
       replies: [],
       messages: [],
+      busy: [],
       keys: [],
       deletions: [],
     };
@@ -105,13 +121,21 @@ export function mayExist({ start, replayed }: TurnWrite): boolean {
 
 /** Replies without their question, which can be stored already. */
 function updatedReplies(turns: readonly TurnWrite[], progress: readonly ReplyProgress[]): string[] {
-  const ends = turns.flatMap(({ start, reply }) => (!start && reply ? [reply.uid] : []));
+  const ends = turns.flatMap(({ start, revision, reply }) =>
+    !start && !revision && reply ? [reply.uid] : [],
+  );
   return [...ends, ...progress.map(({ uid }) => uid)];
 }
 
 /** The question of a reply that comes without it. */
 function questionOf({ start, reply }: TurnWrite): string[] {
   return !start && reply?.replyTo ? [reply.replyTo] : [];
+}
+
+/** Where that begins of which the replies take the place. */
+function supersededMessages(turns: readonly TurnWrite[], progress: readonly ReplyProgress[]): string[] {
+  const uids = turns.map(({ reply }) => reply?.details?.supersedes);
+  return [...uids, ...progress.map(({ supersedes }) => supersedes)].filter((uid) => uid !== undefined);
 }
 
 function replacedReply({ key }: TurnWrite): string[] {

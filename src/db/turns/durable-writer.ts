@@ -68,8 +68,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
 
   /**
    * `journalled` when the database is unavailable or earlier writes of the conversation are in the journal. A claim of
-   * an idempotency key is never journalled, because only the database knows whether the key is free.
-   * @throws AppError `database_unavailable` when the journal fails too, or the unit claims a key; `database_busy` when
+   * an idempotency key and a revision are never journalled, because only the database knows whether they are possible.
+   * @throws AppError `database_unavailable` when the journal fails too, or must not be used; `database_busy` when
    * its rows stay locked, which is no outage; other errors of the database unchanged
    */
   write(unit: TurnWrite): Promise<WriteOutcome> {
@@ -202,7 +202,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     } catch (error) {
       if (!isUnavailable(error)) throw error;
       this.#status.markDown(error);
-      if (unit.key) throw error;
+      if (needsDatabase(unit)) throw error;
       return undefined;
     }
   }
@@ -219,7 +219,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
 
   /** @param leave called as soon as the place in the journal is fixed */
   async #writeToJournal(unit: TurnWrite, leave: () => void): Promise<WriteOutcome> {
-    if (unit.key) throw databaseUnavailable(undefined);
+    if (needsDatabase(unit)) throw databaseUnavailable(undefined);
     if (unit.reply?.status === 'streaming') this.#journalledReplies.add(unit.reply.uid);
     const written = this.#journal.append(unit);
     leave();
@@ -305,4 +305,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     this.#lastReplayError = reason;
     this.#logger.error({ err: error }, 'journal replay failed');
   }
+}
+
+function needsDatabase({ key, revision }: TurnWrite): boolean {
+  return key !== undefined || revision !== undefined;
 }

@@ -4,7 +4,7 @@ import { errorCode } from '../../domain/errors.ts';
 import { toTime } from '../core/codec.ts';
 import type { Statement } from '../core/dialect.ts';
 import type { ConversationRow, IdempotencyKeyRow } from '../core/tables.ts';
-import type { ReplyRow } from './reply-writes.ts';
+import { isPending, type ReplyRow } from './reply-writes.ts';
 
 /** A stored key with the activity of its conversation; null when that was deleted, so that the key is free. */
 export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & {
@@ -22,16 +22,21 @@ export function claimKey(
   questionId: string,
   reply: Message,
   epoch: number,
-  replaced: Pick<ReplyRow, 'status' | 'length'> | undefined,
+  replaced: ReplyRow | undefined,
 ): Statement[] | undefined {
   if (key.replaces !== null) {
     if (!known?.last_active || known.reply_uid !== key.replaces) return undefined;
     // Its worker was taken for dead, and has written to it meanwhile.
-    if (replaced && replaced.status !== 'incomplete') return undefined;
+    const hasFailed =
+      !replaced || replaced.status === 'incomplete' || (isPending(replaced) && !replaced.worker);
+    if (!hasFailed) return undefined;
     return [
       { sql: 'UPDATE idempotency_keys SET reply_uid = ? WHERE id = ?', bindings: [reply.uid, key.id] },
       ...(replaced?.length ? [recordReplacement(reply, toTime(Date.now()))] : []),
-      { sql: `DELETE FROM messages WHERE uid = ? AND status = 'incomplete'`, bindings: [key.replaces] },
+      {
+        sql: `DELETE FROM messages WHERE uid = ? AND status IN ('incomplete', 'superseded')`,
+        bindings: [key.replaces],
+      },
     ];
   }
   const free: Statement[] = [];

@@ -5,20 +5,69 @@ import type { PacketLimit, Statement } from '../core/dialect.ts';
 import type { MessageRow } from '../core/tables.ts';
 import { appendRest, firstPart, isTooLong } from './text-parts.ts';
 
-export type ReplyRow = Pick<MessageRow, 'uid' | 'conversation_id' | 'status' | 'length'>;
+export type ReplyRow = Pick<
+  MessageRow,
+  'id' | 'uid' | 'conversation_id' | 'status' | 'length' | 'worker' | 'finish_reason' | 'reply_to'
+>;
+
+/**
+ * A reply that takes the place of others and has no text yet. It is stored like what is superseded, so that no reader
+ * shows it. An ended reply has a finish reason. Without a worker it failed, as its process did.
+ */
+export function isPending({ status, finish_reason }: Pick<ReplyRow, 'status' | 'finish_reason'>): boolean {
+  return status === 'superseded' && finish_reason === null;
+}
+
+/**
+ * The statements by which a pending reply and its edited question become visible, and what they take the place of
+ * leaves the conversation. The status of the reply itself is not changed.
+ * @param from the edited question, or the question that has another reply
+ * @returns none when another revision has taken the place already
+ */
+export function takePlace(
+  reply: ReplyRow,
+  from: ReplyRow | undefined,
+  written: string,
+): Statement[] | undefined {
+  if (!from || from.status === 'superseded') return undefined;
+  const isRegenerated = from.uid === reply.reply_to;
+  const superseded = `UPDATE messages SET
+     finish_reason = CASE WHEN role <> 'assistant' OR finish_reason IS NOT NULL THEN finish_reason
+       WHEN status = 'streaming' THEN 'error' ELSE 'stop' END,
+     status = 'superseded', worker = NULL, updated_at = ?
+     WHERE conversation_id = ? AND id ${isRegenerated ? '>' : '>='} ? AND id < ? AND status <> 'superseded'
+       AND epoch = (SELECT epoch FROM conversations WHERE id = ?)`;
+  const { conversation_id: conversationId } = reply;
+  const bindings = [written, conversationId, from.id, reply.id, conversationId];
+  if (isRegenerated) return [{ sql: superseded, bindings }];
+  const shown = `UPDATE messages SET status = 'complete', updated_at = ? WHERE uid = ? AND status = 'superseded'`;
+  return [
+    { sql: superseded, bindings },
+    { sql: shown, bindings: [written, reply.reply_to] },
+  ];
+}
 
 /**
  * Appends new text to the reply. The stored length decides what is new, so that a commit whose confirmation was lost is
  * not repeated. A reply that was closed because the lease of its worker had expired continues.
+ * @param from where that begins of which a pending reply takes the place
  */
 export function extendReply(
   reply: ReplyProgress,
   known: ReplyRow | undefined,
   written: string,
   packet: PacketLimit,
+  from?: ReplyRow,
 ): { readonly outcome: ProgressOutcome; readonly statements: Statement[] } {
   if (!known) return { outcome: 'gone', statements: [] };
   if (known.status === 'cancelled') return { outcome: 'stopped', statements: [] };
+  if (known.status === 'superseded' && !isPending(known)) {
+    return { outcome: known.finish_reason === 'cancelled' ? 'stopped' : 'gone', statements: [] };
+  }
+  const isShown = known.status !== 'superseded';
+  // After the lease of its worker expired, another revision can have begun: its end decides.
+  const place = isShown ? [] : known.worker === reply.worker ? takePlace(known, from, written) : undefined;
+  if (!place) return { outcome: 'saved', statements: [] };
   const stored = known.length ?? 0;
   const text = known.status === 'complete' ? '' : reply.after(stored);
   // The end of the reply cuts what is too long.
@@ -26,10 +75,10 @@ export function extendReply(
   if (text === '' || cannotGrow) return { outcome: 'saved', statements: [] };
   const first = firstPart(text, packet);
   const sql = `UPDATE messages SET content = CONCAT(content, ?), length = ?, status = 'streaming', finish_reason = NULL,
-     worker = ?, updated_at = ? WHERE uid = ? AND length = ? AND status IN ('streaming', 'incomplete')`;
+     worker = ?, updated_at = ? WHERE uid = ? AND length = ? AND status IN ('streaming', 'incomplete'${isShown ? '' : ", 'superseded'"})`;
   const bindings = [first, stored + first.length, reply.worker, written, reply.uid, stored];
   const rest = appendRest(reply.uid, text, first.length, stored, packet);
-  return { outcome: 'saved', statements: [{ sql, bindings }, ...rest] };
+  return { outcome: 'saved', statements: [...place, { sql, bindings }, ...rest] };
 }
 
 /** An empty failed reply is not stored. */
@@ -37,27 +86,34 @@ export function isEmptyFailure({ content, status, finishReason }: Message): bool
   return content === '' && status === 'incomplete' && finishReason === 'error';
 }
 
-/** The generating worker's text wins, but a cancelled reply keeps its status. */
+/**
+ * The generating worker's text wins, but a cancelled or superseded reply keeps its status.
+ * @param from as of {@link extendReply}
+ */
 export function endReply(
   reply: Message,
   known: ReplyRow,
   written: string,
   packet: PacketLimit,
+  from?: ReplyRow,
 ): { readonly outcome: WriteOutcome; readonly statements: Statement[] } {
-  if (known.status === 'complete') return { outcome: 'saved', statements: [] };
+  const hasEnded = known.status === 'complete' || (known.status === 'superseded' && hasSucceeded(known));
+  if (hasEnded) return { outcome: 'saved', statements: [] };
   if (isEmptyFailure(reply)) {
     const sql = `DELETE FROM messages WHERE uid = ? AND length = 0 AND status <> 'cancelled'`;
     return { outcome: 'saved', statements: [{ sql, bindings: [reply.uid] }] };
   }
   const { uid, content } = reply;
   const first = firstPart(content, packet);
-  const stopped = known.status === 'cancelled';
+  const stopped = known.status === 'cancelled' || known.finish_reason === 'cancelled';
+  const place = isPending(known) ? takePlace(known, from, written) : [];
+  const isSuperseded = !place || (known.status === 'superseded' && !isPending(known));
   const sql = `UPDATE messages SET content = ?, length = ?, status = ?, finish_reason = ?, \`usage\` = ?, model = ?,
      worker = NULL, updated_at = ? WHERE uid = ?`;
   const bindings = [
     first,
     first.length,
-    stopped ? 'cancelled' : reply.status,
+    isSuperseded ? 'superseded' : stopped ? 'cancelled' : reply.status,
     stopped ? 'cancelled' : reply.finishReason,
     fromUsage(reply.usage),
     fromModel(reply.model),
@@ -65,5 +121,13 @@ export function endReply(
     uid,
   ];
   const outcome = stopped && reply.status !== 'cancelled' ? 'stopped' : 'saved';
-  return { outcome, statements: [{ sql, bindings }, ...appendRest(uid, content, first.length, 0, packet)] };
+  return {
+    outcome,
+    statements: [...(place ?? []), { sql, bindings }, ...appendRest(uid, content, first.length, 0, packet)],
+  };
+}
+
+/** Neither stopped nor failed. */
+function hasSucceeded({ finish_reason }: ReplyRow): boolean {
+  return finish_reason !== null && finish_reason !== 'cancelled' && finish_reason !== 'error';
 }

@@ -1,6 +1,12 @@
 import type { Knex } from 'knex';
 import { canAccess } from '../../domain/access/access.ts';
-import type { ProgressOutcome, TurnStart, TurnWrite, WriteOutcome } from '../../domain/chat/turns.ts';
+import type {
+  ProgressOutcome,
+  Revision,
+  TurnStart,
+  TurnWrite,
+  WriteOutcome,
+} from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import { fromMessage, toTime } from '../core/codec.ts';
@@ -55,6 +61,8 @@ class Plan {
   /** Deleted or expired conversations, which start again with a turn: id → the epoch of their new messages. */
   readonly #restarts = new Map<string, number>();
   readonly #messages: Map<string, ReplyRow>;
+  /** Conversations with a reply that is being generated. */
+  readonly #busy: Set<string>;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
   /** Ids of conversations and replies that others have locked. */
@@ -82,6 +90,7 @@ class Plan {
     for (const [uid, { conversation_id }] of this.#messages) {
       if (this.#expired.has(conversation_id)) this.#messages.delete(uid);
     }
+    this.#busy = new Set(found.busy.map((row) => row.conversation_id));
     this.#keys = new Map(found.keys.map((row) => [row.id, row]));
     this.#locked = dialect.skipLocked === '' ? new Set() : lockedByOthers(batch, found);
     this.#deletions = new Map(found.deletions.map((row) => [row.conversation_id, row.deleted_at]));
@@ -95,7 +104,8 @@ class Plan {
       // The packet is full: the next checkpoint writes the text.
       if (progressChars > PROGRESS_CHARS) return LOCKED;
       const known = this.#messages.get(reply.uid);
-      const { outcome, statements } = extendReply(reply, known, this.#written, this.#packet);
+      const from = this.#messages.get(reply.supersedes ?? '');
+      const { outcome, statements } = extendReply(reply, known, this.#written, this.#packet, from);
       this.#updates.push(...statements);
       for (const { bindings } of statements) progressChars += String(bindings[0]).length;
       return outcome;
@@ -117,11 +127,13 @@ class Plan {
   }
 
   #turn(unit: TurnWrite): WriteOutcome {
-    const { start, reply, key } = unit;
+    const { start, revision, reply, key } = unit;
+    if (revision && reply) return this.#revise(unit, revision, reply);
     if (start && this.#deletedSince(unit)) return 'gone';
     if (start && this.#isForeign(start)) return 'foreign';
     const question = reply?.replyTo ? this.#messages.get(reply.replyTo) : undefined;
     if (!start && reply && question?.conversation_id !== reply.conversationId) return 'gone';
+    if (!start && question?.status === 'superseded' && reply?.status === 'streaming') return 'superseded';
     if (key && !this.#claim(unit)) return 'taken';
     if (start) this.#insert(start.message, unit);
     if (!reply) return 'saved';
@@ -137,9 +149,28 @@ class Plan {
     const time = toTime(unit.activeAt ?? reply.timestamp);
     this.#touch(reply.conversationId, time);
     const end = storable(reply, this.#packet);
-    const { outcome, statements } = endReply(end, known, this.#written, this.#packet);
+    const from = this.#messages.get(reply.details?.supersedes ?? '');
+    const { outcome, statements } = endReply(end, known, this.#written, this.#packet, from);
     this.#updates.push(...statements);
     return outcome;
+  }
+
+  /** The conversation is locked, so that of two revisions the second one finds the reply of the first one. */
+  #revise(unit: TurnWrite, { by, expiredBefore, message }: Revision, reply: Message): WriteOutcome {
+    const { uid, conversationId, details } = reply;
+    if (this.#messages.has(uid)) return 'saved';
+    const conversation = this.#conversations.get(conversationId);
+    if (!conversation || !canAccess(by, conversation.owner)) return 'gone';
+    if (conversation.last_active < toTime(expiredBefore)) return 'gone';
+    const from = this.#messages.get(details?.supersedes ?? '');
+    if (from?.conversation_id !== conversationId) return 'missing';
+    if (from.status === 'superseded') return 'superseded';
+    if (this.#busy.has(conversationId)) return 'busy';
+    if (unit.key && !this.#claim(unit)) return 'taken';
+    if (message) this.#insert({ ...message, status: 'superseded' }, unit);
+    this.#insert({ ...reply, status: 'superseded' }, unit);
+    this.#busy.add(conversationId);
+    return 'saved';
   }
 
   /** Conversations created earlier in the same batch count too. */
@@ -175,7 +206,7 @@ class Plan {
   #insert(whole: Message, unit: TurnWrite): void {
     if (whole.role === 'user' && isTooLong(whole.content, this.#packet)) throw messageTooLong();
     const message = storable(whole, this.#packet);
-    const { worker, activeAt } = unit;
+    const { worker = null, activeAt, revision } = unit;
     const time = toTime(message.timestamp);
     this.#touch(message.conversationId, time, unit);
     if (activeAt !== undefined) this.#touch(message.conversationId, toTime(activeAt));
@@ -186,12 +217,21 @@ class Plan {
         first === content ? message : { ...message, content: first },
         time,
         this.#written,
-        status === 'streaming' ? (worker ?? null) : null,
+        status === 'streaming' || (revision && message.role === 'assistant') ? worker : null,
       ),
       this.#epochOf(conversationId),
     );
     this.#updates.push(...appendRest(uid, content, first.length, 0, this.#packet));
-    this.#messages.set(uid, { uid, conversation_id: conversationId, status, length: content.length });
+    this.#messages.set(uid, {
+      id: 0,
+      uid,
+      conversation_id: conversationId,
+      status,
+      length: content.length,
+      worker,
+      finish_reason: message.finishReason,
+      reply_to: message.replyTo,
+    });
   }
 
   #epochOf(conversationId: string): number {

@@ -22,6 +22,17 @@ export interface TurnStart {
   readonly message: Message;
 }
 
+/**
+ * The start of a turn that takes the place of stored messages: of those that {@link MessageDetails.supersedes} of its
+ * reply names. They stay visible, and the new ones invisible, until the reply has its first text or has ended.
+ */
+export interface Revision {
+  readonly expiredBefore: Instant;
+  readonly by: Access;
+  /** The edited question; undefined: the stored one gets another reply. */
+  readonly message: Message | undefined;
+}
+
 /** Both are SHA-256: 64 hexadecimal digits. */
 export interface IdempotencyKey {
   /** Of the key, the route and the caller. */
@@ -43,6 +54,8 @@ export interface KeyClaim extends IdempotencyKey {
 /** One transaction: the start of a turn, its reply, or both. */
 export interface TurnWrite {
   readonly start?: TurnStart;
+  /** In place of a start, with a reply that is `streaming`. */
+  readonly revision?: Revision;
   /** With status `streaming` the start of a reply, else its end. `replyTo` is the uid of the user message. */
   readonly reply?: Message;
   /** Only with a start, or with a reply that is generated again. */
@@ -67,11 +80,28 @@ export interface TurnWrite {
  * - `stopped`: saved, but the reply is cancelled and keeps that status.
  * - `taken`: another request has the idempotency key; nothing was written.
  * - `foreign`: another owner has the conversation; nothing was written.
+ *
+ * Of a revision, and nothing was written:
+ * - `missing`: the conversation has no such message.
+ * - `superseded`: another revision has taken its place.
+ * - `busy`: a reply of the conversation is being generated.
  */
-export type WriteOutcome = 'saved' | 'journalled' | 'gone' | 'replaced' | 'stopped' | 'taken' | 'foreign';
+export type WriteOutcome =
+  | 'saved'
+  | 'journalled'
+  | 'gone'
+  | 'replaced'
+  | 'stopped'
+  | 'taken'
+  | 'foreign'
+  | 'missing'
+  | 'superseded'
+  | 'busy';
 
 export interface ReplyProgress {
   readonly uid: string;
+  /** As {@link MessageDetails.supersedes}. */
+  readonly supersedes?: string | undefined;
   readonly worker: string;
   /** The text after that many UTF-16 units. Called when it is written. */
   after(length: number): string;
@@ -99,6 +129,8 @@ export interface StoredReply {
   readonly conversation: Conversation;
   /** It was cancelled, and its process may still append to it. */
   readonly settling: boolean;
+  /** Another reply has taken its place; the status of the message is the one before. */
+  readonly superseded: boolean;
 }
 
 export interface ReplyTail {

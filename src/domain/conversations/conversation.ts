@@ -55,6 +55,11 @@ export interface MessageDetails {
   readonly refusal?: true;
   /** The caller asked for the reasoning of this reply. */
   readonly wants_reasoning?: true;
+  /**
+   * Of a reply that takes the place of stored messages: the uid of the edited question, with everything after it; of a
+   * regenerated one that of its own question, which stays.
+   */
+  readonly supersedes?: string;
 }
 
 export interface Conversation {

@@ -82,6 +82,7 @@ export class Checkpoints {
     const { message, reply, written } = followed;
     const progress: ReplyProgress = {
       uid: message.uid,
+      supersedes: message.details?.supersedes,
       worker: this.#worker,
       after: (length) => {
         followed.written = reply.length;

@@ -94,7 +94,7 @@ export class StreamService {
       lastActive: timestamp,
       pinned: false,
     };
-    return { message, conversation, settling: false };
+    return { message, conversation, settling: false, superseded: false };
   }
 
   async #find(id: string, access: Access): Promise<StoredReply> {

@@ -1,7 +1,13 @@
 import type { TurnWrite, TurnWriter, WriteOutcome } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import { AppError, conversationNotFound } from '../../domain/errors.ts';
+import {
+  AppError,
+  conversationBusy,
+  conversationNotFound,
+  messageNotFound,
+  messageSuperseded,
+} from '../../domain/errors.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { FailedWriteQueue } from './failed-write-queue.ts';
@@ -17,7 +23,7 @@ import {
 } from './turn.ts';
 
 /** A turn to be stored: its user message, unless that is stored already, and its reply, still empty. */
-export interface NewTurn extends Pick<TurnWrite, 'start' | 'key'> {
+export interface NewTurn extends Pick<TurnWrite, 'start' | 'revision' | 'key'> {
   readonly reply: Message & { readonly model: string };
   /** As {@link Turn.owner}. */
   readonly owner: string | null;
@@ -55,11 +61,15 @@ export class TurnRecorder {
 
   /**
    * Stores the user message and the row of its reply.
-   * @throws AppError `conversation_not_found` when another owner has the conversation, `database_unavailable`
+   * @throws AppError `conversation_not_found` when another owner has the conversation, `database_unavailable`; of a
+   * revision also `message_not_found`, `message_superseded`, `conversation_busy`
    */
   async recordStart(turn: NewTurn): Promise<WriteOutcome> {
     const outcome = await this.#writer.write({ ...startOf(turn), reply: turn.reply, worker: this.#worker });
-    if (outcome === 'foreign') throw conversationNotFound();
+    if (outcome === 'foreign' || (outcome === 'gone' && turn.revision)) throw conversationNotFound();
+    if (outcome === 'missing') throw messageNotFound();
+    if (outcome === 'superseded') throw messageSuperseded();
+    if (outcome === 'busy') throw conversationBusy();
     return outcome;
   }
 
@@ -200,6 +210,6 @@ export class KeyInUseError extends Error {}
 
 const NO_OUTCOME = { model: undefined, usage: null };
 
-function startOf({ start, key }: NewTurn): TurnWrite {
-  return { ...(start && { start }), ...(key && { key }) };
+function startOf({ start, revision, key }: NewTurn): TurnWrite {
+  return { ...(start && { start }), ...(revision && { revision }), ...(key && { key }) };
 }
