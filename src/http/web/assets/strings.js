@@ -132,11 +132,17 @@ export const ERRORS = {
     '对话不存在、已删除或已过期。',
     'The conversation does not exist, was deleted or has expired.',
   ],
+  message_not_found: ['对话里没有这条消息。', 'The conversation has no such message.'],
   stream_not_found: ['回复不存在、已删除或已过期。', 'The reply does not exist, was deleted or has expired.'],
   export_not_found: ['导出不存在或已删除。', 'The export does not exist or was removed.'],
   key_not_found: ['没有这个 ID 的有效密钥。', 'No active key has this id.'],
   method_not_allowed: ['该地址不支持此请求方法。', 'The address does not support this method.'],
   request_timeout: ['请求没有及时送达，请重试。', 'The request did not arrive in time; try again.'],
+  conversation_busy: [
+    '正在生成回复，请停止它或等它结束。',
+    'A reply is being generated. Stop it or wait for its end.',
+  ],
+  message_superseded: ['这条消息已被取代。', 'Another message has taken the place of this one.'],
   export_not_ready: [
     '没有可下载的文件：导出未完成、已取消或已失败。',
     'There is no file: the export is not finished, was cancelled or has failed.',
