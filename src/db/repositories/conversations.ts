@@ -9,6 +9,7 @@ import type {
   HistoryMessage,
   Instant,
   MessagePage,
+  RevisedMessage,
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
@@ -74,10 +75,11 @@ export class KnexConversations implements ConversationRepository {
     limit: number,
     activeSince: Instant,
     except?: string,
+    newest = Number.MAX_SAFE_INTEGER,
   ): Promise<HistoryMessage[]> {
     const turns = new ContextTurns(limit, except);
     let page = limit;
-    let before = Number.MAX_SAFE_INTEGER;
+    let before = newest;
     while (!turns.full) {
       const rows = await this.#newestFirst(id, page, before, activeSince);
       if (rows[0] && !canAccess(access, rows[0].owner)) throw conversationNotFound();
@@ -88,6 +90,23 @@ export class KnexConversations implements ConversationRepository {
       page = Math.min(2 * page, 1000);
     }
     return turns.context();
+  }
+
+  async revised(id: string, uid: string): Promise<RevisedMessage | null> {
+    const conversation = await this.find(id);
+    if (!conversation) return null;
+    const message = await this.#message(conversation, uid);
+    const questionId = message?.role === 'assistant' ? message.replyTo : undefined;
+    const question = questionId ? await this.#message(conversation, questionId) : message;
+    return { conversation, message, question };
+  }
+
+  async #message({ id, epoch }: FoundConversation, uid: string): Promise<SequencedMessage | null> {
+    const [row] = await this.#select<StoredMessage>(
+      `SELECT ${MESSAGE_COLUMNS} FROM messages WHERE uid = ? AND conversation_id = ? AND epoch = ?`,
+      [uid, id, epoch],
+    );
+    return row ? toMessage(row) : null;
   }
 
   async messages(

@@ -122,6 +122,15 @@ export interface SequencedMessage extends Message {
   readonly seq: number;
 }
 
+/** A message that a turn takes the place of. */
+export interface RevisedMessage {
+  readonly conversation: Conversation;
+  /** Null: the conversation has no such message. */
+  readonly message: Pick<Message, 'role' | 'status'> | null;
+  /** The message itself, or the one that it replies to. */
+  readonly question: SequencedMessage | null;
+}
+
 export interface MessagePage {
   readonly messages: readonly SequencedMessage[];
   readonly hasMore: boolean;
@@ -141,6 +150,7 @@ export interface ConversationRepository {
    * The context of the next user message, as {@link ContextTurns}, oldest first. Empty when the conversation is unknown
    * or was last active before `activeSince`.
    * @param except the user message whose reply is generated again
+   * @param before only messages before this `seq`
    * @throws AppError `conversation_not_found` when another owner has the conversation
    */
   history(
@@ -149,7 +159,10 @@ export interface ConversationRepository {
     limit: number,
     activeSince: Instant,
     except?: string,
+    before?: number,
   ): Promise<HistoryMessage[]>;
+  /** Null when the conversation is unknown. Also finds an expired one, and superseded messages. */
+  revised(id: string, uid: string): Promise<RevisedMessage | null>;
   /**
    * Oldest first: at most `limit`, and no more than `maxBytes` of content, but at least one.
    * @param afterSeq 0: from the first

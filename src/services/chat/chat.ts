@@ -12,8 +12,10 @@ import type {
   ReplyFormat,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
+import { AppError, conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import { ContextHistory, type HistoryLimits } from '../conversations/context-history.ts';
+import { findRevised, type RevisedQuestion, type RevisionQuestion } from '../conversations/revisions.ts';
 import type { ExportThrottle } from '../exports/throttle.ts';
 import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
 import { type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
@@ -42,7 +44,8 @@ export type ChatQuestion =
       readonly parts?: readonly ContentPart[];
     }
   /** The results of all calls of the newest reply. */
-  | { readonly kind: 'tools'; readonly results: readonly ToolResult[] };
+  | { readonly kind: 'tools'; readonly results: readonly ToolResult[] }
+  | RevisionQuestion;
 
 export interface ToolResult {
   readonly toolCallId: string;
@@ -70,11 +73,11 @@ export interface ChatInput {
   readonly access: Access;
 }
 
-/** The text of a question, for a count. */
+/** The text of a question, for a count; none of one that is stored. */
 export function questionText(question: ChatQuestion): string {
-  return question.kind === 'message'
-    ? question.content
-    : question.results.map(({ content }) => content).join('\n');
+  if (question.kind === 'regenerate') return '';
+  if (question.kind !== 'tools') return question.content;
+  return question.results.map(({ content }) => content).join('\n');
 }
 
 interface ChatParts {
@@ -95,6 +98,7 @@ interface ChatParts {
 export class ChatService {
   readonly #settings: ChatSettings;
   readonly #context: ContextHistory;
+  readonly #revisions: Pick<ChatParts, 'conversations' | 'pending'>;
   readonly #generations: Generations;
   readonly #recorder: TurnRecorder;
   readonly #idempotent: IdempotentTurns;
@@ -107,6 +111,7 @@ export class ChatService {
   constructor(settings: ChatSettings, parts: ChatParts) {
     this.#settings = settings;
     this.#context = new ContextHistory(settings, parts.conversations, parts.pending);
+    this.#revisions = parts;
     this.#generations = parts.generations;
     this.#recorder = parts.recorder;
     this.#idempotent = parts.idempotent;
@@ -120,7 +125,8 @@ export class ChatService {
   /**
    * Starts a turn, or joins the one that has the idempotency key.
    * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`, `conversation_not_found` (also when
-   * another owner has the conversation), `content_blocked` (before anything is stored or sent)
+   * another owner has the conversation), `content_blocked` (before anything is stored or sent); of a revision also
+   * `message_not_found`, `message_superseded`, `conversation_busy`
    */
   async begin(
     input: ChatInput,
@@ -133,7 +139,7 @@ export class ChatService {
     try {
       const turn = key
         ? await this.#idempotent.run(key, this.#activeSince(), (failed) =>
-            this.#beginKeyed(input, mode, times, key, failed),
+            this.#beginRecorded(input, mode, times, key, failed),
           )
         : await this.#begin(input, mode, times);
       this.#observer.began(turn);
@@ -145,6 +151,13 @@ export class ChatService {
   }
 
   async #begin(input: ChatInput, mode: ReplyMode, times: TurnTimes): Promise<Turn> {
+    const { kind } = input.question;
+    if (kind === 'edit' || kind === 'regenerate') {
+      const turn = await this.#beginRecorded(input, mode, times);
+      // Without a key nobody else can have it.
+      if (turn === KEY_IN_USE) throw new AppError('internal');
+      return turn;
+    }
     const { sent, stored } = this.#filtered(questionText(input.question));
     const history = await this.#history(input, input.conversationId);
     times.historyLoaded();
@@ -161,30 +174,38 @@ export class ChatService {
   }
 
   /**
-   * Claims the key before it calls the model, so that of equal requests on all workers only one calls it.
+   * Stores the start before it calls the model: of equal requests with a key on all workers only one calls it, and so of
+   * revisions of one conversation.
    * @param failed the turn with this key whose reply failed
    */
-  async #beginKeyed(
+  async #beginRecorded(
     input: ChatInput,
     mode: ReplyMode,
     times: TurnTimes,
-    key: IdempotencyKey,
-    failed: StoredKey | null,
+    key?: IdempotencyKey,
+    failed: StoredKey | null = null,
   ): Promise<Turn | typeof KEY_IN_USE> {
-    const { sent, stored } = this.#filtered(questionText(input.question));
+    const revised = await this.#revised(input);
+    const isAskedAgain = input.question.kind === 'regenerate';
+    const { sent, stored } = this.#filtered(
+      revised && isAskedAgain ? revised.content : questionText(input.question),
+    );
     const conversationId = failed?.conversationId ?? input.conversationId;
-    const history = await this.#history(input, conversationId, failed?.questionId);
+    const history = await this.#history(input, conversationId, failed?.questionId, revised?.seq);
     times.historyLoaded();
     const request = this.#request(input, sent, history);
     const hit = this.#generations.cached(request, this.#cacheSharing(input));
-    const claim: KeyClaim = {
+    const claim: KeyClaim | undefined = key && {
       ...key,
       cached: hit !== undefined,
       replaces: failed?.replyId ?? null,
       expiredBefore: this.#activeSince(),
     };
-    const turn = { ...this.#newTurn(input, stored, request.model, times, failed), key: claim };
-    if (hit) {
+    const turn: NewTurn = {
+      ...this.#newTurn(input, stored, request.model, times, failed, revised),
+      ...(claim && { key: claim }),
+    };
+    if (hit && !revised) {
       times.called();
       return this.#claimWithHit(turn, hit);
     }
@@ -215,8 +236,17 @@ export class ChatService {
     return this.#filter?.apply(message) ?? { sent: message, stored: message };
   }
 
-  #cacheSharing({ cache, access }: ChatInput): CacheSharing | undefined {
-    return cache ? { owner: this.#settings.cacheByOwner ? access.owner : null } : undefined;
+  async #revised({ question, conversationId, access }: ChatInput): Promise<RevisedQuestion | undefined> {
+    if (question.kind !== 'edit' && question.kind !== 'regenerate') return undefined;
+    if (conversationId === undefined) throw conversationNotFound();
+    return findRevised(this.#revisions, question, conversationId, access, this.#activeSince());
+  }
+
+  /** Another reply to the same question is never a cached one. */
+  #cacheSharing({ cache, access, question }: ChatInput): CacheSharing | undefined {
+    return cache && question.kind !== 'regenerate'
+      ? { owner: this.#settings.cacheByOwner ? access.owner : null }
+      : undefined;
   }
 
   #activeSince(): Instant {
@@ -229,6 +259,7 @@ export class ChatService {
     model: string,
     times: TurnTimes,
     failed?: StoredKey | null,
+    revised?: RevisedQuestion,
   ): NewTurn {
     const { format, access } = input;
     const conversationId = failed?.conversationId ?? input.conversationId ?? this.#ids.next();
@@ -236,6 +267,18 @@ export class ChatService {
     const timestamp = this.#clock.now();
     const reply = emptyReply(this.#ids.next(), conversationId, questionId, timestamp, { model, format });
     const owner = access.unrestricted ? null : access.owner;
+    if (revised) {
+      const isAskedAgain = input.question.kind === 'regenerate';
+      const message = isAskedAgain ? undefined : userMessage(questionId, conversationId, content, timestamp);
+      const replyTo = message?.uid ?? revised.uid;
+      const expiredBefore = this.#settings.retention.activeSince(timestamp);
+      return {
+        owner,
+        reply: { ...reply, replyTo, details: { ...reply.details, supersedes: revised.uid } },
+        times,
+        revision: { by: access, expiredBefore, message },
+      };
+    }
     if (failed) return { owner, reply, times };
     const message = userMessage(questionId, conversationId, content, timestamp);
     const named = input.conversationId !== undefined;
@@ -247,8 +290,10 @@ export class ChatService {
     { access, model = this.#settings.model }: ChatInput,
     conversationId: string | undefined,
     except?: string,
+    before?: number,
   ): Promise<readonly HistoryMessage[]> {
-    return this.#context.load({ conversationId, model, access, activeSince: this.#activeSince() }, except);
+    const activeSince = this.#activeSince();
+    return this.#context.load({ conversationId, model, access, activeSince }, except, before);
   }
 
   #start(

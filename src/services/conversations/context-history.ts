@@ -57,12 +57,13 @@ export class ContextHistory {
   /**
    * Oldest first, in whole turns.
    * @param except a question that is asked again
+   * @param before only messages before this `seq`
    * @throws AppError `conversation_not_found` when another owner has the conversation, `database_unavailable`
    */
-  async load(question: Question, except?: string): Promise<readonly HistoryMessage[]> {
+  async load(question: Question, except?: string, before?: number): Promise<readonly HistoryMessage[]> {
     const { conversationId, model, access, activeSince } = question;
     if (conversationId === undefined) return [];
-    const stored = await this.#stored(conversationId, access, activeSince, except);
+    const stored = await this.#stored(conversationId, access, activeSince, except, before);
     const start = this.#starts.get(keyOf(conversationId, model));
     const at = start === undefined ? -1 : stored.findIndex(({ uid }) => uid === start);
     const taken = at > 0 ? stored.slice(at) : stored;
@@ -102,6 +103,7 @@ export class ContextHistory {
     access: Access,
     activeSince: Instant,
     except?: string,
+    before?: number,
   ): Promise<HistoryMessage[]> {
     const { historyLimit } = this.#limits;
     const journalled = this.#pending.has(id) ? this.#pending.conversation(id) : null;
@@ -109,7 +111,7 @@ export class ContextHistory {
     if (historyLimit === 0) return [];
     if (journalled) return contextOf(journalled.messages, historyLimit, activeSince);
     await waitForReplay(this.#pending, id);
-    return this.#conversations.history(id, access, historyLimit, activeSince, except);
+    return this.#conversations.history(id, access, historyLimit, activeSince, except, before);
   }
 }
 

@@ -130,6 +130,7 @@ function setUp(
   const chat = new ChatService(settings, {
     conversations: {
       find: () => Promise.resolve(null),
+      revised: () => Promise.resolve(null),
       history: (...args) => {
         histories.push(args);
         return Promise.resolve(options.history ?? []);
