@@ -64,7 +64,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
       (await page.locator('.error').textContent()) ?? '',
       /Request failed \(400\)The request is not valid\.message: must be at most 40/,
     );
-    assert.equal(await page.locator('.meta').textContent(), `validationrequest id: ${requestId}`);
+    assert.equal(await page.locator('.meta').textContent(), `validation · request id: ${requestId}`);
     assert.equal(await page.locator('#message').inputValue(), message);
     await ask(page, 'shorter');
     await page.locator('.reply[data-state="done"]', { hasText: 'word 0 word 1 word 2' }).waitFor();
@@ -146,7 +146,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     assert.equal(await page.evaluate('document.activeElement.id'), 'message');
     const [, said] = await storedMessages(page);
     assert.equal(said?.status, 'cancelled');
-    assert.equal(await stopped.locator('.text').textContent(), said?.content.trimEnd());
+    assert.equal((await stopped.locator('.text').textContent())?.trim(), said?.content.trim());
     await ask(page, 'more');
     await page.locator('.reply[data-state="done"]').waitFor();
     assert.deepEqual(faults, []);

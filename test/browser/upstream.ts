@@ -34,7 +34,7 @@ function lastQuestion(body: string): string {
 
 /**
  * A model server that does what the question says: `busy` is refused with 429, `late` too, when the stream is open,
- * `endless` never ends, `broken` is reset after some words, `broken once` the first time; anything else is answered with three words.
+ * `slow` is answered after that time, `endless` never ends, `broken` is reset after some words, `broken once` the first time; anything else is answered with three words.
  * @param answers answers to other questions
  */
 export async function startUpstream(answers: Readonly<Record<string, string>> = {}): Promise<Upstream> {
@@ -48,7 +48,7 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
     }
     const asked = lastQuestion(body);
     for (const text of [asked, answers[asked] ?? '']) plantText(text);
-    if (asked === 'late') await pause(LATE_MS);
+    if (asked === 'late' || asked === 'slow') await pause(LATE_MS);
     if (asked === 'busy' || asked === 'late') {
       response.writeHead(429, { 'retry-after': '7' }).end('{}');
       return;

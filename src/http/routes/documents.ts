@@ -17,12 +17,19 @@ const SWAGGER_FILES: ReadonlySet<string> = new Set([
   '/favicon-32x32.png',
 ]);
 
+/** The libraries that the home page imports from `/assets/vendor`, and the files of their packages. */
+const VENDOR_FILES: Readonly<Record<string, string>> = {
+  '/marked.js': import.meta.resolve('marked'),
+  '/marked-cjk-friendly.js': import.meta.resolve('marked-cjk-friendly'),
+  '/purify.js': import.meta.resolve('dompurify/purify.min.js'),
+};
+
 const HOME_POLICY = [
   "default-src 'none'",
   "script-src 'self'",
   "style-src 'self'",
   "connect-src 'self'",
-  "img-src 'self'",
+  "img-src 'self' blob:",
   "base-uri 'none'",
   "form-action 'none'",
   "frame-ancestors 'none'",
@@ -134,7 +141,7 @@ const signIn: ErrorRequestHandler = (error, request, response, next) => {
   response.status(303).end();
 };
 
-/** The files of the pages: own ones under `/assets`, Swagger UI's under `/docs-assets`. */
+/** The files of the pages: own ones and libraries under `/assets`, Swagger UI's under `/docs-assets`. */
 export function mountAssets(app: Express): void {
   const swagger = dirname(fileURLToPath(import.meta.resolve('swagger-ui-dist/package.json')));
   const swaggerFiles = files(swagger, 'public, max-age=3600');
@@ -142,6 +149,12 @@ export function mountAssets(app: Express): void {
   app.use(['/assets', '/docs-assets'], readOnlyMethods());
   // Their names have no version, so browsers must revalidate them.
   app.use('/assets', files(fileURLToPath(new URL('assets/', WEB)), 'no-cache'));
+  app.use('/assets/vendor', (request, response, next) => {
+    const file = Object.hasOwn(VENDOR_FILES, request.path) ? VENDOR_FILES[request.path] : undefined;
+    if (file === undefined) return next();
+    response.setHeader('Cache-Control', 'no-cache');
+    response.sendFile(fileURLToPath(file), { acceptRanges: false, cacheControl: false, dotfiles: 'allow' });
+  });
   app.use('/docs-assets', (request, response, next) =>
     SWAGGER_FILES.has(request.path) ? swaggerFiles(request, response, next) : next(),
   );

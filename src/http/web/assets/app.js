@@ -1,11 +1,13 @@
 import { startChat } from './chat/chat.js';
+import { copyOnClick } from './chat/dom.js';
+import { startList } from './conversations/list.js';
 import { request } from './credentials.js';
 import { watchHealth } from './health.js';
 import { initialLanguage, setLanguage, setText, translate } from './i18n.js';
-import { startKeyPanel } from './key-panel.js';
+import { hasAccess, startKeyPanel } from './key-panel.js';
 import { isDocsInPlace, replaceByDocs, startLinks } from './links.js';
 
-const COPIED_MS = 2000;
+const find = (id) => document.getElementById(id);
 
 let keyHeader = '';
 
@@ -15,8 +17,8 @@ function curl(path, flags) {
 }
 
 function showCommands() {
-  document.getElementById('whole').textContent = curl('/api/chat', '-s');
-  document.getElementById('stream').textContent = curl('/api/chat-stream', '-sN');
+  find('whole').textContent = curl('/api/chat', '-s');
+  find('stream').textContent = curl('/api/chat-stream', '-sN');
 }
 
 function useLanguage(language, keep) {
@@ -27,24 +29,9 @@ function useLanguage(language, keep) {
   }
 }
 
-/** The clipboard API needs HTTPS or localhost. `execCommand` works elsewhere. */
-async function copy(element) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(element.textContent);
-  const selection = getSelection();
-  selection.selectAllChildren(element);
-  document.execCommand('copy');
-  selection.removeAllRanges();
-}
-
 function startCopyButtons() {
   for (const button of document.querySelectorAll('[data-copy]')) {
-    let timer;
-    button.addEventListener('click', async () => {
-      await copy(document.getElementById(button.dataset.copy));
-      setText(button, 'copied');
-      clearTimeout(timer);
-      timer = setTimeout(() => setText(button, 'copy'), COPIED_MS);
-    });
+    copyOnClick(button, () => find(button.dataset.copy).textContent);
   }
 }
 
@@ -55,9 +42,70 @@ function startLanguages() {
   }
 }
 
+/** Each conversation has its own address. */
+const currentId = () => new URLSearchParams(location.search).get('c') ?? undefined;
+
+function setAddress(id) {
+  if (id !== currentId())
+    history.pushState(null, '', id === undefined ? '/' : `/?c=${encodeURIComponent(id)}`);
+}
+
+function showTitle(title) {
+  const heading = find('chat-title');
+  if (title) {
+    delete heading.dataset.t;
+    heading.textContent = title;
+  } else setText(heading, 'chat');
+  document.title = title ? `${title} – Chat API` : 'Chat API';
+}
+
+/** The chat and the list of conversations, which show the same one, and the address, which names it. */
+function startConversations(onConnectionLost) {
+  const open = (id) => {
+    showTitle(undefined);
+    list.select(id);
+    return chat.open(id);
+  };
+  const go = (id) => {
+    setAddress(id);
+    void open(id);
+    chat.focus();
+  };
+  const chat = startChat({
+    onTurn(conversation, isNew) {
+      if (isNew) {
+        setAddress(conversation.conversation_id);
+        list.select(conversation.conversation_id);
+        showTitle(conversation.title);
+      }
+      list.touch(conversation);
+    },
+    onRead: ({ title }) => showTitle(title),
+    onConnectionLost,
+  });
+  const list = startList({
+    onOpen: go,
+    onRemoved: (id) => id === currentId() && go(undefined),
+  });
+  find('renew').addEventListener('click', () => go(undefined));
+  addEventListener('popstate', () => open(currentId()));
+  return {
+    focus: () => chat.focus(),
+    /** Loads what is shown, at the start and with another key. */
+    load() {
+      if (!chat.hasMessages) void open(currentId());
+      void list.refresh();
+    },
+    forget() {
+      list.clear();
+      go(undefined);
+    },
+  };
+}
+
 async function start() {
   startLanguages();
-  let chat;
+  let conversations;
   let health;
   // Before the first request, whose response can be that a key is required.
   startKeyPanel({
@@ -68,11 +116,13 @@ async function start() {
     },
     onKeyAccepted() {
       // The docs replace the page while it loads.
-      if (isDocsInPlace()) location.reload();
-      else chat.focus();
+      if (isDocsInPlace()) return location.reload();
+      conversations.load();
+      conversations.focus();
     },
     onKeyRemoved() {
-      chat.renew();
+      conversations.forget();
+      find('key-input').focus();
       void health.refresh();
     },
     onKeyRequired() {
@@ -83,8 +133,9 @@ async function start() {
   if (await replaceByDocs()) return;
   startCopyButtons();
   startLinks();
-  chat = startChat();
   health = watchHealth();
+  conversations = startConversations(() => health.refresh());
+  if (hasAccess()) conversations.load();
 }
 
 await start();

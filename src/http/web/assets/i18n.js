@@ -28,6 +28,17 @@ function show(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Fills in a `<time>`: without the date if that is today. */
+export function showTime(time) {
+  const date = new Date(time.dateTime);
+  const isToday = date.toDateString() === new Date().toDateString();
+  time.textContent = date.toLocaleString(current, {
+    timeStyle: 'short',
+    ...(isToday ? {} : { dateStyle: 'short' }),
+  });
+  time.title = date.toLocaleString(current);
+}
+
 /** The stored language, else the browser's. */
 export function initialLanguage() {
   const language = stored() ?? navigator.language;
@@ -50,6 +61,7 @@ export function setLanguage(language, keep) {
   for (const element of document.querySelectorAll('[data-t]')) {
     show(element, translate(element.dataset.t, valuesOf.get(element)));
   }
+  for (const time of document.querySelectorAll('time')) showTime(time);
   for (const attribute of ATTRIBUTES) {
     for (const element of document.querySelectorAll(`[data-t-${attribute}]`)) {
       element.setAttribute(attribute, translate(element.getAttribute(`data-t-${attribute}`)));

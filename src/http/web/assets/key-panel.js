@@ -5,6 +5,9 @@ import { setText } from './i18n.js';
 /** The prefix that identifies a key in lists. */
 const PREFIX = /^ck_[\dA-Za-z]{8}(?=_)/;
 
+/** The list says itself that the key lacks the scope `read`: one with `chat` is enough for the rest. */
+const isList = (path) => path.startsWith('/api/conversations?');
+
 const find = (id) => document.getElementById(id);
 
 /** The form for the API key, hidden where the server requires none. */
@@ -58,7 +61,7 @@ class KeyPanel {
     else if (status === 429) {
       this.#showKey('keyLimited', { seconds });
       this.#timer = setTimeout(() => this.#showKey(), seconds * 1000);
-    } else if (status === 403) this.#showKey('keyScope');
+    } else if (status === 403 && !isList(path)) this.#showKey('keyScope');
     else if (path !== HEALTH) this.#showKey();
   }
 
@@ -88,4 +91,9 @@ class KeyPanel {
 /** @param page the callbacks; `onKeySet` makes a request that verifies the key */
 export function startKeyPanel(page) {
   new KeyPanel(page).listen();
+}
+
+/** Whether requests can be made: there is a key, or the server requires none. */
+export function hasAccess() {
+  return currentKey() !== undefined || document.documentElement.dataset.keys !== 'required';
 }

@@ -1,5 +1,7 @@
 import { setText } from '../i18n.js';
-import { ERRORS } from '../strings.js';
+import { button, copyOnClick, element, timeElement } from './dom.js';
+import { MarkdownView } from './markdown.js';
+import { errorBox } from './problem.js';
 
 const FINISH = {
   stop: 'finishStop',
@@ -8,68 +10,55 @@ const FINISH = {
   cancelled: 'finishCancelled',
   error: 'finishError',
 };
+/** For messages that do not tell their finish_reason. */
+const FINISH_BY_STATUS = { complete: 'stop', cancelled: 'cancelled', incomplete: 'error' };
 
-/** Codes whose `detail` names what to change. It is English, so the others are shown by their code only. */
-const DETAILED = ['validation', 'upstream_error', 'upstream_rejected'];
-
-/** A new element. Text from the server is only set as text, never as HTML. */
-export function element(name, className) {
-  const made = document.createElement(name);
-  made.className = className;
-  return made;
-}
-
-function button(key, action) {
-  const made = setText(element('button', key), key);
-  made.type = 'button';
-  made.addEventListener('click', action);
-  return made;
-}
-
-/** What a problem means: by its code in the language of the page, else in the words of the server. */
-function explain({ code, title, detail }) {
-  const isKnown = Object.hasOwn(ERRORS, code);
-  const parts = isKnown ? [setText(element('p', ''), code)] : [];
-  if (detail && (!isKnown || (DETAILED.includes(code) && detail !== title))) {
-    const part = element('p', 'detail');
-    part.lang = 'en';
-    part.textContent = detail;
-    parts.push(part);
-  }
-  return parts;
-}
-
-/** An error with the key of its text and, where the server sent one, a problem document. */
-export class ChatError extends Error {
-  constructor(key, problem) {
-    super(problem?.detail ?? key);
-    this.key = key;
-    this.problem = problem;
-  }
-}
+/** Rendering takes at most this share of the time while text arrives. */
+const RENDER_SHARE = 0.25;
 
 /** One reply in the log. */
 export class Reply {
-  #box = element('article', 'reply');
-  #text = element('p', 'text');
-  #node = document.createTextNode('');
-  #meta = element('p', 'meta');
-  #error;
+  box = element('article', 'reply');
+  /** Of the message, once it is known. */
+  id;
   cached = false;
+  #text = element('div', 'text');
+  #view = new MarkdownView(this.#text);
+  #content = '';
+  #meta = element('p', 'meta');
+  #model;
+  #timestamp;
+  #error;
+  #frame;
+  #notBefore = 0;
+  #onGrow;
 
-  constructor(log) {
-    this.#text.append(this.#node);
-    this.#box.append(setText(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
-    log.append(this.#box);
+  /** @param onGrow called when it has become taller */
+  constructor(onGrow) {
+    this.#onGrow = onGrow;
+    this.box.append(setText(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
+  }
+
+  /** @param message a stored one that has ended */
+  static of(message, onGrow) {
+    const reply = new Reply(onGrow);
+    const { content, timestamp, status, model, usage } = message;
+    reply.started(message);
+    reply.#timestamp = timestamp;
+    reply.add(content);
+    const finish_reason = message.finish_reason ?? FINISH_BY_STATUS[status];
+    reply.done({ finish_reason, usage, model });
+    return reply;
   }
 
   get hasText() {
-    return this.#node.data !== '';
+    return this.#content !== '';
   }
 
   /** For another attempt. */
   clear() {
-    this.#node.data = '';
+    this.#content = '';
+    this.#render();
     this.cached = false;
   }
 
@@ -77,8 +66,14 @@ export class Reply {
   reading() {
     this.#error?.remove();
     this.#text.hidden = false;
-    this.#box.dataset.state = 'streaming';
+    this.box.dataset.state = 'streaming';
     setText(this.#meta, 'waiting');
+  }
+
+  started({ id, message_id, model, cached }) {
+    this.id = message_id ?? id;
+    this.#model = model ?? this.#model;
+    this.cached ||= cached ?? false;
   }
 
   lost(seconds) {
@@ -86,16 +81,27 @@ export class Reply {
   }
 
   add(text) {
-    this.#node.appendData(text);
-    setText(this.#meta, 'waiting');
+    if (!text) return;
+    this.#content += text;
+    setText(this.#meta, 'receiving');
+    this.#schedule();
   }
 
-  done({ finish_reason, usage, persisted }) {
+  done({ finish_reason, usage, persisted, model }) {
     this.#end(finish_reason === 'cancelled' ? 'stopped' : 'done');
     this.#note(FINISH[finish_reason] ?? 'unknown');
-    this.#note(this.cached ? 'cached' : 'fresh');
+    if (this.cached) this.#note('cached');
+    if (model ?? this.#model) this.#part().append(model ?? this.#model);
     if (usage) this.#note('usage', { prompt: usage.prompt_tokens, completion: usage.completion_tokens });
     if (persisted === false) this.#note('unsaved');
+    this.#part().append(timeElement(this.#timestamp ?? new Date().toISOString()));
+    if (this.hasText)
+      this.#meta.append(
+        copyOnClick(
+          button('copy', () => {}),
+          () => this.#content,
+        ),
+      );
   }
 
   stopped() {
@@ -107,25 +113,43 @@ export class Reply {
    * The same fault looks the same, whether it came as the status of the response or as an event.
    * @param label of a button with this action; undefined: no button
    */
-  failed({ key, problem }, label, action) {
+  failed(error, label, action) {
     this.#end('failed');
-    const box = element('div', 'error');
-    this.#error = box;
-    const title = key === 'failed' && this.hasText ? 'brokenOff' : key;
-    box.append(setText(element('strong', ''), title, { status: problem?.status ?? '' }));
-    if (problem) box.append(...explain(problem));
-    if (label) box.append(button(label, action));
-    this.#meta.before(box);
+    const { key, problem } = error;
+    this.#error = errorBox(error, key === 'failed' && this.hasText ? 'brokenOff' : key);
+    if (label) this.#error.append(button(label, action));
+    this.#meta.before(this.#error);
     if (problem?.code) this.#part().textContent = problem.code;
     if (problem?.request_id) this.#note('requestId', { id: problem.request_id });
     if (problem?.retry_after) this.#note('retryAfter', { seconds: problem.retry_after });
+    this.#onGrow();
   }
 
   #end(state) {
-    this.#box.dataset.state = state;
+    cancelAnimationFrame(this.#frame);
+    this.#render();
+    this.box.dataset.state = state;
     this.#text.hidden = !this.hasText;
     delete this.#meta.dataset.t;
     this.#meta.textContent = '';
+  }
+
+  /** Renders once per frame, and less often what takes long to render. */
+  #schedule() {
+    this.#frame ??= requestAnimationFrame(() => {
+      this.#frame = undefined;
+      if (performance.now() < this.#notBefore) this.#schedule();
+      else this.#render();
+    });
+  }
+
+  #render() {
+    this.#frame = undefined;
+    const start = performance.now();
+    this.#view.show(this.#content);
+    const end = performance.now();
+    this.#notBefore = end + (end - start) * (1 / RENDER_SHARE - 1);
+    this.#onGrow();
   }
 
   #note(key, values) {
@@ -133,7 +157,8 @@ export class Reply {
   }
 
   #part() {
-    const part = element('span', '');
+    const part = element('span');
+    if (this.#meta.hasChildNodes()) this.#meta.append(' · ');
     this.#meta.append(part);
     return part;
   }

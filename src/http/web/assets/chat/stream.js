@@ -1,5 +1,5 @@
 import { request } from '../credentials.js';
-import { ChatError } from './reply.js';
+import { ChatError, problemOf } from './problem.js';
 import { readEvents } from './sse.js';
 
 /** Automatic reconnections in a row; then the user has to resume. */
@@ -10,21 +10,31 @@ const RETRY_MS = 1000;
 /** Statuses that are worth a retry. */
 const TEMPORARY = [408, 429, 500, 502, 503, 504];
 
-async function problemOf(response) {
-  const defaults = {
-    status: response.status,
-    detail: response.statusText,
-    request_id: response.headers.get('x-request-id'),
-    retry_after: response.headers.get('retry-after'),
-  };
-  return { ...defaults, ...(await response.json().catch(() => ({}))) };
-}
-
 /** `crypto.randomUUID` exists only in secure contexts, so not on plain HTTP pages of other hosts. */
 export function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
     byte.toString(16).padStart(2, '0'),
   ).join('');
+}
+
+const PENDING = 'pending-question';
+
+/** Keeps a question for a reload of this tab before its reply has begun. undefined: none. */
+export function keepPending(question) {
+  try {
+    if (question) sessionStorage.setItem(PENDING, JSON.stringify(question));
+    else sessionStorage.removeItem(PENDING);
+  } catch {
+    // Storage is not allowed, or the question is larger than it. A reload then does not send the question again.
+  }
+}
+
+export function pendingQuestion() {
+  try {
+    return JSON.parse(sessionStorage.getItem(PENDING) ?? 'null') ?? undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** One question and the stream of its reply, across lost connections. */
@@ -38,10 +48,17 @@ export class ReplyStream {
   /** Ends the delay before the next retry; undefined outside of it. */
   #retryNow;
 
-  /** @param key the Idempotency-Key */
-  constructor(body, key) {
+  /** @param question `{ body, key }`; `key` is the Idempotency-Key */
+  constructor({ body, key } = {}) {
     this.#body = JSON.stringify(body);
     this.#key = key;
+  }
+
+  /** The stream of a reply that was begun earlier, from its start. */
+  static resume(id) {
+    const stream = new ReplyStream();
+    stream.#id = id;
+    return stream;
   }
 
   /**
