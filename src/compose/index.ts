@@ -4,6 +4,7 @@ import type { Database } from '../db/database.ts';
 import type { Clock, IdSource } from '../domain/runtime.ts';
 import { filterReplies } from '../filter/index.ts';
 import { createApp, createMetricsApp } from '../http/app.ts';
+import { base64Chars } from '../http/request/images.ts';
 import { ReplyRenderer } from '../http/response/reply-renderer.ts';
 import { HttpServer } from '../http/server/server.ts';
 import { createIdSource } from '../ids.ts';
@@ -109,17 +110,18 @@ async function openServer(
   const exports = await composeExports(core, throttle);
   await unlessAborted(signal, requireUsableKey(config, access.keys, log));
   const renderer = new ReplyRenderer(createTextFormat(), filter.output);
-  const { messageMaxChars } = config.chat;
   const scrapes = await composeScrapes(
     core,
     recorded,
     { generations: () => chat.generations.open, circuits: () => upstream.model.circuits() },
     opened,
   );
-  const options = { ...config.http, ...config.auth, loopback: config.loopback, version, messageMaxChars };
+  const { chat: chatLimits, loopback } = config;
+  const options = { ...config.http, ...config.auth, loopback, version, chatLimits };
   const parts = { ...access, metrics, scrape: scrapes.scrape, clock, log, context };
   const app = createApp(options, { ...chat, ...exports, ...parts, renderer });
-  const server = new HttpServer(app, { bodyLimit: config.http.bodyLimit, log, ...overrides });
+  const bodyLimit = config.http.bodyLimit + base64Chars(chatLimits.imagesMaxBytes);
+  const server = new HttpServer(app, { bodyLimit, log, ...overrides });
   const { url } = await server.listen(config.port, config.host).catch((error: unknown) => {
     throw listenError(error, config);
   });

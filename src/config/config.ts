@@ -53,6 +53,11 @@ export interface Config {
     readonly historyLimit: number;
     readonly historyMaxTokens: number | undefined;
     readonly messageMaxChars: number;
+    /** Of one image in a message, and of all images in a request. */
+    readonly imageMaxBytes: number;
+    readonly imagesMaxBytes: number;
+    /** Whether callers may send the model server members that this server does not know. */
+    readonly allowsExtra: boolean;
     readonly maxGenerations: number;
     /** 0: conversations never expire. */
     readonly ttlMs: number;
@@ -242,7 +247,7 @@ function modelConfig(settings: Settings, environment: Environment): Config['mode
   };
 }
 
-function chatConfig(settings: Settings): Config['chat'] {
+function chatConfig(settings: Settings, loopback: boolean): Config['chat'] {
   return {
     model: settings.OPENAI_MODEL,
     systemPrompt: settings.SYSTEM_PROMPT,
@@ -253,6 +258,9 @@ function chatConfig(settings: Settings): Config['chat'] {
     historyLimit: settings.HISTORY_LIMIT,
     historyMaxTokens: settings.HISTORY_MAX_TOKENS,
     messageMaxChars: settings.MESSAGE_MAX_CHARS,
+    imageMaxBytes: settings.IMAGE_MAX_BYTES,
+    imagesMaxBytes: settings.IMAGES_MAX_BYTES,
+    allowsExtra: settings.ALLOW_EXTRA_PARAMETERS ?? loopback,
     maxGenerations: settings.MAX_GENERATIONS,
     ttlMs: settings.CONVERSATION_TTL_HOURS * 3_600_000,
   };
@@ -326,7 +334,7 @@ export function loadConfig(variables: Environment, terminal = false): Config {
       autoMigrate: settings.DB_AUTO_MIGRATE ?? sqlite,
     },
     model: modelConfig(settings, environment),
-    chat: chatConfig(settings),
+    chat: chatConfig(settings, loopback),
     durability: {
       checkpointMs: settings.CHECKPOINT_MS,
       leaseMs: settings.STREAM_LEASE_MS,

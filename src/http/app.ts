@@ -21,6 +21,7 @@ import { requestLogger } from './middleware/request-logger.ts';
 import { crossOrigin, securityHeaders } from './middleware/security.ts';
 import { normalizeTarget } from './middleware/target.ts';
 import { createBodyReader } from './request/body.ts';
+import { base64Chars } from './request/images.ts';
 import type { ReplyRenderer } from './response/reply-renderer.ts';
 import { mountRoutes, type Route } from './route.ts';
 import { chatRoutes } from './routes/chat.ts';
@@ -32,11 +33,12 @@ import { healthRoutes } from './routes/health.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { metricsRoute, type ScrapeMetrics } from './routes/metrics.ts';
 import { streamRoutes } from './routes/streams.ts';
+import type { ChatLimits } from './schemas/chat.ts';
 
 export interface AppOptions extends GuardOptions {
   readonly version: string;
   readonly bodyLimit: number;
-  readonly messageMaxChars: number;
+  readonly chatLimits: ChatLimits;
   readonly corsOrigins: '*' | 'loopback' | readonly string[];
   readonly trustProxy: number | readonly string[];
   /** Host names accepted in addition to those of the loopback; undefined: any. */
@@ -65,12 +67,13 @@ export interface AppParts {
 }
 
 function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
-  const { heartbeatMs, openMs, messageMaxChars } = options;
+  const { heartbeatMs, openMs, chatLimits: limits } = options;
   const readBody = createBodyReader(options.bodyLimit);
+  const readMessage = createBodyReader(options.bodyLimit, base64Chars(limits.imagesMaxBytes));
   const { chat, streams, renderer, quotas, metrics } = parts;
   const session = { heartbeatMs, openMs, metrics };
   return [
-    ...chatRoutes({ chat, renderer, readBody, quotas, messageMaxChars, session }),
+    ...chatRoutes({ chat, renderer, readBody: readMessage, quotas, limits, session }),
     ...streamRoutes({ streams, renderer, session, metrics }),
     // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),

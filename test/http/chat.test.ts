@@ -63,8 +63,8 @@ describe('POST /api/chat', () => {
 
   it('lists members and query parameters that it does not use, also in cached and repeated replies and in the stream', async () => {
     chat.upstream.respond([reply('plain')]);
-    const body = { message: 'list them', temperature: 0, conversationId: 'x', system: { a: [1] } };
-    const ignored = ['temperature', 'conversationId', 'system', '?model'];
+    const body = { message: 'list them', temperature: 0, conversationId: 'x', prompt: { a: [1] } };
+    const ignored = ['temperature', 'conversationId', 'prompt', '?model'];
     const key = { 'idempotency-key': 'ignored-1' };
     for (const headers of [key, key, {}] as Record<string, string>[]) {
       const answer = await chat.call('POST', '/api/chat?model=other', body, headers);
@@ -203,7 +203,7 @@ describe('POST /api/chat', () => {
   });
 
   it('ignores unknown members', async () => {
-    const { response } = await chat.ask({ message: 'more', user: 'x', temperature: 2, stream: true });
+    const { response } = await chat.ask({ message: 'more', users: 'x', temperature: 2, stream: true });
     assert.equal(response, 'echo: more');
     assert.deepEqual(Object.keys(chat.upstream.requests.at(-1)?.body ?? {}).sort(), [
       'messages',

@@ -3,6 +3,7 @@ import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
 import type { Request } from 'express';
 import getRawBody from 'raw-body';
 import { AppError, errorCode } from '../../domain/errors.ts';
+import { CutBody } from './image-data.ts';
 import { parseJson } from './json.ts';
 
 const JSON_TYPE = /^application\/(?:json|[\w.+-]+\+json)\s*(?:;|$)/i;
@@ -10,20 +11,68 @@ const CHARSET = /;\s*charset\s*=\s*"?([^";\s]+)/i;
 
 export type BodyReader = (request: Request) => Promise<unknown>;
 
+/** Bodies beyond the usual limit that are read at the same time. */
+const MAX_LARGE = 16;
+
 /**
  * Reads JSON bodies. The type and the announced length are checked before anything is read.
  * @param limit bytes, after decompression
+ * @param imageBytes how much longer a body may be by `data:` URLs of images in its message
  */
-export function createBodyReader(limit: number): BodyReader {
+export function createBodyReader(limit: number, imageBytes = 0): BodyReader {
+  let large = 0;
   return async (request) => {
+    const mayBeLarge = imageBytes > 0 && !hasLengthUpTo(limit, request);
     try {
       checkType(request.headers['content-type']);
-      return parseJson(await readBytes(request, limit));
+      if (!mayBeLarge) return parseJson(await readBytes(request, limit));
+      if (large >= MAX_LARGE) return parseJson(await readBytes(request, limit).catch(rethrowAsBusy));
+      large += 1;
+      try {
+        return parseCut(await readCut(request, limit, imageBytes), limit);
+      } finally {
+        large -= 1;
+      }
     } finally {
       // After an error the rest of the body is read and dropped: a sender reads the response only after its last byte.
       request.resume();
     }
   };
+}
+
+/** Whether the length is known, and at most so much. */
+function hasLengthUpTo(limit: number, { headers }: Request): boolean {
+  const isPlain = /^(?:identity)?$/i.test(headers['content-encoding'] ?? '');
+  return isPlain && Number(headers['content-length'] ?? Number.POSITIVE_INFINITY) <= limit;
+}
+
+/** Other bodies are in the place of this one. */
+function rethrowAsBusy(error: unknown): never {
+  if (!(error instanceof AppError) || error.code !== 'body_too_large') throw error;
+  const detail = 'Too many large messages arrive at the same time; try again in a moment.';
+  throw new AppError('capacity', detail, { retryAfter: 1 });
+}
+
+/** @throws AppError `body_too_large` as soon as it is too long without its images, or they are too long */
+async function readCut(request: Request, limit: number, imageBytes: number): Promise<CutBody> {
+  const body = new CutBody();
+  await withBody(request, limit, limit + imageBytes, async (stream) => {
+    for await (const chunk of stream.iterator({ destroyOnReturn: false })) {
+      body.push(chunk);
+      if (body.restBytes > limit || body.restBytes + body.urlBytes > limit + imageBytes)
+        throw bodyTooLarge(limit);
+    }
+  });
+  return body;
+}
+
+/** @throws AppError `body_too_large` when URLs that are no images make it too long */
+function parseCut(body: CutBody, limit: number): unknown {
+  const { bytes, restore } = body.rest();
+  const parsed = parseJson(bytes);
+  if (restore(parsed)) return parsed;
+  if (body.restBytes + body.urlBytes > limit) throw bodyTooLarge(limit);
+  return parseJson(body.whole());
 }
 
 function checkType(type: string | undefined): void {
@@ -36,11 +85,21 @@ function checkType(type: string | undefined): void {
   }
 }
 
-async function readBytes(request: Request, limit: number): Promise<Buffer> {
-  if (Number(request.headers['content-length'] ?? 0) > limit) throw bodyTooLarge(limit);
+function readBytes(request: Request, limit: number): Promise<Buffer> {
+  return withBody(request, limit, limit, (stream) => getRawBody(stream, { limit }));
+}
+
+/** @param max bytes that it may announce */
+async function withBody<T>(
+  request: Request,
+  limit: number,
+  max: number,
+  read: (stream: Readable) => Promise<T>,
+): Promise<T> {
+  if (Number(request.headers['content-length'] ?? 0) > max) throw bodyTooLarge(limit);
   const decoder = decoderFor((request.headers['content-encoding'] ?? 'identity').toLowerCase());
   try {
-    return await getRawBody(decoder ? inflate(request, decoder) : request, { limit });
+    return await read(decoder ? inflate(request, decoder) : request);
   } catch (error) {
     throw readError(error, limit);
   } finally {
@@ -73,6 +132,7 @@ function inflate(request: Request, decoder: Transform): Readable {
 }
 
 function readError(error: unknown, limit: number): AppError {
+  if (error instanceof AppError) return error;
   if (error instanceof Error && 'type' in error && error.type === 'entity.too.large')
     return bodyTooLarge(limit);
   if (errorCode(error)?.startsWith('Z_'))

@@ -13,10 +13,7 @@ const RULE = 'must be sent once, as 1 to 255 visible ASCII characters, bare or i
  * @param input everything that must match for a request to count as a repetition
  * @throws AppError `validation`
  */
-export function idempotencyKey(
-  request: Request,
-  { access, ...input }: { readonly access: Access },
-): IdempotencyKey | undefined {
+export function idempotencyKey(request: Request, access: Access, input: unknown): IdempotencyKey | undefined {
   const sent = request.headersDistinct['idempotency-key'];
   if (sent === undefined) return undefined;
   const key = sent.length === 1 ? unquoted(sent[0] ?? '') : undefined;

@@ -1,19 +1,26 @@
 import type { Request, Response } from 'express';
 import type { ReplyFormat } from '../../domain/conversations/conversation.ts';
-import { type ChatInput, type ChatService, questionText } from '../../services/chat/chat.ts';
+import {
+  type ChatInput,
+  type ChatQuestion,
+  type ChatService,
+  questionText,
+} from '../../services/chat/chat.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import { type Caller, callerOf } from '../access/caller.ts';
 import type { Quotas } from '../access/quotas.ts';
 import type { BodyReader } from '../request/body.ts';
 import { idempotencyKey } from '../request/idempotency.ts';
+import { checkImages } from '../request/images.ts';
 import { check } from '../request/validate.ts';
 import { presentCacheUse, presentReply, presentTiming } from '../response/presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import { noteTurn } from '../response/request-details.ts';
 import type { Route } from '../route.ts';
-import { type ChatRequest, chatReply, chatRequest, ignoredNames } from '../schemas/chat.ts';
+import { type ChatLimits, type ChatRequest, chatReply, chatRequest, ignoredNames } from '../schemas/chat.ts';
 import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
+import { contentParts, textOfParts } from '../schemas/parts.ts';
 import { idempotencyHeader, replyEvents } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
 import { type SessionSettings, StreamSession } from '../sse/session.ts';
@@ -23,20 +30,47 @@ export interface ChatRouteParts {
   readonly renderer: ReplyRenderer;
   readonly readBody: BodyReader;
   readonly quotas: Quotas;
-  readonly messageMaxChars: number;
+  readonly limits: ChatLimits;
   readonly session: SessionSettings;
 }
 
-function inputOf(body: ChatRequest, format: ReplyFormat, { access }: Caller): ChatInput {
+/** @throws AppError `validation` for an image that is none */
+async function inputOf(body: ChatRequest, format: ReplyFormat, { access }: Caller): Promise<ChatInput> {
+  const { system, parameters, user, metadata } = body;
   return {
-    question: { kind: 'message', content: body.message },
+    question: await questionOf(body),
     conversationId: body.conversation_id,
     format: body.format ?? format,
     model: body.model,
     cache: body.cache ?? true,
-    wantsReasoning: false,
+    ...(system !== undefined && { system }),
+    ...(parameters !== undefined && { parameters }),
+    ...(user !== undefined && { user }),
+    ...(metadata !== undefined && { metadata }),
+    wantsReasoning: body.reasoning ?? false,
     access,
   };
+}
+
+async function questionOf({ message = '', tool_results }: ChatRequest): Promise<ChatQuestion> {
+  if (tool_results) {
+    const results = tool_results.map(({ tool_call_id, content }) => ({ toolCallId: tool_call_id, content }));
+    return { kind: 'tools', results };
+  }
+  if (typeof message === 'string') return { kind: 'message', content: message };
+  const parts = contentParts(message);
+  await checkImages(parts);
+  const content = textOfParts(parts);
+  const isText = parts.length === 1 && parts[0]?.type === 'text';
+  return { kind: 'message', content, ...(!isText && { parts }) };
+}
+
+/** Covers the whole body. What a body leaves out is not part of it, so that it stays the same in later versions. */
+function keyOf(request: Request, { access, question, wantsReasoning, ...others }: ChatInput) {
+  const { kind, ...asked } = question;
+  const message = kind === 'message' ? (question.parts ?? question.content) : undefined;
+  const more = { ...(kind !== 'message' && { kind, ...asked }), ...(wantsReasoning && { wantsReasoning }) };
+  return idempotencyKey(request, access, { message, ...others, ...more });
 }
 
 /** A replayed turn has `Idempotent-Replayed` in place of the `Cache-Status` of the original request. */
@@ -58,7 +92,7 @@ const TURN_HEADERS = {
 const ERRORS = problems(400, 404, 413, 415, 422, 502, 503, 504);
 
 export function chatRoutes(parts: ChatRouteParts): Route[] {
-  const schema = chatRequest(parts.messageMaxChars);
+  const schema = chatRequest(parts.limits);
   return [chatRoute(parts, schema), streamRoute(parts, schema)];
 }
 
@@ -93,10 +127,10 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
     async handle(request, response) {
       const sent = await parts.readBody(request);
       const caller = callerOf(response);
-      const input = inputOf(check(schema, sent), 'markdown', caller);
+      const input = await inputOf(check(schema, sent), 'markdown', caller);
       const ignored = ignoredNames(schema, sent, request.url);
       const { receivedAt } = response.locals;
-      const turn = await parts.chat.begin(input, 'whole', idempotencyKey(request, input), receivedAt);
+      const turn = await parts.chat.begin(input, 'whole', keyOf(request, input), receivedAt);
       parts.quotas.meter(caller.subject, questionText(input.question), turn);
       noteTurn(response, turn);
       const result = await turn.result.finally(() => turn.release());
@@ -146,10 +180,10 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
     async handle(request, response) {
       const sent = await parts.readBody(request);
       const caller = callerOf(response);
-      const input = inputOf(check(schema, sent), 'text', caller);
+      const input = await inputOf(check(schema, sent), 'text', caller);
       const ignored = ignoredNames(schema, sent, request.url);
       const { receivedAt } = response.locals;
-      const turn = await parts.chat.begin(input, 'stream', idempotencyKey(request, input), receivedAt);
+      const turn = await parts.chat.begin(input, 'stream', keyOf(request, input), receivedAt);
       parts.quotas.meter(caller.subject, questionText(input.question), turn);
       const { cached, replayed } = turn;
       if (replayed) setReplayHeaders(response, turn);

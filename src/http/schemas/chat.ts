@@ -7,28 +7,125 @@ import {
   ignored,
   instant,
   replyFormat,
+  strictObject,
   usage,
   uuid,
 } from './common.ts';
+import { parameterChanges } from './parameters.ts';
+import { type MessageLimits, messageContent } from './parts.ts';
 
-/** @param maxChars the longest message, in UTF-16 units */
-export function chatRequest(maxChars: number) {
+export interface ChatLimits extends MessageLimits {
+  /** Whether `parameters.extra` is allowed. */
+  readonly allowsExtra: boolean;
+}
+
+const MAX_USER_CHARS = 128;
+const MAX_RESULTS = 128;
+const MAX_METADATA = 16;
+const MAX_METADATA_NAME = 64;
+const MAX_METADATA_CHARS = 512;
+
+const limited = (min: number, max: number) =>
+  cleanText(
+    z.string('must be text').min(min, 'must not be empty').max(max, `must be at most ${max} characters long`),
+  );
+
+export const endUser = limited(1, MAX_USER_CHARS).meta({ description: "The caller's end user" });
+
+const METADATA_RULE = `must be an object of at most ${MAX_METADATA} texts`;
+const metadataName = limited(1, MAX_METADATA_NAME).refine(
+  (name) => name !== '__proto__',
+  'must not be __proto__',
+);
+const metadataText = limited(0, MAX_METADATA_CHARS);
+
+/** The caller's own notes about a conversation. */
+export const metadata = z
+  .custom<Readonly<Record<string, string>>>(
+    (value) => typeof value === 'object' && value !== null && !Array.isArray(value),
+    METADATA_RULE,
+  )
+  .meta({
+    override: {
+      type: 'object',
+      maxProperties: MAX_METADATA,
+      additionalProperties: { type: 'string', maxLength: MAX_METADATA_CHARS },
+    },
+    description: `Merged into that of the conversation, which has up to ${MAX_METADATA} members`,
+  })
+  .superRefine((value, context) => {
+    const members = Object.entries(value);
+    if (members.length > MAX_METADATA) context.addIssue({ code: 'custom', message: METADATA_RULE });
+    for (const [name, text] of members.slice(0, MAX_METADATA)) {
+      const problems = [...problemsOf(metadataName, name, 'the name '), ...problemsOf(metadataText, text)];
+      for (const message of problems)
+        context.addIssue({ code: 'custom', path: boundedNames([name]), message });
+    }
+  });
+
+function problemsOf(schema: z.ZodType, value: unknown, subject = ''): string[] {
+  return schema.safeParse(value).error?.issues.map(({ message }) => `${subject}${message}`) ?? [];
+}
+
+/** @param maxChars in UTF-16 units */
+export function systemPrompt(maxChars: number) {
+  return limited(0, maxChars).meta({ description: 'The system prompt; an empty one sends none' });
+}
+
+export const modelName = limited(1, 200);
+
+function toolResults(maxChars: number) {
+  const id = limited(1, 256).meta({ description: 'The `id` of the call' });
+  return z
+    .array(strictObject({ tool_call_id: id, content: limited(0, maxChars) }), 'must be an array')
+    .min(1, 'must not be empty')
+    .max(MAX_RESULTS, `must have at most ${MAX_RESULTS} results`)
+    .refine(
+      (results) => new Set(results.map(({ tool_call_id }) => tool_call_id)).size === results.length,
+      'must answer each call once',
+    )
+    .meta({ description: 'The results of all calls of the newest reply, in place of `message`' });
+}
+
+export function chatRequest(limits: ChatLimits) {
+  const { messageMaxChars } = limits;
   return z
     .object({
-      message: cleanText(z.string().max(maxChars, `must be at most ${maxChars} characters long`))
-        .refine((text) => text.trim() !== '', 'must not be blank')
-        .meta({ description: 'Used unchanged, not trimmed', example: '你好' }),
+      message: messageContent(limits).optional(),
+      system: systemPrompt(messageMaxChars).optional(),
+      parameters: parameterChanges(limits.allowsExtra).optional(),
+      user: endUser.optional(),
+      metadata: metadata.optional(),
+      reasoning: z.boolean('must be true or false').optional().meta({
+        description: "Whether the response has the model's reasoning; default: false",
+      }),
+      tool_results: toolResults(messageMaxChars).optional(),
       conversation_id: uuid.optional().meta({
         description:
           'The conversation to continue; an unknown or expired id starts a new conversation with this id',
       }),
       format: replyFormat.optional(),
-      model: cleanText(z.string().min(1).max(200))
-        .optional()
-        .meta({ description: 'The model to use; default: OPENAI_MODEL' }),
+      model: modelName.optional().meta({ description: 'The model to use; default: OPENAI_MODEL' }),
       cache: z.boolean().optional().meta({ description: '`false` bypasses the response cache' }),
     })
+    .superRefine((body, context) => {
+      for (const [path, message] of questionProblems(body)) {
+        context.addIssue({ code: 'custom', path: [path], message });
+      }
+    })
     .meta({ id: 'ChatRequest' });
+}
+
+type Question = { readonly [Name in 'message' | 'tool_results' | 'conversation_id']?: unknown };
+
+/** Exactly one member says what the turn replies to. */
+function questionProblems(body: Question): [path: string, message: string][] {
+  const { message, tool_results, conversation_id } = body;
+  if (tool_results === undefined) return message === undefined ? [['message', 'is required']] : [];
+  const problems: [string, string][] = [];
+  if (message !== undefined) problems.push(['tool_results', 'must not be sent together with message']);
+  if (conversation_id === undefined) problems.push(['conversation_id', 'is required with tool_results']);
+  return problems;
 }
 
 export type ChatRequest = z.output<ReturnType<typeof chatRequest>>;

@@ -12,11 +12,11 @@ function request(lines: string[] | undefined, path = '/api/chat'): Request {
 }
 
 const keyOf = (text: string, asked: unknown = 'q', path?: string) =>
-  idempotencyKey(request([text], path), Object.assign({ asked }, { access: UNRESTRICTED }));
+  idempotencyKey(request([text], path), UNRESTRICTED, { asked });
 
 describe('an Idempotency-Key', () => {
   it('is optional', () => {
-    assert.equal(idempotencyKey(request(undefined), { access: UNRESTRICTED }), undefined);
+    assert.equal(idempotencyKey(request(undefined), UNRESTRICTED, {}), undefined);
   });
 
   it('is the same key bare and quoted, with escaped characters', () => {
@@ -74,7 +74,7 @@ describe('an Idempotency-Key', () => {
       );
     }
     for (const lines of [['a', 'a'], ['a', 'b'], []]) {
-      assert.throws(() => idempotencyKey(request(lines), { access: UNRESTRICTED }), { code: 'validation' });
+      assert.throws(() => idempotencyKey(request(lines), UNRESTRICTED, {}), { code: 'validation' });
     }
   });
 
