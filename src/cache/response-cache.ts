@@ -9,7 +9,7 @@ const ENTRY_OVERHEAD = 512;
 
 /** In bytes: V8 stores a UTF-16 unit in at most two. */
 function sizeOf(reply: ModelReply): number {
-  return reply.content.length * 2 + ENTRY_OVERHEAD;
+  return (reply.content.length + (reply.reasoning?.length ?? 0)) * 2 + ENTRY_OVERHEAD;
 }
 
 /**

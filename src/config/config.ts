@@ -43,6 +43,7 @@ export interface Config {
     readonly maxRetries: number;
     readonly replyMaxBytes: number;
     readonly replyMaxMs: number;
+    readonly reasoningTags: boolean;
     readonly logErrors: boolean;
   };
   readonly chat: {
@@ -243,6 +244,7 @@ function modelConfig(settings: Settings, environment: Environment): Config['mode
     maxRetries: settings.OPENAI_MAX_RETRIES,
     replyMaxBytes: settings.REPLY_MAX_BYTES,
     replyMaxMs: settings.REPLY_MAX_MS,
+    reasoningTags: settings.REASONING_TAGS,
     logErrors: settings.LOG_UPSTREAM_ERRORS,
   };
 }

@@ -45,6 +45,7 @@ export const settingsSchema = z.object({
   OPENAI_TEMPERATURE: decimal(0, 2).optional(),
   OPENAI_MAX_TOKENS: integer(1, 10_000_000).optional(),
   OPENAI_COMPAT: compatibility().default([]),
+  REASONING_TAGS: onOff().default(true),
   HISTORY_LIMIT: integer(0, 1000).default(10),
   HISTORY_MAX_TOKENS: integer(1, 100_000_000).optional(),
   MESSAGE_MAX_CHARS: integer(1, 4_000_000).default(32_000),

@@ -128,12 +128,11 @@ export function createChatModel(
       });
     },
 
-    stream(request, onDelta, signal, context) {
+    stream(request, on, signal, context) {
       return call(request, signal, ({ client, asked, startedAt, accepted }) =>
         runAttempt(signal, async (attempt) => {
           const capAt = startedAt + options.replyMaxMs;
-          const on = { delta: onDelta, start: accepted };
-          const reply = new StreamedReply(request.model, options, capAt, on, attempt);
+          const reply = new StreamedReply(request.model, options, capAt, on, accepted, attempt);
           try {
             return await reply.read(await client.chat(asked, true, attempt, context));
           } finally {

@@ -9,11 +9,17 @@ export function measureCalls(model: ChatModel, metrics: Pick<Metrics, 'callEnded
       const call = new MeasuredCall(request.model, metrics);
       return call.until(model.complete(request, signal, context), signal);
     },
-    async stream(request, onDelta, signal, context) {
+    async stream(request, on, signal, context) {
       const call = new MeasuredCall(request.model, metrics);
-      const take = (piece: string) => {
-        call.received();
-        onDelta(piece);
+      const take = {
+        content(text: string) {
+          call.received();
+          on.content(text);
+        },
+        reasoning(text: string) {
+          call.received();
+          on.reasoning(text);
+        },
       };
       return call.until(model.stream(request, take, signal, context), signal);
     },

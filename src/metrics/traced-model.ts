@@ -30,8 +30,8 @@ export function traceCalls(model: ChatModel, options: TraceOptions): ChatModel {
   return {
     complete: (request, signal, context) =>
       traced(request, signal, context, (inner) => model.complete(request, signal, inner)),
-    stream: (request, onDelta, signal, context) =>
-      traced(request, signal, context, (inner) => model.stream(request, onDelta, signal, inner)),
+    stream: (request, on, signal, context) =>
+      traced(request, signal, context, (inner) => model.stream(request, on, signal, inner)),
     probe: (signal) => model.probe(signal),
     openCircuits: () => model.openCircuits(),
   };

@@ -156,7 +156,11 @@ export class World {
     const reply = this.#reply(n);
     if (!reply) return;
     reply.content += ` and ${n}`;
-    await this.database.writer.progress({ ...reply, after: (length) => reply.content.slice(length) });
+    await this.database.writer.progress({
+      ...reply,
+      reasoningAfter: () => '',
+      after: (length) => reply.content.slice(length),
+    });
   }
 
   async #end(n: number, over: Partial<Message>) {

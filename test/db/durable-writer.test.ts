@@ -130,7 +130,12 @@ const end = (question: Message): TurnWrite => ({
 });
 
 /** A checkpoint of a reply. */
-const grown = (uid: string): ReplyProgress => ({ uid, worker: newId(), after: () => '' });
+const grown = (uid: string): ReplyProgress => ({
+  uid,
+  worker: newId(),
+  reasoningAfter: () => '',
+  after: () => '',
+});
 
 /** Nobody else of the host replays until the returned function is called. */
 async function heldReplay(journal: Journal): Promise<() => Promise<unknown>> {

@@ -50,7 +50,12 @@ eachDatabase((_name, open, options) => {
     const save = () =>
       Promise.allSettled(
         replies.map(({ reply }) =>
-          writer.progress({ uid: reply.uid, worker, after: (length) => text.slice(length) }),
+          writer.progress({
+            uid: reply.uid,
+            worker,
+            reasoningAfter: () => '',
+            after: (length) => text.slice(length),
+          }),
         ),
       );
     const saved = async () => (await save()).filter(({ status }) => status === 'fulfilled').length;
@@ -118,7 +123,10 @@ eachDatabase((_name, open, options) => {
         'START TRANSACTION',
         `SELECT id FROM messages WHERE uid = '${reply.uid}' FOR UPDATE`,
       );
-      await assert.rejects(writer.progress({ uid: reply.uid, worker, after: () => 'some' }), BUSY);
+      await assert.rejects(
+        writer.progress({ uid: reply.uid, worker, reasoningAfter: () => '', after: () => 'some' }),
+        BUSY,
+      );
       const end = writer.write({ reply: { ...reply, content: 'whole', status: 'complete' } });
       await assertOthersAreQuick(writer, 20);
       await release();

@@ -71,7 +71,12 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
     );
     const half = text.length / 2;
     const save = ({ reply: { uid } }: (typeof turns)[0]) =>
-      database.writer.progress({ uid, worker: WORKER, after: (length) => text.slice(length, half) });
+      database.writer.progress({
+        uid,
+        worker: WORKER,
+        reasoningAfter: () => '',
+        after: (length) => text.slice(length, half),
+      });
     for (let left = turns; left.length > 0; ) {
       const outcomes = await Promise.allSettled(left.map(save));
       left = left.filter((_, n) => outcomes[n]?.status === 'rejected');
@@ -124,7 +129,12 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
     const { uid } = turn.reply;
     await database.writer.write({ start: startOf(turn.question), reply: turn.reply, worker: WORKER });
     for (const length of [text.length / 2, text.length - 6, text.length]) {
-      const progress = { uid, worker: WORKER, after: (from: number) => text.slice(from, length) };
+      const progress = {
+        uid,
+        worker: WORKER,
+        reasoningAfter: () => '',
+        after: (from: number) => text.slice(from, length),
+      };
       assert.equal(await database.writer.progress(progress), 'saved');
       assert.equal((await stored(turn.question))?.content, text.slice(0, length));
     }

@@ -70,13 +70,18 @@ eachDatabase((_name, open) => {
       assert.ok(listed.every(({ id }) => id !== conversationId));
       assert.equal(await conversations.delete(conversationId, UNRESTRICTED), false);
       assert.equal(await replies.find(turn.reply.uid), null);
-      assert.equal(await replies.tail(turn.reply.uid, 0), null);
+      assert.equal(await replies.tail(turn.reply.uid, { content: 0, reasoning: 0 }), null);
       assert.equal(await replies.cancel(turn.reply.uid), false);
       assert.equal(await replies.key(keyId, 0), null);
       assert.deepEqual(await exported(database, conversationId), []);
       const candidates = await purge.candidates(Date.now(), null, 1000);
       assert.ok(candidates.every(({ id }) => id !== conversationId));
-      const progress = { uid: turn.reply.uid, worker: turn.worker, after: () => 'more' };
+      const progress = {
+        uid: turn.reply.uid,
+        worker: turn.worker,
+        reasoningAfter: () => '',
+        after: () => 'more',
+      };
       assert.equal(await writer.progress(progress), 'gone');
       assert.equal(await writer.write({ reply: replyTo(question) }), 'gone');
       await purge.remove(await purge.pendingDeletions(0, 10), {});

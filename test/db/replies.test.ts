@@ -18,7 +18,12 @@ async function growing({ writer }: Database, content: string, worker = WORKER): 
   const question = userMessage(newId());
   const reply = replyTo(question, { content: '', status: 'streaming', finishReason: null, usage: null });
   await writer.write({ start: startOf(question), reply, worker });
-  await writer.progress({ uid: reply.uid, worker, after: (length) => content.slice(length) });
+  await writer.progress({
+    uid: reply.uid,
+    worker,
+    reasoningAfter: () => '',
+    after: (length) => content.slice(length),
+  });
   return reply;
 }
 
@@ -64,7 +69,7 @@ eachDatabase((_name, open, options) => {
       assert.equal((await replies.find(reply.uid))?.message.uid, reply.uid);
       await conversations.delete(question.conversationId, UNRESTRICTED);
       assert.equal(await replies.find(reply.uid), null);
-      assert.equal(await replies.tail(reply.uid, 0), null);
+      assert.equal(await replies.tail(reply.uid, { content: 0, reasoning: 0 }), null);
     });
   });
 
@@ -76,7 +81,7 @@ eachDatabase((_name, open, options) => {
       const characters = [...text];
       await fc.assert(
         fc.asyncProperty(fc.integer({ min: 0, max: characters.length + 3 }), async (known) => {
-          const tail = await database.replies.tail(uid, known);
+          const tail = await database.replies.tail(uid, { content: known, reasoning: 0 });
           assert.equal(tail?.content, characters.slice(known).join(''));
         }),
         { numRuns: characters.length * 2 },
@@ -86,16 +91,18 @@ eachDatabase((_name, open, options) => {
     test('has the status of the reply, and how it ended', async () => {
       const database = open();
       const reply = await growing(database, 'Half');
-      const none = { finishReason: null, usage: null };
+      const none = { finishReason: null, usage: null, reasoning: null, details: null };
       const running = { content: 'f', settling: false, status: 'streaming', model: 'some-model', ...none };
-      assert.deepEqual(await database.replies.tail(reply.uid, 3), running);
+      assert.deepEqual(await database.replies.tail(reply.uid, { content: 3, reasoning: 0 }), running);
       const usage = { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
       const end = { status: 'complete', model: 'it says m', finishReason: 'stop', usage } as const;
       await database.writer.write({ reply: { ...reply, ...end, content: 'Half of it' } });
-      assert.deepEqual(await database.replies.tail(reply.uid, 4), {
+      assert.deepEqual(await database.replies.tail(reply.uid, { content: 4, reasoning: 0 }), {
         ...end,
         settling: false,
         content: ' of it',
+        reasoning: null,
+        details: null,
       });
     });
 
@@ -104,7 +111,7 @@ eachDatabase((_name, open, options) => {
       const reply = await growing(database, 'Half');
       const settling = async () => [
         (await database.replies.find(reply.uid))?.settling,
-        (await database.replies.tail(reply.uid, 0))?.settling,
+        (await database.replies.tail(reply.uid, { content: 0, reasoning: 0 }))?.settling,
       ];
       assert.deepEqual(await settling(), [false, false]);
       await database.replies.cancel(reply.uid);
@@ -223,7 +230,7 @@ eachDatabase((_name, open, options) => {
     const { replies } = database;
     const calls = [
       replies.find(newId()),
-      replies.tail(newId(), 0),
+      replies.tail(newId(), { content: 0, reasoning: 0 }),
       replies.cancel(newId()),
       replies.endedElsewhere(newId()),
       replies.key('k', 0),

@@ -48,7 +48,13 @@ function edit(question: Message, content: string): TurnWrite & { reply: Message 
 }
 
 function saying({ uid, details }: Message, text: string): ReplyProgress {
-  return { uid, supersedes: details?.supersedes, worker: WORKER, after: (length) => text.slice(length) };
+  return {
+    uid,
+    supersedes: details?.supersedes,
+    worker: WORKER,
+    reasoningAfter: () => '',
+    after: (length) => text.slice(length),
+  };
 }
 
 function endOf(reply: Message, over: Partial<Message> = {}): TurnWrite {
@@ -294,7 +300,7 @@ eachDatabase((_name, open) => {
       const found = await replies.find(reply.uid);
       assert.deepEqual([found?.message.status, found?.message.finishReason], [status, finishReason]);
       assert.equal(found?.superseded, true);
-      const tail = await replies.tail(reply.uid, 0);
+      const tail = await replies.tail(reply.uid, { content: 0, reasoning: 0 });
       assert.deepEqual([tail?.status, tail?.finishReason], [status, finishReason]);
     }
   });

@@ -65,7 +65,7 @@ function ended(begun: Message, content: string, over: Partial<Message> = {}): Me
 
 /** The reply as it has grown to be `text`. */
 function saying({ uid }: Message, text: string): ReplyProgress {
-  return { uid, worker: WORKER, after: (length) => text.slice(length) };
+  return { uid, worker: WORKER, reasoningAfter: () => '', after: (length) => text.slice(length) };
 }
 
 async function rowOf(knex: Knex, uid: string) {
@@ -511,7 +511,12 @@ eachDatabase((_name, open, options) => {
       const claim = { ...key, replaces: first.reply.uid };
       assert.equal(await writer.write({ reply, key: claim, worker: WORKER }), 'saved');
       const { uid } = first.reply;
-      const progress = { uid, worker: WORKER, after: (length: number) => 'Half and more'.slice(length) };
+      const progress = {
+        uid,
+        worker: WORKER,
+        reasoningAfter: () => '',
+        after: (length: number) => 'Half and more'.slice(length),
+      };
       assert.equal(await writer.progress(progress), 'gone');
       const late = { reply: ended(first.reply, 'Half and more'), worker: WORKER };
       assert.equal(await writer.write(late), 'replaced');
@@ -527,7 +532,7 @@ eachDatabase((_name, open, options) => {
       await writer.write(first);
       await writer.write({ reply: ended(first.reply, 'Half', BROKEN) });
       const after = (length: number) => 'Half and more'.slice(length);
-      await writer.progress({ uid: first.reply.uid, worker: WORKER, after });
+      await writer.progress({ uid: first.reply.uid, worker: WORKER, after, reasoningAfter: () => '' });
       const claim = { ...key, replaces: first.reply.uid };
       const retry = { reply: streaming(question), key: claim, worker: WORKER };
       assert.equal(await writer.write(retry), 'taken');

@@ -414,6 +414,7 @@ test('a model that was not closed does not keep its process alive, not even with
       replyMaxBytes: 1000,
       replyMaxMs: 5000,
       logErrors: true,
+      reasoningTags: true,
       breaker: { openMinMs: 600_000, openMaxMs: 600_000, windowMs: 600_000 },
     } satisfies ModelOptions)};
     const say = (fields, message) => console.log(message);

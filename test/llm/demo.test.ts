@@ -4,7 +4,7 @@ import type { ModelRequest } from '../../src/domain/chat/model.ts';
 import type { ContextMessage } from '../../src/domain/conversations/conversation.ts';
 import { type DemoModel, startDemoModel } from '../../src/llm/demo/demo.ts';
 import { createChatModel, type ModelOptions } from '../../src/llm/model.ts';
-import { silentLog } from '../support/fakes.ts';
+import { silentLog, textReader } from '../support/fakes.ts';
 import { never } from './setup.ts';
 
 let demo: DemoModel;
@@ -24,6 +24,7 @@ before(async () => {
     replyMaxBytes: 100_000,
     replyMaxMs: 10_000,
     logErrors: true,
+    reasoningTags: true,
   };
   model = createChatModel(options, silentLog);
 });
@@ -68,7 +69,11 @@ test('the streamed demo reply equals the whole one, in many small pieces, within
   const request = ask('请用中文介绍一下你自己 😀');
   const pieces: string[] = [];
   const start = performance.now();
-  const outcome = await model.stream(request, (text) => pieces.push(text), never());
+  const outcome = await model.stream(
+    request,
+    textReader((text) => pieces.push(text)),
+    never(),
+  );
   assert.ok(performance.now() - start < 4000);
   const whole = await model.complete(request, never());
   assert.equal(pieces.join(''), whole.content);
@@ -80,7 +85,10 @@ test('the streamed demo reply equals the whole one, in many small pieces, within
 test('an aborted stream ends', async () => {
   const controller = new AbortController();
   const stop = () => controller.abort('stop');
-  await assert.rejects(model.stream(ask('hi'), stop, controller.signal), (error) => error === 'stop');
+  await assert.rejects(
+    model.stream(ask('hi'), textReader(stop), controller.signal),
+    (error) => error === 'stop',
+  );
   assert.equal(await model.probe(never()), 'up');
 });
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { ByteBudget } from '../../src/llm/reply/limits.ts';
 import { ReplyText } from '../../src/llm/reply/reply-text.ts';
 
 /** Any UTF-16, lone surrogates included, with many pairs and wide characters. */
@@ -25,11 +26,11 @@ const pieces = fc.tuple(units, fc.array(fc.nat(60))).map(([parts, cuts]) => {
 test('for every text and every cutting the pieces are well-formed and join to the well-formed text', () => {
   fc.assert(
     fc.property(pieces, ({ text, pieces: cut }) => {
-      const reply = new ReplyText(10_000);
+      const reply = new ReplyText(new ByteBudget(10_000));
       const out = [...cut.map((piece) => reply.take(piece)), reply.rest()];
       assert.ok(out.every((piece) => piece.isWellFormed()));
       assert.equal(out.join(''), cleaned(text));
-      assert.deepEqual([reply.truncated, reply.hasText], [false, /[^\s\p{Cc}\p{Cf}]/u.test(cleaned(text))]);
+      assert.equal(reply.hasText, /[^\s\p{Cc}\p{Cf}]/u.test(cleaned(text)));
     }),
   );
 });
@@ -37,7 +38,8 @@ test('for every text and every cutting the pieces are well-formed and join to th
 test('for every limit the result is the longest start that fits, and a cut is always marked', () => {
   fc.assert(
     fc.property(pieces, fc.nat(120), ({ text, pieces: cut }, cap) => {
-      const reply = new ReplyText(cap);
+      const budget = new ByteBudget(cap);
+      const reply = new ReplyText(budget);
       const out = [...cut.map((piece) => reply.take(piece)), reply.rest()].join('');
       const whole = cleaned(text);
       let expected = '';
@@ -46,7 +48,7 @@ test('for every limit the result is the longest start that fits, and a cut is al
         expected += character;
       }
       assert.equal(out, expected);
-      assert.equal(reply.truncated, expected !== whole);
+      assert.equal(budget.isExceeded, expected !== whole);
     }),
   );
 });

@@ -3,12 +3,13 @@ import { describe, type TestContext, test } from 'node:test';
 import type { ModelOutcome, ModelRequest } from '../../src/domain/chat/model.ts';
 import type { ModelOptions } from '../../src/llm/model.ts';
 import { delta, type Handler, json, raw, reply, role, script, status } from '../support/fake-upstream.ts';
+import { textReader } from '../support/fakes.ts';
 import { never, type Setup, setUp } from './setup.ts';
 
 type Way = (model: Setup['model'], request: ModelRequest) => Promise<ModelOutcome>;
 const WAYS: readonly (readonly [string, Way])[] = [
   ['complete', (model, request) => model.complete(request, never())],
-  ['stream', (model, request) => model.stream(request, () => {}, never())],
+  ['stream', (model, request) => model.stream(request, textReader(), never())],
 ];
 
 const ASKED: ModelRequest = {
@@ -222,7 +223,7 @@ test('an error after the first token is never repeated', async (t) => {
     script(delta('one'), raw('data: {"error":{"message":"context length exceeded","code":400}}\n\n')),
   );
   await assert.rejects(
-    model.stream({ ...ASKED, messages: [...ASKED.messages, ...ASKED.messages] }, () => {}, never()),
+    model.stream({ ...ASKED, messages: [...ASKED.messages, ...ASKED.messages] }, textReader(), never()),
   );
   assert.equal(bodies().length, 1);
 });

@@ -20,6 +20,7 @@ const GENEROUS: Omit<ModelOptions, 'baseUrl'> = {
   replyMaxBytes: 1_000_000,
   replyMaxMs: 20_000,
   logErrors: true,
+  reasoningTags: true,
 };
 
 export interface Setup {
@@ -56,21 +57,20 @@ export const never = (): AbortSignal => new AbortController().signal;
 
 export interface Streamed {
   readonly deltas: string[];
+  readonly reasoning: string[];
   readonly outcome: Promise<ModelOutcome>;
 }
 
 /** Streams a reply, keeping the pieces. */
 export function startStream(model: ChatModel, signal = never(), onDelta = (_: string) => {}): Streamed {
   const deltas: string[] = [];
-  const outcome = model.stream(
-    HELLO,
-    (text) => {
-      deltas.push(text);
-      onDelta(text);
-    },
-    signal,
-  );
+  const reasoning: string[] = [];
+  const content = (text: string) => {
+    deltas.push(text);
+    onDelta(text);
+  };
+  const outcome = model.stream(HELLO, { content, reasoning: (text) => reasoning.push(text) }, signal);
   // Tests look at it later; until then its failure is not unhandled.
   outcome.catch(() => {});
-  return { deltas, outcome };
+  return { deltas, reasoning, outcome };
 }

@@ -30,6 +30,7 @@ import {
   usage,
   wait,
 } from '../support/fake-upstream.ts';
+import { textReader } from '../support/fakes.ts';
 import { HELLO, KEY, never, setUp, startStream } from './setup.ts';
 
 const DONE = 'data: [DONE]\n\n';
@@ -56,7 +57,7 @@ test('the request carries the context, the parameters, the key and the extra hea
   ] as const;
   await model.stream(
     { model: 'm', messages, parameters: { temperature: 0.5, max_tokens: 7 } },
-    () => {},
+    textReader(),
     never(),
   );
   const request = await upstream.waitForRequest(1);
@@ -82,7 +83,11 @@ test('every call carries its own context, and the same headers as the first', as
     const { content: echoed } = await model.complete(request, never());
     assert.equal(echoed, `echo: ${content}`);
     const pieces: string[] = [];
-    await model.stream(request, (text) => pieces.push(text), never());
+    await model.stream(
+      request,
+      textReader((text) => pieces.push(text)),
+      never(),
+    );
     assert.equal(pieces.join(''), `echo: ${content}`);
   }
   const sent = upstream.requests.map(({ headers: { 'content-length': _, ...headers } }) => headers);

@@ -1,7 +1,13 @@
+import type { PieceReader } from '../../src/domain/chat/model.ts';
 import type { Metrics } from '../../src/domain/metrics.ts';
 import type { Log } from '../../src/domain/runtime.ts';
 
 export const silentLog: Log = { info() {}, warn() {}, error() {} };
+
+/** Takes the text of a reply only. */
+export function textReader(content: (text: string) => void = () => {}): PieceReader {
+  return { content, reasoning() {} };
+}
 
 /** Counts nothing. */
 export const silentMetrics: Metrics = {

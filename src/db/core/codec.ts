@@ -129,7 +129,7 @@ export function toMessage(row: StoredMessage): SequencedMessage {
 }
 
 export const MESSAGE_INSERT_COLUMNS =
-  'uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, updated_at, length, worker, format, reasoning, details';
+  'uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, updated_at, length, worker, format, reasoning, reasoning_length, details';
 
 /**
  * The bindings of {@link MESSAGE_INSERT_COLUMNS}. An array, because this is the hot path.
@@ -159,7 +159,8 @@ export function fromMessage(
     worker,
     message.format,
     message.reasoning,
-    message.details && JSON.stringify(message.details),
+    message.reasoning?.length ?? null,
+    fromDetails(message.details),
   ];
 }
 
@@ -168,6 +169,10 @@ const MODEL_LENGTH = 255;
 /** Truncates, so that a long name does not fail the write. */
 export function fromModel(model: string | null): string | null {
   return model?.slice(0, MODEL_LENGTH) ?? null;
+}
+
+export function fromDetails(details: MessageDetails | null): string | null {
+  return details && JSON.stringify(details);
 }
 
 export function fromUsage(usage: Usage | null): string | null {

@@ -41,6 +41,7 @@ export interface MessageRow {
   format: string | null;
   epoch: number;
   reasoning: string | null;
+  reasoning_length: number | null;
   details: string | null;
   /** `up` or `down`. */
   rating: string | null;
@@ -131,7 +132,7 @@ export type StoredConversation = Pick<
 /** A message without the columns of the writer. */
 export type StoredMessage = Omit<
   MessageRow,
-  'updated_at' | 'length' | 'worker' | 'epoch' | 'rating' | 'rating_comment'
+  'updated_at' | 'length' | 'reasoning_length' | 'worker' | 'epoch' | 'rating' | 'rating_comment'
 >;
 
 export const CONVERSATION_COLUMNS = 'id, owner, created_at, last_active, pinned';

@@ -1,5 +1,5 @@
 import type { Knex } from 'knex';
-import type { ReplyStore, ReplyTail, StoredKey, StoredReply } from '../../domain/chat/turns.ts';
+import type { ReplyStore, ReplyTail, StoredKey, StoredReply, TailPosition } from '../../domain/chat/turns.ts';
 import type { Instant, Message } from '../../domain/conversations/conversation.ts';
 import {
   toConversation,
@@ -22,7 +22,10 @@ import {
 } from '../core/tables.ts';
 import { isPending, takePlace } from '../turns/reply-writes.ts';
 
-type TailRow = Pick<MessageRow, 'content' | 'status' | 'model' | 'finish_reason' | 'usage' | 'worker'>;
+type TailRow = Pick<
+  MessageRow,
+  'content' | 'reasoning' | 'status' | 'model' | 'finish_reason' | 'usage' | 'details' | 'worker'
+>;
 
 /** Every write here changes nothing when it is repeated. */
 export class KnexReplies implements ReplyStore {
@@ -54,16 +57,18 @@ export class KnexReplies implements ReplyStore {
     };
   }
 
-  async tail(uid: string, afterChars: number): Promise<ReplyTail | null> {
+  async tail(uid: string, after: TailPosition): Promise<ReplyTail | null> {
     const [row] = await this.#select<TailRow>(
-      `SELECT SUBSTR(content, ?) AS content, m.status, m.model, m.finish_reason, m.\`usage\`, m.worker
+      `SELECT SUBSTR(content, ?) AS content, SUBSTR(reasoning, ?) AS reasoning, m.status, m.model, m.finish_reason,
+         m.\`usage\`, details, m.worker
        FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
        WHERE m.uid = ? AND c.deleted_at IS NULL`,
-      [afterChars + 1, uid],
+      [after.content + 1, after.reasoning + 1, uid],
     );
     if (!row) return null;
-    const { content, model } = row;
-    return { content, settling: isSettling(row), ...endOf(row), model, usage: toUsage(row.usage) };
+    const { content, reasoning, model } = row;
+    const [usage, details] = [toUsage(row.usage), toDetails(row.details)];
+    return { content, reasoning, settling: isSettling(row), ...endOf(row), model, usage, details };
   }
 
   /** The row keeps its worker, which sees the cancellation and appends its last text. */

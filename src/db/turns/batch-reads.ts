@@ -57,7 +57,8 @@ export class Reads {
         ...supersededMessages(turns, progress),
       ],
       (count) =>
-        `SELECT m.id, m.uid, m.conversation_id, m.status, m.length, m.worker, m.finish_reason, m.reply_to
+        `SELECT m.id, m.uid, m.conversation_id, m.status, m.length, m.reasoning_length, m.worker, m.finish_reason,
+           m.reply_to
          FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
          WHERE m.uid IN (${placeholders(count)}) AND c.deleted_at IS NULL`,
     );

@@ -32,7 +32,9 @@ export function claimKey(
     if (!hasFailed) return undefined;
     return [
       { sql: 'UPDATE idempotency_keys SET reply_uid = ? WHERE id = ?', bindings: [reply.uid, key.id] },
-      ...(replaced?.length ? [recordReplacement(reply, toTime(Date.now()))] : []),
+      ...(replaced?.length || replaced?.reasoning_length
+        ? [recordReplacement(reply, toTime(Date.now()))]
+        : []),
       {
         sql: `DELETE FROM messages WHERE uid = ? AND status IN ('incomplete', 'superseded')`,
         bindings: [key.replaces],

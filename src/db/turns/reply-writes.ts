@@ -1,13 +1,21 @@
 import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
-import { fromModel, fromUsage } from '../core/codec.ts';
+import { fromDetails, fromModel, fromUsage } from '../core/codec.ts';
 import type { PacketLimit, Statement } from '../core/dialect.ts';
 import type { MessageRow } from '../core/tables.ts';
-import { appendRest, firstPart, isTooLong } from './text-parts.ts';
+import { appendRest, CONTENT, firstPart, isTooLong, REASONING, type TextColumn } from './text-parts.ts';
 
 export type ReplyRow = Pick<
   MessageRow,
-  'id' | 'uid' | 'conversation_id' | 'status' | 'length' | 'worker' | 'finish_reason' | 'reply_to'
+  | 'id'
+  | 'uid'
+  | 'conversation_id'
+  | 'status'
+  | 'length'
+  | 'reasoning_length'
+  | 'worker'
+  | 'finish_reason'
+  | 'reply_to'
 >;
 
 /**
@@ -48,8 +56,8 @@ export function takePlace(
 }
 
 /**
- * Appends new text to the reply. The stored length decides what is new, so that a commit whose confirmation was lost is
- * not repeated. A reply that was closed because the lease of its worker had expired continues.
+ * Appends new text and reasoning to the reply. The stored lengths decide what is new, so that a commit whose
+ * confirmation was lost is not repeated. A reply that was closed because the lease of its worker had expired continues.
  * @param from where that begins of which a pending reply takes the place
  */
 export function extendReply(
@@ -67,23 +75,40 @@ export function extendReply(
   const isShown = known.status !== 'superseded';
   // After the lease of its worker expired, another revision can have begun: its end decides.
   const place = isShown ? [] : known.worker === reply.worker ? takePlace(known, from, written) : undefined;
-  if (!place) return { outcome: 'saved', statements: [] };
-  const stored = known.length ?? 0;
-  const text = known.status === 'complete' ? '' : reply.after(stored);
-  // The end of the reply cuts what is too long.
-  const cannotGrow = stored + text.length > packet.bytes / 3 && isTooLong(reply.after(0), packet);
-  if (text === '' || cannotGrow) return { outcome: 'saved', statements: [] };
-  const first = firstPart(text, packet);
-  const sql = `UPDATE messages SET content = CONCAT(content, ?), length = ?, status = 'streaming', finish_reason = NULL,
-     worker = ?, updated_at = ? WHERE uid = ? AND length = ? AND status IN ('streaming', 'incomplete'${isShown ? '' : ", 'superseded'"})`;
-  const bindings = [first, stored + first.length, reply.worker, written, reply.uid, stored];
-  const rest = appendRest(reply.uid, text, first.length, stored, packet);
-  return { outcome: 'saved', statements: [...place, { sql, bindings }, ...rest] };
+  if (!place || known.status === 'complete') return { outcome: 'saved', statements: [] };
+  const extend = (column: TextColumn, stored: number, after: (length: number) => string) => {
+    const text = after(stored);
+    // The end of the reply cuts what is too long.
+    const cannotGrow = stored + text.length > packet.bytes / 3 && isTooLong(after(0), packet);
+    return text === '' || cannotGrow ? [] : appendText(reply, column, stored, text, written, packet, isShown);
+  };
+  const content = extend(CONTENT, known.length ?? 0, (length) => reply.after(length));
+  // A pending reply takes its place with its first text.
+  if (!isShown && content.length === 0) return { outcome: 'saved', statements: [] };
+  const reasoning = extend(REASONING, known.reasoning_length ?? 0, (length) => reply.reasoningAfter(length));
+  return { outcome: 'saved', statements: [...place, ...reasoning, ...content] };
 }
 
-/** An empty failed reply is not stored. */
-export function isEmptyFailure({ content, status, finishReason }: Message): boolean {
-  return content === '' && status === 'incomplete' && finishReason === 'error';
+function appendText(
+  { uid, worker }: ReplyProgress,
+  column: TextColumn,
+  stored: number,
+  text: string,
+  written: string,
+  packet: PacketLimit,
+  isShown: boolean,
+): Statement[] {
+  const first = firstPart(text, packet);
+  const sql = `UPDATE messages SET ${column.text} = CONCAT(COALESCE(${column.text}, ''), ?), ${column.length} = ?,
+     status = 'streaming', finish_reason = NULL, worker = ?, updated_at = ?
+     WHERE uid = ? AND COALESCE(${column.length}, 0) = ? AND status IN ('streaming', 'incomplete'${isShown ? '' : ", 'superseded'"})`;
+  const bindings = [first, stored + first.length, worker, written, uid, stored];
+  return [{ sql, bindings }, ...appendRest(uid, text, first.length, stored, packet, column)];
+}
+
+/** A failed reply without text and reasoning is not stored. */
+export function isEmptyFailure({ content, reasoning, status, finishReason }: Message): boolean {
+  return content === '' && !reasoning && status === 'incomplete' && finishReason === 'error';
 }
 
 /**
@@ -99,11 +124,13 @@ export function endReply(
 ): { readonly outcome: WriteOutcome; readonly statements: Statement[] } {
   const hasEnded = known.status === 'complete' || (known.status === 'superseded' && hasSucceeded(known));
   if (hasEnded) return { outcome: 'saved', statements: [] };
-  if (isEmptyFailure(reply)) {
+  // A pending reply that failed before its first text takes no place.
+  const hasFailed = isEmptyFailure(isPending(known) ? { ...reply, reasoning: null } : reply);
+  if (hasFailed) {
     const sql = `DELETE FROM messages WHERE uid = ? AND length = 0 AND status <> 'cancelled'`;
     return { outcome: 'saved', statements: [{ sql, bindings: [reply.uid] }] };
   }
-  const { uid, content } = reply;
+  const { uid, content, reasoning } = reply;
   const first = firstPart(content, packet);
   const stopped = known.status === 'cancelled' || known.finish_reason === 'cancelled';
   const place = isPending(known) ? takePlace(known, from, written) : [];
@@ -121,13 +148,28 @@ export function endReply(
     uid,
   ];
   const outcome = stopped && reply.status !== 'cancelled' ? 'stopped' : 'saved';
-  return {
-    outcome,
-    statements: [...(place ?? []), { sql, bindings }, ...appendRest(uid, content, first.length, 0, packet)],
-  };
+  const statements = [
+    ...(place ?? []),
+    { sql, bindings },
+    ...appendRest(uid, content, first.length, 0, packet),
+  ];
+  if (reply.details) statements.push(...endDetails(reply));
+  if (reasoning) statements.push(...endReasoning(uid, reasoning, packet));
+  return { outcome, statements };
 }
 
 /** Neither stopped nor failed. */
 function hasSucceeded({ finish_reason }: ReplyRow): boolean {
   return finish_reason !== null && finish_reason !== 'cancelled' && finish_reason !== 'error';
+}
+
+function endDetails({ uid, details }: Message): Statement[] {
+  return [{ sql: 'UPDATE messages SET details = ? WHERE uid = ?', bindings: [fromDetails(details), uid] }];
+}
+
+function endReasoning(uid: string, reasoning: string, packet: PacketLimit): Statement[] {
+  const first = firstPart(reasoning, packet);
+  const sql = 'UPDATE messages SET reasoning = ?, reasoning_length = ? WHERE uid = ?';
+  const bindings = [first, first.length, uid];
+  return [{ sql, bindings }, ...appendRest(uid, reasoning, first.length, 0, packet, REASONING)];
 }

@@ -1,4 +1,4 @@
-/** Texts that are longer than a packet of the database server. */
+/** Texts of messages, which can be longer than a packet of the database server. */
 import type { Message } from '../../domain/conversations/conversation.ts';
 import type { PacketLimit, Statement } from '../core/dialect.ts';
 
@@ -7,6 +7,15 @@ export function firstPart(text: string, { chars }: PacketLimit): string {
   if (text.length <= chars) return text;
   return text.slice(0, isLowSurrogate(text.charCodeAt(chars)) ? chars - 1 : chars);
 }
+
+/** A column with the text, and the one with its length in UTF-16 units. */
+export interface TextColumn {
+  readonly text: 'content' | 'reasoning';
+  readonly length: 'length' | 'reasoning_length';
+}
+
+export const CONTENT: TextColumn = { text: 'content', length: 'length' };
+export const REASONING: TextColumn = { text: 'reasoning', length: 'reasoning_length' };
 
 /**
  * Appends the rest of a text of which the first part is written, in statements that fit into one packet each.
@@ -19,9 +28,12 @@ export function appendRest(
   done: number,
   before: number,
   packet: PacketLimit,
+  column = CONTENT,
 ): Statement[] {
+  if (done === text.length) return [];
   const statements: Statement[] = [];
-  const sql = 'UPDATE messages SET content = CONCAT(content, ?), length = ? WHERE uid = ? AND length = ?';
+  const sql = `UPDATE messages SET ${column.text} = CONCAT(${column.text}, ?), ${column.length} = ?
+    WHERE uid = ? AND ${column.length} = ?`;
   for (let at = done; at < text.length; ) {
     const part = firstPart(text.slice(at, at + packet.chars + 1), packet);
     statements.push({ sql, bindings: [part, before + at + part.length, uid, before + at] });
@@ -37,11 +49,16 @@ export function isTooLong(text: string, { bytes }: PacketLimit): boolean {
 
 /** The part of the reply that can be stored. */
 export function storable(reply: Message, packet: PacketLimit): Message {
-  if (!isTooLong(reply.content, packet)) return reply;
-  const { read } = new TextEncoder().encodeInto(reply.content, new Uint8Array(packet.bytes));
-  const content = reply.content.slice(0, read);
-  if (reply.status !== 'complete') return { ...reply, content };
-  return { ...reply, content, status: 'incomplete', finishReason: 'length' };
+  const content = cutToFit(reply.content, packet);
+  const reasoning = reply.reasoning && cutToFit(reply.reasoning, packet);
+  if (content === reply.content && reasoning === reply.reasoning) return reply;
+  if (reply.status !== 'complete') return { ...reply, content, reasoning };
+  return { ...reply, content, reasoning, status: 'incomplete', finishReason: 'length' };
+}
+
+function cutToFit(text: string, packet: PacketLimit): string {
+  if (!isTooLong(text, packet)) return text;
+  return text.slice(0, new TextEncoder().encodeInto(text, new Uint8Array(packet.bytes)).read);
 }
 
 function isLowSurrogate(code: number): boolean {

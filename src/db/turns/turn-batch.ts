@@ -15,7 +15,7 @@ import { type Activity, hideExpired, restart, saveConversations, saveMessages } 
 import { type Found, lockedByOthers, mayExist, Reads, type WriteBatch } from './batch-reads.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
-import { appendRest, firstPart, isTooLong, storable } from './text-parts.ts';
+import { appendRest, firstPart, isTooLong, REASONING, storable } from './text-parts.ts';
 
 /** Each retry can meet another key of the batch that another process has claimed. */
 const CLAIM_RETRIES = 3;
@@ -210,11 +210,14 @@ class Plan {
     const time = toTime(message.timestamp);
     this.#touch(message.conversationId, time, unit);
     if (activeAt !== undefined) this.#touch(message.conversationId, toTime(activeAt));
-    const { uid, conversationId, status, content } = message;
+    const { uid, conversationId, status, content, reasoning } = message;
     const first = firstPart(content, this.#packet);
+    const firstReasoning = reasoning && firstPart(reasoning, this.#packet);
     this.#inserts.push(
       ...fromMessage(
-        first === content ? message : { ...message, content: first },
+        first === content && firstReasoning === reasoning
+          ? message
+          : { ...message, content: first, reasoning: firstReasoning },
         time,
         this.#written,
         status === 'streaming' || (revision && message.role === 'assistant') ? worker : null,
@@ -222,6 +225,8 @@ class Plan {
       this.#epochOf(conversationId),
     );
     this.#updates.push(...appendRest(uid, content, first.length, 0, this.#packet));
+    if (reasoning && firstReasoning)
+      this.#updates.push(...appendRest(uid, reasoning, firstReasoning.length, 0, this.#packet, REASONING));
     this.#messages.set(uid, {
       id: 0,
       uid,
@@ -231,6 +236,7 @@ class Plan {
       worker,
       finish_reason: message.finishReason,
       reply_to: message.replyTo,
+      reasoning_length: reasoning?.length ?? null,
     });
   }
 

@@ -238,6 +238,7 @@ class Lane {
     let chars = 0;
     const over = this.#turns.findIndex(({ unit }, index) => {
       chars += (unit.start?.message.content.length ?? 0) + (unit.reply?.content.length ?? 0);
+      chars += unit.reply?.reasoning?.length ?? 0;
       return index === BATCH_UNITS - reserved || (index > 0 && chars > BATCH_CHARS);
     });
     const turns = this.#turns.splice(0, over === -1 ? this.#turns.length : over);

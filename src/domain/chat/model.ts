@@ -1,4 +1,4 @@
-import type { ContextMessage, FinishReason, Usage } from '../conversations/conversation.ts';
+import type { ContextMessage, FinishReason, ToolCall, Usage } from '../conversations/conversation.ts';
 import type { ModelParameters } from './parameters.ts';
 
 /** A call to the model server. A cached reply belongs to one. */
@@ -22,6 +22,10 @@ export interface ModelOutcome {
   readonly truncated: boolean;
   /** How many messages were not sent, the oldest after the system prompt, because the context was too long. */
   readonly omitted?: number;
+  /** Only with the finish reason `tool_calls`. */
+  readonly toolCalls?: readonly ToolCall[];
+  /** The text is the model's refusal. */
+  readonly refusal?: true;
 }
 
 /** `refused`: it rejects the API key; `not_found`: it has no list of models at this address. */
@@ -29,6 +33,14 @@ export type ModelServerState = 'up' | 'refused' | 'not_found' | 'down';
 
 export interface ModelReply extends ModelOutcome {
   readonly content: string;
+  /** What the model said before it; absent without any. */
+  readonly reasoning?: string;
+}
+
+/** Takes the pieces of a reply: non-empty, well-formed (no lone surrogate, no split pair). Must not throw. */
+export interface PieceReader {
+  content(text: string): void;
+  reasoning(text: string): void;
 }
 
 /** What belongs to one call and not to its request, so that equal requests stay equal. */
@@ -47,13 +59,10 @@ export interface CallContext {
  */
 export interface ChatModel {
   complete(request: ModelRequest, signal: AbortSignal, context?: CallContext): Promise<ModelReply>;
-  /**
-   * `onDelta` gets non-empty, well-formed pieces (no lone surrogate, no split pair) and must not throw. After a
-   * rejection, its pieces are the part of the reply before the error.
-   */
+  /** After a rejection, the pieces that `on` got are the part of the reply before the error. */
   stream(
     request: ModelRequest,
-    onDelta: (text: string) => void,
+    on: PieceReader,
     signal: AbortSignal,
     context?: CallContext,
   ): Promise<ModelOutcome>;

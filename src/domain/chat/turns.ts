@@ -4,6 +4,7 @@ import type {
   FinishReason,
   Instant,
   Message,
+  MessageDetails,
   MessageStatus,
   Usage,
 } from '../conversations/conversation.ts';
@@ -105,6 +106,8 @@ export interface ReplyProgress {
   readonly worker: string;
   /** The text after that many UTF-16 units. Called when it is written. */
   after(length: number): string;
+  /** As {@link after}, of the reasoning. */
+  reasoningAfter(length: number): string;
 }
 
 /** `stopped`: the reply was cancelled; `gone`: it was removed, perhaps with its conversation. In both cases nothing was written. */
@@ -133,14 +136,22 @@ export interface StoredReply {
   readonly superseded: boolean;
 }
 
+/** In code points, as databases count. */
+export interface TailPosition {
+  readonly content: number;
+  readonly reasoning: number;
+}
+
 export interface ReplyTail {
   readonly content: string;
+  readonly reasoning: string | null;
   /** As {@link StoredReply.settling}. */
   readonly settling: boolean;
   readonly status: MessageStatus;
   readonly model: string | null;
   readonly finishReason: FinishReason | null;
   readonly usage: Usage | null;
+  readonly details: MessageDetails | null;
 }
 
 /** An idempotency key in use, with its turn. */
@@ -155,8 +166,8 @@ export interface StoredKey {
 /** Rejects with AppError `database_unavailable`. */
 export interface ReplyStore {
   find(uid: string): Promise<StoredReply | null>;
-  /** @param afterChars the number of code points to skip */
-  tail(uid: string, afterChars: number): Promise<ReplyTail | null>;
+  /** @param after the numbers of code points to skip */
+  tail(uid: string, after: TailPosition): Promise<ReplyTail | null>;
   /** Marks a `streaming` reply `cancelled`; false when it has another status or does not exist. */
   cancel(uid: string): Promise<boolean>;
   /** Whether the conversation of a reply that is not stored any more is the same as when the reply began. */

@@ -56,16 +56,29 @@ export function presentReply(turn: Turn, result: TurnResult, rendered: RenderedR
     cached: turn.cached,
     model: result.model,
     format: turn.format,
-    finish_reason: rendered.blocked ? 'content_filter' : result.finishReason,
+    ...presentEnd(result, rendered.blocked),
     usage: result.usage,
     expires_at: isoTime(result.expiresAt),
     persisted: result.persisted,
   };
 }
 
-/** A reply that was filtered or cancelled may have no text. */
-export function mustHaveText({ finishReason }: TurnResult): boolean {
-  return finishReason === 'stop' || finishReason === 'length';
+/** @param blocked the content filter has cut the text */
+export function presentEnd(
+  { finishReason, toolCalls, refusal }: TurnResult,
+  blocked: boolean,
+): Pick<ChatReplyBody, 'finish_reason' | 'tool_calls' | 'refusal'> {
+  if (blocked) return { finish_reason: 'content_filter' };
+  return {
+    finish_reason: finishReason,
+    ...(toolCalls && { tool_calls: [...toolCalls] }),
+    ...(refusal && { refusal }),
+  };
+}
+
+/** A reply that was filtered or cancelled, or that consists of reasoning or tool calls, may have no text. */
+export function mustHaveText({ finishReason, reasoning }: TurnResult): boolean {
+  return reasoning === null && (finishReason === 'stop' || finishReason === 'length');
 }
 
 function presentSummary(view: ConversationView) {

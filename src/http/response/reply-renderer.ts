@@ -47,6 +47,22 @@ export class ReplyRenderer {
     return { text, blocked: stream.blocked ?? false };
   }
 
+  /** The reasoning of a reply without blocked words; undefined without any. */
+  async reasoning(reply: Reply, reasoning: string | null): Promise<string | undefined> {
+    if (reasoning === null) return undefined;
+    const { text } = await this.whole(reply, 'markdown', reasoning);
+    return text === '' ? undefined : text;
+  }
+
+  /**
+   * For one reader. Undefined: the turn has not asked for the reasoning, or the reader is beyond it.
+   * @param offset where the reader resumes the text
+   */
+  reasoningStream({ wantsReasoning, reply }: Turn, offset: number): (() => RenderedStream) | undefined {
+    if (!wantsReasoning || offset > 0) return undefined;
+    return () => this.stream(reply, 'markdown') ?? UNCHANGED;
+  }
+
   /**
    * The length of an ended reply as rendered, UTF-16 units.
    * @throws the reason of `signal` when it aborts
@@ -66,6 +82,8 @@ export class ReplyRenderer {
     return filters[format];
   }
 }
+
+const UNCHANGED: RenderedStream = { push: (text) => text, end: () => '' };
 
 /** Removes the Markdown first, then filters the text. */
 class FilteredText implements RenderedStream {

@@ -140,7 +140,10 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       const timing = presentTiming(turn);
       if (timing !== undefined) response.setHeader('Server-Timing', timing);
       const rendered = await parts.renderer.whole(turn.reply, turn.format, result.content);
-      sendJson(response, 200, { ...presentReply(turn, result, rendered), ignored });
+      const reasoning = turn.wantsReasoning
+        ? await parts.renderer.reasoning(turn.reply, result.reasoning)
+        : undefined;
+      sendJson(response, 200, { ...presentReply(turn, result, rendered), reasoning, ignored });
     },
   };
 }
@@ -161,6 +164,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       summary: 'Send a message and stream the reply',
       description:
         'Server-sent events: `start`, then data events whose joined `content` is the reply, then one `done` or `error`. ' +
+        'With `reasoning` the model’s reasoning comes in `reasoning` events before them. ' +
         'The reply is generated and saved even when the reader leaves. The default `format` is `text`.',
       tags: ['chat'],
       requestParams: { header: idempotencyHeader },
@@ -191,6 +195,7 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
       const options = {
         stream: turn,
         rendered: parts.renderer.stream(turn.reply, turn.format),
+        reasoning: parts.renderer.reasoningStream(turn, offset),
         offset,
         resumed: !turn.cache || offset > 0,
         cache: replayed ? undefined : turn.cache,

@@ -62,7 +62,8 @@ function resumeRoute({ streams, renderer, session, metrics }: StreamRouteParts):
       summary: 'Resume a stream',
       description:
         'The same events, from the character after the last event received, live or from the store, on any worker ' +
-        'and after a restart. Without a position the stream starts from the beginning.',
+        'and after a restart. Without a position the stream starts from the beginning. The reasoning is sent again ' +
+        'where the turn asked for it and the reader has no text yet.',
       tags: ['chat'],
       requestParams: { path: streamId, query: streamQuery, header: lastEventHeader },
       responses: {
@@ -94,6 +95,7 @@ function resumeRoute({ streams, renderer, session, metrics }: StreamRouteParts):
       const options = {
         stream,
         rendered: renderer.stream(stream.reply, stream.format),
+        reasoning: renderer.reasoningStream(stream, position.offset),
         offset: position.offset,
         resumed: true,
         cache: undefined,

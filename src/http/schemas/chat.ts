@@ -6,8 +6,10 @@ import {
   finishReason,
   ignored,
   instant,
+  refusal,
   replyFormat,
   strictObject,
+  toolCalls,
   usage,
   uuid,
 } from './common.ts';
@@ -147,6 +149,12 @@ export function ignoredNames(
 export const chatReply = z
   .object({
     response: z.string(),
+    reasoning: z
+      .string()
+      .optional()
+      .meta({ description: 'What the model said before its reply, where the request asks for it' }),
+    tool_calls: toolCalls.optional(),
+    refusal,
     conversation_id: uuid,
     message_id: uuid,
     cached: z.boolean(),

@@ -116,6 +116,24 @@ export const usage = z
   })
   .meta({ id: 'Usage', description: 'Tokens, as counted by the model server' });
 
+export const toolCalls = z
+  .array(
+    z.object({
+      id: z.string(),
+      type: z.literal('function'),
+      function: z.object({
+        name: z.string(),
+        arguments: z.string().meta({ description: 'JSON, as the model wrote it' }),
+      }),
+    }),
+  )
+  .meta({
+    id: 'ToolCalls',
+    description: 'The calls that the reply asks for, only with the `finish_reason` `tool_calls`',
+  });
+
+export const refusal = z.literal(true).optional().meta({ description: 'The reply is the model’s refusal' });
+
 export const messageStatus = z.enum(['complete', 'streaming', 'incomplete', 'cancelled', 'superseded']).meta({
   id: 'MessageStatus',
   description:

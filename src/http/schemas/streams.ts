@@ -1,5 +1,15 @@
 import { z } from 'zod';
-import { finishReason, ignored, messageStatus, problem, replyFormat, usage, uuid } from './common.ts';
+import {
+  finishReason,
+  ignored,
+  messageStatus,
+  problem,
+  refusal,
+  replyFormat,
+  toolCalls,
+  usage,
+  uuid,
+} from './common.ts';
 
 export const streamId = z.object({ id: uuid });
 
@@ -46,6 +56,8 @@ export const replyEvents = z
       .object({
         content: z.literal(''),
         finish_reason: finishReason,
+        tool_calls: toolCalls.optional(),
+        refusal,
         usage: usage.nullable(),
         persisted: z.boolean(),
         length,
@@ -59,6 +71,11 @@ export const replyEvents = z
         resume: z.string().optional().meta({ description: 'Where to resume after a restart' }),
       })
       .meta({ id: 'StreamError', description: '`event: error`, the last event of a reply that has failed' }),
+    z.strictObject({ content: z.literal(''), reasoning: z.string() }).meta({
+      id: 'StreamReasoning',
+      description:
+        '`event: reasoning`, without an id: joined, the `reasoning` of these events is the reasoning',
+    }),
     z.strictObject({ content }).meta({ id: 'StreamContent', description: 'An event without a name: text' }),
   ])
   .meta({ description: 'The `data:` of each event is one of these objects' });

@@ -26,6 +26,11 @@ export function contentEvent(id: string, offset: number, content: string): strin
   return `id: ${id}:${offset}\ndata: {"content":${lineJson(content)}}\n\n`;
 }
 
+/** Without an id: offsets count the content only. */
+export function reasoningEvent(reasoning: string): string {
+  return `event: reasoning\ndata: {"content":"","reasoning":${lineJson(reasoning)}}\n\n`;
+}
+
 /**
  * The last event.
  * @param retryMs when the client may reconnect; undefined where it need not

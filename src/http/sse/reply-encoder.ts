@@ -1,11 +1,14 @@
 import type { Reply } from '../../services/chat/reply.ts';
-import { MAX_STEP } from '../../util/pieces.ts';
 import type { RenderedStream } from '../response/reply-renderer.ts';
 import { contentEvent, contentPieces, replayPieceSize } from './encode.ts';
+import { PieceCursor } from './piece-cursor.ts';
+import { ReasoningEncoder } from './reasoning-encoder.ts';
 
 export interface EncoderOptions {
   /** Undefined: the reply is sent as the model wrote it. */
   readonly rendered: RenderedStream | undefined;
+  /** Undefined: the reader gets no reasoning. */
+  readonly reasoning: (() => RenderedStream) | undefined;
   /** Resume after so many UTF-16 units of output. They are rendered again, because the rendering has state. */
   readonly offset: number;
 }
@@ -15,19 +18,22 @@ export class SseReplyEncoder {
   readonly #id: string;
   readonly #reply: Reply;
   readonly #rendered: RenderedStream | undefined;
+  readonly #reasoning: ReasoningEncoder | undefined;
   /** Maximum content of an event; undefined: the default. */
   readonly #pieceSize: number | undefined;
-  /** The next piece of the reply, and where to continue inside it. */
-  #pieceIndex = 0;
-  #pieceOffset = 0;
+  readonly #pieces: PieceCursor;
+  readonly #from: number;
   /** Units of output that are still to be skipped. */
   #skip: number;
   #offset: number;
 
-  constructor(id: string, reply: Reply, { rendered, offset }: EncoderOptions) {
+  constructor(id: string, reply: Reply, { rendered, reasoning, offset }: EncoderOptions) {
     this.#id = id;
     this.#reply = reply;
     this.#rendered = rendered;
+    this.#reasoning = reasoning && new ReasoningEncoder(reply, reasoning);
+    this.#pieces = new PieceCursor((index) => reply.piece(index));
+    this.#from = offset;
     this.#skip = offset;
     this.#offset = offset;
     this.#pieceSize = reply.running ? undefined : replayPieceSize(reply.length);
@@ -50,44 +56,37 @@ export class SseReplyEncoder {
 
   /** Whether everything that the reply has so far is encoded. */
   get isCaughtUp(): boolean {
-    return this.#pieceIndex === this.#reply.count;
+    return this.#pieces.count === this.#reply.count && (this.#reasoning?.isCaughtUp ?? true);
+  }
+
+  /** Whether events of text or reasoning are encoded. */
+  get hasSentToken(): boolean {
+    return this.#offset > this.#from || (this.#reasoning?.hasSent ?? false);
+  }
+
+  /** Whether the reply has anything for the reader. */
+  get hasToken(): boolean {
+    return this.#reply.length > 0 || (this.#reasoning?.hasToken ?? false);
   }
 
   /**
    * The next events, of at most MAX_STEP units of the reply: a slow reader of a long reply then needs no second copy of
    * it, and the stall timeout applies to each part instead of to the whole rest. Empty while the rendering holds the text
-   * back; undefined when there is no new text.
+   * back; undefined when there is no new text. Reasoning comes before text.
    */
   next(): string | undefined {
-    const part = this.#nextPart();
+    const reasoning = this.#reasoning?.next();
+    if (reasoning !== undefined) return reasoning;
+    const part = this.#pieces.next();
     if (part === '') return undefined;
-    return this.#encode(this.#rendered ? this.#rendered.push(part) : part);
+    const events = this.#encode(this.#rendered ? this.#rendered.push(part) : part);
+    return this.#reasoning ? this.#reasoning.rest() + events : events;
   }
 
   /** The events of the text that the rendering has held back, after the end. */
   rest(): string {
-    return this.#rendered ? this.#encode(this.#rendered.end()) : '';
-  }
-
-  #nextPart(): string {
-    let part = '';
-    for (
-      let piece = this.#reply.piece(this.#pieceIndex);
-      piece !== undefined;
-      piece = this.#reply.piece(this.#pieceIndex)
-    ) {
-      const room = MAX_STEP - part.length;
-      const rest = this.#pieceOffset === 0 ? piece : piece.slice(this.#pieceOffset);
-      if (rest.length > room) {
-        const [head = ''] = contentPieces(rest, room);
-        this.#pieceOffset += head.length;
-        return part + head;
-      }
-      part += rest;
-      this.#pieceIndex += 1;
-      this.#pieceOffset = 0;
-    }
-    return part;
+    const reasoning = this.#reasoning?.rest() ?? '';
+    return this.#rendered ? reasoning + this.#encode(this.#rendered.end()) : reasoning;
   }
 
   #encode(output: string): string {

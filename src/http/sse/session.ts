@@ -3,7 +3,7 @@ import { AppError, emptyReply } from '../../domain/errors.ts';
 import type { Metrics } from '../../domain/metrics.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
-import { mustHaveText, presentCacheUse } from '../response/presenters.ts';
+import { mustHaveText, presentCacheUse, presentEnd } from '../response/presenters.ts';
 import { requestProblem } from '../response/problem.ts';
 import { noteDetails, noteError, noteTurn } from '../response/request-details.ts';
 import { type ChunkFraming, takeOverChunking } from './chunk-framing.ts';
@@ -85,17 +85,21 @@ export class StreamSession {
     const { reply, started, result } = this.#stream;
     const { resumed } = this.#options;
     await started;
-    if (!resumed && reply.running && reply.length === 0) await Promise.race([closed, this.#firstToken()]);
+    if (!resumed && reply.running && !this.#encoder.hasToken)
+      await Promise.race([closed, this.#firstToken()]);
     if (this.#isClosed) return;
     // A new reader of a reply that failed without a token gets the error as status, once it is stored.
-    if (!resumed && reply.end instanceof AppError && reply.length === 0) await result;
+    if (!resumed && reply.end instanceof AppError && !this.#encoder.hasToken) await result;
   }
 
-  /** Resolves with the first token, the end, or after `openMs`. */
+  /** Resolves with the first token for the reader, the end, or after `openMs`. */
   #firstToken(): Promise<void> {
     return new Promise((resolve) => {
+      const { reply } = this.#stream;
       const timer = setTimeout(done, this.#settings.openMs);
-      const unwatch = this.#stream.reply.watch(done);
+      const unwatch = reply.watch(() => {
+        if (this.#encoder.hasToken || !reply.running) done();
+      });
       function done() {
         clearTimeout(timer);
         unwatch();
@@ -164,8 +168,7 @@ export class StreamSession {
   }
 
   #write(events: string): void {
-    if (this.#firstTokenAt === undefined && this.#encoder.offset > this.#options.offset)
-      this.#noteFirstToken();
+    if (this.#firstTokenAt === undefined && this.#encoder.hasSentToken) this.#noteFirstToken();
     if (this.#response.write(this.#frame(events))) return;
     this.#waitsForDrain = true;
     this.#stall = this.#stallTimer();
@@ -213,17 +216,17 @@ export class StreamSession {
     if (result.status === 'rejected') return this.#failureEvent(result.reason);
     if (length === 0 && !blocked && mustHaveText(result.value)) return this.#errorEvent(emptyReply(), 0);
     noteTurn(this.#response, this.#stream, result.value, this.#firstTokenAt);
-    const { usage, persisted, finishReason } = result.value;
-    const finish_reason = blocked ? 'content_filter' : finishReason;
-    const data = { content: '', finish_reason, usage, persisted, length };
+    const { usage, persisted } = result.value;
+    const data = { content: '', ...presentEnd(result.value, blocked), usage, persisted, length };
     return endEvent(this.#stream.messageId, length, 'done', data);
   }
 
   #failureEvent(reason: unknown): string {
-    const { offset } = this.#encoder;
+    const { offset, hasSentToken } = this.#encoder;
     const error =
       reason instanceof AppError ? reason : new AppError('internal', undefined, { cause: reason });
-    if (error.code !== 'shutting_down' || offset === 0) return this.#errorEvent(error, offset);
+    if (error.code !== 'shutting_down' || (offset === 0 && !hasSentToken))
+      return this.#errorEvent(error, offset);
     // The text so far is stored. Another worker, or this one after its restart, resumes the stream.
     const resume = `/api/chat-stream/${this.#stream.messageId}`;
     return this.#errorEvent(error, offset, { resume }, RETRY_MS);

@@ -7,7 +7,7 @@ import { runAttempt } from '../transport/attempt.ts';
 import { decodedBody } from '../transport/body.ts';
 import type { ModelServerClient } from '../transport/client.ts';
 import { IdleTimeout } from '../transport/idle-timeout.ts';
-import { wireBytes } from './limits.ts';
+import { type ReplyLimits, wireBytes } from './limits.ts';
 import { ReplyReader, type ResponseDetails } from './reply-reader.ts';
 
 /** A reply, with the error of one that did not end as it should. */
@@ -20,7 +20,7 @@ interface Completed {
 export function completeOnce(
   client: ModelServerClient,
   request: AdaptedRequest,
-  limits: { readonly timeoutMs: number; readonly replyMaxBytes: number },
+  limits: { readonly timeoutMs: number } & Pick<ReplyLimits, 'replyMaxBytes' | 'reasoningTags'>,
   signal: AbortSignal,
   context?: CallContext,
 ): Promise<Completed> {
@@ -36,7 +36,8 @@ export function completeOnce(
           throw error;
         },
       );
-      return replyOf(text, new ReplyReader(request.model, limits.replyMaxBytes), details);
+      const reader = new ReplyReader(request.model, limits.replyMaxBytes, limits.reasoningTags);
+      return replyOf(text, reader, details);
     } finally {
       timeout.stop();
     }
@@ -68,15 +69,17 @@ function replyOf(body: string, reader: ReplyReader, details: ResponseDetails): C
   reader.feed(body);
   reader.end();
   const content = reader.takeText() + reader.takeRest();
-  const { verdict, usage, model, hasText } = reader;
+  const reasoning = reader.takeReasoning() + reader.takeRestOfReasoning();
+  const texts = { content, ...(reasoning !== '' && { reasoning }) };
+  const { verdict, hasOutput } = reader;
   if (verdict instanceof UpstreamError) throw verdict;
   if (verdict === 'capped') {
-    if (!hasText) throw reader.error('upstream_error', 'the response is too large');
-    return { reply: { content, usage, model, finishReason: 'length', truncated: true } };
+    if (!hasOutput) throw reader.error('upstream_error', 'the response is too large');
+    return { reply: { ...texts, ...reader.truncatedOutcome('length') } };
   }
   const outcome = reader.outcome();
-  if (!(outcome instanceof UpstreamError)) return { reply: { content, ...outcome } };
+  if (!(outcome instanceof UpstreamError)) return { reply: { ...texts, ...outcome } };
   // The response is whole, only its `finish_reason` is missing or unknown: the text is not thrown away.
-  if (outcome.error.code !== 'upstream_incomplete' || !hasText) throw outcome;
-  return { reply: { content, usage, model, finishReason: 'error', truncated: true }, error: outcome };
+  if (outcome.error.code !== 'upstream_incomplete' || !hasOutput) throw outcome;
+  return { reply: { ...texts, ...reader.truncatedOutcome('error') }, error: outcome };
 }

@@ -7,8 +7,9 @@ const NAMES: readonly (readonly [Meaning, string])[] = [
   [
     'stop',
     `stop stopped stopsequence stopstring stoptoken stopword eos eostoken endofsequence endoftext endturn endofturn
-    complete completed finish finished done end normal toolcall toolcalls tooluse functioncall functioncalls`,
+    complete completed finish finished done end normal`,
   ],
+  ['tool_calls', 'toolcall toolcalls tooluse functioncall functioncalls'],
   [
     'length',
     `length maxlength modellength lengthlimit maxtoken maxtokens maxnewtokens maxoutputtokens maxcompletiontokens

@@ -4,6 +4,29 @@ export interface ReplyLimits {
   readonly idleTimeoutMs: number;
   readonly replyMaxBytes: number;
   readonly replyMaxMs: number;
+  /** Whether `<think>…</think>` at the start of a text is reasoning. */
+  readonly reasoningTags: boolean;
+}
+
+/** The bytes of UTF-8 that the texts of a reply may have together. */
+export class ByteBudget {
+  #left: number;
+
+  constructor(bytes: number) {
+    this.#left = bytes;
+  }
+
+  get left(): number {
+    return Math.max(0, this.#left);
+  }
+
+  get isExceeded(): boolean {
+    return this.#left < 0;
+  }
+
+  take(bytes: number): void {
+    this.#left -= bytes;
+  }
 }
 
 /** The largest JSON of a reply of `replyMaxBytes`: six bytes for each when every character is escaped. */

@@ -1,13 +1,24 @@
 import type { ModelOutcome } from '../../domain/chat/model.ts';
-import type { Usage } from '../../domain/conversations/conversation.ts';
+import type { FinishReason, Usage } from '../../domain/conversations/conversation.ts';
 import type { ErrorCode } from '../../domain/errors.ts';
 import { classifyError, UpstreamError } from '../errors.ts';
 import { type ReportedError, readReportedError } from '../reported-error.ts';
 import { meaningOf } from './finish-reasons.ts';
 import { type BodyEvents, Framing } from './framing.ts';
-import { wireBytes } from './limits.ts';
+import { ByteBudget, wireBytes } from './limits.ts';
 import { ReplyText } from './reply-text.ts';
-import { deltaText, firstChoice, type Json, modelName, pieceOf, reasonOf, usageOf } from './shapes.ts';
+import {
+  firstChoice,
+  type Json,
+  modelName,
+  type Piece,
+  pieceOf,
+  plainText,
+  reasonOf,
+  usageOf,
+} from './shapes.ts';
+import { ThinkTags } from './think-tags.ts';
+import { ToolCalls } from './tool-calls.ts';
 
 /** Why reading ends: the response ended, a limit of this server was reached, or it failed. */
 export type Verdict = 'ended' | 'capped' | UpstreamError;
@@ -24,7 +35,12 @@ const NO_TEXT = 'The model sent reasoning or tool calls, but no reply.';
 /** Reads one reply out of the body of a response, be it a stream of chunks or one object. Sets no timers. */
 export class ReplyReader implements BodyEvents {
   readonly #framing: Framing;
+  readonly #budget: ByteBudget;
   readonly #text: ReplyText;
+  readonly #reasoning: ReplyText;
+  readonly #calls: ToolCalls;
+  /** Undefined: tags in the text mean nothing. */
+  readonly #tags: ThinkTags | undefined;
   #response: ResponseDetails = { status: undefined, requestId: undefined };
   #model: string;
   #usage: Usage | null = null;
@@ -33,17 +49,29 @@ export class ReplyReader implements BodyEvents {
   #isFinal = false;
   /** Text that was not taken yet. */
   #pending = '';
+  #pendingReasoning = '';
   #isAlive = false;
   #hasStarted = false;
-  #hasDeltas = false;
+  /** What came in deltas. A message after them would repeat it. */
+  readonly #inDeltas = { text: false, reasoning: false, calls: false };
+  #isRefusal = false;
   #hasEnded = false;
   /** What an object without choices said: the cause where no reply follows. */
   #remark: ReportedError | undefined;
   #verdict: Verdict | undefined;
 
-  constructor(model: string, replyMaxBytes: number) {
+  /** @param reasoningTags whether `<think>…</think>` at the start of the text is reasoning */
+  constructor(model: string, replyMaxBytes: number, reasoningTags = true) {
     this.#model = model;
-    this.#text = new ReplyText(replyMaxBytes);
+    this.#budget = new ByteBudget(replyMaxBytes);
+    this.#text = new ReplyText(this.#budget);
+    this.#reasoning = new ReplyText(this.#budget);
+    this.#calls = new ToolCalls(this.#budget);
+    if (reasoningTags) {
+      this.#tags = new ThinkTags((text) => {
+        this.#pendingReasoning += text;
+      });
+    }
     this.#framing = new Framing(wireBytes(replyMaxBytes), this);
   }
 
@@ -60,9 +88,9 @@ export class ReplyReader implements BodyEvents {
     return this.#hasStarted;
   }
 
-  /** Whether there is text that a reader sees. */
-  get hasText(): boolean {
-    return this.#text.hasText;
+  /** Whether there is text or reasoning that a reader sees. */
+  get hasOutput(): boolean {
+    return this.#text.hasText || this.#reasoning.hasText;
   }
 
   /**
@@ -91,15 +119,34 @@ export class ReplyReader implements BodyEvents {
 
   /** @returns the text since the last call, as far as its characters are complete */
   takeText(): string {
-    const text = this.#text.take(this.#pending);
+    const text = this.#text.take(this.#tags ? this.#tags.push(this.#pending) : this.#pending);
     this.#pending = '';
-    if (this.#text.truncated) this.#verdict = 'capped';
+    if (this.#budget.isExceeded) this.#verdict = 'capped';
     return text;
   }
 
-  /** The last text, when nothing can follow. */
-  takeRest(): string {
-    return this.#text.rest();
+  /** The reasoning since the last call, after {@link takeText}, which finds tags. */
+  takeReasoning(): string {
+    if (this.#pendingReasoning === '') return '';
+    const reasoning = this.#reasoning.take(this.#pendingReasoning);
+    this.#pendingReasoning = '';
+    if (this.#budget.isExceeded) this.#verdict = 'capped';
+    return reasoning;
+  }
+
+  /**
+   * The last text, when nothing can follow.
+   * @param isWhole false: the response was cut, perhaps inside a character
+   */
+  takeRest(isWhole = true): string {
+    const text = this.#text.take(this.#tags?.end() ?? '');
+    return isWhole ? text + this.#text.rest() : text;
+  }
+
+  /** The last reasoning, after {@link takeRest}. */
+  takeRestOfReasoning(isWhole = true): string {
+    const reasoning = this.takeReasoning();
+    return isWhole ? reasoning + this.#reasoning.rest() : reasoning;
   }
 
   feed(text: string): void {
@@ -132,11 +179,24 @@ export class ReplyReader implements BodyEvents {
   outcome(): ModelOutcome | UpstreamError {
     const reason = this.#reason === undefined ? undefined : meaningOf(this.#reason);
     if (reason === undefined || reason === 'none') return this.#unfinished();
-    if (!this.hasText && reason !== 'content_filter') {
+    // A limit or the filter may have cut the arguments.
+    const toolCalls = reason === 'stop' || reason === 'tool_calls' ? this.#calls.finished() : [];
+    if (toolCalls.length > 0) return { ...this.#outcome('tool_calls', false), toolCalls };
+    if (!this.hasOutput && reason !== 'content_filter') {
       const hint = this.#hasStarted ? NO_TEXT : undefined;
       return this.error('upstream_empty', 'no content', reason === 'length' ? TOKEN_LIMIT : hint);
     }
-    return { usage: this.#usage, model: this.#model, finishReason: reason, truncated: false };
+    return this.#outcome(reason === 'tool_calls' ? 'stop' : reason, false);
+  }
+
+  /** Of a reply that is not whole, or not known to be. */
+  truncatedOutcome(reason: 'length' | 'error'): ModelOutcome {
+    return this.#outcome(reason, true);
+  }
+
+  #outcome(finishReason: FinishReason, truncated: boolean): ModelOutcome {
+    const outcome = { usage: this.#usage, model: this.#model, finishReason, truncated };
+    return this.#isRefusal ? { ...outcome, refusal: true } : outcome;
   }
 
   #unfinished(): UpstreamError {
@@ -145,7 +205,7 @@ export class ReplyReader implements BodyEvents {
       return this.error('upstream_incomplete', 'unknown finish_reason');
     }
     if (!this.#hasStarted && this.#remark?.message !== undefined) return this.#errorInside(this.#remark);
-    if (!this.hasText && this.#framing.isValue) return this.error('upstream_empty', 'no content');
+    if (!this.hasOutput && this.#framing.isValue) return this.error('upstream_empty', 'no content');
     return this.error('upstream_incomplete', 'no finish_reason');
   }
 
@@ -188,18 +248,15 @@ export class ReplyReader implements BodyEvents {
   }
 
   #onChoice(choice: Json): void {
-    let text = deltaText(choice);
-    let isActive = false;
-    if (text !== '') this.#hasDeltas = true;
-    else ({ text, isActive } = pieceOf(choice, this.#hasDeltas));
+    const text = plainText(choice);
+    const piece = text === '' ? pieceOf(choice) : undefined;
     const reason = reasonOf(choice);
     const meaning = reason && meaningOf(reason);
     if (meaning === 'error') this.stop(this.#errorInside(readReportedError(choice.error)));
     if (this.#verdict) return;
     const isEnd = reason !== undefined && meaning !== 'none';
     if (isEnd) this.#reason = reason;
-    if (text !== '' || isActive) {
-      this.#pending += text;
+    if (piece ? this.#takePiece(piece) : this.#takeDelta(text)) {
       this.#hasStarted = true;
       this.#isFinal = false;
     } else if (isEnd) {
@@ -208,6 +265,34 @@ export class ReplyReader implements BodyEvents {
     }
     // Before the first token an empty piece does not move the deadline; after it, every piece does.
     this.#isAlive ||= this.#hasStarted || this.#isFinal;
+  }
+
+  #takeDelta(text: string): true {
+    this.#inDeltas.text = true;
+    this.#pending += text;
+    return true;
+  }
+
+  /** @returns whether it has anything new */
+  #takePiece({ text, isRefusal, reasoning, calls, isActive, isMessage }: Piece): boolean {
+    const known = this.#inDeltas;
+    const isNew = (isKnown: boolean) => !isMessage || !isKnown;
+    const adds = {
+      text: text !== '' && isNew(known.text),
+      reasoning: reasoning !== '' && isNew(known.reasoning),
+      calls: calls.length > 0 && isNew(known.calls),
+    };
+    if (adds.text) this.#pending += text;
+    if (adds.text && isRefusal) this.#isRefusal = true;
+    if (adds.reasoning) this.#pendingReasoning += reasoning;
+    if (adds.calls) this.#calls.add(calls);
+    const isRepetition = isMessage && (known.text || known.reasoning || known.calls);
+    if (!isMessage) {
+      known.text ||= adds.text;
+      known.reasoning ||= adds.reasoning;
+      known.calls ||= adds.calls;
+    }
+    return adds.text || adds.reasoning || adds.calls || (isActive && !isRepetition);
   }
 
   #errorInside(reported: ReportedError | undefined): UpstreamError {

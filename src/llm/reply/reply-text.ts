@@ -1,31 +1,27 @@
+import type { ByteBudget } from './limits.ts';
+
 const NUL = '\0';
 const REPLACEMENT = '\ufffd';
 /** Neither white space nor a control or format character, such as a zero-width space. */
 const VISIBLE = /[^\s\p{Cc}\p{Cf}]/u;
 
 /**
- * Cleans the pieces of a reply: no split surrogate pair, no lone surrogate, no NUL, and at most a number of bytes of
- * UTF-8.
+ * Cleans the pieces of one text of a reply: no split surrogate pair, no lone surrogate, no NUL, and at most the bytes of
+ * the budget.
  */
 export class ReplyText {
+  readonly #budget: ByteBudget;
   /** A high surrogate whose partner has not come yet. */
   #held = '';
-  #left: number;
   #hasText = false;
-  #truncated = false;
 
-  constructor(maxBytes: number) {
-    this.#left = maxBytes;
+  constructor(budget: ByteBudget) {
+    this.#budget = budget;
   }
 
   /** Whether any text was returned that a reader sees. */
   get hasText(): boolean {
     return this.#hasText;
-  }
-
-  /** Whether the limit was reached; later text is dropped. */
-  get truncated(): boolean {
-    return this.#truncated;
   }
 
   /** @returns the text that is complete so far */
@@ -44,19 +40,20 @@ export class ReplyText {
   }
 
   #measure(text: string): string {
-    if (text === '' || this.#truncated) return '';
-    let whole = text.toWellFormed();
-    // Some databases and languages end a string at NUL.
-    if (whole.includes(NUL)) whole = whole.replaceAll(NUL, REPLACEMENT);
+    if (text === '' || this.#budget.isExceeded) return '';
+    let whole = cleanText(text);
     const bytes = Buffer.byteLength(whole);
-    if (bytes > this.#left) {
-      this.#truncated = true;
-      whole = firstBytes(whole, this.#left);
-    }
-    this.#left -= bytes;
+    if (bytes > this.#budget.left) whole = firstBytes(whole, this.#budget.left);
+    this.#budget.take(bytes);
     if (!this.#hasText) this.#hasText = VISIBLE.test(whole);
     return whole;
   }
+}
+
+/** Without lone surrogates, and without NUL, at which some databases and languages end a string. */
+export function cleanText(text: string): string {
+  const whole = text.toWellFormed();
+  return whole.includes(NUL) ? whole.replaceAll(NUL, REPLACEMENT) : whole;
 }
 
 /** The longest start of a well-formed text that fits, cut between code points. */

@@ -44,34 +44,76 @@ export function modelName(body: Json): string | undefined {
 }
 
 /** The text of an ordinary chunk, else ''. */
-export function deltaText({ delta }: Json): string {
-  return textOf(delta, 'content');
+export function plainText({ delta }: Json): string {
+  if (!isObject(delta)) return '';
+  const isPlain = delta.tool_calls == null && delta.reasoning_content == null && delta.reasoning == null;
+  return isPlain ? textOf(delta, 'content') : '';
 }
 
 /** What a piece of a reply adds. */
 export interface Piece {
   readonly text: string;
-  /** It holds reasoning or a tool call: the model works, though there is no text. */
+  /** The text is the model's refusal. */
+  readonly isRefusal: boolean;
+  readonly reasoning: string;
+  /** Entries of `tool_calls`. */
+  readonly calls: readonly unknown[];
+  /** It holds reasoning or a tool call of any form: the model works, though there may be no text. */
   readonly isActive: boolean;
+  /** It was no delta. */
+  readonly isMessage: boolean;
 }
 
 /**
  * The piece in a choice of any shape: a delta, or a message that stands in its place; with a text, a list of typed
  * parts or a refusal; or the `text` of the older completions API.
- * @param hasDeltas whether deltas with text came before, which a message would repeat
  */
-export function pieceOf(choice: Json, hasDeltas: boolean): Piece {
-  const piece = isObject(choice.delta) ? bodyPiece(choice.delta) : NOTHING;
-  if (piece.text !== '' || hasDeltas) return piece;
-  if (isObject(choice.message)) return bodyPiece(choice.message);
-  return isObject(choice.delta) ? piece : { text: textOf(choice, 'text'), isActive: false };
+export function pieceOf(choice: Json): Piece {
+  const piece = isObject(choice.delta) ? bodyPiece(choice.delta, false) : NOTHING;
+  if (!isBlank(piece)) return piece;
+  if (isObject(choice.message)) return bodyPiece(choice.message, true);
+  return isObject(choice.delta) ? piece : { ...NOTHING, text: textOf(choice, 'text') };
 }
 
-const NOTHING: Piece = { text: '', isActive: false };
+const NOTHING: Piece = {
+  text: '',
+  isRefusal: false,
+  reasoning: '',
+  calls: [],
+  isActive: false,
+  isMessage: false,
+};
 
-function bodyPiece(body: Json): Piece {
-  const { text, isActive } = contentPiece(body.content);
-  return { text: text === '' ? textOf(body, 'refusal') : text, isActive: isActive || showsWork(body) };
+function isBlank({ text, reasoning, calls }: Piece): boolean {
+  return text === '' && reasoning === '' && calls.length === 0;
+}
+
+function bodyPiece(body: Json, isMessage: boolean): Piece {
+  const content = contentPiece(body.content);
+  const refusal = content.text === '' ? textOf(body, 'refusal') : '';
+  return {
+    text: content.text || refusal,
+    isRefusal: refusal !== '' || content.isRefusal,
+    reasoning: reasoningText(body) || content.reasoning,
+    calls: callsOf(body),
+    isActive: content.isActive || showsWork(body),
+    isMessage,
+  };
+}
+
+function callsOf({ tool_calls, function_call }: Json): readonly unknown[] {
+  if (Array.isArray(tool_calls)) return tool_calls;
+  // The second one is that of the older API.
+  return [tool_calls, function_call].filter(isObject).slice(0, 1);
+}
+
+/** The first one of its names: some servers send the same text under two. */
+function reasoningText(body: Json): string {
+  for (const name of ['reasoning_content', 'reasoning', 'thinking']) {
+    const text = textOf(body, name);
+    if (text !== '') return text;
+  }
+  return '';
 }
 
 const WORK = [
@@ -91,19 +133,33 @@ function showsWork(body: Json): boolean {
   });
 }
 
-function contentPiece(content: unknown): Piece {
-  if (typeof content === 'string') return { text: content, isActive: false };
+function contentPiece(content: unknown): Pick<Piece, 'text' | 'isRefusal' | 'reasoning' | 'isActive'> {
+  if (typeof content === 'string') return { text: content, isRefusal: false, reasoning: '', isActive: false };
   const parts: readonly unknown[] = Array.isArray(content) ? content : [content];
-  return { text: parts.map(partText).join(''), isActive: parts.some(isObject) };
+  return {
+    text: parts.map(partText).join(''),
+    isRefusal: parts.some((part) => textOf(part, 'type') === 'refusal'),
+    reasoning: parts.map(partReasoning).join(''),
+    isActive: parts.some(isObject),
+  };
 }
 
-/** Parts of other types, such as `thinking`, are not shown. */
+/** Parts of other types have no text. */
 function partText(part: unknown): string {
   if (typeof part === 'string') return part;
   if (!isObject(part)) return '';
   if (part.type === 'refusal') return textOf(part, 'refusal');
   const isText = part.type === undefined || (typeof part.type === 'string' && /text$/.test(part.type));
   return isText ? textOf(part, 'text') || textOf(part.text, 'value') : '';
+}
+
+/** `thinking` and `reasoning` parts, whose text may be a list of parts. */
+function partReasoning(part: unknown): string {
+  if (!isObject(part) || (part.type !== 'thinking' && part.type !== 'reasoning')) return '';
+  const inner = part[part.type];
+  return Array.isArray(inner)
+    ? inner.map(partText).join('')
+    : textOf(part, part.type) || textOf(part, 'text');
 }
 
 /** The `finish_reason`, under any of its names and places. */
@@ -120,7 +176,19 @@ export function usageOf(body: Json): Usage | null {
   const completion = count(usage.completion_tokens);
   if (prompt === undefined || completion === undefined) return null;
   const total = count(usage.total_tokens) ?? prompt + completion;
-  return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: total };
+  const cached = detail(usage.prompt_tokens_details, 'cached_tokens');
+  const reasoning = detail(usage.completion_tokens_details, 'reasoning_tokens');
+  return {
+    prompt_tokens: prompt,
+    completion_tokens: completion,
+    total_tokens: total,
+    ...(cached !== undefined && { cached_tokens: cached }),
+    ...(reasoning !== undefined && { reasoning_tokens: reasoning }),
+  };
+}
+
+function detail(details: unknown, name: string): number | undefined {
+  return isObject(details) ? count(details[name]) : undefined;
 }
 
 function count(value: unknown): number | undefined {

@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import type { ModelOutcome } from '../../domain/chat/model.ts';
+import type { ModelOutcome, PieceReader } from '../../domain/chat/model.ts';
 import { errorCode } from '../../domain/errors.ts';
 import { connectionError, requestIdOf, UpstreamError } from '../errors.ts';
 import type { Attempt } from '../transport/attempt.ts';
@@ -17,7 +17,7 @@ const USAGE_WAIT_MS = 5000;
  */
 export class StreamedReply {
   readonly #limits: ReplyLimits;
-  readonly #onDelta: (text: string) => void;
+  readonly #on: PieceReader;
   readonly #onStart: () => void;
   readonly #attempt: Attempt;
   readonly #timeout: IdleTimeout;
@@ -31,21 +31,22 @@ export class StreamedReply {
 
   /**
    * @param capAt when the reply must end at the latest, on the monotonic clock
-   * @param on called with each piece of text, and when the first token (of text or of reasoning) comes
+   * @param onStart called when the first token (of text or of reasoning) comes
    */
   constructor(
     model: string,
     limits: ReplyLimits,
     capAt: number,
-    on: { readonly delta: (text: string) => void; readonly start: () => void },
+    on: PieceReader,
+    onStart: () => void,
     attempt: Attempt,
   ) {
     this.#limits = limits;
     this.#capAt = capAt;
-    this.#onDelta = on.delta;
-    this.#onStart = on.start;
+    this.#on = on;
+    this.#onStart = onStart;
     this.#attempt = attempt;
-    this.#reader = new ReplyReader(model, limits.replyMaxBytes);
+    this.#reader = new ReplyReader(model, limits.replyMaxBytes, limits.reasoningTags);
     this.#timeout = new IdleTimeout(this.#withinCap(limits.firstTokenTimeoutMs), () => this.#onTimeout());
   }
 
@@ -80,7 +81,8 @@ export class StreamedReply {
   readonly #endOfRead = (): void => {
     this.#scheduled = false;
     if (this.#settled) return;
-    this.#passOn(this.#reader.takeText());
+    const text = this.#reader.takeText();
+    this.#passOn(this.#reader.takeReasoning(), text);
     const { verdict, isFinal } = this.#reader;
     if (verdict) {
       this.#settle(verdict);
@@ -90,10 +92,11 @@ export class StreamedReply {
     }
   };
 
-  #passOn(text: string): void {
-    if (text === '' || this.#attempt.stopped) return;
+  #passOn(reasoning: string, text: string): void {
+    if (this.#attempt.stopped) return;
     try {
-      this.#onDelta(text);
+      if (reasoning !== '') this.#on.reasoning(reasoning);
+      if (text !== '') this.#on.content(text);
     } catch (error) {
       // Thrown inside a tick, it would end the process.
       this.#attempt.stop(error);
@@ -125,8 +128,10 @@ export class StreamedReply {
   #settle(verdict: Verdict): void {
     this.#settled = true;
     this.#timeout.stop();
-    if (verdict === 'ended') {
-      this.#passOn(this.#reader.takeRest());
+    const isWhole = verdict === 'ended';
+    const rest = this.#reader.takeRest(isWhole);
+    this.#passOn(this.#reader.takeRestOfReasoning(isWhole), rest);
+    if (isWhole) {
       if (this.#response) this.#attempt.drainResponse(this.#response);
     } else {
       this.#attempt.closeConnection();
@@ -139,8 +144,7 @@ export class StreamedReply {
   #outcome(verdict: Verdict): ModelOutcome | UpstreamError {
     if (verdict instanceof UpstreamError) return verdict;
     if (verdict === 'ended') return this.#reader.outcome();
-    const { hasText, usage, model } = this.#reader;
-    if (hasText) return { usage, model, finishReason: 'length', truncated: true };
+    if (this.#reader.hasOutput) return this.#reader.truncatedOutcome('length');
     const code = performance.now() >= this.#capAt - 1 ? 'upstream_timeout' : 'upstream_error';
     return this.#reader.error(code, 'a limit was reached before the first text');
   }

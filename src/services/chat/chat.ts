@@ -9,6 +9,7 @@ import type {
   HistoryMessage,
   Instant,
   Message,
+  MessageDetails,
   ReplyFormat,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
@@ -265,7 +266,9 @@ export class ChatService {
     const conversationId = failed?.conversationId ?? input.conversationId ?? this.#ids.next();
     const questionId = failed?.questionId ?? this.#ids.next();
     const timestamp = this.#clock.now();
-    const reply = emptyReply(this.#ids.next(), conversationId, questionId, timestamp, { model, format });
+    const details: MessageDetails | null = input.wantsReasoning ? { wants_reasoning: true } : null;
+    const asked = { model, format, details };
+    const reply = emptyReply(this.#ids.next(), conversationId, questionId, timestamp, asked);
     const owner = access.unrestricted ? null : access.owner;
     if (revised) {
       const isAskedAgain = input.question.kind === 'regenerate';
@@ -342,9 +345,13 @@ function emptyReply(
   conversationId: string,
   replyTo: string,
   timestamp: Instant,
-  asked: { readonly model: string; readonly format: ReplyFormat },
+  asked: {
+    readonly model: string;
+    readonly format: ReplyFormat;
+    readonly details: MessageDetails | null;
+  },
 ): NewTurn['reply'] {
-  const none = { finishReason: null, usage: null, reasoning: null, details: null };
+  const none = { finishReason: null, usage: null, reasoning: null };
   return {
     uid,
     conversationId,

@@ -16,7 +16,7 @@ const MS_PER_REPLY = 0.5;
 interface Followed {
   readonly message: Message;
   readonly reply: Reply;
-  /** The length that was passed to the writer. */
+  /** The length of text and reasoning that was passed to the writer. */
   written: number;
   /** On the monotonic clock. */
   writtenAt: number;
@@ -70,7 +70,7 @@ export class Checkpoints {
   async #run(): Promise<void> {
     const start = performance.now();
     const due = [...this.#followed.values()].filter(
-      ({ reply, written, writtenAt }) => reply.length > written || start - writtenAt >= IDLE_CHECK_MS,
+      ({ reply, written, writtenAt }) => lengthOf(reply) > written || start - writtenAt >= IDLE_CHECK_MS,
     );
     const interval = Math.max(this.#intervalMs, Math.min(MAX_INTERVAL_MS, due.length * MS_PER_REPLY));
     await Promise.all([...due.map((one) => this.#save(one)), this.#stopEndedElsewhere()]);
@@ -85,10 +85,11 @@ export class Checkpoints {
       supersedes: message.details?.supersedes,
       worker: this.#worker,
       after: (length) => {
-        followed.written = reply.length;
+        followed.written = lengthOf(reply);
         followed.writtenAt = performance.now();
         return reply.after(length);
       },
+      reasoningAfter: (length) => reply.reasoningAfter(length),
     };
     try {
       const outcome = await this.#writer.progress(progress);
@@ -117,4 +118,8 @@ export class Checkpoints {
   #logError(error: unknown): void {
     if (!isDatabaseError(error)) this.#log.error({ err: error }, 'checkpoint failed');
   }
+}
+
+function lengthOf({ length, reasoningLength }: Reply): number {
+  return length + reasoningLength;
 }

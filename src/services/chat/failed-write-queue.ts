@@ -31,7 +31,7 @@ export class FailedWriteQueue {
   }
 
   add(uid: string, unit: TurnWrite): void {
-    const length = unit.reply?.content.length ?? 0;
+    const length = lengthOf(unit);
     if (this.#length + length > MAX_LENGTH) {
       this.#log.error({ message_id: uid }, 'failed write queue is full, end of reply lost');
       return;
@@ -66,6 +66,10 @@ export class FailedWriteQueue {
       this.#log.error({ err: error, ...fields, attempts: write.attempts }, 'end of reply lost');
     }
     this.#waiting.delete(uid);
-    this.#length -= write.unit.reply?.content.length ?? 0;
+    this.#length -= lengthOf(write.unit);
   }
+}
+
+function lengthOf({ reply }: TurnWrite): number {
+  return reply ? reply.content.length + (reply.reasoning?.length ?? 0) : 0;
 }

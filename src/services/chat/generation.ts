@@ -10,9 +10,12 @@ export class Generation {
   readonly pieces: string[] = [];
   /** In UTF-16 units. */
   length = 0;
+  /** What the model says before its reply, in pieces too. */
+  readonly reasoningPieces: string[] = [];
+  reasoningLength = 0;
   /** When the request of the last attempt was on its connection, on the monotonic clock. */
   connectedAt: number | undefined;
-  /** When the first piece came. */
+  /** When the first piece came, of text or of reasoning. */
   firstAt: number | undefined;
   /** Set when the reply ended, also when a limit of this server cut it. */
   outcome: ModelOutcome | undefined;
@@ -37,7 +40,7 @@ export class Generation {
   /** A generation that has ended, such as one from the cache. */
   static of(reply: ModelReply): Generation {
     const generation = new Generation();
-    if (reply.content !== '') generation.append(reply.content);
+    generation.addTexts(reply);
     generation.finish(reply);
     return generation;
   }
@@ -55,6 +58,10 @@ export class Generation {
     return this.pieces.join('');
   }
 
+  get reasoning(): string {
+    return this.reasoningPieces.join('');
+  }
+
   connected(): void {
     this.connectedAt = performance.now();
   }
@@ -64,6 +71,19 @@ export class Generation {
     this.pieces.push(piece);
     this.length += piece.length;
     this.#notify();
+  }
+
+  appendReasoning(piece: string): void {
+    this.firstAt ??= performance.now();
+    this.reasoningPieces.push(piece);
+    this.reasoningLength += piece.length;
+    this.#notify();
+  }
+
+  /** Of a reply, or a later part of one. */
+  addTexts({ content, reasoning }: { readonly content: string; readonly reasoning?: string | null }): void {
+    if (reasoning) this.appendReasoning(reasoning);
+    if (content !== '') this.append(content);
   }
 
   finish(outcome: ModelOutcome): void {

@@ -136,7 +136,7 @@ export class Generations {
     try {
       const outcome = await this.#complete(request, mode, generation);
       if (shared && outcome.finishReason === 'stop' && !outcome.truncated) {
-        this.#store(request, shared, outcome, generation.text);
+        this.#store(request, shared, outcome, generation);
       }
       end = () => generation.finish(outcome);
     } catch (error) {
@@ -150,12 +150,13 @@ export class Generations {
   }
 
   /** Under the key of the context that was sent, which is shorter than the requested one when the model refused that. */
-  #store(request: ModelRequest, shared: Shared, outcome: ModelOutcome, content: string): void {
+  #store(request: ModelRequest, shared: Shared, outcome: ModelOutcome, generation: Generation): void {
+    const { text: content, reasoning } = generation;
     if (!this.#isReadable(content)) return;
     const { omitted = 0, ...reply } = outcome;
     const sent = omitted > 0 ? { ...request, messages: withoutOldest(request.messages, omitted) } : request;
     const key = sent === request ? shared.key : this.#cache.keyOf(sent, shared.owner);
-    this.#cache.set(key, { ...reply, content });
+    this.#cache.set(key, { ...reply, content, ...(reasoning !== '' && { reasoning }) });
   }
 
   /** Whether the reply has text in every form. Most replies begin with a letter, which no form removes. */
@@ -172,10 +173,14 @@ export class Generations {
       connected: () => generation.connected(),
     };
     if (mode === 'stream') {
-      return this.#model.stream(request, (piece) => generation.append(piece), signal, context);
+      const on = {
+        content: (piece: string) => generation.append(piece),
+        reasoning: (piece: string) => generation.appendReasoning(piece),
+      };
+      return this.#model.stream(request, on, signal, context);
     }
-    const { content, ...outcome } = await this.#model.complete(request, signal, context);
-    if (content !== '') generation.append(content);
+    const { content, reasoning, ...outcome } = await this.#model.complete(request, signal, context);
+    generation.addTexts({ content, ...(reasoning && { reasoning }) });
     return outcome;
   }
 

@@ -6,6 +6,14 @@ import type { Generation } from './generation.ts';
 /** How a reply ended: with an outcome of the model, with the error that broke it, or because it was stopped. */
 export type ReplyEnd = ModelOutcome | AppError | 'stopped';
 
+interface EarlyEnd {
+  readonly end: ReplyEnd;
+  readonly pieces: number;
+  readonly length: number;
+  readonly reasoningPieces: number;
+  readonly reasoningLength: number;
+}
+
 /**
  * One turn's share of a generation that other turns may share. It can end before the generation does, and then has no
  * later pieces.
@@ -17,7 +25,7 @@ export class Reply {
   readonly #settle: () => void;
   readonly #release: (reason: unknown) => void;
   readonly #watchers = new Set<() => void>();
-  #early: { readonly end: ReplyEnd; readonly pieces: number; readonly length: number } | undefined;
+  #early: EarlyEnd | undefined;
 
   constructor(generation: Generation) {
     this.generation = generation;
@@ -47,6 +55,15 @@ export class Reply {
     return this.#early?.length ?? this.generation.length;
   }
 
+  /** As {@link count}, of the reasoning. */
+  get reasoningCount(): number {
+    return this.#early?.reasoningPieces ?? this.generation.reasoningPieces.length;
+  }
+
+  get reasoningLength(): number {
+    return this.#early?.reasoningLength ?? this.generation.reasoningLength;
+  }
+
   /** Undefined beyond the end. */
   piece(index: number): string | undefined {
     return index < this.count ? this.generation.pieces[index] : undefined;
@@ -56,20 +73,22 @@ export class Reply {
     return this.#early ? this.generation.pieces.slice(0, this.#early.pieces).join('') : this.generation.text;
   }
 
+  reasoningPiece(index: number): string | undefined {
+    return index < this.reasoningCount ? this.generation.reasoningPieces[index] : undefined;
+  }
+
+  /** Null without any. */
+  get reasoning(): string | null {
+    return this.reasoningLength === 0 ? null : this.reasoningAfter(0);
+  }
+
   /** The text after the first `length` UTF-16 units. Its cost is that of the result, not of the reply. */
   after(length: number): string {
-    const wanted = this.length - length;
-    if (wanted <= 0) return '';
-    let index = this.count;
-    let found = 0;
-    while (found < wanted) {
-      index -= 1;
-      found += this.piece(index)?.length ?? wanted;
-    }
-    return this.generation.pieces
-      .slice(index, this.count)
-      .join('')
-      .slice(found - wanted);
+    return lastUnits(this.generation.pieces, this.count, this.length - length);
+  }
+
+  reasoningAfter(length: number): string {
+    return lastUnits(this.generation.reasoningPieces, this.reasoningCount, this.reasoningLength - length);
   }
 
   /** Calls `watcher` after every piece and at the end, until the returned function is called. */
@@ -96,13 +115,35 @@ export class Reply {
 
   #endEarly(end: ReplyEnd): void {
     if (!this.running) return;
-    this.#early = { end, pieces: this.generation.pieces.length, length: this.generation.length };
+    const { pieces, length, reasoningPieces, reasoningLength } = this.generation;
+    this.#early = {
+      end,
+      pieces: pieces.length,
+      length,
+      reasoningPieces: reasoningPieces.length,
+      reasoningLength,
+    };
     this.#settle();
     for (const watcher of this.#watchers) watcher();
     this.#watchers.clear();
     // The call to the model is aborted when no other turn shares it.
     this.#release(end instanceof AppError ? end : new AppError('reply_incomplete', 'The reply was stopped'));
   }
+}
+
+/** The last units of the first `count` pieces. */
+function lastUnits(pieces: readonly string[], count: number, units: number): string {
+  if (units <= 0) return '';
+  let index = count;
+  let found = 0;
+  while (found < units) {
+    index -= 1;
+    found += pieces[index]?.length ?? units;
+  }
+  return pieces
+    .slice(index, count)
+    .join('')
+    .slice(found - units);
 }
 
 /** The columns of an ended reply. */

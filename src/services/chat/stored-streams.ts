@@ -1,4 +1,10 @@
-import type { PendingTurns, ReplyStore, ReplyTail, StoredReply } from '../../domain/chat/turns.ts';
+import type {
+  PendingTurns,
+  ReplyStore,
+  ReplyTail,
+  StoredReply,
+  TailPosition,
+} from '../../domain/chat/turns.ts';
 import type { Conversation, Message } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import { AppError } from '../../domain/errors.ts';
@@ -69,15 +75,16 @@ export class StoredStreams {
 
   /** Runs until the reply has ended or has no reader in this process. */
   async #poll(message: Message, generation: Generation, followed: Followed): Promise<void> {
-    let chars = 0;
+    const read = { content: 0, reasoning: 0 };
     let wait = POLL_MS;
     while (followed.readers > 0 && generation.running) {
-      const tail = await this.#tail(message, chars);
+      const tail = await this.#tail(message, read);
       if (tail === undefined) wait = MAX_POLL_MS;
       else if (tail instanceof AppError) generation.fail(tail);
       else {
-        wait = tail.content ? POLL_MS : Math.min(MAX_POLL_MS, wait * 1.5);
-        chars += countChars(tail.content);
+        wait = tail.content || tail.reasoning ? POLL_MS : Math.min(MAX_POLL_MS, wait * 1.5);
+        read.content += countChars(tail.content);
+        read.reasoning += countChars(tail.reasoning ?? '');
         grow(generation, tail, message);
       }
       if (generation.running) await pause(wait);
@@ -92,14 +99,16 @@ export class StoredStreams {
   }
 
   /** An error if it is not stored any more, undefined if the database is unavailable. */
-  async #tail(message: Message, afterChars: number): Promise<ReplyTail | AppError | undefined> {
+  async #tail(message: Message, after: TailPosition): Promise<ReplyTail | AppError | undefined> {
     const { uid } = message;
     const journalled = this.#pending.reply(uid);
     if (journalled && journalled.status !== 'streaming') {
-      return { ...journalled, settling: false, content: afterCodePoints(journalled.content, afterChars) };
+      const content = afterCodePoints(journalled.content, after.content);
+      const reasoning = afterCodePoints(journalled.reasoning ?? '', after.reasoning);
+      return { ...journalled, settling: false, content, reasoning };
     }
     try {
-      const tail = await this.#replies.tail(uid, afterChars);
+      const tail = await this.#replies.tail(uid, after);
       return tail ?? (journalled ? undefined : await missingReply(this.#replies, message));
     } catch (error) {
       if (!(error instanceof AppError)) this.#log.error({ err: error }, 'reply of another process not read');
@@ -108,11 +117,11 @@ export class StoredStreams {
   }
 
   async #result(generation: Generation, conversation: Conversation, persisted: boolean): Promise<TurnResult> {
-    const { outcome, error, text } = generation;
+    const { outcome, error, text, reasoning } = generation;
     if (!outcome) throw error ?? new AppError('internal', undefined, { cause: 'the reply is still running' });
-    const { finishReason, usage, model } = outcome;
+    const { truncated: _, ...end } = outcome;
     const expiresAt = this.#retention.expiresAt(conversation.lastActive);
-    return { content: text, finishReason, usage, model, persisted, expiresAt };
+    return { content: text, reasoning: reasoning || null, ...end, persisted, expiresAt };
   }
 }
 
@@ -129,6 +138,7 @@ function toTurn(
     messageId: message.uid,
     model: message.model ?? '',
     format: message.format ?? 'markdown',
+    wantsReasoning: message.details?.wants_reasoning ?? false,
     reply: new Reply(generation),
     started: Promise.resolve(),
     result: withoutUnhandledRejection(result),
@@ -141,27 +151,40 @@ function toTurn(
 }
 
 function grow(generation: Generation, tail: ReplyTail, message: Message): void {
-  if (tail.content !== '') generation.append(tail.content);
+  generation.addTexts(tail);
   if (tail.status !== 'streaming' && !tail.settling) finish(generation, { ...message, ...tail });
 }
 
 function endedGeneration(message: Message): Generation {
   const generation = new Generation();
-  if (message.content !== '') generation.append(message.content);
+  generation.addTexts(message);
   finish(generation, message);
   return generation;
 }
 
 function finish(
   generation: Generation,
-  { status, finishReason, usage, model }: Pick<Message, 'status' | 'finishReason' | 'usage' | 'model'>,
+  {
+    status,
+    finishReason,
+    usage,
+    model,
+    details,
+  }: Pick<Message, 'status' | 'finishReason' | 'usage' | 'model' | 'details'>,
 ): void {
   const truncated = status === 'incomplete';
   if (truncated && finishReason !== 'length') {
     generation.fail(new AppError('reply_incomplete', 'The reply broke off; this is the stored part.'));
     return;
   }
-  generation.finish({ finishReason: finishReason ?? 'stop', usage, model: model ?? '', truncated });
+  generation.finish({
+    finishReason: finishReason ?? 'stop',
+    usage,
+    model: model ?? '',
+    truncated,
+    ...(finishReason === 'tool_calls' && details?.tool_calls && { toolCalls: details.tool_calls }),
+    ...(details?.refusal && { refusal: true }),
+  });
 }
 
 /** Code points, as databases count. */

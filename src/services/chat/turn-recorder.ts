@@ -114,7 +114,7 @@ export class TurnRecorder {
   }
 
   #add(
-    { owner, times, reply: { conversationId, uid, model, format } }: NewTurn,
+    { owner, times, reply: { conversationId, uid, model, format, details } }: NewTurn,
     reply: Reply,
     { cache }: OpenedGeneration,
     started: Promise<unknown>,
@@ -126,6 +126,7 @@ export class TurnRecorder {
       messageId: uid,
       model,
       format: format ?? 'markdown',
+      wantsReasoning: details?.wants_reasoning ?? false,
       reply,
       started: withoutUnhandledRejection(started),
       result: withoutUnhandledRejection(result),
@@ -159,22 +160,36 @@ export class TurnRecorder {
     turn.times.replyEnded();
     const { end } = reply;
     if (!end) throw new AppError('internal', undefined, { cause: 'the reply is still running' });
-    const { model, usage } = end === 'stopped' || end instanceof AppError ? NO_OUTCOME : end;
+    const { model, usage, toolCalls, refusal } =
+      end === 'stopped' || end instanceof AppError ? NO_OUTCOME : end;
     const activeAt = this.#clock.now();
     const message = {
       ...turn.reply,
       ...storedEnd(end),
       timestamp: activeAt,
       content: reply.text,
+      reasoning: reply.reasoning,
       model: model ?? turn.reply.model,
       usage,
+      details:
+        toolCalls || refusal
+          ? {
+              ...turn.reply.details,
+              ...(toolCalls && { tool_calls: toolCalls }),
+              ...(refusal && { refusal }),
+            }
+          : turn.reply.details,
     };
     const written = await this.#write(message, { ...start, reply: message, activeAt });
     turn.times.stored();
     if (end instanceof AppError) throw end;
+    const stopped = written === 'stopped';
     return {
       content: message.content,
-      finishReason: written === 'stopped' ? 'cancelled' : message.finishReason,
+      reasoning: message.reasoning,
+      finishReason: stopped ? 'cancelled' : message.finishReason,
+      toolCalls: stopped ? undefined : toolCalls,
+      refusal,
       usage,
       model: message.model,
       persisted: written !== 'journalled',
@@ -208,7 +223,7 @@ export class TurnRecorder {
 /** Another request has the idempotency key. */
 export class KeyInUseError extends Error {}
 
-const NO_OUTCOME = { model: undefined, usage: null };
+const NO_OUTCOME = { model: undefined, usage: null, toolCalls: undefined, refusal: undefined };
 
 function startOf({ start, revision, key }: NewTurn): TurnWrite {
   return { ...(start && { start }), ...(revision && { revision }), ...(key && { key }) };

@@ -4,6 +4,7 @@ import type {
   Instant,
   Message,
   ReplyFormat,
+  ToolCall,
   Usage,
 } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
@@ -14,7 +15,13 @@ import type { TurnTimes } from './timing/turn-times.ts';
 /** The end of a turn. */
 export interface TurnResult {
   readonly content: string;
+  /** Null without any. */
+  readonly reasoning: string | null;
   readonly finishReason: FinishReason;
+  /** Only with the finish reason `tool_calls`. */
+  readonly toolCalls?: readonly ToolCall[] | undefined;
+  /** The text is the model's refusal. */
+  readonly refusal?: true | undefined;
   readonly usage: Usage | null;
   readonly model: string;
   /** False: the turn is in this host's journal and not in the database yet. */
@@ -33,6 +40,8 @@ export interface Turn {
   readonly model: string;
   /** The format that the offsets of its stream count. */
   readonly format: ReplyFormat;
+  /** Whether the caller gets the reasoning too. */
+  readonly wantsReasoning: boolean;
   readonly reply: Reply;
   /** Resolves when the user message is stored; rejects when it cannot be stored. */
   readonly started: Promise<unknown>;

@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import type { ChatModel } from '../../../src/domain/chat/model.ts';
 import type { FilterAction } from '../../../src/domain/filter.ts';
 import { createWordFilters, Fold, filterReplies } from '../../../src/filter/index.ts';
+import { textReader } from '../../support/fakes.ts';
 
 const words = { filters: createWordFilters(['敏感词'], new Fold()) };
 const REQUEST = { model: 'm', messages: [], parameters: {} };
@@ -23,8 +24,8 @@ function filtered(action: FilterAction, model: Partial<ChatModel>) {
 
 const saying =
   (...pieces: string[]): ChatModel['stream'] =>
-  async (_request, onDelta) => {
-    for (const piece of pieces) onDelta(piece);
+  async (_request, on) => {
+    for (const piece of pieces) on.content(piece);
     return outcome;
   };
 
@@ -32,7 +33,14 @@ describe('a filtered model', () => {
   it('masks a reply while it arrives, and emits held-back text at its end', async () => {
     const pieces: string[] = [];
     const model = filtered('mask', { stream: saying('很**敏', '感**词', '好敏') });
-    assert.deepEqual(await model.stream(REQUEST, (piece) => pieces.push(piece), live()), outcome);
+    assert.deepEqual(
+      await model.stream(
+        REQUEST,
+        textReader((piece) => pieces.push(piece)),
+        live(),
+      ),
+      outcome,
+    );
     assert.equal(pieces.join(''), '很**〇〇**〇好敏');
     assert.ok(!pieces.includes(''));
   });
@@ -53,15 +61,19 @@ describe('a filtered model', () => {
   it('aborts a blocked call, and completes the reply', async () => {
     const pieces: string[] = [];
     let aborted = false;
-    const stream: ChatModel['stream'] = (_request, onDelta, signal) =>
+    const stream: ChatModel['stream'] = (_request, on, signal) =>
       new Promise((_resolve, reject) => {
         signal.addEventListener('abort', () => {
           aborted = true;
           reject(signal.reason);
         });
-        for (const piece of ['很敏', '感词', '更多']) onDelta(piece);
+        for (const piece of ['很敏', '感词', '更多']) on.content(piece);
       });
-    const ended = await filtered('block', { stream }).stream(REQUEST, (piece) => pieces.push(piece), live());
+    const ended = await filtered('block', { stream }).stream(
+      REQUEST,
+      textReader((piece) => pieces.push(piece)),
+      live(),
+    );
     assert.deepEqual(ended, { finishReason: 'content_filter', usage: null, model: 'm', truncated: false });
     assert.deepEqual([pieces.join(''), aborted], ['很', true]);
   });
@@ -69,23 +81,34 @@ describe('a filtered model', () => {
   it('completes a blocked reply that ended before it could be aborted', async () => {
     const pieces: string[] = [];
     const model = filtered('block', { stream: saying('很敏感词好') });
-    assert.deepEqual(await model.stream(REQUEST, (piece) => pieces.push(piece), live()), {
-      ...outcome,
-      finishReason: 'content_filter',
-    });
+    assert.deepEqual(
+      await model.stream(
+        REQUEST,
+        textReader((piece) => pieces.push(piece)),
+        live(),
+      ),
+      {
+        ...outcome,
+        finishReason: 'content_filter',
+      },
+    );
     assert.equal(pieces.join(''), '很');
   });
 
   it('emits held-back text and the error when the reply fails', async () => {
     const pieces: string[] = [];
     const fault = new Error('upstream');
-    const stream: ChatModel['stream'] = async (_request, onDelta) => {
-      onDelta('很敏感');
+    const stream: ChatModel['stream'] = async (_request, on) => {
+      on.content('很敏感');
       throw fault;
     };
     const model = filtered('mask', { stream });
     await assert.rejects(
-      model.stream(REQUEST, (piece) => pieces.push(piece), live()),
+      model.stream(
+        REQUEST,
+        textReader((piece) => pieces.push(piece)),
+        live(),
+      ),
       fault,
     );
     assert.equal(pieces.join(''), '很敏感');
@@ -93,11 +116,11 @@ describe('a filtered model', () => {
 
   it('rejects with the caller’s reason when the caller aborts', async () => {
     const quit = new AbortController();
-    const stream: ChatModel['stream'] = (_request, _onDelta, signal) =>
+    const stream: ChatModel['stream'] = (_request, _on, signal) =>
       new Promise((_resolve, reject) => {
         signal.addEventListener('abort', () => reject(signal.reason));
       });
-    const asked = filtered('mask', { stream }).stream(REQUEST, () => {}, quit.signal);
+    const asked = filtered('mask', { stream }).stream(REQUEST, textReader(), quit.signal);
     const reason = new Error('enough');
     quit.abort(reason);
     await assert.rejects(asked, reason);

@@ -34,7 +34,11 @@ function read(
   const generation = new Generation();
   const reply = new Reply(generation);
   for (const piece of pieces.slice(0, late)) generation.append(piece);
-  const events = new SseReplyEncoder('id', reply, { rendered: renderer.stream(reply, format), offset: from });
+  const events = new SseReplyEncoder('id', reply, {
+    rendered: renderer.stream(reply, format),
+    reasoning: undefined,
+    offset: from,
+  });
   let output = contents(events.next() ?? '');
   for (const piece of pieces.slice(late)) {
     generation.append(piece);

@@ -67,9 +67,9 @@ class HandModel {
   finish: () => void = () => {};
   aborted: unknown;
 
-  stream: ChatModel['stream'] = (_request, onDelta, signal) =>
+  stream: ChatModel['stream'] = (_request, on, signal) =>
     new Promise((resolve, reject) => {
-      this.say = onDelta;
+      this.say = on.content;
       this.finish = () => resolve({ finishReason: 'stop', usage: null, model: 'm-1', truncated: false });
       signal.addEventListener('abort', () => {
         this.aborted = signal.reason;
@@ -103,9 +103,9 @@ function setUp(
       requests.push(request);
       return { content: '答', finishReason: 'stop', usage: null, model: 'm-1', truncated: false };
     },
-    async stream(request, onDelta) {
+    async stream(request, on) {
       requests.push(request);
-      onDelta('答');
+      on.content('答');
       return { finishReason: 'stop', usage: null, model: 'm-1', truncated: false };
     },
     probe: () => Promise.resolve('up' as const),
@@ -282,8 +282,8 @@ describe('a turn', () => {
   it('that fails keeps its text, as incomplete', async () => {
     const { chat, writer } = setUp({
       model: {
-        async stream(_request, onDelta) {
-          onDelta('half');
+        async stream(_request, on) {
+          on.content('half');
           throw new AppError('upstream_incomplete');
         },
       },
@@ -297,8 +297,8 @@ describe('a turn', () => {
   it('cut by a limit of this server succeeds, with length, stored as incomplete', async () => {
     const { chat, writer } = setUp({
       model: {
-        async stream(_request, onDelta) {
-          onDelta('long');
+        async stream(_request, on) {
+          on.content('long');
           return { finishReason: 'length', usage: null, model: 'm', truncated: true };
         },
       },

@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { createResponseCache } from '../../../../src/cache/response-cache.ts';
-import type { ChatModel, ModelOutcome, ModelRequest } from '../../../../src/domain/chat/model.ts';
+import type {
+  ChatModel,
+  ModelOutcome,
+  ModelRequest,
+  PieceReader,
+} from '../../../../src/domain/chat/model.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
 import { createTextFormat } from '../../../../src/markdown/index.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';
@@ -13,6 +18,7 @@ interface Call {
   readonly request: ModelRequest;
   readonly signal: AbortSignal;
   say(text: string): void;
+  think(text: string): void;
   end(outcome?: Partial<ModelOutcome>): void;
   fail(error: Error): void;
 }
@@ -21,21 +27,27 @@ interface Call {
 class HandModel implements ChatModel {
   readonly calls: Call[] = [];
 
-  stream(request: ModelRequest, onDelta: (text: string) => void, signal: AbortSignal): Promise<ModelOutcome> {
+  stream(request: ModelRequest, on: PieceReader, signal: AbortSignal): Promise<ModelOutcome> {
     const { promise, resolve, reject } = Promise.withResolvers<ModelOutcome>();
     signal.addEventListener('abort', () => reject(signal.reason));
     const end = (outcome: Partial<ModelOutcome> = {}) => resolve({ ...DONE, ...outcome });
-    this.calls.push({ request, signal, say: onDelta, end, fail: reject });
+    this.calls.push({ request, signal, say: on.content, think: on.reasoning, end, fail: reject });
     return promise;
   }
 
   async complete(request: ModelRequest, signal: AbortSignal) {
     let content = '';
-    const collect = (text: string) => {
-      content += text;
+    let reasoning = '';
+    const collect = {
+      content(text: string) {
+        content += text;
+      },
+      reasoning(text: string) {
+        reasoning += text;
+      },
     };
     const outcome = await this.stream(request, collect, signal);
-    return { ...outcome, content };
+    return { ...outcome, content, ...(reasoning !== '' && { reasoning }) };
   }
 
   probe = () => Promise.resolve('up' as const);

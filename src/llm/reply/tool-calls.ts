@@ -1,0 +1,113 @@
+import { randomUUID } from 'node:crypto';
+import type { ToolCall } from '../../domain/conversations/conversation.ts';
+import type { ByteBudget } from './limits.ts';
+import { cleanText } from './reply-text.ts';
+import { isObject, type Json, parseObject, textOf } from './shapes.ts';
+
+/** Of a call in the budget, beside its texts. */
+const CALL_BYTES = 64;
+
+interface Draft {
+  readonly index: number | undefined;
+  id: string;
+  name: string;
+  args: string;
+}
+
+/** One entry of `tool_calls`. */
+interface Piece {
+  readonly index: number | undefined;
+  readonly id: string;
+  readonly name: string;
+  readonly args: string;
+}
+
+/**
+ * Puts tool calls together from their pieces. Model servers leave out the index or the id, repeat id and name, send all
+ * calls under one index, or whole calls with their arguments as an object.
+ */
+export class ToolCalls {
+  readonly #budget: ByteBudget;
+  readonly #drafts: Draft[] = [];
+
+  constructor(budget: ByteBudget) {
+    this.#budget = budget;
+  }
+
+  /** @param entries the `tool_calls` of one piece of the reply */
+  add(entries: readonly unknown[]): void {
+    /** Without an index, the entries of one list are different calls. */
+    const touched = new Set<Draft>();
+    for (const [position, entry] of entries.entries()) {
+      if (!isObject(entry) || this.#budget.isExceeded) continue;
+      const piece = pieceOf(entry);
+      const known = this.#find(piece, entries.length > 1 ? position : undefined);
+      const isAnother = known && piece.name !== '' && (touched.has(known) || startsAnother(known, piece));
+      const draft = !known || isAnother ? this.#begin(piece) : known;
+      touched.add(draft);
+      this.#budget.take(piece.id.length + piece.name.length + Buffer.byteLength(piece.args));
+      extend(draft, piece);
+    }
+  }
+
+  /** The calls, each with an id of its own. */
+  finished(): ToolCall[] {
+    const ids = new Set<string>();
+    return this.#drafts
+      .filter(({ name }) => name !== '')
+      .map(({ id: given, name, args }) => {
+        const id = given === '' || ids.has(given) ? `call_${randomUUID().replaceAll('-', '')}` : given;
+        ids.add(id);
+        const call = { name: cleanText(name), arguments: args.trim() === '' ? '{}' : cleanText(args) };
+        return { id: cleanText(id), type: 'function', function: call };
+      });
+  }
+
+  /** @param position in a list of several entries */
+  #find({ index, id, name }: Piece, position: number | undefined): Draft | undefined {
+    if (index !== undefined) return this.#drafts.findLast((draft) => draft.index === index);
+    const last = this.#drafts.at(-1);
+    const byId = id === '' ? undefined : this.#drafts.find((draft) => draft.id === id);
+    if (byId) return byId;
+    // A call begins with its name. Some servers make up an id for every piece.
+    if (name === '') return position === undefined ? last : this.#drafts[position];
+    return id === '' ? last : undefined;
+  }
+
+  #begin({ index }: Piece): Draft {
+    const draft = { index, id: '', name: '', args: '' };
+    this.#drafts.push(draft);
+    this.#budget.take(CALL_BYTES);
+    return draft;
+  }
+}
+
+function pieceOf(entry: Json): Piece {
+  const call = isObject(entry.function) ? entry.function : entry;
+  const args = call.arguments;
+  return {
+    index: typeof entry.index === 'number' ? entry.index : undefined,
+    id: textOf(entry, 'id'),
+    name: textOf(call, 'name'),
+    args: typeof args === 'object' && args !== null ? JSON.stringify(args) : textOf(call, 'arguments'),
+  };
+}
+
+/** Whether the named piece begins another call than the one that has its index, or was the last one. */
+function startsAnother(draft: Draft, { id, name, args }: Piece): boolean {
+  if (id !== '' && draft.id !== '') return id !== draft.id;
+  return draft.args !== '' && !(name === draft.name && args === draft.args) && isWhole(draft.args);
+}
+
+function extend(draft: Draft, { id, name, args }: Piece): void {
+  const isRepeated = name !== '' && name === draft.name && args === draft.args && isWhole(args);
+  draft.id ||= id;
+  // A name comes in pieces, or again with every piece.
+  if (name.startsWith(draft.name)) draft.name = name;
+  else if (draft.args === '') draft.name += name;
+  if (!isRepeated) draft.args += args;
+}
+
+function isWhole(args: string): boolean {
+  return parseObject(args) !== undefined;
+}
