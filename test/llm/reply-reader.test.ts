@@ -19,9 +19,11 @@ function read(body: string, cut: number): Read {
   for (let at = 0; at < body.length; at += cut) {
     reader.feed(body.slice(at, at + cut));
     text += reader.takeText();
+    reader.takeReasoning();
   }
   reader.end();
   text += reader.takeText() + reader.takeRest();
+  reader.takeRestOfReasoning();
   const { verdict } = reader;
   const end = verdict === 'ended' ? reader.outcome() : verdict;
   if (end instanceof UpstreamError) {
@@ -189,7 +191,7 @@ describe('content', () => {
       'stop',
     ],
     ['as one part', whole({ content: { type: 'output_text', text: { value: 'Hello' } } }), 'Hello', 'stop'],
-    ['of reasoning parts only is empty', chunk({ content: [thinking] }) + STOP, '', 'upstream_empty'],
+    ['of reasoning parts only is not empty', chunk({ content: [thinking] }) + STOP, '', 'stop'],
     [
       'odd parts are left out',
       whole({ content: [null, 7, { type: 'image_url' }, { type: 'text', text: 7 }, { text: 'x' }] }),
@@ -228,9 +230,9 @@ describe('content', () => {
   ]);
 
   it('that is missing because of a limit says so', () => {
-    const body = chunk({ reasoning_content: 'hm' }) + chunk({}, 'length') + DONE;
-    assert.match(read(body, 1000).detail ?? '', /token limit/);
-    assert.match(read(chunk({ reasoning: 'hm' }) + STOP, 1000).detail ?? '', /reasoning/);
+    const hidden = chunk({ reasoning_details: [{ type: 'reasoning.encrypted', data: 'x' }] });
+    assert.match(read(hidden + chunk({}, 'length') + DONE, 1000).detail ?? '', /token limit/);
+    assert.match(read(hidden + STOP, 1000).detail ?? '', /reasoning/);
   });
 });
 

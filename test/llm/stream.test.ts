@@ -226,7 +226,7 @@ test('an empty reply is an error, unless the content filter made it so', async (
   const { model, upstream } = await setUp(t);
   upstream.respond([
     script(role(), finish(), usage(), done()),
-    script(reasoning('hm'), finish('length'), done()),
+    script(raw(chunk({ reasoning_details: [{ type: 'reasoning.encrypted' }] })), finish('length'), done()),
     script(role(), finish('content_filter'), usage(), done()),
   ]);
   await assert.rejects(startStream(model).outcome, { name: 'AppError', code: 'upstream_empty' });

@@ -23,11 +23,8 @@ export class ThinkTags {
     this.#held = '';
     if (this.#state === 'start') {
       const trimmed = text.trimStart();
-      const mayStart = OPEN.startsWith(trimmed) && text.length < MAX_BLANK;
-      if (mayStart) this.#held = text;
-      else if (trimmed.startsWith(OPEN)) this.#state = 'inside';
-      else this.#state = 'done';
-      if (this.#state !== 'inside') return mayStart ? '' : text;
+      if (!trimmed.startsWith(OPEN)) return this.#beforeTag(text, trimmed);
+      this.#state = 'inside';
       text = trimmed.slice(OPEN.length);
     }
     return this.#afterTag(this.#state === 'inside' ? this.#inside(text) : text);
@@ -42,6 +39,15 @@ export class ThinkTags {
     if (state === 'start') return held;
     if (held !== '') this.#reason(held);
     return '';
+  }
+
+  #beforeTag(text: string, trimmed: string): string {
+    if (OPEN.startsWith(trimmed) && text.length < MAX_BLANK) {
+      this.#held = text;
+      return '';
+    }
+    this.#state = 'done';
+    return text;
   }
 
   /** @returns the text after the closing tag */
