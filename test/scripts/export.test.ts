@@ -72,8 +72,11 @@ describe('npm run export', () => {
     const [, ...rows] = readCsv(text.slice(1));
     const expected = csvRows(conversations);
     assert.equal(rows.length, expected.length);
-    const plain = rows.map((row) => row.map((cell, at) => (at === 5 ? cell.replace(/^'/, '') : cell)));
-    assert.deepEqual(plain, expected);
+    // The difference of whole tables would take gigabytes.
+    for (const [at, row] of rows.entries()) {
+      const [content = ''] = row.splice(5, 1);
+      assert.deepEqual(row.toSpliced(5, 0, content.replace(/(^|[\r\n])'/g, '$1')), expected[at]);
+    }
     const { conversations: count, messages, csv } = json('a.csv.manifest.json');
     assert.deepEqual([count, messages, csv], [900, 4 * 891, 'escaped']);
     assert.deepEqual(left('a.csv').sort(), ['a.csv', 'a.csv.manifest.json']);
