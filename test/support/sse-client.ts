@@ -10,8 +10,8 @@ import { z } from 'zod';
 
 export interface StreamEvent {
   /** `content` is a piece of the reply, which has no name on the wire; `ping` the comment. */
-  readonly type: 'start' | 'content' | 'done' | 'error' | 'ping';
-  /** As sent; empty for a ping. */
+  readonly type: 'start' | 'reasoning' | 'content' | 'done' | 'error' | 'ping';
+  /** As sent; empty for a ping and for reasoning. */
   readonly id: string;
   readonly data: Readonly<Record<string, unknown>>;
   readonly content: string;
@@ -19,7 +19,7 @@ export interface StreamEvent {
 }
 
 const payload = z.looseObject({ content: z.string() });
-const NAMES = ['start', 'done', 'error'] as const;
+const NAMES = ['start', 'reasoning', 'done', 'error'] as const;
 
 export class SseReader {
   readonly status: number;
@@ -131,12 +131,19 @@ export function joined(events: readonly StreamEvent[]): string {
   return events.map(({ content }) => content).join('');
 }
 
+/** The reasoning in a list of events. */
+export function joinedReasoning(events: readonly StreamEvent[]): string {
+  return events.map(({ data }) => (typeof data.reasoning === 'string' ? data.reasoning : '')).join('');
+}
+
 /**
  * Checks what holds for every stream, whatever happened: `start` first and once, one `done` or `error` and nothing
  * after it, ids of one stream that count the output from where it begins, no torn characters. Returns the last event.
  */
 export function checkStream(events: readonly StreamEvent[]): StreamEvent {
-  const told = events.filter(({ type }) => type !== 'ping');
+  const told = events.filter(({ type }) => type !== 'ping' && type !== 'reasoning');
+  const thought = events.filter(({ type }) => type === 'reasoning');
+  for (const { id, content } of thought) assert.deepEqual([id, content], ['', '']);
   const first = told[0];
   const last = told.at(-1);
   assert(first && last, 'the stream is empty');
