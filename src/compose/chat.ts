@@ -89,7 +89,7 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
       },
     ),
     streams: new StreamService({ recorder, stored, replies, pending: writer, clock }, retention),
-    conversations: new ConversationService(conversations, writer, clock, retention, dropConversation),
+    conversations: new ConversationService(conversations, writer, clock, ids, retention, dropConversation),
     health: new HealthService(conversations, model, writer, config.model.demo, core.isWritable),
   };
 }

@@ -5,7 +5,7 @@ import type { Scope } from '../domain/access/api-keys.ts';
 import { queryParameters, rejectUnknownParameters } from './request/query.ts';
 import { methodNotAllowed } from './response/problem.ts';
 
-export type Method = 'get' | 'post' | 'delete';
+export type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
 
 /** Who may call a route where authentication is on: everyone, any key, or a key with the scope. */
 export type RouteAccess = 'open' | 'any' | Scope;

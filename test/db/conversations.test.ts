@@ -91,8 +91,9 @@ eachDatabase((_name, open) => {
         owner: null,
         createdAt: NOON,
         lastActive: NOON + 1000,
-        epoch: 0,
         pinned: false,
+        epoch: 0,
+        settings: { title: null, user: null, metadata: null, system: null, model: null, parameters: null },
       });
     });
 

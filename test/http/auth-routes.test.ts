@@ -97,6 +97,14 @@ const TABLE: Readonly<Record<string, Row>> = {
   'GET /api/chat-stream/{id}': thing('chat', 200, stream, (id) => `/api/chat-stream/${id}`),
   'DELETE /api/chat-stream/{id}': thing('chat', 200, stream, (id) => `/api/chat-stream/${id}`),
   'GET /api/conversations': { access: 'read', status: 200, hers: plain('/api/conversations?limit=1000') },
+  'POST /api/conversations': {
+    access: 'chat',
+    status: 201,
+    hers: plain('/api/conversations', { title: 'Mine' }),
+  },
+  'PATCH /api/conversations/{id}': thing('chat', 200, conversation, (id) => `/api/conversations/${id}`, {
+    title: SECRET,
+  }),
   'GET /api/conversations/{id}': thing('read', 200, conversation, (id) => `/api/conversations/${id}`),
   'DELETE /api/conversations/{id}': thing('chat', 200, conversation, (id) => `/api/conversations/${id}`),
   'GET /api/conversations/{id}/export': thing(

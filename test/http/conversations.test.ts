@@ -59,6 +59,13 @@ for (const place of databases()) {
         created_at: '2026-03-21T08:30:00.007Z',
         last_active: '2026-03-21T08:30:01.241Z',
         expires_at: '2026-03-22T08:30:01.241Z',
+        title: 'first',
+        pinned: false,
+        user: null,
+        metadata: {},
+        system: null,
+        model: null,
+        parameters: {},
         messages: shown.messages,
         has_more: false,
         next_cursor: null,
@@ -76,7 +83,14 @@ for (const place of databases()) {
       assert.equal(new Set(shown.messages.map((message) => message.id)).size, 4);
       const [newest] = (await list()).conversations;
       const { messages: _messages, has_more: _more, next_cursor: _cursor, ...summary } = shown;
-      assert.deepEqual(newest, summary);
+      const last_message = {
+        id: shown.messages[3]?.id,
+        role: 'assistant',
+        preview: 'echo: second',
+        timestamp: '2026-03-21T08:30:01.241Z',
+        status: 'complete',
+      };
+      assert.deepEqual(newest, { ...summary, last_message });
     });
 
     it('are read in pages without loss or repetition, also while new messages arrive', async () => {

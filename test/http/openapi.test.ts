@@ -38,23 +38,30 @@ describe('the OpenAPI document, as "Try it out" uses it,', () => {
   });
   after(() => server.stop());
 
-  const send = (path: string, example: object) =>
-    server.post(path.replace('{id}', crypto.randomUUID()), example);
+  const send = (method: string, path: string, example: object) =>
+    fetch(server.url + path.replace('{id}', crypto.randomUUID()), {
+      method: method.toUpperCase(),
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(example),
+    });
 
   it('has an example for every body, which the server accepts unchanged', async () => {
-    const bodies = operations.flatMap(({ path, operation: { requestBody } }) =>
-      requestBody ? [{ path, example: requestBody.content['application/json']?.example }] : [],
+    const bodies = operations.flatMap(({ method, path, operation: { requestBody } }) =>
+      requestBody ? [{ method, path, example: requestBody.content['application/json']?.example }] : [],
     );
     assert(bodies.length >= 5);
     // Authentication is off, and no export has that id.
     const statuses: Readonly<Record<string, number>> = {
-      '/api/exports': 202,
-      '/api/exports/{id}/link': 404,
-      '/api/keys': 403,
+      'post /api/conversations': 201,
+      'patch /api/conversations/{id}': 404,
+      'post /api/exports': 202,
+      'post /api/exports/{id}/link': 404,
+      'post /api/keys': 403,
     };
-    for (const { path, example } of bodies) {
-      assert(example, path);
-      assert.equal((await send(path, example)).status, statuses[path] ?? 200, path);
+    for (const { method, path, example } of bodies) {
+      const operation = `${method} ${path}`;
+      assert(example, operation);
+      assert.equal((await send(method, path, example)).status, statuses[operation] ?? 200, operation);
     }
   });
 

@@ -1,6 +1,9 @@
 /** Converts rows to domain objects and back. */
 import type {
   Conversation,
+  ConversationChanges,
+  ConversationSettings,
+  Feedback,
   FinishReason,
   Instant,
   Message,
@@ -11,7 +14,7 @@ import type {
   SequencedMessage,
   Usage,
 } from '../../domain/conversations/conversation.ts';
-import type { StoredConversation, StoredMessage } from './tables.ts';
+import type { ConversationRow, StoredConversation, StoredMessage, StoredSettings } from './tables.ts';
 
 /** Both databases store the years 1000 to 9999, and they sort as text. */
 const EARLIEST = Date.UTC(1000, 0, 1);
@@ -58,6 +61,7 @@ function digits(text: string, from: number, to: number): number {
 
 const ROLES: readonly Role[] = ['user', 'assistant', 'tool'];
 const STATUSES: readonly MessageStatus[] = ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'];
+const RATINGS: readonly Feedback['rating'][] = ['up', 'down'];
 const FORMATS: readonly ReplyFormat[] = ['markdown', 'text'];
 const FINISH_REASONS: readonly FinishReason[] = [
   'stop',
@@ -85,6 +89,10 @@ export function toDetails(json: string | null): MessageDetails | null {
   return json === null ? null : JSON.parse(json);
 }
 
+export function toFeedback(rating: string | null, comment: string | null): Feedback | null {
+  return rating === null ? null : { rating: oneOf(RATINGS, rating, 'rating'), comment };
+}
+
 export function isUsage(value: unknown): value is Usage {
   if (typeof value !== 'object' || value === null) return false;
   const { prompt_tokens, completion_tokens, total_tokens } = { ...value } as Partial<Usage>;
@@ -101,6 +109,37 @@ export function toConversation(row: StoredConversation): Conversation {
   };
 }
 
+export function toSettings(row: StoredSettings): ConversationSettings {
+  const json = (text: string | null) => (text === null ? null : JSON.parse(text));
+  return {
+    title: row.title,
+    user: row.user_id,
+    metadata: json(row.metadata),
+    system: row.system_prompt,
+    model: row.default_model,
+    parameters: json(row.parameters),
+  };
+}
+
+/** The columns that change. */
+export function fromChanges(changes: ConversationChanges): Partial<ConversationRow> {
+  const { pinned, title, user, metadata, system, model, parameters } = changes;
+  const json = (value: object | null) => value && JSON.stringify(value);
+  return {
+    ...(pinned !== undefined && { pinned: pinned ? 1 : 0 }),
+    ...(title !== undefined && { title }),
+    ...(user !== undefined && { user_id: user }),
+    ...(metadata !== undefined && { metadata: json(metadata) }),
+    ...(system !== undefined && { system_prompt: system }),
+    ...(model !== undefined && { default_model: model }),
+    ...(parameters !== undefined && { parameters: json(parameters) }),
+  };
+}
+
+export function toRole(text: string): Role {
+  return oneOf(ROLES, text, 'role');
+}
+
 export function toStatus(text: string): MessageStatus {
   return oneOf(STATUSES, text, 'status');
 }
@@ -114,7 +153,7 @@ export function toMessage(row: StoredMessage): SequencedMessage {
     seq: row.id,
     uid: row.uid,
     conversationId: row.conversation_id,
-    role: oneOf(ROLES, row.role, 'role'),
+    role: toRole(row.role),
     content: row.content,
     timestamp: fromTime(row.timestamp),
     status: toStatus(row.status),

@@ -81,7 +81,7 @@ type BatchPlan<T> = (
 /** Also one that is deleted, as long as its rows are not removed. */
 export type LockedConversation = Pick<
   ConversationRow,
-  'id' | 'owner' | 'last_active' | 'epoch' | 'deleted_at'
+  'id' | 'owner' | 'last_active' | 'pinned' | 'epoch' | 'deleted_at'
 >;
 
 /** `?, ?, ?` */
@@ -142,7 +142,7 @@ const COMMIT: Statement = { sql: 'COMMIT', bindings: [] };
 
 /** The hint makes all processes lock in the order of the primary key, also in small tables. */
 const conversationsSql = (count: number): string =>
-  `SELECT id, owner, last_active, epoch, deleted_at FROM conversations FORCE INDEX (PRIMARY)
+  `SELECT id, owner, last_active, pinned, epoch, deleted_at FROM conversations FORCE INDEX (PRIMARY)
    WHERE id IN (${placeholders(count)}) ORDER BY id`;
 
 const mysql: Dialect = {
@@ -262,7 +262,7 @@ const sqlite: Dialect = {
   },
 
   lockSql(count) {
-    return `SELECT id, owner, last_active, epoch, deleted_at FROM conversations WHERE id IN (${placeholders(count)})`;
+    return `SELECT id, owner, last_active, pinned, epoch, deleted_at FROM conversations WHERE id IN (${placeholders(count)})`;
   },
 
   // The lock of the file is held already.

@@ -137,6 +137,19 @@ export type StoredMessage = Omit<
 
 export const CONVERSATION_COLUMNS = 'id, owner, created_at, last_active, pinned';
 
+/** What callers have set. */
+export type StoredSettings = Pick<
+  ConversationRow,
+  'title' | 'user_id' | 'metadata' | 'system_prompt' | 'default_model' | 'parameters'
+>;
+
+export const SETTINGS_COLUMNS = 'title, user_id, metadata, system_prompt, default_model, parameters';
+
+/** As {@link Retention.isExpired}, reversed; the binding is the time since which a conversation must have been active. */
+export function isUnexpired(table: string): string {
+  return `(${table}.pinned = 1 OR ${table}.last_active >= ?)`;
+}
+
 /** `usage` is a keyword of MySQL; both databases accept backticks. */
 export const MESSAGE_COLUMNS =
   'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format, reasoning, details';

@@ -25,7 +25,7 @@ import { columnOf, isoOf } from './times.ts';
 
 type ConversationHead = Pick<
   ConversationRow,
-  'id' | 'created_at' | 'last_active' | 'epoch' | 'deleted_at'
+  'id' | 'created_at' | 'last_active' | 'pinned' | 'epoch' | 'deleted_at'
 > & { readonly renewed: number };
 
 const CONVERSATIONS = 500;
@@ -178,7 +178,9 @@ export class KnexExportSource implements ExportSource {
       const heads = await this.#conversationPage(scope, after);
       const last = heads.at(-1);
       if (!last) return;
-      const live = heads.filter((head) => head.last_active >= activeSince && head.deleted_at === null);
+      const live = heads.filter(
+        (head) => (head.pinned === 1 || head.last_active >= activeSince) && head.deleted_at === null,
+      );
       yield { heads: live, last };
       if (heads.length < CONVERSATIONS) return;
       after = last;
@@ -217,7 +219,7 @@ export class KnexExportSource implements ExportSource {
     const one = conversationId === null ? [] : [conversationId];
     const index = filter.owner ? 'conversations_owner_created_at' : 'conversations_created_at';
     return this.#select<ConversationHead>(
-      `SELECT id, created_at, last_active, epoch, deleted_at, ${renewed.sql} AS renewed FROM conversations
+      `SELECT id, created_at, last_active, pinned, epoch, deleted_at, ${renewed.sql} AS renewed FROM conversations
        ${one.length > 0 ? '' : this.#dialect.forceIndex(index)}
        WHERE ${owner.length > 0 ? 'owner = ? AND' : ''} ${one.length > 0 ? 'id = ? AND' : ''} ${range}
        ORDER BY created_at, id LIMIT ?`,

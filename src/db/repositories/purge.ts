@@ -13,8 +13,10 @@ import { fromTime, toTime } from '../core/codec.ts';
 import { dialectOf, type ReleaseLock } from '../core/dialect.ts';
 import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
-import type { MessageRow } from '../core/tables.ts';
+import type { ConversationRow, MessageRow } from '../core/tables.ts';
 import { hideConversations, pendingDeletions, removeDeleted } from './deletions.ts';
+
+type IdleRow = Pick<ConversationRow, 'id' | 'last_active' | 'pinned' | 'deleted_at'>;
 
 const COUNT_PAGE = 20;
 const VERSION_PAGE = 2000;
@@ -41,23 +43,34 @@ export class KnexPurgeStore implements PurgeStore {
     }
   }
 
+  /** Pinned and deleted ones are left out here: a LIMIT on the others could look at all of them. */
   async candidates(
     cutoff: Instant,
     after: ConversationCursor | null,
     limit: number,
   ): Promise<ConversationCursor[]> {
+    for (let before = after; ; ) {
+      const rows = await this.#idle(cutoff, before, limit);
+      const expired = rows.filter(({ pinned, deleted_at }) => pinned === 0 && deleted_at === null);
+      const last = rows.at(-1);
+      if (expired.length > 0 || !last || rows.length < limit) return expired.map(cursorOf);
+      before = cursorOf(last);
+      await nextTurn();
+    }
+  }
+
+  #idle(cutoff: Instant, after: ConversationCursor | null, limit: number): Promise<IdleRow[]> {
     const from = toTime(after?.lastActive ?? Number.NEGATIVE_INFINITY);
     const dialect = dialectOf(this.#knex);
-    const rows = await withReconnect(() =>
-      dialect.select<{ id: string; last_active: string }>(
+    return withReconnect(() =>
+      dialect.select<IdleRow>(
         this.#knex,
-        `SELECT id, last_active FROM conversations ${dialect.forceIndex('conversations_last_active')}
-         WHERE last_active >= ? AND last_active < ? AND (last_active > ? OR id > ?) AND deleted_at IS NULL
+        `SELECT id, last_active, pinned, deleted_at FROM conversations ${dialect.forceIndex('conversations_last_active')}
+         WHERE last_active >= ? AND last_active < ? AND (last_active > ? OR id > ?)
          ORDER BY last_active, id LIMIT ?`,
         [from, toTime(cutoff), from, after?.id ?? '', limit],
       ),
     );
-    return rows.map((row) => ({ id: row.id, lastActive: fromTime(row.last_active) }));
   }
 
   versions(ids: readonly string[]): Promise<ConversationVersions> {
@@ -96,7 +109,7 @@ export class KnexPurgeStore implements PurgeStore {
   }
 
   async countLeft(cutoff: Instant): Promise<number> {
-    const expired = this.#knex('conversations').where('last_active', '<', toTime(cutoff));
+    const expired = this.#knex('conversations').where('last_active', '<', toTime(cutoff)).where('pinned', 0);
     const [row] = await withReconnect(() => expired.clone().count({ count: '*' }));
     return Number(row?.count ?? 0);
   }
@@ -132,6 +145,10 @@ export class KnexPurgeStore implements PurgeStore {
   }
 }
 
+function cursorOf({ id, last_active }: IdleRow): ConversationCursor {
+  return { id, lastActive: fromTime(last_active) };
+}
+
 async function hideIdle(
   trx: Knex,
   candidates: readonly string[],
@@ -139,7 +156,9 @@ async function hideIdle(
   versions: ConversationVersions | undefined,
 ): Promise<PendingDeletion[]> {
   const locked = await dialectOf(trx).lockConversations(trx, [...candidates].sort());
-  const expired = locked.filter((row) => row.deleted_at === null && row.last_active < cutoff);
+  const expired = locked.filter(
+    (row) => row.deleted_at === null && row.pinned === 0 && row.last_active < cutoff,
+  );
   const streaming = await streamingConversations(trx);
   const idle = expired.map((row) => row.id).filter((id) => !streaming.has(id));
   const now = versions && (await versionsOf(trx, idle));
@@ -160,7 +179,9 @@ async function streamingConversations(trx: Knex): Promise<Set<string>> {
 
 /** From `updated_at`, which every write of a message sets. In pages, so that no statement reads all of a long one. */
 async function versionsOf(knex: Knex, ids: readonly string[]): Promise<ConversationVersions> {
-  const heads = await knex('conversations').whereIn('id', ids).select('id', 'last_active', 'epoch');
+  const heads = await knex('conversations')
+    .whereIn('id', ids)
+    .select('id', 'last_active', 'epoch', 'title', 'metadata');
   const versions = new Map(heads.map((head) => [head.id, { ...head, count: 0, newest: 0, changed: '' }]));
   let after = 0;
   for (let left = [...versions.keys()].sort(); left.length > 0; ) {

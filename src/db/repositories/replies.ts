@@ -15,6 +15,7 @@ import { transaction, withReconnect } from '../core/errors.ts';
 import {
   CONVERSATION_COLUMNS,
   type IdempotencyKeyRow,
+  isUnexpired,
   MESSAGE_COLUMNS,
   type MessageRow,
   type StoredConversation,
@@ -125,7 +126,7 @@ export class KnexReplies implements ReplyStore {
     const [row] = await this.#select<IdempotencyKeyRow>(
       `SELECT k.body_hash, k.conversation_id, k.question_uid, k.reply_uid, k.cached FROM idempotency_keys k
        JOIN conversations c ON c.id = k.conversation_id AND c.epoch = k.epoch
-       WHERE k.id = ? AND c.deleted_at IS NULL AND c.last_active >= ?`,
+       WHERE k.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')}`,
       [id, toTime(activeSince)],
     );
     if (!row) return null;

@@ -1,6 +1,7 @@
 /** The statements that write the conversations and new messages of a batch of turns. */
 import { MESSAGE_INSERT_COLUMNS } from '../core/codec.ts';
 import { type Dialect, type PacketLimit, placeholders, repeated, type Statement } from '../core/dialect.ts';
+import { SETTINGS_COLUMNS } from '../core/tables.ts';
 
 export interface Activity {
   readonly created: string;
@@ -12,7 +13,7 @@ export interface Activity {
 
 export function hideExpired(expired: ReadonlyMap<string, string>, at: string): Statement[] {
   if (expired.size === 0) return [];
-  const each = [...expired].map(() => '(id = ? AND last_active < ?)').join(' OR ');
+  const each = [...expired].map(() => '(id = ? AND pinned = 0 AND last_active < ?)').join(' OR ');
   const bindings = [...expired].flat();
   const recorded = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed, pending)
      SELECT id, owner, ?, 1, 1 FROM conversations WHERE ${each}`;
@@ -25,13 +26,14 @@ export function hideExpired(expired: ReadonlyMap<string, string>, at: string): S
   ];
 }
 
-/** Their earlier messages stay invisible, because the epoch is another one. */
+/** Their earlier messages stay invisible, because the epoch is another one. Their settings go. */
 export function restart(
   restarts: ReadonlyMap<string, number>,
   activity: ReadonlyMap<string, Activity>,
 ): Statement[] {
-  const sql = `UPDATE conversations SET owner = ?, created_at = ?, last_active = ?, epoch = ?, deleted_at = NULL
-     WHERE id = ?`;
+  const unset = SETTINGS_COLUMNS.split(', ').map((column) => `${column} = NULL`);
+  const sql = `UPDATE conversations SET owner = ?, created_at = ?, last_active = ?, epoch = ?, deleted_at = NULL,
+     pinned = 0, ${unset.join(', ')} WHERE id = ?`;
   return [...restarts].flatMap(([id, epoch]) => {
     const row = activity.get(id);
     return row ? [{ sql, bindings: [row.owner, row.created, row.last, epoch, id] }] : [];

@@ -72,7 +72,7 @@ export class Reads {
     this.#add(
       'keys',
       turns.flatMap(({ key }) => (key ? [key.id] : [])),
-      (count) => `SELECT k.id, k.reply_uid,
+      (count) => `SELECT k.id, k.reply_uid, c.pinned,
            CASE WHEN k.epoch = c.epoch AND c.deleted_at IS NULL THEN c.last_active END AS last_active
          FROM idempotency_keys k JOIN conversations c ON c.id = k.conversation_id WHERE k.id IN (${placeholders(count)})`,
     );

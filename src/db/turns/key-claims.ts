@@ -9,6 +9,7 @@ import { isPending, type ReplyRow } from './reply-writes.ts';
 /** A stored key with the activity of its conversation; null when that was deleted, so that the key is free. */
 export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & {
   readonly last_active: ConversationRow['last_active'] | null;
+  readonly pinned: ConversationRow['pinned'];
 };
 
 /**
@@ -43,7 +44,8 @@ export function claimKey(
   }
   const free: Statement[] = [];
   if (known) {
-    if (known.last_active !== null && known.last_active >= toTime(key.expiredBefore)) return undefined;
+    const expired = known.pinned === 0 && (known.last_active ?? '') < toTime(key.expiredBefore);
+    if (known.last_active !== null && !expired) return undefined;
     free.push({ sql: 'DELETE FROM idempotency_keys WHERE id = ?', bindings: [key.id] });
   }
   const sql = `INSERT INTO idempotency_keys

@@ -198,7 +198,12 @@ class Plan {
     if (!statements) return false;
     this.#updates.push(...statements);
     if (key.replaces !== null) this.#messages.delete(key.replaces);
-    this.#keys.set(key.id, { id: key.id, reply_uid: reply.uid, last_active: toTime(reply.timestamp) });
+    this.#keys.set(key.id, {
+      id: key.id,
+      reply_uid: reply.uid,
+      last_active: toTime(reply.timestamp),
+      pinned: 0,
+    });
     return true;
   }
 
@@ -269,7 +274,7 @@ function expiredConversations(
     const existing = start?.named ? locked.get(start.conversationId) : undefined;
     if (!start || !existing || !canAccess(start.by, existing.owner)) continue;
     const cutoff = toTime(start.expiredBefore);
-    if (existing.last_active < cutoff) expired.set(existing.id, cutoff);
+    if (existing.pinned === 0 && existing.last_active < cutoff) expired.set(existing.id, cutoff);
   }
   return expired;
 }

@@ -71,10 +71,55 @@ export interface Conversation {
   readonly pinned: boolean;
 }
 
+/** What callers have set; null: nothing. */
+export interface ConversationSettings {
+  /** Null: the first line of the first question. */
+  readonly title: string | null;
+  /** The caller's end user. */
+  readonly user: string | null;
+  readonly metadata: Readonly<Record<string, string>> | null;
+  readonly system: string | null;
+  readonly model: string | null;
+  /** Those of a call to the model; null as a value removes one of the server's. */
+  readonly parameters: Readonly<Record<string, unknown>> | null;
+}
+
+/** Members that are undefined stay as they are. */
+export type ConversationChanges = {
+  readonly [Name in keyof ConversationSettings]?: ConversationSettings[Name] | undefined;
+} & { readonly pinned?: boolean | undefined };
+
 /** A conversation at the time of a query. */
 export interface FoundConversation extends Conversation {
   /** A conversation that reuses the id of a deleted one has another epoch or creation time. */
   readonly epoch: number;
+  readonly settings: ConversationSettings;
+}
+
+/** A conversation of a list. */
+export interface ConversationHead extends Conversation {
+  readonly epoch: number;
+  /** Null: see {@link ConversationOutline}. */
+  readonly title: string | null;
+  /** Of its settings, bytes. */
+  readonly size: number;
+}
+
+/** What a list shows of a conversation. */
+export interface ConversationOutline {
+  readonly settings: ConversationSettings;
+  /** Also the first line of its first question; null without any text. */
+  readonly title: string | null;
+  /** Of the visible ones. */
+  readonly lastMessage:
+    | (Pick<Message, 'uid' | 'role' | 'timestamp' | 'status'> & { readonly preview: string })
+    | null;
+}
+
+/** Which conversations a list has; undefined: all. */
+export interface ConversationFilter {
+  readonly user?: string | undefined;
+  readonly pinned?: boolean | undefined;
 }
 
 export interface Message {
@@ -117,9 +162,16 @@ export interface HistoryMessage extends ContextMessage {
   readonly uid: string;
 }
 
+/** A person's opinion of a reply. */
+export interface Feedback {
+  readonly rating: 'up' | 'down';
+  readonly comment: string | null;
+}
+
 /** `seq` is the row number: growing, never reused. */
 export interface SequencedMessage extends Message {
   readonly seq: number;
+  readonly feedback?: Feedback;
 }
 
 /** A message that a turn takes the place of. */
@@ -130,6 +182,15 @@ export interface RevisedMessage {
   /** The message itself, or the one that it replies to. */
   readonly question: SequencedMessage | null;
 }
+
+/** Which messages of a conversation are read, and in which order. */
+export interface MessageView {
+  readonly newestFirst: boolean;
+  /** Whether superseded messages are among them. */
+  readonly superseded: boolean;
+}
+
+export const EVERY_MESSAGE: MessageView = { newestFirst: false, superseded: true };
 
 export interface MessagePage {
   readonly messages: readonly SequencedMessage[];
@@ -144,6 +205,9 @@ export interface ConversationCursor {
 
 /** Rejects with AppError `database_unavailable`. */
 export interface ConversationRepository {
+  create(conversation: Conversation, settings: ConversationChanges): Promise<void>;
+  /** False when it does not exist or `access` does not include it. */
+  update(id: string, access: Access, changes: ConversationChanges): Promise<boolean>;
   /** Also finds an expired conversation. */
   find(id: string): Promise<FoundConversation | null>;
   /**
@@ -164,8 +228,9 @@ export interface ConversationRepository {
   /** Null when the conversation is unknown. Also finds an expired one, and superseded messages. */
   revised(id: string, uid: string): Promise<RevisedMessage | null>;
   /**
-   * Oldest first: at most `limit`, and no more than `maxBytes` of content, but at least one.
-   * @param afterSeq 0: from the first
+   * At most `limit`, and no more than `maxBytes` of text, but at least one.
+   * @param afterSeq 0: from the first one of the view
+   * @param view default: {@link EVERY_MESSAGE}
    * @throws AppError `conversation_not_found` when it was deleted meanwhile
    */
   messages(
@@ -173,6 +238,7 @@ export interface ConversationRepository {
     afterSeq: number,
     limit: number,
     maxBytes: number,
+    view?: MessageView,
   ): Promise<MessagePage>;
   /** Newest activity first, then by id descending. */
   list(
@@ -180,7 +246,10 @@ export interface ConversationRepository {
     limit: number,
     before: ConversationCursor | null,
     activeSince: Instant,
-  ): Promise<Conversation[]>;
+    filter?: ConversationFilter,
+  ): Promise<ConversationHead[]>;
+  /** By id; without those that were deleted meanwhile. */
+  outlines(heads: readonly ConversationHead[]): Promise<Map<string, ConversationOutline>>;
   /** With all messages. False when it does not exist or `access` does not include it. */
   delete(id: string, access: Access): Promise<boolean>;
   /** Resolves when the database responds and has the schema of this version. */

@@ -1,5 +1,5 @@
 /** What is exported, and the port that reads it. */
-import type { Instant, MessageStatus, Role } from '../conversations/conversation.ts';
+import type { ConversationSettings, Instant, MessageStatus, Role } from '../conversations/conversation.ts';
 
 /** Null means no restriction. */
 export interface ExportFilter {
@@ -44,6 +44,8 @@ export interface ExportConversation {
   readonly id: string;
   readonly createdAt: string;
   readonly lastActive: string;
+  /** Undefined: it is not pinned, and nothing is set. */
+  readonly settings?: ConversationSettings & { readonly pinned: boolean };
 }
 
 export interface ExportMessage {

@@ -49,7 +49,7 @@ const LOOPBACK_ORIGIN = /^https?:\/\/(?:localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}
 export function crossOrigin(origins: '*' | 'loopback' | readonly string[]): RequestHandler {
   const handle = cors({
     origin: origins === 'loopback' ? LOOPBACK_ORIGIN : origins === '*' ? '*' : [...origins],
-    methods: ['GET', 'HEAD', 'POST', 'DELETE'],
+    methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
     exposedHeaders: [
       'X-Request-Id',
       'X-Conversation-Id',

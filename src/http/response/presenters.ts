@@ -1,4 +1,5 @@
 /** Domain types → wire types. */
+import type { SequencedMessage } from '../../domain/conversations/conversation.ts';
 import { emptyReply } from '../../domain/errors.ts';
 import { partEntries } from '../../domain/metrics.ts';
 import { isoTime } from '../../domain/time.ts';
@@ -14,6 +15,8 @@ import {
   type ConversationBody,
   type ConversationListBody,
   conversationCursor,
+  type ListedConversationBody,
+  type MessageBody,
   messageCursor,
 } from '../schemas/conversations.ts';
 import type { RenderedReply } from './reply-renderer.ts';
@@ -81,25 +84,58 @@ export function mustHaveText({ finishReason, reasoning }: TurnResult): boolean {
   return reasoning === null && (finishReason === 'stop' || finishReason === 'length');
 }
 
+function presentSettings({ title, pinned, settings }: ConversationView) {
+  const { user, metadata, system, model, parameters } = settings;
+  return { title, pinned, user, metadata: metadata ?? {}, system, model, parameters: parameters ?? {} };
+}
+
 function presentSummary(view: ConversationView) {
   return {
     conversation_id: view.id,
     created_at: isoTime(view.createdAt),
     last_active: isoTime(view.lastActive),
     expires_at: isoTime(view.expiresAt),
+    ...presentSettings(view),
+  };
+}
+
+export function presentListed(view: ConversationView): ListedConversationBody {
+  const { lastMessage } = view;
+  return {
+    ...presentSummary(view),
+    last_message: lastMessage && {
+      id: lastMessage.uid,
+      role: lastMessage.role,
+      preview: lastMessage.preview,
+      timestamp: isoTime(lastMessage.timestamp),
+      status: lastMessage.status,
+    },
+  };
+}
+
+function presentMessage(message: SequencedMessage): MessageBody {
+  const { uid, role, content, timestamp, status, model, finishReason, usage, reasoning, details, feedback } =
+    message;
+  const { wants_reasoning: _, ...shown } = details ?? {};
+  return {
+    id: uid,
+    role,
+    content,
+    timestamp: isoTime(timestamp),
+    status,
+    ...(model !== null && { model }),
+    ...(finishReason !== null && { finish_reason: finishReason }),
+    ...(usage !== null && { usage }),
+    ...(reasoning !== null && { reasoning }),
+    ...shown,
+    ...(feedback && { feedback }),
   };
 }
 
 export function presentConversation(page: ConversationPage): ConversationBody {
   return {
     ...presentSummary(page),
-    messages: page.messages.map(({ uid, role, content, timestamp, status }) => ({
-      id: uid,
-      role,
-      content,
-      timestamp: isoTime(timestamp),
-      status,
-    })),
+    messages: page.messages.map(presentMessage),
     has_more: page.next !== null,
     next_cursor: page.next === null ? null : messageCursor.encode(page.next),
   };
@@ -107,7 +143,7 @@ export function presentConversation(page: ConversationPage): ConversationBody {
 
 export function presentList(list: ConversationList): ConversationListBody {
   return {
-    conversations: list.conversations.map(presentSummary),
+    conversations: list.conversations.map(presentListed),
     has_more: list.next !== null,
     next_cursor: list.next && conversationCursor.encode(list.next),
   };

@@ -1,22 +1,39 @@
 import type { ConversationService } from '../../services/conversations/conversations.ts';
 import { callerOf } from '../access/caller.ts';
+import type { BodyReader } from '../request/body.ts';
 import { readQuery } from '../request/query.ts';
 import { check } from '../request/validate.ts';
-import { presentConversation, presentList } from '../response/presenters.ts';
+import { presentConversation, presentList, presentListed } from '../response/presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
 import {
   conversation,
   conversationId,
   conversationList,
+  conversationPatch,
   conversationQuery,
   deleted,
+  listedConversation,
   listQuery,
+  newConversation,
 } from '../schemas/conversations.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 
-export function conversationRoutes(conversations: ConversationService): Route[] {
-  return [listRoute(conversations), getRoute(conversations), deleteRoute(conversations)];
+interface ConversationRouteParts {
+  readonly conversations: ConversationService;
+  readonly readBody: BodyReader;
+  readonly messageMaxChars: number;
+}
+
+export function conversationRoutes(parts: ConversationRouteParts): Route[] {
+  const { conversations } = parts;
+  return [
+    listRoute(conversations),
+    createRoute(parts),
+    getRoute(conversations),
+    updateRoute(parts),
+    deleteRoute(conversations),
+  ];
 }
 
 function listRoute(conversations: ConversationService): Route {
@@ -26,14 +43,44 @@ function listRoute(conversations: ConversationService): Route {
     access: 'read',
     operation: {
       summary: 'List conversations, most recently active first',
+      description: 'A page ends at `limit` conversations or at about 4 MiB of settings.',
       tags: ['conversations'],
       requestParams: { query: listQuery },
       responses: { 200: { description: 'A page', ...jsonBody(conversationList) }, ...problems(400, 503) },
     },
     async handle(request, response) {
-      const { limit, cursor } = readQuery(request, listQuery);
+      const { limit, cursor, ...filter } = readQuery(request, listQuery);
       const { access } = callerOf(response);
-      sendJson(response, 200, presentList(await conversations.list(access, limit, cursor ?? null)));
+      sendJson(response, 200, presentList(await conversations.list(access, limit, cursor ?? null, filter)));
+    },
+  };
+}
+
+function createRoute({ conversations, readBody, messageMaxChars }: ConversationRouteParts): Route {
+  const schema = newConversation(messageMaxChars);
+  return {
+    method: 'post',
+    path: '/api/conversations',
+    access: 'chat',
+    operation: {
+      summary: 'Create an empty conversation',
+      description: 'Its settings apply to every turn that does not name others.',
+      tags: ['conversations'],
+      requestBody: { required: true, ...jsonBody(schema, { title: 'Trip to Kyoto' }) },
+      responses: {
+        201: {
+          description: 'The conversation',
+          headers: { Location: { description: 'Its path', schema: { type: 'string' } } },
+          ...jsonBody(listedConversation),
+        },
+        ...problems(400, 413, 415, 503),
+      },
+    },
+    async handle(request, response) {
+      const settings = check(schema, await readBody(request));
+      const view = await conversations.create(callerOf(response).access, settings);
+      response.setHeader('Location', `/api/conversations/${view.id}`);
+      sendJson(response, 201, presentListed(view));
     },
   };
 }
@@ -45,7 +92,8 @@ function getRoute(conversations: ConversationService): Route {
     access: 'read',
     operation: {
       summary: 'Get a conversation, oldest message first',
-      description: 'A page ends at `limit` messages or at about 4 MiB of content, whichever comes first.',
+      description:
+        'A page ends at `limit` messages or at about 4 MiB of text and images, whichever comes first.',
       tags: ['conversations'],
       requestParams: { path: conversationId, query: conversationQuery },
       responses: {
@@ -55,10 +103,44 @@ function getRoute(conversations: ConversationService): Route {
     },
     async handle(request, response) {
       const { id } = check(conversationId, request.params);
-      const { limit, cursor } = readQuery(request, conversationQuery);
-      const { access } = callerOf(response);
-      const page = await conversations.get(id, access, cursor ?? 0, limit);
+      const { limit, cursor, order, include } = readQuery(request, conversationQuery);
+      const page = await conversations.get(id, callerOf(response).access, {
+        after: cursor ?? 0,
+        limit,
+        newestFirst: order === 'desc',
+        superseded: include === 'superseded',
+      });
       sendJson(response, 200, presentConversation(page));
+    },
+  };
+}
+
+function updateRoute({ conversations, readBody, messageMaxChars }: ConversationRouteParts): Route {
+  const schema = conversationPatch(messageMaxChars);
+  return {
+    method: 'patch',
+    path: '/api/conversations/:id',
+    access: 'chat',
+    operation: {
+      summary: 'Change the title, the pin and the settings of a conversation',
+      description:
+        'Members that are left out stay; `null` clears. `metadata` and `parameters` are replaced whole.',
+      tags: ['conversations'],
+      requestParams: { path: conversationId },
+      requestBody: { required: true, ...jsonBody(schema, { title: 'Trip to Kyoto', pinned: true }) },
+      responses: {
+        200: { description: 'The conversation', ...jsonBody(listedConversation) },
+        ...problems(400, 404, 413, 415, 503),
+      },
+    },
+    async handle(request, response) {
+      const { id } = check(conversationId, request.params);
+      const changes = check(schema, await readBody(request));
+      sendJson(
+        response,
+        200,
+        presentListed(await conversations.update(id, callerOf(response).access, changes)),
+      );
     },
   };
 }

@@ -75,7 +75,7 @@ function exportOneRoute(exports: ExportService, conversations: ConversationServi
     async handle(request, response) {
       const { id } = check(conversationId, request.params);
       const query = readQuery(request, exportQuery);
-      await conversations.view(id, callerOf(response).access);
+      await conversations.check(id, callerOf(response).access);
       const target = { filter: exportFilterOf(query, null), conversationId: id };
       await sendExport(exports, target, query, `conversation-${id}`, request, response);
     },

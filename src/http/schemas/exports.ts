@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { COUNT_SCHEMA, count, instant, uuid } from './common.ts';
-import { conversation } from './conversations.ts';
+import { exportedConversation } from './conversations.ts';
 
 const TIME =
   /^(\d{4}-\d\d-\d\d)(?:[Tt]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(?:[Zz]|([+ -])((?:[01]\d|2[0-3]):[0-5]\d)))?$/;
@@ -105,7 +105,7 @@ export const exportFile = z
       filter: z.record(z.string(), z.string().nullable()),
       exported_at: instant,
     }),
-    conversations: z.array(conversation.omit({ has_more: true, next_cursor: true })),
+    conversations: z.array(exportedConversation),
     summary: z.object(counts),
   })
   .meta({ id: 'Export' });

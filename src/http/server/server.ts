@@ -173,5 +173,5 @@ function clientError(error: NodeJS.ErrnoException): AppError {
 function rejectTunnel(socket: Duplex): void {
   socket.on('error', () => socket.destroy());
   socket.resume();
-  sendEarlyErrorOn(socket, methodNotAllowed('CONNECT', 'GET, HEAD, POST, DELETE, OPTIONS'));
+  sendEarlyErrorOn(socket, methodNotAllowed('CONNECT', 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS'));
 }

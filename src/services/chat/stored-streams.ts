@@ -120,7 +120,7 @@ export class StoredStreams {
     const { outcome, error, text, reasoning } = generation;
     if (!outcome) throw error ?? new AppError('internal', undefined, { cause: 'the reply is still running' });
     const { truncated: _, ...end } = outcome;
-    const expiresAt = this.#retention.expiresAt(conversation.lastActive);
+    const expiresAt = this.#retention.expiresAt(conversation);
     return { content: text, reasoning: reasoning || null, ...end, persisted, expiresAt };
   }
 }

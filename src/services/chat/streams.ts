@@ -100,8 +100,7 @@ export class StreamService {
   async #find(id: string, access: Access): Promise<StoredReply> {
     const reply = (await this.#replies.find(id)) ?? (await this.#findAfterReplay(id));
     if (!reply || !canAccess(access, reply.conversation.owner)) throw streamNotFound();
-    if (reply.conversation.lastActive < this.#retention.activeSince(this.#clock.now()))
-      throw streamNotFound();
+    if (this.#retention.isExpired(reply.conversation, this.#clock.now())) throw streamNotFound();
     return reply;
   }
 

@@ -193,7 +193,7 @@ export class TurnRecorder {
       usage,
       model: message.model,
       persisted: written !== 'journalled',
-      expiresAt: this.#retention.expiresAt(activeAt),
+      expiresAt: this.#retention.expiresAt({ lastActive: activeAt, pinned: false }),
     };
   }
 

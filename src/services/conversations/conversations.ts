@@ -2,21 +2,26 @@ import { type Access, canAccess } from '../../domain/access/access.ts';
 import { type PendingTurns, waitForReplay } from '../../domain/chat/turns.ts';
 import type {
   Conversation,
+  ConversationChanges,
   ConversationCursor,
+  ConversationFilter,
+  ConversationHead,
+  ConversationOutline,
   ConversationRepository,
   FoundConversation,
   Instant,
+  MessageView,
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
-import type { Clock } from '../../domain/runtime.ts';
+import type { Clock, IdSource } from '../../domain/runtime.ts';
 
 /** A page of messages ends at about this much content, UTF-8, so that a response stays small whatever the messages are. */
 const PAGE_BYTES = 4 * 1024 * 1024;
 
-export interface ConversationView extends Conversation {
-  /** Null when conversations are kept for ever. */
+export interface ConversationView extends Conversation, ConversationOutline {
+  /** Null when it never expires. */
   readonly expiresAt: Instant | null;
 }
 
@@ -29,16 +34,26 @@ export interface ConversationPage extends ConversationView {
 export interface ConversationList {
   readonly conversations: readonly ConversationView[];
   readonly next: ConversationCursor | null;
+  /** Of a search: the conversations that were searched for this page. */
+  readonly searched?: number;
+}
+
+/** A page of messages to read. */
+export interface PageRequest extends MessageView {
+  /** The `seq` after which it starts; 0: from the first one. */
+  readonly after: number;
+  readonly limit: number;
 }
 
 /**
- * Reads and deletes conversations. Expired ones, purged or not, and those of other owners do not exist for a caller.
+ * Creates, reads, changes and deletes conversations. Expired ones, purged or not, and those of other owners do not exist for a caller.
  */
 export class ConversationService {
   readonly #repository: ConversationRepository;
   readonly #pending: Pick<PendingTurns, 'has' | 'flush'>;
   readonly #deleted: (id: string) => Promise<void>;
   readonly #clock: Clock;
+  readonly #ids: IdSource;
   readonly #retention: Retention;
 
   /** @param deleted called for every conversation deleted from the database */
@@ -46,6 +61,7 @@ export class ConversationService {
     repository: ConversationRepository,
     pending: Pick<PendingTurns, 'has' | 'flush'>,
     clock: Clock,
+    ids: IdSource,
     retention: Retention,
     deleted: (id: string) => Promise<void> = async () => {},
   ) {
@@ -53,15 +69,38 @@ export class ConversationService {
     this.#pending = pending;
     this.#deleted = deleted;
     this.#clock = clock;
+    this.#ids = ids;
     this.#retention = retention;
   }
 
+  /** An empty conversation of the caller. */
+  async create(access: Access, settings: ConversationChanges): Promise<ConversationView> {
+    const now = this.#clock.now();
+    const { pinned = false } = settings;
+    const created = { id: this.#ids.next(), owner: access.owner, createdAt: now, lastActive: now, pinned };
+    await this.#repository.create(created, settings);
+    return this.view(created.id, access);
+  }
+
   /** @throws AppError `conversation_not_found` */
-  async get(id: string, access: Access, afterSeq: number, limit: number): Promise<ConversationPage> {
+  async update(id: string, access: Access, changes: ConversationChanges): Promise<ConversationView> {
+    await this.#find(id, access);
+    if (!(await this.#repository.update(id, access, changes))) throw conversationNotFound();
+    return this.view(id, access);
+  }
+
+  /** @throws AppError `conversation_not_found` */
+  async get(id: string, access: Access, { after, limit, ...view }: PageRequest): Promise<ConversationPage> {
     const conversation = await this.#find(id, access);
-    const { messages, hasMore } = await this.#repository.messages(conversation, afterSeq, limit, PAGE_BYTES);
+    const { messages, hasMore } = await this.#repository.messages(
+      conversation,
+      after,
+      limit,
+      PAGE_BYTES,
+      view,
+    );
     const next = hasMore ? (messages.at(-1)?.seq ?? null) : null;
-    return { ...this.#view(conversation), messages, next };
+    return { ...(await this.#view(conversation)), messages, next };
   }
 
   /** Without its messages. @throws AppError `conversation_not_found` */
@@ -69,20 +108,30 @@ export class ConversationService {
     return this.#view(await this.#find(id, access));
   }
 
+  /** @throws AppError `conversation_not_found` */
+  async check(id: string, access: Access): Promise<void> {
+    await this.#find(id, access);
+  }
+
   async #find(id: string, access: Access): Promise<FoundConversation> {
     await waitForReplay(this.#pending, id);
     const conversation = await this.#repository.find(id);
     if (!conversation || !canAccess(access, conversation.owner)) throw conversationNotFound();
-    if (this.#expired(conversation)) throw conversationNotFound();
+    if (this.#isExpired(conversation)) throw conversationNotFound();
     return conversation;
   }
 
-  async list(access: Access, limit: number, before: ConversationCursor | null): Promise<ConversationList> {
-    const rows = await this.#repository.list(access, limit + 1, before, this.#activeSince());
-    const page = rows.slice(0, limit);
-    const last = rows.length > limit ? page.at(-1) : undefined;
+  async list(
+    access: Access,
+    limit: number,
+    before: ConversationCursor | null,
+    filter: ConversationFilter = {},
+  ): Promise<ConversationList> {
+    const heads = await this.#repository.list(access, limit + 1, before, this.#activeSince(), filter);
+    const page = fittingPage(heads.slice(0, limit));
+    const last = heads.length > page.length ? page.at(-1) : undefined;
     return {
-      conversations: page.map((row) => this.#view(row)),
+      conversations: await this.#views(page),
       next: last ? { lastActive: last.lastActive, id: last.id } : null,
     };
   }
@@ -93,18 +142,38 @@ export class ConversationService {
     const conversation = await this.#repository.find(id);
     const deleted = conversation !== null && (await this.#repository.delete(id, access));
     if (deleted) await this.#deleted(id);
-    if (!deleted || this.#expired(conversation)) throw conversationNotFound();
+    if (!deleted || this.#isExpired(conversation)) throw conversationNotFound();
   }
 
   #activeSince(): Instant {
     return this.#retention.activeSince(this.#clock.now());
   }
 
-  #expired(conversation: Conversation): boolean {
-    return conversation.lastActive < this.#activeSince();
+  #isExpired(conversation: Conversation): boolean {
+    return this.#retention.isExpired(conversation, this.#clock.now());
   }
 
-  #view(conversation: Conversation): ConversationView {
-    return { ...conversation, expiresAt: this.#retention.expiresAt(conversation.lastActive) };
+  async #view(conversation: FoundConversation): Promise<ConversationView> {
+    const [view] = await this.#views([{ ...conversation, title: conversation.settings.title, size: 0 }]);
+    if (!view) throw conversationNotFound();
+    return view;
   }
+
+  async #views(heads: readonly ConversationHead[]): Promise<ConversationView[]> {
+    const outlines = await this.#repository.outlines(heads);
+    return heads.flatMap((head) => {
+      const outline = outlines.get(head.id);
+      return outline ? [{ ...head, ...outline, expiresAt: this.#retention.expiresAt(head) }] : [];
+    });
+  }
+}
+
+/** The first conversations, as many as have PAGE_BYTES of settings. */
+function fittingPage(heads: readonly ConversationHead[]): readonly ConversationHead[] {
+  let bytes = 0;
+  const end = heads.findIndex(({ size }, index) => {
+    bytes += size;
+    return index > 0 && bytes > PAGE_BYTES;
+  });
+  return end < 0 ? heads : heads.slice(0, end);
 }

@@ -127,8 +127,9 @@ function jsonDeletion({ id, deletedAt }: ExportDeletion): string {
 }
 
 function jsonHead(conversation: ExportConversation, retention: Retention): string {
-  const { id, createdAt, lastActive } = conversation;
-  const expiresAt = retention.expiresAt(Date.parse(lastActive));
+  const { id, createdAt, lastActive, settings } = conversation;
+  const pinned = settings?.pinned === true;
+  const expiresAt = retention.expiresAt({ lastActive: Date.parse(lastActive), pinned });
   const expires = JSON.stringify(isoTime(expiresAt));
   return `{"conversation_id":"${id}","created_at":"${createdAt}","last_active":"${lastActive}","expires_at":${expires},"messages":[`;
 }

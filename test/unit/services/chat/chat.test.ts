@@ -129,16 +129,11 @@ function setUp(
   const recorder = new TurnRecorder({ ...parts, checkpoints }, settings.retention);
   const chat = new ChatService(settings, {
     conversations: {
-      find: () => Promise.resolve(null),
       revised: () => Promise.resolve(null),
       history: (...args) => {
         histories.push(args);
         return Promise.resolve(options.history ?? []);
       },
-      messages: () => Promise.resolve({ messages: [], hasMore: false }),
-      list: () => Promise.resolve([]),
-      delete: () => Promise.resolve(false),
-      check: () => Promise.resolve(),
     },
     pending,
     generations: new Generations(

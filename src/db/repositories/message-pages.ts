@@ -1,0 +1,143 @@
+import type { Knex } from 'knex';
+import type {
+  FoundConversation,
+  MessagePage,
+  MessageView,
+  SequencedMessage,
+} from '../../domain/conversations/conversation.ts';
+import { conversationNotFound } from '../../domain/errors.ts';
+import { toFeedback, toMessage, toTime } from '../core/codec.ts';
+import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
+import { withReconnect } from '../core/errors.ts';
+import { MESSAGE_COLUMNS, type MessageRow, type StoredMessage } from '../core/tables.ts';
+
+/** Messages read by one statement, and the longest texts that it returns of one, bytes. */
+const MESSAGE_SLICE = 128;
+const LONG = 32 * 1024;
+const TEXTS = ['content', 'reasoning', 'details'] as const;
+/** All texts together. */
+const SIZE = TEXTS.map((column) => `COALESCE(OCTET_LENGTH(${column}), 0)`).join(' + ');
+const COLUMNS = `${MESSAGE_COLUMNS.split(', ')
+  .map((column) =>
+    TEXTS.some((text) => text === column)
+      ? `CASE WHEN ${SIZE} <= ${LONG} THEN ${column} END AS ${column}`
+      : column,
+  )
+  .join(', ')}, rating, rating_comment, ${SIZE} AS size`;
+
+/** The conversation whose messages are read. */
+type PageOf = Pick<FoundConversation, 'id' | 'createdAt' | 'epoch'>;
+
+const IS_PRESENT = 'id = ? AND created_at = ? AND epoch = ? AND deleted_at IS NULL';
+
+type Rated = Pick<MessageRow, 'rating' | 'rating_comment'>;
+type Texts = Pick<MessageRow, (typeof TEXTS)[number]>;
+/** Without its texts when they are long. */
+type SizedMessage = Omit<StoredMessage, 'content'> & Rated & { content: string | null; size: number };
+
+interface Page {
+  readonly rows: readonly SizedMessage[];
+  readonly hasMore: boolean;
+  readonly statements: number;
+}
+
+/** Reads the messages of a conversation in pages. */
+export class MessagePages {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+    this.#dialect = dialectOf(knex);
+  }
+
+  /** See {@link ConversationRepository.messages}. */
+  async read(
+    conversation: PageOf,
+    afterSeq: number,
+    limit: number,
+    maxBytes: number,
+    view: MessageView,
+  ): Promise<MessagePage> {
+    const { rows, hasMore, statements } = await this.#page(conversation, afterSeq, limit, maxBytes, view);
+    const messages = await this.#withTexts(rows);
+    // One statement sees the conversation as it was at one time.
+    const isOneStatement = statements === 1 && rows.every(({ content }) => content !== null);
+    if (rows.length === 0 || !isOneStatement) await this.#requirePresent(conversation);
+    return { messages, hasMore };
+  }
+
+  async #page(
+    conversation: PageOf,
+    afterSeq: number,
+    limit: number,
+    maxBytes: number,
+    view: MessageView,
+  ): Promise<Page> {
+    const rows: SizedMessage[] = [];
+    let bytes = 0;
+    let after = afterSeq;
+    for (let statements = 1; ; statements++) {
+      const wanted = Math.min(MESSAGE_SLICE, limit + 1 - rows.length);
+      const slice = await this.#slice(conversation, after, wanted, view);
+      for (const row of slice) {
+        // Not left out by the statement, which could then look at any number of them.
+        if (row.status === 'superseded' && !view.superseded) continue;
+        bytes += row.size;
+        const isFull = rows.length === limit || (rows.length > 0 && bytes > maxBytes);
+        if (isFull) return { rows, hasMore: true, statements };
+        rows.push(row);
+      }
+      after = slice.at(-1)?.id ?? after;
+      if (slice.length < wanted) return { rows, hasMore: false, statements };
+    }
+  }
+
+  /** The texts of a long message are left out, so that no statement returns much more than 4 MiB. */
+  #slice(conversation: PageOf, after: number, limit: number, view: MessageView): Promise<SizedMessage[]> {
+    const range = view.newestFirst ? (after === 0 ? 'id > ?' : 'id < ?') : 'id > ?';
+    return this.#select(
+      `SELECT ${COLUMNS} FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+       WHERE conversation_id = ? AND ${range}
+         AND epoch = (SELECT epoch FROM conversations WHERE ${IS_PRESENT})
+       ORDER BY id ${view.newestFirst ? 'DESC' : 'ASC'} LIMIT ?`,
+      [conversation.id, after, ...presenceOf(conversation), limit],
+    );
+  }
+
+  /** @throws AppError `conversation_not_found` when it was deleted, also when its id is in use again */
+  async #requirePresent(conversation: PageOf): Promise<void> {
+    const sql = `SELECT 1 FROM conversations WHERE ${IS_PRESENT}`;
+    const found = await this.#select(sql, presenceOf(conversation));
+    if (found.length === 0) throw conversationNotFound();
+  }
+
+  /** Without messages that were deleted meanwhile. */
+  async #withTexts(rows: readonly SizedMessage[]): Promise<SequencedMessage[]> {
+    const ids = rows.filter(({ content }) => content === null).map(({ id }) => id);
+    const long = ids.length === 0 ? [] : await this.#texts(ids);
+    const texts = new Map(long.map(({ id, ...text }) => [id, text]));
+    return rows.flatMap(({ size: _, content, rating, rating_comment, ...row }) => {
+      const stored = content === null ? texts.get(row.id) : { content };
+      if (stored === undefined) return [];
+      const feedback = toFeedback(rating, rating_comment);
+      return [{ ...toMessage({ ...row, ...stored }), ...(feedback && { feedback }) }];
+    });
+  }
+
+  #texts(ids: readonly number[]): Promise<(Texts & Pick<MessageRow, 'id'>)[]> {
+    return this.#select(
+      `SELECT id, ${TEXTS.join(', ')} FROM messages WHERE id IN (${placeholders(ids.length)})`,
+      ids,
+    );
+  }
+
+  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
+    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+  }
+}
+
+/** The bindings of IS_PRESENT. */
+function presenceOf({ id, createdAt, epoch }: PageOf): [string, string, number] {
+  return [id, toTime(createdAt), epoch];
+}
