@@ -187,7 +187,7 @@ describe('the HTTP edge', () => {
     assert.equal(all.headers.get('allow'), 'GET, HEAD, OPTIONS');
     await problem(all, 405, 'method_not_allowed');
     const options = await fetch(`${server.url}/api/conversations`, { method: 'OPTIONS' });
-    assert.deepEqual([options.status, options.headers.get('allow')], [204, 'GET, HEAD, OPTIONS']);
+    assert.deepEqual([options.status, options.headers.get('allow')], [204, 'GET, HEAD, POST, OPTIONS']);
     assert.equal((await fetch(`${server.url}/health`, { method: 'HEAD' })).status, 200);
   });
 
@@ -266,8 +266,8 @@ describe('the HTTP edge', () => {
   it('rejects unknown query parameters where they would select or change something', async () => {
     const id = '0198c0de-7a11-7000-8000-5eed00000001';
     for (const [method, path, name] of [
-      ['GET', '/api/conversations?q=pirate', 'q'],
-      ['GET', `/api/conversations/${id}?order=desc`, 'order'],
+      ['GET', '/api/conversations?search=pirate', 'search'],
+      ['GET', `/api/conversations/${id}?sort=desc`, 'sort'],
       ['DELETE', `/api/conversations/${id}?dry_run=true`, 'dry_run'],
       ['GET', `/api/chat-stream/${id}?lastEventId=${id}:5`, 'lastEventId'],
       ['GET', '/api/conversations?%F0%9F%98%80=1', '😀'],
