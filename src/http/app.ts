@@ -77,7 +77,7 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
     ...streamRoutes({ streams, renderer, session, metrics }),
     // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
-    ...conversationRoutes({ conversations: parts.conversations, readBody, messageMaxChars }),
+    ...conversationRoutes({ conversations: parts.conversations, readBody, limits }),
     ...exportJobRoutes({
       jobs: parts.exportJobs,
       links: parts.links,

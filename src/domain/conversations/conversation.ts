@@ -1,4 +1,5 @@
 import type { Access } from '../access/access.ts';
+import type { ParameterChanges } from '../chat/parameters.ts';
 
 /** Epoch milliseconds. */
 export type Instant = number;
@@ -80,8 +81,7 @@ export interface ConversationSettings {
   readonly metadata: Readonly<Record<string, string>> | null;
   readonly system: string | null;
   readonly model: string | null;
-  /** Those of a call to the model; null as a value removes one of the server's. */
-  readonly parameters: Readonly<Record<string, unknown>> | null;
+  readonly parameters: ParameterChanges | null;
 }
 
 /** Members that are undefined stay as they are. */

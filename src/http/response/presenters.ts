@@ -116,7 +116,7 @@ export function presentListed(view: ConversationView): ListedConversationBody {
 function presentMessage(message: SequencedMessage): MessageBody {
   const { uid, role, content, timestamp, status, model, finishReason, usage, reasoning, details, feedback } =
     message;
-  const { wants_reasoning: _, ...shown } = details ?? {};
+  const { parts, tool_calls, tool_call_id, refusal } = details ?? {};
   return {
     id: uid,
     role,
@@ -127,7 +127,10 @@ function presentMessage(message: SequencedMessage): MessageBody {
     ...(finishReason !== null && { finish_reason: finishReason }),
     ...(usage !== null && { usage }),
     ...(reasoning !== null && { reasoning }),
-    ...shown,
+    ...(parts && { parts }),
+    ...(tool_calls && { tool_calls: [...tool_calls] }),
+    ...(tool_call_id !== undefined && { tool_call_id }),
+    ...(refusal && { refusal }),
     ...(feedback && { feedback }),
   };
 }

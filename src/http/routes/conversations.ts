@@ -16,13 +16,14 @@ import {
   listedConversation,
   listQuery,
   newConversation,
+  type SettingsLimits,
 } from '../schemas/conversations.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 
 interface ConversationRouteParts {
   readonly conversations: ConversationService;
   readonly readBody: BodyReader;
-  readonly messageMaxChars: number;
+  readonly limits: SettingsLimits;
 }
 
 export function conversationRoutes(parts: ConversationRouteParts): Route[] {
@@ -56,8 +57,8 @@ function listRoute(conversations: ConversationService): Route {
   };
 }
 
-function createRoute({ conversations, readBody, messageMaxChars }: ConversationRouteParts): Route {
-  const schema = newConversation(messageMaxChars);
+function createRoute({ conversations, readBody, limits }: ConversationRouteParts): Route {
+  const schema = newConversation(limits);
   return {
     method: 'post',
     path: '/api/conversations',
@@ -115,8 +116,8 @@ function getRoute(conversations: ConversationService): Route {
   };
 }
 
-function updateRoute({ conversations, readBody, messageMaxChars }: ConversationRouteParts): Route {
-  const schema = conversationPatch(messageMaxChars);
+function updateRoute({ conversations, readBody, limits }: ConversationRouteParts): Route {
+  const schema = conversationPatch(limits);
   return {
     method: 'patch',
     path: '/api/conversations/:id',

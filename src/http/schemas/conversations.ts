@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { ConversationCursor } from '../../domain/conversations/conversation.ts';
+import { type ChatLimits, endUser, metadata, modelName, systemPrompt } from './chat.ts';
 import {
   cleanText,
   cursorFormat,
@@ -8,29 +9,15 @@ import {
   messageStatus,
   pageQuery,
   paging,
+  refusal,
   strictObject,
+  toolCalls,
   usage,
   uuid,
 } from './common.ts';
+import { parameterChanges } from './parameters.ts';
 
 const TITLE_CHARS = 200;
-const MODEL_CHARS = 200;
-const USER_CHARS = 128;
-const METADATA_MEMBERS = 16;
-const METADATA_KEY_CHARS = 64;
-const METADATA_CHARS = 512;
-
-const parameters = z.record(z.string(), z.unknown());
-
-const metadata = z
-  .record(
-    cleanText(z.string().min(1).max(METADATA_KEY_CHARS)),
-    cleanText(z.string().max(METADATA_CHARS, `must be at most ${METADATA_CHARS} characters long`)),
-  )
-  .refine(
-    (value) => Object.keys(value).length <= METADATA_MEMBERS,
-    `must have at most ${METADATA_MEMBERS} members`,
-  );
 
 const role = z.enum(['user', 'assistant', 'tool']);
 
@@ -41,12 +28,6 @@ const contentPart = z.discriminatedUnion('type', [
     image_url: z.object({ url: z.string(), detail: z.enum(['auto', 'low', 'high']).optional() }),
   }),
 ]);
-
-const toolCall = z.object({
-  id: z.string(),
-  type: z.literal('function'),
-  function: z.object({ name: z.string(), arguments: z.string() }),
-});
 
 export const feedback = z
   .object({ rating: z.enum(['up', 'down']), comment: z.string().nullable() })
@@ -70,7 +51,7 @@ export const conversationQuery = pageQuery(messageCursor).extend({
   }),
 });
 export const listQuery = pageQuery(conversationCursor).extend({
-  user: z.string().min(1).max(USER_CHARS).optional().meta({ description: 'Only those of this end user' }),
+  user: endUser.optional().meta({ description: 'Only those of this end user' }),
   pinned: z
     .enum(['true', 'false'], 'must be true or false')
     .transform((text) => text === 'true')
@@ -90,12 +71,12 @@ const message = z
     usage: usage.optional(),
     parts: z.array(contentPart).readonly().optional().meta({ description: 'Of a question with images' }),
     reasoning: z.string().optional().meta({ description: 'What the model said before the reply' }),
-    tool_calls: z.array(toolCall).readonly().optional(),
+    tool_calls: toolCalls.optional(),
     tool_call_id: z
       .string()
       .optional()
       .meta({ description: 'Of a message of a tool: the call that it answers' }),
-    refusal: z.literal(true).optional().meta({ description: 'The text is a refusal of the model' }),
+    refusal,
     feedback: feedback.optional(),
   })
   .meta({ id: 'Message', description: 'Members without a value are left out' });
@@ -148,34 +129,30 @@ export const conversationList = z
   .object({ conversations: z.array(listedConversation), ...paging })
   .meta({ id: 'ConversationList' });
 
-const text = (min: number, max: number) =>
-  cleanText(z.string().max(max, `must be at most ${max} characters long`)).refine(
-    (value) => value.trim().length >= min,
-    'must not be blank',
-  );
+/** The limits of settings. */
+export type SettingsLimits = Pick<ChatLimits, 'messageMaxChars' | 'allowsExtra'>;
 
-/** @param maxChars the longest system prompt, UTF-16 units */
-function changes(maxChars: number) {
+const title = cleanText(z.string().max(TITLE_CHARS, `must be at most ${TITLE_CHARS} characters long`))
+  .refine((text) => text.trim() !== '', 'must not be blank')
+  .meta({ description: '`null`: the first line of the first question' });
+
+function changes({ messageMaxChars, allowsExtra }: SettingsLimits) {
   return {
-    title: text(1, TITLE_CHARS)
-      .nullable()
-      .optional()
-      .meta({ description: '`null`: the first line of the first question' }),
-    system: text(1, maxChars).nullable().optional(),
-    model: text(1, MODEL_CHARS).nullable().optional(),
-    parameters: parameters.nullable().optional(),
+    title: title.nullable().optional(),
+    system: systemPrompt(messageMaxChars).nullable().optional(),
+    model: modelName.nullable().optional(),
+    parameters: parameterChanges(allowsExtra).nullable().optional(),
     metadata: metadata.nullable().optional().meta({ description: 'Replaced as a whole' }),
     pinned: z.boolean('must be true or false').optional(),
   };
 }
 
-export function newConversation(maxChars: number) {
-  const user = text(1, USER_CHARS).optional().meta({ description: 'Your end user' });
-  return strictObject({ ...changes(maxChars), user }).meta({ id: 'NewConversation' });
+export function newConversation(limits: SettingsLimits) {
+  return strictObject({ ...changes(limits), user: endUser.optional() }).meta({ id: 'NewConversation' });
 }
 
-export function conversationPatch(maxChars: number) {
-  return strictObject(changes(maxChars)).meta({ id: 'ConversationPatch' });
+export function conversationPatch(limits: SettingsLimits) {
+  return strictObject(changes(limits)).meta({ id: 'ConversationPatch' });
 }
 
 export const deleted = z
