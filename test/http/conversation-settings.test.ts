@@ -111,7 +111,7 @@ for (const place of databases()) {
       ['metadata', { a: 1 }, 'metadata.a'],
       ['metadata', { a: null }, 'metadata.a'],
       ['metadata', { a: 'x'.repeat(513) }, 'metadata.a'],
-      ['metadata', { ['k'.repeat(65)]: 'x' }, `metadata.${'k'.repeat(65)}`],
+      ['metadata', { ['k'.repeat(65)]: 'x' }, `metadata.${'k'.repeat(64)}`],
       ['parameters', { temperatur: 1 }, 'parameters.temperatur'],
       ['parameters', { temperature: 3 }, 'parameters.temperature'],
       ['metadata', Object.fromEntries(Array.from({ length: 17 }, (_, n) => [`k${n}`, 'x'])), 'metadata'],

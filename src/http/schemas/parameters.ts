@@ -128,8 +128,7 @@ function extraMembers(allowed: boolean) {
   });
 }
 
-/** @param allowsExtra as ALLOW_EXTRA_PARAMETERS */
-export function parameterChanges(allowsExtra: boolean): z.ZodType<ParameterChanges> {
+function changesSchema(allowsExtra: boolean): z.ZodType<ParameterChanges> {
   const members = { ...KNOWN, extra: extraMembers(allowsExtra) };
   const shape = Object.fromEntries(
     Object.entries(members).map(([name, member]) => [name, member.nullable().optional()]),
@@ -145,4 +144,12 @@ export function parameterChanges(allowsExtra: boolean): z.ZodType<ParameterChang
         'Sent to the model server, each over the one of the conversation and of the settings; null removes an inherited ' +
         'one. `extra` has further members of the body to the model server',
     });
+}
+
+/** One of each, because their id names them in the OpenAPI document. */
+const [WITH_EXTRA, WITHOUT_EXTRA] = [changesSchema(true), changesSchema(false)];
+
+/** @param allowsExtra as ALLOW_EXTRA_PARAMETERS */
+export function parameterChanges(allowsExtra: boolean): z.ZodType<ParameterChanges> {
+  return allowsExtra ? WITH_EXTRA : WITHOUT_EXTRA;
 }
