@@ -102,3 +102,99 @@ test('the demo model lists itself and rejects invalid requests as an OpenAI serv
   }
   assert.equal((await fetch(`${demo.baseUrl}/elsewhere`)).status, 404);
 });
+
+const weather = {
+  type: 'function',
+  function: {
+    name: 'get_weather',
+    parameters: {
+      type: 'object',
+      properties: {
+        city: { type: 'string' },
+        unit: { enum: ['celsius', 'fahrenheit'] },
+        days: { type: 'integer' },
+        details: { type: 'boolean' },
+      },
+      required: ['city', 'unit', 'days'],
+    },
+  },
+} as const;
+const time = { type: 'function', function: { name: 'getLocalTime' } } as const;
+
+test('the demo model thinks aloud when it is asked to, streamed and whole', async () => {
+  const effort = { ...ask('hi'), parameters: { reasoning_effort: 'low' as const } };
+  for (const request of [ask('请思考一下'), effort]) {
+    const { reasoning = '', content } = await model.complete(request, never());
+    assert.match(reasoning, /canned|预设/);
+    assert.match(content, /demo model|演示模型/);
+  }
+  const request = ask('Think about it: what is 2 + 2?');
+  const whole = await model.complete(request, never());
+  assert.ok((whole.usage?.reasoning_tokens ?? 0) > 10);
+  const read = { reasoning: '', content: '' };
+  const take = {
+    content(text: string) {
+      read.content += text;
+    },
+    reasoning(text: string) {
+      assert.equal(read.content, '');
+      read.reasoning += text;
+    },
+  };
+  const { usage } = await model.stream(request, take, never());
+  assert.deepEqual([read.reasoning, read.content, usage], [whole.reasoning, whole.content, whole.usage]);
+  assert.equal((await model.complete(ask('hi'), never())).reasoning, undefined);
+});
+
+test('the demo model calls the tools that the question names, and repeats their results', async () => {
+  const request = {
+    ...ask('What is the weather in Ghent over 3 days, and the local time?'),
+    parameters: { tools: [weather, time] },
+  };
+  const whole = await model.complete(request, never());
+  assert.deepEqual([whole.content, whole.finishReason], ['', 'tool_calls']);
+  const called = whole.toolCalls?.map(({ function: { name, arguments: args } }) => [name, JSON.parse(args)]);
+  assert.deepEqual(called, [
+    ['get_weather', { city: 'Ghent', unit: 'celsius', days: 3 }],
+    ['getLocalTime', {}],
+  ]);
+  const streamed = await model.stream(request, textReader(), never());
+  assert.deepEqual(streamed.toolCalls, whole.toolCalls);
+  const { toolCalls = [] } = whole;
+  const results = toolCalls.map(
+    ({ id }, index): ContextMessage => ({ role: 'tool', content: `result ${index}`, toolCallId: id }),
+  );
+  const messages = [...request.messages, { role: 'assistant' as const, content: '', toolCalls }, ...results];
+  const answered = await model.complete({ ...request, messages }, never());
+  assert.match(answered.content, /`result 0`\n- `result 1`/);
+  assert.equal(answered.toolCalls, undefined);
+});
+
+test('the demo model calls no tool that is not asked for, and one that must be called', async () => {
+  const parameters = { tools: [weather, time] };
+  assert.equal((await model.complete({ ...ask('hi'), parameters }, never())).toolCalls, undefined);
+  const off = { ...parameters, tool_choice: 'none' as const };
+  assert.equal(
+    (await model.complete({ ...ask('the weather?'), parameters: off }, never())).toolCalls,
+    undefined,
+  );
+  const must = { ...parameters, tool_choice: 'required' as const };
+  const forced = await model.complete({ ...ask('hi'), parameters: must }, never());
+  assert.deepEqual(
+    forced.toolCalls?.map(({ function: { name } }) => name),
+    ['get_weather'],
+  );
+});
+
+test('the demo model describes images, and says that it cannot see them', async () => {
+  const url = `data:image/png;base64,${'A'.repeat(4096)}`;
+  const parts = [
+    { type: 'text', text: 'What is this?' },
+    { type: 'image_url', image_url: { url } },
+  ] as const;
+  const message: ContextMessage = { role: 'user', content: 'What is this?', parts };
+  const { content } = await model.complete({ ...ask(), messages: [message] }, never());
+  assert.match(content, /\*\*1\*\* image\./);
+  assert.match(content, /canned/);
+  assert.match(content, /- PNG, 3 KiB/);
+});

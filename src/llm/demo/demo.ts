@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { isObject, parseObject, textOf } from '../reply/shapes.ts';
-import { demoReply } from './text.ts';
+import { isObject, type Json, parseObject } from '../reply/shapes.ts';
+import { contentOf, type DemoAnswer, demoAnswer } from './answer.ts';
 
 export interface DemoModel {
   /** With `/v1`, as OPENAI_BASE_URL would have it. */
@@ -17,6 +17,7 @@ const FIRST_PIECE_MS = 150;
 const PIECE_MS = 25;
 /** Keeps the longest reply under four seconds. */
 const MAX_PIECES = 90;
+const MAX_REASONING_PIECES = 30;
 const WHOLE_REPLY_MS = 200;
 const BODY_LIMIT = 64 * 1024 * 1024;
 
@@ -38,23 +39,30 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
     const body = parseObject(await read(request));
     const messages: unknown[] = Array.isArray(body?.messages) ? body.messages : [];
     if (!body || messages.length === 0) sendError(response, 400, 'the body needs messages');
-    else if (body.stream === true) await streamReply(response, messages, body.stream_options);
-    else await sendReply(response, messages);
+    else if (body.stream === true) await streamReply(response, messages, body);
+    else await sendReply(response, messages, body);
   } else {
     request.resume();
     sendError(response, 404, 'no such path');
   }
 }
 
-async function sendReply(response: ServerResponse, messages: unknown[]): Promise<void> {
-  const content = replyTo(messages);
+async function sendReply(response: ServerResponse, messages: unknown[], body: Json): Promise<void> {
+  const answer = demoAnswer(body, messages);
+  const { content, reasoning, calls } = answer;
   await pause(WHOLE_REPLY_MS);
-  const choice = { index: 0, message: { role: 'assistant', content }, finish_reason: 'stop' };
-  sendJson(response, 200, { ...head('chat.completion'), choices: [choice], usage: usage(messages, content) });
+  const message = {
+    role: 'assistant',
+    content: calls.length > 0 ? null : content,
+    ...(reasoning !== '' && { reasoning_content: reasoning }),
+    ...(calls.length > 0 && { tool_calls: calls }),
+  };
+  const choice = { index: 0, message, finish_reason: reasonOf(answer) };
+  sendJson(response, 200, { ...head('chat.completion'), choices: [choice], usage: usage(messages, answer) });
 }
 
-async function streamReply(response: ServerResponse, messages: unknown[], options: unknown): Promise<void> {
-  const content = replyTo(messages);
+async function streamReply(response: ServerResponse, messages: unknown[], body: Json): Promise<void> {
+  const answer = demoAnswer(body, messages);
   const base = head('chat.completion.chunk');
   const disconnected = new AbortController();
   response.once('close', () => disconnected.abort());
@@ -65,28 +73,38 @@ async function streamReply(response: ServerResponse, messages: unknown[], option
   response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8' });
   send({ role: 'assistant', content: '' });
   let wait = FIRST_PIECE_MS;
-  for (const piece of cut(content)) {
+  for (const delta of deltasOf(answer)) {
     await pause(wait, undefined, { signal: disconnected.signal });
-    send({ content: piece });
+    send(delta);
     wait = PIECE_MS;
   }
-  send({}, 'stop');
+  send({}, reasonOf(answer));
+  const { stream_options: options } = body;
   if (isObject(options) && options.include_usage === true) {
-    const last = { ...base, choices: [], usage: usage(messages, content) };
+    const last = { ...base, choices: [], usage: usage(messages, answer) };
     response.write(`data: ${JSON.stringify(last)}\n\n`);
   }
   response.end('data: [DONE]\n\n');
 }
 
-function replyTo(messages: unknown[]): string {
-  const conversation = messages.filter((message) => textOf(message, 'role') !== 'system');
-  return demoReply(textOf(conversation.at(-1), 'content'), Math.max(0, conversation.length - 1));
+function* deltasOf({ reasoning, content, calls }: DemoAnswer): Generator<object> {
+  for (const piece of cut(reasoning, MAX_REASONING_PIECES)) yield { reasoning_content: piece };
+  for (const piece of cut(content)) yield { content: piece };
+  for (const [index, { id, type, function: call }] of calls.entries()) {
+    yield { tool_calls: [{ index, id, type, function: { name: call.name, arguments: '' } }] };
+    for (const piece of cut(call.arguments))
+      yield { tool_calls: [{ index, function: { arguments: piece } }] };
+  }
+}
+
+function reasonOf({ calls }: DemoAnswer): string {
+  return calls.length > 0 ? 'tool_calls' : 'stop';
 }
 
 /** Pieces of about a word, cut between code points. */
-function cut(text: string): string[] {
+function cut(text: string, max = MAX_PIECES): string[] {
   const characters = [...text];
-  const size = Math.max(2, Math.ceil(characters.length / MAX_PIECES));
+  const size = Math.max(2, Math.ceil(characters.length / max));
   const count = Math.ceil(characters.length / size);
   return Array.from({ length: count }, (_, i) => characters.slice(i * size, (i + 1) * size).join(''));
 }
@@ -96,10 +114,17 @@ function head(object: string): object {
 }
 
 /** A rough count: a token for a Chinese character, or for four others. */
-function usage(messages: unknown[], content: string): object {
-  const prompt = messages.reduce<number>((sum, message) => sum + tokens(textOf(message, 'content')), 0);
-  const completion = tokens(content);
-  return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion };
+function usage(messages: unknown[], { reasoning, content, calls }: DemoAnswer): object {
+  const prompt = messages.reduce<number>((sum, message) => sum + tokens(contentOf(message)), 0);
+  const called = calls.map(({ function: call }) => `${call.name}${call.arguments}`).join('');
+  const thought = tokens(reasoning);
+  const completion = tokens(content) + tokens(called) + thought;
+  return {
+    prompt_tokens: prompt,
+    completion_tokens: completion,
+    total_tokens: prompt + completion,
+    ...(thought > 0 && { completion_tokens_details: { reasoning_tokens: thought } }),
+  };
 }
 
 function tokens(text: string): number {

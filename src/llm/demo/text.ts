@@ -4,7 +4,43 @@ const ECHO_LENGTH = 40;
 /** @param earlier messages of the conversation before this one, without a system prompt */
 export function demoReply(question: string, earlier: number): string {
   const echo = shorten(question);
-  return /\p{Script=Han}/u.test(question) ? chinese(echo, earlier) : english(echo, earlier);
+  return isChinese(question) ? chinese(echo, earlier) : english(echo, earlier);
+}
+
+/** What the demo model says before its reply when it is asked to think. */
+export function demoReasoning(question: string): string {
+  const echo = shorten(question);
+  return isChinese(question)
+    ? `用户说：“${echo}”。这段推理过程是预设的：演示模型并不会真正思考。\n\n先看问题，再选一段合适的回答。`
+    : `The user says: “${echo}”. This reasoning is canned: the demo model does not think.\n\nFirst I look at the question, then I pick a text that fits.`;
+}
+
+/** @param results of the tools that the demo model has called */
+export function demoResults(question: string, results: readonly string[]): string {
+  const list = results.map((result) => `- \`${shorten(result).replaceAll('`', "'")}\``).join('\n');
+  return isChinese(question)
+    ? `## 工具结果\n\n工具返回了以下内容。我是**演示模型**，只会原样复述：\n\n${list}\n`
+    : `## Tool results\n\nThis is what the tools returned. I am the **demo model**, so I only repeat it:\n\n${list}\n`;
+}
+
+export interface ShownImage {
+  /** Such as `PNG`; `link` for an address. */
+  readonly type: string;
+  readonly bytes: number;
+}
+
+export function demoDescription(question: string, images: readonly ShownImage[]): string {
+  const list = images.map(
+    ({ type, bytes }) => `- ${type}${bytes > 0 ? `, ${Math.ceil(bytes / 1024)} KiB` : ''}`,
+  );
+  const count = images.length;
+  return isChinese(question)
+    ? `## 图片\n\n我收到了 **${count}** 张图片。我是**演示模型**，看不到图片的内容，这段描述是预设的：“一张构图和谐、色彩明快的图片。”\n\n${list.join('\n')}\n`
+    : `## Image\n\nI received **${count}** image${count === 1 ? '' : 's'}. I am the **demo model** and cannot see them, so this description is canned: “a well composed picture in bright colours.”\n\n${list.join('\n')}\n`;
+}
+
+function isChinese(text: string): boolean {
+  return /\p{Script=Han}/u.test(text);
 }
 
 function shorten(question: string): string {
