@@ -15,16 +15,21 @@ import {
 
 const LATER = NOON + 100 * HOUR;
 
-/** Resolves to the longest turn of the event loop while `work` runs, in milliseconds of CPU: other load does not count. */
+/**
+ * Resolves to the longest turn of the event loop while `work` runs, in milliseconds of CPU: other load does not count.
+ * Work is rehearsed with little data before, because code that runs for the first time is compiled.
+ */
 async function longestTick(work: () => Promise<unknown>): Promise<number> {
   let before = process.threadCpuUsage();
   let longest = 0;
-  const timer = setInterval(() => {
+  const measure = () => {
     const { user, system } = process.threadCpuUsage(before);
     before = process.threadCpuUsage();
     longest = Math.max(longest, (user + system) / 1000);
-  }, 1);
+  };
+  const timer = setInterval(measure, 1);
   await work();
+  measure();
   clearInterval(timer);
   return longest;
 }
@@ -32,18 +37,25 @@ async function longestTick(work: () => Promise<unknown>): Promise<number> {
 eachDatabase((_name, open, options) => {
   test('an expired conversation of 40,000 messages starts anew and is read without a wait', async () => {
     const { knex, conversations, writer, purge } = open();
-    const id = newId();
-    await fillConversation(knex, id, 40_000);
-    const start = startOf(userMessage(id, { timestamp: LATER, content: 'new' }));
-    const began = performance.now();
-    assert.equal(await writer.write({ start }), 'saved');
-    const ms = performance.now() - began;
-    assert.ok(ms < 150, `took ${ms} ms`);
-    const tick = await longestTick(async () => {
+    const startAnew = async (id: string) => {
+      const start = startOf(userMessage(id, { timestamp: LATER, content: 'new' }));
+      assert.equal(await writer.write({ start }), 'saved');
+    };
+    const read = async (id: string) => {
       assert.deepEqual(await contents(conversations, id), ['new']);
       assert.deepEqual(await conversations.history(id, UNRESTRICTED, 10, 0), []);
       assert.equal(await purge.remove(await purge.pendingDeletions(0, 10), {}), true);
-    });
+    };
+    const [small, id] = [newId(), newId()];
+    await fillConversation(knex, small, 40);
+    await startAnew(small);
+    await read(small);
+    await fillConversation(knex, id, 40_000);
+    const began = performance.now();
+    await startAnew(id);
+    const ms = performance.now() - began;
+    assert.ok(ms < 150, `took ${ms} ms`);
+    const tick = await longestTick(() => read(id));
     if (options.target.kind === 'sqlite') assert.ok(tick < 50, `${tick} ms`);
     assert.equal((await knex('messages').where({ conversation_id: id })).length, 1);
   });
@@ -53,24 +65,31 @@ eachDatabase((_name, open, options) => {
   describe('the event loop waits at most 50 ms', () => {
     test('while a conversation of 40,000 messages is deleted', async () => {
       const { knex, conversations, purge } = open();
-      const id = newId();
-      await fillConversation(knex, id, 40_000);
-      const tick = await longestTick(async () => {
+      const remove = async (id: string) => {
         assert.equal(await conversations.delete(id, UNRESTRICTED), true);
         await purge.remove(await purge.pendingDeletions(0, 10), {});
-      });
-      assert.deepEqual(await knex('messages').where({ conversation_id: id }), []);
+        assert.deepEqual(await knex('messages').where({ conversation_id: id }), []);
+      };
+      const [small, id] = [newId(), newId()];
+      await fillConversation(knex, small, 40);
+      await fillConversation(knex, id, 40_000);
+      await remove(small);
+      const tick = await longestTick(() => remove(id));
       assert.ok(tick < 50, `${tick} ms`);
     });
 
     test('while 200 conversations of 200 messages are purged', async () => {
       const { knex, purge } = open();
-      for (let n = 0; n < 200; n += 1) await fillConversation(knex, newId(), 200);
-      const tick = await longestTick(async () => {
-        assert.deepEqual(await purge.countExpired(LATER), { conversations: 200, messages: 40_000 });
-        const purged = await purgeBatch(purge, LATER, 200);
-        assert.deepEqual(purged, { conversations: 200, messages: 40_000 });
-      });
+      const purgeAll = async (conversations: number, messages: number) => {
+        for (let n = 0; n < conversations; n += 1) await fillConversation(knex, newId(), messages);
+        const all = { conversations, messages: conversations * messages };
+        return async () => {
+          assert.deepEqual(await purge.countExpired(LATER), all);
+          assert.deepEqual(await purgeBatch(purge, LATER, 200), all);
+        };
+      };
+      await (await purgeAll(2, 20))();
+      const tick = await longestTick(await purgeAll(200, 200));
       assert.ok(tick < 50, `${tick} ms`);
     });
   });

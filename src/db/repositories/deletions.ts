@@ -33,9 +33,11 @@ export async function hideConversations(
     .whereIn('id', ids)
     .select('id', 'owner', trx.raw('?, 0, 1', [time]));
   await trx(trx.raw('deletions (conversation_id, owner, deleted_at, renewed, pending)')).insert(hidden);
+  await nextTurn();
   await trx('conversations')
     .whereIn('id', ids)
     .update({ epoch: trx.raw('epoch + 1'), deleted_at: time });
+  await nextTurn();
   return dialectOf(trx).select<PendingDeletion>(
     trx,
     `SELECT d.id AS seq, c.id AS conversationId, c.epoch AS epoch FROM deletions d

@@ -149,6 +149,7 @@ function cursorOf({ id, last_active }: IdleRow): ConversationCursor {
   return { id, lastActive: fromTime(last_active) };
 }
 
+/** On SQLite no statement waits for anything, so that other work gets its turn only where it is given one. */
 async function hideIdle(
   trx: Knex,
   candidates: readonly string[],
@@ -156,13 +157,16 @@ async function hideIdle(
   versions: ConversationVersions | undefined,
 ): Promise<PendingDeletion[]> {
   const locked = await dialectOf(trx).lockConversations(trx, [...candidates].sort());
+  await nextTurn();
   const expired = locked.filter(
     (row) => row.deleted_at === null && row.pinned === 0 && row.last_active < cutoff,
   );
   const streaming = await streamingConversations(trx);
+  await nextTurn();
   const idle = expired.map((row) => row.id).filter((id) => !streaming.has(id));
   const now = versions && (await versionsOf(trx, idle));
   const ids = now ? idle.filter((id) => now.get(id) === versions.get(id)) : idle;
+  await nextTurn();
   return ids.length === 0 ? [] : hideConversations(trx, ids, Date.now());
 }
 
