@@ -10,7 +10,7 @@ import { startUpstream, type Upstream } from './upstream.ts';
 const chromium = provideChromium();
 
 /** The page and everything that it loads, compressed together. */
-const LARGEST_PAGE = 60_000;
+const LARGEST_PAGE = 60 * 1024;
 
 const MARKDOWN = `# Heading
 
@@ -75,7 +75,7 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     return JSON.parse(await answer.text()).messages;
   }
 
-  test('is small: everything that it loads stays under 60 kB compressed', async (context) => {
+  test('is small: everything that it loads stays under 60 KB compressed', async (context) => {
     const { page, close } = await openPage(browser, 'about:blank');
     const bodies = new Map<string, Promise<Buffer>>();
     page.on('response', (response) => {

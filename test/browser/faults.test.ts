@@ -4,7 +4,7 @@ import type { Browser, Page, Request } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, textOf } from './page.ts';
+import { ask, openPage, switchLanguage, textOf } from './page.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
@@ -93,7 +93,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     }
     const statuses = await Promise.all(sent.map(async (request) => (await request.response())?.status()));
     assert.deepEqual(statuses, [503, 200]);
-    await page.locator('[data-language="zh-CN"]').click();
+    await switchLanguage(page, 'zh-CN');
     for (const error of await page.locator('.error').all())
       assert.equal(await textOf(error), '请求失败（503）\n模型服务繁忙，请稍后重试。');
     await page.locator('#message').press('Enter');

@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, until } from './page.ts';
+import { ask, openPage, switchLanguage, until } from './page.ts';
 import { takePicture } from './picture.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
@@ -123,7 +123,7 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
     await page.locator('[data-part="database"]', { hasText: '数据库 正常' }).waitFor();
     await ask(page, 'Hello');
     await page.locator('.meta', { hasText: '回复完整' }).waitFor();
-    await page.locator('[data-language="en"]').click();
+    await switchLanguage(page, 'en');
     assert.equal(await page.locator('html').getAttribute('lang'), 'en');
     await page.locator('.meta', { hasText: 'complete' }).waitFor();
     assert.equal(await page.locator('#message').getAttribute('placeholder'), 'Write a message…');
@@ -143,6 +143,8 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
     assert.equal(await focused(), 'message');
     await page.keyboard.type('Hello');
     await page.keyboard.press('Tab');
+    assert.equal(await focused(), 'attach');
+    await page.keyboard.press('Tab');
     assert.equal(await focused(), 'send');
     await page.keyboard.press('Enter');
     await page.locator('#log[aria-busy="false"]').waitFor();
@@ -153,10 +155,24 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
       passed.push(await focused());
     }
     // One link for each conversation of the tests above.
-    const controls = passed.filter((name) => !/^Conversation |^Hello/.test(String(name)));
-    assert.deepEqual(controls, ['Copy', 'log', 'record', 'Delete', 'renew', 'English', '中文']);
+    const controls = passed.filter((name) => !/\d:\d\d [AP]M/.test(String(name)));
+    assert.deepEqual(controls, [
+      'Regenerate',
+      'Copy',
+      'Edit',
+      'log',
+      'settings-toggle',
+      'record',
+      'Delete',
+      'Pin',
+      'Rename',
+      'search',
+      'renew',
+      'English',
+      '中文',
+    ]);
     await page.keyboard.press('Space');
-    assert.equal(await page.locator('html').getAttribute('lang'), 'zh-CN');
+    await page.locator('html[lang="zh-CN"]').waitFor();
     await close();
   });
 
@@ -165,7 +181,7 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
     const { page, close } = await openPage(browser, server.url, { viewport });
     await ask(page, 'w'.repeat(300));
     for (const language of ['zh-CN', 'en']) {
-      await page.locator(`[data-language="${language}"]`).click();
+      await switchLanguage(page, language);
       assert.equal(await page.evaluate('document.documentElement.scrollWidth'), 360);
       assert.equal(await page.evaluate("document.getElementById('log').scrollLeft = 99"), 99);
       assert.equal(await page.evaluate("document.getElementById('log').scrollLeft"), 0);

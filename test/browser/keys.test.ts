@@ -11,7 +11,7 @@ import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { silent } from '../support/databases.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, textOf, until } from './page.ts';
+import { ask, openPage, switchLanguage, textOf, until } from './page.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
@@ -101,7 +101,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     assert.equal(await textOf(page.locator('.error')), 'Request failed (401)\nA valid API key is required.');
     assert.equal(await page.evaluate('document.activeElement.id'), 'key-input');
     assert.equal(await page.locator('#message').inputValue(), 'Hello');
-    await page.locator('[data-language="zh-CN"]').click();
+    await switchLanguage(page, 'zh-CN');
     assert.match((await page.locator('#key').innerText()) ?? '', /^API 密钥\s+此服务器需要.*\s+使用此密钥$/);
     assert.equal(await textOf(page.locator('.error')), '请求失败（401）\n需要有效的 API 密钥。');
     assert.deepEqual(foreign, []);

@@ -32,6 +32,12 @@ export async function openPage(
   return { page, faults, foreign, close: () => context.close() };
 }
 
+/** Switches the language, and waits until it is shown. */
+export async function switchLanguage(page: Page, language: string): Promise<void> {
+  await page.locator(`[data-language="${language}"]`).click();
+  await page.locator(`html[lang="${language}"]`).waitFor();
+}
+
 /** Sends a message with Enter and waits until its reply has ended, well or not. */
 export async function ask(page: Page, message: string): Promise<void> {
   const replies = await page.locator('.reply').count();

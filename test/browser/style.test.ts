@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { globSync, readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { ERROR_CODES } from '../../src/domain/errors.ts';
-import { ERRORS, STRINGS } from '../../src/http/web/assets/strings.js';
+import { ERRORS, STRINGS } from '../../src/http/web/strings.js';
 
 const WEB = new URL('../../src/http/web/', import.meta.url);
 const read = (file: string) => readFileSync(new URL(file, WEB), 'utf8');
@@ -44,7 +44,7 @@ const PAIRS = [
   .map((pair) => pair.split(' ') as [string, string]);
 
 describe('the home page', () => {
-  const css = read('assets/style.css');
+  const css = read('assets/styles/style.css');
   const [light = '', dark = ''] = css.split('@media (prefers-color-scheme: dark)');
 
   for (const [name, colours] of [
@@ -61,7 +61,7 @@ describe('the home page', () => {
   }
 
   test('has every text in both languages, and no unused text', () => {
-    const scripts = globSync('assets/**/*.js', { cwd: WEB }).filter((name) => !name.endsWith('strings.js'));
+    const scripts = globSync('assets/**/*.js', { cwd: WEB });
     const used = ['index.html', ...scripts].map(read).join('\n');
     for (const key of Object.keys(STRINGS))
       assert.match(used, new RegExp(`['"]${key}['"]`), `${key} is unused`);

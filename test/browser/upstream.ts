@@ -7,12 +7,25 @@ const PACE_MS = 15;
 /** Longer than SSE_OPEN_MS. */
 const LATE_MS = 1200;
 
+interface Part {
+  readonly text?: string;
+  readonly image_url?: { readonly url: string };
+}
+
+export interface ModelRequest {
+  readonly messages: readonly { readonly role: string; readonly content: string | readonly Part[] }[];
+  readonly [parameter: string]: unknown;
+}
+
 export interface Upstream {
   readonly baseUrl: string;
+  /** The last one. */
+  readonly request: ModelRequest | undefined;
   close(): Promise<void>;
 }
 
 const USAGE = { prompt_tokens: 38, completion_tokens: 52, total_tokens: 90 };
+const THOUGHTS = 30;
 const WORDS = ['word 0 ', 'word 1 ', 'word 2 '];
 
 function send(response: ServerResponse, delta: object, finish: string | null): void {
@@ -27,18 +40,20 @@ function send(response: ServerResponse, delta: object, finish: string | null): v
   response.write(`data: ${JSON.stringify(chunk)}\n\n`);
 }
 
-function lastQuestion(body: string): string {
-  const { messages }: { messages: { content: string }[] } = JSON.parse(body);
-  return messages.at(-1)?.content ?? '';
+function lastQuestion({ messages }: ModelRequest): string {
+  const content = messages.at(-1)?.content ?? '';
+  return typeof content === 'string' ? content : content.map(({ text }) => text ?? '').join('');
 }
 
 /**
  * A model server that does what the question says: `busy` is refused with 429, `late` too, when the stream is open,
- * `slow` is answered after that time, `endless` never ends, `broken` is reset after some words, `broken once` the first time; anything else is answered with three words.
+ * `think` begins with reasoning, `counter` is answered with the number of its calls, `busy later` is refused from the
+ * second time on, `slow` is answered after that time, `endless` never ends, `broken` is reset after some words, `broken once` the first time; anything else is answered with three words.
  * @param answers answers to other questions
  */
 export async function startUpstream(answers: Readonly<Record<string, string>> = {}): Promise<Upstream> {
-  const seen = new Set<string>();
+  const seen = new Map<string, number>();
+  let last: ModelRequest | undefined;
   const server = createServer(async (request, response) => {
     let body = '';
     for await (const piece of request.setEncoding('utf8')) body += piece;
@@ -46,24 +61,33 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
       response.writeHead(200, { 'content-type': 'application/json' }).end('{"object":"list","data":[]}');
       return;
     }
-    const asked = lastQuestion(body);
+    const parsed: ModelRequest = JSON.parse(body);
+    last = parsed;
+    const asked = lastQuestion(parsed);
+    const times = (seen.get(asked) ?? 0) + 1;
+    seen.set(asked, times);
     for (const text of [asked, answers[asked] ?? '']) plantText(text);
     if (asked === 'late' || asked === 'slow') await pause(LATE_MS);
-    if (asked === 'busy' || asked === 'late') {
+    if (asked === 'busy' || asked === 'late' || (asked === 'busy later' && times > 1)) {
       response.writeHead(429, { 'retry-after': '7' }).end('{}');
       return;
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' });
-    const words = answers[asked]?.match(/.{1,4}/gsu) ?? WORDS;
+    const answer = asked === 'counter' ? `number ${times}` : answers[asked];
+    const words = answer?.match(/.{1,4}/gsu) ?? WORDS;
     let sent = 0;
-    const repeated = seen.has(asked);
-    seen.add(asked);
+    let thoughts = asked === 'think' ? THOUGHTS : 0;
     const timer = setInterval(() => {
+      if (thoughts > 0) {
+        send(response, { reasoning_content: `thought ${thoughts} ` }, null);
+        thoughts -= 1;
+        return;
+      }
       send(response, { content: words[sent] ?? `word ${sent} ` }, null);
       sent += 1;
       if (sent < words.length || asked === 'endless') return;
       clearInterval(timer);
-      if (asked === 'broken' || (asked === 'broken once' && !repeated)) response.destroy();
+      if (asked === 'broken' || (asked === 'broken once' && times === 1)) response.destroy();
       else {
         send(response, {}, 'stop');
         response.end('data: [DONE]\n\n');
@@ -73,6 +97,9 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   return {
+    get request() {
+      return last;
+    },
     baseUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`,
     close: () =>
       new Promise((resolve) => {

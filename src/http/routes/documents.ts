@@ -6,7 +6,7 @@ import { AppError } from '../../domain/errors.ts';
 import { presentedKey } from '../access/credentials.ts';
 import { methodNotAllowed, sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
-import { STRINGS } from '../web/assets/strings.js';
+import { ERRORS, STRINGS } from '../web/strings.js';
 
 const WEB = new URL('../web/', import.meta.url);
 
@@ -23,6 +23,14 @@ const VENDOR_FILES: Readonly<Record<string, string>> = {
   '/marked-cjk-friendly.js': import.meta.resolve('marked-cjk-friendly'),
   '/purify.js': import.meta.resolve('dompurify/purify.min.js'),
 };
+
+/** The texts of the home page by language, so that a browser loads only one. */
+const TEXTS: Readonly<Record<string, object>> = { '/zh-CN.json': texts(0), '/en.json': texts(1) };
+
+function texts(at: 0 | 1): object {
+  const all = Object.entries({ ...STRINGS, ...ERRORS });
+  return Object.fromEntries(all.map(([key, sentences]) => [key, sentences[at]]));
+}
 
 const HOME_POLICY = [
   "default-src 'none'",
@@ -149,6 +157,12 @@ export function mountAssets(app: Express): void {
   app.use(['/assets', '/docs-assets'], readOnlyMethods());
   // Their names have no version, so browsers must revalidate them.
   app.use('/assets', files(fileURLToPath(new URL('assets/', WEB)), 'no-cache'));
+  app.use('/assets/texts', (request, response, next) => {
+    const body = Object.hasOwn(TEXTS, request.path) ? TEXTS[request.path] : undefined;
+    if (body === undefined) return next();
+    response.setHeader('Cache-Control', 'no-cache');
+    response.type('json').send(JSON.stringify(body));
+  });
   app.use('/assets/vendor', (request, response, next) => {
     const file = Object.hasOwn(VENDOR_FILES, request.path) ? VENDOR_FILES[request.path] : undefined;
     if (file === undefined) return next();

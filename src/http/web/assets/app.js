@@ -21,8 +21,8 @@ function showCommands() {
   find('stream').textContent = curl('/api/chat-stream', '-sN');
 }
 
-function useLanguage(language, keep) {
-  setLanguage(language, keep);
+async function useLanguage(language, keep) {
+  await setLanguage(language, keep);
   showCommands();
   for (const button of document.querySelectorAll('[data-language]')) {
     button.setAttribute('aria-pressed', String(button.dataset.language === language));
@@ -35,11 +35,11 @@ function startCopyButtons() {
   }
 }
 
-function startLanguages() {
-  useLanguage(initialLanguage(), false);
+async function startLanguages() {
   for (const button of document.querySelectorAll('[data-language]')) {
     button.addEventListener('click', () => useLanguage(button.dataset.language, true));
   }
+  await useLanguage(initialLanguage(), false);
 }
 
 /** Each conversation has its own address. */
@@ -85,6 +85,7 @@ function startConversations(onConnectionLost) {
   });
   const list = startList({
     onOpen: go,
+    onRenamed: showTitle,
     onRemoved: (id) => id === currentId() && go(undefined),
   });
   find('renew').addEventListener('click', () => go(undefined));
@@ -104,7 +105,7 @@ function startConversations(onConnectionLost) {
 }
 
 async function start() {
-  startLanguages();
+  await startLanguages();
   let conversations;
   let health;
   // Before the first request, whose response can be that a key is required.

@@ -1,18 +1,19 @@
-/** Shows the texts of strings.js in the language of the page, and switches the language. */
-import { ERRORS, STRINGS } from './strings.js';
-
+/** Shows the texts of the language of the page, and switches the language. */
 const LANGUAGES = ['zh-CN', 'en'];
 const STORED = 'language';
-const TEXTS = { ...STRINGS, ...ERRORS };
 const ATTRIBUTES = ['aria-label', 'placeholder', 'title'];
 /** The placeholder values of each element, for a change of the language. */
 const valuesOf = new WeakMap();
 let current = 'en';
+let texts = {};
 
 /** A text in the current language, with its placeholders filled in. */
 export function translate(key, values = {}) {
-  const text = TEXTS[key]?.[LANGUAGES.indexOf(current)] ?? key;
-  return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ''));
+  return (texts[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ''));
+}
+
+export function hasText(key) {
+  return Object.hasOwn(texts, key);
 }
 
 /** Sets the text of an element, also for later languages. */
@@ -55,7 +56,9 @@ function stored() {
 }
 
 /** Switches the page to a language. `keep` stores it for the next visit. */
-export function setLanguage(language, keep) {
+export async function setLanguage(language, keep) {
+  const response = await fetch(`/assets/texts/${language}.json`);
+  texts = await response.json();
   current = language;
   document.documentElement.lang = language;
   for (const element of document.querySelectorAll('[data-t]')) {

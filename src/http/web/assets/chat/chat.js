@@ -1,9 +1,11 @@
 import { pathOf, readConversation } from '../conversations/api.js';
 import { setText } from '../i18n.js';
+import { Composer } from './composer.js';
 import { Log } from './log.js';
 import { ChatError, errorBox } from './problem.js';
-import { Question } from './question.js';
-import { Reply } from './reply.js';
+import { Question, textOf } from './question.js';
+import { Reply, toolResult } from './reply.js';
+import { Settings } from './settings.js';
 import { keepPending, newKey, pendingQuestion, ReplyStream } from './stream.js';
 
 const find = (id) => document.getElementById(id);
@@ -16,7 +18,8 @@ class Chat {
   #box = find('log');
   #log = new Log(this.#box, find('jump'));
   #empty = find('empty');
-  #input = find('message');
+  #composer = new Composer(() => this.#submit());
+  #settings = new Settings();
   #record = find('record');
   #conversation;
   /** The stream of the running reply, and the controller that aborts reading it. */
@@ -26,6 +29,12 @@ class Chat {
   #opening;
   /** The last question while it has no text of a reply: sending it again repeats it, with its idempotency key. */
   #unanswered;
+  /** What the running reply replaces, until it has text. */
+  #replaced = [];
+  #actions = {
+    onGrow: () => this.#log.follow(),
+    onRegenerate: (reply) => this.#regenerate(reply),
+  };
   #page;
 
   constructor(page) {
@@ -33,17 +42,6 @@ class Chat {
   }
 
   listen() {
-    find('form').addEventListener('submit', (event) => {
-      event.preventDefault();
-      this.#submit();
-    });
-    this.#input.addEventListener('keydown', (event) => {
-      // Safari ends the composition before this event. Its key code 229 marks keys of the IME.
-      const composing = event.isComposing || event.keyCode === 229;
-      if (event.key !== 'Enter' || event.shiftKey || composing) return;
-      event.preventDefault();
-      this.#submit();
-    });
     document.addEventListener('keydown', (event) => {
       if (event.key !== 'Escape' || event.isComposing || event.defaultPrevented || !this.#reading) return;
       if (document.querySelector(ESCAPABLE) === null) void this.#stop();
@@ -59,13 +57,14 @@ class Chat {
   }
 
   focus() {
-    this.#input.focus();
+    this.#composer.focus();
   }
 
   /** Shows a conversation and resumes its running reply. undefined: a new conversation. */
   async open(id) {
     this.#leave();
     this.#remember(id);
+    this.#settings.show(undefined);
     if (id === undefined) return this.#resumePending();
     const opening = new AbortController();
     this.#opening = opening;
@@ -91,41 +90,53 @@ class Chat {
       this.#busy(undefined);
     }
     this.#unanswered = undefined;
+    this.#replaced = [];
     this.#box.replaceChildren(this.#empty);
     this.#log.toEnd();
   }
 
-  #showAll({ messages, title }) {
-    this.#page.onRead({ conversation_id: this.#conversation, title });
+  #showAll(conversation) {
+    const { messages } = conversation;
+    this.#page.onRead(conversation);
+    this.#settings.show(conversation);
     for (const message of messages) {
-      if (message.role === 'user') this.#log.append(new Question(message).box);
-      else if (message.role === 'assistant' && message.status !== 'streaming')
-        this.#log.append(Reply.of(message, () => this.#log.follow()).box);
+      if (message.role === 'user') this.#addQuestion(message.parts ?? message.content, message.id);
+      else if (message.role === 'tool') this.#log.append(toolResult(message));
+      else if (message.status !== 'streaming') this.#log.append(Reply.of(message, this.#actions).box);
     }
     const last = messages.at(-1);
     if (last?.status === 'streaming') void this.#show(ReplyStream.resume(last.id), this.#newReply());
-    else this.#resumePending(last);
+    else void this.#resumePending(last);
   }
 
   /** The question that was sent before a reload and has no text of a reply yet; its key makes the server do it once. */
-  #resumePending(last) {
+  async #resumePending(last) {
     const question = pendingQuestion();
     if (!question || question.body.conversation_id !== this.#conversation) return keepPending(undefined);
+    const { message, edit, regenerate } = question.body;
     this.#unanswered = question;
     this.#empty.remove();
-    if (last?.role !== 'user' || last.content !== question.body.message) this.#addQuestion(question.body);
-    void this.#show(new ReplyStream(question), this.#newReply(), question);
+    const isShown = last?.role === 'user' && last.content === textOf(message ?? '');
+    if (message && !isShown) this.#addQuestion(message);
+    await this.#show(new ReplyStream(question), this.#newReply(), question);
+    // The messages that it has replaced are still shown.
+    if ((edit ?? regenerate) && this.#conversation === question.body.conversation_id && !this.#reading)
+      await this.open(this.#conversation);
   }
 
   #submit() {
-    const message = this.#input.value;
-    if (message.trim() === '') return;
-    if (this.#reading || this.#opening) {
-      setText(find('hint'), 'busyHint');
-      return;
-    }
-    this.#input.value = '';
+    const { message } = this.#composer;
+    if (message === undefined) return;
+    if (this.#isBusy()) return;
+    this.#composer.message = undefined;
     void this.#ask(message);
+  }
+
+  /** Says so when a reply is running. */
+  #isBusy() {
+    const isBusy = (this.#reading ?? this.#opening) !== undefined;
+    if (isBusy) this.#composer.hint('busyHint');
+    return isBusy;
   }
 
   /** The second time, or when the server cannot be notified, it only stops reading. */
@@ -137,18 +148,62 @@ class Chat {
   }
 
   async #ask(message) {
-    if (this.#reading || this.#opening) return;
-    const body = { message, conversation_id: this.#conversation, format: 'markdown' };
-    const isRepeated = this.#unanswered?.body.message === message;
-    const question = isRepeated ? this.#unanswered : { body, key: newKey() };
+    if (this.#isBusy()) return;
+    const isNew = this.#conversation === undefined;
+    const body = { message, ...this.#turn(), ...(isNew ? this.#settings.turn : {}) };
+    const isRepeated = JSON.stringify(this.#unanswered?.body.message) === JSON.stringify(message);
+    await this.#send(isRepeated ? this.#unanswered : { body, key: newKey() });
+  }
+
+  #turn() {
+    return { conversation_id: this.#conversation, format: 'markdown', reasoning: true };
+  }
+
+  /** Sends a question. Its first text takes the place of the nodes that it replaces. */
+  async #send(question, replaced = []) {
     this.#unanswered = question;
     keepPending(question);
     this.#empty.remove();
     // Repeating an earlier question would change what came before later ones.
     for (const button of this.#box.querySelectorAll('.retry')) button.remove();
-    this.#addQuestion(body);
+    for (const node of replaced) node.hidden = true;
+    this.#replaced = replaced;
+    if (question.body.message) this.#addQuestion(question.body.message);
     this.#log.toEnd();
     await this.#show(new ReplyStream(question), this.#newReply(), question);
+    this.#log.follow();
+  }
+
+  /** The old reply stays until the new one has text. */
+  async #regenerate(reply) {
+    if (this.#isBusy()) return;
+    const body = { regenerate: reply.id, ...this.#turn() };
+    await this.#send({ body, key: newKey() }, this.#from(reply.box));
+  }
+
+  async #edit(question, message) {
+    if (this.#isBusy()) return;
+    try {
+      const body = { edit: await this.#idOf(question), message, ...this.#turn() };
+      await this.#send({ body, key: newKey() }, this.#from(question.box));
+    } catch (error) {
+      this.#log.append(errorBox(error));
+    }
+  }
+
+  #from(box) {
+    const nodes = [...this.#box.children];
+    return nodes.slice(nodes.indexOf(box));
+  }
+
+  /** The stream of a reply does not name its question, so its id is looked up. */
+  async #idOf(question) {
+    if (question.id) return question.id;
+    const { messages } = await readConversation(this.#conversation);
+    const replyId = question.box.nextElementSibling?.dataset.id;
+    const at = replyId ? messages.findIndex(({ id }) => id === replyId) : messages.length;
+    question.id = messages.slice(0, at).findLast(({ role }) => role === 'user')?.id;
+    return question.id;
   }
 
   /** Reads the reply to its end, from the start or from where it was interrupted. */
@@ -158,6 +213,7 @@ class Chat {
     reply.reading();
     this.#busy(reading, stream);
     try {
+      await this.#settings.saved;
       await this.#read(stream, reply, reading.signal);
     } catch (error) {
       if (this.#reading !== reading) return;
@@ -173,18 +229,23 @@ class Chat {
     keepPending(undefined);
     if (!error.problem) this.#page.onConnectionLost();
     if (error.key === 'cutOff') reply.failed(error, 'resume', () => this.#show(stream, reply, question));
-    else if (question && (reply.hasText || this.#input.value !== ''))
+    else if (
+      question &&
+      (reply.hasOutput || this.#composer.message !== undefined || this.#replaced.length > 0)
+    )
       reply.failed(error, 'retry', () => this.#retry(reply, question));
     else {
       reply.failed(error);
-      if (question) this.#input.value = question.body.message;
+      if (question?.body.message) this.#composer.message = question.body.message;
     }
+    for (const node of this.#replaced) node.hidden = false;
   }
 
   /** With the same key, so that the question is stored once and the new reply replaces what came of the first. */
   async #retry(reply, question) {
     if (this.#reading) return;
     this.#unanswered = question;
+    for (const node of this.#replaced) node.hidden = true;
     reply.clear();
     await this.#show(new ReplyStream(question), reply, question);
   }
@@ -203,11 +264,14 @@ class Chat {
   /** @returns whether this event was the last */
   #take(reply, type, body) {
     reply.add(body.content);
-    if (body.content || type === 'done') {
+    if (body.reasoning) reply.think(body.reasoning);
+    if (body.content || body.reasoning || type === 'done') {
       this.#unanswered = undefined;
       keepPending(undefined);
+      for (const node of this.#replaced.splice(0)) node.remove();
     }
     if (type === 'start') {
+      if (!body.offset) reply.clearReasoning();
       reply.started(body);
       this.#begun(body.conversation_id);
     }
@@ -223,14 +287,16 @@ class Chat {
     this.#remember(id);
     const title = this.#box.querySelector('.question .text')?.textContent.trim().split('\n', 1)[0];
     this.#page.onTurn({ conversation_id: id, title }, isNew);
+    if (isNew && Object.keys(this.#settings.turn).length > 0) this.#settings.save(id);
+    else if (isNew) this.#settings.show({ conversation_id: id });
   }
 
-  #addQuestion({ message }) {
-    this.#log.append(new Question({ content: message }).box);
+  #addQuestion(message, id) {
+    this.#log.append(new Question(message, (question, edited) => this.#edit(question, edited), id).box);
   }
 
   #newReply() {
-    const reply = new Reply(() => this.#log.follow());
+    const reply = new Reply(this.#actions);
     this.#log.append(reply.box);
     return reply;
   }
@@ -253,8 +319,8 @@ class Chat {
     send.hidden = reading !== undefined;
     stop.hidden = reading === undefined;
     setText(stop, 'stop');
-    setText(find('hint'), reading ? 'stopHint' : 'hint');
-    if (hadFocus) this.#input.focus();
+    this.#composer.hint(reading ? 'stopHint' : 'hint');
+    if (hadFocus) this.#composer.focus();
   }
 }
 

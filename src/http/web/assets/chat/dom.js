@@ -49,6 +49,13 @@ export function timeElement(text) {
   return time;
 }
 
+export function copyButton(text) {
+  return copyOnClick(
+    button('copy', () => {}),
+    text,
+  );
+}
+
 /** An accessible name that follows the language. */
 export function label(made, key, values) {
   made.setAttribute('aria-label', translate(key, values));

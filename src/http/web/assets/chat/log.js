@@ -1,5 +1,8 @@
 /** The log counts as read to its end while it is scrolled at most this far from it, pixels. */
 const NEAR_END_PX = 40;
+/** A scroll this soon after a user's input is the user's. */
+const USER_MS = 1000;
+const USER_INPUT = ['wheel', 'touchmove', 'keydown', 'pointerdown'];
 
 /** Scrolls the log to new text, unless the user has scrolled back. */
 export class Log {
@@ -7,6 +10,7 @@ export class Log {
   #jump;
   #following = true;
   #top = 0;
+  #touched = Number.NEGATIVE_INFINITY;
   #frame;
 
   /** @param jump the button that scrolls to the end; shown while the user reads further up */
@@ -14,6 +18,9 @@ export class Log {
     this.#box = box;
     this.#jump = jump;
     box.addEventListener('scroll', () => this.#onScroll(), { passive: true });
+    for (const type of USER_INPUT) {
+      box.addEventListener(type, () => this.#touch(), { passive: true });
+    }
     jump.addEventListener('click', () => this.toEnd());
     new ResizeObserver(() => this.follow()).observe(box);
   }
@@ -38,11 +45,19 @@ export class Log {
     });
   }
 
-  /** New text never moves the position back, so only a user does. */
+  #touch() {
+    this.#touched = performance.now();
+  }
+
+  /** The position also moves back when the log gets shorter, and more text can come before this event. */
   #onScroll() {
     const { scrollHeight, scrollTop, clientHeight } = this.#box;
+    const isUser = performance.now() - this.#touched < USER_MS;
     if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) this.#set(true);
-    else if (scrollTop < this.#top) this.#set(false);
+    else if (isUser && scrollTop < this.#top) {
+      this.#set(false);
+      this.#touch();
+    }
     this.#top = scrollTop;
   }
 

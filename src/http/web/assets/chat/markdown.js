@@ -1,7 +1,7 @@
 import { Marked } from '../vendor/marked.js';
 import cjkFriendly from '../vendor/marked-cjk-friendly.js';
 import '../vendor/purify.js';
-import { button, copyOnClick, element, label } from './dom.js';
+import { copyButton, element, label } from './dom.js';
 
 const ESCAPES = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
 const escapeHtml = (text) => text.replace(/[&<>"]/g, (character) => ESCAPES[character]);
@@ -45,12 +45,7 @@ function frameCode(pre) {
   const language = /language-(\S+)/.exec(code?.className ?? '')?.[1] ?? '';
   const frame = element('div', 'code');
   const bar = element('div', 'code-bar', element('span', '', language));
-  bar.append(
-    copyOnClick(
-      button('copy', () => {}),
-      () => pre.textContent,
-    ),
-  );
+  bar.append(copyButton(() => pre.textContent));
   pre.replaceWith(frame);
   pre.tabIndex = 0;
   frame.append(bar, pre);

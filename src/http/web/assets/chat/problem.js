@@ -1,5 +1,4 @@
-import { setText } from '../i18n.js';
-import { ERRORS } from '../strings.js';
+import { hasText, setText } from '../i18n.js';
 import { element } from './dom.js';
 
 /** Codes whose `detail` names what to change. It is English, so the others are shown by their code only. */
@@ -27,7 +26,7 @@ export async function problemOf(response) {
 
 /** What a problem means: by its code in the language of the page, else in the words of the server. */
 function explain({ code, title, detail }) {
-  const isKnown = Object.hasOwn(ERRORS, code);
+  const isKnown = hasText(code);
   const parts = isKnown ? [setText(element('p'), code)] : [];
   if (detail && (!isKnown || (DETAILED.includes(code) && detail !== title))) {
     const part = element('p', 'detail', detail);

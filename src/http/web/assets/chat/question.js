@@ -1,13 +1,64 @@
 import { setText } from '../i18n.js';
-import { element } from './dom.js';
+import { imageElement, isSubmit } from './composer.js';
+import { button, element } from './dom.js';
+
+/** The text of a message, which may have content parts. */
+export function textOf(message) {
+  if (typeof message === 'string') return message;
+  return message.map(({ text }) => text ?? '').join('');
+}
+
+const imagesOf = (message) =>
+  typeof message === 'string' ? [] : message.filter(({ image_url }) => image_url !== undefined);
 
 /** A question in the log. It is shown as it was written, not as Markdown. */
 export class Question {
   box = element('article', 'question');
+  /** Of the message, where it is known. */
+  id;
+  message;
+  #body = element('div', 'body');
+  #onEdit;
 
-  constructor({ content, timestamp }) {
-    const text = element('p', 'text', content);
-    if (timestamp) text.title = new Date(timestamp).toLocaleString(document.documentElement.lang);
-    this.box.append(setText(element('h3', 'hidden'), 'you'), text);
+  /** @param onEdit called with the question and its new message */
+  constructor(message, onEdit, id) {
+    this.message = message;
+    this.id = id;
+    this.#onEdit = onEdit;
+    this.box.append(setText(element('h3', 'hidden'), 'you'), this.#body);
+    this.#show();
+  }
+
+  #show() {
+    const images = imagesOf(this.message).map(({ image_url }) => imageElement(image_url.url));
+    const text = textOf(this.message);
+    const edit = button('edit', () => this.#edit());
+    this.#body.replaceChildren(...images, ...(text ? [element('p', 'text', text)] : []), edit);
+  }
+
+  #edit() {
+    const field = element('textarea');
+    field.value = textOf(this.message);
+    const cancel = () => {
+      this.#show();
+      this.#body.querySelector('.edit').focus();
+    };
+    const save = () => {
+      if (field.value.trim() === '' && imagesOf(this.message).length === 0) return;
+      const images = imagesOf(this.message);
+      const text = field.value.trim() === '' ? [] : [{ type: 'text', text: field.value }];
+      this.#show();
+      this.#onEdit(this, images.length > 0 ? [...text, ...images] : field.value);
+    };
+    field.addEventListener('keydown', (event) => {
+      if (event.key !== 'Escape' && !isSubmit(event)) return;
+      event.preventDefault();
+      event.stopPropagation();
+      if (event.key === 'Escape') cancel();
+      else save();
+    });
+    const buttons = element('div', 'edit-buttons', button('cancel', cancel), button('editSend', save));
+    this.#body.replaceChildren(field, setText(element('p', 'note'), 'editNote'), buttons);
+    field.focus();
   }
 }

@@ -1,5 +1,5 @@
 import { setText } from '../i18n.js';
-import { button, copyOnClick, element, timeElement } from './dom.js';
+import { button, copyButton, element, timeElement } from './dom.js';
 import { MarkdownView } from './markdown.js';
 import { errorBox } from './problem.js';
 
@@ -7,6 +7,7 @@ const FINISH = {
   stop: 'finishStop',
   length: 'finishLength',
   content_filter: 'finishFilter',
+  tool_calls: 'finishTools',
   cancelled: 'finishCancelled',
   error: 'finishError',
 };
@@ -15,6 +16,15 @@ const FINISH_BY_STATUS = { complete: 'stop', cancelled: 'cancelled', incomplete:
 
 /** Rendering takes at most this share of the time while text arrives. */
 const RENDER_SHARE = 0.25;
+
+function details(className, ...children) {
+  return element('details', className, ...children);
+}
+
+/** What a tool returned to the model. */
+export function toolResult({ content }) {
+  return details('tool', setText(element('summary'), 'toolResult'), element('pre', '', content));
+}
 
 /** One reply in the log. */
 export class Reply {
@@ -25,6 +35,7 @@ export class Reply {
   #text = element('div', 'text');
   #view = new MarkdownView(this.#text);
   #content = '';
+  #reasoning;
   #meta = element('p', 'meta');
   #model;
   #timestamp;
@@ -32,23 +43,29 @@ export class Reply {
   #frame;
   #notBefore = 0;
   #onGrow;
+  #onRegenerate;
 
-  /** @param onGrow called when it has become taller */
-  constructor(onGrow) {
+  /** @param actions `onGrow()`, when it has become taller, and `onRegenerate(reply)` */
+  constructor({ onGrow, onRegenerate }) {
     this.#onGrow = onGrow;
+    this.#onRegenerate = onRegenerate;
     this.box.append(setText(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
   }
 
   /** @param message a stored one that has ended */
-  static of(message, onGrow) {
-    const reply = new Reply(onGrow);
-    const { content, timestamp, status, model, usage } = message;
+  static of(message, actions) {
+    const reply = new Reply(actions);
     reply.started(message);
-    reply.#timestamp = timestamp;
-    reply.add(content);
-    const finish_reason = message.finish_reason ?? FINISH_BY_STATUS[status];
-    reply.done({ finish_reason, usage, model });
+    reply.#timestamp = message.timestamp;
+    if (message.reasoning) reply.think(message.reasoning);
+    reply.add(message.content);
+    reply.done({ finish_reason: FINISH_BY_STATUS[message.status], ...message });
     return reply;
+  }
+
+  /** Text, reasoning or tool calls. */
+  get hasOutput() {
+    return this.hasText || this.#reasoning !== undefined;
   }
 
   get hasText() {
@@ -59,6 +76,7 @@ export class Reply {
   clear() {
     this.#content = '';
     this.#render();
+    this.clearReasoning();
     this.cached = false;
   }
 
@@ -70,8 +88,26 @@ export class Reply {
     setText(this.#meta, 'waiting');
   }
 
+  /** The server sends it again where it sends a stream from its start. */
+  clearReasoning() {
+    this.#reasoning?.remove();
+    this.#reasoning = undefined;
+  }
+
+  /** Adds to the reasoning, which is folded. */
+  think(text) {
+    if (!this.#reasoning) {
+      this.#reasoning = details('reasoning', setText(element('summary'), 'thinking'), element('p'));
+      this.#text.before(this.#reasoning);
+    }
+    this.#reasoning.lastChild.append(text);
+    setText(this.#meta, 'thinking');
+    this.#onGrow();
+  }
+
   started({ id, message_id, model, cached }) {
     this.id = message_id ?? id;
+    this.box.dataset.id = this.id;
     this.#model = model ?? this.#model;
     this.cached ||= cached ?? false;
   }
@@ -84,29 +120,29 @@ export class Reply {
     if (!text) return;
     this.#content += text;
     setText(this.#meta, 'receiving');
+    if (this.#reasoning) setText(this.#reasoning.firstChild, 'thought');
     this.#schedule();
   }
 
-  done({ finish_reason, usage, persisted, model }) {
+  done({ finish_reason, usage, persisted, model, tool_calls = [], refusal }) {
     this.#end(finish_reason === 'cancelled' ? 'stopped' : 'done');
-    this.#note(FINISH[finish_reason] ?? 'unknown');
+    for (const { function: call } of tool_calls) {
+      const title = setText(element('summary'), 'toolCall', { name: call.name });
+      this.#meta.before(details('tool', title, element('pre', '', call.arguments)));
+    }
+    this.#note(refusal ? 'refusal' : (FINISH[finish_reason] ?? 'unknown'));
     if (this.cached) this.#note('cached');
     if (model ?? this.#model) this.#part().append(model ?? this.#model);
     if (usage) this.#note('usage', { prompt: usage.prompt_tokens, completion: usage.completion_tokens });
     if (persisted === false) this.#note('unsaved');
     this.#part().append(timeElement(this.#timestamp ?? new Date().toISOString()));
-    if (this.hasText)
-      this.#meta.append(
-        copyOnClick(
-          button('copy', () => {}),
-          () => this.#content,
-        ),
-      );
+    this.#addActions();
   }
 
   stopped() {
     this.#end('stopped');
     this.#note('stopped');
+    this.#addActions();
   }
 
   /**
@@ -116,7 +152,7 @@ export class Reply {
   failed(error, label, action) {
     this.#end('failed');
     const { key, problem } = error;
-    this.#error = errorBox(error, key === 'failed' && this.hasText ? 'brokenOff' : key);
+    this.#error = errorBox(error, key === 'failed' && this.hasOutput ? 'brokenOff' : key);
     if (label) this.#error.append(button(label, action));
     this.#meta.before(this.#error);
     if (problem?.code) this.#part().textContent = problem.code;
@@ -125,11 +161,17 @@ export class Reply {
     this.#onGrow();
   }
 
+  #addActions() {
+    if (this.hasText) this.#meta.append(copyButton(() => this.#content));
+    if (this.id) this.#meta.append(button('regenerate', () => this.#onRegenerate(this)));
+  }
+
   #end(state) {
     cancelAnimationFrame(this.#frame);
     this.#render();
     this.box.dataset.state = state;
     this.#text.hidden = !this.hasText;
+    if (this.#reasoning) setText(this.#reasoning.firstChild, 'thought');
     delete this.#meta.dataset.t;
     this.#meta.textContent = '';
   }

@@ -19,8 +19,8 @@ async function call(path, { body, ...options } = {}) {
 }
 
 /** A page of the list: `{ conversations, has_more, next_cursor }`. */
-export function listConversations({ cursor }, signal) {
-  const query = new URLSearchParams({ limit: LIST_LIMIT, ...(cursor ? { cursor } : {}) });
+export function listConversations(filter, signal) {
+  const query = new URLSearchParams({ limit: LIST_LIMIT, ...filter });
   return call(`${LIST}?${query}`, { signal });
 }
 
@@ -35,5 +35,8 @@ export async function readConversation(id, signal) {
     cursor = page.next_cursor;
   }
 }
+
+/** @param changes `title`, `pinned`, `system`, `model`, `parameters`; null clears */
+export const updateConversation = (id, changes) => call(pathOf(id), { method: 'PATCH', body: changes });
 
 export const deleteConversation = (id) => call(pathOf(id), { method: 'DELETE' });
