@@ -150,6 +150,40 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
     assert.deepEqual(warnings, []);
   });
 
+  test('reasoning of the length of a packet is stored in parts, and longer reasoning as far as it fits', async () => {
+    for (const [bytes, status] of [
+      [PACKET, 'complete'],
+      [2_000_000, 'incomplete'],
+    ] as const) {
+      const reasoning = textOf(bytes);
+      const whole = userMessage(newId());
+      await database.writer.write({ start: startOf(whole), reply: replyTo(whole, { reasoning }) });
+      const turn = streamingTurn();
+      const { uid } = turn.reply;
+      await database.writer.write({ start: startOf(turn.question), reply: turn.reply, worker: WORKER });
+      const progress = {
+        uid,
+        worker: WORKER,
+        after: () => '',
+        reasoningAfter: (from: number) => reasoning.slice(from),
+      };
+      assert.equal(await database.writer.progress(progress), 'saved');
+      const end = replyTo(turn.question, { uid, reasoning });
+      await database.writer.write({ reply: end, worker: WORKER });
+      for (const question of [whole, turn.question]) {
+        const reply = await stored(question);
+        const kept = reply?.reasoning ?? '';
+        assert.deepEqual(
+          [reply?.status, reasoning.startsWith(kept), reply?.content],
+          [status, true, 'an answer'],
+        );
+        assert.equal(kept === reasoning, status === 'complete');
+        assert(Buffer.byteLength(kept) > PACKET - 12, `${Buffer.byteLength(kept)} bytes`);
+      }
+    }
+    assert.deepEqual(warnings, []);
+  });
+
   test('a longer reply is stored as far as it fits, as incomplete; a longer message is refused', async () => {
     const question = userMessage(newId());
     const content = textOf(2_000_000);

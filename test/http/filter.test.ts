@@ -8,6 +8,7 @@ import {
   finish,
   type Gate,
   type Handler,
+  reasoning,
   reply,
   script,
   thenReset,
@@ -18,6 +19,7 @@ import { startServer } from '../support/server.ts';
 import {
   checkStream,
   joined,
+  joinedReasoning,
   openStream,
   resumeStream,
   type SseReader,
@@ -196,6 +198,36 @@ describe('replies with masked words', () => {
     assert.ok(exported.text.includes(JSON.stringify(REPLY)));
   });
 });
+
+for (const [action, shown] of [
+  ['mask', 'I see 〇〇〇〇〇〇〇〇 here'],
+  ['block', 'I see '],
+] as const) {
+  describe(`reasoning where the action is ${action}`, () => {
+    const server = suite(action);
+
+    it('shows no word, in JSON, streams and resumed streams, and decides nothing about the reply', async () => {
+      const { chat } = server;
+      const thinking = script(
+        reasoning('I see bad '),
+        reasoning('word here'),
+        delta('fine'),
+        finish(),
+        done(),
+      );
+      chat.upstream.respond([thinking, thinking]);
+      const body = { reasoning: true, cache: false };
+      const whole = await chat.ask({ message: 'q', ...body });
+      assert.deepEqual([whole.reasoning, whole.response, whole.finish_reason], [shown, 'fine', 'stop']);
+      const stream = await openStream(chat.url, { message: 'q', ...body });
+      const id = String(stream.headers['x-stream-id']);
+      for (const events of [await stream.rest(), await (await resumeStream(chat.url, id)).rest()]) {
+        assert.equal(checkStream(events).data.finish_reason, 'stop');
+        assert.deepEqual([joinedReasoning(events), joined(events)], [shown, 'fine']);
+      }
+    });
+  });
+}
 
 describe('replies with blocked words', () => {
   const server = suite('block');

@@ -125,4 +125,55 @@ describe('a filtered model', () => {
     quit.abort(reason);
     await assert.rejects(asked, reason);
   });
+
+  describe('filters the reasoning', () => {
+    const read = async (model: ChatModel) => {
+      const pieces: string[] = [];
+      const ended = await model.stream(
+        REQUEST,
+        {
+          content: (text) => pieces.push(`c:${text}`),
+          reasoning: (text) => pieces.push(`r:${text}`),
+        },
+        live(),
+      );
+      return { pieces, ended };
+    };
+    const thinking: ChatModel['stream'] = async (_request, on) => {
+      for (const piece of ['想敏', '感词', '好敏']) on.reasoning(piece);
+      on.content('感词');
+      on.reasoning('感');
+      return outcome;
+    };
+
+    it('while it arrives, apart from the text', async () => {
+      const { pieces, ended } = await read(filtered('mask', { stream: thinking }));
+      assert.deepEqual(ended, outcome);
+      assert.deepEqual(pieces, ['r:想', 'r:〇〇〇', 'r:好', 'r:敏', 'c:感词', 'r:感']);
+    });
+
+    it('and ends it where a word is blocked, but not the reply', async () => {
+      const { pieces, ended } = await read(filtered('block', { stream: thinking }));
+      assert.deepEqual([pieces, ended], [['r:想', 'c:感词'], outcome]);
+    });
+
+    it('of whole replies, and leaves tool calls as they are', async () => {
+      const toolCalls = [
+        { id: 'a', type: 'function', function: { name: 'f', arguments: '敏感词' } },
+      ] as const;
+      const reply = { ...outcome, content: '好', reasoning: '想敏感词', toolCalls };
+      const complete = () => Promise.resolve(reply);
+      assert.deepEqual(await filtered('mask', { complete }).complete(REQUEST, live()), {
+        ...reply,
+        reasoning: '想〇〇〇',
+      });
+      assert.deepEqual(await filtered('block', { complete }).complete(REQUEST, live()), {
+        ...reply,
+        reasoning: '想',
+      });
+      const only = { ...outcome, content: '好', reasoning: '敏感词' };
+      const blocked = filtered('block', { complete: () => Promise.resolve(only) });
+      assert.deepEqual(await blocked.complete(REQUEST, live()), { ...outcome, content: '好' });
+    });
+  });
 });
