@@ -16,9 +16,12 @@ import {
   type MessagePage,
   type MessageView,
   type RevisedMessage,
+  type SearchedConversations,
   type SequencedMessage,
+  type WithinConversation,
 } from '../../domain/conversations/conversation.ts';
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
+import type { TextSearch } from '../../domain/conversations/search.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import { fromChanges, toConversation, toMessage, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
@@ -36,6 +39,7 @@ import {
   type StoredSettings,
 } from '../core/tables.ts';
 import { ConversationLists } from './conversation-lists.ts';
+import { ConversationSearch } from './conversation-search.ts';
 import { hideConversations, removeDeleted } from './deletions.ts';
 import { MessagePages } from './message-pages.ts';
 
@@ -50,12 +54,14 @@ export class KnexConversations implements ConversationRepository {
   readonly #dialect: Dialect;
   readonly #pages: MessagePages;
   readonly #lists: ConversationLists;
+  readonly #search: ConversationSearch;
 
   constructor(knex: Knex) {
     this.#knex = knex;
     this.#dialect = dialectOf(knex);
     this.#pages = new MessagePages(knex);
     this.#lists = new ConversationLists(knex);
+    this.#search = new ConversationSearch(knex);
   }
 
   async create(
@@ -154,6 +160,15 @@ export class KnexConversations implements ConversationRepository {
 
   outlines(heads: readonly ConversationHead[]): Promise<Map<string, ConversationOutline>> {
     return this.#lists.outlines(heads);
+  }
+
+  search(
+    heads: readonly ConversationHead[],
+    text: TextSearch,
+    from: WithinConversation | null,
+    isOver: () => boolean,
+  ): Promise<SearchedConversations> {
+    return this.#search.run(heads, text, from, isOver);
   }
 
   /** Not tried again when the connection broke: the second try would say that there was none. */

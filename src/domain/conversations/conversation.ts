@@ -1,5 +1,6 @@
 import type { Access } from '../access/access.ts';
 import type { ParameterChanges } from '../chat/parameters.ts';
+import type { TextSearch } from './search.ts';
 
 /** Epoch milliseconds. */
 export type Instant = number;
@@ -201,6 +202,24 @@ export interface MessagePage {
 export interface ConversationCursor {
   readonly lastActive: Instant;
   readonly id: string;
+  /** Of a search that ended within the next conversation. */
+  readonly within?: WithinConversation;
+}
+
+export interface WithinConversation {
+  readonly id: string;
+  /** Messages from this one on were searched. */
+  readonly seq: number;
+}
+
+/** How far a search came. */
+export interface SearchedConversations {
+  /** The ids of those that match. */
+  readonly matches: ReadonlySet<string>;
+  /** How many of the first conversations are decided; those after them can be among the matches too. */
+  readonly searched: number;
+  /** The `seq` before which the next conversation is searched; null: from its newest message. */
+  readonly before: number | null;
 }
 
 /** Rejects with AppError `database_unavailable`. */
@@ -250,6 +269,16 @@ export interface ConversationRepository {
   ): Promise<ConversationHead[]>;
   /** By id; without those that were deleted meanwhile. */
   outlines(heads: readonly ConversationHead[]): Promise<Map<string, ConversationOutline>>;
+  /**
+   * Looks for a text in titles and visible messages, newest message first, until all is searched or `isOver`.
+   * @param from where an earlier search ended, if that is in the first conversation
+   */
+  search(
+    heads: readonly ConversationHead[],
+    text: TextSearch,
+    from: WithinConversation | null,
+    isOver: () => boolean,
+  ): Promise<SearchedConversations>;
   /** With all messages. False when it does not exist or `access` does not include it. */
   delete(id: string, access: Access): Promise<boolean>;
   /** Resolves when the database responds and has the schema of this version. */

@@ -149,5 +149,6 @@ export function presentList(list: ConversationList): ConversationListBody {
     conversations: list.conversations.map(presentListed),
     has_more: list.next !== null,
     next_cursor: list.next && conversationCursor.encode(list.next),
+    ...(list.searched !== undefined && { searched: list.searched }),
   };
 }

@@ -50,9 +50,13 @@ function listRoute(conversations: ConversationService): Route {
       responses: { 200: { description: 'A page', ...jsonBody(conversationList) }, ...problems(400, 503) },
     },
     async handle(request, response) {
-      const { limit, cursor, ...filter } = readQuery(request, listQuery);
+      const { limit, cursor = null, q, ...filter } = readQuery(request, listQuery);
       const { access } = callerOf(response);
-      sendJson(response, 200, presentList(await conversations.list(access, limit, cursor ?? null, filter)));
+      const page =
+        q === undefined
+          ? await conversations.list(access, limit, cursor, filter)
+          : await conversations.search(access, q, limit, cursor, filter);
+      sendJson(response, 200, presentList(page));
     },
   };
 }

@@ -74,13 +74,13 @@ interface CursorFormat<T> {
 export function cursorFormat<T>(
   write: (value: T) => string,
   pattern: RegExp,
-  read: (first: string, second: string) => T,
+  read: (...groups: string[]) => T,
 ): CursorFormat<T> {
   return {
     encode: (value) => Buffer.from(write(value), 'latin1').toString('base64url'),
     decode(text) {
       const match = pattern.exec(Buffer.from(text, 'base64url').toString('latin1'));
-      return match ? read(match[1] ?? '', match[2] ?? '') : undefined;
+      return match ? read(...match.slice(1)) : undefined;
     },
   };
 }

@@ -18,6 +18,7 @@ import {
 import { parameterChanges } from './parameters.ts';
 
 const TITLE_CHARS = 200;
+const QUERY_CHARS = 200;
 
 const role = z.enum(['user', 'assistant', 'tool']);
 
@@ -36,9 +37,13 @@ export const feedback = z
 export const messageCursor = cursorFormat((seq: number) => `m${seq}`, /^m(\d{1,15})$/, Number);
 
 export const conversationCursor = cursorFormat<ConversationCursor>(
-  ({ lastActive, id }) => `c${lastActive}.${id}`,
-  /^c(\d{1,15})\.([\da-f-]{36})$/,
-  (lastActive, id) => ({ lastActive: Number(lastActive), id }),
+  ({ lastActive, id, within }) => `c${lastActive}.${id}${within ? `.${within.id}.${within.seq}` : ''}`,
+  /^c(\d{1,15})\.([\da-f-]{36})(?:\.([\da-f-]{36})\.(\d{1,16}))?$/,
+  (lastActive, id = '', within = '', seq = '') => ({
+    lastActive: Number(lastActive),
+    id,
+    ...(within && { within: { id: within, seq: Number(seq) } }),
+  }),
 );
 
 export const conversationId = z.object({ id: uuid });
@@ -51,6 +56,15 @@ export const conversationQuery = pageQuery(messageCursor).extend({
   }),
 });
 export const listQuery = pageQuery(conversationCursor).extend({
+  q: cleanText(
+    z.string().min(1, 'must not be empty').max(QUERY_CHARS, `must be at most ${QUERY_CHARS} characters long`),
+  )
+    .optional()
+    .meta({
+      description:
+        'Only those with this text in the title or a visible message, upper and lower case alike. A page ends after ' +
+        'one second of work: it can be empty though `has_more` is true',
+    }),
   user: endUser.optional().meta({ description: 'Only those of this end user' }),
   pinned: z
     .enum(['true', 'false'], 'must be true or false')
@@ -126,7 +140,14 @@ export const listedConversation = z
   .meta({ id: 'ListedConversation' });
 
 export const conversationList = z
-  .object({ conversations: z.array(listedConversation), ...paging })
+  .object({
+    conversations: z.array(listedConversation),
+    ...paging,
+    searched: z
+      .int()
+      .optional()
+      .meta({ description: 'With `q`: how many conversations were searched for this page' }),
+  })
   .meta({ id: 'ConversationList' });
 
 /** The limits of settings. */

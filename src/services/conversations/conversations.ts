@@ -14,11 +14,21 @@ import type {
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
+import { TextSearch } from '../../domain/conversations/search.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 
 /** A page of messages ends at about this much content, UTF-8, so that a response stays small whatever the messages are. */
 const PAGE_BYTES = 4 * 1024 * 1024;
+
+/** The work of one search, and the conversations that it lists at a time. */
+const SEARCH_MS = 1000;
+const SEARCHED = 200;
+/** Before every conversation of a list. */
+const NEWEST: ConversationCursor = {
+  lastActive: Date.UTC(9999, 11, 31, 23, 59, 59, 999),
+  id: 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+};
 
 export interface ConversationView extends Conversation, ConversationOutline {
   /** Null when it never expires. */
@@ -134,6 +144,37 @@ export class ConversationService {
       conversations: await this.#views(page),
       next: last ? { lastActive: last.lastActive, id: last.id } : null,
     };
+  }
+
+  /** A page of the conversations that have a text; it ends after SEARCH_MS, and can then be empty. */
+  async search(
+    access: Access,
+    query: string,
+    limit: number,
+    before: ConversationCursor | null,
+    filter: ConversationFilter,
+  ): Promise<ConversationList> {
+    const text = new TextSearch(query);
+    const startedAt = performance.now();
+    const isOver = () => performance.now() - startedAt > SEARCH_MS;
+    const found: ConversationHead[] = [];
+    let searched = 0;
+    for (let last = before ?? NEWEST; ; ) {
+      const heads = await this.#repository.list(access, SEARCHED, last, this.#activeSince(), filter);
+      const result = await this.#repository.search(heads, text, last.within ?? null, isOver);
+      for (const head of heads.slice(0, result.searched)) {
+        searched += 1;
+        last = { lastActive: head.lastActive, id: head.id };
+        if (!result.matches.has(head.id)) continue;
+        found.push(head);
+        if (found.length === limit) return { conversations: await this.#views(found), next: last, searched };
+      }
+      const next = heads[result.searched];
+      if (next && result.before !== null) last = { ...last, within: { id: next.id, seq: result.before } };
+      const isDone = !next && heads.length < SEARCHED;
+      if (isDone || isOver())
+        return { conversations: await this.#views(found), next: isDone ? null : last, searched };
+    }
   }
 
   /** @throws AppError `conversation_not_found` */

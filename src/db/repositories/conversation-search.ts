@@ -1,0 +1,127 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Knex } from 'knex';
+import type {
+  ConversationHead,
+  SearchedConversations,
+  WithinConversation,
+} from '../../domain/conversations/conversation.ts';
+import type { TextSearch } from '../../domain/conversations/search.ts';
+import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
+import { withReconnect } from '../core/errors.ts';
+import type { MessageRow } from '../core/tables.ts';
+
+/** Messages of one statement; on SQLite it blocks the event loop. */
+const ROWS = 500;
+const ROWS_ON_ONE_CONNECTION = 200;
+/** Longer contents are read one by one, bytes. */
+const LONG = 8192;
+/** Conversations of the first statement. */
+const FIRST_STEP = 20;
+const MAX_STEP = 200;
+
+type TextRow = Pick<MessageRow, 'id' | 'conversation_id' | 'epoch' | 'status'> & { content: string | null };
+
+/**
+ * Looks through the messages of conversations. In the process and not in the database: no index helps a substring, and
+ * the databases differ in what they take for the same letter.
+ */
+export class ConversationSearch {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+  readonly #limit: number;
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+    this.#dialect = dialectOf(knex);
+    this.#limit = this.#dialect.pooled ? ROWS : ROWS_ON_ONE_CONNECTION;
+  }
+
+  /** See {@link ConversationRepository.search}. */
+  async run(
+    heads: readonly ConversationHead[],
+    text: TextSearch,
+    from: WithinConversation | null,
+    isOver: () => boolean,
+  ): Promise<SearchedConversations> {
+    const matches = new Set<string>();
+    for (const { id, title } of heads) if (title !== null && (await text.isIn(title))) matches.add(id);
+    let step = FIRST_STEP;
+    let searched = 0;
+    let before = startWithin(heads[0], from);
+    for (let head = heads[0]; head; head = heads[searched]) {
+      if (matches.has(head.id)) before = null;
+      else if (before === null) {
+        const done = await this.#readTogether(heads.slice(searched, searched + step), text, matches);
+        searched += done;
+        step = Math.min(MAX_STEP, Math.max(1, 2 * done));
+        if (done === 0) before = Number.MAX_SAFE_INTEGER;
+      } else before = await this.#readOne(head, before, text, matches);
+      // A conversation that was read by itself, or matches by its title.
+      if (head === heads[searched] && before === null) searched += 1;
+      if (searched < heads.length && isOver()) break;
+      await nextTurn();
+    }
+    return { matches, searched, before };
+  }
+
+  /** @returns how many of the first conversations are read to their end, or match */
+  async #readTogether(
+    heads: readonly ConversationHead[],
+    text: TextSearch,
+    matches: Set<string>,
+  ): Promise<number> {
+    const epochs = new Map(heads.map(({ id, epoch }) => [id, epoch]));
+    const rows = await this.#rows([...epochs.keys()], Number.MAX_SAFE_INTEGER);
+    for (const row of rows) {
+      if (row.epoch !== epochs.get(row.conversation_id) || matches.has(row.conversation_id)) continue;
+      if (await this.#matches(row, text)) matches.add(row.conversation_id);
+    }
+    const cut = rows.length < this.#limit ? '' : (rows.at(-1)?.conversation_id ?? '');
+    const missing = heads.findIndex(({ id }) => id <= cut && !matches.has(id));
+    return missing < 0 ? heads.length : missing;
+  }
+
+  /** @returns before which message to read on; null: it is read to its end, or matches */
+  async #readOne(
+    { id, epoch }: ConversationHead,
+    before: number,
+    text: TextSearch,
+    matches: Set<string>,
+  ): Promise<number | null> {
+    const rows = await this.#rows([id], before);
+    for (const row of rows) {
+      if (row.epoch !== epoch || !(await this.#matches(row, text))) continue;
+      matches.add(id);
+      return null;
+    }
+    return rows.length < this.#limit ? null : (rows.at(-1)?.id ?? null);
+  }
+
+  async #matches({ id, status, content }: TextRow, text: TextSearch): Promise<boolean> {
+    if (status === 'superseded') return false;
+    if (content !== null) return text.isIn(content);
+    const [long] = await this.#select<Pick<MessageRow, 'content'>>(
+      'SELECT content FROM messages WHERE id = ?',
+      [id],
+    );
+    return long !== undefined && text.isIn(long.content);
+  }
+
+  #rows(ids: readonly string[], before: number): Promise<TextRow[]> {
+    return this.#select(
+      `SELECT id, conversation_id, epoch, status, CASE WHEN OCTET_LENGTH(content) <= ${LONG} THEN content END AS content
+       FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+       WHERE conversation_id IN (${placeholders(ids.length)}) AND id < ?
+       ORDER BY conversation_id DESC, id DESC LIMIT ?`,
+      [...ids, before, this.#limit],
+    );
+  }
+
+  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
+    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+  }
+}
+
+function startWithin(first: ConversationHead | undefined, from: WithinConversation | null): number | null {
+  return from !== null && first?.id === from.id ? from.seq : null;
+}
