@@ -3,9 +3,9 @@ import type { Knex } from 'knex';
 import type {
   ConversationHead,
   SearchedConversations,
+  TextMatcher,
   WithinConversation,
 } from '../../domain/conversations/conversation.ts';
-import type { TextSearch } from '../../domain/conversations/search.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
 import type { MessageRow } from '../core/tables.ts';
@@ -39,7 +39,7 @@ export class ConversationSearch {
   /** See {@link ConversationRepository.search}. */
   async run(
     heads: readonly ConversationHead[],
-    text: TextSearch,
+    text: TextMatcher,
     from: WithinConversation | null,
     isOver: () => boolean,
   ): Promise<SearchedConversations> {
@@ -67,7 +67,7 @@ export class ConversationSearch {
   /** @returns how many of the first conversations are read to their end, or match */
   async #readTogether(
     heads: readonly ConversationHead[],
-    text: TextSearch,
+    text: TextMatcher,
     matches: Set<string>,
   ): Promise<number> {
     const epochs = new Map(heads.map(({ id, epoch }) => [id, epoch]));
@@ -85,7 +85,7 @@ export class ConversationSearch {
   async #readOne(
     { id, epoch }: ConversationHead,
     before: number,
-    text: TextSearch,
+    text: TextMatcher,
     matches: Set<string>,
   ): Promise<number | null> {
     const rows = await this.#rows([id], before);
@@ -97,7 +97,7 @@ export class ConversationSearch {
     return rows.length < this.#limit ? null : (rows.at(-1)?.id ?? null);
   }
 
-  async #matches({ id, status, content }: TextRow, text: TextSearch): Promise<boolean> {
+  async #matches({ id, status, content }: TextRow, text: TextMatcher): Promise<boolean> {
     if (status === 'superseded') return false;
     if (content !== null) return text.isIn(content);
     const [long] = await this.#select<Pick<MessageRow, 'content'>>(

@@ -18,10 +18,10 @@ import {
   type RevisedMessage,
   type SearchedConversations,
   type SequencedMessage,
+  type TextMatcher,
   type WithinConversation,
 } from '../../domain/conversations/conversation.ts';
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
-import type { TextSearch } from '../../domain/conversations/search.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import { fromChanges, toConversation, toMessage, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
@@ -164,7 +164,7 @@ export class KnexConversations implements ConversationRepository {
 
   search(
     heads: readonly ConversationHead[],
-    text: TextSearch,
+    text: TextMatcher,
     from: WithinConversation | null,
     isOver: () => boolean,
   ): Promise<SearchedConversations> {

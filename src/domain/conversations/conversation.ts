@@ -1,6 +1,5 @@
 import type { Access } from '../access/access.ts';
 import type { ParameterChanges } from '../chat/parameters.ts';
-import type { TextSearch } from './search.ts';
 
 /** Epoch milliseconds. */
 export type Instant = number;
@@ -212,6 +211,11 @@ export interface WithinConversation {
   readonly seq: number;
 }
 
+/** Tells whether a text has what is searched. */
+export interface TextMatcher {
+  isIn(text: string): Promise<boolean>;
+}
+
 /** How far a search came. */
 export interface SearchedConversations {
   /** The ids of those that match. */
@@ -275,7 +279,7 @@ export interface ConversationRepository {
    */
   search(
     heads: readonly ConversationHead[],
-    text: TextSearch,
+    text: TextMatcher,
     from: WithinConversation | null,
     isOver: () => boolean,
   ): Promise<SearchedConversations>;

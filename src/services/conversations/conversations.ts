@@ -14,9 +14,9 @@ import type {
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import { TextSearch } from '../../domain/conversations/search.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { TextSearch } from './text-search.ts';
 
 /** A page of messages ends at about this much content, UTF-8, so that a response stays small whatever the messages are. */
 const PAGE_BYTES = 4 * 1024 * 1024;

@@ -1,5 +1,6 @@
 /** Finding a text in conversations. */
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { TextMatcher } from '../../domain/conversations/conversation.ts';
 
 /** UTF-16 units that are looked at without a pause: a few milliseconds. */
 const PIECE = 128 * 1024;
@@ -15,7 +16,7 @@ function fold(text: string): string {
 }
 
 /** Looks for one text in many. */
-export class TextSearch {
+export class TextSearch implements TextMatcher {
   readonly #needle: string;
   #units = 0;
 
