@@ -12,6 +12,7 @@ import {
   delta,
   done,
   finish,
+  reasoning,
   reply,
   script,
   status,
@@ -485,6 +486,17 @@ describe('tokens per day', () => {
     gone.abort();
     gate.open();
     await until('the charge', async () => (await left(alice)) === 970);
+    chat.upstream.respond([
+      script(reasoning('x'.repeat(20)), delta('x'.repeat(16)), finish(), done()),
+      script(reasoning('x'.repeat(36)), done()),
+    ]);
+    for (const [message, rest] of [
+      ['good', 960],
+      ['cut.', 950],
+    ] as const) {
+      await alice.call('POST', '/api/chat-stream', { message });
+      await until('the charge', async () => (await left(alice)) === rest);
+    }
   });
 
   it('stay charged after a restart', async (t) => {

@@ -93,17 +93,18 @@ export class Quotas {
 
   /**
    * Charges a turn's tokens once they are known. Replies from the cache, joined generations, idempotent repeats and
-   * replies that failed before their first text are free.
+   * replies that failed before their first text or reasoning are free.
    */
   meter(subject: string, message: string, turn: Turn): void {
     const policy = this.#tokens;
     if (!policy || turn.replayed || (turn.cache?.kind !== 'miss' && turn.cache?.kind !== 'bypass')) return;
     const charge = (tokens: number) => this.#limiter.charge(policy, subject, tokens);
     turn.result.then(
-      ({ usage, content }) => charge(usage?.total_tokens ?? estimatedTokens(message + content)),
+      ({ usage, content, reasoning }) =>
+        charge(usage?.total_tokens ?? estimatedTokens(message + (reasoning ?? '') + content)),
       () => {
-        const { text } = turn.reply;
-        if (text !== '') charge(estimatedTokens(message + text));
+        const { text, reasoning } = turn.reply;
+        if (text !== '' || reasoning) charge(estimatedTokens(message + (reasoning ?? '') + text));
       },
     );
   }

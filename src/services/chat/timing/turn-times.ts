@@ -46,7 +46,7 @@ export class TurnTimes {
     return (this.#storedAt ?? performance.now()) - this.receivedAt;
   }
 
-  /** Until the first text could be sent; undefined for whole replies, and without text. */
+  /** Until the first text or reasoning could be sent; undefined for whole replies, and without any. */
   firstMs({ firstAt }: Generation): number | undefined {
     if (this.#mode === 'whole' || firstAt === undefined) return undefined;
     return Math.max(firstAt, this.#calledAt ?? 0, this.#startedAt ?? 0) - this.receivedAt;
