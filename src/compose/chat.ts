@@ -5,7 +5,9 @@ import { Retention } from '../domain/conversations/retention.ts';
 import type { Metrics } from '../domain/metrics.ts';
 import type { BreakerOptions } from '../llm/breaker.ts';
 import { startDemoModel } from '../llm/demo/demo.ts';
-import { createChatModel } from '../llm/model.ts';
+import { withFallback } from '../llm/fallback.ts';
+import { createChatModel, type ModelOptions } from '../llm/model.ts';
+import type { ClientOptions } from '../llm/transport/client.ts';
 import type { Logger } from '../logger.ts';
 import { createTextFormat } from '../markdown/index.ts';
 import { ChatService } from '../services/chat/chat.ts';
@@ -31,20 +33,34 @@ export async function openModel(
   config: Config,
   log: Logger,
   textMaxBytes: () => number,
-  metrics: Pick<Metrics, 'attemptFailed'>,
+  metrics: Pick<Metrics, 'attemptFailed' | 'fallbackCalled'>,
   breaker: Partial<BreakerOptions> = {},
 ) {
   const demo = config.model.demo ? await startDemoModel() : undefined;
-  const baseUrl = demo?.baseUrl ?? config.model.baseUrl;
-  const options = {
-    ...config.model,
-    baseUrl,
-    breaker,
-    get replyMaxBytes() {
-      return Math.min(config.model.replyMaxBytes, textMaxBytes());
-    },
+  const { fallback } = config.model;
+  const open = (server: Partial<ClientOptions & Pick<ModelOptions, 'refused'>>) => {
+    const options = {
+      ...config.model,
+      ...server,
+      // Of a whole reply the second server gets half of the caller's time.
+      timeoutMs: config.model.timeoutMs / (fallback ? 2 : 1),
+      breaker,
+      get replyMaxBytes() {
+        return Math.min(config.model.replyMaxBytes, textMaxBytes());
+      },
+    };
+    return createChatModel(options, log, metrics);
   };
-  const model = createChatModel(options, log, metrics);
+  const primary = open(demo ? { baseUrl: demo.baseUrl } : {});
+  const model = fallback
+    ? withFallback(
+        primary,
+        open({ baseUrl: fallback.baseUrl, apiKey: fallback.apiKey, headers: {}, refused: [] }),
+        { model: fallback.model, firstTokenTimeoutMs: config.model.firstTokenTimeoutMs },
+        log,
+        metrics,
+      )
+    : primary;
   const close = async () => {
     await model.close();
     await demo?.close();

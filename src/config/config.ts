@@ -45,6 +45,15 @@ export interface Config {
     readonly replyMaxMs: number;
     readonly reasoningTags: boolean;
     readonly logErrors: boolean;
+    /** The second model server. */
+    readonly fallback:
+      | {
+          readonly baseUrl: string | undefined;
+          readonly apiKey: string | undefined;
+          /** Undefined: the requested one. */
+          readonly model: string | undefined;
+        }
+      | undefined;
   };
   readonly chat: {
     readonly model: string;
@@ -188,6 +197,13 @@ function crossErrors(settings: Settings, sqlite: boolean): string[] {
       `WEB_CONCURRENCY must be 1 on SQLite (set DATABASE_URL to MySQL for more); it is ${settings.WEB_CONCURRENCY}`,
     );
   }
+  const fallback = settings.OPENAI_FALLBACK_BASE_URL ?? settings.OPENAI_FALLBACK_API_KEY;
+  if (settings.OPENAI_FALLBACK_MODEL !== undefined && fallback === undefined) {
+    errors.push('OPENAI_FALLBACK_MODEL needs OPENAI_FALLBACK_BASE_URL or OPENAI_FALLBACK_API_KEY');
+  }
+  if (fallback !== undefined && (settings.OPENAI_BASE_URL ?? settings.OPENAI_API_KEY) === undefined) {
+    errors.push('OPENAI_FALLBACK_BASE_URL needs a first model server: set OPENAI_BASE_URL or OPENAI_API_KEY');
+  }
   return errors;
 }
 
@@ -246,7 +262,15 @@ function modelConfig(settings: Settings, environment: Environment): Config['mode
     replyMaxMs: settings.REPLY_MAX_MS,
     reasoningTags: settings.REASONING_TAGS,
     logErrors: settings.LOG_UPSTREAM_ERRORS,
+    fallback: fallbackConfig(settings),
   };
+}
+
+function fallbackConfig(settings: Settings): Config['model']['fallback'] {
+  const baseUrl = settings.OPENAI_FALLBACK_BASE_URL;
+  const apiKey = settings.OPENAI_FALLBACK_API_KEY;
+  if (baseUrl === undefined && apiKey === undefined) return undefined;
+  return { baseUrl, apiKey, model: settings.OPENAI_FALLBACK_MODEL };
 }
 
 function chatConfig(settings: Settings, loopback: boolean): Config['chat'] {

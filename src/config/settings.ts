@@ -41,6 +41,9 @@ export const settingsSchema = z.object({
   OPENAI_IDLE_TIMEOUT_MS: integer(1, MAX_MS).default(30_000),
   OPENAI_MAX_RETRIES: integer(0, 10).default(2),
   OPENAI_HEADERS: headers().optional(),
+  OPENAI_FALLBACK_BASE_URL: baseUrl().optional(),
+  OPENAI_FALLBACK_API_KEY: apiKey().optional(),
+  OPENAI_FALLBACK_MODEL: text().optional(),
   SYSTEM_PROMPT: prose().optional(),
   OPENAI_TEMPERATURE: decimal(0, 2).optional(),
   OPENAI_MAX_TOKENS: integer(1, 10_000_000).optional(),
@@ -107,6 +110,7 @@ export type Settings = z.output<typeof settingsSchema>;
 export const SECRET_SETTINGS: ReadonlySet<string> = new Set([
   'DATABASE_URL',
   'OPENAI_API_KEY',
+  'OPENAI_FALLBACK_API_KEY',
   'OPENAI_HEADERS',
   'SYSTEM_PROMPT',
   'LINK_SECRET',

@@ -83,6 +83,8 @@ export interface Metrics {
   callEnded(call: CallReport): void;
   /** An attempt failed, whether or not it is repeated. */
   attemptFailed(code: ErrorCode): void;
+  /** A call went to the second model server. @param code why the first one did not reply */
+  fallbackCalled(code: ErrorCode): void;
   checkpointSaved(): void;
   /** A transaction of the writer. */
   batchWritten(units: number): void;

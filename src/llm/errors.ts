@@ -39,7 +39,17 @@ export class UpstreamError extends Error {
     this.retryable = retryable;
     this.retryAfterMs = retryAfterMs;
     this.details = details;
+    if (details.status !== undefined) statuses.set(this.error, details.status);
   }
+}
+
+/** The status of the response that an error of a call is due to. */
+const statuses = new WeakMap<AppError, number>();
+
+/** Whether the model server said that the request is wrong, so that another one would say the same. */
+export function rejectsTheRequest(error: unknown): boolean {
+  const status = error instanceof AppError ? statuses.get(error) : undefined;
+  return status === 400 || status === 422;
 }
 
 /** What an error response says besides its body. */

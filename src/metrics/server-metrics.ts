@@ -89,6 +89,11 @@ export class ServerMetrics implements Metrics {
   readonly #rateLimited = new Counter('chat_rate_limited_total', 'Requests refused by a rate limit', [
     'policy',
   ]);
+  readonly #fallbacks = new Counter(
+    'chat_upstream_fallbacks_total',
+    'Calls that went to the fallback model server, by the error of the first one',
+    ['code'],
+  );
   readonly #purgedConversations = new Counter('chat_purged_conversations_total', 'Conversations purged');
   readonly #purgedMessages = new Counter('chat_purged_messages_total', 'Messages purged');
   readonly #exportedRows = new Counter('chat_export_rows_total', 'Messages written to exports');
@@ -128,6 +133,7 @@ export class ServerMetrics implements Metrics {
       this.#waits,
       ...this.#stateGauges(readers),
       this.#rateLimited,
+      this.#fallbacks,
       this.#purgedConversations,
       this.#purgedMessages,
       this.#exportedRows,
@@ -225,6 +231,10 @@ export class ServerMetrics implements Metrics {
 
   attemptFailed(code: ErrorCode): void {
     this.#upstreamErrors.labels(code).add();
+  }
+
+  fallbackCalled(code: ErrorCode): void {
+    this.#fallbacks.labels(code).add();
   }
 
   checkpointSaved(): void {

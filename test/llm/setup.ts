@@ -1,7 +1,7 @@
 import type { TestContext } from 'node:test';
 import type { ChatModel, ModelOutcome, ModelRequest } from '../../src/domain/chat/model.ts';
 import type { Log } from '../../src/domain/runtime.ts';
-import { createChatModel, type ModelOptions } from '../../src/llm/model.ts';
+import { createChatModel, type ModelOptions, type OpenedModel } from '../../src/llm/model.ts';
 import { type FakeUpstream, startFakeUpstream } from '../support/fake-upstream.ts';
 // Loaded on the first call otherwise, which takes longer than the short timeouts of these tests.
 import '../../src/llm/transport/client.ts';
@@ -25,7 +25,7 @@ const GENEROUS: Omit<ModelOptions, 'baseUrl'> = {
 
 export interface Setup {
   readonly upstream: FakeUpstream;
-  readonly model: ChatModel & { close(): Promise<void> };
+  readonly model: OpenedModel;
   /** Every log line: level, fields and message. */
   readonly lines: readonly { level: string; fields: object; message: string }[];
 }

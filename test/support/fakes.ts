@@ -27,5 +27,6 @@ export const silentMetrics: Metrics = {
   batchWritten() {},
   writeWaited() {},
   purged() {},
+  fallbackCalled() {},
   rowsExported() {},
 };

@@ -26,7 +26,11 @@ export interface ModelOutcome {
   readonly toolCalls?: readonly ToolCall[];
   /** The text is the model's refusal. */
   readonly refusal?: true;
+  /** Which model server replied; absent when there is only one. */
+  readonly upstream?: Upstream;
 }
+
+export type Upstream = 'primary' | 'fallback';
 
 /** `refused`: it rejects the API key; `not_found`: it has no list of models at this address. */
 export type ModelServerState = 'up' | 'refused' | 'not_found' | 'down';
@@ -51,6 +55,8 @@ export interface CallContext {
   readonly headers?: Readonly<Record<string, string>>;
   /** Called when the request of an attempt is on its connection. */
   connected?(): void;
+  /** Called when it is known which model server replies. */
+  answersFrom?(upstream: Upstream): void;
 }
 
 /**

@@ -54,6 +54,7 @@ export function crossOrigin(origins: '*' | 'loopback' | readonly string[]): Requ
       'X-Request-Id',
       'X-Conversation-Id',
       'X-Stream-Id',
+      'X-Upstream',
       'Cache-Status',
       'Idempotent-Replayed',
       'Retry-After',

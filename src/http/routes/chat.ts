@@ -19,7 +19,7 @@ import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import { noteTurn } from '../response/request-details.ts';
 import type { Route } from '../route.ts';
 import { type ChatLimits, type ChatRequest, chatReply, chatRequest, ignoredNames } from '../schemas/chat.ts';
-import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
+import { eventStream, jsonBody, problems, STREAM_HEADERS, UPSTREAM_HEADER } from '../schemas/openapi.ts';
 import { contentParts, textOfParts } from '../schemas/parts.ts';
 import { idempotencyHeader, replyEvents } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
@@ -87,6 +87,7 @@ const TURN_HEADERS = {
     schema: { type: 'string' },
   },
   'Cache-Status': { description: 'RFC 9211, of the response cache', schema: { type: 'string' } },
+  ...UPSTREAM_HEADER,
 } as const;
 
 const ERRORS = problems(400, 404, 413, 415, 422, 502, 503, 504);
@@ -139,6 +140,8 @@ function chatRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatRequest>
       setReplayHeaders(response, turn);
       const timing = presentTiming(turn);
       if (timing !== undefined) response.setHeader('Server-Timing', timing);
+      const { upstream } = turn.reply.generation;
+      if (upstream !== undefined) response.setHeader('X-Upstream', upstream);
       const rendered = await parts.renderer.whole(turn.reply, turn.format, result.content);
       const reasoning = turn.wantsReasoning
         ? await parts.renderer.reasoning(turn.reply, result.reasoning)

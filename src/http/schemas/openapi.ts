@@ -42,6 +42,13 @@ export const STREAM_HEADERS = {
   },
 } as const;
 
+export const UPSTREAM_HEADER = {
+  'X-Upstream': {
+    description: 'Which model server replies, where there are two and it is known by then',
+    schema: { type: 'string', enum: ['primary', 'fallback'] },
+  },
+} as const;
+
 export function problemResponse(description: string) {
   return { description, content: { 'application/problem+json': { schema: problem } } };
 }

@@ -61,6 +61,10 @@ export const replyEvents = z
         usage: usage.nullable(),
         persisted: z.boolean(),
         length,
+        upstream: z
+          .enum(['primary', 'fallback'])
+          .optional()
+          .meta({ description: 'Which model server replied, where there are two' }),
       })
       .meta({ id: 'StreamDone', description: '`event: done`, the last event of a reply that has ended' }),
     problem

@@ -217,7 +217,8 @@ export class StreamSession {
     if (length === 0 && !blocked && mustHaveText(result.value)) return this.#errorEvent(emptyReply(), 0);
     noteTurn(this.#response, this.#stream, result.value, this.#firstTokenAt);
     const { usage, persisted } = result.value;
-    const data = { content: '', ...presentEnd(result.value, blocked), usage, persisted, length };
+    const { upstream } = this.#stream.reply.generation;
+    const data = { content: '', ...presentEnd(result.value, blocked), usage, persisted, length, upstream };
     return endEvent(this.#stream.messageId, length, 'done', data);
   }
 
@@ -240,8 +241,14 @@ export class StreamSession {
   }
 }
 
-export function streamHeaders({ conversationId, messageId }: Turn): Record<string, string> {
-  return { ...EVENT_STREAM_HEADERS, 'X-Conversation-Id': conversationId, 'X-Stream-Id': messageId };
+export function streamHeaders({ conversationId, messageId, reply }: Turn): Record<string, string> {
+  const { upstream } = reply.generation;
+  return {
+    ...EVENT_STREAM_HEADERS,
+    'X-Conversation-Id': conversationId,
+    'X-Stream-Id': messageId,
+    ...(upstream && { 'X-Upstream': upstream }),
+  };
 }
 
 /** The reader has text that a crash has lost. */

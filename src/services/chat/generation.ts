@@ -1,4 +1,4 @@
-import type { ModelOutcome, ModelReply } from '../../domain/chat/model.ts';
+import type { ModelOutcome, ModelReply, Upstream } from '../../domain/chat/model.ts';
 import type { AppError } from '../../domain/errors.ts';
 
 /**
@@ -15,6 +15,8 @@ export class Generation {
   reasoningLength = 0;
   /** When the request of the last attempt was on its connection, on the monotonic clock. */
   connectedAt: number | undefined;
+  /** Which model server replies, where there are two and it is known. */
+  upstream: Upstream | undefined;
   /** When the first piece came, of text or of reasoning. */
   firstAt: number | undefined;
   /** Set when the reply ended, also when a limit of this server cut it. */
@@ -88,6 +90,7 @@ export class Generation {
 
   finish(outcome: ModelOutcome): void {
     this.outcome = outcome;
+    this.upstream = outcome.upstream;
     this.#end();
   }
 

@@ -152,8 +152,9 @@ export class Generations {
   /** Under the key of the context that was sent, which is shorter than the requested one when the model refused that. */
   #store(request: ModelRequest, shared: Shared, outcome: ModelOutcome, generation: Generation): void {
     const { text: content, reasoning } = generation;
-    if (!this.#isReadable(content)) return;
-    const { omitted = 0, ...reply } = outcome;
+    const { omitted = 0, upstream, ...reply } = outcome;
+    // The fallback replied in the place of another model.
+    if (upstream === 'fallback' || !this.#isReadable(content)) return;
     const sent = omitted > 0 ? { ...request, messages: withoutOldest(request.messages, omitted) } : request;
     const key = sent === request ? shared.key : this.#cache.keyOf(sent, shared.owner);
     this.#cache.set(key, { ...reply, content, ...(reasoning !== '' && { reasoning }) });
@@ -171,6 +172,9 @@ export class Generations {
     const context: CallContext = {
       ...(conversationId !== undefined && { conversationId }),
       connected: () => generation.connected(),
+      answersFrom: (upstream) => {
+        generation.upstream = upstream;
+      },
     };
     if (mode === 'stream') {
       const on = {

@@ -1,0 +1,121 @@
+import assert from 'node:assert/strict';
+import { describe, type TestContext, test } from 'node:test';
+import type { Upstream } from '../../src/domain/chat/model.ts';
+import { AppError } from '../../src/domain/errors.ts';
+import { withFallback } from '../../src/llm/fallback.ts';
+import type { ModelOptions } from '../../src/llm/model.ts';
+import {
+  type Handler,
+  hang,
+  headersThenSilence,
+  reply,
+  resetAtOnce,
+  status,
+  thenReset,
+} from '../support/fake-upstream.ts';
+import { silentLog } from '../support/fakes.ts';
+import { HELLO, never, setUp } from './setup.ts';
+
+const FIRST_TOKEN_MS = 300;
+const isCode = (code: string) => (error: unknown) => error instanceof AppError && error.code === code;
+
+async function pair(t: TestContext, options: Partial<ModelOptions> = {}) {
+  const first = await setUp(t, { maxRetries: 1, timeoutMs: FIRST_TOKEN_MS, ...options });
+  const second = await setUp(t, { maxRetries: 0 });
+  const codes: string[] = [];
+  const limits = { model: 'other-model', firstTokenTimeoutMs: FIRST_TOKEN_MS };
+  const metrics = { fallbackCalled: (code: string) => void codes.push(code) };
+  const model = withFallback(first.model, second.model, limits, silentLog, metrics);
+  const ways = {
+    async complete() {
+      const { content, upstream, model: name } = await model.complete(HELLO, never());
+      return { content, upstream, model: name, known: upstream };
+    },
+    async stream() {
+      let content = '';
+      let known: Upstream | undefined;
+      const on = {
+        content(text: string) {
+          content += text;
+        },
+        reasoning() {},
+      };
+      const answersFrom = (upstream: Upstream) => {
+        known = upstream;
+      };
+      const outcome = await model.stream(HELLO, on, never(), { answersFrom });
+      return { content, upstream: outcome.upstream, model: outcome.model, known };
+    },
+  };
+  return { first: first.upstream, second: second.upstream, ways, codes };
+}
+
+const FAULTS: Record<string, readonly Handler[]> = {
+  'is out of retries': [status(500), status(500)],
+  'resets its connections': [resetAtOnce(), resetAtOnce()],
+  'rejects the key': [status(401)],
+  'has no such model': [status(404)],
+  'is busy': [status(429), status(429)],
+  'never responds': [hang(), hang()],
+  'responds without a token': [headersThenSilence(), headersThenSilence()],
+};
+
+for (const way of ['complete', 'stream'] as const) {
+  describe(`a call to ${way} goes to the fallback when the first model server`, { concurrency: 4 }, () => {
+    for (const [name, handlers] of Object.entries(FAULTS)) {
+      test(name, async (t) => {
+        const { first, second, ways, codes } = await pair(t);
+        first.respond([...handlers]);
+        second.respond([reply('from the second')]);
+        const { content, upstream, known } = await ways[way]();
+        assert.deepEqual([content, upstream, known], ['from the second', 'fallback', 'fallback']);
+        assert.equal(second.requests.length, 1);
+        assert.deepEqual(
+          second.requests.map(({ body }) => body?.model),
+          ['other-model'],
+        );
+        assert.equal(codes.length, 1);
+      });
+    }
+
+    test('has an open circuit', async (t) => {
+      const { first, second, ways } = await pair(t, { maxRetries: 0, breaker: { minCalls: 2 } });
+      first.respond([status(500), status(500), status(500)]);
+      for (let n = 0; n < 4; n += 1) assert.equal((await ways[way]()).upstream, 'fallback');
+      assert.ok(first.requests.length < 4);
+      assert.equal(second.requests.length, 4);
+    });
+  });
+
+  describe(`a call to ${way} stays with the first model server when it`, () => {
+    test('replies', async (t) => {
+      const { second, ways } = await pair(t);
+      const { content, upstream, known } = await ways[way]();
+      assert.deepEqual([content, upstream, known], ['echo: hello', 'primary', 'primary']);
+      assert.equal(second.requests.length, 0);
+    });
+
+    for (const code of [400, 422]) {
+      test(`rejects the request with ${code}`, async (t) => {
+        const { first, second, ways } = await pair(t);
+        first.respond([status(code)]);
+        await assert.rejects(ways[way](), isCode('upstream_rejected'));
+        assert.equal(second.requests.length, 0);
+      });
+    }
+  });
+}
+
+test('a stream that breaks after its first token does not go to the fallback', async (t) => {
+  const { first, second, ways } = await pair(t);
+  first.respond([thenReset('half')]);
+  await assert.rejects(ways.stream(), isCode('upstream_incomplete'));
+  assert.equal(second.requests.length, 0);
+});
+
+test('the error of the fallback is the error of the call', async (t) => {
+  const { first, second, ways } = await pair(t);
+  first.respond([status(401)]);
+  second.respond([status(503)]);
+  await assert.rejects(ways.complete(), isCode('upstream_busy'));
+});
