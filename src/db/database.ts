@@ -4,6 +4,7 @@ import type { ApiKeyStore } from '../domain/access/api-keys.ts';
 import type { CounterStore } from '../domain/access/limits.ts';
 import type { ReplyStore, TurnWriter } from '../domain/chat/turns.ts';
 import type { ConversationRepository } from '../domain/conversations/conversation.ts';
+import type { ForkStore } from '../domain/conversations/forks.ts';
 import type { PurgeStore } from '../domain/conversations/purge.ts';
 import type { ExportSource } from '../domain/exports/exports.ts';
 import type { ExportJobStore } from '../domain/exports/jobs.ts';
@@ -16,6 +17,7 @@ import { KnexExportSource } from './exports/reader.ts';
 import { KnexApiKeys } from './repositories/api-keys.ts';
 import { KnexConversations } from './repositories/conversations.ts';
 import { KnexCounters } from './repositories/counters.ts';
+import { KnexForks } from './repositories/forks.ts';
 import { KnexPurgeStore } from './repositories/purge.ts';
 import { KnexReplies } from './repositories/replies.ts';
 import { Secrets } from './repositories/secrets.ts';
@@ -31,6 +33,7 @@ export interface Database {
   /** The pool of all but the writer. */
   readonly knex: Knex;
   readonly conversations: ConversationRepository;
+  readonly forks: ForkStore;
   readonly writer: TurnWriter;
   /** The writer's connections. */
   readonly writerKnex: Knex;
@@ -81,6 +84,7 @@ export function openDatabase(given: DatabaseOptions, logger: Logger, metrics?: W
   return {
     knex,
     conversations: new KnexConversations(knex),
+    forks: new KnexForks(knex),
     writer,
     writerKnex,
     textMaxBytes: () => textMaxBytes,

@@ -15,7 +15,6 @@ import {
   type Instant,
   type MessagePage,
   type MessageView,
-  type RevisedMessage,
   type SearchedConversations,
   type SequencedMessage,
   type TextMatcher,
@@ -121,16 +120,10 @@ export class KnexConversations implements ConversationRepository {
     return turns.context();
   }
 
-  async revised(id: string, uid: string): Promise<RevisedMessage | null> {
-    const conversation = await this.find(id);
-    if (!conversation) return null;
-    const message = await this.#message(conversation, uid);
-    const questionId = message?.role === 'assistant' ? message.replyTo : undefined;
-    const question = questionId ? await this.#message(conversation, questionId) : message;
-    return { conversation, message, question };
-  }
-
-  async #message({ id, epoch }: FoundConversation, uid: string): Promise<SequencedMessage | null> {
+  async message(
+    { id, epoch }: Pick<FoundConversation, 'id' | 'epoch'>,
+    uid: string,
+  ): Promise<SequencedMessage | null> {
     const [row] = await this.#select<StoredMessage>(
       `SELECT ${MESSAGE_COLUMNS} FROM messages WHERE uid = ? AND conversation_id = ? AND epoch = ?`,
       [uid, id, epoch],

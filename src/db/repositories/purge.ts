@@ -15,6 +15,7 @@ import { toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
 import { hideConversations, pendingDeletions, removeDeleted } from './deletions.ts';
+import { abandonForks } from './forks.ts';
 
 type IdleRow = Pick<ConversationRow, 'id' | 'last_active' | 'pinned' | 'deleted_at'>;
 
@@ -87,6 +88,10 @@ export class KnexPurgeStore implements PurgeStore {
     } catch (error) {
       throw toAppError(error);
     }
+  }
+
+  abandonForks(now: Instant): Promise<void> {
+    return abandonForks(this.#knex, now);
   }
 
   pendingDeletions(after: number, limit: number): Promise<PendingDeletion[]> {

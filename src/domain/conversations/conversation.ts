@@ -174,15 +174,6 @@ export interface SequencedMessage extends Message {
   readonly feedback?: Feedback;
 }
 
-/** A message that a turn takes the place of. */
-export interface RevisedMessage {
-  readonly conversation: Conversation;
-  /** Null: the conversation has no such message. */
-  readonly message: Pick<Message, 'role' | 'status'> | null;
-  /** The message itself, or the one that it replies to. */
-  readonly question: SequencedMessage | null;
-}
-
 /** Which messages of a conversation are read, and in which order. */
 export interface MessageView {
   readonly newestFirst: boolean;
@@ -248,8 +239,11 @@ export interface ConversationRepository {
     except?: string,
     before?: number,
   ): Promise<HistoryMessage[]>;
-  /** Null when the conversation is unknown. Also finds an expired one, and superseded messages. */
-  revised(id: string, uid: string): Promise<RevisedMessage | null>;
+  /** Also finds a superseded one. */
+  message(
+    conversation: Pick<FoundConversation, 'id' | 'epoch'>,
+    uid: string,
+  ): Promise<SequencedMessage | null>;
   /**
    * At most `limit`, and no more than `maxBytes` of text, but at least one.
    * @param afterSeq 0: from the first one of the view

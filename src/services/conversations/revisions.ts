@@ -3,7 +3,10 @@ import { type PendingTurns, waitForReplay } from '../../domain/chat/turns.ts';
 import type {
   ContentPart,
   ConversationRepository,
+  FoundConversation,
   Instant,
+  Message,
+  SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
 import { AppError, conversationNotFound, messageNotFound, messageSuperseded } from '../../domain/errors.ts';
 
@@ -28,9 +31,30 @@ export interface RevisedQuestion {
   readonly seq: number;
 }
 
-interface RevisionParts {
-  readonly conversations: Pick<ConversationRepository, 'revised'>;
+interface StoredParts {
+  readonly conversations: Pick<ConversationRepository, 'find'>;
   readonly pending: Pick<PendingTurns, 'has' | 'flush'>;
+}
+
+interface RevisionParts extends StoredParts {
+  readonly conversations: Pick<ConversationRepository, 'find' | 'message'>;
+}
+
+/**
+ * A conversation that has not expired, with every turn of this host's journal.
+ * @throws AppError `conversation_not_found`, `database_unavailable`
+ */
+export async function findConversation(
+  { conversations, pending }: StoredParts,
+  id: string,
+  access: Access,
+  activeSince: Instant,
+): Promise<FoundConversation> {
+  await waitForReplay(pending, id);
+  const found = await conversations.find(id);
+  if (!found || !canAccess(access, found.owner)) throw conversationNotFound();
+  if (!found.pinned && found.lastActive < activeSince) throw conversationNotFound();
+  return found;
 }
 
 /**
@@ -38,23 +62,30 @@ interface RevisionParts {
  * of another kind, `database_unavailable`
  */
 export async function findRevised(
-  { conversations, pending }: RevisionParts,
+  parts: RevisionParts,
   { kind, of }: RevisionQuestion,
   conversationId: string,
   access: Access,
   activeSince: Instant,
 ): Promise<RevisedQuestion> {
-  await waitForReplay(pending, conversationId);
-  const found = await conversations.revised(conversationId, of);
-  if (!found || !canAccess(access, found.conversation.owner)) throw conversationNotFound();
-  if (!found.conversation.pinned && found.conversation.lastActive < activeSince) throw conversationNotFound();
-  const { message, question } = found;
+  const conversation = await findConversation(parts, conversationId, access, activeSince);
+  const message = await parts.conversations.message(conversation, of);
   if (!message) throw messageNotFound();
   if (message.status === 'superseded') throw messageSuperseded();
   if (kind === 'edit' && message.role !== 'user') throw wrongRole(kind, 'a question');
+  const isReply = message.role === 'assistant';
+  const question = isReply ? await questionOf(parts, conversation, message) : message;
   if (message.role === 'tool' || !question) throw wrongRole(kind, 'a question or of its reply');
   const { uid, seq, content, details } = question;
   return { uid, seq, content, ...(details?.parts && { parts: details.parts }) };
+}
+
+async function questionOf(
+  { conversations }: RevisionParts,
+  conversation: FoundConversation,
+  { replyTo }: Message,
+): Promise<SequencedMessage | null> {
+  return replyTo === null ? null : conversations.message(conversation, replyTo);
 }
 
 function wrongRole(path: string, expected: string): AppError {

@@ -129,7 +129,8 @@ function setUp(
   const recorder = new TurnRecorder({ ...parts, checkpoints }, settings.retention);
   const chat = new ChatService(settings, {
     conversations: {
-      revised: () => Promise.resolve(null),
+      find: () => Promise.resolve(null),
+      message: () => Promise.resolve(null),
       history: (...args) => {
         histories.push(args);
         return Promise.resolve(options.history ?? []);

@@ -1,0 +1,202 @@
+import { hash } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Knex } from 'knex';
+import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { Fork, ForkOutcome, ForkStore } from '../../domain/conversations/forks.ts';
+import { toTime } from '../core/codec.ts';
+import { type Dialect, dialectOf } from '../core/dialect.ts';
+import { databaseBusy, toAppError, transaction, withDeadlockRetry, withReconnect } from '../core/errors.ts';
+import type { MessageRow } from '../core/tables.ts';
+import { removeDeleted } from './deletions.ts';
+
+/** `deletions.pending` of a conversation that is being written; its process changes or removes the row. */
+const BEING_WRITTEN = 2;
+/** A fork that takes longer is given up. An incremental export could miss its first messages. */
+const MAX_MS = 300_000;
+/** Messages that one statement copies, and the bytes; on SQLite a statement blocks the event loop. */
+const SLICE = 100;
+const SLICE_BYTES = 1_000_000;
+const SLICE_BYTES_ON_SQLITE = 250_000;
+
+const SETTINGS = 'title, user_id, metadata, system_prompt, model, parameters';
+const COPIED =
+  'role, content, timestamp, status, model, finish_reason, `usage`, length, format, reasoning, details';
+
+type SourceRow = Pick<MessageRow, 'id' | 'uid' | 'reply_to' | 'status'> & { readonly size: number };
+
+/**
+ * Copies conversations. The copy is stored like a deleted conversation, with messages of an earlier epoch, until it is
+ * complete; so what is left of one whose process died is removed by {@link removeDeleted}.
+ */
+export class KnexForks implements ForkStore {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+    this.#dialect = dialectOf(knex);
+  }
+
+  async fork(fork: Fork): Promise<ForkOutcome> {
+    try {
+      const until = await this.#lastMessage(fork);
+      await this.#begin(fork);
+      const outcome = await this.#copy(fork, until).catch(async (error: unknown) => {
+        await this.#giveUp(fork).catch(() => {});
+        throw error;
+      });
+      if (outcome !== 'forked') await this.#giveUp(fork);
+      return outcome;
+    } catch (error) {
+      throw toAppError(error);
+    }
+  }
+
+  async #copy(fork: Fork, until: number): Promise<ForkOutcome> {
+    const started = performance.now();
+    for (let after = 0; after < until; ) {
+      if (performance.now() - started > MAX_MS) throw databaseBusy('a fork took too long');
+      const slice = this.#fitting(await this.#slice(fork, after, until));
+      if (slice.some(({ status }) => status === 'streaming')) return 'streaming';
+      const last = slice.at(-1);
+      // The last message is superseded or deleted.
+      if (!last) return 'changed';
+      await withDeadlockRetry(() => transaction(this.#knex, (trx) => this.#insert(trx, fork, slice)));
+      after = last.id;
+      await nextTurn();
+    }
+    return (await withDeadlockRetry(() => this.#finish(fork, until))) ? 'forked' : 'changed';
+  }
+
+  /** The `seq` of the last message to copy; 0 without any. */
+  async #lastMessage({ source, until }: Fork): Promise<number> {
+    if (until !== null) return until;
+    const [last] = await this.#select<Pick<MessageRow, 'id'>>(
+      `SELECT id FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+       WHERE conversation_id = ? AND epoch = ? AND status <> 'superseded' ORDER BY id DESC LIMIT 1`,
+      [source.id, source.epoch],
+    );
+    return last?.id ?? 0;
+  }
+
+  #begin({ source, id, title, at }: Fork): Promise<void> {
+    const time = toTime(at);
+    return transaction(this.#knex, async (trx) => {
+      await trx.raw(
+        `INSERT INTO conversations (id, owner, created_at, last_active, epoch, deleted_at, ${SETTINGS})
+         SELECT ?, owner, ?, ?, 1, ?, COALESCE(?, title), ${SETTINGS.replace('title, ', '')}
+         FROM conversations WHERE id = ?`,
+        [id, time, time, time, title, source.id],
+      );
+      await trx('deletions').insert({
+        conversation_id: id,
+        deleted_at: time,
+        renewed: 0,
+        pending: BEING_WRITTEN,
+      });
+    });
+  }
+
+  #slice({ source }: Fork, after: number, until: number): Promise<SourceRow[]> {
+    return this.#select(
+      `SELECT id, uid, reply_to, status, OCTET_LENGTH(content) + COALESCE(OCTET_LENGTH(reasoning), 0)
+         + COALESCE(OCTET_LENGTH(details), 0) AS size
+       FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+       WHERE conversation_id = ? AND epoch = ? AND id > ? AND id <= ? AND status <> 'superseded'
+       ORDER BY id LIMIT ${SLICE}`,
+      [source.id, source.epoch, after, until],
+    );
+  }
+
+  /** At least one. */
+  #fitting(rows: readonly SourceRow[]): readonly SourceRow[] {
+    let left = this.#dialect.pooled ? SLICE_BYTES : SLICE_BYTES_ON_SQLITE;
+    const end = rows.findIndex(({ size }, index) => {
+      left -= size;
+      return index > 0 && left < 0;
+    });
+    return end === -1 ? rows : rows.slice(0, end);
+  }
+
+  /** The database copies the contents, so that they do not pass through this process. */
+  async #insert(trx: Knex, { id, at }: Fork, rows: readonly SourceRow[]): Promise<void> {
+    const copies = rows.map(() => 'SELECT ? AS source, ? AS copy, ? AS answered').join(' UNION ALL ');
+    const columns = COPIED.split(', ').map((column) => `m.${column}`);
+    await trx.raw(
+      `INSERT INTO messages (uid, reply_to, conversation_id, epoch, updated_at, ${COPIED})
+       SELECT c.copy, c.answered, ?, 0, ?, ${columns.join(', ')}
+       FROM (${copies}) c JOIN messages m ON m.id = c.source ORDER BY m.id`,
+      [
+        id,
+        toTime(Date.now()),
+        ...rows.flatMap((row) => [
+          row.id,
+          copiedId(id, row.uid, at),
+          row.reply_to && copiedId(id, row.reply_to, at),
+        ]),
+      ],
+    );
+  }
+
+  /** @returns false when the source is not as it was, or the copy was taken for abandoned */
+  #finish({ source, id, at }: Fork, until: number): Promise<boolean> {
+    return transaction(this.#knex, async (trx) => {
+      const locked = await this.#dialect.lockConversations(trx, [source.id, id].sort());
+      const [from, copy] = [source.id, id].map((wanted) => locked.find((row) => row.id === wanted));
+      if (!from || !copy || from.deleted_at !== null || from.epoch !== source.epoch) return false;
+      // Superseding messages supersedes every later one too.
+      const last = trx('messages').where({ id: until, epoch: source.epoch }).whereNot('status', 'superseded');
+      if (until > 0 && !(await last.first('id'))) return false;
+      const marks = await trx('deletions').where({ conversation_id: id, pending: BEING_WRITTEN }).delete();
+      if (marks === 0) return false;
+      await trx('conversations')
+        .where({ id })
+        .update({ epoch: 0, deleted_at: null, last_active: toTime(at) });
+      return true;
+    });
+  }
+
+  async #giveUp({ id }: Fork): Promise<void> {
+    const where = { conversation_id: id, pending: BEING_WRITTEN };
+    await this.#knex('deletions').where(where).update({ pending: 1 });
+    const [row] = await this.#knex('deletions').where({ conversation_id: id, pending: 1 }).select('id');
+    if (!row) return;
+    await removeDeleted(this.#knex, [{ seq: row.id, conversationId: id, epoch: 1 }], {});
+    // Nobody has known the id.
+    await this.#knex('deletions').where({ conversation_id: id, pending: 0 }).delete();
+  }
+
+  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
+    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
+  }
+}
+
+/** Has the rows of forks removed whose process died. */
+export async function abandonForks(knex: Knex, now: Instant): Promise<void> {
+  const index = dialectOf(knex).forceIndex('deletions_pending');
+  const ids = await withReconnect(() =>
+    knex
+      .from(knex.raw(`deletions ${index}`))
+      .where('pending', BEING_WRITTEN)
+      .whereBetween('deleted_at', [toTime(now - ABANDONED_SINCE_MS), toTime(now - 2 * MAX_MS)])
+      .pluck<number[]>('id'),
+  );
+  if (ids.length > 0) await knex('deletions').whereIn('id', ids).update({ pending: 1 });
+}
+
+/** Bounds what is searched where the marks have no index. */
+const ABANDONED_SINCE_MS = 7 * 86_400_000;
+
+/** A UUIDv7 that follows from the two ids, so that references need no table of what was copied. */
+function copiedId(fork: string, uid: string, at: Instant): string {
+  const time = at.toString(16).padStart(12, '0');
+  const random = hash('sha256', `${fork} ${uid}`);
+  const variant = ((Number.parseInt(random.slice(3, 4), 16) & 3) | 8).toString(16);
+  return [
+    time.slice(0, 8),
+    time.slice(8),
+    `7${random.slice(0, 3)}`,
+    `${variant}${random.slice(4, 7)}`,
+    random.slice(7, 19),
+  ].join('-');
+}
