@@ -52,17 +52,28 @@ async function inputOf(body: ChatRequest, format: ReplyFormat, { access }: Calle
   };
 }
 
-async function questionOf({ message = '', tool_results }: ChatRequest): Promise<ChatQuestion> {
+async function questionOf({
+  message = '',
+  tool_results,
+  regenerate,
+  edit,
+}: ChatRequest): Promise<ChatQuestion> {
+  if (regenerate !== undefined) return { kind: 'regenerate', of: regenerate };
   if (tool_results) {
     const results = tool_results.map(({ tool_call_id, content }) => ({ toolCallId: tool_call_id, content }));
     return { kind: 'tools', results };
   }
-  if (typeof message === 'string') return { kind: 'message', content: message };
+  const asked = await contentOf(message);
+  return edit === undefined ? { kind: 'message', ...asked } : { kind: 'edit', of: edit, ...asked };
+}
+
+async function contentOf(message: NonNullable<ChatRequest['message']>) {
+  if (typeof message === 'string') return { content: message };
   const parts = contentParts(message);
   await checkImages(parts);
   const content = textOfParts(parts);
   const isText = parts.length === 1 && parts[0]?.type === 'text';
-  return { kind: 'message', content, ...(!isText && { parts }) };
+  return { content, ...(!isText && { parts }) };
 }
 
 /** Covers the whole body. What a body leaves out is not part of it, so that it stays the same in later versions. */
@@ -90,7 +101,7 @@ const TURN_HEADERS = {
   ...UPSTREAM_HEADER,
 } as const;
 
-const ERRORS = problems(400, 404, 413, 415, 422, 502, 503, 504);
+const ERRORS = problems(400, 404, 409, 413, 415, 422, 502, 503, 504);
 
 export function chatRoutes(parts: ChatRouteParts): Route[] {
   const schema = chatRequest(parts.limits);

@@ -102,6 +102,15 @@ export function chatRequest(limits: ChatLimits) {
         description: "Whether the response has the model's reasoning; default: false",
       }),
       tool_results: toolResults(messageMaxChars).optional(),
+      regenerate: uuid.optional().meta({
+        description:
+          'The id of a reply, or of its question: makes a new reply, in place of `message`. The earlier reply and ' +
+          'every later message become `superseded`',
+      }),
+      edit: uuid.optional().meta({
+        description:
+          'The id of a question: `message` takes its place. The question and every later message become `superseded`',
+      }),
       conversation_id: uuid.optional().meta({
         description:
           'The conversation to continue; an unknown or expired id starts a new conversation with this id',
@@ -118,15 +127,20 @@ export function chatRequest(limits: ChatLimits) {
     .meta({ id: 'ChatRequest' });
 }
 
-type Question = { readonly [Name in 'message' | 'tool_results' | 'conversation_id']?: unknown };
+/** What a turn can reply to in place of `message`, or together with it. */
+const KINDS = ['tool_results', 'regenerate', 'edit'] as const;
 
-/** Exactly one member says what the turn replies to. */
+type Question = { readonly [Name in 'message' | 'conversation_id' | (typeof KINDS)[number]]?: unknown };
+
+/** Exactly one member says what the turn replies to; `message` belongs to `edit`. */
 function questionProblems(body: Question): [path: string, message: string][] {
-  const { message, tool_results, conversation_id } = body;
-  if (tool_results === undefined) return message === undefined ? [['message', 'is required']] : [];
-  const problems: [string, string][] = [];
-  if (message !== undefined) problems.push(['tool_results', 'must not be sent together with message']);
-  if (conversation_id === undefined) problems.push(['conversation_id', 'is required with tool_results']);
+  const [kind, ...others] = KINDS.filter((name) => body[name] !== undefined);
+  const hasMessage = body.message !== undefined;
+  if (kind === undefined) return hasMessage ? [] : [['message', 'is required']];
+  const problems = others.map((other): [string, string] => [other, `must not be sent together with ${kind}`]);
+  if (kind === 'edit' && !hasMessage) problems.push(['message', 'is required with edit']);
+  if (kind !== 'edit' && hasMessage) problems.push([kind, 'must not be sent together with message']);
+  if (body.conversation_id === undefined) problems.push(['conversation_id', `is required with ${kind}`]);
   return problems;
 }
 
