@@ -161,7 +161,7 @@ class Plan {
     if (this.#messages.has(uid)) return 'saved';
     const conversation = this.#conversations.get(conversationId);
     if (!conversation || !canAccess(by, conversation.owner)) return 'gone';
-    if (conversation.last_active < toTime(expiredBefore)) return 'gone';
+    if (conversation.pinned === 0 && conversation.last_active < toTime(expiredBefore)) return 'gone';
     const from = this.#messages.get(details?.supersedes ?? '');
     if (from?.conversation_id !== conversationId) return 'missing';
     if (from.status === 'superseded') return 'superseded';

@@ -82,7 +82,7 @@ export function questionText(question: ChatQuestion): string {
 }
 
 interface ChatParts {
-  readonly conversations: Pick<ConversationRepository, 'history' | 'revised'>;
+  readonly conversations: Pick<ConversationRepository, 'history' | 'find' | 'message'>;
   readonly pending: PendingTurns;
   readonly generations: Generations;
   readonly recorder: TurnRecorder;
