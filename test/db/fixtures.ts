@@ -99,7 +99,12 @@ export async function messagesOf(
 ): Promise<readonly SequencedMessage[]> {
   const conversation = await repository.find(id);
   if (!conversation) return [];
-  return (await repository.messages(conversation, afterSeq, limit, Number.POSITIVE_INFINITY)).messages;
+  return (
+    await repository.messages(conversation, afterSeq, limit, Number.POSITIVE_INFINITY, {
+      newestFirst: false,
+      superseded: false,
+    })
+  ).messages;
 }
 
 export async function contents(repository: ConversationRepository, id: string): Promise<string[]> {

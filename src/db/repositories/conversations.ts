@@ -200,7 +200,8 @@ export class KnexConversations implements ConversationRepository {
       `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to, c.owner
        FROM conversations c JOIN messages m ${this.#dialect.forceIndex('messages_conversation')} ON m.conversation_id = c.id
          AND m.epoch = c.epoch
-       WHERE c.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')} AND m.id < ? ORDER BY m.id DESC LIMIT ?`,
+       WHERE c.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')} AND m.id < ? AND m.status <> 'superseded'
+       ORDER BY m.id DESC LIMIT ?`,
       [id, toTime(activeSince), before, limit],
     );
   }
