@@ -20,6 +20,7 @@ import { StreamService } from '../services/chat/streams.ts';
 import { TurnObserver } from '../services/chat/timing/turn-observer.ts';
 import { TurnRecorder } from '../services/chat/turn-recorder.ts';
 import { ConversationService } from '../services/conversations/conversations.ts';
+import { ForkService } from '../services/conversations/forks.ts';
 import type { ExportThrottle } from '../services/exports/throttle.ts';
 import { HealthService } from '../services/health.ts';
 import type { ContentFilter } from '../startup/open-content-filter.ts';
@@ -106,6 +107,7 @@ export function composeChat(core: Core, model: ChatModel, filter: ContentFilter,
     ),
     streams: new StreamService({ recorder, stored, replies, pending: writer, clock }, retention),
     conversations: new ConversationService(conversations, writer, clock, ids, retention, dropConversation),
+    forks: new ForkService({ conversations, forks: database.forks, pending: writer, clock, ids }, retention),
     health: new HealthService(conversations, model, writer, config.model.demo, core.isWritable),
   };
 }

@@ -8,6 +8,7 @@ import type { SignedLinks } from '../services/access/signed-links.ts';
 import type { ChatService } from '../services/chat/chat.ts';
 import type { StreamService } from '../services/chat/streams.ts';
 import type { ConversationService } from '../services/conversations/conversations.ts';
+import type { ForkService } from '../services/conversations/forks.ts';
 import type { CursorCodec } from '../services/exports/cursor-codec.ts';
 import type { ExportService } from '../services/exports/exports.ts';
 import type { ExportJobService } from '../services/exports/jobs.ts';
@@ -51,6 +52,7 @@ export interface AppParts {
   readonly chat: ChatService;
   readonly streams: StreamService;
   readonly conversations: ConversationService;
+  readonly forks: ForkService;
   readonly exports: ExportService;
   readonly exportJobs: ExportJobService;
   readonly cursors: CursorCodec;
@@ -77,7 +79,7 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
     ...streamRoutes({ streams, renderer, session, metrics }),
     // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
-    ...conversationRoutes({ conversations: parts.conversations, readBody, limits }),
+    ...conversationRoutes({ conversations: parts.conversations, forks: parts.forks, readBody, limits }),
     ...exportJobRoutes({
       jobs: parts.exportJobs,
       links: parts.links,

@@ -107,6 +107,13 @@ const TABLE: Readonly<Record<string, Row>> = {
   }),
   'GET /api/conversations/{id}': thing('read', 200, conversation, (id) => `/api/conversations/${id}`),
   'DELETE /api/conversations/{id}': thing('chat', 200, conversation, (id) => `/api/conversations/${id}`),
+  'POST /api/conversations/{id}/fork': thing(
+    'chat',
+    201,
+    conversation,
+    (id) => `/api/conversations/${id}/fork`,
+    {},
+  ),
   'GET /api/conversations/{id}/export': thing(
     'export',
     200,

@@ -6,7 +6,7 @@ import type { Fork, ForkOutcome, ForkStore } from '../../domain/conversations/fo
 import { toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { databaseBusy, toAppError, transaction, withDeadlockRetry, withReconnect } from '../core/errors.ts';
-import type { MessageRow } from '../core/tables.ts';
+import { type MessageRow, SETTINGS_COLUMNS } from '../core/tables.ts';
 import { removeDeleted } from './deletions.ts';
 
 /** `deletions.pending` of a conversation that is being written; its process changes or removes the row. */
@@ -18,9 +18,9 @@ const SLICE = 100;
 const SLICE_BYTES = 1_000_000;
 const SLICE_BYTES_ON_SQLITE = 250_000;
 
-const SETTINGS = 'title, user_id, metadata, system_prompt, model, parameters';
+const SETTINGS = SETTINGS_COLUMNS.replace('title, ', '');
 const COPIED =
-  'role, content, timestamp, status, model, finish_reason, `usage`, length, format, reasoning, details';
+  'role, content, timestamp, status, model, finish_reason, `usage`, length, format, reasoning, reasoning_length, details';
 
 type SourceRow = Pick<MessageRow, 'id' | 'uid' | 'reply_to' | 'status'> & { readonly size: number };
 
@@ -83,8 +83,8 @@ export class KnexForks implements ForkStore {
     const time = toTime(at);
     return transaction(this.#knex, async (trx) => {
       await trx.raw(
-        `INSERT INTO conversations (id, owner, created_at, last_active, epoch, deleted_at, ${SETTINGS})
-         SELECT ?, owner, ?, ?, 1, ?, COALESCE(?, title), ${SETTINGS.replace('title, ', '')}
+        `INSERT INTO conversations (id, owner, created_at, last_active, epoch, deleted_at, title, ${SETTINGS})
+         SELECT ?, owner, ?, ?, 1, ?, COALESCE(?, title), ${SETTINGS}
          FROM conversations WHERE id = ?`,
         [id, time, time, time, title, source.id],
       );

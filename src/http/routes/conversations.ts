@@ -1,4 +1,5 @@
 import type { ConversationService } from '../../services/conversations/conversations.ts';
+import type { ForkService } from '../../services/conversations/forks.ts';
 import { callerOf } from '../access/caller.ts';
 import type { BodyReader } from '../request/body.ts';
 import { readQuery } from '../request/query.ts';
@@ -13,6 +14,7 @@ import {
   conversationPatch,
   conversationQuery,
   deleted,
+  forkRequest,
   listedConversation,
   listQuery,
   newConversation,
@@ -22,6 +24,7 @@ import { jsonBody, problems } from '../schemas/openapi.ts';
 
 interface ConversationRouteParts {
   readonly conversations: ConversationService;
+  readonly forks: ForkService;
   readonly readBody: BodyReader;
   readonly limits: SettingsLimits;
 }
@@ -34,6 +37,7 @@ export function conversationRoutes(parts: ConversationRouteParts): Route[] {
     getRoute(conversations),
     updateRoute(parts),
     deleteRoute(conversations),
+    forkRoute(parts),
   ];
 }
 
@@ -84,6 +88,39 @@ function createRoute({ conversations, readBody, limits }: ConversationRouteParts
     async handle(request, response) {
       const settings = check(schema, await readBody(request));
       const view = await conversations.create(callerOf(response).access, settings);
+      response.setHeader('Location', `/api/conversations/${view.id}`);
+      sendJson(response, 201, presentListed(view));
+    },
+  };
+}
+
+function forkRoute({ conversations, forks, readBody }: ConversationRouteParts): Route {
+  return {
+    method: 'post',
+    path: '/api/conversations/:id/fork',
+    access: 'chat',
+    operation: {
+      summary: 'Copy a conversation, or its beginning',
+      description:
+        'The copy has the visible messages up to and including `message_id`, with ids of their own, and the settings. ' +
+        'It is not pinned, and has no feedback.',
+      tags: ['conversations'],
+      requestParams: { path: conversationId },
+      requestBody: { required: true, ...jsonBody(forkRequest, { title: 'Another way' }) },
+      responses: {
+        201: {
+          description: 'The new conversation',
+          headers: { Location: { description: 'Its path', schema: { type: 'string' } } },
+          ...jsonBody(listedConversation),
+        },
+        ...problems(400, 404, 409, 413, 415, 503),
+      },
+    },
+    async handle(request, response) {
+      const { id } = check(conversationId, request.params);
+      const { message_id: messageId, title } = check(forkRequest, await readBody(request));
+      const { access } = callerOf(response);
+      const view = await conversations.view(await forks.fork(id, access, { messageId, title }), access);
       response.setHeader('Location', `/api/conversations/${view.id}`);
       sendJson(response, 201, presentListed(view));
     },

@@ -176,6 +176,11 @@ export function conversationPatch(limits: SettingsLimits) {
   return strictObject(changes(limits)).meta({ id: 'ConversationPatch' });
 }
 
+export const forkRequest = strictObject({
+  message_id: uuid.optional().meta({ description: 'The last message to copy; default: all' }),
+  title: title.optional().meta({ description: 'Default: that of the source' }),
+}).meta({ id: 'ForkRequest' });
+
 export const deleted = z
   .object({ conversation_id: uuid, deleted: z.literal(true) })
   .meta({ id: 'DeletedConversation' });
