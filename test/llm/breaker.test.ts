@@ -419,7 +419,7 @@ test('a model that was not closed does not keep its process alive, not even with
     } satisfies ModelOptions)};
     const say = (fields, message) => console.log(message);
     const model = createChatModel(options, { info: say, warn: say, error: say });
-    const request = { model: 'm', messages: [{ role: 'user', content: 'hello' }] };
+    const request = { model: 'm', messages: [{ role: 'user', content: 'hello' }], parameters: {} };
     for (let i = 0; i < 11; i++) await model.complete(request, new AbortController().signal).catch(() => {});`;
   const child = spawn(process.execPath, ['--input-type=module', '--eval', source], {
     stdio: ['ignore', 'pipe', 'inherit'],
