@@ -14,7 +14,7 @@ import { ChatService } from '../services/chat/chat.ts';
 import { Checkpoints } from '../services/chat/checkpoints.ts';
 import { Generations } from '../services/chat/generations.ts';
 import { IdempotentTurns } from '../services/chat/idempotent-turns.ts';
-import { InputFilter } from '../services/chat/input-filter.ts';
+import { InputFilter } from '../services/chat/request/input-filter.ts';
 import { StoredStreams } from '../services/chat/stored-streams.ts';
 import { StreamService } from '../services/chat/streams.ts';
 import { TurnObserver } from '../services/chat/timing/turn-observer.ts';

@@ -28,6 +28,7 @@ export const ERROR_CODES = {
   misdirected_request: [421, 'Misdirected Request'],
   idempotency_mismatch: [422, 'Idempotency key mismatch'],
   content_blocked: [422, 'Content blocked'],
+  user_mismatch: [422, 'End user mismatch'],
   rate_limited: [429, 'Rate limit exceeded'],
   headers_too_large: [431, 'Request Header Fields Too Large'],
   internal: [500, 'Internal Server Error'],
@@ -135,6 +136,19 @@ export function conversationBusy(): AppError {
     'A reply of this conversation is being generated; stop it or wait for its end.',
     { retryAfter: 1 },
   );
+}
+
+/** A conversation belongs to one end user of the caller. */
+export function userMismatch(): AppError {
+  return new AppError(
+    'user_mismatch',
+    'The conversation belongs to another user; send its user, or none, or start a new conversation.',
+  );
+}
+
+/** @param path the member of the body */
+export function invalidMember(path: string, message: string): AppError {
+  return new AppError('validation', `${path}: ${message}`, { errors: [{ path, message }] });
 }
 
 /** A reply in which the reader sees nothing, in the form that was asked for. */

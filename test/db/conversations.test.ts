@@ -108,7 +108,7 @@ eachDatabase((_name, open) => {
       const id = newId();
       for (const n of [1, 2, 3])
         await writeTurn(writer, userMessage(id, { content: `q${n}` }), { content: `a${n}` });
-      const history = await conversations.history(id, UNRESTRICTED, 10, EVER);
+      const history = (await conversations.context(id, UNRESTRICTED, 10, EVER)).messages;
       assert.deepEqual(
         history.map(({ role, content }) => `${role} ${content}`),
         ['user q1', 'assistant a1', 'user q2', 'assistant a2', 'user q3', 'assistant a3'],
@@ -129,7 +129,7 @@ eachDatabase((_name, open) => {
         for (const n of [1, 2, 3, 4, 5]) {
           await writeTurn(writer, userMessage(id, { content: `q${n}` }), { content: `a${n}` });
         }
-        const history = await conversations.history(id, UNRESTRICTED, limit, EVER);
+        const history = (await conversations.context(id, UNRESTRICTED, limit, EVER)).messages;
         assert.deepEqual(
           history.map((message) => message.content),
           expected,
@@ -145,7 +145,7 @@ eachDatabase((_name, open) => {
       await writer.write({ start: startOf(second) });
       await writer.write({ reply: replyTo(second, { content: 'a2' }) });
       await writer.write({ reply: replyTo(first, { content: 'a1' }) });
-      const history = await conversations.history(id, UNRESTRICTED, 10, EVER);
+      const history = (await conversations.context(id, UNRESTRICTED, 10, EVER)).messages;
       assert.deepEqual(
         history.map((message) => message.content),
         ['q1', 'a1', 'q2', 'a2'],
@@ -166,7 +166,7 @@ eachDatabase((_name, open) => {
         content: 'half',
         status: 'cancelled',
       });
-      const history = await conversations.history(id, UNRESTRICTED, 10, EVER);
+      const history = (await conversations.context(id, UNRESTRICTED, 10, EVER)).messages;
       assert.deepEqual(
         history.map((message) => message.content),
         ['good', 'answer', 'stopped', 'half'],
@@ -178,7 +178,7 @@ eachDatabase((_name, open) => {
       const id = newId();
       await writeTurn(writer, userMessage(id, { content: 'good' }), { content: 'answer' });
       for (let n = 0; n < 60; n++) await writer.write({ start: startOf(userMessage(id)) });
-      assert.equal((await conversations.history(id, UNRESTRICTED, 4, EVER)).length, 2);
+      assert.equal((await conversations.context(id, UNRESTRICTED, 4, EVER)).messages.length, 2);
     });
 
     test('takes the newest of two replies to one question', async () => {
@@ -188,7 +188,7 @@ eachDatabase((_name, open) => {
         status: 'incomplete',
       });
       await writer.write({ reply: replyTo(question, { content: 'whole' }) });
-      const history = await conversations.history(question.conversationId, UNRESTRICTED, 10, EVER);
+      const history = (await conversations.context(question.conversationId, UNRESTRICTED, 10, EVER)).messages;
       assert.deepEqual(
         history.map((message) => message.content),
         ['a question', 'whole'],
@@ -198,9 +198,15 @@ eachDatabase((_name, open) => {
     test('is empty when the conversation is unknown or was last active before', async () => {
       const { conversations, writer } = open();
       const { conversationId } = await writeTurn(writer, userMessage(newId()));
-      assert.deepEqual(await conversations.history(newId(), UNRESTRICTED, 10, EVER), []);
-      assert.equal((await conversations.history(conversationId, UNRESTRICTED, 10, NOON + 1000)).length, 2);
-      assert.deepEqual(await conversations.history(conversationId, UNRESTRICTED, 10, NOON + 1001), []);
+      assert.deepEqual((await conversations.context(newId(), UNRESTRICTED, 10, EVER)).messages, []);
+      assert.equal(
+        (await conversations.context(conversationId, UNRESTRICTED, 10, NOON + 1000)).messages.length,
+        2,
+      );
+      assert.deepEqual(
+        (await conversations.context(conversationId, UNRESTRICTED, 10, NOON + 1001)).messages,
+        [],
+      );
     });
   });
 

@@ -40,7 +40,7 @@ eachDatabase((_name, open, options) => {
     };
     const read = async (id: string) => {
       assert.deepEqual(await contents(conversations, id), ['new']);
-      assert.deepEqual(await conversations.history(id, UNRESTRICTED, 10, 0), []);
+      assert.deepEqual((await conversations.context(id, UNRESTRICTED, 10, 0)).messages, []);
       assert.equal(await purge.remove(await purge.pendingDeletions(0, 10), {}), true);
     };
     const [small, id] = [newId(), newId()];

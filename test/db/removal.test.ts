@@ -65,7 +65,7 @@ eachDatabase((_name, open) => {
       assert.equal(await rows(database, 'messages', conversationId), 2);
       assert.equal(await conversations.find(conversationId), null);
       assert.deepEqual(await contents(conversations, conversationId), []);
-      assert.deepEqual(await conversations.history(conversationId, UNRESTRICTED, 10, 0), []);
+      assert.deepEqual((await conversations.context(conversationId, UNRESTRICTED, 10, 0)).messages, []);
       const listed = await conversations.list(UNRESTRICTED, 1000, null, 0);
       assert.ok(listed.every(({ id }) => id !== conversationId));
       assert.equal(await conversations.delete(conversationId, UNRESTRICTED), false);

@@ -120,7 +120,7 @@ eachDatabase((_name, open) => {
           rows.filter((row) => row.endsWith(' superseded')),
           superseded.map((content) => `${content} superseded`),
         );
-        const history = await conversations.history(conversationId, UNRESTRICTED, 10, 0);
+        const history = (await conversations.context(conversationId, UNRESTRICTED, 10, 0)).messages;
         assert.ok(history.every(({ content }) => !superseded.includes(content)));
       }
     });

@@ -80,7 +80,10 @@ function isStart(value: unknown): value is TurnStart {
     typeof value.named === 'boolean' &&
     typeof value.expiredBefore === 'number' &&
     isAccess(value.by) &&
-    isMessage(value.message)
+    isMessage(value.message) &&
+    (value.earlier === undefined || (Array.isArray(value.earlier) && value.earlier.every(isMessage))) &&
+    [value.user, value.answers].every((text) => text === undefined || typeof text === 'string') &&
+    (value.metadata === undefined || isFields(value.metadata))
   );
 }
 

@@ -1,5 +1,5 @@
 import type Sqlite from 'better-sqlite3';
-import type { PendingTurns, TurnWrite } from '../../domain/chat/turns.ts';
+import type { PendingConversation, PendingTurns, TurnWrite } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { databaseUnavailable, withFileLockRetry } from '../core/errors.ts';
 import { FileLock, isBusy } from '../core/file-lock.ts';
@@ -162,15 +162,20 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     const first = units[0]?.start;
     if (first?.named !== false) return null;
     const messages = new Map<string, Message>();
+    let user: string | null = null;
+    let metadata: PendingConversation['metadata'] = null;
     for (const unit of units) {
       if (unit === null) return null;
-      for (const message of [unit.start?.message, unit.reply]) {
+      const { start } = unit;
+      user ??= start?.user ?? null;
+      if (start?.metadata) metadata = Object.assign({}, metadata, start.metadata);
+      for (const message of [...(start?.earlier ?? []), start?.message, unit.reply]) {
         if (!message) continue;
         const known = messages.get(message.uid);
         if (!known || known.status === 'streaming') messages.set(message.uid, message);
       }
     }
-    return { owner: first.by.owner, messages: [...messages.values()] };
+    return { owner: first.by.owner, messages: [...messages.values()], user, metadata };
   }
 
   reply(uid: string): Message | null {

@@ -1,9 +1,10 @@
 import type { Knex } from 'knex';
 import { type Access, canAccess } from '../../domain/access/access.ts';
-import { ContextTurns } from '../../domain/conversations/context.ts';
 import {
+  type ContextOptions,
   type Conversation,
   type ConversationChanges,
+  type ConversationContext,
   type ConversationCursor,
   type ConversationFilter,
   type ConversationHead,
@@ -11,7 +12,6 @@ import {
   type ConversationRepository,
   EVERY_MESSAGE,
   type FoundConversation,
-  type HistoryMessage,
   type Instant,
   type MessagePage,
   type MessageView,
@@ -21,7 +21,6 @@ import {
   type WithinConversation,
 } from '../../domain/conversations/conversation.ts';
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
-import { conversationNotFound } from '../../domain/errors.ts';
 import { fromChanges, toConversation, toMessage, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { databaseUnavailable, toAppError, transaction, withReconnect } from '../core/errors.ts';
@@ -29,21 +28,17 @@ import { pendingMigrations } from '../core/migrations.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
-  isUnexpired,
   MESSAGE_COLUMNS,
-  type MessageRow,
   SETTINGS_COLUMNS,
   type StoredConversation,
   type StoredMessage,
   type StoredSettings,
 } from '../core/tables.ts';
+import { ContextReader } from './context.ts';
 import { ConversationLists } from './conversation-lists.ts';
 import { ConversationSearch } from './conversation-search.ts';
 import { hideConversations, removeDeleted } from './deletions.ts';
 import { MessagePages } from './message-pages.ts';
-
-type HistoryRow = Pick<MessageRow, 'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to'> &
-  Pick<ConversationRow, 'owner'>;
 
 /** How long a deletion removes rows before it returns; the rest is removed in the background. */
 const REMOVE_MS = 300;
@@ -54,10 +49,12 @@ export class KnexConversations implements ConversationRepository {
   readonly #pages: MessagePages;
   readonly #lists: ConversationLists;
   readonly #search: ConversationSearch;
+  readonly #context: ContextReader;
 
   constructor(knex: Knex) {
     this.#knex = knex;
     this.#dialect = dialectOf(knex);
+    this.#context = new ContextReader(knex);
     this.#pages = new MessagePages(knex);
     this.#lists = new ConversationLists(knex);
     this.#search = new ConversationSearch(knex);
@@ -93,31 +90,14 @@ export class KnexConversations implements ConversationRepository {
     return row ? { ...toConversation(row), epoch: row.epoch, settings: toSettings(row) } : null;
   }
 
-  /**
-   * Reads back from the newest message and pairs here: nearly always one short index scan, where a join of questions
-   * and replies would need one more index on the hottest table.
-   */
-  async history(
+  context(
     id: string,
     access: Access,
     limit: number,
     activeSince: Instant,
-    except?: string,
-    newest = Number.MAX_SAFE_INTEGER,
-  ): Promise<HistoryMessage[]> {
-    const turns = new ContextTurns(limit, except);
-    let page = limit;
-    let before = newest;
-    while (!turns.full) {
-      const rows = await this.#newestFirst(id, page, before, activeSince);
-      if (rows[0] && !canAccess(access, rows[0].owner)) throw conversationNotFound();
-      for (const { reply_to: replyTo, ...row } of rows) turns.addOlder({ ...row, replyTo });
-      const oldest = rows.at(-1);
-      if (!oldest || rows.length < page) break;
-      before = oldest.id;
-      page = Math.min(2 * page, 1000);
-    }
-    return turns.context();
+    options?: ContextOptions,
+  ): Promise<ConversationContext> {
+    return this.#context.read(id, access, limit, activeSince, options);
   }
 
   async message(
@@ -193,17 +173,6 @@ export class KnexConversations implements ConversationRepository {
     } catch (error) {
       throw toAppError(error);
     }
-  }
-
-  #newestFirst(id: string, limit: number, before: number, activeSince: Instant): Promise<HistoryRow[]> {
-    return this.#select(
-      `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to, c.owner
-       FROM conversations c JOIN messages m ${this.#dialect.forceIndex('messages_conversation')} ON m.conversation_id = c.id
-         AND m.epoch = c.epoch
-       WHERE c.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')} AND m.id < ? AND m.status <> 'superseded'
-       ORDER BY m.id DESC LIMIT ?`,
-      [id, toTime(activeSince), before, limit],
-    );
   }
 
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {

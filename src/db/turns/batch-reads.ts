@@ -1,5 +1,5 @@
 /** The rows that a batch of turns reads before it writes. */
-import type { ReplyProgress, TurnWrite } from '../../domain/chat/turns.ts';
+import type { ReplyProgress, TurnStart, TurnWrite } from '../../domain/chat/turns.ts';
 import { type Dialect, type LockedConversation, placeholders, type Statement } from '../core/dialect.ts';
 import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
 import type { KeyUse } from './key-claims.ts';
@@ -22,6 +22,8 @@ export interface Found {
   readonly messages: readonly ReplyRow[];
   /** Conversations with a reply that is being generated. */
   readonly busy: readonly Pick<MessageRow, 'conversation_id'>[];
+  /** What turns change of their conversations. */
+  readonly settings: readonly Pick<ConversationRow, 'id' | 'user_id' | 'metadata'>[];
   readonly keys: readonly KeyUse[];
   readonly deletions: readonly Pick<DeletionRow, 'conversation_id' | 'deleted_at'>[];
 }
@@ -52,6 +54,7 @@ export class Reads {
       [
         ...turns.flatMap(questionOf),
         ...turns.flatMap(replacedReply),
+        ...turns.flatMap(({ start }) => (start?.answers ? [start.answers, start.message.uid] : [])),
         ...replies,
         ...turns.flatMap(({ revision, reply }) => (revision && reply ? [reply.uid] : [])),
         ...supersededMessages(turns, progress),
@@ -64,10 +67,17 @@ export class Reads {
     );
     this.#add(
       'busy',
-      turns.flatMap(({ revision, reply }) => (revision && reply ? [reply.conversationId] : [])),
+      turns.flatMap(({ start, revision, reply }) =>
+        (revision || start?.answers) && reply ? [reply.conversationId] : [],
+      ),
       (count) => `SELECT conversation_id FROM messages ${dialect.forceIndex('messages_worker')}
          WHERE worker IS NOT NULL AND status IN ('streaming', 'superseded')
            AND conversation_id IN (${placeholders(count)})`,
+    );
+    this.#add(
+      'settings',
+      turns.flatMap((unit) => (changesSettings(unit) && mayExist(unit) ? [unit.start.conversationId] : [])),
+      (count) => `SELECT id, user_id, metadata FROM conversations WHERE id IN (${placeholders(count)})`,
     );
     this.#add(
       'keys',
@@ -91,6 +101,7 @@ export class Reads {
       replies: [],
       messages: [],
       busy: [],
+      settings: [],
       keys: [],
       deletions: [],
     };
@@ -118,6 +129,13 @@ function concernedConversations(turns: readonly TurnWrite[]): string[] {
 /** The caller named the conversation, or could use its id while the turn was in the journal. */
 export function mayExist({ start, replayed }: TurnWrite): boolean {
   return start?.named === true || replayed === true;
+}
+
+type SettingTurn = TurnWrite & { readonly start: TurnStart };
+
+/** Whether the turn says something about its conversation. */
+export function changesSettings(unit: TurnWrite): unit is SettingTurn {
+  return unit.start?.user !== undefined || unit.start?.metadata !== undefined;
 }
 
 /** Replies without their question, which can be stored already. */

@@ -42,6 +42,18 @@ export function appendRest(
   return statements;
 }
 
+/** As {@link appendRest}, of the JSON of `details`, whose length is counted in bytes. */
+export function appendDetails(uid: string, json: string, done: number, packet: PacketLimit): Statement[] {
+  const statements: Statement[] = [];
+  const sql = 'UPDATE messages SET details = CONCAT(details, ?) WHERE uid = ? AND OCTET_LENGTH(details) = ?';
+  for (let at = done; at < json.length; ) {
+    const part = firstPart(json.slice(at, at + packet.chars + 1), packet);
+    statements.push({ sql, bindings: [part, uid, Buffer.byteLength(json.slice(0, at))] });
+    at += part.length;
+  }
+  return statements;
+}
+
 /** A text longer than `max_allowed_packet` cannot be stored. */
 export function isTooLong(text: string, { bytes }: PacketLimit): boolean {
   return text.length > bytes / 3 && Buffer.byteLength(text) > bytes;

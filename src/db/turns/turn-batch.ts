@@ -1,21 +1,29 @@
 import type { Knex } from 'knex';
 import { canAccess } from '../../domain/access/access.ts';
-import type {
-  ProgressOutcome,
-  Revision,
-  TurnStart,
-  TurnWrite,
-  WriteOutcome,
+import {
+  MAX_METADATA,
+  type ProgressOutcome,
+  type Revision,
+  type TurnStart,
+  type TurnWrite,
+  type WriteOutcome,
 } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import { fromMessage, toTime } from '../core/codec.ts';
 import type { Dialect, LockedConversation, PacketLimit, Statement } from '../core/dialect.ts';
 import { type Activity, hideExpired, restart, saveConversations, saveMessages } from './batch-inserts.ts';
-import { type Found, lockedByOthers, mayExist, Reads, type WriteBatch } from './batch-reads.ts';
+import {
+  changesSettings,
+  type Found,
+  lockedByOthers,
+  mayExist,
+  Reads,
+  type WriteBatch,
+} from './batch-reads.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
-import { appendRest, firstPart, isTooLong, REASONING, storable } from './text-parts.ts';
+import { appendDetails, appendRest, firstPart, isTooLong, REASONING, storable } from './text-parts.ts';
 
 /** Each retry can meet another key of the batch that another process has claimed. */
 const CLAIM_RETRIES = 3;
@@ -63,6 +71,7 @@ class Plan {
   readonly #messages: Map<string, ReplyRow>;
   /** Conversations with a reply that is being generated. */
   readonly #busy: Set<string>;
+  readonly #settings: Map<string, OwnSettings>;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
   /** Ids of conversations and replies that others have locked. */
@@ -91,6 +100,11 @@ class Plan {
       if (this.#expired.has(conversation_id)) this.#messages.delete(uid);
     }
     this.#busy = new Set(found.busy.map((row) => row.conversation_id));
+    this.#settings = new Map(
+      found.settings
+        .filter(({ id }) => this.#conversations.has(id) && !this.#restarts.has(id))
+        .map((row) => [row.id, toOwn(row)]),
+    );
     this.#keys = new Map(found.keys.map((row) => [row.id, row]));
     this.#locked = dialect.skipLocked === '' ? new Set() : lockedByOthers(batch, found);
     this.#deletions = new Map(found.deletions.map((row) => [row.conversation_id, row.deleted_at]));
@@ -131,11 +145,16 @@ class Plan {
     if (revision && reply) return this.#revise(unit, revision, reply);
     if (start && this.#deletedSince(unit)) return 'gone';
     if (start && this.#isForeign(start)) return 'foreign';
+    const impossible = start && (this.#unanswerable(unit, start) ?? this.#unsettable(unit));
+    if (impossible) return impossible;
     const question = reply?.replyTo ? this.#messages.get(reply.replyTo) : undefined;
     if (!start && reply && question?.conversation_id !== reply.conversationId) return 'gone';
     if (!start && question?.status === 'superseded' && reply?.status === 'streaming') return 'superseded';
     if (key && !this.#claim(unit)) return 'taken';
-    if (start) this.#insert(start.message, unit);
+    if (start) {
+      for (const message of [...(start.earlier ?? []), start.message]) this.#insert(message, unit);
+      this.#saveSettings(unit);
+    }
     if (!reply) return 'saved';
     const known = start ? undefined : this.#messages.get(reply.uid);
     if (!known) {
@@ -171,6 +190,41 @@ class Plan {
     this.#insert({ ...reply, status: 'superseded' }, unit);
     this.#busy.add(conversationId);
     return 'saved';
+  }
+
+  /** The reply whose calls are answered is missing, or the conversation has a later one. */
+  #unanswerable(
+    { replayed }: TurnWrite,
+    { answers, conversationId, message }: TurnStart,
+  ): WriteOutcome | undefined {
+    if (answers === undefined || this.#messages.has(message.uid)) return undefined;
+    const asked = this.#messages.get(answers);
+    if (asked?.conversation_id !== conversationId || asked.status === 'superseded') return 'gone';
+    return this.#busy.has(conversationId) && !replayed ? 'busy' : undefined;
+  }
+
+  /** A turn from the journal is never refused. */
+  #unsettable(unit: TurnWrite): WriteOutcome | undefined {
+    if (!changesSettings(unit) || unit.replayed) return undefined;
+    const { conversationId, user, metadata } = unit.start;
+    const own = this.#settings.get(conversationId) ?? NO_SETTINGS;
+    if (user !== undefined && own.user !== null && own.user !== user) return 'other_user';
+    return Object.keys({ ...own.metadata, ...metadata }).length > MAX_METADATA ? 'metadata_full' : undefined;
+  }
+
+  #saveSettings(unit: TurnWrite): void {
+    if (!changesSettings(unit)) return;
+    const { conversationId, user = null, metadata } = unit.start;
+    const known = this.#settings.get(conversationId) ?? NO_SETTINGS;
+    const members = Object.entries({ ...known.metadata, ...metadata }).slice(0, MAX_METADATA);
+    const own = {
+      user: known.user ?? user,
+      metadata: members.length === 0 ? null : Object.fromEntries(members),
+    };
+    this.#settings.set(conversationId, own);
+    const sql = 'UPDATE conversations SET user_id = ?, metadata = ? WHERE id = ?';
+    const json = own.metadata && JSON.stringify(own.metadata);
+    this.#updates.push({ sql, bindings: [own.user, json, conversationId] });
   }
 
   /** Conversations created earlier in the same batch count too. */
@@ -209,7 +263,7 @@ class Plan {
 
   /** @throws AppError `body_too_large` for a question longer than `max_allowed_packet` */
   #insert(whole: Message, unit: TurnWrite): void {
-    if (whole.role === 'user' && isTooLong(whole.content, this.#packet)) throw messageTooLong();
+    if (whole.role !== 'assistant' && isTooLong(whole.content, this.#packet)) throw messageTooLong();
     const message = storable(whole, this.#packet);
     const { worker = null, activeAt, revision } = unit;
     const time = toTime(message.timestamp);
@@ -218,17 +272,16 @@ class Plan {
     const { uid, conversationId, status, content, reasoning } = message;
     const first = firstPart(content, this.#packet);
     const firstReasoning = reasoning && firstPart(reasoning, this.#packet);
-    this.#inserts.push(
-      ...fromMessage(
-        first === content && firstReasoning === reasoning
-          ? message
-          : { ...message, content: first, reasoning: firstReasoning },
-        time,
-        this.#written,
-        status === 'streaming' || (revision && message.role === 'assistant') ? worker : null,
-      ),
-      this.#epochOf(conversationId),
+    const row = fromMessage(
+      first === content && firstReasoning === reasoning
+        ? message
+        : { ...message, content: first, reasoning: firstReasoning },
+      time,
+      this.#written,
+      status === 'streaming' || (revision && message.role === 'assistant') ? worker : null,
     );
+    if (message.details) this.#cutDetails(uid, row);
+    this.#inserts.push(...row, this.#epochOf(conversationId));
     this.#updates.push(...appendRest(uid, content, first.length, 0, this.#packet));
     if (reasoning && firstReasoning)
       this.#updates.push(...appendRest(uid, reasoning, firstReasoning.length, 0, this.#packet, REASONING));
@@ -243,6 +296,18 @@ class Plan {
       reply_to: message.replyTo,
       reasoning_length: reasoning?.length ?? null,
     });
+  }
+
+  /** Details are the last column. @throws AppError `body_too_large` when they are longer than `max_allowed_packet` */
+  #cutDetails(uid: string, row: (string | number | null)[]): void {
+    const json = String(row.at(-1));
+    // The text is in the same packet.
+    const rest = { ...this.#packet, chars: Math.floor(this.#packet.chars / 2) };
+    if (json.length <= rest.chars) return;
+    if (isTooLong(json, this.#packet)) throw messageTooLong();
+    const first = firstPart(json, rest);
+    row[row.length - 1] = first;
+    this.#updates.push(...appendDetails(uid, json, first.length, this.#packet));
   }
 
   #epochOf(conversationId: string): number {
@@ -277,6 +342,18 @@ function expiredConversations(
     if (existing.pinned === 0 && existing.last_active < cutoff) expired.set(existing.id, cutoff);
   }
   return expired;
+}
+
+/** What a turn can change of its conversation. */
+interface OwnSettings {
+  readonly user: string | null;
+  readonly metadata: Readonly<Record<string, string>> | null;
+}
+
+const NO_SETTINGS: OwnSettings = { user: null, metadata: null };
+
+function toOwn({ user_id, metadata }: Found['settings'][number]): OwnSettings {
+  return { user: user_id, metadata: metadata === null ? null : JSON.parse(metadata) };
 }
 
 function messageTooLong(): AppError {

@@ -237,13 +237,24 @@ class Lane {
     const reserved = Math.min(this.#progress.length, BATCH_PROGRESS);
     let chars = 0;
     const over = this.#turns.findIndex(({ unit }, index) => {
-      chars += (unit.start?.message.content.length ?? 0) + (unit.reply?.content.length ?? 0);
+      chars += (unit.start?.message.content.length ?? 0) + (unit.reply?.content.length ?? 0) + more(unit);
       chars += unit.reply?.reasoning?.length ?? 0;
       return index === BATCH_UNITS - reserved || (index > 0 && chars > BATCH_CHARS);
     });
     const turns = this.#turns.splice(0, over === -1 ? this.#turns.length : over);
     return { turns, progress: this.#progress.splice(0, BATCH_UNITS - turns.length) };
   }
+}
+
+/** Of results of tools and images. */
+function more({ start, revision }: TurnWrite): number {
+  const message = start?.message ?? revision?.message;
+  let chars = 0;
+  for (const { content } of start?.earlier ?? []) chars += content.length;
+  for (const part of message?.details?.parts ?? []) {
+    chars += part.type === 'text' ? part.text.length : part.image_url.url.length;
+  }
+  return chars;
 }
 
 function isLock(error: Error): boolean {

@@ -21,7 +21,18 @@ export interface TurnStart {
   /** The caller, who must have access to an existing conversation, and owns a new one. */
   readonly by: Access;
   readonly message: Message;
+  /** Results of tools that are stored before `message`, which is the last one. */
+  readonly earlier?: readonly Message[];
+  /** The uid of the reply whose calls they answer; without it nothing is written (`gone`). */
+  readonly answers?: string;
+  /** The caller's end user, stored with the conversation once. */
+  readonly user?: string;
+  /** Merged into that of the conversation. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
+
+/** The most members of the metadata of a conversation. */
+export const MAX_METADATA = 16;
 
 /**
  * The start of a turn that takes the place of stored messages: of those that {@link MessageDetails.supersedes} of its
@@ -81,8 +92,10 @@ export interface TurnWrite {
  * - `stopped`: saved, but the reply is cancelled and keeps that status.
  * - `taken`: another request has the idempotency key; nothing was written.
  * - `foreign`: another owner has the conversation; nothing was written.
+ * - `other_user`: the conversation has another end user; nothing was written.
+ * - `metadata_full`: the conversation would have too many members of metadata; nothing was written.
  *
- * Of a revision, and nothing was written:
+ * Of a revision or the results of tools, and nothing was written:
  * - `missing`: the conversation has no such message.
  * - `superseded`: another revision has taken its place.
  * - `busy`: a reply of the conversation is being generated.
@@ -95,6 +108,8 @@ export type WriteOutcome =
   | 'stopped'
   | 'taken'
   | 'foreign'
+  | 'other_user'
+  | 'metadata_full'
   | 'missing'
   | 'superseded'
   | 'busy';
@@ -177,6 +192,13 @@ export interface ReplyStore {
   key(id: string, activeSince: Instant): Promise<StoredKey | null>;
 }
 
+export interface PendingConversation {
+  readonly owner: string | null;
+  readonly messages: Message[];
+  readonly user: string | null;
+  readonly metadata: Readonly<Record<string, string>> | null;
+}
+
 /** The turns in this host's journal. */
 export interface PendingTurns {
   /** Whether any turn of the conversation is in the journal. */
@@ -185,9 +207,7 @@ export interface PendingTurns {
    * A conversation that began in the journal, with its messages, oldest first, each in its last state. Null when it
    * began earlier, so that the database has more of it.
    */
-  conversation(
-    conversationId: string,
-  ): { readonly owner: string | null; readonly messages: Message[] } | null;
+  conversation(conversationId: string): PendingConversation | null;
   reply(uid: string): Message | null;
   state(): { readonly turns: number; readonly bytes: number; readonly oldest: Instant | null };
   /** Resolves when the journal is empty; rejects with AppError `database_unavailable` after `ms`. */

@@ -168,6 +168,29 @@ export interface Feedback {
   readonly comment: string | null;
 }
 
+/** Which messages a turn is asked with, beside the earlier exchanges. */
+export interface ContextOptions {
+  /** The uid of a question to leave out, because it is asked again. */
+  readonly except?: string | undefined;
+  /** Only messages before this `seq`. */
+  readonly before?: number | undefined;
+  /** The exchange that is being answered: the one whose newest reply has calls, or that this result of a tool ends. */
+  readonly open?: 'calls' | { readonly result: string } | undefined;
+}
+
+/** What a conversation says about its turns. */
+export type TurnSettings = Omit<ConversationSettings, 'title'>;
+
+/** What a turn gets from its conversation. */
+export interface ConversationContext {
+  /** Null: the conversation is unknown, or was last active too long ago. */
+  readonly settings: TurnSettings | null;
+  /** As {@link ContextTurns}, oldest first. */
+  readonly messages: readonly HistoryMessage[];
+  /** The newest reply with its calls, when the context was asked for with the option `open`. */
+  readonly open?: { readonly uid: string; readonly calls: readonly ToolCall[] };
+}
+
 /** `seq` is the row number: growing, never reused. */
 export interface SequencedMessage extends Message {
   readonly seq: number;
@@ -225,20 +248,16 @@ export interface ConversationRepository {
   /** Also finds an expired conversation. */
   find(id: string): Promise<FoundConversation | null>;
   /**
-   * The context of the next user message, as {@link ContextTurns}, oldest first. Empty when the conversation is unknown
-   * or was last active before `activeSince`.
-   * @param except the user message whose reply is generated again
-   * @param before only messages before this `seq`
+   * What a turn gets from its conversation: with `limit` 0 no messages.
    * @throws AppError `conversation_not_found` when another owner has the conversation
    */
-  history(
+  context(
     id: string,
     access: Access,
     limit: number,
     activeSince: Instant,
-    except?: string,
-    before?: number,
-  ): Promise<HistoryMessage[]>;
+    options?: ContextOptions,
+  ): Promise<ConversationContext>;
   /** Also finds a superseded one. */
   message(
     conversation: Pick<FoundConversation, 'id' | 'epoch'>,

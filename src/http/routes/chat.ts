@@ -1,11 +1,7 @@
 import type { Request, Response } from 'express';
 import type { ReplyFormat } from '../../domain/conversations/conversation.ts';
-import {
-  type ChatInput,
-  type ChatQuestion,
-  type ChatService,
-  questionText,
-} from '../../services/chat/chat.ts';
+import type { ChatService } from '../../services/chat/chat.ts';
+import { type ChatInput, type ChatQuestion, questionText } from '../../services/chat/request/chat-input.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import { type Caller, callerOf } from '../access/caller.ts';
 import type { Quotas } from '../access/quotas.ts';

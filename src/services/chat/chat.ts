@@ -1,12 +1,12 @@
-import type { Access } from '../../domain/access/access.ts';
-import type { ModelRequest } from '../../domain/chat/model.ts';
-import { type ModelParameters, type ParameterChanges, withChanges } from '../../domain/chat/parameters.ts';
-import type { IdempotencyKey, KeyClaim, PendingTurns, StoredKey } from '../../domain/chat/turns.ts';
 import type {
-  ContentPart,
-  ContextMessage,
+  IdempotencyKey,
+  KeyClaim,
+  PendingTurns,
+  StoredKey,
+  TurnStart,
+} from '../../domain/chat/turns.ts';
+import type {
   ConversationRepository,
-  HistoryMessage,
   Instant,
   Message,
   MessageDetails,
@@ -16,73 +16,31 @@ import type { Retention } from '../../domain/conversations/retention.ts';
 import { AppError, conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import { ContextHistory, type HistoryLimits } from '../conversations/context-history.ts';
-import { findRevised, type RevisedQuestion, type RevisionQuestion } from '../conversations/revisions.ts';
+import { findRevised, type RevisedQuestion } from '../conversations/revisions.ts';
 import type { ExportThrottle } from '../exports/throttle.ts';
 import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
 import { type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
-import type { InputFilter } from './input-filter.ts';
+import type { ChatInput } from './request/chat-input.ts';
+import type { InputFilter } from './request/input-filter.ts';
+import {
+  type NewMessage,
+  type PreparedTurn,
+  type RequestSettings,
+  TurnPreparation,
+} from './request/turn-preparation.ts';
 import type { TurnObserver } from './timing/turn-observer.ts';
 import { TurnTimes } from './timing/turn-times.ts';
 import type { Turn } from './turn.ts';
 import { KeyInUseError, type NewTurn, type TurnRecorder } from './turn-recorder.ts';
 
-export interface ChatSettings extends HistoryLimits {
-  readonly model: string;
-  readonly systemPrompt: string | undefined;
-  readonly parameters: ModelParameters;
+export interface ChatSettings extends HistoryLimits, RequestSettings {
   readonly retention: Retention;
   /** Whether owners share no cached replies. */
   readonly cacheByOwner: boolean;
 }
 
-/** What a turn replies to. */
-export type ChatQuestion =
-  | {
-      readonly kind: 'message';
-      /** The text of the parts. */
-      readonly content: string;
-      /** Undefined: `content` alone. */
-      readonly parts?: readonly ContentPart[];
-    }
-  /** The results of all calls of the newest reply. */
-  | { readonly kind: 'tools'; readonly results: readonly ToolResult[] }
-  | RevisionQuestion;
-
-export interface ToolResult {
-  readonly toolCallId: string;
-  readonly content: string;
-}
-
-export interface ChatInput {
-  readonly question: ChatQuestion;
-  /** Lower case; undefined starts a conversation with a new id. */
-  readonly conversationId: string | undefined;
-  readonly format: ReplyFormat;
-  readonly model: string | undefined;
-  /** False bypasses the response cache. */
-  readonly cache: boolean;
-  /** The system prompt, over that of the conversation and of the settings. */
-  readonly system?: string;
-  /** Over those of the conversation and of the settings. */
-  readonly parameters?: ParameterChanges;
-  /** The caller's end user. */
-  readonly user?: string;
-  /** Merged into that of the conversation. */
-  readonly metadata?: Readonly<Record<string, string>>;
-  /** Whether the caller wants the model's reasoning. */
-  readonly wantsReasoning: boolean;
-  readonly access: Access;
-}
-
-/** The text of a question, for a count; none of one that is stored. */
-export function questionText(question: ChatQuestion): string {
-  if (question.kind === 'regenerate') return '';
-  if (question.kind !== 'tools') return question.content;
-  return question.results.map(({ content }) => content).join('\n');
-}
-
 interface ChatParts {
-  readonly conversations: Pick<ConversationRepository, 'history' | 'find' | 'message'>;
+  readonly conversations: Pick<ConversationRepository, 'context' | 'find' | 'message'>;
   readonly pending: PendingTurns;
   readonly generations: Generations;
   readonly recorder: TurnRecorder;
@@ -105,7 +63,7 @@ export class ChatService {
   readonly #idempotent: IdempotentTurns;
   readonly #observer: TurnObserver;
   readonly #throttle: Pick<ExportThrottle, 'noteChat'>;
-  readonly #filter: InputFilter | undefined;
+  readonly #preparation: TurnPreparation;
   readonly #clock: Clock;
   readonly #ids: IdSource;
 
@@ -118,7 +76,7 @@ export class ChatService {
     this.#idempotent = parts.idempotent;
     this.#observer = parts.observer;
     this.#throttle = parts.throttle;
-    this.#filter = parts.filter;
+    this.#preparation = new TurnPreparation(settings, this.#context, parts.filter);
     this.#clock = parts.clock;
     this.#ids = parts.ids;
   }
@@ -153,19 +111,22 @@ export class ChatService {
 
   async #begin(input: ChatInput, mode: ReplyMode, times: TurnTimes): Promise<Turn> {
     const { kind } = input.question;
-    if (kind === 'edit' || kind === 'regenerate') {
+    if (kind !== 'message') {
       const turn = await this.#beginRecorded(input, mode, times);
       // Without a key nobody else can have it.
       if (turn === KEY_IN_USE) throw new AppError('internal');
       return turn;
     }
-    const { sent, stored } = this.#filtered(questionText(input.question));
-    const history = await this.#history(input, input.conversationId);
+    const prepared = await this.#preparation.prepare(input, {
+      conversationId: input.conversationId,
+      activeSince: this.#activeSince(),
+      failed: null,
+      revised: undefined,
+    });
     times.historyLoaded();
-    const request = this.#request(input, sent, history);
-    const turn = this.#newTurn(input, stored, request.model, times);
+    const turn = this.#newTurn(input, prepared, times);
     times.called();
-    const opened = this.#start(request, mode, input, turn, history);
+    const opened = this.#start(prepared, mode, input, turn);
     // A named conversation may be deleted while the reply is generated, and a single write would bring it back.
     const isNew = input.conversationId === undefined;
     const inOneWrite = !opened.generation.running || (mode === 'whole' && isNew);
@@ -187,14 +148,14 @@ export class ChatService {
     failed: StoredKey | null = null,
   ): Promise<Turn | typeof KEY_IN_USE> {
     const revised = await this.#revised(input);
-    const isAskedAgain = input.question.kind === 'regenerate';
-    const { sent, stored } = this.#filtered(
-      revised && isAskedAgain ? revised.content : questionText(input.question),
-    );
-    const conversationId = failed?.conversationId ?? input.conversationId;
-    const history = await this.#history(input, conversationId, failed?.questionId, revised?.seq);
+    const prepared = await this.#preparation.prepare(input, {
+      conversationId: failed?.conversationId ?? input.conversationId,
+      activeSince: this.#activeSince(),
+      failed,
+      revised,
+    });
     times.historyLoaded();
-    const request = this.#request(input, sent, history);
+    const { request } = prepared;
     const hit = this.#generations.cached(request, this.#cacheSharing(input));
     const claim: KeyClaim | undefined = key && {
       ...key,
@@ -203,7 +164,7 @@ export class ChatService {
       expiredBefore: this.#activeSince(),
     };
     const turn: NewTurn = {
-      ...this.#newTurn(input, stored, request.model, times, failed, revised),
+      ...this.#newTurn(input, prepared, times, failed, revised),
       ...(claim && { key: claim }),
     };
     if (hit && !revised) {
@@ -214,7 +175,7 @@ export class ChatService {
     if (outcome === 'taken' || outcome === 'gone') return KEY_IN_USE;
     times.called();
     try {
-      const opened = this.#start(request, mode, input, turn, history);
+      const opened = this.#start(prepared, mode, input, turn);
       return this.#recorder.track(turn, opened, Promise.resolve());
     } catch (error) {
       await this.#recorder.recordFailure(turn);
@@ -231,10 +192,6 @@ export class ChatService {
       if (error instanceof KeyInUseError) return KEY_IN_USE;
       throw error;
     }
-  }
-
-  #filtered(message: string): ReturnType<InputFilter['apply']> {
-    return this.#filter?.apply(message) ?? { sent: message, stored: message };
   }
 
   async #revised({ question, conversationId, access }: ChatInput): Promise<RevisedQuestion | undefined> {
@@ -256,55 +213,53 @@ export class ChatService {
 
   #newTurn(
     input: ChatInput,
-    content: string,
-    model: string,
+    { request: { model }, stored, answers }: PreparedTurn,
     times: TurnTimes,
     failed?: StoredKey | null,
     revised?: RevisedQuestion,
   ): NewTurn {
-    const { format, access } = input;
+    const { format, access, user, metadata } = input;
     const conversationId = failed?.conversationId ?? input.conversationId ?? this.#ids.next();
-    const questionId = failed?.questionId ?? this.#ids.next();
     const timestamp = this.#clock.now();
+    const messages = stored.map((message) =>
+      newMessage(this.#ids.next(), conversationId, message, timestamp),
+    );
+    const newest = messages.at(-1);
+    const last = newest && failed ? { ...newest, uid: failed.questionId } : newest;
     const details: MessageDetails | null = input.wantsReasoning ? { wants_reasoning: true } : null;
     const asked = { model, format, details };
-    const reply = emptyReply(this.#ids.next(), conversationId, questionId, timestamp, asked);
+    const replyTo = failed?.questionId ?? last?.uid ?? revised?.uid ?? '';
+    const reply = emptyReply(this.#ids.next(), conversationId, replyTo, timestamp, asked);
     const owner = access.unrestricted ? null : access.owner;
+    const expiredBefore = this.#settings.retention.activeSince(timestamp);
     if (revised) {
-      const isAskedAgain = input.question.kind === 'regenerate';
-      const message = isAskedAgain ? undefined : userMessage(questionId, conversationId, content, timestamp);
-      const replyTo = message?.uid ?? revised.uid;
-      const expiredBefore = this.#settings.retention.activeSince(timestamp);
       return {
         owner,
-        reply: { ...reply, replyTo, details: { ...reply.details, supersedes: revised.uid } },
+        reply: { ...reply, details: { ...reply.details, supersedes: revised.uid } },
         times,
-        revision: { by: access, expiredBefore, message },
+        revision: { by: access, expiredBefore, message: last },
       };
     }
-    if (failed) return { owner, reply, times };
-    const message = userMessage(questionId, conversationId, content, timestamp);
-    const named = input.conversationId !== undefined;
-    const expiredBefore = this.#settings.retention.activeSince(timestamp);
-    return { owner, reply, times, start: { conversationId, named, expiredBefore, by: access, message } };
-  }
-
-  #history(
-    { access, model = this.#settings.model }: ChatInput,
-    conversationId: string | undefined,
-    except?: string,
-    before?: number,
-  ): Promise<readonly HistoryMessage[]> {
-    const activeSince = this.#activeSince();
-    return this.#context.load({ conversationId, model, access, activeSince }, except, before);
+    if (failed || !last) return { owner, reply, times };
+    const start: TurnStart = {
+      conversationId,
+      named: input.conversationId !== undefined,
+      expiredBefore,
+      by: access,
+      message: last,
+      ...(messages.length > 1 && { earlier: messages.slice(0, -1) }),
+      ...(answers !== undefined && { answers }),
+      ...(user !== undefined && { user }),
+      ...(metadata && { metadata }),
+    };
+    return { owner, reply, times, start };
   }
 
   #start(
-    request: ModelRequest,
+    { request, history }: PreparedTurn,
     mode: ReplyMode,
     input: ChatInput,
     turn: NewTurn,
-    history: readonly HistoryMessage[],
   ): OpenedGeneration {
     const { conversationId, replyTo } = turn.reply;
     const opened = this.#generations.start(request, mode, this.#cacheSharing(input), conversationId);
@@ -312,32 +267,11 @@ export class ChatService {
     this.#context.follow(opened.generation, where, history, replyTo);
     return opened;
   }
-
-  #request(input: ChatInput, sent: string, history: readonly HistoryMessage[]): ModelRequest {
-    const { model, systemPrompt, parameters } = this.#settings;
-    const prompt = input.system ?? systemPrompt;
-    const system: ContextMessage[] = prompt === undefined ? [] : [{ role: 'system', content: prompt }];
-    const past = this.#filter?.maskHistory(history) ?? history;
-    return {
-      model: input.model ?? model,
-      messages: [...system, ...past, { role: 'user', content: sent }],
-      parameters: withChanges(parameters, input.parameters),
-      ...(input.user !== undefined && { user: input.user }),
-    };
-  }
 }
 
-function userMessage(uid: string, conversationId: string, content: string, timestamp: Instant): Message {
-  const none = {
-    replyTo: null,
-    model: null,
-    finishReason: null,
-    usage: null,
-    format: null,
-    reasoning: null,
-    details: null,
-  };
-  return { uid, conversationId, role: 'user', content, timestamp, status: 'complete', ...none };
+function newMessage(uid: string, conversationId: string, message: NewMessage, timestamp: Instant): Message {
+  const none = { model: null, finishReason: null, usage: null, format: null, reasoning: null };
+  return { uid, conversationId, timestamp, status: 'complete', ...none, ...message };
 }
 
 function emptyReply(

@@ -7,12 +7,14 @@ import {
   conversationNotFound,
   messageNotFound,
   messageSuperseded,
+  userMismatch,
 } from '../../domain/errors.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { FailedWriteQueue } from './failed-write-queue.ts';
 import type { OpenedGeneration } from './generations.ts';
 import { Reply, storedEnd } from './reply.ts';
+import { metadataFull } from './request/turn-preparation.ts';
 import type { TurnTimes } from './timing/turn-times.ts';
 import {
   conversationDeleted,
@@ -66,10 +68,8 @@ export class TurnRecorder {
    */
   async recordStart(turn: NewTurn): Promise<WriteOutcome> {
     const outcome = await this.#writer.write({ ...startOf(turn), reply: turn.reply, worker: this.#worker });
-    if (outcome === 'foreign' || (outcome === 'gone' && turn.revision)) throw conversationNotFound();
-    if (outcome === 'missing') throw messageNotFound();
-    if (outcome === 'superseded') throw messageSuperseded();
-    if (outcome === 'busy') throw conversationBusy();
+    if (outcome === 'gone' && (turn.revision || turn.start?.answers)) throw conversationNotFound();
+    throwRefusal(outcome);
     return outcome;
   }
 
@@ -214,10 +214,20 @@ export class TurnRecorder {
     }
     if (outcome === 'gone') throw conversationDeleted();
     if (outcome === 'replaced') throw replyRemoved();
-    if (outcome === 'foreign') throw conversationNotFound();
     if (outcome === 'taken') throw new KeyInUseError();
+    throwRefusal(outcome);
     return outcome;
   }
+}
+
+/** @throws AppError when the turn is not possible as it was asked for */
+function throwRefusal(outcome: WriteOutcome): void {
+  if (outcome === 'foreign') throw conversationNotFound();
+  if (outcome === 'missing') throw messageNotFound();
+  if (outcome === 'superseded') throw messageSuperseded();
+  if (outcome === 'busy') throw conversationBusy();
+  if (outcome === 'other_user') throw userMismatch();
+  if (outcome === 'metadata_full') throw metadataFull();
 }
 
 /** Another request has the idempotency key. */

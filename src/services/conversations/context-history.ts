@@ -1,11 +1,12 @@
 import { type Access, canAccess } from '../../domain/access/access.ts';
-import { type PendingTurns, waitForReplay } from '../../domain/chat/turns.ts';
+import { type PendingConversation, type PendingTurns, waitForReplay } from '../../domain/chat/turns.ts';
 import { ContextTurns, turnsWithin } from '../../domain/conversations/context.ts';
 import type {
+  ContextOptions,
+  ConversationContext,
   ConversationRepository,
   HistoryMessage,
   Instant,
-  Message,
 } from '../../domain/conversations/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 
@@ -14,13 +15,16 @@ export interface HistoryLimits {
   readonly historyLimit: number;
   /** The most estimated tokens of them; undefined: no limit. */
   readonly historyMaxTokens: number | undefined;
+  /** The default model. */
+  readonly model: string;
 }
 
 /** The question that gets the context. */
 interface Question {
   /** Undefined: of a new conversation. */
   readonly conversationId: string | undefined;
-  readonly model: string;
+  /** Undefined: the one of the conversation or of the settings. */
+  readonly model: string | undefined;
   readonly access: Access;
   readonly activeSince: Instant;
 }
@@ -36,7 +40,7 @@ const MAX_CONVERSATIONS = 10_000;
 /** Loads the stored messages that a question is sent with. */
 export class ContextHistory {
   readonly #limits: HistoryLimits;
-  readonly #conversations: Pick<ConversationRepository, 'history'>;
+  readonly #conversations: Pick<ConversationRepository, 'context'>;
   readonly #pending: PendingTurns;
   /**
    * The first message of the last context that a model took after it refused a longer one. In memory only: without it,
@@ -46,7 +50,7 @@ export class ContextHistory {
 
   constructor(
     limits: HistoryLimits,
-    conversations: Pick<ConversationRepository, 'history'>,
+    conversations: Pick<ConversationRepository, 'context'>,
     pending: PendingTurns,
   ) {
     this.#limits = limits;
@@ -55,20 +59,28 @@ export class ContextHistory {
   }
 
   /**
-   * Oldest first, in whole turns.
-   * @param except a question that is asked again
-   * @param before only messages before this `seq`
+   * The messages are whole exchanges, oldest first.
    * @throws AppError `conversation_not_found` when another owner has the conversation, `database_unavailable`
    */
-  async load(question: Question, except?: string, before?: number): Promise<readonly HistoryMessage[]> {
+  async load(question: Question, options: ContextOptions = {}): Promise<ConversationContext> {
     const { conversationId, model, access, activeSince } = question;
-    if (conversationId === undefined) return [];
-    const stored = await this.#stored(conversationId, access, activeSince, except, before);
-    const start = this.#starts.get(keyOf(conversationId, model));
-    const at = start === undefined ? -1 : stored.findIndex(({ uid }) => uid === start);
-    const taken = at > 0 ? stored.slice(at) : stored;
+    if (conversationId === undefined) return NO_CONTEXT;
+    const stored = await this.#stored(conversationId, access, activeSince, options);
+    // The model of the turn is known now: the conversation may name it.
+    const used = model ?? stored.settings?.model ?? this.#limits.model;
+    return { ...stored, messages: this.#shortened(stored.messages, keyOf(conversationId, used), options) };
+  }
+
+  #shortened(
+    messages: readonly HistoryMessage[],
+    key: string,
+    { open }: ContextOptions,
+  ): readonly HistoryMessage[] {
+    const start = this.#starts.get(key);
+    const at = start === undefined ? -1 : messages.findIndex(({ uid }) => uid === start);
+    const taken = at > 0 ? messages.slice(at) : messages;
     const { historyMaxTokens } = this.#limits;
-    return historyMaxTokens === undefined ? taken : turnsWithin(taken, historyMaxTokens);
+    return historyMaxTokens === undefined ? taken : turnsWithin(taken, historyMaxTokens, open !== undefined);
   }
 
   /**
@@ -102,25 +114,31 @@ export class ContextHistory {
     id: string,
     access: Access,
     activeSince: Instant,
-    except?: string,
-    before?: number,
-  ): Promise<HistoryMessage[]> {
+    options: ContextOptions,
+  ): Promise<ConversationContext> {
     const { historyLimit } = this.#limits;
     const journalled = this.#pending.has(id) ? this.#pending.conversation(id) : null;
     if (journalled && !canAccess(access, journalled.owner)) throw conversationNotFound();
-    if (historyLimit === 0) return [];
-    if (journalled) return contextOf(journalled.messages, historyLimit, activeSince);
+    if (journalled) return contextOf(journalled, historyLimit, activeSince, options);
     await waitForReplay(this.#pending, id);
-    return this.#conversations.history(id, access, historyLimit, activeSince, except, before);
+    return this.#conversations.context(id, access, historyLimit, activeSince, options);
   }
 }
 
-function contextOf(messages: readonly Message[], limit: number, activeSince: Instant): HistoryMessage[] {
-  const turns = new ContextTurns(limit);
-  if ((messages.at(-1)?.timestamp ?? 0) >= activeSince) {
-    for (const message of messages.toReversed()) turns.addOlder(message);
-  }
-  return turns.context();
+const NO_CONTEXT: ConversationContext = { settings: null, messages: [] };
+
+function contextOf(
+  { messages, user, metadata }: PendingConversation,
+  limit: number,
+  activeSince: Instant,
+  options: ContextOptions,
+): ConversationContext {
+  if ((messages.at(-1)?.timestamp ?? 0) < activeSince) return NO_CONTEXT;
+  const turns = new ContextTurns(limit, options);
+  for (const message of messages.toReversed()) turns.addOlder(message);
+  const settings = { system: null, model: null, parameters: null, user, metadata };
+  const { open } = turns;
+  return { settings, messages: turns.context(), ...(open && { open }) };
 }
 
 function keyOf(conversationId: string, model: string): string {

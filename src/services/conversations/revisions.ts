@@ -27,6 +27,8 @@ export interface RevisedQuestion {
   readonly uid: string;
   readonly content: string;
   readonly parts?: readonly ContentPart[];
+  /** It is the last result of a tool before the reply. */
+  readonly isResult: boolean;
   /** The context are the messages before this one. */
   readonly seq: number;
 }
@@ -76,8 +78,8 @@ export async function findRevised(
   const isReply = message.role === 'assistant';
   const question = isReply ? await questionOf(parts, conversation, message) : message;
   if (message.role === 'tool' || !question) throw wrongRole(kind, 'a question or of its reply');
-  const { uid, seq, content, details } = question;
-  return { uid, seq, content, ...(details?.parts && { parts: details.parts }) };
+  const { uid, seq, role, content, details } = question;
+  return { uid, seq, content, isResult: role === 'tool', ...(details?.parts && { parts: details.parts }) };
 }
 
 async function questionOf(

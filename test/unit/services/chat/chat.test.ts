@@ -16,10 +16,11 @@ import type { HistoryMessage } from '../../../../src/domain/conversations/conver
 import { Retention } from '../../../../src/domain/conversations/retention.ts';
 import { AppError } from '../../../../src/domain/errors.ts';
 import { createTextFormat } from '../../../../src/markdown/index.ts';
-import { type ChatInput, ChatService, type ChatSettings } from '../../../../src/services/chat/chat.ts';
+import { ChatService, type ChatSettings } from '../../../../src/services/chat/chat.ts';
 import { Checkpoints } from '../../../../src/services/chat/checkpoints.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';
 import { IdempotentTurns } from '../../../../src/services/chat/idempotent-turns.ts';
+import type { ChatInput } from '../../../../src/services/chat/request/chat-input.ts';
 import { StoredStreams } from '../../../../src/services/chat/stored-streams.ts';
 import { TurnObserver } from '../../../../src/services/chat/timing/turn-observer.ts';
 import { TurnRecorder } from '../../../../src/services/chat/turn-recorder.ts';
@@ -131,9 +132,9 @@ function setUp(
     conversations: {
       find: () => Promise.resolve(null),
       message: () => Promise.resolve(null),
-      history: (...args) => {
+      context: (...args) => {
         histories.push(args);
-        return Promise.resolve(options.history ?? []);
+        return Promise.resolve({ settings: null, messages: options.history ?? [] });
       },
     },
     pending,

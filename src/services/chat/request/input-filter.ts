@@ -1,6 +1,6 @@
-import type { HistoryMessage } from '../../domain/conversations/conversation.ts';
-import { AppError } from '../../domain/errors.ts';
-import type { FilterRule } from '../../domain/filter.ts';
+import type { HistoryMessage } from '../../../domain/conversations/conversation.ts';
+import { AppError } from '../../../domain/errors.ts';
+import type { FilterRule } from '../../../domain/filter.ts';
 
 /** Filters user messages, as plain text, before the model gets them. */
 export class InputFilter {
@@ -24,8 +24,13 @@ export class InputFilter {
   /** Masks earlier messages, also where the action is `block`: the conversation could not continue otherwise. */
   maskHistory(messages: readonly HistoryMessage[]): HistoryMessage[] {
     const { text: filter } = this.#rule.words.filters;
-    return messages.map((message) =>
-      message.role === 'user' ? { ...message, content: filter.whole(message.content, 'mask').text } : message,
-    );
+    const masked = (text: string) => filter.whole(text, 'mask').text;
+    return messages.map((message) => {
+      if (message.role === 'assistant') return message;
+      const parts = message.parts?.map((part) =>
+        part.type === 'text' ? { ...part, text: masked(part.text) } : part,
+      );
+      return { ...message, content: masked(message.content), ...(parts && { parts }) };
+    });
   }
 }

@@ -1,0 +1,160 @@
+import type { Knex } from 'knex';
+import { type Access, canAccess } from '../../domain/access/access.ts';
+import { ContextTurns } from '../../domain/conversations/context.ts';
+import type {
+  ContextOptions,
+  ConversationContext,
+  HistoryMessage,
+  Instant,
+  TurnSettings,
+} from '../../domain/conversations/conversation.ts';
+import { conversationNotFound } from '../../domain/errors.ts';
+import { toDetails, toSettings, toTime } from '../core/codec.ts';
+import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
+import { withReconnect } from '../core/errors.ts';
+import {
+  type ConversationRow,
+  isUnexpired,
+  type MessageRow,
+  SETTINGS_COLUMNS,
+  type StoredSettings,
+} from '../core/tables.ts';
+
+type MessageColumns = Pick<
+  MessageRow,
+  'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to' | 'reasoning' | 'details'
+> & {
+  /** Bytes of `details` that are left out; null: none. */
+  details_bytes: number | null;
+};
+
+type Row = Partial<StoredSettings> &
+  Pick<ConversationRow, 'owner'> &
+  (MessageColumns | { [Name in keyof MessageColumns]: null });
+
+const NO_SETTINGS: StoredSettings = {
+  title: null,
+  user_id: null,
+  metadata: null,
+  system_prompt: null,
+  default_model: null,
+  parameters: null,
+};
+const SETTINGS = SETTINGS_COLUMNS.split(', ')
+  .map((column) => `c.${column}`)
+  .join(', ');
+/** Each row of the first page has the settings of the conversation too. */
+const FIRST_PAGE = 32;
+const MAX_PAGE = 1000;
+/** Longer details of questions, which are images, are read only for the messages of the context. */
+const LONG_DETAILS = 64 * 1024;
+/** Of the images of a context, as base64: an older exchange with more is left out. */
+const MAX_IMAGE_BYTES = 64 * 1024 * 1024;
+
+/** Reads what a turn gets from its conversation. */
+export class ContextReader {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+
+  constructor(knex: Knex) {
+    this.#knex = knex;
+    this.#dialect = dialectOf(knex);
+  }
+
+  /**
+   * Reads back from the newest message and pairs here: nearly always one short index scan, where a join of questions
+   * and replies would need one more index on the hottest table.
+   */
+  async read(
+    id: string,
+    access: Access,
+    limit: number,
+    activeSince: Instant,
+    options: ContextOptions = {},
+  ): Promise<ConversationContext> {
+    const turns = new ContextTurns(limit, options);
+    const long = new Map<string, LongDetails>();
+    let settings: TurnSettings | null = null;
+    let page = Math.min(Math.max(limit, 1), FIRST_PAGE);
+    let before = options.before ?? Number.MAX_SAFE_INTEGER;
+    do {
+      const rows = await this.#newestFirst(id, page, before, activeSince, settings === null);
+      const [first] = rows;
+      if (first && !canAccess(access, first.owner)) throw conversationNotFound();
+      if (first && settings === null) settings = toSettings({ ...NO_SETTINGS, ...first });
+      for (const row of rows) {
+        if (row.id === null) continue;
+        if (row.details_bytes !== null) long.set(row.uid, { id: row.id, bytes: row.details_bytes });
+        turns.addOlder({ ...row, replyTo: row.reply_to, details: toDetails(row.details) });
+      }
+      const oldest = rows.at(-1);
+      if (!oldest || oldest.id === null || rows.length < page) break;
+      before = oldest.id;
+      page = Math.min(2 * page, MAX_PAGE);
+    } while (!turns.full);
+    const messages = turns.context();
+    const { open } = turns;
+    return {
+      settings,
+      messages: long.size === 0 ? messages : await this.#withLongDetails(messages, long),
+      ...(open && { open }),
+    };
+  }
+
+  /** Those of a conversation without messages are one row, in which the columns of the message are null. */
+  #newestFirst(
+    id: string,
+    limit: number,
+    before: number,
+    activeSince: Instant,
+    withSettings: boolean,
+  ): Promise<Row[]> {
+    const isLong = `m.role = 'user' AND OCTET_LENGTH(m.details) > ${LONG_DETAILS}`;
+    return this.#select(
+      `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to,
+         CASE WHEN m.details IS NOT NULL THEN m.reasoning END AS reasoning,
+         CASE WHEN ${isLong} THEN NULL ELSE m.details END AS details,
+         CASE WHEN ${isLong} THEN OCTET_LENGTH(m.details) END AS details_bytes,
+         c.owner${withSettings ? `, ${SETTINGS}` : ''}
+       FROM conversations c LEFT JOIN messages m ${this.#dialect.forceIndex('messages_conversation')}
+         ON m.conversation_id = c.id AND m.epoch = c.epoch AND m.id < ? AND m.status <> 'superseded'
+       WHERE c.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')} ORDER BY m.id DESC LIMIT ?`,
+      [before, id, toTime(activeSince), limit],
+    );
+  }
+
+  /** Without the oldest exchanges whose images are too many. */
+  async #withLongDetails(
+    messages: readonly HistoryMessage[],
+    long: ReadonlyMap<string, LongDetails>,
+  ): Promise<readonly HistoryMessage[]> {
+    let left = MAX_IMAGE_BYTES;
+    const tooMany = messages.findLastIndex(({ uid }) => {
+      left -= long.get(uid)?.bytes ?? 0;
+      return left < 0;
+    });
+    const next = messages.findIndex(({ role }, at) => at > tooMany && role === 'user');
+    // The newest one stays: it can be the one that is being answered.
+    const taken = tooMany < 0 ? messages : messages.slice(next < 0 ? tooMany : next);
+    const ids = taken.flatMap(({ uid }) => long.get(uid)?.id ?? []);
+    if (ids.length === 0) return taken;
+    const rows = await this.#select<Pick<MessageRow, 'uid' | 'details'>>(
+      `SELECT uid, details FROM messages WHERE id IN (${placeholders(ids.length)})`,
+      ids,
+    );
+    const parts = new Map(rows.map(({ uid, details }) => [uid, toDetails(details)?.parts]));
+    return taken.map((message) => {
+      const own = parts.get(message.uid);
+      return own ? { ...message, parts: own } : message;
+    });
+  }
+
+  #select<R>(sql: string, bindings: readonly (string | number)[]): Promise<R[]> {
+    return withReconnect(() => this.#dialect.select<R>(this.#knex, sql, bindings));
+  }
+}
+
+interface LongDetails {
+  readonly id: number;
+  readonly bytes: number;
+}

@@ -1,0 +1,50 @@
+import type { Access } from '../../../domain/access/access.ts';
+import type { ParameterChanges } from '../../../domain/chat/parameters.ts';
+import type { ContentPart, ReplyFormat } from '../../../domain/conversations/conversation.ts';
+import type { RevisionQuestion } from '../../conversations/revisions.ts';
+
+/** What a turn replies to. */
+export type ChatQuestion =
+  | {
+      readonly kind: 'message';
+      /** The text of the parts. */
+      readonly content: string;
+      /** Undefined: `content` alone. */
+      readonly parts?: readonly ContentPart[];
+    }
+  /** The results of all calls of the newest reply. */
+  | { readonly kind: 'tools'; readonly results: readonly ToolResult[] }
+  | RevisionQuestion;
+
+export interface ToolResult {
+  readonly toolCallId: string;
+  readonly content: string;
+}
+
+export interface ChatInput {
+  readonly question: ChatQuestion;
+  /** Lower case; undefined starts a conversation with a new id. */
+  readonly conversationId: string | undefined;
+  readonly format: ReplyFormat;
+  readonly model: string | undefined;
+  /** False bypasses the response cache. */
+  readonly cache: boolean;
+  /** The system prompt, over that of the conversation and of the settings. */
+  readonly system?: string;
+  /** Over those of the conversation and of the settings. */
+  readonly parameters?: ParameterChanges;
+  /** The caller's end user. */
+  readonly user?: string;
+  /** Merged into that of the conversation. */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** Whether the caller wants the model's reasoning. */
+  readonly wantsReasoning: boolean;
+  readonly access: Access;
+}
+
+/** The text of a question, for a count; none of one that is stored. */
+export function questionText(question: ChatQuestion): string {
+  if (question.kind === 'regenerate') return '';
+  if (question.kind !== 'tools') return question.content;
+  return question.results.map(({ content }) => content).join('\n');
+}
