@@ -119,8 +119,8 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     await text.locator('.code button', { hasText: 'Copied' }).waitFor();
     const copied = String(await page.evaluate('navigator.clipboard.readText()'));
     assert.equal(copied, `const a = '<b>'; // ${'x'.repeat(400)}\n`);
-    await page.locator('.reply .meta button').click();
-    await page.locator('.reply .meta button', { hasText: 'Copied' }).waitFor();
+    await page.locator('.reply .meta .copy').click();
+    await page.locator('.reply .meta .copy', { hasText: 'Copied' }).waitFor();
     assert.equal(await page.evaluate('navigator.clipboard.readText()'), MARKDOWN);
     assert.deepEqual(faults, []);
     await close();

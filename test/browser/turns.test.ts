@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Browser, Page } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, textOf } from './page.ts';
+import { ask, openPage, textOf, until } from './page.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
@@ -35,7 +35,7 @@ describe('the turns and conversations of the home page', { skip: chromium === un
 
   /** The questions and replies that are seen. */
   async function shown(page: Page): Promise<string[]> {
-    const texts = await page.locator('#log > article:visible .text').allTextContents();
+    const texts = await page.locator('#log .text:visible').allTextContents();
     return texts.map((text) => text.trim());
   }
 
@@ -80,6 +80,79 @@ describe('the turns and conversations of the home page', { skip: chromium === un
     await first.locator('.preview', { hasText: 'word 0 word 1' }).waitFor();
     assert.equal(await first.locator('a').getAttribute('data-id'), id);
     assert.deepEqual(faults, []);
+    await close();
+  });
+
+  test('finds conversations by their titles and messages', async () => {
+    const { page, faults, close } = await openPage(browser, server.url);
+    await ask(page, 'About zebras');
+    const id = new URL(page.url()).searchParams.get('c');
+    await page.locator('#renew').click();
+    await ask(page, 'Something else');
+    const first = page.locator('#conversations li').first();
+    await page.locator('#search').fill('ZEBRAS');
+    await until(page, "document.querySelectorAll('#conversations li').length === 1");
+    assert.equal(await first.locator('a').getAttribute('data-id'), id);
+    await page.locator('#search').fill('no such words');
+    await page.locator('#list-note', { hasText: 'Nothing found.' }).waitFor();
+    await page.locator('#search').fill('');
+    await until(page, "document.querySelectorAll('#conversations li').length > 1");
+    assert.deepEqual(faults, []);
+    await close();
+  });
+
+  test('makes the last reply anew, in its place', async () => {
+    const { page, faults, close } = await openPage(browser, server.url);
+    await ask(page, 'counter');
+    const [, first] = await shown(page);
+    await ask(page, 'other');
+    assert.equal(await page.locator('.regenerate:visible').count(), 1);
+    await ask(page, 'counter');
+    await page.locator('.regenerate:visible').click();
+    await page
+      .locator('#log[aria-busy="false"] .reply:last-child[data-state="done"]', { hasText: /number [3-9]/ })
+      .waitFor();
+    const texts = await shown(page);
+    assert.equal(texts.length, 6);
+    assert.notEqual(texts.at(-1), first);
+    const { messages } = await stored(page);
+    assert.deepEqual(
+      messages.map(({ content }: { content: string }) => content.trim()),
+      texts,
+    );
+    assert.equal((await stored(page, '?include=superseded')).messages.length, 7);
+    assert.deepEqual(faults, []);
+    await close();
+  });
+
+  test('edits a question, which replaces it and what came after', async () => {
+    const { page, close } = await openPage(browser, server.url);
+    for (const message of ['one', 'two', 'three']) await ask(page, message);
+    const second = page.locator('.question', { hasText: 'two' });
+    await second.locator('.edit').click();
+    await page.keyboard.press('Escape');
+    assert.equal((await shown(page)).length, 6);
+    await second.locator('.edit').click();
+    await page.keyboard.press('ControlOrMeta+a');
+    await page.keyboard.type('two and a half');
+    await page.keyboard.press('Enter');
+    await page.locator('#log[aria-busy="false"] .reply:last-child[data-state="done"]').waitFor();
+    const expected = ['one', 'word 0 word 1 word 2', 'two and a half', 'word 0 word 1 word 2'];
+    assert.deepEqual(await shown(page), expected);
+    await page.reload();
+    await page.locator('.reply').nth(1).waitFor();
+    assert.deepEqual(await shown(page), expected);
+    await close();
+  });
+
+  test('keeps the old reply when a new one cannot be made, and offers another try', async () => {
+    const { page, close } = await openPage(browser, server.url);
+    await ask(page, 'busy later');
+    await page.locator('.regenerate:visible').click();
+    await page.locator('.error .retry').waitFor();
+    assert.match(await textOf(page.locator('.error')), /^Request failed \(503\)/);
+    assert.deepEqual(await shown(page), ['busy later', 'word 0 word 1 word 2']);
+    assert.equal((await stored(page)).messages.length, 2);
     await close();
   });
 });
