@@ -27,6 +27,7 @@ const TWINS = [
   'docs/content-filter',
   'docs/security',
   'docs/metrics',
+  'docs/tutorial',
 ].filter((name) => documents().includes(`${name}.zh-CN.md`));
 const OTHERS = [
   'CHANGELOG.md',
@@ -57,6 +58,17 @@ function exampleSettings(): string[][] {
 }
 
 describe('the documents', () => {
+  it('show code in the tutorial that the examples have', () => {
+    const code = ['examples/stream.mjs', 'examples/chat/chat.js'].map(read).join('\n');
+    const shown = blocksOf(read('docs/tutorial.md')).filter(({ language }) => language === 'js');
+    assert.ok(shown.length > 5);
+    const lines = shown.flatMap(({ text }) => text.split('\n').map((line) => line.trim()));
+    assert.deepEqual(
+      lines.filter((line) => !code.includes(line)),
+      [],
+    );
+  });
+
   for (const name of TWINS) {
     it(`show the same code in both languages: ${name}`, () => {
       const plain = (file: string) => blocksOf(read(file)).map(({ language, text }) => ({ language, text }));
