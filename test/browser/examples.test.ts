@@ -11,11 +11,14 @@ import type { Browser, Page } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
+import { until } from './page.ts';
 
 const chromium = provideChromium();
 
 const EXAMPLES = new URL('../../examples/', import.meta.url);
 const TYPES: Readonly<Record<string, string>> = { '/index.html': 'text/html', '/chat.js': 'text/javascript' };
+const PIXEL =
+  'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==';
 
 /** Serves examples/chat from an origin of its own, as any web server does. */
 async function serveExample(): Promise<Server> {
@@ -95,6 +98,30 @@ describe('the example applications', { skip: chromium === undefined }, () => {
     await page.locator('li', { hasText: 'Demo' }).waitFor();
     await page.locator('#stop').click();
     await finished(page, 'cancelled');
+    await close();
+  });
+
+  test('calls a tool and sends its result', async () => {
+    const { page, faults, close } = await openExample();
+    await send(page, 'What is the weather in Paris?');
+    await finished(page, 'stop');
+    assert.deepEqual(await roles(page), ['user', 'assistant', 'tool', 'assistant']);
+    const texts = await page.locator('li').allTextContents();
+    assert.equal(texts[1], 'get_weather({"city":"Paris"})');
+    assert.equal(texts[2], 'Paris: 21 °C, sunny');
+    assert.match(texts[3] ?? '', /Paris: 21 °C, sunny/);
+    assert.deepEqual(faults, []);
+    await close();
+  });
+
+  test('sends an image', async () => {
+    const { page, close } = await openExample();
+    const buffer = Buffer.from(PIXEL, 'base64');
+    await page.locator('#image').setInputFiles({ name: 'pixel.png', mimeType: 'image/png', buffer });
+    await send(page, 'Describe it');
+    await finished(page, 'stop');
+    await page.locator('li', { hasText: 'received **1** image' }).waitFor();
+    await until(page, "document.querySelector('li img').naturalWidth === 1");
     await close();
   });
 

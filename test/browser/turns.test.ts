@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { crc32, deflateSync } from 'node:zlib';
 import type { Browser, Page } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
@@ -7,6 +8,28 @@ import { ask, openPage, textOf, until } from './page.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
+
+/** A PNG of one red pixel. */
+function redPixel(): Buffer {
+  const chunk = (type: string, data: Buffer) => {
+    const body = Buffer.concat([Buffer.from(type, 'latin1'), data]);
+    const frame = Buffer.alloc(8);
+    frame.writeUInt32BE(data.length, 0);
+    frame.writeUInt32BE(crc32(body), 4);
+    return Buffer.concat([frame.subarray(0, 4), body, frame.subarray(4)]);
+  };
+  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+  const header = Buffer.from([0, 0, 0, 1, 0, 0, 0, 1, 8, 2, 0, 0, 0]);
+  const data = deflateSync(Buffer.from([0, 255, 0, 0]));
+  return Buffer.concat([
+    signature,
+    chunk('IHDR', header),
+    chunk('IDAT', data),
+    chunk('IEND', Buffer.alloc(0)),
+  ]);
+}
+
+const PIXEL = { name: 'red.png', mimeType: 'image/png', buffer: redPixel() };
 
 describe('the turns and conversations of the home page', { skip: chromium === undefined }, () => {
   let server: TestServer;
@@ -38,6 +61,75 @@ describe('the turns and conversations of the home page', { skip: chromium === un
     const texts = await page.locator('#log .text:visible').allTextContents();
     return texts.map((text) => text.trim());
   }
+
+  test('applies model, system prompt and parameters to a conversation, and keeps them with it', async () => {
+    const { page, faults, close } = await openPage(browser, server.url);
+    await page.locator('#settings-toggle').click();
+    await page.locator('[name="system"]').fill('Be brief.');
+    await page.locator('[name="temperature"]').fill('0.3');
+    await page.locator('[name="max_tokens"]').fill('99');
+    await page.locator('[name="model"]').fill('other-model');
+    await ask(page, 'Hello');
+    const expected = { model: 'other-model', temperature: 0.3, max_tokens: 99 };
+    const first = upstream.request;
+    assert.deepEqual({ ...first, ...expected }, first);
+    assert.deepEqual(first?.messages[0], { role: 'system', content: 'Be brief.' });
+    await page.reload();
+    await page.locator('.reply[data-state="done"]').waitFor();
+    assert.equal(await page.locator('[name="system"]').inputValue(), 'Be brief.');
+    await page.locator('#settings-toggle').click();
+    await page.locator('[name="temperature"]').fill('');
+    await page.locator('[name="max_tokens"]').fill('50');
+    await page.locator('[name="model"]').focus();
+    await page.locator('#settings-state', { hasText: 'Saved' }).waitFor();
+    await ask(page, 'Again');
+    assert.equal(upstream.request?.temperature, undefined);
+    assert.equal(upstream.request?.max_tokens, 50);
+    assert.equal(upstream.request?.model, 'other-model');
+    await page.locator('#renew').click();
+    assert.equal(await page.locator('[name="system"]').inputValue(), '');
+    assert.deepEqual(faults, []);
+    await close();
+  });
+
+  test('sends images that are chosen, pasted and dropped, and shows them after a reload', async () => {
+    const { page, faults, foreign, close } = await openPage(browser, server.url);
+    await page.locator('#file').setInputFiles(PIXEL);
+    await page.locator('.thumbnail img').waitFor();
+    for (const [event, target] of [
+      ['paste', 'message'],
+      ['drop', 'log'],
+    ])
+      await page.evaluate(`{
+        const bytes = Uint8Array.from(atob('${PIXEL.buffer.toString('base64')}'), (c) => c.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], 'x.png', { type: 'image/png' }));
+        const event = '${event}' === 'paste'
+          ? new ClipboardEvent('paste', { clipboardData: data, bubbles: true, cancelable: true })
+          : new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true });
+        document.getElementById('${target}').dispatchEvent(event);
+      }`);
+    await page.locator('.thumbnail').nth(2).waitFor();
+    await page.locator('.thumbnail button').first().click();
+    await ask(page, 'What is this?');
+    const content = upstream.request?.messages.at(-1)?.content;
+    assert.ok(typeof content === 'object');
+    const urls = content.flatMap((part) => part.image_url?.url ?? []);
+    assert.deepEqual(urls, Array(2).fill(`data:image/png;base64,${PIXEL.buffer.toString('base64')}`));
+    for (const moment of ['sent', 'reloaded']) {
+      assert.equal(await page.locator('.question img').count(), 2, moment);
+      await until(
+        page,
+        "[...document.querySelectorAll('.question img')].every((image) => image.naturalWidth === 1)",
+      );
+      assert.deepEqual(await shown(page), ['What is this?', 'word 0 word 1 word 2']);
+      await page.reload();
+      await page.locator('.reply[data-state="done"]').waitFor();
+    }
+    assert.equal(await page.locator('.thumbnail').count(), 0);
+    assert.deepEqual([faults, foreign], [[], []]);
+    await close();
+  });
 
   test('folds the reasoning, says that the model thinks, and resumes in the middle of it', async () => {
     const { page, close } = await openPage(browser, server.url);
