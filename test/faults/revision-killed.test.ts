@@ -1,0 +1,75 @@
+/** Row "kill -9 mid-stream", of a reply that takes the place of another one: SQLite, the process is started again. */
+import assert from 'node:assert/strict';
+import { it } from 'node:test';
+import { chatReply } from '../../src/http/schemas/chat.ts';
+import { conversation } from '../../src/http/schemas/conversations.ts';
+import { until } from '../support/chat-server.ts';
+import { makeFolder } from '../support/child-server.ts';
+import {
+  createGate,
+  delta,
+  reply,
+  script,
+  silence,
+  startFakeUpstream,
+  wait,
+} from '../support/fake-upstream.ts';
+import { openStream } from '../support/sse-client.ts';
+
+for (const [when, steps, said] of [
+  ['before its first text', [wait(createGate())], ['q1', 'a1']],
+  ['after its first text', [delta('half'), silence()], ['edited', 'half']],
+] as const) {
+  it(`a kill ${when} leaves ${said.join(' and ')}, and the conversation free`, async (t) => {
+    const upstream = await startFakeUpstream();
+    const folder = await makeFolder();
+    t.after(async () => {
+      await folder.remove();
+      await upstream.close();
+    });
+    const env = {
+      OPENAI_BASE_URL: upstream.baseUrl,
+      OPENAI_API_KEY: 'sk',
+      SSE_OPEN_MS: '0',
+      CHECKPOINT_MS: '50',
+    };
+    const post = async (url: string, body: object) => {
+      const headers = { 'content-type': 'application/json' };
+      return fetch(`${url}/api/chat`, { method: 'POST', headers, body: JSON.stringify(body) });
+    };
+    const read = async (url: string, id: string) => {
+      const body = conversation.parse(await (await fetch(`${url}/api/conversations/${id}`)).json());
+      return body.messages;
+    };
+    const first = folder.start(env);
+    const url = await first.listening();
+    upstream.respond([reply('a1')]);
+    const asked = chatReply.parse(await (await post(url, { message: 'q1' })).json());
+    const id = asked.conversation_id;
+    const [question] = await read(url, id);
+    upstream.respond([script(...steps)]);
+    const edit = { edit: question?.id, message: 'edited', conversation_id: id };
+    const stream = await openStream(url, edit);
+    await stream.until('start');
+    await until('the state before the kill', async () => {
+      const contents = (await read(url, id)).map(({ content }) => content);
+      return contents.join() === said.join();
+    });
+    first.process.kill('SIGKILL');
+    await first.exited();
+    const again = folder.start(env);
+    const next = await again.listening();
+    const messages = await read(next, id);
+    assert.deepEqual(
+      messages.map(({ content }) => content),
+      said,
+    );
+    upstream.respond([reply('new')]);
+    const regenerated = await post(next, { regenerate: messages.at(-1)?.id, conversation_id: id });
+    assert.equal(regenerated.status, 200, await regenerated.text());
+    assert.deepEqual(
+      (await read(next, id)).map(({ content }) => content),
+      [said[0], 'new'],
+    );
+  });
+}
