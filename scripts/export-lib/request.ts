@@ -13,6 +13,7 @@ export const OPTIONS = {
   end: { type: 'string' },
   role: { type: 'string' },
   status: { type: 'string' },
+  rating: { type: 'string' },
   csv: { type: 'string' },
   summary: { type: 'boolean' },
   compression: { type: 'string' },
@@ -27,8 +28,8 @@ const NAMES: Readonly<Record<string, string>> = { start_date: 'start', end_date:
 
 /** Validates like POST /api/exports. @throws CommandError */
 export async function readRequest(values: Values, cursors: CursorCodec): Promise<ExportRequest> {
-  const { start: start_date, end: end_date, format, role, status, csv, summary, compression, since } = values;
-  const given = { format, start_date, end_date, role, status, csv, summary, compression, since };
+  const { start: start_date, end: end_date, out: _, restart: __, ...others } = values;
+  const given = { start_date, end_date, ...others };
   const body = checked(given);
   const cursor = body.since === undefined ? null : await cursors.decode(body.since);
   if (body.since !== undefined && !cursor) {

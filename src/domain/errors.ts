@@ -121,6 +121,11 @@ export function messageNotFound(): AppError {
   return new AppError('message_not_found', 'No message with this id exists in the conversation');
 }
 
+/** As {@link conversationNotFound}, for a reply. */
+export function replyNotFound(): AppError {
+  return new AppError('message_not_found', 'No reply with this id exists, or it has expired');
+}
+
 /** A later reply or an edited question has taken the place of the message. */
 export function messageSuperseded(): AppError {
   return new AppError(

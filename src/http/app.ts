@@ -30,6 +30,7 @@ import { conversationRoutes } from './routes/conversations.ts';
 import { documentRoutes, mountAssets } from './routes/documents.ts';
 import { exportJobRoutes } from './routes/export-jobs.ts';
 import { exportRoutes } from './routes/exports.ts';
+import { feedbackRoutes } from './routes/feedback.ts';
 import { healthRoutes } from './routes/health.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { metricsRoute, type ScrapeMetrics } from './routes/metrics.ts';
@@ -79,6 +80,7 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
     ...streamRoutes({ streams, renderer, session, metrics }),
     // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
+    ...feedbackRoutes(parts.conversations, readBody),
     ...conversationRoutes({ conversations: parts.conversations, forks: parts.forks, readBody, limits }),
     ...exportJobRoutes({
       jobs: parts.exportJobs,

@@ -106,6 +106,10 @@ const TABLE: Readonly<Record<string, Row>> = {
     title: SECRET,
   }),
   'GET /api/conversations/{id}': thing('read', 200, conversation, (id) => `/api/conversations/${id}`),
+  'PUT /api/messages/{id}/feedback': thing('chat', 200, stream, (id) => `/api/messages/${id}/feedback`, {
+    rating: 'up',
+  }),
+  'DELETE /api/messages/{id}/feedback': thing('chat', 200, stream, (id) => `/api/messages/${id}/feedback`),
   'DELETE /api/conversations/{id}': thing('chat', 200, conversation, (id) => `/api/conversations/${id}`),
   'POST /api/conversations/{id}/fork': thing(
     'chat',

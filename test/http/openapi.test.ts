@@ -55,6 +55,7 @@ describe('the OpenAPI document, as "Try it out" uses it,', () => {
       'post /api/conversations': 201,
       'patch /api/conversations/{id}': 404,
       'post /api/conversations/{id}/fork': 404,
+      'put /api/messages/{id}/feedback': 404,
       'post /api/exports': 202,
       'post /api/exports/{id}/link': 404,
       'post /api/keys': 403,

@@ -1,5 +1,5 @@
 /** The filter of an export as SQL conditions. */
-import type { ExportScope } from '../../domain/exports/exports.ts';
+import type { ExportFilter, ExportScope } from '../../domain/exports/exports.ts';
 import { toTime } from '../core/codec.ts';
 import { placeholders } from '../core/dialect.ts';
 
@@ -11,9 +11,13 @@ interface Conditions {
 /** Longer than any transaction takes, and than the clocks of hosts differ. */
 export const SETTLED_MS = 600_000;
 
+function isRated({ rating = null }: ExportFilter): boolean {
+  return rating !== null;
+}
+
 /** Whether conversations without a matching message are left out. */
 export function isFiltered({ filter, since }: ExportScope): boolean {
-  return filter.role !== null || filter.status !== null || since !== null;
+  return filter.role !== null || filter.status !== null || isRated(filter) || since !== null;
 }
 
 /** The scope of one page of conversations. */
@@ -44,12 +48,19 @@ function sinceFilter({ since, renewed }: PageScope): Conditions {
 
 /** In all epochs of a conversation. */
 export function messageFilter(scope: PageScope): Conditions {
-  const { role, status } = scope.filter;
+  const { role, status, rating = null } = scope.filter;
   const since = sinceFilter(scope);
-  const sql = `AND id <= ?${role ? ' AND role = ?' : ''}${status ? ' AND status = ?' : ''} ${since.sql}`;
+  const conditions = [
+    'AND id <= ?',
+    role && 'AND role = ?',
+    status && 'AND status = ?',
+    // A question is marked with the ratings of its replies.
+    rating && `AND rating IN (?, 'both')`,
+    since.sql,
+  ];
   return {
-    sql,
-    bindings: [scope.lastSeq, ...[role, status].filter((value) => value !== null), ...since.bindings],
+    sql: conditions.filter((condition) => condition !== null).join(' '),
+    bindings: [scope.lastSeq, ...[role, status, rating].filter((value) => value !== null), ...since.bindings],
   };
 }
 

@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import type { ExportMessage, ExportScope } from '../../domain/exports/exports.ts';
+import type { ExportMessage, ExportScope, MessageExtras } from '../../domain/exports/exports.ts';
+import { toDetails, toFeedback } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
@@ -9,9 +10,22 @@ import { isoOf } from './times.ts';
 
 export type MessageBody = Pick<
   MessageRow,
-  'id' | 'uid' | 'conversation_id' | 'role' | 'timestamp' | 'status' | 'epoch'
+  | 'id'
+  | 'uid'
+  | 'conversation_id'
+  | 'role'
+  | 'timestamp'
+  | 'status'
+  | 'epoch'
+  | 'model'
+  | 'finish_reason'
+  | 'usage'
+  | 'reasoning'
+  | 'details'
+  | 'rating'
+  | 'rating_comment'
 > & {
-  /** Null: longer than LONG_CONTENT. */
+  /** Null: with reasoning and details, which are then null too, longer than LONG_CONTENT. */
   content: string | null;
   size: number;
 };
@@ -38,6 +52,9 @@ const HAS_TEXT = `(OCTET_LENGTH(content) > 0 OR NOT (status = 'streaming'
 const PAGE = 700;
 /** On SQLite the writer shares the connection. */
 const PAGE_ON_ONE_CONNECTION = 300;
+const TEXTS = ['content', 'reasoning', 'details'] as const;
+const SIZE =
+  'OCTET_LENGTH(content) + COALESCE(OCTET_LENGTH(reasoning), 0) + COALESCE(OCTET_LENGTH(details), 0)';
 /** Longer contents are read in batches of LONG_BATCH bytes, so that pages are small in bytes too. */
 const LONG_CONTENT = 8192;
 const LONG_BATCH = 1_000_000;
@@ -80,8 +97,8 @@ export class MessageReader {
   messagePage(scope: PageScope, conversations: readonly string[], afterSeq: number): Promise<MessageBody[]> {
     const { sql, bindings } = messageFilter(scope);
     return this.#select<MessageBody>(
-      `SELECT id, uid, conversation_id, role, timestamp, status, epoch, OCTET_LENGTH(content) AS size,
-         CASE WHEN OCTET_LENGTH(content) <= ${LONG_CONTENT} THEN content END AS content
+      `SELECT id, uid, conversation_id, role, timestamp, status, epoch, model, finish_reason, \`usage\`, rating,
+         rating_comment, ${SIZE} AS size, ${TEXTS.map(shortText).join(', ')}
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND ${HAS_TEXT} ${sql}
        ORDER BY conversation_id, id LIMIT ?`,
@@ -205,7 +222,7 @@ export class MessageReader {
     afterSeq: number,
   ): Promise<WindowEnd | null> {
     const rows = await this.#select<WindowEnd & { size: number }>(
-      `SELECT conversation_id, id, OCTET_LENGTH(content) AS size FROM messages
+      `SELECT conversation_id, id, ${SIZE} AS size FROM messages
        WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND id <= ?
        ORDER BY conversation_id, id LIMIT ?`,
       [...conversations, afterSeq, lastSeq, this.#windowSize],
@@ -238,17 +255,21 @@ export class MessageReader {
   async #loadContents(rows: readonly MessageBody[]): Promise<ExportMessage[]> {
     const long = rows.filter(({ content }) => content === null).map(({ id }) => id);
     if (long.length === 0) return loaded(rows);
-    const found = await this.#select<{ id: number; content: string }>(
-      `SELECT id, content FROM messages WHERE id IN (${placeholders(long.length)})`,
+    const found = await this.#select<Pick<MessageRow, 'id' | 'content' | 'reasoning' | 'details'>>(
+      `SELECT id, ${TEXTS.join(', ')} FROM messages WHERE id IN (${placeholders(long.length)})`,
       long,
     );
-    const contents = new Map(found.map(({ id, content }) => [id, content]));
-    return loaded(rows.map((row) => ({ ...row, content: row.content ?? contents.get(row.id) ?? null })));
+    const texts = new Map(found.map((row) => [row.id, row]));
+    return loaded(rows.map((row) => (row.content === null ? { ...row, ...texts.get(row.id) } : row)));
   }
 
   #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
     return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
+}
+
+function shortText(column: string): string {
+  return `CASE WHEN ${SIZE} <= ${LONG_CONTENT} THEN ${column} END AS ${column}`;
 }
 
 function add(total: MessageCounts, { conversations, messages }: MessageCounts): void {
@@ -258,9 +279,23 @@ function add(total: MessageCounts, { conversations, messages }: MessageCounts): 
 
 /** The messages whose content is loaded. */
 export function loaded(rows: readonly MessageBody[]): ExportMessage[] {
-  return rows.filter(hasContent).map(({ uid, role, content, timestamp, status }) => {
-    return { uid, role, content, timestamp: isoOf(timestamp), status };
+  return rows.filter(hasContent).map((row) => {
+    const { uid, role, content, timestamp, status } = row;
+    const message = { uid, role, content, timestamp: isoOf(timestamp), status };
+    return hasExtras(row) ? { ...message, more: extrasOf(row) } : message;
   });
+}
+
+function hasExtras({ model, finish_reason, usage, reasoning, details, rating }: LoadedMessage): boolean {
+  // Usually the first one decides: replies have a model, questions have nothing.
+  return (model ?? finish_reason ?? usage ?? reasoning ?? details ?? rating) !== null;
+}
+
+function extrasOf(row: LoadedMessage): MessageExtras {
+  const { model, finish_reason: finishReason, usage, reasoning } = row;
+  // The rating of a question is that of its replies.
+  const feedback = row.role === 'assistant' ? toFeedback(row.rating, row.rating_comment) : null;
+  return { model, finishReason, usage, reasoning, details: toDetails(row.details), feedback };
 }
 
 export function hasContent(row: MessageBody): row is LoadedMessage {

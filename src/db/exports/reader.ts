@@ -14,10 +14,16 @@ import {
   type ExportSource,
   pageOf,
 } from '../../domain/exports/exports.ts';
-import { fromTime, toTime } from '../core/codec.ts';
+import { fromTime, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
-import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
+import {
+  type ConversationRow,
+  type DeletionRow,
+  type MessageRow,
+  SETTINGS_COLUMNS,
+  type StoredSettings,
+} from '../core/tables.ts';
 import { isFiltered, type PageScope, renewedColumn, SETTLED_MS } from './filters.ts';
 import { hasContent, loaded, type MessageBody, MessageReader } from './messages.ts';
 import { prefetch } from './prefetch.ts';
@@ -26,7 +32,8 @@ import { columnOf, isoOf } from './times.ts';
 type ConversationHead = Pick<
   ConversationRow,
   'id' | 'created_at' | 'last_active' | 'pinned' | 'epoch' | 'deleted_at'
-> & { readonly renewed: number };
+> &
+  StoredSettings & { readonly renewed: number };
 
 const CONVERSATIONS = 500;
 const CURSOR_PAGE = 1000;
@@ -219,7 +226,7 @@ export class KnexExportSource implements ExportSource {
     const one = conversationId === null ? [] : [conversationId];
     const index = filter.owner ? 'conversations_owner_created_at' : 'conversations_created_at';
     return this.#select<ConversationHead>(
-      `SELECT id, created_at, last_active, pinned, epoch, deleted_at, ${renewed.sql} AS renewed FROM conversations
+      `SELECT id, created_at, last_active, pinned, ${SETTINGS_COLUMNS}, epoch, deleted_at, ${renewed.sql} AS renewed FROM conversations
        ${one.length > 0 ? '' : this.#dialect.forceIndex(index)}
        WHERE ${owner.length > 0 ? 'owner = ? AND' : ''} ${one.length > 0 ? 'id = ? AND' : ''} ${range}
        ORDER BY created_at, id LIMIT ?`,
@@ -335,5 +342,9 @@ function idsOf(rows: readonly { readonly id: string }[]): string[] {
 }
 
 function toConversation(row: ConversationHead): ExportConversation {
-  return { id: row.id, createdAt: isoOf(row.created_at), lastActive: isoOf(row.last_active) };
+  const conversation = { id: row.id, createdAt: isoOf(row.created_at), lastActive: isoOf(row.last_active) };
+  const pinned = row.pinned === 1;
+  const { title, user_id, metadata, system_prompt, default_model, parameters } = row;
+  const isSet = (title ?? user_id ?? metadata ?? system_prompt ?? default_model ?? parameters) !== null;
+  return isSet || pinned ? { ...conversation, settings: { ...toSettings(row), pinned } } : conversation;
 }

@@ -11,6 +11,7 @@ import {
   type ConversationOutline,
   type ConversationRepository,
   EVERY_MESSAGE,
+  type Feedback,
   type FoundConversation,
   type Instant,
   type MessagePage,
@@ -38,6 +39,7 @@ import { ContextReader } from './context.ts';
 import { ConversationLists } from './conversation-lists.ts';
 import { ConversationSearch } from './conversation-search.ts';
 import { hideConversations, removeDeleted } from './deletions.ts';
+import { saveFeedback } from './feedback.ts';
 import { MessagePages } from './message-pages.ts';
 
 /** How long a deletion removes rows before it returns; the rest is removed in the background. */
@@ -142,6 +144,20 @@ export class KnexConversations implements ConversationRepository {
     isOver: () => boolean,
   ): Promise<SearchedConversations> {
     return this.#search.run(heads, text, from, isOver);
+  }
+
+  async conversationOf(replyUid: string): Promise<string | null> {
+    const [row] = await this.#select<Pick<MessageRow, 'conversation_id'>>(
+      `SELECT m.conversation_id FROM messages m
+       JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
+       WHERE m.uid = ? AND m.role = 'assistant' AND c.deleted_at IS NULL`,
+      [replyUid],
+    );
+    return row?.conversation_id ?? null;
+  }
+
+  rate(replyUid: string, feedback: Feedback | null): Promise<boolean> {
+    return saveFeedback(this.#knex, replyUid, feedback);
   }
 
   /** Not tried again when the connection broke: the second try would say that there was none. */

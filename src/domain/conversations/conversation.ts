@@ -296,6 +296,10 @@ export interface ConversationRepository {
     from: WithinConversation | null,
     isOver: () => boolean,
   ): Promise<SearchedConversations>;
+  /** The conversation of a reply; null for other messages. */
+  conversationOf(replyUid: string): Promise<string | null>;
+  /** @param feedback null removes it. False when the reply is gone */
+  rate(replyUid: string, feedback: Feedback | null): Promise<boolean>;
   /** With all messages. False when it does not exist or `access` does not include it. */
   delete(id: string, access: Access): Promise<boolean>;
   /** Resolves when the database responds and has the schema of this version. */

@@ -1,5 +1,12 @@
 /** What is exported, and the port that reads it. */
-import type { ConversationSettings, Instant, MessageStatus, Role } from '../conversations/conversation.ts';
+import type {
+  ConversationSettings,
+  Feedback,
+  Instant,
+  MessageDetails,
+  MessageStatus,
+  Role,
+} from '../conversations/conversation.ts';
 
 /** Null means no restriction. */
 export interface ExportFilter {
@@ -10,6 +17,8 @@ export interface ExportFilter {
   /** With `role` or `status`, conversations without such a message are left out. */
   readonly role: Role | null;
   readonly status: MessageStatus | null;
+  /** Replies with this rating, and their questions. */
+  readonly rating?: Feedback['rating'] | null;
 }
 
 /** Fixed when an export starts, so that new messages cannot keep it from ending. */
@@ -54,6 +63,19 @@ export interface ExportMessage {
   readonly content: string;
   readonly timestamp: string;
   readonly status: string;
+  /** Undefined: it has none of them. */
+  readonly more?: MessageExtras;
+}
+
+/** What a message has beside its text. */
+export interface MessageExtras {
+  readonly model: string | null;
+  readonly finishReason: string | null;
+  /** JSON. */
+  readonly usage: string | null;
+  readonly reasoning: string | null;
+  readonly details: MessageDetails | null;
+  readonly feedback: Feedback | null;
 }
 
 /** A conversation, or part of a long one. */

@@ -10,7 +10,9 @@ export function isTooOld({ at }: ExportCursor, now: Instant): boolean {
   return at < now - CURSOR_DAYS * 86_400_000;
 }
 
-type FilterFields = Partial<Pick<ExportRequestBody, 'start_date' | 'end_date' | 'role' | 'status'>>;
+type FilterFields = Partial<
+  Pick<ExportRequestBody, 'start_date' | 'end_date' | 'role' | 'status' | 'rating'>
+>;
 
 /** @param owner whose conversations to export; null: those of all owners */
 export function exportFilterOf(fields: FilterFields, owner: string | null): ExportFilter {
@@ -20,6 +22,7 @@ export function exportFilterOf(fields: FilterFields, owner: string | null): Expo
     to: fields.end_date ?? null,
     role: fields.role ?? null,
     status: fields.status ?? null,
+    ...(fields.rating && { rating: fields.rating }),
   };
 }
 

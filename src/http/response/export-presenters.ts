@@ -7,7 +7,7 @@ import { type ExportJobBody, jobCursor } from '../schemas/export-jobs.ts';
 
 export function presentJob(job: ExportJob, progress: JobProgress): ExportJobBody {
   const { request, manifest } = job;
-  const { from, to, role, status } = request.filter;
+  const { from, to, role, status, rating } = request.filter;
   return {
     id: job.id,
     status: job.status,
@@ -16,6 +16,7 @@ export function presentJob(job: ExportJob, progress: JobProgress): ExportJobBody
     end_date: isoTime(to),
     role,
     message_status: status,
+    ...(rating && { rating }),
     csv: request.raw ? 'raw' : null,
     compression: request.compression,
     incremental: request.since !== null,

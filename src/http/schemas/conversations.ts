@@ -18,6 +18,7 @@ import {
 import { parameterChanges } from './parameters.ts';
 
 const TITLE_CHARS = 200;
+const COMMENT_CHARS = 2000;
 const QUERY_CHARS = 200;
 
 const role = z.enum(['user', 'assistant', 'tool']);
@@ -30,7 +31,7 @@ const contentPart = z.discriminatedUnion('type', [
   }),
 ]);
 
-export const feedback = z
+const feedback = z
   .object({ rating: z.enum(['up', 'down']), comment: z.string().nullable() })
   .meta({ id: 'Feedback' });
 
@@ -180,6 +181,19 @@ export const forkRequest = strictObject({
   message_id: uuid.optional().meta({ description: 'The last message to copy; default: all' }),
   title: title.optional().meta({ description: 'Default: that of the source' }),
 }).meta({ id: 'ForkRequest' });
+
+export const messageId = z.object({ id: uuid });
+
+export const feedbackRequest = strictObject({
+  rating: z.enum(['up', 'down'], 'must be up or down'),
+  comment: cleanText(
+    z.string('must be text').max(COMMENT_CHARS, `must be at most ${COMMENT_CHARS} characters long`),
+  ).optional(),
+}).meta({ id: 'FeedbackRequest' });
+
+export const ratedMessage = z
+  .object({ message_id: uuid, feedback: feedback.nullable() })
+  .meta({ id: 'RatedMessage' });
 
 export const deleted = z
   .object({ conversation_id: uuid, deleted: z.literal(true) })

@@ -45,6 +45,7 @@ export const exportJob = z
     end_date: instant.nullable(),
     role: z.string().nullable(),
     message_status: z.string().nullable().meta({ description: 'The `status` filter of the messages' }),
+    rating: z.enum(['up', 'down']).optional(),
     csv: z.literal('raw').nullable(),
     compression,
     incremental: z.boolean(),

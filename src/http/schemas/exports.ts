@@ -71,17 +71,22 @@ export function isOrdered({ start_date: start, end_date: end }: Bounds): boolean
 export const ORDER_RULE = { path: ['end_date'], message: 'must not be before start_date' };
 
 const messageFilter = {
-  role: z.enum(['user', 'assistant'], 'must be user or assistant').optional(),
+  role: z.enum(['user', 'assistant', 'tool'], 'must be user, assistant or tool').optional(),
   status: z
     .enum(
-      ['complete', 'streaming', 'incomplete', 'cancelled'],
-      'must be complete, streaming, incomplete or cancelled',
+      ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'],
+      'must be complete, streaming, incomplete, cancelled or superseded',
     )
     .optional(),
 };
 
-/** Selects conversations by `created_at`, and their messages by role and status. */
-export const exportFilter = { start_date: bound(false), end_date: bound(true), ...messageFilter };
+const rating = z
+  .enum(['up', 'down'], 'must be up or down')
+  .optional()
+  .meta({ description: 'Only replies with this rating, and their questions' });
+
+/** Selects conversations by `created_at`, and their messages by role, status and rating. */
+export const exportFilter = { start_date: bound(false), end_date: bound(true), ...messageFilter, rating };
 
 export const exportQuery = z.object({
   format: exportFormat.default('json'),

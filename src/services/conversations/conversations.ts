@@ -8,13 +8,14 @@ import type {
   ConversationHead,
   ConversationOutline,
   ConversationRepository,
+  Feedback,
   FoundConversation,
   Instant,
   MessageView,
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import { conversationNotFound } from '../../domain/errors.ts';
+import { conversationNotFound, replyNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import { TextSearch } from './text-search.ts';
 
@@ -175,6 +176,17 @@ export class ConversationService {
       if (isDone || isOver())
         return { conversations: await this.#views(found), next: isDone ? null : last, searched };
     }
+  }
+
+  /**
+   * @param feedback null removes it
+   * @throws AppError `message_not_found`, also for messages that are no reply
+   */
+  async rate(replyId: string, access: Access, feedback: Feedback | null): Promise<void> {
+    const conversationId = await this.#repository.conversationOf(replyId);
+    const conversation = conversationId === null ? null : await this.#repository.find(conversationId);
+    const isTheirs = conversation && canAccess(access, conversation.owner) && !this.#isExpired(conversation);
+    if (!isTheirs || !(await this.#repository.rate(replyId, feedback))) throw replyNotFound();
   }
 
   /** @throws AppError `conversation_not_found` */

@@ -1,12 +1,13 @@
 /** The formats of exports: parts of conversations in, text out. */
 import { stringify } from 'csv-stringify/sync';
-import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { ContentPart, Instant } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import type {
   ExportConversation,
   ExportDeletion,
   ExportFilter,
   ExportMessage,
+  MessageExtras,
 } from '../../domain/exports/exports.ts';
 import { isoTime } from '../../domain/time.ts';
 import { lineJson } from '../../util/line-json.ts';
@@ -97,7 +98,8 @@ export function csvEncoder(raw: boolean): ExportEncoder {
     deletions: () => '',
     begin: () => '',
     messages({ id, createdAt, lastActive }, messages) {
-      for (const { uid, role, content, timestamp, status } of messages) {
+      for (const { uid, role, content: text, timestamp, status, more } of messages) {
+        const content = more?.details?.parts ? textWithImages(more.details.parts) : text;
         // The other columns hold ids, times and fixed words, which are never formulas.
         rows.push([id, createdAt, lastActive, uid, role, toCell(content), timestamp, status]);
         chars += content.length;
@@ -113,13 +115,32 @@ export function csvEncoder(raw: boolean): ExportEncoder {
   };
 }
 
+/** An image in a cell. */
+function textWithImages(parts: readonly ContentPart[]): string {
+  return parts.map((part) => (part.type === 'text' ? part.text : '[image]')).join('\n');
+}
+
 /** Only contents need escaping: the other members are ids, times and fixed words. */
 function jsonMessages(messages: readonly ExportMessage[], first: boolean): string {
   let text = '';
-  for (const { uid, role, content, timestamp, status } of messages) {
-    text += `${first && text === '' ? '' : ','}{"id":"${uid}","role":"${role}","content":${lineJson(content)},"timestamp":"${timestamp}","status":"${status}"}`;
+  for (const { uid, role, content, timestamp, status, more } of messages) {
+    const rest = more === undefined ? '' : jsonExtras(more);
+    text += `${first && text === '' ? '' : ','}{"id":"${uid}","role":"${role}","content":${lineJson(content)},"timestamp":"${timestamp}","status":"${status}"${rest}}`;
   }
   return text;
+}
+
+/** Members after others. Usage is JSON already. */
+function jsonExtras({ model, finishReason, usage, reasoning, details, feedback }: MessageExtras): string {
+  let text = '';
+  if (model !== null) text += `,"model":${lineJson(model)}`;
+  if (finishReason !== null) text += `,"finish_reason":"${finishReason}"`;
+  if (usage !== null) text += `,"usage":${usage}`;
+  if (details === null && reasoning === null && feedback === null) return text;
+  const { parts, tool_calls, tool_call_id, refusal } = details ?? {};
+  const others = { reasoning, parts, tool_calls, tool_call_id, refusal, feedback };
+  const set = Object.entries(others).filter(([, value]) => value !== undefined && value !== null);
+  return text + set.map(([name, value]) => `,"${name}":${lineJson(value)}`).join('');
 }
 
 function jsonDeletion({ id, deletedAt }: ExportDeletion): string {
@@ -131,7 +152,16 @@ function jsonHead(conversation: ExportConversation, retention: Retention): strin
   const pinned = settings?.pinned === true;
   const expiresAt = retention.expiresAt({ lastActive: Date.parse(lastActive), pinned });
   const expires = JSON.stringify(isoTime(expiresAt));
-  return `{"conversation_id":"${id}","created_at":"${createdAt}","last_active":"${lastActive}","expires_at":${expires},"messages":[`;
+  return `{"conversation_id":"${id}","created_at":"${createdAt}","last_active":"${lastActive}","expires_at":${expires},${jsonSettings(settings)}"messages":[`;
+}
+
+/** Members before others; only those that are set. */
+function jsonSettings(settings: ExportConversation['settings']): string {
+  if (!settings) return '';
+  const { title, pinned, user, metadata, system, model, parameters } = settings;
+  const members = { title, pinned: pinned || null, user, metadata, system, model, parameters };
+  const set = Object.entries(members).filter(([, value]) => value !== null);
+  return set.map(([name, value]) => `"${name}":${lineJson(value)},`).join('');
 }
 
 const NO_SUMMARY = { summary: false, incremental: false };
@@ -159,7 +189,7 @@ export function jsonEncoder(
   retention: Retention,
   { filter, conversationId, exportedAt, since, masked }: ExportMetadata,
 ): ExportEncoder {
-  const { from, to, role, status } = filter;
+  const { from, to, role, status, rating = null } = filter;
   const metadata = {
     format: 'json',
     filter:
@@ -169,6 +199,7 @@ export function jsonEncoder(
             end_date: isoTime(to),
             role,
             status,
+            ...(rating && { rating }),
             ...(since && { since: isoTime(since) }),
           }
         : { conversation_id: conversationId, ...(role && { role }), ...(status && { status }) },

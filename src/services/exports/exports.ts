@@ -195,13 +195,14 @@ export class ExportService {
     sha256: string,
   ): Promise<ExportManifest> {
     const { format, raw, compression, since } = request;
-    const { from, to, role, status } = request.filter;
+    const { from, to, role, status, rating = null } = request.filter;
     return {
       format,
       csv: format === 'csv' ? (raw ? 'raw' : 'escaped') : null,
       compression,
       filter: {
         ...{ start_date: isoTime(from), end_date: isoTime(to), role, status },
+        ...(rating && { rating }),
         ...(since && { since: isoTime(since.at) }),
       },
       conversations: whole.conversations,

@@ -1,5 +1,12 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { ExportMessage, ExportPage, ExportPart, ExportPosition } from '../../domain/exports/exports.ts';
+import type { ContentPart, MessageDetails, ToolCall } from '../../domain/conversations/conversation.ts';
+import type {
+  ExportConversation,
+  ExportMessage,
+  ExportPage,
+  ExportPart,
+  ExportPosition,
+} from '../../domain/exports/exports.ts';
 import type { ExportEncoder } from './encoders.ts';
 
 export interface RunningCounts {
@@ -103,9 +110,62 @@ export async function* maskPages(
 ): AsyncGenerator<ExportPage> {
   for await (const { parts, position } of pages) {
     const masked: ExportPart[] = [];
-    for (const part of parts) masked.push({ ...part, messages: await maskMessages(part.messages, mask) });
+    for (const part of parts) {
+      const conversation = await maskConversation(part.conversation, mask);
+      masked.push({ ...part, conversation, messages: await maskMessages(part.messages, mask) });
+    }
     yield { parts: masked, position };
   }
+}
+
+type Mask = (text: string) => Promise<string>;
+
+async function maskMessage(message: ExportMessage, mask: Mask): Promise<ExportMessage> {
+  const { content, more } = message;
+  const masked = { ...message, content: await mask(content) };
+  if (!more) return masked;
+  const { reasoning, details, feedback } = more;
+  return {
+    ...masked,
+    more: {
+      ...more,
+      reasoning: reasoning && (await mask(reasoning)),
+      details: details && (await maskDetails(details, mask)),
+      feedback: feedback && { ...feedback, comment: feedback.comment && (await mask(feedback.comment)) },
+    },
+  };
+}
+
+async function maskDetails(
+  { parts, tool_calls, ...details }: MessageDetails,
+  mask: Mask,
+): Promise<MessageDetails> {
+  const maskedParts: ContentPart[] = [];
+  for (const part of parts ?? [])
+    maskedParts.push(part.type === 'text' ? { ...part, text: await mask(part.text) } : part);
+  const calls: ToolCall[] = [];
+  for (const call of tool_calls ?? []) {
+    const { function: called } = call;
+    calls.push({ ...call, function: { ...called, arguments: await mask(called.arguments) } });
+  }
+  return { ...details, ...(parts && { parts: maskedParts }), ...(tool_calls && { tool_calls: calls }) };
+}
+
+async function maskConversation(conversation: ExportConversation, mask: Mask): Promise<ExportConversation> {
+  const { settings } = conversation;
+  if (!settings) return conversation;
+  const { title, system, metadata } = settings;
+  const texts: Record<string, string> = {};
+  for (const [name, text] of Object.entries(metadata ?? {})) texts[name] = await mask(text);
+  return {
+    ...conversation,
+    settings: {
+      ...settings,
+      title: title && (await mask(title)),
+      system: system && (await mask(system)),
+      metadata: metadata && texts,
+    },
+  };
 }
 
 async function maskMessages(
@@ -114,7 +174,7 @@ async function maskMessages(
 ): Promise<ExportMessage[]> {
   const masked: ExportMessage[] = [];
   for (const slice of slices(messages)) {
-    for (const message of slice) masked.push({ ...message, content: await mask(message.content) });
+    for (const message of slice) masked.push(await maskMessage(message, mask));
     await nextTurn();
   }
   return masked;
