@@ -134,8 +134,17 @@ for (const place of databases()) {
         summary: { conversations: 4, messages: NASTY.length + 3 },
       });
       const [first] = data;
-      const { has_more: _more, next_cursor: _cursor, ...read } = await chat.read(first?.id ?? '');
-      assert.deepEqual(shownConversations(data)[0], read);
+      const { conversation_id, created_at, last_active, expires_at, messages } = await chat.read(
+        first?.id ?? '',
+      );
+      // Members that are not set are left out.
+      assert.deepEqual(shownConversations(data)[0], {
+        conversation_id,
+        created_at,
+        last_active,
+        expires_at,
+        messages,
+      });
     });
 
     it('as NDJSON have one conversation a line', async () => {

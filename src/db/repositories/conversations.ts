@@ -30,6 +30,7 @@ import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
   MESSAGE_COLUMNS,
+  type MessageRow,
   SETTINGS_COLUMNS,
   type StoredConversation,
   type StoredMessage,
