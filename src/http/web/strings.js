@@ -214,11 +214,11 @@ export const ERRORS = {
     '该幂等键已用于另一个请求，请重新发送。',
     'The idempotency key was used for another request; send the message again.',
   ],
+  content_blocked: ['消息含有被禁止的内容，请修改后重试。', 'The message has blocked content; change it.'],
   user_mismatch: [
     '该对话属于另一个用户，请新建对话。',
     'The conversation belongs to another user; start a new one.',
   ],
-  content_blocked: ['消息含有被禁止的内容，请修改后重试。', 'The message has blocked content; change it.'],
   rate_limited: ['请求太多，已达到限额。', 'Too many requests: a limit is reached.'],
   headers_too_large: ['请求头太大。', 'The headers of the request are too large.'],
   internal: [
