@@ -191,7 +191,7 @@ for (const place of databases()) {
       const stream = await chat.call('GET', `/api/chat-stream/${shown.messages[1]?.id}`);
       assert.equal(stream.status, 200);
       // A turn in it goes on with the same conversation.
-      await chat.ask({ message: 'more', conversation_id: id });
+      assert.equal((await chat.ask({ message: 'more', conversation_id: id })).expires_at, null);
       assert.equal((await chat.read(id)).messages.length, 4);
       now += 48 * HOUR;
       await patch(id, { pinned: false });

@@ -28,7 +28,7 @@ type MessageColumns = Pick<
   details_bytes: number | null;
 };
 
-type Row = Partial<StoredSettings> &
+type Row = Partial<StoredSettings & Pick<ConversationRow, 'pinned'>> &
   Pick<ConversationRow, 'owner'> &
   (MessageColumns | { [Name in keyof MessageColumns]: null });
 
@@ -75,13 +75,17 @@ export class ContextReader {
     const turns = new ContextTurns(limit, options);
     const long = new Map<string, LongDetails>();
     let settings: TurnSettings | null = null;
+    let pinned = false;
     let page = Math.min(Math.max(limit, 1), FIRST_PAGE);
     let before = options.before ?? Number.MAX_SAFE_INTEGER;
     do {
       const rows = await this.#newestFirst(id, page, before, activeSince, settings === null);
       const [first] = rows;
       if (first && !canAccess(access, first.owner)) throw conversationNotFound();
-      if (first && settings === null) settings = toSettings({ ...NO_SETTINGS, ...first });
+      if (first && settings === null) {
+        settings = toSettings({ ...NO_SETTINGS, ...first });
+        pinned = first.pinned === 1;
+      }
       for (const row of rows) {
         if (row.id === null) continue;
         if (row.details_bytes !== null) long.set(row.uid, { id: row.id, bytes: row.details_bytes });
@@ -96,6 +100,7 @@ export class ContextReader {
     const { open } = turns;
     return {
       settings,
+      pinned,
       messages: long.size === 0 ? messages : await this.#withLongDetails(messages, long),
       ...(open && { open }),
     };
@@ -115,7 +120,7 @@ export class ContextReader {
          CASE WHEN m.details IS NOT NULL THEN m.reasoning END AS reasoning,
          CASE WHEN ${isLong} THEN NULL ELSE m.details END AS details,
          CASE WHEN ${isLong} THEN OCTET_LENGTH(m.details) END AS details_bytes,
-         c.owner${withSettings ? `, ${SETTINGS}` : ''}
+         c.owner${withSettings ? `, c.pinned, ${SETTINGS}` : ''}
        FROM conversations c LEFT JOIN messages m ${this.#dialect.forceIndex('messages_conversation')}
          ON m.conversation_id = c.id AND m.epoch = c.epoch AND m.id < ? AND m.status <> 'superseded'
        WHERE c.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')} ORDER BY m.id DESC LIMIT ?`,

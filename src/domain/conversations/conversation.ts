@@ -185,6 +185,7 @@ export type TurnSettings = Omit<ConversationSettings, 'title'>;
 export interface ConversationContext {
   /** Null: the conversation is unknown, or was last active too long ago. */
   readonly settings: TurnSettings | null;
+  readonly pinned: boolean;
   /** As {@link ContextTurns}, oldest first. */
   readonly messages: readonly HistoryMessage[];
   /** The newest reply with its calls, when the context was asked for with the option `open`. */

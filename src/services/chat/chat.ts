@@ -213,7 +213,7 @@ export class ChatService {
 
   #newTurn(
     input: ChatInput,
-    { request: { model }, stored, answers }: PreparedTurn,
+    { request: { model }, stored, answers, pinned }: PreparedTurn,
     times: TurnTimes,
     failed?: StoredKey | null,
     revised?: RevisedQuestion,
@@ -235,12 +235,13 @@ export class ChatService {
     if (revised) {
       return {
         owner,
+        pinned,
         reply: { ...reply, details: { ...reply.details, supersedes: revised.uid } },
         times,
         revision: { by: access, expiredBefore, message: last },
       };
     }
-    if (failed || !last) return { owner, reply, times };
+    if (failed || !last) return { owner, pinned, reply, times };
     const start: TurnStart = {
       conversationId,
       named: input.conversationId !== undefined,
@@ -252,7 +253,7 @@ export class ChatService {
       ...(user !== undefined && { user }),
       ...(metadata && { metadata }),
     };
-    return { owner, reply, times, start };
+    return { owner, pinned, reply, times, start };
   }
 
   #start(

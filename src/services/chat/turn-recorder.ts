@@ -29,6 +29,8 @@ export interface NewTurn extends Pick<TurnWrite, 'start' | 'revision' | 'key'> {
   readonly reply: Message & { readonly model: string };
   /** As {@link Turn.owner}. */
   readonly owner: string | null;
+  /** Whether its conversation was pinned when the turn began. */
+  readonly pinned: boolean;
   readonly times: TurnTimes;
 }
 
@@ -193,7 +195,7 @@ export class TurnRecorder {
       usage,
       model: message.model,
       persisted: written !== 'journalled',
-      expiresAt: this.#retention.expiresAt({ lastActive: activeAt, pinned: false }),
+      expiresAt: this.#retention.expiresAt({ lastActive: activeAt, pinned: turn.pinned }),
     };
   }
 

@@ -125,7 +125,7 @@ export class ContextHistory {
   }
 }
 
-const NO_CONTEXT: ConversationContext = { settings: null, messages: [] };
+const NO_CONTEXT: ConversationContext = { settings: null, pinned: false, messages: [] };
 
 function contextOf(
   { messages, user, metadata }: PendingConversation,
@@ -138,7 +138,7 @@ function contextOf(
   for (const message of messages.toReversed()) turns.addOlder(message);
   const settings = { system: null, model: null, parameters: null, user, metadata };
   const { open } = turns;
-  return { settings, messages: turns.context(), ...(open && { open }) };
+  return { settings, pinned: false, messages: turns.context(), ...(open && { open }) };
 }
 
 function keyOf(conversationId: string, model: string): string {

@@ -33,6 +33,8 @@ export interface PreparedTurn {
   readonly stored: readonly NewMessage[];
   /** The uid of the reply whose calls they answer. */
   readonly answers: string | undefined;
+  /** The conversation does not expire. */
+  readonly pinned: boolean;
 }
 
 /** The caller's messages, as they are sent and as they are stored. */
@@ -87,7 +89,7 @@ export class TurnPreparation {
 
   #prepared(
     input: ChatInput,
-    { settings, messages: history }: ConversationContext,
+    { settings, pinned, messages: history }: ConversationContext,
     { sent, stored }: Asked,
     answers?: string,
   ): PreparedTurn {
@@ -102,7 +104,7 @@ export class TurnPreparation {
       parameters: withChanges(withChanges(parameters, settings?.parameters), input.parameters),
       ...(user && { user }),
     };
-    return { request, history, stored, answers };
+    return { request, history, stored, answers, pinned };
   }
 
   /** Undefined: a result of a tool, which is in the context. */

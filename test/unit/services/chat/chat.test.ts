@@ -134,7 +134,7 @@ function setUp(
       message: () => Promise.resolve(null),
       context: (...args) => {
         histories.push(args);
-        return Promise.resolve({ settings: null, messages: options.history ?? [] });
+        return Promise.resolve({ settings: null, pinned: false, messages: options.history ?? [] });
       },
     },
     pending,
