@@ -26,7 +26,8 @@ export function createResponseCache(maxBytes: number, ttlMs: number): ResponseCa
     enabled,
     keyOf(request: ModelRequest, owner: string | null): string {
       const { model, messages, parameters, user } = request;
-      const context = messages.map(({ role, content, parts, toolCalls, toolCallId, reasoning }) => {
+      const context = messages.map(({ role, content, parts, toolCalls, toolCallId, reasoning, wire }) => {
+        if (wire) return wire;
         const more = parts ?? toolCalls ?? toolCallId;
         return more === undefined ? [role, content] : [role, content, more, reasoning];
       });

@@ -16,6 +16,7 @@ import { measureCalls } from '../metrics/measured-model.ts';
 import { traceCalls } from '../metrics/traced-model.ts';
 import type { RequestContext } from '../request-context.ts';
 import { ExportThrottle } from '../services/exports/throttle.ts';
+import { ModelList } from '../services/models.ts';
 import { openContentFilter } from '../startup/open-content-filter.ts';
 import { closeOpened, shutDown } from '../startup/shutdown.ts';
 import { listenError } from '../startup/start-error.ts';
@@ -116,10 +117,15 @@ async function openServer(
     { generations: () => chat.generations.open, circuits: () => upstream.model.circuits() },
     opened,
   );
-  const { chat: chatLimits, loopback } = config;
-  const options = { ...config.http, ...config.auth, loopback, version, chatLimits };
+  const { chat: chatLimits, loopback, door } = config;
+  const options = { ...config.http, ...config.auth, loopback, version, chatLimits, door };
   const parts = { ...access, metrics, scrape: scrapes.scrape, clock, log, context };
-  const app = createApp(options, { ...chat, ...exports, ...parts, renderer });
+  const models = new ModelList({
+    listModels: () => upstream.model.listModels(),
+    names: configuredModels(config),
+    clock,
+  });
+  const app = createApp(options, { ...chat, ...exports, ...parts, renderer, models });
   const bodyLimit = config.http.bodyLimit + base64Chars(chatLimits.imagesMaxBytes);
   const server = new HttpServer(app, { bodyLimit, log, ...overrides });
   const { url } = await server.listen(config.port, config.host).catch((error: unknown) => {
@@ -150,4 +156,8 @@ async function openServer(
     return stopping;
   };
   return { url, database: storage.database, stop };
+}
+
+function configuredModels({ chat, model }: Config): string[] {
+  return [...new Set([chat.model, ...(model.fallback?.model === undefined ? [] : [model.fallback.model])])];
 }

@@ -55,6 +55,8 @@ export interface Config {
         }
       | undefined;
   };
+  /** The routes below `/v1`. */
+  readonly door: { readonly store: boolean; readonly cancelOnDisconnect: boolean; readonly cache: boolean };
   readonly chat: {
     readonly model: string;
     readonly systemPrompt: string | undefined;
@@ -360,6 +362,11 @@ export function loadConfig(variables: Environment, terminal = false): Config {
       autoMigrate: settings.DB_AUTO_MIGRATE ?? sqlite,
     },
     model: modelConfig(settings, environment),
+    door: {
+      store: settings.V1_STORE,
+      cancelOnDisconnect: settings.V1_ON_DISCONNECT === 'cancel',
+      cache: settings.V1_CACHE,
+    },
     chat: chatConfig(settings, loopback),
     durability: {
       checkpointMs: settings.CHECKPOINT_MS,

@@ -13,6 +13,7 @@ import type { CursorCodec } from '../services/exports/cursor-codec.ts';
 import type { ExportService } from '../services/exports/exports.ts';
 import type { ExportJobService } from '../services/exports/jobs.ts';
 import type { HealthService } from '../services/health.ts';
+import type { ModelList } from '../services/models.ts';
 import { trustedProxies } from './access/client-subject.ts';
 import { createGuard, type GuardOptions, type GuardParts } from './access/guard.ts';
 import type { Quotas } from './access/quotas.ts';
@@ -21,6 +22,8 @@ import { hostAllowlist } from './middleware/host.ts';
 import { requestLogger } from './middleware/request-logger.ts';
 import { crossOrigin, securityHeaders } from './middleware/security.ts';
 import { normalizeTarget } from './middleware/target.ts';
+import { completionRoute, type DoorSettings } from './openai/completions.ts';
+import { modelRoutes } from './openai/models.ts';
 import { createBodyReader } from './request/body.ts';
 import { base64Chars } from './request/images.ts';
 import type { ReplyRenderer } from './response/reply-renderer.ts';
@@ -41,6 +44,7 @@ export interface AppOptions extends GuardOptions {
   readonly version: string;
   readonly bodyLimit: number;
   readonly chatLimits: ChatLimits;
+  readonly door: DoorSettings;
   readonly corsOrigins: '*' | 'loopback' | readonly string[];
   readonly trustProxy: number | readonly string[];
   /** Host names accepted in addition to those of the loopback; undefined: any. */
@@ -59,6 +63,7 @@ export interface AppParts {
   readonly cursors: CursorCodec;
   readonly health: HealthService;
   readonly renderer: ReplyRenderer;
+  readonly models: ModelList;
   readonly keys: ApiKeyService;
   readonly links: SignedLinks;
   readonly quotas: Quotas;
@@ -78,6 +83,8 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   return [
     ...chatRoutes({ chat, renderer, readBody: readMessage, quotas, limits, session }),
     ...streamRoutes({ streams, renderer, session, metrics }),
+    completionRoute({ chat, renderer, readBody: readMessage, quotas, limits, session, door: options.door }),
+    ...modelRoutes(parts.models),
     // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),
     ...feedbackRoutes(parts.conversations, readBody),

@@ -44,6 +44,7 @@ export function openApiDocument(routes: readonly Route[], version: string): obje
       servers: [{ url: '/' }],
       tags: [
         { name: 'chat' },
+        { name: 'openai' },
         { name: 'conversations' },
         { name: 'exports' },
         { name: 'keys' },

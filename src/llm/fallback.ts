@@ -86,6 +86,8 @@ export function withFallback(
 
     probe: (signal) => primary.probe(signal),
 
+    listModels: () => primary.listModels(),
+
     openCircuits: () => [...new Set([...primary.openCircuits(), ...fallback.openCircuits()])],
 
     circuits() {

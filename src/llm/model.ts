@@ -1,10 +1,18 @@
 /** The chat model of any server with OpenAI's chat completions API. */
-import type { ChatModel, ModelOutcome, ModelRequest, ModelServerState } from '../domain/chat/model.ts';
+import type { IncomingMessage } from 'node:http';
+import type {
+  ChatModel,
+  ListedModel,
+  ModelOutcome,
+  ModelRequest,
+  ModelServerState,
+} from '../domain/chat/model.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import type { CircuitState, Metrics } from '../domain/metrics.ts';
 import type { Log } from '../domain/runtime.ts';
 import { type BreakerOptions, CircuitBreakers } from './breaker.ts';
 import type { UpstreamError } from './errors.ts';
+import { readModels } from './models.ts';
 import type { OptionalMember } from './refusals.ts';
 import { completeOnce } from './reply/complete.ts';
 import type { ReplyLimits } from './reply/limits.ts';
@@ -12,7 +20,7 @@ import { StreamedReply } from './reply/streamed-reply.ts';
 import { loggedError, type ReportedError } from './reported-error.ts';
 import { type AdaptedRequest, type RequestForm, RequestForms } from './request-form.ts';
 import { type RetryPlan, withRetries } from './retries.ts';
-import { runAttempt } from './transport/attempt.ts';
+import { type Attempt, runAttempt } from './transport/attempt.ts';
 import type { ClientOptions, ModelServerClient } from './transport/client.ts';
 import { IdleTimeout } from './transport/idle-timeout.ts';
 
@@ -48,6 +56,8 @@ interface Call {
 export interface OpenedModel extends ChatModel {
   /** Loads what the first call needs, in small steps. Never rejects. */
   warmUp(): Promise<void>;
+  /** What the model server offers. Rejects where it does not say. */
+  listModels(): Promise<readonly ListedModel[]>;
   /** Of the models that were called lately. */
   circuits(): Iterable<readonly [model: string, state: CircuitState]>;
   close(): Promise<void>;
@@ -114,6 +124,22 @@ export function createChatModel(
     return form.omitted > 0 ? { ...outcome, omitted: form.omitted } : outcome;
   }
 
+  /** Asks for the list of models, in a short time. */
+  async function askModels<T>(
+    signal: AbortSignal,
+    read: (response: IncomingMessage, attempt: Attempt) => Promise<T>,
+  ): Promise<T> {
+    const client = await openClient();
+    return runAttempt(signal, async (attempt) => {
+      const timeout = new IdleTimeout(PROBE_MS, () => attempt.closeConnection());
+      try {
+        return await read(await client.models(attempt.signal), attempt);
+      } finally {
+        timeout.stop();
+      }
+    });
+  }
+
   return {
     complete(request, signal, context) {
       return call(request, signal, async ({ client, asked, startedAt, describe }) => {
@@ -144,21 +170,16 @@ export function createChatModel(
 
     async probe(signal) {
       try {
-        const client = await openClient();
-        return await runAttempt(signal, async (attempt) => {
-          const timeout = new IdleTimeout(PROBE_MS, () => attempt.closeConnection());
-          try {
-            const response = await client.models(attempt.signal);
-            attempt.drainResponse(response);
-            return stateFor(response.statusCode ?? 500);
-          } finally {
-            timeout.stop();
-          }
+        return await askModels(signal, async (response, attempt) => {
+          attempt.drainResponse(response);
+          return stateFor(response.statusCode ?? 500);
         });
       } catch {
         return 'down';
       }
     },
+
+    listModels: () => askModels(new AbortController().signal, readModels),
 
     openCircuits: () => circuits.open,
 

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { makeKey } from '../../src/services/access/api-key-format.ts';
-import { type Answer, databases, problemOf, until } from '../support/chat-server.ts';
+import { type Answer, databases, openAiErrorOf, problemOf, until } from '../support/chat-server.ts';
 import {
   bearer,
   bodyOf,
@@ -17,6 +17,7 @@ import {
 interface Target {
   readonly path: string;
   readonly body?: object;
+  readonly headers?: Record<string, string>;
 }
 
 interface Things {
@@ -38,6 +39,16 @@ interface Row {
 }
 
 const UNKNOWN_ID = crypto.randomUUID();
+const completion: Target = {
+  path: '/v1/chat/completions',
+  body: { messages: [{ role: 'user', content: 'again' }] },
+};
+
+function errorOf({ path }: Target, answer: Answer, status: number, code: string): void {
+  if (path.startsWith('/v1/')) openAiErrorOf(answer, status, code);
+  else problemOf(answer, status, code);
+}
+
 const SECRET = 'what-she-said';
 
 const plain = (path: string, body?: object) => async (): Promise<Target> => ({ path, ...(body && { body }) });
@@ -96,6 +107,14 @@ const TABLE: Readonly<Record<string, Row>> = {
   'POST /api/chat-stream': asking('/api/chat-stream'),
   'GET /api/chat-stream/{id}': thing('chat', 200, stream, (id) => `/api/chat-stream/${id}`),
   'DELETE /api/chat-stream/{id}': thing('chat', 200, stream, (id) => `/api/chat-stream/${id}`),
+  'POST /v1/chat/completions': {
+    access: 'chat',
+    status: 200,
+    hers: async (things) => ({ ...completion, headers: { 'x-conversation-id': await conversation(things) } }),
+    unknown: { ...completion, headers: { 'x-conversation-id': UNKNOWN_ID } },
+  },
+  'GET /v1/models': { access: 'chat', status: 200, hers: plain('/v1/models') },
+  'GET /v1/models/{id}': { access: 'chat', status: 200, hers: plain('/v1/models/gpt-4o-mini') },
   'GET /api/conversations': { access: 'read', status: 200, hers: plain('/api/conversations?limit=1000') },
   'POST /api/conversations': {
     access: 'chat',
@@ -191,8 +210,8 @@ for (const place of databases()) {
       const keys = await chat.server.database.knex('api_keys').select('id', 'revoked_at').orderBy('id');
       return { counts: await Promise.all(counts), keys, calls: chat.upstream.requests.length };
     };
-    const send = (method: string, { path, body }: Target, headers: Record<string, string>) =>
-      chat.call(method, path, body, headers);
+    const send = (method: string, { path, body, headers: own }: Target, headers: Record<string, string>) =>
+      chat.call(method, path, body, { ...own, ...headers });
 
     it('are exactly those in this table', async () => {
       assert.deepEqual((await operations(things)).sort(), Object.keys(TABLE).sort());
@@ -219,7 +238,7 @@ for (const place of databases()) {
           for (const [kind, answer] of refused.splice(0)) assert.equal(answer.status, status, kind);
         }
         for (const [kind, answer] of refused) {
-          problemOf(answer, 401, 'unauthorized');
+          errorOf(target, answer, 401, 'unauthorized');
           assert.deepEqual(essence(answer), essence(refused[0]?.[1] ?? answer), kind);
           assert.equal(answer.headers['www-authenticate'], 'Bearer realm="chat"');
         }
@@ -229,8 +248,8 @@ for (const place of databases()) {
         }
 
         if (access !== 'open' && access !== 'any') {
-          const answer = await unscoped.call(method, target.path, target.body);
-          problemOf(answer, 403, 'forbidden');
+          const answer = await unscoped.call(method, target.path, target.body, target.headers);
+          errorOf(target, answer, 403, 'forbidden');
           assert.match(String(answer.headers['www-authenticate']), new RegExp(`scope="${access}"$`));
         }
         assert.deepEqual(await inventory(), before, 'a rejected request has changed something');
@@ -241,8 +260,8 @@ for (const place of databases()) {
         it(`${name} does not reveal whether another owner has the id`, async () => {
           const target = await row.hers(things);
           const before = await inventory();
-          const foreign = await bob.call(method, target.path, target.body);
-          const none = await bob.call(unknown.method ?? method, unknown.path, unknown.body);
+          const foreign = await bob.call(method, target.path, target.body, target.headers);
+          const none = await bob.call(unknown.method ?? method, unknown.path, unknown.body, unknown.headers);
           assert.equal(foreign.status, 404, foreign.text);
           assert.deepEqual(essence(foreign), essence(none));
           assert.deepEqual(await inventory(), before);
@@ -253,16 +272,16 @@ for (const place of databases()) {
         const first = await row.hers(things);
         if (access === 'admin') {
           const other = await chat.person('ops', ['admin']);
-          assert.equal((await other.call(method, first.path, first.body)).status, status);
+          assert.equal((await other.call(method, first.path, first.body, first.headers)).status, status);
         } else {
-          const answer = await alice.call(method, first.path, first.body);
+          const answer = await alice.call(method, first.path, first.body, first.headers);
           assert.equal(answer.status, status, answer.text);
           const scopes = access === 'open' || access === 'any' ? (['read'] as const) : [access];
           const narrow = await chat.person('alice', scopes);
           const again = await row.hers(things);
-          assert.equal((await narrow.call(method, again.path, again.body)).status, status);
+          assert.equal((await narrow.call(method, again.path, again.body, again.headers)).status, status);
           if (!row.unknown) {
-            const mine = await bob.call(method, first.path, first.body);
+            const mine = await bob.call(method, first.path, first.body, first.headers);
             assert.equal(mine.status, status, mine.text);
             assert(!mine.text.includes(SECRET), 'text of another owner');
           }

@@ -8,6 +8,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import mysql from 'mysql2/promise';
 import type { z } from 'zod';
 import type { Overrides } from '../../src/compose/index.ts';
+import { openAiError } from '../../src/http/openai/schemas.ts';
 import { chatReply } from '../../src/http/schemas/chat.ts';
 import { problem } from '../../src/http/schemas/common.ts';
 import { conversation } from '../../src/http/schemas/conversations.ts';
@@ -139,6 +140,18 @@ export function checkedProblem(
     [status, code, `/problems/${code.replaceAll('_', '-')}`, detail, requestId],
   );
   return document;
+}
+
+/** The error of an answer of a route below `/v1`. */
+export function openAiErrorOf(answer: Answer, status: number, code: string) {
+  assert.equal(answer.status, status, answer.text);
+  assert.match(answer.headers['content-type'] ?? '', /^application\/json/);
+  assert(answer.headers['x-request-id']);
+  const body: unknown = JSON.parse(answer.text);
+  const { error } = openAiError.parse(body);
+  assert.deepEqual({ error }, body);
+  assert.equal(error.code, code);
+  return error;
 }
 
 /** Repeats `condition` until it holds. The bound ends a wait for what never comes; it measures nothing. */

@@ -421,7 +421,7 @@ describe('.env.example', () => {
     readFileSync(new URL('../../.env.example', import.meta.url), 'utf8')
       .split('\n')
       .flatMap((line) => {
-        const match = /^#([A-Z_]+)=(.*)$/.exec(line);
+        const match = /^#([A-Z\d_]+)=(.*)$/.exec(line);
         return match ? [[String(match[1]), String(match[2])] as const] : [];
       }),
   );

@@ -59,7 +59,7 @@ function digits(text: string, from: number, to: number): number {
   return value;
 }
 
-const ROLES: readonly Role[] = ['user', 'assistant', 'tool'];
+const ROLES: readonly Role[] = ['user', 'assistant', 'tool', 'system'];
 const STATUSES: readonly MessageStatus[] = ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'];
 const RATINGS: readonly Feedback['rating'][] = ['up', 'down'];
 const FORMATS: readonly ReplyFormat[] = ['markdown', 'text'];

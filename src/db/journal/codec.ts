@@ -82,7 +82,9 @@ function isStart(value: unknown): value is TurnStart {
     isAccess(value.by) &&
     isMessage(value.message) &&
     (value.earlier === undefined || (Array.isArray(value.earlier) && value.earlier.every(isMessage))) &&
-    [value.user, value.answers].every((text) => text === undefined || typeof text === 'string') &&
+    [value.user, value.answers, value.system].every(
+      (text) => text === undefined || typeof text === 'string',
+    ) &&
     (value.metadata === undefined || isFields(value.metadata))
   );
 }

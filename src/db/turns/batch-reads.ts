@@ -135,7 +135,8 @@ type SettingTurn = TurnWrite & { readonly start: TurnStart };
 
 /** Whether the turn says something about its conversation. */
 export function changesSettings(unit: TurnWrite): unit is SettingTurn {
-  return unit.start?.user !== undefined || unit.start?.metadata !== undefined;
+  const { user, metadata, system } = unit.start ?? {};
+  return user !== undefined || metadata !== undefined || system !== undefined;
 }
 
 /** Replies without their question, which can be stored already. */

@@ -214,7 +214,11 @@ class Plan {
 
   #saveSettings(unit: TurnWrite): void {
     if (!changesSettings(unit)) return;
-    const { conversationId, user = null, metadata } = unit.start;
+    const { conversationId, user = null, metadata, system } = unit.start;
+    if (system !== undefined) {
+      const sql = 'UPDATE conversations SET system_prompt = ? WHERE id = ?';
+      this.#updates.push({ sql, bindings: [system, conversationId] });
+    }
     const known = this.#settings.get(conversationId) ?? NO_SETTINGS;
     const members = Object.entries({ ...known.metadata, ...metadata }).slice(0, MAX_METADATA);
     const own = {

@@ -32,6 +32,14 @@ export interface ModelOutcome {
 
 export type Upstream = 'primary' | 'fallback';
 
+/** A model that the model server offers. */
+export interface ListedModel {
+  readonly id: string;
+  /** Seconds since 1970. */
+  readonly created: number;
+  readonly ownedBy: string;
+}
+
 /** `refused`: it rejects the API key; `not_found`: it has no list of models at this address. */
 export type ModelServerState = 'up' | 'refused' | 'not_found' | 'down';
 

@@ -21,10 +21,12 @@ export interface TurnStart {
   /** The caller, who must have access to an existing conversation, and owns a new one. */
   readonly by: Access;
   readonly message: Message;
-  /** Results of tools that are stored before `message`, which is the last one. */
+  /** What is stored before `message`, which is the last one: results of tools, or the history of the caller. */
   readonly earlier?: readonly Message[];
   /** The uid of the reply whose calls they answer; without it nothing is written (`gone`). */
   readonly answers?: string;
+  /** The system prompt of a conversation that begins with the turn. */
+  readonly system?: string;
   /** The caller's end user, stored with the conversation once. */
   readonly user?: string;
   /** Merged into that of the conversation. */

@@ -1,11 +1,11 @@
 import type { Access } from '../access/access.ts';
-import type { ParameterChanges } from '../chat/parameters.ts';
+import type { JsonObject, ParameterChanges } from '../chat/parameters.ts';
 
 /** Epoch milliseconds. */
 export type Instant = number;
 
-/** `tool`: the result of a call that a reply asked for. */
-export type Role = 'user' | 'assistant' | 'tool';
+/** `tool`: the result of a call that a reply asked for; `system`: an instruction that came with a caller's history. */
+export type Role = 'user' | 'assistant' | 'tool' | 'system';
 
 /**
  * `streaming`: being generated; `incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller;
@@ -56,6 +56,8 @@ export interface MessageDetails {
   readonly refusal?: true;
   /** The caller asked for the reasoning of this reply. */
   readonly wants_reasoning?: true;
+  /** It came with the caller's history: this server has neither received nor generated it before. */
+  readonly imported?: true;
   /**
    * Of a reply that takes the place of stored messages: the uid of the edited question, with everything after it; of a
    * regenerated one that of its own question, which stays.
@@ -145,7 +147,7 @@ export interface Message {
 
 /** A message for the model. */
 export interface ContextMessage {
-  readonly role: 'system' | Role;
+  readonly role: Role;
   readonly content: string;
   /** Of a question with images; `content` is the text of the parts. */
   readonly parts?: readonly ContentPart[];
@@ -155,6 +157,8 @@ export interface ContextMessage {
   readonly toolCallId?: string;
   /** Of a reply with calls: some models refuse the results without it. */
   readonly reasoning?: string;
+  /** The message as the caller wrote it, which the model server gets in place of the other members. */
+  readonly wire?: JsonObject;
 }
 
 /** A stored message in the context of the next one. */

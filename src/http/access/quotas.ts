@@ -77,6 +77,13 @@ export class Quotas {
     for (const [name, value] of headers) response.setHeader(name, value);
   }
 
+  /** Of a route that streams only some of its responses. @throws AppError `rate_limited` */
+  async admitStream(response: Response, { key, subject }: Caller): Promise<void> {
+    const policy = streamPolicy(key?.limits.openStreams ?? this.#openStreams);
+    const decision = policy && (await this.#decide(policy, response, subject));
+    if (decision && !decision.allowed) throw this.#reached([decision]);
+  }
+
   /** @throws AppError `rate_limited` after too many invalid keys from that address */
   async checkFailures(address: string): Promise<void> {
     if (!this.#failures) return;

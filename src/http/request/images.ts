@@ -29,14 +29,15 @@ export function base64Chars(bytes: number): number {
 
 /**
  * Checks that every `data:` URL is base64 and begins as an image of its type. One image a tick of the event loop.
+ * @param where the member of the body
  * @throws AppError `validation`
  */
-export async function checkImages(parts: readonly ContentPart[]): Promise<void> {
+export async function checkImages(parts: readonly ContentPart[], where = 'message'): Promise<void> {
   for (const [index, part] of parts.entries()) {
     if (part.type !== 'image_url') continue;
     const message = imageProblem(part.image_url.url);
     if (message !== undefined) {
-      const path = `message.${index}.image_url.url`;
+      const path = `${where}.${index}.image_url.url`;
       throw new AppError('validation', `${path}: ${message}`, { errors: [{ path, message }] });
     }
     await immediate();

@@ -7,8 +7,11 @@ export type Target =
 const ABSOLUTE = /^https?:\/\/[^/?#]*/i;
 /** Most targets need no normalization. */
 const PLAIN = /^(?:\/[\w-]+)+(?:\?[\w=&.-]*)?$/;
+/** Below it, a `%2F` belongs to the id of a model. */
+const MODELS = '/v1/models/';
 const DOT_SEGMENT = /(?:^|\/)(?:\.|%2e){1,2}(?=\/|$)/i;
 const ENCODED_TRAP = /%(?:2f|5c|00)|\\/i;
+const ENCODED_TRAP_IN_ID = /%(?:5c|00)|\\/i;
 const TRAILING = /(?:\/|%20| )+$/;
 
 const bad = (detail: string): Target => ({ kind: 'bad', detail });
@@ -41,7 +44,8 @@ export function readTarget(raw: string): Target {
   if (!printableAscii(target)) return bad('The path must be ASCII; percent-encode other characters');
   if (!decodable(path)) return bad('The percent-encoding of the path must be valid');
   if (!decodable(query)) return bad('The percent-encoding of the query must be valid');
-  if (ENCODED_TRAP.test(path)) return bad('The path must not contain a backslash, %2f, %5c or %00');
+  const trap = path.startsWith(MODELS) ? ENCODED_TRAP_IN_ID : ENCODED_TRAP;
+  if (trap.test(path)) return bad('The path must not contain a backslash, %2f, %5c or %00');
   const clean = path.replace(TRAILING, '').replace(/\/{2,}/g, '/') || '/';
   // After the cleaning, which turns `/..%20` into a dot segment.
   if (DOT_SEGMENT.test(clean)) return bad('The path must not contain the segments "." and ".."');

@@ -1,6 +1,7 @@
 import type { Request, Response } from 'express';
 import { AppError, type FieldError } from '../../domain/errors.ts';
 import { lineJson } from '../../util/line-json.ts';
+import { isOpenAiPath, presentOpenAiError, setRetryHint } from '../openai/errors.ts';
 
 /** RFC 9457, with members of this API. */
 export interface Problem {
@@ -51,10 +52,16 @@ export function sendJson(
   response.end(text);
 }
 
+/** Below `/v1` an error of OpenAI's form, else a problem document. */
 export function sendProblem(response: Response, error: AppError): void {
   if (error.retryAfter !== undefined)
     response.setHeader('Retry-After', Math.max(1, Math.ceil(error.retryAfter)));
   for (const [name, value] of Object.entries(error.headers ?? {})) response.setHeader(name, value);
+  if (isOpenAiPath(response.req)) {
+    setRetryHint(response, error);
+    sendJson(response, error.status, presentOpenAiError(error));
+    return;
+  }
   sendJson(
     response,
     error.status,

@@ -44,7 +44,7 @@ export function noteTurn(response: Response, turn: Turn, result?: TurnResult, fi
   const cache = turn.replayed ? 'replay' : turn.cache?.kind;
   const usage = cache === 'miss' || cache === 'bypass' ? result?.usage : undefined;
   noteDetails(response, {
-    conversation_id: turn.conversationId,
+    ...(turn.isStored && { conversation_id: turn.conversationId }),
     model: result?.model ?? turn.model,
     cache,
     prompt_tokens: usage?.prompt_tokens,

@@ -19,6 +19,7 @@ import { eventStream, jsonBody, problems, STREAM_HEADERS, UPSTREAM_HEADER } from
 import { contentParts, textOfParts } from '../schemas/parts.ts';
 import { idempotencyHeader, replyEvents } from '../schemas/streams.ts';
 import { readPosition } from '../sse/encode.ts';
+import { NativeStream } from '../sse/native-stream.ts';
 import { type SessionSettings, StreamSession } from '../sse/session.ts';
 
 export interface ChatRouteParts {
@@ -212,7 +213,8 @@ function streamRoute(parts: ChatRouteParts, schema: ReturnType<typeof chatReques
         cached,
         ignored,
       };
-      await new StreamSession(response, options, parts.session).run();
+      const form = new NativeStream(response, options);
+      await new StreamSession(response, turn, form, options.resumed, parts.session).run();
     },
   };
 }

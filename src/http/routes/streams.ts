@@ -13,7 +13,8 @@ import type { Route } from '../route.ts';
 import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
 import { lastEventHeader, replyEvents, stopped, streamId, streamQuery } from '../schemas/streams.ts';
 import { type ReadPosition, readPosition } from '../sse/encode.ts';
-import { type SessionSettings, StreamSession, streamHeaders } from '../sse/session.ts';
+import { NativeStream, streamHeaders } from '../sse/native-stream.ts';
+import { type SessionSettings, StreamSession } from '../sse/session.ts';
 
 export interface StreamRouteParts {
   readonly streams: StreamService;
@@ -102,7 +103,8 @@ function resumeRoute({ streams, renderer, session, metrics }: StreamRouteParts):
         cached: false,
       };
       metrics.streamResumed();
-      await new StreamSession(response, options, session).run();
+      const form = new NativeStream(response, options);
+      await new StreamSession(response, stream, form, options.resumed, session).run();
     },
   };
 }

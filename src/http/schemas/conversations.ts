@@ -21,7 +21,7 @@ const TITLE_CHARS = 200;
 const COMMENT_CHARS = 2000;
 const QUERY_CHARS = 200;
 
-const role = z.enum(['user', 'assistant', 'tool']);
+const role = z.enum(['user', 'assistant', 'tool', 'system']);
 
 const contentPart = z.discriminatedUnion('type', [
   z.object({ type: z.literal('text'), text: z.string() }),

@@ -13,7 +13,7 @@ const isObject = (value: unknown): value is JsonObject =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** What is wrong with names and texts of passed-on JSON; undefined: nothing. */
-function jsonProblem(value: unknown): string | undefined {
+export function jsonProblem(value: unknown): string | undefined {
   if (typeof value === 'string') {
     if (value.includes('\0')) return 'must not contain the NUL character';
     return value.isWellFormed() ? undefined : 'must not contain a lone surrogate';
@@ -70,7 +70,7 @@ const number = (min: number, max: number) =>
     .min(min, `must be at least ${min}`)
     .max(max, `must be at most ${max}`);
 
-const KNOWN = {
+export const KNOWN = {
   temperature: number(0, 2),
   top_p: number(0, 1),
   max_tokens: z

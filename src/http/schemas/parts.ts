@@ -30,7 +30,7 @@ function urlProblem(url: string, { imageMaxBytes }: MessageLimits): string | und
   return /^https:\/\/[^\s\p{C}]+$/iu.test(url) && URL.canParse(url) ? undefined : URL_RULE;
 }
 
-function imageUrl(limits: MessageLimits) {
+export function imageUrl(limits: MessageLimits) {
   return z
     .string('must be text')
     .superRefine((url, context) => {
@@ -56,7 +56,9 @@ function contentPart(limits: MessageLimits) {
 }
 
 /** The text of the parts, one line each at least. */
-export function textOfParts(parts: readonly { readonly type: string; readonly text?: string }[]): string {
+export function textOfParts(
+  parts: readonly { readonly type: string; readonly text?: string | undefined }[],
+): string {
   return parts.flatMap(({ text }) => text ?? []).join('\n');
 }
 

@@ -16,6 +16,13 @@ export const PING = ': ping\n\n';
 /** The maximum content of one event, UTF-16 units. */
 const MAX_CONTENT = 64 * 1024;
 
+/** Writes parts of a reply as events. */
+export interface ReplyEvents {
+  /** @param offset the length of the output after this piece */
+  content(piece: string, offset: number): string;
+  reasoning(piece: string): string;
+}
+
 /** @param id the stream's id; offsets count UTF-16 units of output */
 export function startEvent(id: string, offset: number, retryMs: number, data: object): string {
   return `retry: ${retryMs}\nevent: start\nid: ${id}:${offset}\ndata: ${lineJson(data)}\n\n`;

@@ -1,18 +1,20 @@
 import type { Reply } from '../../services/chat/reply.ts';
 import type { RenderedStream } from '../response/reply-renderer.ts';
-import { contentPieces, reasoningEvent } from './encode.ts';
+import { contentPieces, type ReplyEvents } from './encode.ts';
 import { PieceCursor } from './piece-cursor.ts';
 
 /** Encodes the reasoning of a reply as events for one reader. */
 export class ReasoningEncoder {
   readonly #reply: Reply;
   readonly #render: () => RenderedStream;
+  readonly #events: Pick<ReplyEvents, 'reasoning'>;
   readonly #pieces: PieceCursor;
   /** Of the reasoning since the last text. */
   #rendered: RenderedStream | undefined;
   #hasSent = false;
 
-  constructor(reply: Reply, render: () => RenderedStream) {
+  constructor(reply: Reply, render: () => RenderedStream, events: Pick<ReplyEvents, 'reasoning'>) {
+    this.#events = events;
     this.#reply = reply;
     this.#render = render;
     this.#pieces = new PieceCursor((index) => reply.reasoningPiece(index));
@@ -49,7 +51,7 @@ export class ReasoningEncoder {
 
   #encode(reasoning: string): string {
     let events = '';
-    for (const piece of contentPieces(reasoning)) events += reasoningEvent(piece);
+    for (const piece of contentPieces(reasoning)) events += this.#events.reasoning(piece);
     this.#hasSent ||= events !== '';
     return events;
   }

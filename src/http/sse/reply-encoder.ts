@@ -1,6 +1,6 @@
 import type { Reply } from '../../services/chat/reply.ts';
 import type { RenderedStream } from '../response/reply-renderer.ts';
-import { contentEvent, contentPieces, replayPieceSize } from './encode.ts';
+import { contentPieces, type ReplyEvents, replayPieceSize } from './encode.ts';
 import { PieceCursor } from './piece-cursor.ts';
 import { ReasoningEncoder } from './reasoning-encoder.ts';
 
@@ -15,7 +15,7 @@ export interface EncoderOptions {
 
 /** Encodes a reply as events for one reader, and keeps the reader's position. */
 export class SseReplyEncoder {
-  readonly #id: string;
+  readonly #events: ReplyEvents;
   readonly #reply: Reply;
   readonly #rendered: RenderedStream | undefined;
   readonly #reasoning: ReasoningEncoder | undefined;
@@ -27,11 +27,11 @@ export class SseReplyEncoder {
   #skip: number;
   #offset: number;
 
-  constructor(id: string, reply: Reply, { rendered, reasoning, offset }: EncoderOptions) {
-    this.#id = id;
+  constructor(reply: Reply, { rendered, reasoning, offset }: EncoderOptions, events: ReplyEvents) {
+    this.#events = events;
     this.#reply = reply;
     this.#rendered = rendered;
-    this.#reasoning = reasoning && new ReasoningEncoder(reply, reasoning);
+    this.#reasoning = reasoning && new ReasoningEncoder(reply, reasoning, events);
     this.#pieces = new PieceCursor((index) => reply.piece(index));
     this.#from = offset;
     this.#skip = offset;
@@ -93,7 +93,7 @@ export class SseReplyEncoder {
     let events = '';
     for (const piece of contentPieces(this.#skip === 0 ? output : this.#unread(output), this.#pieceSize)) {
       this.#offset += piece.length;
-      events += contentEvent(this.#id, this.#offset, piece);
+      events += this.#events.content(piece, this.#offset);
     }
     return events;
   }

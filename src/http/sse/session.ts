@@ -1,17 +1,12 @@
 import type { Response } from 'express';
-import { AppError, emptyReply } from '../../domain/errors.ts';
+import { AppError } from '../../domain/errors.ts';
 import type { Metrics } from '../../domain/metrics.ts';
-import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
-import { mustHaveText, presentCacheUse, presentEnd } from '../response/presenters.ts';
-import { requestProblem } from '../response/problem.ts';
-import { noteDetails, noteError, noteTurn } from '../response/request-details.ts';
+import { noteDetails, noteTurn } from '../response/request-details.ts';
 import { type ChunkFraming, takeOverChunking } from './chunk-framing.ts';
-import { EVENT_STREAM_HEADERS, endEvent, PING, startEvent } from './encode.ts';
-import { type EncoderOptions, SseReplyEncoder } from './reply-encoder.ts';
+import { PING } from './encode.ts';
+import type { SseReplyEncoder } from './reply-encoder.ts';
 
-/** The reconnection time of clients, milliseconds. */
-const RETRY_MS = 3000;
 /** Readers that take nothing for this long are disconnected. The reply is still generated and saved. */
 const STALL_MS = 60_000;
 
@@ -22,15 +17,15 @@ export interface SessionSettings {
   readonly metrics: Pick<Metrics, 'streamOpened' | 'streamClosed'>;
 }
 
-export interface StreamOptions extends EncoderOptions {
-  readonly stream: Turn;
-  /** Whether the reply was begun for an earlier request. The response then starts without waiting for a token. */
-  readonly resumed: boolean;
-  /** Undefined where the response cache was not consulted. */
-  readonly cache: CacheUse | undefined;
-  readonly cached: boolean;
-  /** Members of the request that this server does not know. */
-  readonly ignored?: readonly string[] | undefined;
+/** How a reply is written as a stream of events. */
+export interface StreamForm {
+  readonly encoder: Pick<SseReplyEncoder, 'next' | 'rest' | 'isCaughtUp' | 'hasToken' | 'hasSentToken'>;
+  /** The header fields, when the response starts. */
+  headers(): Record<string, string>;
+  /** What comes before the reply. */
+  start(): string;
+  /** What comes after it. */
+  end(result: PromiseSettledResult<TurnResult>, firstTokenAt: number | undefined): string;
 }
 
 /**
@@ -39,9 +34,10 @@ export interface StreamOptions extends EncoderOptions {
  */
 export class StreamSession {
   readonly #response: Response;
-  readonly #options: StreamOptions;
   readonly #stream: Turn;
-  readonly #encoder: SseReplyEncoder;
+  readonly #form: StreamForm;
+  readonly #encoder: StreamForm['encoder'];
+  readonly #resumed: boolean;
   readonly #settings: SessionSettings;
   /** Undefined until the response has started. */
   #framing: ChunkFraming | undefined;
@@ -52,11 +48,19 @@ export class StreamSession {
   #onCaughtUp: () => void = () => {};
   #firstTokenAt: number | undefined;
 
-  constructor(response: Response, options: StreamOptions, settings: SessionSettings) {
+  /** @param resumed whether the reply was begun for an earlier request: the response then waits for no token */
+  constructor(
+    response: Response,
+    stream: Turn,
+    form: StreamForm,
+    resumed: boolean,
+    settings: SessionSettings,
+  ) {
     this.#response = response;
-    this.#options = options;
-    this.#stream = options.stream;
-    this.#encoder = new SseReplyEncoder(options.stream.messageId, options.stream.reply, options);
+    this.#stream = stream;
+    this.#form = form;
+    this.#encoder = form.encoder;
+    this.#resumed = resumed;
     this.#settings = settings;
   }
 
@@ -65,14 +69,19 @@ export class StreamSession {
    * @throws AppError before the response has started, so that the status line can carry it
    */
   async run(): Promise<void> {
-    const closed = new Promise<void>((resolve) => this.#response.once('close', resolve));
+    const closed = new Promise<void>((resolve) => {
+      if (this.#response.closed) resolve();
+      else this.#response.once('close', resolve);
+    });
     noteTurn(this.#response, this.#stream);
+    this.#stream.reply.readers += 1;
     this.#settings.metrics.streamOpened();
     try {
       await this.#untilFirstToken(closed);
       if (!this.#isClosed) await this.#send(closed);
     } finally {
       this.#settings.metrics.streamClosed();
+      this.#stream.reply.readers -= 1;
       this.#stream.release();
     }
   }
@@ -83,7 +92,7 @@ export class StreamSession {
 
   async #untilFirstToken(closed: Promise<void>): Promise<void> {
     const { reply, started, result } = this.#stream;
-    const { resumed } = this.#options;
+    const resumed = this.#resumed;
     await started;
     if (!resumed && reply.running && !this.#encoder.hasToken)
       await Promise.race([closed, this.#firstToken()]);
@@ -127,26 +136,9 @@ export class StreamSession {
   }
 
   #start(): void {
-    const { conversationId, messageId, model, format } = this.#stream;
-    const { cache, cached, resumed, ignored } = this.#options;
-    const { offset } = this.#encoder;
-    this.#response.writeHead(200, {
-      ...streamHeaders(this.#stream),
-      ...(cache && { 'Cache-Status': presentCacheUse(cache) }),
-    });
+    this.#response.writeHead(200, this.#form.headers());
     this.#framing = takeOverChunking(this.#response);
-    const start = startEvent(messageId, offset, RETRY_MS, {
-      content: '',
-      conversation_id: conversationId,
-      stream_id: messageId,
-      message_id: messageId,
-      model,
-      format,
-      cached,
-      ...(resumed && { offset }),
-      ignored,
-    });
-    this.#write(start + (this.#encoder.next() ?? ''));
+    this.#write(this.#form.start() + (this.#encoder.next() ?? ''));
     this.#pump();
   }
 
@@ -202,58 +194,11 @@ export class StreamSession {
     // The last event says whether the turn is saved.
     const [result] = await Promise.allSettled([this.#stream.result]);
     if (this.#isClosed) return;
-    this.#response.end(this.#frame(this.#lastEvent(result)) + (this.#framing?.end ?? ''));
+    this.#response.end(this.#frame(this.#form.end(result, this.#firstTokenAt)) + (this.#framing?.end ?? ''));
     if (this.#response.writableLength === 0) return;
     const stall = this.#stallTimer();
     this.#response.once('close', () => clearTimeout(stall));
   }
-
-  #lastEvent(result: PromiseSettledResult<TurnResult>): string {
-    const { offset, missing, blocked } = this.#encoder;
-    const length = offset - missing;
-    // Where the filter has blocked the reply, text can be missing because the word list has changed.
-    if (missing > 0 && !blocked) return this.#errorEvent(replyCut(length), length, { length });
-    if (result.status === 'rejected') return this.#failureEvent(result.reason);
-    if (length === 0 && !blocked && mustHaveText(result.value)) return this.#errorEvent(emptyReply(), 0);
-    noteTurn(this.#response, this.#stream, result.value, this.#firstTokenAt);
-    const { usage, persisted } = result.value;
-    const { upstream } = this.#stream.reply.generation;
-    const data = { content: '', ...presentEnd(result.value, blocked), usage, persisted, length, upstream };
-    return endEvent(this.#stream.messageId, length, 'done', data);
-  }
-
-  #failureEvent(reason: unknown): string {
-    const { offset, hasSentToken } = this.#encoder;
-    const error =
-      reason instanceof AppError ? reason : new AppError('internal', undefined, { cause: reason });
-    if (error.code !== 'shutting_down' || (offset === 0 && !hasSentToken))
-      return this.#errorEvent(error, offset);
-    // The text so far is stored. Another worker, or this one after its restart, resumes the stream.
-    const resume = `/api/chat-stream/${this.#stream.messageId}`;
-    return this.#errorEvent(error, offset, { resume }, RETRY_MS);
-  }
-
-  #errorEvent(error: AppError, offset: number, members: object = {}, retryMs?: number): string {
-    noteError(this.#response, error);
-    const problem = requestProblem(this.#response, error);
-    const data = { content: '', ...problem, finish_reason: 'error', ...members };
-    return endEvent(this.#stream.messageId, offset, 'error', data, retryMs);
-  }
-}
-
-export function streamHeaders({ conversationId, messageId, reply }: Turn): Record<string, string> {
-  const { upstream } = reply.generation;
-  return {
-    ...EVENT_STREAM_HEADERS,
-    'X-Conversation-Id': conversationId,
-    'X-Stream-Id': messageId,
-    ...(upstream && { 'X-Upstream': upstream }),
-  };
-}
-
-/** The reader has text that a crash has lost. */
-function replyCut(length: number): AppError {
-  return new AppError('reply_cut', `A crash has cut this reply; its first ${length} characters are stored`);
 }
 
 /** Up to a quarter earlier, so that the pings of many streams are spread. */

@@ -80,7 +80,8 @@ function chatBody(request: AdaptedRequest, stream: boolean) {
   return { ...extra, model, messages, stream, ...others, ...optionalMembers(request, stream) };
 }
 
-function wireMessage({ role, content, parts, toolCalls, toolCallId, reasoning }: ContextMessage) {
+function wireMessage({ role, content, parts, toolCalls, toolCallId, reasoning, wire }: ContextMessage) {
+  if (wire) return wire;
   if (toolCallId !== undefined) return { role, tool_call_id: toolCallId, content };
   if (!toolCalls) return { role, content: parts ?? content };
   // Some servers refuse an empty text.

@@ -8,9 +8,7 @@ import type {
 import type {
   ConversationRepository,
   Instant,
-  Message,
   MessageDetails,
-  ReplyFormat,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import { AppError, conversationNotFound } from '../../domain/errors.ts';
@@ -18,16 +16,13 @@ import type { Clock, IdSource } from '../../domain/runtime.ts';
 import { ContextHistory, type HistoryLimits } from '../conversations/context-history.ts';
 import { findRevised, type RevisedQuestion } from '../conversations/revisions.ts';
 import type { ExportThrottle } from '../exports/throttle.ts';
+import { ClientTurns } from './client-turns.ts';
 import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
 import { type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
 import type { ChatInput } from './request/chat-input.ts';
 import type { InputFilter } from './request/input-filter.ts';
-import {
-  type NewMessage,
-  type PreparedTurn,
-  type RequestSettings,
-  TurnPreparation,
-} from './request/turn-preparation.ts';
+import { emptyReply, newMessage } from './request/new-messages.ts';
+import { type PreparedTurn, type RequestSettings, TurnPreparation } from './request/turn-preparation.ts';
 import type { TurnObserver } from './timing/turn-observer.ts';
 import { TurnTimes } from './timing/turn-times.ts';
 import type { Turn } from './turn.ts';
@@ -64,6 +59,7 @@ export class ChatService {
   readonly #observer: TurnObserver;
   readonly #throttle: Pick<ExportThrottle, 'noteChat'>;
   readonly #preparation: TurnPreparation;
+  readonly #client: ClientTurns;
   readonly #clock: Clock;
   readonly #ids: IdSource;
 
@@ -77,6 +73,7 @@ export class ChatService {
     this.#observer = parts.observer;
     this.#throttle = parts.throttle;
     this.#preparation = new TurnPreparation(settings, this.#context, parts.filter);
+    this.#client = new ClientTurns(settings, { ...parts, context: this.#context });
     this.#clock = parts.clock;
     this.#ids = parts.ids;
   }
@@ -110,8 +107,9 @@ export class ChatService {
   }
 
   async #begin(input: ChatInput, mode: ReplyMode, times: TurnTimes): Promise<Turn> {
-    const { kind } = input.question;
-    if (kind !== 'message') {
+    const { question, client } = input;
+    if (client) return this.#client.begin(input, client, this.#cacheSharing(input), mode, times);
+    if (question.kind !== 'message') {
       const turn = await this.#beginRecorded(input, mode, times);
       // Without a key nobody else can have it.
       if (turn === KEY_IN_USE) throw new AppError('internal');
@@ -201,9 +199,9 @@ export class ChatService {
   }
 
   /** Another reply to the same question is never a cached one. */
-  #cacheSharing({ cache, access, question }: ChatInput): CacheSharing | undefined {
+  #cacheSharing({ cache, access, question, client }: ChatInput): CacheSharing | undefined {
     return cache && question.kind !== 'regenerate'
-      ? { owner: this.#settings.cacheByOwner ? access.owner : null }
+      ? { owner: this.#settings.cacheByOwner ? access.owner : null, ...(client && { isSolitary: true }) }
       : undefined;
   }
 
@@ -268,34 +266,4 @@ export class ChatService {
     this.#context.follow(opened.generation, where, history, replyTo);
     return opened;
   }
-}
-
-function newMessage(uid: string, conversationId: string, message: NewMessage, timestamp: Instant): Message {
-  const none = { model: null, finishReason: null, usage: null, format: null, reasoning: null };
-  return { uid, conversationId, timestamp, status: 'complete', ...none, ...message };
-}
-
-function emptyReply(
-  uid: string,
-  conversationId: string,
-  replyTo: string,
-  timestamp: Instant,
-  asked: {
-    readonly model: string;
-    readonly format: ReplyFormat;
-    readonly details: MessageDetails | null;
-  },
-): NewTurn['reply'] {
-  const none = { finishReason: null, usage: null, reasoning: null };
-  return {
-    uid,
-    conversationId,
-    role: 'assistant',
-    content: '',
-    timestamp,
-    status: 'streaming',
-    replyTo,
-    ...asked,
-    ...none,
-  };
 }

@@ -23,6 +23,8 @@ export type CacheUse =
 export interface CacheSharing {
   /** Callers of this owner; null: all callers. */
   readonly owner: string | null;
+  /** The call joins no equal one that is running. */
+  readonly isSolitary?: true;
 }
 
 export interface OpenedGeneration {
@@ -79,9 +81,9 @@ export class Generations {
     const key = this.#cache.keyOf(request, sharing.owner);
     const hit = this.#hit(key);
     if (hit) return hit;
-    const flight = this.#flight(key, mode);
+    const flight = sharing.isSolitary ? undefined : this.#flight(key, mode);
     if (flight) return { generation: flight, cache: { kind: 'collapsed' } };
-    const shared = { key, owner: sharing.owner };
+    const shared = { ...sharing, key };
     return { generation: this.#call(request, mode, conversationId, shared), cache: { kind: 'miss' } };
   }
 
@@ -126,7 +128,7 @@ export class Generations {
     }
     const generation = new Generation(conversationId);
     this.#running.add(generation);
-    if (shared) this.#flights[mode].set(shared.key, generation);
+    if (shared && !shared.isSolitary) this.#flights[mode].set(shared.key, generation);
     void this.#run(request, mode, generation, shared);
     return generation;
   }

@@ -20,6 +20,8 @@ interface EarlyEnd {
  */
 export class Reply {
   readonly generation: Generation;
+  /** How many readers of this process have its stream open. */
+  readers = 0;
   /** Resolves at any end; never rejects. */
   readonly ended: Promise<void>;
   readonly #settle: () => void;

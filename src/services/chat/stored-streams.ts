@@ -144,6 +144,7 @@ function toTurn(
     result: withoutUnhandledRejection(result),
     cache: undefined,
     times: undefined,
+    isStored: true,
     cached: false,
     replayed: false,
     release,

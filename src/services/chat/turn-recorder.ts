@@ -91,6 +91,13 @@ export class TurnRecorder {
     return this.#add(turn, reply, opened, result, result);
   }
 
+  /** Knows the turn until its end, and stores nothing. */
+  trackUnstored(turn: NewTurn, opened: OpenedGeneration): Turn {
+    const reply = new Reply(opened.generation);
+    const result = reply.ended.then(() => this.#recordEnd(turn, reply, undefined));
+    return { ...this.#add(turn, reply, opened, Promise.resolve(), result), isStored: false };
+  }
+
   /** Ends a stored turn whose reply cannot be generated. */
   async recordFailure({ reply }: NewTurn): Promise<void> {
     const failed: Message = { ...reply, status: 'incomplete', finishReason: 'error' };
@@ -135,6 +142,7 @@ export class TurnRecorder {
       cache,
       times,
       cached: cache.kind === 'hit',
+      isStored: true,
       replayed: false,
       release() {},
     };
@@ -157,8 +165,8 @@ export class TurnRecorder {
     return this.#recordEnd(turn, reply, { worker: this.#worker });
   }
 
-  /** @param start the start of the turn, or the worker that has stored the start */
-  async #recordEnd(turn: NewTurn, reply: Reply, start: TurnWrite): Promise<TurnResult> {
+  /** @param start the start of the turn, or the worker that has stored the start; undefined: nothing is stored */
+  async #recordEnd(turn: NewTurn, reply: Reply, start: TurnWrite | undefined): Promise<TurnResult> {
     turn.times.replyEnded();
     const { end } = reply;
     if (!end) throw new AppError('internal', undefined, { cause: 'the reply is still running' });
@@ -182,7 +190,7 @@ export class TurnRecorder {
             }
           : turn.reply.details,
     };
-    const written = await this.#write(message, { ...start, reply: message, activeAt });
+    const written = start ? await this.#write(message, { ...start, reply: message, activeAt }) : 'saved';
     turn.times.stored();
     if (end instanceof AppError) throw end;
     const stopped = written === 'stopped';

@@ -54,6 +54,8 @@ export interface Turn {
   readonly cache: CacheUse | undefined;
   /** Undefined when the turn existed before the request. */
   readonly times: TurnTimes | undefined;
+  /** False: nothing of it is stored, and its ids are known to nobody. */
+  readonly isStored: boolean;
   /** Whether the reply came from the response cache. */
   readonly cached: boolean;
   /** Whether an earlier request with the same idempotency key created the turn. */

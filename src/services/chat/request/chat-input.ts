@@ -1,6 +1,6 @@
 import type { Access } from '../../../domain/access/access.ts';
-import type { ParameterChanges } from '../../../domain/chat/parameters.ts';
-import type { ContentPart, ReplyFormat } from '../../../domain/conversations/conversation.ts';
+import type { JsonObject, ParameterChanges } from '../../../domain/chat/parameters.ts';
+import type { ContentPart, ContextMessage, ReplyFormat } from '../../../domain/conversations/conversation.ts';
 import type { RevisionQuestion } from '../../conversations/revisions.ts';
 
 /** What a turn replies to. */
@@ -19,6 +19,21 @@ export type ChatQuestion =
 export interface ToolResult {
   readonly toolCallId: string;
   readonly content: string;
+}
+
+/** A message of a caller that brings its own context. */
+export interface ClientMessage extends ContextMessage {
+  readonly wire: JsonObject;
+  /** Of a reply: its text is the model's refusal. */
+  readonly isRefusal?: true;
+}
+
+/** The context of a caller that sends it along with every turn. */
+export interface ClientContext {
+  /** In the order of the caller, the question included. */
+  readonly messages: readonly ClientMessage[];
+  /** Whether the turn is stored. */
+  readonly isStored: boolean;
 }
 
 export interface ChatInput {
@@ -40,6 +55,8 @@ export interface ChatInput {
   /** Whether the caller wants the model's reasoning. */
   readonly wantsReasoning: boolean;
   readonly access: Access;
+  /** Undefined: the context is the stored one. */
+  readonly client?: ClientContext;
 }
 
 /** The text of a question, for a count; none of one that is stored. */

@@ -21,6 +21,12 @@ export class InputFilter {
     return { sent: text, stored: this.#storesOriginal ? message : text };
   }
 
+  /** Of an earlier message: it is masked, also where the action is `block`. */
+  mask(message: string): { readonly sent: string; readonly stored: string } {
+    const { text } = this.#rule.words.filters.text.whole(message, 'mask');
+    return { sent: text, stored: this.#storesOriginal ? message : text };
+  }
+
   /** Masks earlier messages, also where the action is `block`: the conversation could not continue otherwise. */
   maskHistory(messages: readonly HistoryMessage[]): HistoryMessage[] {
     const { text: filter } = this.#rule.words.filters;

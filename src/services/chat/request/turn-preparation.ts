@@ -8,22 +8,19 @@ import type {
   ConversationContext,
   HistoryMessage,
   Instant,
-  Message,
 } from '../../../domain/conversations/conversation.ts';
 import { conversationNotFound, invalidMember, userMismatch } from '../../../domain/errors.ts';
 import type { ContextHistory } from '../../conversations/context-history.ts';
 import type { RevisedQuestion } from '../../conversations/revisions.ts';
 import type { ChatInput, ToolResult } from './chat-input.ts';
 import type { InputFilter } from './input-filter.ts';
+import type { NewMessage } from './new-messages.ts';
 
 export interface RequestSettings {
   readonly model: string;
   readonly systemPrompt: string | undefined;
   readonly parameters: ModelParameters;
 }
-
-/** A message of the caller, before it has an id. */
-export type NewMessage = Pick<Message, 'role' | 'content' | 'replyTo' | 'details'>;
 
 /** What a turn sends to the model and stores. */
 export interface PreparedTurn {

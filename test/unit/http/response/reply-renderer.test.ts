@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import type { FilterAction, WordFilters } from '../../../../src/domain/filter.ts';
 import { createWordFilters, Fold } from '../../../../src/filter/index.ts';
 import { ReplyRenderer } from '../../../../src/http/response/reply-renderer.ts';
+import { contentEvent, reasoningEvent } from '../../../../src/http/sse/encode.ts';
 import { SseReplyEncoder } from '../../../../src/http/sse/reply-encoder.ts';
 import { createTextFormat } from '../../../../src/markdown/index.ts';
 import { Generation } from '../../../../src/services/chat/generation.ts';
@@ -34,10 +35,10 @@ function read(
   const generation = new Generation();
   const reply = new Reply(generation);
   for (const piece of pieces.slice(0, late)) generation.append(piece);
-  const events = new SseReplyEncoder('id', reply, {
-    rendered: renderer.stream(reply, format),
-    reasoning: undefined,
-    offset: from,
+  const options = { rendered: renderer.stream(reply, format), reasoning: undefined, offset: from };
+  const events = new SseReplyEncoder(reply, options, {
+    content: (piece, offset) => contentEvent('id', offset, piece),
+    reasoning: reasoningEvent,
   });
   let output = contents(events.next() ?? '');
   for (const piece of pieces.slice(late)) {

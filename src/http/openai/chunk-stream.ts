@@ -1,0 +1,110 @@
+/** A reply as OpenAI's stream of chunks. */
+import type { Response } from 'express';
+import { AppError } from '../../domain/errors.ts';
+import type { Turn, TurnResult } from '../../services/chat/turn.ts';
+import { lineJson } from '../../util/line-json.ts';
+import type { ReplyRenderer } from '../response/reply-renderer.ts';
+import { noteError, noteTurn } from '../response/request-details.ts';
+import { EVENT_STREAM_HEADERS } from '../sse/encode.ts';
+import { SseReplyEncoder } from '../sse/reply-encoder.ts';
+import type { StreamForm } from '../sse/session.ts';
+import { presentOpenAiError } from './errors.ts';
+import {
+  type CompletionReason,
+  completionId,
+  emptinessOf,
+  nowInSeconds,
+  presentReason,
+  presentUsage,
+} from './presenter.ts';
+
+const DONE = 'data: [DONE]\n\n';
+
+/** The head of the response that has the ids of a stored turn. */
+export function turnHeaders({ isStored, conversationId, messageId, reply }: Turn): Record<string, string> {
+  const { upstream } = reply.generation;
+  return {
+    ...(isStored && { 'X-Conversation-Id': conversationId, 'X-Stream-Id': messageId }),
+    ...(upstream && { 'X-Upstream': upstream }),
+  };
+}
+
+export class ChunkStream implements StreamForm {
+  readonly encoder: SseReplyEncoder;
+  readonly #response: Response;
+  readonly #turn: Turn;
+  readonly #includesUsage: boolean;
+  readonly #created = nowInSeconds();
+
+  /** @param includesUsage whether the last chunk has the token counts */
+  constructor(response: Response, turn: Turn, renderer: ReplyRenderer, includesUsage: boolean) {
+    this.#response = response;
+    this.#turn = turn;
+    this.#includesUsage = includesUsage;
+    // Made once: what a chunk costs is the JSON of its piece.
+    const [head, tail] = this.#frame(turn.model);
+    const [content, reasoning, end] = [`${head}{"content":`, `${head}{"reasoning_content":`, `}${tail}`];
+    const options = {
+      rendered: renderer.stream(turn.reply, turn.format),
+      reasoning: renderer.reasoningStream(turn, 0),
+      offset: 0,
+    };
+    this.encoder = new SseReplyEncoder(turn.reply, options, {
+      content: (piece) => content + lineJson(piece) + end,
+      reasoning: (piece) => reasoning + lineJson(piece) + end,
+    });
+  }
+
+  headers(): Record<string, string> {
+    return { ...EVENT_STREAM_HEADERS, ...turnHeaders(this.#turn) };
+  }
+
+  start(): string {
+    return this.#chunk(this.#turn.model, { role: 'assistant', content: '', refusal: null });
+  }
+
+  end(result: PromiseSettledResult<TurnResult>, firstTokenAt: number | undefined): string {
+    const { offset, blocked } = this.encoder;
+    if (result.status === 'rejected') return this.#error(result.reason);
+    const { value } = result;
+    const empty = emptinessOf(value, offset === 0 ? '' : 'text', blocked);
+    if (empty) return this.#error(empty);
+    noteTurn(this.#response, this.#turn, value, firstTokenAt);
+    const { model, usage } = value;
+    const calls = blocked ? [] : (value.toolCalls ?? []).map((call, index) => ({ index, ...call }));
+    const called = calls.length === 0 ? '' : this.#chunk(model, { tool_calls: calls });
+    const last = this.#chunk(model, {}, presentReason(value, blocked));
+    const counts = this.#includesUsage ? this.#usage(model, usage && presentUsage(usage)) : '';
+    return called + last + counts + DONE;
+  }
+
+  #error(reason: unknown): string {
+    const error =
+      reason instanceof AppError ? reason : new AppError('internal', undefined, { cause: reason });
+    noteError(this.#response, error);
+    return `data: ${lineJson(presentOpenAiError(error))}\n\n`;
+  }
+
+  #chunk(model: string, delta: object, reason: CompletionReason | null = null): string {
+    const [head, tail] = this.#frame(model, reason);
+    return head + lineJson(delta) + tail;
+  }
+
+  #usage(model: string, usage: object | null): string {
+    return `${this.#head(model)}"choices":[],"usage":${lineJson(usage)}}\n\n`;
+  }
+
+  /** What stands before and after the delta. */
+  #frame(model: string, reason: CompletionReason | null = null): [head: string, tail: string] {
+    const usage = this.#includesUsage ? ',"usage":null' : '';
+    return [
+      `${this.#head(model)}"choices":[{"index":0,"delta":`,
+      `,"logprobs":null,"finish_reason":${lineJson(reason)}}]${usage}}\n\n`,
+    ];
+  }
+
+  #head(model: string): string {
+    const id = completionId(this.#turn);
+    return `data: {"id":"${id}","object":"chat.completion.chunk","created":${this.#created},"model":${lineJson(model)},`;
+  }
+}

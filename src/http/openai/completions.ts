@@ -1,0 +1,182 @@
+import type { Request, Response } from 'express';
+import type { ContentPart } from '../../domain/conversations/conversation.ts';
+import { conversationNotFound } from '../../domain/errors.ts';
+import type { ChatService } from '../../services/chat/chat.ts';
+import type { ChatInput } from '../../services/chat/request/chat-input.ts';
+import type { Turn } from '../../services/chat/turn.ts';
+import { type Caller, callerOf } from '../access/caller.ts';
+import type { Quotas } from '../access/quotas.ts';
+import type { BodyReader } from '../request/body.ts';
+import { checkImages } from '../request/images.ts';
+import { check } from '../request/validate.ts';
+import { sendJson } from '../response/problem.ts';
+import type { ReplyRenderer } from '../response/reply-renderer.ts';
+import { noteTurn } from '../response/request-details.ts';
+import type { Route } from '../route.ts';
+import { uuid } from '../schemas/common.ts';
+import { eventStream, jsonBody, STREAM_HEADERS, UPSTREAM_HEADER } from '../schemas/openapi.ts';
+import type { MessageLimits } from '../schemas/parts.ts';
+import { type SessionSettings, StreamSession } from '../sse/session.ts';
+import { ChunkStream, turnHeaders } from './chunk-stream.ts';
+import { clientMessage } from './messages.ts';
+import { openAiErrors } from './openapi.ts';
+import { presentCompletion } from './presenter.ts';
+import { type CompletionRequest, completion, completionChunk, completionRequest } from './schemas.ts';
+
+/** How the routes below `/v1` work. */
+export interface DoorSettings {
+  /** Whether turns are stored, unless a call says otherwise. */
+  readonly store: boolean;
+  /** Whether a caller that disconnects cancels its call. */
+  readonly cancelOnDisconnect: boolean;
+  /** Whether the response cache is used. */
+  readonly cache: boolean;
+}
+
+export interface CompletionParts {
+  readonly chat: ChatService;
+  readonly renderer: ReplyRenderer;
+  readonly readBody: BodyReader;
+  readonly quotas: Quotas;
+  readonly limits: MessageLimits;
+  readonly session: SessionSettings;
+  readonly door: DoorSettings;
+}
+
+/** Members that this server uses itself; all others go to the model server. */
+const OWN = ['messages', 'model', 'stream', 'stream_options', 'n', 'store', 'metadata', 'user'] as const;
+const PARAMETERS = [
+  'temperature',
+  'top_p',
+  'max_tokens',
+  'stop',
+  'seed',
+  'frequency_penalty',
+  'presence_penalty',
+  'response_format',
+  'reasoning_effort',
+  'tools',
+  'tool_choice',
+  'parallel_tool_calls',
+] as const;
+const NAMED: ReadonlySet<string> = new Set([...OWN, ...PARAMETERS]);
+
+function parametersOf(body: CompletionRequest): NonNullable<ChatInput['parameters']> {
+  const known = Object.fromEntries(
+    PARAMETERS.flatMap((name) => (body[name] === undefined ? [] : [[name, body[name]]])),
+  );
+  const extra = Object.fromEntries(Object.entries(body).filter(([name]) => !NAMED.has(name)));
+  // A caller with the newer name does not get the OPENAI_MAX_TOKENS of the older one beside it.
+  const hasLimit = typeof extra.max_completion_tokens === 'number';
+  return { ...(hasLimit && { max_tokens: null }), ...known, extra };
+}
+
+/** @throws AppError `validation` for an image that is none, `conversation_not_found` for an id that is none */
+async function inputOf(
+  request: Request,
+  body: CompletionRequest,
+  door: DoorSettings,
+  { access }: Caller,
+): Promise<ChatInput> {
+  const messages = body.messages.map(clientMessage);
+  for (const [at, { parts }] of messages.entries()) {
+    if (parts) await checkImages(parts, `messages.${at}.content`);
+  }
+  const isStored = door.store && body.store !== false;
+  const parts: readonly ContentPart[] | undefined = messages.at(-1)?.parts;
+  return {
+    question: { kind: 'message', content: messages.at(-1)?.content ?? '', ...(parts && { parts }) },
+    conversationId: isStored ? namedConversation(request) : undefined,
+    format: 'markdown',
+    model: body.model ?? undefined,
+    cache: door.cache,
+    parameters: parametersOf(body),
+    ...(body.user && { user: body.user }),
+    ...(body.metadata && { metadata: body.metadata }),
+    wantsReasoning: true,
+    access,
+    client: { messages, isStored },
+  };
+}
+
+function namedConversation(request: Request): string | undefined {
+  const sent = request.get('x-conversation-id');
+  if (sent === undefined) return undefined;
+  const parsed = uuid.safeParse(sent);
+  if (!parsed.success) throw conversationNotFound();
+  return parsed.data;
+}
+
+const EXAMPLE = { model: 'gpt-4o-mini', messages: [{ role: 'user', content: 'Hello' }] };
+
+export function completionRoute(parts: CompletionParts): Route {
+  const schema = completionRequest(parts.limits);
+  return {
+    method: 'post',
+    path: '/v1/chat/completions',
+    access: 'chat',
+    reportsQuery: true,
+    quotas: ['tokens'],
+    operation: {
+      summary: 'Chat completion in the form of OpenAI',
+      description:
+        'The messages of the caller are the context. The turn is stored in the conversation that `X-Conversation-Id` ' +
+        'names, else in the one that the messages continue, else in a new one; see `docs/openai.md`. With `stream` ' +
+        'the response is a stream of `chat.completion.chunk` objects that `data: [DONE]` ends.',
+      tags: ['openai'],
+      requestBody: { required: true, ...jsonBody(schema, EXAMPLE) },
+      responses: {
+        200: {
+          description: 'The reply',
+          headers: { ...STREAM_HEADERS, ...UPSTREAM_HEADER },
+          content: { ...jsonBody(completion).content, ...eventStream(completionChunk).content },
+        },
+        ...openAiErrors(400, 404, 413, 415, 422, 502, 503, 504),
+      },
+    },
+    async handle(request, response) {
+      const { door, chat, quotas } = parts;
+      const body = check(schema, await parts.readBody(request));
+      const caller = callerOf(response);
+      if (body.stream) await quotas.admitStream(response, caller);
+      const input = await inputOf(request, body, door, caller);
+      const mode = body.stream ? 'stream' : 'whole';
+      const turn = await chat.begin(input, mode, undefined, response.locals.receivedAt);
+      quotas.meter(caller.subject, input.question.kind === 'message' ? input.question.content : '', turn);
+      if (body.stream) await streamReply(parts, response, turn, body.stream_options?.include_usage ?? false);
+      else await sendReply(parts, response, turn);
+    },
+  };
+}
+
+async function sendReply({ renderer, door }: CompletionParts, response: Response, turn: Turn): Promise<void> {
+  noteTurn(response, turn);
+  const leave = () => cancelUnread(door, response, turn);
+  if (response.closed) leave();
+  else response.once('close', leave);
+  const result = await turn.result.finally(() => turn.release());
+  noteTurn(response, turn, result);
+  for (const [name, value] of Object.entries(turnHeaders(turn))) response.setHeader(name, value);
+  const rendered = await renderer.whole(turn.reply, turn.format, result.content);
+  const reasoning = await renderer.reasoning(turn.reply, result.reasoning);
+  sendJson(response, 200, presentCompletion(turn, result, rendered, reasoning));
+}
+
+async function streamReply(
+  { renderer, session, door }: CompletionParts,
+  response: Response,
+  turn: Turn,
+  includesUsage: boolean,
+): Promise<void> {
+  const form = new ChunkStream(response, turn, renderer, includesUsage);
+  try {
+    await new StreamSession(response, turn, form, false, session).run();
+  } finally {
+    cancelUnread(door, response, turn);
+  }
+}
+
+/** A caller that has left cancels its call, unless others read the stream. */
+function cancelUnread({ cancelOnDisconnect }: DoorSettings, response: Response, { reply }: Turn): void {
+  if (cancelOnDisconnect && !response.writableEnded && reply.readers === 0) reply.stop();
+}

@@ -1,0 +1,29 @@
+/** Errors in the form of OpenAI's API. */
+import type { Request, Response } from 'express';
+import type { AppError, ErrorCode } from '../../domain/errors.ts';
+
+const DOOR = /^(?:https?:\/\/[^/?#]*)?\/+v1(?:[/?]|$)/i;
+
+/** Whether the path of a request is below `/v1`, where clients read OpenAI's errors. */
+export function isOpenAiPath({ originalUrl }: Request): boolean {
+  return DOOR.test(originalUrl);
+}
+
+const TYPES: Readonly<Record<number, string>> = {
+  401: 'authentication_error',
+  403: 'permission_error',
+  429: 'rate_limit_error',
+};
+
+/** The same call would fail again, though its status is one that SDKs repeat calls for. */
+const FINAL: ReadonlySet<ErrorCode> = new Set(['upstream_rejected', 'upstream_quota', 'internal']);
+
+export function presentOpenAiError({ status, message, code, errors }: AppError) {
+  const type = TYPES[status] ?? (status < 500 ? 'invalid_request_error' : 'server_error');
+  return { error: { message, type, param: errors?.[0]?.path || null, code } };
+}
+
+/** Tells SDKs not to repeat the call. */
+export function setRetryHint(response: Response, { code }: AppError): void {
+  if (FINAL.has(code)) response.setHeader('X-Should-Retry', 'false');
+}

@@ -1,0 +1,163 @@
+import type { ModelRequest } from '../../domain/chat/model.ts';
+import { withChanges } from '../../domain/chat/parameters.ts';
+import type { TurnStart } from '../../domain/chat/turns.ts';
+import type { Instant, Message } from '../../domain/conversations/conversation.ts';
+import type { Retention } from '../../domain/conversations/retention.ts';
+import { conversationNotFound, userMismatch } from '../../domain/errors.ts';
+import type { Clock, IdSource } from '../../domain/runtime.ts';
+import type { ContextHistory } from '../conversations/context-history.ts';
+import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
+import type { ChatInput, ClientContext } from './request/chat-input.ts';
+import { type PreparedContext, prepareContext } from './request/client-context.ts';
+import type { InputFilter } from './request/input-filter.ts';
+import { emptyReply, type NewMessage, newMessage } from './request/new-messages.ts';
+import type { RequestSettings } from './request/turn-preparation.ts';
+import type { TurnTimes } from './timing/turn-times.ts';
+import type { Turn } from './turn.ts';
+import type { NewTurn, TurnRecorder } from './turn-recorder.ts';
+
+interface ClientTurnSettings extends RequestSettings {
+  readonly retention: Retention;
+}
+
+interface ClientTurnParts {
+  readonly context: ContextHistory;
+  readonly generations: Generations;
+  readonly recorder: TurnRecorder;
+  /** Undefined: messages are not filtered. */
+  readonly filter: InputFilter | undefined;
+  readonly clock: Clock;
+  readonly ids: IdSource;
+}
+
+/** The conversation that a turn is stored in. */
+interface Place {
+  readonly conversationId: string;
+  readonly kind: 'named' | 'new';
+  /** The uid of the reply whose calls the new messages answer. */
+  readonly caller: string | null;
+}
+
+/**
+ * Turns of callers that send their whole context along. The model gets that; the turn is added to the conversation that
+ * it continues, or begins one with the caller's history.
+ */
+export class ClientTurns {
+  readonly #settings: ClientTurnSettings;
+  readonly #parts: ClientTurnParts;
+
+  constructor(settings: ClientTurnSettings, parts: ClientTurnParts) {
+    this.#settings = settings;
+    this.#parts = parts;
+  }
+
+  /**
+   * @param sharing of the response cache
+   * @throws AppError `conversation_not_found` for a named conversation, `content_blocked`, `user_mismatch`, `capacity`,
+   * `database_unavailable`
+   */
+  async begin(
+    input: ChatInput,
+    client: ClientContext,
+    sharing: CacheSharing | undefined,
+    mode: ReplyMode,
+    times: TurnTimes,
+  ): Promise<Turn> {
+    const { generations, recorder, filter } = this.#parts;
+    const prepared = prepareContext(client.messages, filter);
+    const place = await this.#place(input, client, prepared);
+    times.historyLoaded();
+    const request = this.#request(input, prepared);
+    const turn = this.#newTurn(input, prepared, place, request.model, times);
+    times.called();
+    const opened = generations.start(request, mode, sharing, turn.reply.conversationId);
+    return client.isStored
+      ? this.#record(turn, opened, mode === 'whole' && place.kind === 'new')
+      : recorder.trackUnstored(turn, opened);
+  }
+
+  #record(turn: NewTurn, opened: OpenedGeneration, inOneWrite: boolean): Turn {
+    const { recorder } = this.#parts;
+    if (inOneWrite || !opened.generation.running) return recorder.trackInOneWrite(turn, opened);
+    return recorder.track(turn, opened, recorder.recordStart(turn));
+  }
+
+  async #place(input: ChatInput, client: ClientContext, prepared: PreparedContext): Promise<Place> {
+    const { conversationId, access, model, user } = input;
+    if (conversationId === undefined || !client.isStored) return this.#newPlace();
+    const options = prepared.asked[0]?.role === 'tool' ? { open: 'calls' as const } : {};
+    const question = { conversationId, model, access, activeSince: this.#activeSince() };
+    const { settings, open } = await this.#parts.context.load(question, options);
+    if (!settings) throw conversationNotFound();
+    if (user !== undefined && settings.user !== null && settings.user !== user) throw userMismatch();
+    return { conversationId, kind: 'named', caller: open?.uid ?? null };
+  }
+
+  #newPlace(): Place {
+    return { conversationId: this.#parts.ids.next(), kind: 'new', caller: null };
+  }
+
+  #activeSince(): Instant {
+    return this.#settings.retention.activeSince(this.#parts.clock.now());
+  }
+
+  #request({ model, parameters, user }: ChatInput, { sent }: PreparedContext): ModelRequest {
+    return {
+      model: model ?? this.#settings.model,
+      messages: sent,
+      parameters: withChanges(this.#settings.parameters, parameters),
+      ...(user !== undefined && { user }),
+    };
+  }
+
+  #newTurn(
+    { access, format, user, metadata }: ChatInput,
+    { system, history, asked }: PreparedContext,
+    { conversationId, kind, caller }: Place,
+    model: string,
+    times: TurnTimes,
+  ): NewTurn {
+    const { clock, ids } = this.#parts;
+    const timestamp = clock.now();
+    const isNew = kind === 'new';
+    const added = isNew ? [...history, ...asked] : asked;
+    const messages = chain(added, caller, (message) =>
+      newMessage(ids.next(), conversationId, message, timestamp),
+    );
+    const last = messages.at(-1);
+    if (!last) throw new Error('a turn has no message');
+    const question = messages.findLast(({ role }) => role === 'user' || role === 'tool') ?? last;
+    const start: TurnStart = {
+      conversationId,
+      named: !isNew,
+      expiredBefore: this.#settings.retention.activeSince(timestamp),
+      by: access,
+      message: last,
+      ...(messages.length > 1 && { earlier: messages.slice(0, -1) }),
+      ...(isNew && system !== undefined && { system }),
+      ...(user !== undefined && { user }),
+      ...(metadata && { metadata }),
+    };
+    const details = { wants_reasoning: true } as const;
+    const reply = emptyReply(ids.next(), conversationId, question.uid, timestamp, { model, format, details });
+    return { owner: access.unrestricted ? null : access.owner, reply, times, start };
+  }
+}
+
+/** Gives messages their ids and what they reply to. @param caller the uid of the reply whose calls they answer first */
+function chain(
+  messages: readonly NewMessage[],
+  caller: string | null,
+  create: (message: NewMessage) => Message,
+): Message[] {
+  let asking = caller;
+  let question: string | null = null;
+  return messages.map((message) => {
+    const { role } = message;
+    const replyTo = role === 'assistant' ? question : role === 'tool' ? asking : null;
+    const created = create({ ...message, replyTo });
+    if (role === 'assistant') asking = created.uid;
+    else if (role !== 'system') question = created.uid;
+    return created;
+  });
+}
