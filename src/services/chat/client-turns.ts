@@ -36,6 +36,8 @@ interface Place {
   readonly kind: 'named' | 'new';
   /** The uid of the reply whose calls the new messages answer. */
   readonly caller: string | null;
+  /** Whether it never expires. */
+  readonly pinned: boolean;
 }
 
 /**
@@ -87,14 +89,14 @@ export class ClientTurns {
     if (conversationId === undefined || !client.isStored) return this.#newPlace();
     const options = prepared.asked[0]?.role === 'tool' ? { open: 'calls' as const } : {};
     const question = { conversationId, model, access, activeSince: this.#activeSince() };
-    const { settings, open } = await this.#parts.context.load(question, options);
+    const { settings, pinned, open } = await this.#parts.context.load(question, options);
     if (!settings) throw conversationNotFound();
     if (user !== undefined && settings.user !== null && settings.user !== user) throw userMismatch();
-    return { conversationId, kind: 'named', caller: open?.uid ?? null };
+    return { conversationId, kind: 'named', caller: open?.uid ?? null, pinned };
   }
 
   #newPlace(): Place {
-    return { conversationId: this.#parts.ids.next(), kind: 'new', caller: null };
+    return { conversationId: this.#parts.ids.next(), kind: 'new', caller: null, pinned: false };
   }
 
   #activeSince(): Instant {
@@ -113,7 +115,7 @@ export class ClientTurns {
   #newTurn(
     { access, format, user, metadata }: ChatInput,
     { system, history, asked }: PreparedContext,
-    { conversationId, kind, caller }: Place,
+    { conversationId, kind, caller, pinned }: Place,
     model: string,
     times: TurnTimes,
   ): NewTurn {
@@ -140,7 +142,7 @@ export class ClientTurns {
     };
     const details = { wants_reasoning: true } as const;
     const reply = emptyReply(ids.next(), conversationId, question.uid, timestamp, { model, format, details });
-    return { owner: access.unrestricted ? null : access.owner, reply, times, start };
+    return { owner: access.unrestricted ? null : access.owner, pinned, reply, times, start };
   }
 }
 
