@@ -97,12 +97,11 @@ export class ContextReader {
       page = Math.min(2 * page, MAX_PAGE);
     } while (!turns.full);
     const messages = turns.context();
-    const { open } = turns;
     return {
       settings,
       pinned,
       messages: long.size === 0 ? messages : await this.#withLongDetails(messages, long),
-      ...(open && { open }),
+      ...turns.state,
     };
   }
 

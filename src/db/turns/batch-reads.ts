@@ -22,6 +22,8 @@ export interface Found {
   readonly messages: readonly ReplyRow[];
   /** Conversations with a reply that is being generated. */
   readonly busy: readonly Pick<MessageRow, 'conversation_id'>[];
+  /** Replies that have a later one. */
+  readonly answered: readonly Pick<MessageRow, 'uid'>[];
   /** What turns change of their conversations. */
   readonly settings: readonly Pick<ConversationRow, 'id' | 'user_id' | 'metadata'>[];
   readonly keys: readonly KeyUse[];
@@ -75,8 +77,19 @@ export class Reads {
            AND conversation_id IN (${placeholders(count)})`,
     );
     this.#add(
+      'answered',
+      turns.flatMap(({ start }) => start?.answers ?? []),
+      (count) => `SELECT a.uid FROM messages a WHERE a.uid IN (${placeholders(count)}) AND EXISTS (
+           SELECT 1 FROM messages m ${dialect.forceIndex('messages_conversation')}
+           WHERE m.conversation_id = a.conversation_id AND m.epoch = a.epoch AND m.id > a.id
+             AND m.role = 'assistant' AND m.status <> 'superseded')`,
+    );
+    this.#add(
       'settings',
-      turns.flatMap((unit) => (changesSettings(unit) && mayExist(unit) ? [unit.start.conversationId] : [])),
+      turns.flatMap((unit) => {
+        const changed = settingsOf(unit);
+        return changed && (unit.revision || mayExist(unit)) ? [changed.conversationId] : [];
+      }),
       (count) => `SELECT id, user_id, metadata FROM conversations WHERE id IN (${placeholders(count)})`,
     );
     this.#add(
@@ -101,6 +114,7 @@ export class Reads {
       replies: [],
       messages: [],
       busy: [],
+      answered: [],
       settings: [],
       keys: [],
       deletions: [],
@@ -131,12 +145,20 @@ export function mayExist({ start, replayed }: TurnWrite): boolean {
   return start?.named === true || replayed === true;
 }
 
-type SettingTurn = TurnWrite & { readonly start: TurnStart };
+/** What the turn says about its conversation; undefined: nothing. */
+export function settingsOf({ start, revision, reply }: TurnWrite): OwnChanges | undefined {
+  const { user, metadata } = start ?? revision ?? {};
+  const system = start?.system;
+  const conversationId = start?.conversationId ?? reply?.conversationId;
+  if (conversationId === undefined || (user ?? metadata ?? system) === undefined) return undefined;
+  return { conversationId, user, metadata, system };
+}
 
-/** Whether the turn says something about its conversation. */
-export function changesSettings(unit: TurnWrite): unit is SettingTurn {
-  const { user, metadata, system } = unit.start ?? {};
-  return user !== undefined || metadata !== undefined || system !== undefined;
+interface OwnChanges {
+  readonly conversationId: string;
+  readonly user: TurnStart['user'];
+  readonly metadata: TurnStart['metadata'];
+  readonly system: TurnStart['system'];
 }
 
 /** Replies without their question, which can be stored already. */

@@ -3,7 +3,15 @@ import type { Message } from '../../domain/conversations/conversation.ts';
 import { fromDetails, fromModel, fromUsage } from '../core/codec.ts';
 import type { PacketLimit, Statement } from '../core/dialect.ts';
 import type { MessageRow } from '../core/tables.ts';
-import { appendRest, CONTENT, firstPart, isTooLong, REASONING, type TextColumn } from './text-parts.ts';
+import {
+  appendDetails,
+  appendRest,
+  CONTENT,
+  firstPart,
+  isTooLong,
+  REASONING,
+  type TextColumn,
+} from './text-parts.ts';
 
 export type ReplyRow = Pick<
   MessageRow,
@@ -153,7 +161,7 @@ export function endReply(
     { sql, bindings },
     ...appendRest(uid, content, first.length, 0, packet),
   ];
-  if (reply.details) statements.push(...endDetails(reply));
+  if (reply.details) statements.push(...endDetails(reply, packet));
   if (reasoning) statements.push(...endReasoning(uid, reasoning, packet));
   return { outcome, statements };
 }
@@ -163,8 +171,11 @@ function hasSucceeded({ finish_reason }: ReplyRow): boolean {
   return finish_reason !== null && finish_reason !== 'cancelled' && finish_reason !== 'error';
 }
 
-function endDetails({ uid, details }: Message): Statement[] {
-  return [{ sql: 'UPDATE messages SET details = ? WHERE uid = ?', bindings: [fromDetails(details), uid] }];
+function endDetails({ uid, details }: Message, packet: PacketLimit): Statement[] {
+  const json = fromDetails(details) ?? '';
+  const first = firstPart(json, packet);
+  const sql = 'UPDATE messages SET details = ? WHERE uid = ?';
+  return [{ sql, bindings: [first, uid] }, ...appendDetails(uid, json, first.length, packet)];
 }
 
 function endReasoning(uid: string, reasoning: string, packet: PacketLimit): Statement[] {

@@ -1,5 +1,5 @@
 /** Texts of messages, which can be longer than a packet of the database server. */
-import type { Message } from '../../domain/conversations/conversation.ts';
+import type { Message, MessageDetails } from '../../domain/conversations/conversation.ts';
 import type { PacketLimit, Statement } from '../core/dialect.ts';
 
 /** The start of a text that fits into one packet, cut between code points. */
@@ -63,9 +63,17 @@ export function isTooLong(text: string, { bytes }: PacketLimit): boolean {
 export function storable(reply: Message, packet: PacketLimit): Message {
   const content = cutToFit(reply.content, packet);
   const reasoning = reply.reasoning && cutToFit(reply.reasoning, packet);
-  if (content === reply.content && reasoning === reply.reasoning) return reply;
-  if (reply.status !== 'complete') return { ...reply, content, reasoning };
-  return { ...reply, content, reasoning, status: 'incomplete', finishReason: 'length' };
+  const details = reply.role === 'assistant' ? detailsThatFit(reply.details, packet) : reply.details;
+  if (content === reply.content && reasoning === reply.reasoning && details === reply.details) return reply;
+  const kept = { ...reply, content, reasoning, details };
+  return reply.status === 'complete' ? { ...kept, status: 'incomplete', finishReason: 'length' } : kept;
+}
+
+/** Calls are stored all or none: part of one is not JSON. */
+function detailsThatFit(details: MessageDetails | null, packet: PacketLimit): MessageDetails | null {
+  if (!details?.tool_calls || !isTooLong(JSON.stringify(details), packet)) return details;
+  const { tool_calls: _, ...others } = details;
+  return others;
 }
 
 function cutToFit(text: string, packet: PacketLimit): string {

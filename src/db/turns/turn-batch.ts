@@ -13,14 +13,7 @@ import { AppError } from '../../domain/errors.ts';
 import { fromMessage, toTime } from '../core/codec.ts';
 import type { Dialect, LockedConversation, PacketLimit, Statement } from '../core/dialect.ts';
 import { type Activity, hideExpired, restart, saveConversations, saveMessages } from './batch-inserts.ts';
-import {
-  changesSettings,
-  type Found,
-  lockedByOthers,
-  mayExist,
-  Reads,
-  type WriteBatch,
-} from './batch-reads.ts';
+import { type Found, lockedByOthers, mayExist, Reads, settingsOf, type WriteBatch } from './batch-reads.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
 import { appendDetails, appendRest, firstPart, isTooLong, REASONING, storable } from './text-parts.ts';
@@ -71,6 +64,8 @@ class Plan {
   readonly #messages: Map<string, ReplyRow>;
   /** Conversations with a reply that is being generated. */
   readonly #busy: Set<string>;
+  /** Replies that have a later one. */
+  readonly #answered: Set<string>;
   readonly #settings: Map<string, OwnSettings>;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
@@ -100,6 +95,7 @@ class Plan {
       if (this.#expired.has(conversation_id)) this.#messages.delete(uid);
     }
     this.#busy = new Set(found.busy.map((row) => row.conversation_id));
+    this.#answered = new Set(found.answered.map(({ uid }) => uid));
     this.#settings = new Map(
       found.settings
         .filter(({ id }) => this.#conversations.has(id) && !this.#restarts.has(id))
@@ -154,6 +150,7 @@ class Plan {
     if (start) {
       for (const message of [...(start.earlier ?? []), start.message]) this.#insert(message, unit);
       this.#saveSettings(unit);
+      if (start.answers !== undefined) this.#answered.add(start.answers);
     }
     if (!reply) return 'saved';
     const known = start ? undefined : this.#messages.get(reply.uid);
@@ -185,9 +182,12 @@ class Plan {
     if (from?.conversation_id !== conversationId) return 'missing';
     if (from.status === 'superseded') return 'superseded';
     if (this.#busy.has(conversationId)) return 'busy';
+    const impossible = this.#unsettable(unit);
+    if (impossible) return impossible;
     if (unit.key && !this.#claim(unit)) return 'taken';
     if (message) this.#insert({ ...message, status: 'superseded' }, unit);
     this.#insert({ ...reply, status: 'superseded' }, unit);
+    this.#saveSettings(unit);
     this.#busy.add(conversationId);
     return 'saved';
   }
@@ -200,21 +200,25 @@ class Plan {
     if (answers === undefined || this.#messages.has(message.uid)) return undefined;
     const asked = this.#messages.get(answers);
     if (asked?.conversation_id !== conversationId || asked.status === 'superseded') return 'gone';
-    return this.#busy.has(conversationId) && !replayed ? 'busy' : undefined;
+    if (replayed) return undefined;
+    if (this.#busy.has(conversationId)) return 'busy';
+    return this.#answered.has(answers) ? 'answered' : undefined;
   }
 
   /** A turn from the journal is never refused. */
   #unsettable(unit: TurnWrite): WriteOutcome | undefined {
-    if (!changesSettings(unit) || unit.replayed) return undefined;
-    const { conversationId, user, metadata } = unit.start;
+    const changed = settingsOf(unit);
+    if (!changed || unit.replayed) return undefined;
+    const { conversationId, user, metadata } = changed;
     const own = this.#settings.get(conversationId) ?? NO_SETTINGS;
     if (user !== undefined && own.user !== null && own.user !== user) return 'other_user';
     return Object.keys({ ...own.metadata, ...metadata }).length > MAX_METADATA ? 'metadata_full' : undefined;
   }
 
   #saveSettings(unit: TurnWrite): void {
-    if (!changesSettings(unit)) return;
-    const { conversationId, user = null, metadata, system } = unit.start;
+    const changed = settingsOf(unit);
+    if (!changed) return;
+    const { conversationId, user = null, metadata, system } = changed;
     if (system !== undefined) {
       const sql = 'UPDATE conversations SET system_prompt = ? WHERE id = ?';
       this.#updates.push({ sql, bindings: [system, conversationId] });
@@ -289,6 +293,7 @@ class Plan {
     this.#updates.push(...appendRest(uid, content, first.length, 0, this.#packet));
     if (reasoning && firstReasoning)
       this.#updates.push(...appendRest(uid, reasoning, firstReasoning.length, 0, this.#packet, REASONING));
+    if (status === 'streaming') this.#busy.add(conversationId);
     this.#messages.set(uid, {
       id: 0,
       uid,

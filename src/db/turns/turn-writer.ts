@@ -7,6 +7,7 @@ import type {
   TurnWriter,
   WriteOutcome,
 } from '../../domain/chat/turns.ts';
+import type { Message } from '../../domain/conversations/conversation.ts';
 import { isDatabaseBusy, isUnavailable } from '../../domain/errors.ts';
 import type { Metrics } from '../../domain/metrics.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
@@ -237,8 +238,7 @@ class Lane {
     const reserved = Math.min(this.#progress.length, BATCH_PROGRESS);
     let chars = 0;
     const over = this.#turns.findIndex(({ unit }, index) => {
-      chars += (unit.start?.message.content.length ?? 0) + (unit.reply?.content.length ?? 0) + more(unit);
-      chars += unit.reply?.reasoning?.length ?? 0;
+      chars += charsOf(unit);
       return index === BATCH_UNITS - reserved || (index > 0 && chars > BATCH_CHARS);
     });
     const turns = this.#turns.splice(0, over === -1 ? this.#turns.length : over);
@@ -246,14 +246,22 @@ class Lane {
   }
 }
 
-/** Of results of tools and images. */
-function more({ start, revision }: TurnWrite): number {
+/** Of its texts, images and calls. */
+function charsOf({ start, revision, reply }: TurnWrite): number {
   const message = start?.message ?? revision?.message;
   let chars = 0;
   for (const { content } of start?.earlier ?? []) chars += content.length;
-  for (const part of message?.details?.parts ?? []) {
+  if (message) chars += message.content.length + detailChars(message);
+  if (reply) chars += reply.content.length + (reply.reasoning?.length ?? 0) + detailChars(reply);
+  return chars;
+}
+
+function detailChars({ details }: Message): number {
+  let chars = 0;
+  for (const part of details?.parts ?? []) {
     chars += part.type === 'text' ? part.text.length : part.image_url.url.length;
   }
+  for (const { function: called } of details?.tool_calls ?? []) chars += called.arguments.length;
   return chars;
 }
 

@@ -9,7 +9,15 @@ import type {
   Usage,
 } from '../conversations/conversation.ts';
 
-export interface TurnStart {
+/** What a turn changes of its conversation. */
+interface ChangedSettings {
+  /** The caller's end user, stored with the conversation once. */
+  readonly user?: string;
+  /** Merged into that of the conversation. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+export interface TurnStart extends ChangedSettings {
   readonly conversationId: string;
   /**
    * False: this server has just created the id, so no such conversation exists. True: the caller named it. The
@@ -27,10 +35,6 @@ export interface TurnStart {
   readonly answers?: string;
   /** The system prompt of a conversation that begins with the turn. */
   readonly system?: string;
-  /** The caller's end user, stored with the conversation once. */
-  readonly user?: string;
-  /** Merged into that of the conversation. */
-  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 /** The most members of the metadata of a conversation. */
@@ -40,7 +44,7 @@ export const MAX_METADATA = 16;
  * The start of a turn that takes the place of stored messages: of those that {@link MessageDetails.supersedes} of its
  * reply names. They stay visible, and the new ones invisible, until the reply has its first text or has ended.
  */
-export interface Revision {
+export interface Revision extends ChangedSettings {
   readonly expiredBefore: Instant;
   readonly by: Access;
   /** The edited question; undefined: the stored one gets another reply. */
@@ -101,6 +105,7 @@ export interface TurnWrite {
  * - `missing`: the conversation has no such message.
  * - `superseded`: another revision has taken its place.
  * - `busy`: a reply of the conversation is being generated.
+ * - `answered`: the conversation has a later reply than the one whose calls are answered.
  */
 export type WriteOutcome =
   | 'saved'
@@ -114,7 +119,8 @@ export type WriteOutcome =
   | 'metadata_full'
   | 'missing'
   | 'superseded'
-  | 'busy';
+  | 'busy'
+  | 'answered';
 
 export interface ReplyProgress {
   readonly uid: string;

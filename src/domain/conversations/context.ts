@@ -49,10 +49,13 @@ export class ContextTurns {
     return this.#full || this.#size + 2 > this.#limit;
   }
 
-  /** The newest reply of the open exchange with its calls; undefined when it asks for none. */
-  get open(): ConversationContext['open'] {
-    const caller = this.#open?.isWhole ? this.#open.caller : undefined;
-    return caller && { uid: caller.uid, calls: caller.details?.tool_calls ?? [] };
+  /** What the caller needs to know of the open exchange. */
+  get state(): Pick<ConversationContext, 'open' | 'busy'> {
+    const { isWhole = false, caller, isBusy = false } = this.#open ?? {};
+    return {
+      ...(isWhole && caller && { open: { uid: caller.uid, calls: caller.details?.tool_calls ?? [] } }),
+      ...(isBusy && { busy: true }),
+    };
   }
 
   /** Messages must come newest first: all replies before their question, and results after the calls. */
@@ -129,6 +132,8 @@ class OpenExchange {
   #next: string | undefined;
   /** The newest reply asks for no calls. */
   hasFailed = false;
+  /** The newest reply is being generated. */
+  isBusy = false;
   #results: PastMessage[] = [];
 
   constructor(open: 'calls' | { readonly result: string }) {
@@ -142,7 +147,8 @@ class OpenExchange {
     if (this.#next === undefined) {
       // Results without a reply: that failed, and they are sent again.
       if (role !== 'assistant') return role === 'tool';
-      this.hasFailed = status === 'streaming' || !details?.tool_calls;
+      this.isBusy = status === 'streaming';
+      this.hasFailed = this.isBusy || !details?.tool_calls;
       if (this.hasFailed) return false;
     } else if (role === 'tool' && this.#results[0] && replyTo === this.#results[0].replyTo) {
       this.#results.push(message);

@@ -194,6 +194,8 @@ export interface ConversationContext {
   readonly messages: readonly HistoryMessage[];
   /** The newest reply with its calls, when the context was asked for with the option `open`. */
   readonly open?: { readonly uid: string; readonly calls: readonly ToolCall[] };
+  /** The newest reply, whose calls the context was asked for, is being generated. */
+  readonly busy?: true;
 }
 
 /** `seq` is the row number: growing, never reused. */

@@ -29,7 +29,7 @@ export function createBodyReader(limit: number, imageBytes = 0): BodyReader {
       if (large >= MAX_LARGE) return parseJson(await readBytes(request, limit).catch(rethrowAsBusy));
       large += 1;
       try {
-        return parseCut(await readCut(request, limit, imageBytes), limit);
+        return await parseCut(await readCut(request, limit, imageBytes), limit);
       } finally {
         large -= 1;
       }
@@ -67,10 +67,10 @@ async function readCut(request: Request, limit: number, imageBytes: number): Pro
 }
 
 /** @throws AppError `body_too_large` when URLs that are no images make it too long */
-function parseCut(body: CutBody, limit: number): unknown {
+async function parseCut(body: CutBody, limit: number): Promise<unknown> {
   const { bytes, restore } = body.rest();
   const parsed = parseJson(bytes);
-  if (restore(parsed)) return parsed;
+  if (await restore(parsed)) return parsed;
   if (body.restBytes + body.urlBytes > limit) throw bodyTooLarge(limit);
   return parseJson(body.whole());
 }

@@ -1,5 +1,6 @@
 /** Bodies that are too large to be read as a whole because of the images in them. */
 import { randomUUID } from 'node:crypto';
+import { setImmediate as immediate } from 'node:timers/promises';
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
@@ -8,11 +9,15 @@ const NOTHING = Buffer.alloc(0);
 /** Shorter URLs count as the rest of the body does. */
 const MIN_BYTES = 1024;
 
+/** Of what a sender may cut into single bytes: as chunks of its own each would take a hundred times as much memory. */
+const BLOCK_BYTES = 64 * 1024;
+
+/** Of the bytes of the body. */
 interface Segment {
   /** Of a `data:` URL: the string without its quotes. */
   readonly isUrl: boolean;
-  readonly chunks: Buffer[];
-  bytes: number;
+  readonly from: number;
+  to: number;
 }
 
 /**
@@ -23,6 +28,8 @@ export class CutBody {
   /** Bytes of all but the URLs, so far. */
   restBytes = 0;
   urlBytes = 0;
+  /** Full ones, and the last one. */
+  readonly #blocks: Buffer[] = [];
   readonly #segments: Segment[] = [];
   #last: Segment = this.#open(false);
   /** The end of the bytes so far, which can be the beginning of {@link START}. */
@@ -37,21 +44,48 @@ export class CutBody {
   }
 
   /** The body with a short name in the place of each long URL. */
-  rest(): { readonly bytes: Buffer; restore(body: unknown): boolean } {
+  rest(): { readonly bytes: Buffer; restore(body: unknown): Promise<boolean> } {
     this.#add(this.#held);
     const nonce = randomUUID();
     const urls = new Map<string, Segment>();
     const chunks = this.#segments.flatMap((segment) => {
-      if (!segment.isUrl || segment.bytes < MIN_BYTES) return segment.chunks;
+      if (!segment.isUrl || lengthOf(segment) < MIN_BYTES) return this.#bytesOf(segment);
       const name = `data:${nonce}.${urls.size}`;
       urls.set(name, segment);
       return Buffer.from(name);
     });
-    return { bytes: Buffer.concat(chunks), restore: (body) => restore(body, urls) };
+    return { bytes: Buffer.concat(chunks), restore: (body) => this.#restore(body, urls) };
   }
 
   whole(): Buffer {
-    return Buffer.concat(this.#segments.flatMap(({ chunks }) => chunks));
+    return Buffer.concat(this.#segments.flatMap((segment) => this.#bytesOf(segment)));
+  }
+
+  /**
+   * Puts the URLs of the images of the message back, one a tick of the event loop.
+   * @returns false when others are left, which are no images of the message
+   */
+  async #restore(body: unknown, urls: ReadonlyMap<string, Segment>): Promise<boolean> {
+    const left = new Set(urls.keys());
+    for (const image of imagesOf(body)) {
+      const url = urls.get(image.url);
+      if (!url) continue;
+      left.delete(image.url);
+      image.url = unescaped(Buffer.concat(this.#bytesOf(url)).toString('latin1'));
+      await immediate();
+    }
+    return left.size === 0;
+  }
+
+  #bytesOf({ from, to }: Segment): Buffer[] {
+    const found: Buffer[] = [];
+    for (let at = from; at < to; ) {
+      const start = at % BLOCK_BYTES;
+      const bytes = this.#blocks[(at - start) / BLOCK_BYTES]?.subarray(start, start + to - at) ?? NOTHING;
+      found.push(bytes);
+      at += bytes.length;
+    }
+    return found;
   }
 
   /** @returns what is not taken yet */
@@ -73,9 +107,10 @@ export class CutBody {
     const at = this.#endOfString(data);
     this.#add(data.subarray(0, at));
     if (at === data.length) return NOTHING;
-    if (this.#last.bytes < MIN_BYTES) {
-      this.restBytes += this.#last.bytes;
-      this.urlBytes -= this.#last.bytes;
+    const length = lengthOf(this.#last);
+    if (length < MIN_BYTES) {
+      this.restBytes += length;
+      this.urlBytes -= length;
     }
     this.#last = this.#open(false);
     return data.subarray(at);
@@ -96,38 +131,37 @@ export class CutBody {
   }
 
   #open(isUrl: boolean): Segment {
-    const segment = { isUrl, chunks: [], bytes: 0 };
+    const from = this.restBytes + this.urlBytes;
+    const segment = { isUrl, from, to: from };
     this.#segments.push(segment);
     return segment;
   }
 
   #add(bytes: Buffer): void {
-    this.#last.chunks.push(bytes);
-    this.#last.bytes += bytes.length;
+    for (let at = 0; at < bytes.length; ) {
+      const start = this.#last.to % BLOCK_BYTES;
+      if (start === 0) this.#blocks.push(Buffer.allocUnsafe(BLOCK_BYTES));
+      const copied = bytes.copy(this.#blocks.at(-1) ?? NOTHING, start, at);
+      at += copied;
+      this.#last.to += copied;
+    }
     if (this.#last.isUrl) this.urlBytes += bytes.length;
     else this.restBytes += bytes.length;
   }
 }
 
-/**
- * Puts the URLs of the images of the message back.
- * @returns false when others are left, which are no images of the message
- */
-function restore(body: unknown, urls: ReadonlyMap<string, Segment>): boolean {
-  const left = new Set(urls.keys());
-  for (const image of imagesOf(body)) {
-    const url = urls.get(image.url);
-    if (!url) continue;
-    left.delete(image.url);
-    image.url = textOf(url);
-  }
-  return left.size === 0;
+function lengthOf({ from, to }: Segment): number {
+  return to - from;
 }
 
-/** Some programs write each slash as `\/`. */
-function textOf({ chunks }: Segment): string {
-  const text = Buffer.concat(chunks).toString('latin1');
-  return text.includes('\\') ? text.replaceAll('\\/', '/') : text;
+/** The text of a JSON string: some programs write each slash as `\/`. What is no JSON is no base64 either. */
+function unescaped(text: string): string {
+  if (!text.includes('\\')) return text;
+  try {
+    return JSON.parse(`"${text}"`);
+  } catch {
+    return text;
+  }
 }
 
 interface Image {

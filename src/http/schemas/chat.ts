@@ -23,6 +23,8 @@ export interface ChatLimits extends MessageLimits {
 
 const MAX_USER_CHARS = 128;
 const MAX_RESULTS = 128;
+/** Some gateways put the signature of the model's thoughts into the id. */
+const MAX_CALL_ID = 4096;
 const MAX_METADATA = 16;
 const MAX_METADATA_NAME = 64;
 const MAX_METADATA_CHARS = 512;
@@ -77,7 +79,7 @@ export function systemPrompt(maxChars: number) {
 export const modelName = limited(1, 200);
 
 function toolResults(maxChars: number) {
-  const id = limited(1, 256).meta({ description: 'The `id` of the call' });
+  const id = limited(1, MAX_CALL_ID).meta({ description: 'The `id` of the call' });
   return z
     .array(strictObject({ tool_call_id: id, content: limited(0, maxChars) }), 'must be an array')
     .min(1, 'must not be empty')

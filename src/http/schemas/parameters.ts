@@ -18,6 +18,8 @@ export function jsonProblem(value: unknown): string | undefined {
     if (value.includes('\0')) return 'must not contain the NUL character';
     return value.isWellFormed() ? undefined : 'must not contain a lone surrogate';
   }
+  // Text such as 1e999 is beyond every number, and would be sent as null.
+  if (typeof value === 'number' && !Number.isFinite(value)) return 'must not contain a number beyond 1.8e308';
   if (typeof value !== 'object' || value === null) return undefined;
   for (const [name, member] of Object.entries(value)) {
     if (name === '__proto__') return 'must not have a member __proto__';
@@ -39,7 +41,8 @@ const TOOL_NAME = /^[\w.:-]{1,128}$/;
 
 function hasFunction(value: JsonObject): boolean {
   const called = value.function;
-  return value.type === 'function' && isObject(called) && TOOL_NAME.test(String(called.name));
+  if (value.type !== 'function' || !isObject(called)) return false;
+  return typeof called.name === 'string' && TOOL_NAME.test(called.name);
 }
 
 const tool = jsonObject

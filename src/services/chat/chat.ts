@@ -230,13 +230,14 @@ export class ChatService {
     const reply = emptyReply(this.#ids.next(), conversationId, replyTo, timestamp, asked);
     const owner = access.unrestricted ? null : access.owner;
     const expiredBefore = this.#settings.retention.activeSince(timestamp);
+    const changed = { ...(user !== undefined && { user }), ...(metadata && { metadata }) };
     if (revised) {
       return {
         owner,
         pinned,
         reply: { ...reply, details: { ...reply.details, supersedes: revised.uid } },
         times,
-        revision: { by: access, expiredBefore, message: last },
+        revision: { by: access, expiredBefore, message: last, ...changed },
       };
     }
     if (failed || !last) return { owner, pinned, reply, times };
@@ -248,8 +249,7 @@ export class ChatService {
       message: last,
       ...(messages.length > 1 && { earlier: messages.slice(0, -1) }),
       ...(answers !== undefined && { answers }),
-      ...(user !== undefined && { user }),
-      ...(metadata && { metadata }),
+      ...changed,
     };
     return { owner, pinned, reply, times, start };
   }

@@ -14,7 +14,7 @@ import type { Checkpoints } from './checkpoints.ts';
 import { FailedWriteQueue } from './failed-write-queue.ts';
 import type { OpenedGeneration } from './generations.ts';
 import { Reply, storedEnd } from './reply.ts';
-import { metadataFull } from './request/turn-preparation.ts';
+import { metadataFull, nothingToAnswer } from './request/turn-preparation.ts';
 import type { TurnTimes } from './timing/turn-times.ts';
 import {
   conversationDeleted,
@@ -236,6 +236,7 @@ function throwRefusal(outcome: WriteOutcome): void {
   if (outcome === 'missing') throw messageNotFound();
   if (outcome === 'superseded') throw messageSuperseded();
   if (outcome === 'busy') throw conversationBusy();
+  if (outcome === 'answered') throw nothingToAnswer();
   if (outcome === 'other_user') throw userMismatch();
   if (outcome === 'metadata_full') throw metadataFull();
 }

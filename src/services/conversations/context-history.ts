@@ -137,8 +137,7 @@ function contextOf(
   const turns = new ContextTurns(limit, options);
   for (const message of messages.toReversed()) turns.addOlder(message);
   const settings = { system: null, model: null, parameters: null, user, metadata };
-  const { open } = turns;
-  return { settings, pinned: false, messages: turns.context(), ...(open && { open }) };
+  return { settings, pinned: false, messages: turns.context(), ...turns.state };
 }
 
 function keyOf(conversationId: string, model: string): string {

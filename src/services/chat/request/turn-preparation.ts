@@ -9,7 +9,12 @@ import type {
   HistoryMessage,
   Instant,
 } from '../../../domain/conversations/conversation.ts';
-import { conversationNotFound, invalidMember, userMismatch } from '../../../domain/errors.ts';
+import {
+  conversationBusy,
+  conversationNotFound,
+  invalidMember,
+  userMismatch,
+} from '../../../domain/errors.ts';
 import type { ContextHistory } from '../../conversations/context-history.ts';
 import type { RevisedQuestion } from '../../conversations/revisions.ts';
 import type { ChatInput, ToolResult } from './chat-input.ts';
@@ -63,7 +68,8 @@ export class TurnPreparation {
 
   /**
    * @throws AppError `conversation_not_found`, `content_blocked`, `user_mismatch`, `validation` for results that do not
-   * answer the calls of the newest reply or too much metadata, `database_unavailable`
+   * answer the calls of the newest reply or too much metadata, `conversation_busy` for results while a reply is being
+   * generated, `database_unavailable`
    */
   async prepare(input: ChatInput, place: Place): Promise<PreparedTurn> {
     const { question, access, model } = input;
@@ -75,6 +81,7 @@ export class TurnPreparation {
     if (question.kind !== 'tools') return this.#prepared(input, context, asked ?? NOTHING_ASKED);
     if (!context.settings) throw conversationNotFound();
     if (failed) return this.#prepared(input, context, NOTHING_ASKED);
+    if (context.busy) throw conversationBusy();
     const results = answersTo(context.open, question.results);
     return this.#prepared(
       input,
@@ -163,9 +170,13 @@ export function metadataFull(): Error {
   return invalidMember('metadata', `must leave the conversation at most ${MAX_METADATA} members`);
 }
 
+export function nothingToAnswer(): Error {
+  return invalidMember('tool_results', 'must answer a reply with calls; the newest one has none');
+}
+
 /** The results in the order of the calls. */
 function answersTo(open: ConversationContext['open'], results: readonly ToolResult[]): readonly ToolResult[] {
-  if (!open) throw invalidMember('tool_results', 'must answer a reply with calls; the newest one has none');
+  if (!open) throw nothingToAnswer();
   const ids = open.calls.map(({ id }) => id);
   const unknown = results.findIndex(({ toolCallId }) => !ids.includes(toolCallId));
   if (unknown >= 0) {
