@@ -5,6 +5,7 @@ import type { CounterStore } from '../domain/access/limits.ts';
 import type { ReplyStore, TurnWriter } from '../domain/chat/turns.ts';
 import type { ConversationRepository } from '../domain/conversations/conversation.ts';
 import type { ForkStore } from '../domain/conversations/forks.ts';
+import type { ImportStore } from '../domain/conversations/imports.ts';
 import type { PurgeStore } from '../domain/conversations/purge.ts';
 import type { ExportSource } from '../domain/exports/exports.ts';
 import type { ExportJobStore } from '../domain/exports/jobs.ts';
@@ -14,6 +15,7 @@ import { dialectOf } from './core/dialect.ts';
 import { migrateLatest, pendingMigrations } from './core/migrations.ts';
 import { KnexExportJobs } from './exports/jobs.ts';
 import { KnexExportSource } from './exports/reader.ts';
+import { KnexImports } from './imports/imports.ts';
 import { KnexApiKeys } from './repositories/api-keys.ts';
 import { KnexConversations } from './repositories/conversations.ts';
 import { KnexCounters } from './repositories/counters.ts';
@@ -34,6 +36,7 @@ export interface Database {
   readonly knex: Knex;
   readonly conversations: ConversationRepository;
   readonly forks: ForkStore;
+  readonly imports: ImportStore;
   readonly writer: TurnWriter;
   /** The writer's connections. */
   readonly writerKnex: Knex;
@@ -85,6 +88,7 @@ export function openDatabase(given: DatabaseOptions, logger: Logger, metrics?: W
     knex,
     conversations: new KnexConversations(knex),
     forks: new KnexForks(knex),
+    imports: new KnexImports(knex, writerKnex),
     writer,
     writerKnex,
     textMaxBytes: () => textMaxBytes,

@@ -17,6 +17,7 @@ export type MessageBody = Pick<
   | 'timestamp'
   | 'status'
   | 'epoch'
+  | 'reply_to'
   | 'model'
   | 'finish_reason'
   | 'usage'
@@ -97,7 +98,7 @@ export class MessageReader {
   messagePage(scope: PageScope, conversations: readonly string[], afterSeq: number): Promise<MessageBody[]> {
     const { sql, bindings } = messageFilter(scope);
     return this.#select<MessageBody>(
-      `SELECT id, uid, conversation_id, role, timestamp, status, epoch, model, finish_reason, \`usage\`, rating,
+      `SELECT id, uid, conversation_id, role, timestamp, status, epoch, reply_to, model, finish_reason, \`usage\`, rating,
          rating_comment, ${SIZE} AS size, ${TEXTS.map(shortText).join(', ')}
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND ${HAS_TEXT} ${sql}
@@ -280,8 +281,8 @@ function add(total: MessageCounts, { conversations, messages }: MessageCounts): 
 /** The messages whose content is loaded. */
 export function loaded(rows: readonly MessageBody[]): ExportMessage[] {
   return rows.filter(hasContent).map((row) => {
-    const { uid, role, content, timestamp, status } = row;
-    const message = { uid, role, content, timestamp: isoOf(timestamp), status };
+    const { uid, role, content, timestamp, status, reply_to: replyTo } = row;
+    const message = { uid, role, content, timestamp: isoOf(timestamp), status, replyTo };
     return hasExtras(row) ? { ...message, more: extrasOf(row) } : message;
   });
 }

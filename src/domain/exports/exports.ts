@@ -63,6 +63,7 @@ export interface ExportMessage {
   readonly content: string;
   readonly timestamp: string;
   readonly status: string;
+  readonly replyTo?: string | null;
   /** Undefined: it has none of them. */
   readonly more?: MessageExtras;
 }

@@ -23,7 +23,7 @@ const QUERY_CHARS = 200;
 
 const role = z.enum(['user', 'assistant', 'tool', 'system']);
 
-const contentPart = z.discriminatedUnion('type', [
+export const contentPart = z.discriminatedUnion('type', [
   z.object({ type: z.literal('text'), text: z.string() }),
   z.object({
     type: z.literal('image_url'),
@@ -31,7 +31,7 @@ const contentPart = z.discriminatedUnion('type', [
   }),
 ]);
 
-const feedback = z
+export const feedback = z
   .object({ rating: z.enum(['up', 'down']), comment: z.string().nullable() })
   .meta({ id: 'Feedback' });
 
@@ -154,7 +154,7 @@ export const conversationList = z
 /** The limits of settings. */
 export type SettingsLimits = Pick<ChatLimits, 'messageMaxChars' | 'allowsExtra'>;
 
-const title = cleanText(z.string().max(TITLE_CHARS, `must be at most ${TITLE_CHARS} characters long`))
+export const title = cleanText(z.string().max(TITLE_CHARS, `must be at most ${TITLE_CHARS} characters long`))
   .refine((text) => text.trim() !== '', 'must not be blank')
   .meta({ description: '`null`: the first line of the first question' });
 

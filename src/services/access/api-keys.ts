@@ -253,12 +253,16 @@ function sameHash(one: string, other: string): boolean {
 /** No invisible characters, and none that change the direction of text. */
 const OWNER = new RegExp(`^[^\\p{Cc}\\p{Cf}\\p{Cs}\\p{Zl}\\p{Zp}]{1,${OWNER_MAX}}$`, 'u');
 
+/** What is wrong with the name of an owner; undefined: nothing. */
+export function ownerProblem(owner: string): string | undefined {
+  if (OWNER.test(owner) && owner.trim() === owner) return undefined;
+  return `must be 1 to ${OWNER_MAX} visible characters without surrounding spaces`;
+}
+
 function validationErrors({ owner, scopes, expiresAt }: ApiKeyRequest, now: Instant): FieldError[] {
   const errors: FieldError[] = [];
-  if (!OWNER.test(owner) || owner.trim() !== owner) {
-    const message = `must be 1 to ${OWNER_MAX} visible characters without surrounding spaces`;
-    errors.push({ path: 'owner', message });
-  }
+  const problem = ownerProblem(owner);
+  if (problem !== undefined) errors.push({ path: 'owner', message: problem });
   const known: readonly string[] = SCOPES;
   const unknown = scopes.filter((scope) => !known.includes(scope));
   if (scopes.length === 0 || unknown.length > 0) {

@@ -1,6 +1,7 @@
 /** The formats of exports: parts of conversations in, text out. */
 import { stringify } from 'csv-stringify/sync';
 import type { ContentPart, Instant } from '../../domain/conversations/conversation.ts';
+import { ReplyOrder } from '../../domain/conversations/imports.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import type {
   ExportConversation,
@@ -121,13 +122,21 @@ function textWithImages(parts: readonly ContentPart[]): string {
 }
 
 /** Only contents need escaping: the other members are ids, times and fixed words. */
-function jsonMessages(messages: readonly ExportMessage[], first: boolean): string {
+function jsonMessages(messages: readonly ExportMessage[], first: boolean, order: ReplyOrder): string {
   let text = '';
-  for (const { uid, role, content, timestamp, status, more } of messages) {
-    const rest = more === undefined ? '' : jsonExtras(more);
+  for (const message of messages) {
+    const { uid, role, content, timestamp, status, more } = message;
+    const rest = replyTo(message, order) + (more === undefined ? '' : jsonExtras(more));
     text += `${first && text === '' ? '' : ','}{"id":"${uid}","role":"${role}","content":${lineJson(content)},"timestamp":"${timestamp}","status":"${status}"${rest}}`;
   }
   return text;
+}
+
+/** Only where an import could not tell, from the messages before it, what a message replies to. */
+function replyTo({ uid, role, status, replyTo: id, more }: ExportMessage, order: ReplyOrder): string {
+  const expected = order.expected({ role, status });
+  order.add({ uid, role, status, details: more?.details });
+  return id && expected !== undefined && id !== expected ? `,"reply_to":"${id}"` : '';
 }
 
 /** Members after others. Usage is JSON already. */
@@ -174,11 +183,15 @@ export function ndjsonEncoder(
   retention: Retention,
   { summary, incremental }: { readonly summary: boolean; readonly incremental: boolean } = NO_SUMMARY,
 ): ExportEncoder {
+  let order = new ReplyOrder();
   return {
     opening: () => '',
     deletions: (deletions) => deletions.map((one) => `${jsonDeletion(one)}\n`).join(''),
     begin: (conversation) => jsonHead(conversation, retention),
-    messages: (_conversation, messages, first) => jsonMessages(messages, first),
+    messages(_conversation, messages, first) {
+      if (first) order = new ReplyOrder();
+      return jsonMessages(messages, first, order);
+    },
     end: () => ']}\n',
     flush: () => '',
     closing: (counts) => (summary ? `${JSON.stringify({ summary: summaryOf(counts, incremental) })}\n` : ''),
@@ -206,12 +219,16 @@ export function jsonEncoder(
     exported_at: isoTime(exportedAt),
     ...(masked && { pii_masked: true }),
   };
+  let order = new ReplyOrder();
   return {
     opening: () => `{"metadata":${JSON.stringify(metadata)},"conversations":[`,
     deletions: (deletions, first) =>
       deletions.map((one, index) => `${first && index === 0 ? '' : ','}\n${jsonDeletion(one)}`).join(''),
     begin: (conversation, first) => `${first ? '\n' : ',\n'}${jsonHead(conversation, retention)}`,
-    messages: (_conversation, messages, first) => jsonMessages(messages, first),
+    messages(_conversation, messages, first) {
+      if (first) order = new ReplyOrder();
+      return jsonMessages(messages, first, order);
+    },
     end: () => ']}',
     flush: () => '',
     closing: (counts) => `\n],"summary":${JSON.stringify(summaryOf(counts, since !== null))}}\n`,

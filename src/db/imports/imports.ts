@@ -1,0 +1,316 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Knex } from 'knex';
+import {
+  ImportError,
+  type ImportedConversation,
+  type ImportedMessage,
+  type ImportOptions,
+  type ImportOutcome,
+  type ImportStore,
+} from '../../domain/conversations/imports.ts';
+import { errorCode } from '../../domain/errors.ts';
+import { pause } from '../../util/timers.ts';
+import { fromChanges, fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
+import {
+  type Dialect,
+  dialectOf,
+  type LockedConversation,
+  type PacketLimit,
+  placeholders,
+  repeated,
+  type Statement,
+} from '../core/dialect.ts';
+import { databaseBusy, toAppError, withDeadlockRetry } from '../core/errors.ts';
+import { removeDeleted } from '../repositories/deletions.ts';
+
+/** Messages of one statement, and its UTF-16 units; on SQLite a statement blocks the event loop. */
+const SLICE = 100;
+const SLICE_CHARS = 500_000;
+/** Of a row beside its texts. */
+const ROW_CHARS = 300;
+const ROW_BYTES = 2048;
+/** How often a conversation is tried that another process creates or locks. */
+const ATTEMPTS = 20;
+const RETRY_MS = 50;
+/** How long an import removes the rows of a replaced conversation; the rest is removed in the background. */
+const REMOVE_MS = 300;
+
+const COLUMNS = `${MESSAGE_INSERT_COLUMNS}, epoch, rating, rating_comment`;
+const TUPLE = `(${placeholders(COLUMNS.split(',').length)})`;
+
+type Row = readonly (string | number | null)[];
+
+interface Slice {
+  readonly uids: readonly string[];
+  readonly rows: readonly Row[];
+}
+
+/** Writes whole conversations with their ids. */
+export class KnexImports implements ImportStore {
+  readonly #knex: Knex;
+  readonly #batches: Knex;
+  readonly #dialect: Dialect;
+  #packet: Promise<PacketLimit> | undefined;
+
+  /** @param batches for {@link Dialect.batch} */
+  constructor(knex: Knex, batches: Knex) {
+    this.#knex = knex;
+    this.#batches = batches;
+    this.#dialect = dialectOf(knex);
+  }
+
+  async write(
+    conversation: ImportedConversation,
+    options: ImportOptions,
+  ): Promise<{ outcome: ImportOutcome; messages: number }> {
+    try {
+      const { bytes } = await this.#limit();
+      return conversation.isLong
+        ? await this.#writeLong(conversation, options, bytes)
+        : await this.#writeShort(conversation, options, bytes);
+    } catch (error) {
+      throw toAppError(error);
+    }
+  }
+
+  #limit(): Promise<PacketLimit> {
+    this.#packet ??= this.#dialect.batch(this.#batches, [], (_, packet) => ({ writes: [], result: packet }));
+    this.#packet.catch(() => {
+      this.#packet = undefined;
+    });
+    return this.#packet;
+  }
+
+  /** In two round trips. */
+  async #writeShort(conversation: ImportedConversation, options: ImportOptions, maxBytes: number) {
+    const { id } = conversation;
+    const draft = new Draft(conversation, options, maxBytes);
+    const slices: Slice[] = [];
+    for await (const slice of draft.slices()) slices.push(slice);
+    const read = { sql: this.#dialect.lockSql(1), bindings: [id] };
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const outcome = await withDeadlockRetry(() =>
+          this.#dialect.batch(this.#batches, [read], ([rows = []]) => {
+            const [found] = rows as LockedConversation[];
+            const plan = draft.begin(found);
+            if (plan.outcome === 'skipped') return { writes: [], result: plan.outcome };
+            const writes = slices.flatMap((slice) => draft.insert(slice, plan.epoch));
+            return { writes: [...plan.writes, ...writes, ...draft.end()], result: plan.outcome };
+          }),
+        );
+        return await this.#done(draft, outcome);
+      } catch (error) {
+        await this.#explain(error, id, slices, attempt);
+      }
+    }
+  }
+
+  /** Message by message. It cannot be repeated, because the messages are read once. */
+  async #writeLong(conversation: ImportedConversation, options: ImportOptions, maxBytes: number) {
+    const { id } = conversation;
+    const draft = new Draft(conversation, options, maxBytes);
+    let last: Slice[] = [];
+    try {
+      const outcome = await this.#knex.transaction(async (trx) => {
+        const [found] = await this.#dialect.lockConversations(trx, [id]);
+        const { outcome, epoch, writes } = draft.begin(found);
+        if (outcome === 'skipped') return outcome;
+        await run(trx, writes);
+        for await (const slice of draft.slices()) {
+          last = [slice];
+          await run(trx, draft.insert(slice, epoch));
+          await nextTurn();
+        }
+        await run(trx, draft.end());
+        return outcome;
+      });
+      return await this.#done(draft, outcome);
+    } catch (error) {
+      await this.#explain(error, id, last, ATTEMPTS);
+      throw error;
+    }
+  }
+
+  async #done({ count, id, epoch }: Draft, outcome: ImportOutcome) {
+    if (outcome === 'skipped') return { outcome, messages: 0 };
+    if (outcome === 'replaced') {
+      const started = performance.now();
+      const isStopped = () => performance.now() - started > REMOVE_MS;
+      const marks = await this.#knex('deletions').where({ conversation_id: id, pending: 1 }).select('id');
+      const deletions = marks.map((mark) => ({ seq: mark.id, conversationId: id, epoch }));
+      // It is replaced, whether the earlier rows are removed now or later.
+      await removeDeleted(this.#knex, deletions, { isStopped }).catch(() => false);
+    }
+    return { outcome, messages: count };
+  }
+
+  /** Returns when the transaction is to be repeated. @throws ImportError or the error itself */
+  async #explain(error: unknown, id: string, slices: readonly Slice[], attempt: number): Promise<void> {
+    if (!isDuplicate(error)) throw error;
+    for (const { uids } of slices) {
+      const [taken] = await this.#knex('messages')
+        .whereIn('uid', uids)
+        .whereNot('conversation_id', id)
+        .select('uid')
+        .limit(1);
+      if (taken) throw new ImportError(`the message ${taken.uid} exists in another conversation`);
+      const twice = uids.find((uid, at) => uids.indexOf(uid) !== at);
+      if (twice !== undefined) throw new ImportError(`the message ${twice} occurs twice`);
+    }
+    // Another process has just created the conversation, or has locked it.
+    if (attempt >= ATTEMPTS) throw databaseBusy(error);
+    await pause(RETRY_MS * Math.random());
+  }
+}
+
+/** The statements that write one conversation. */
+class Draft {
+  readonly id: string;
+  readonly #conversation: ImportedConversation;
+  readonly #options: ImportOptions;
+  readonly #maxBytes: number;
+  readonly #now = toTime(Date.now());
+  /** Ratings of the replies, by question. */
+  readonly #ratings = new Map<string, string>();
+  #isRestart = false;
+  epoch = 0;
+  count = 0;
+
+  constructor(conversation: ImportedConversation, options: ImportOptions, maxBytes: number) {
+    this.id = conversation.id;
+    this.#conversation = conversation;
+    this.#options = options;
+    this.#maxBytes = maxBytes;
+  }
+
+  begin(found: LockedConversation | undefined): {
+    readonly outcome: ImportOutcome;
+    readonly epoch: number;
+    readonly writes: readonly Statement[];
+  } {
+    const exists = found !== undefined && found.deleted_at === null;
+    if (exists && !this.#options.replace) return { outcome: 'skipped', epoch: 0, writes: [] };
+    this.#isRestart = found !== undefined;
+    this.epoch = found ? found.epoch + (exists ? 1 : 0) : 0;
+    const owner = exists && !this.#options.replacesOwner ? found.owner : this.#options.owner;
+    const save = found ? this.#restart(owner) : this.#insert(owner);
+    const writes = exists ? [this.#hide(), save] : [save];
+    return { outcome: exists ? 'replaced' : 'imported', epoch: this.epoch, writes };
+  }
+
+  async *slices(): AsyncGenerator<Slice> {
+    let uids: string[] = [];
+    let rows: Row[] = [];
+    let chars = 0;
+    for await (const message of this.#conversation.messages) {
+      const size = charsOf(message);
+      if (rows.length === SLICE || (rows.length > 0 && chars + size > SLICE_CHARS)) {
+        yield { uids, rows };
+        [uids, rows, chars] = [[], [], 0];
+      }
+      if (size > SLICE_CHARS) this.#checkSize(message);
+      uids.push(message.uid);
+      rows.push(this.#row(message));
+      chars += size;
+      this.count += 1;
+      this.#rate(message);
+    }
+    if (rows.length > 0) yield { uids, rows };
+  }
+
+  /** Rows of an earlier epoch that are not removed yet have the same ids. */
+  insert({ uids, rows }: Slice, epoch: number): Statement[] {
+    const bindings = rows.flatMap((row) => row.map((value) => (value === EPOCH ? epoch : value)));
+    const insert = {
+      sql: `INSERT INTO messages (${COLUMNS}) VALUES ${repeated(TUPLE, rows.length)}`,
+      bindings,
+    };
+    if (!this.#isRestart) return [insert];
+    const remove = {
+      sql: `DELETE FROM messages WHERE uid IN (${placeholders(uids.length)}) AND conversation_id = ? AND epoch < ?`,
+      bindings: [...uids, this.id, epoch],
+    };
+    return [remove, insert];
+  }
+
+  /** Questions are marked with the ratings of their replies, as feedback does. */
+  end(): Statement[] {
+    return [...this.#ratings].map(([uid, rating]) => ({
+      sql: 'UPDATE messages SET rating = ? WHERE uid = ? AND conversation_id = ?',
+      bindings: [rating, uid, this.id],
+    }));
+  }
+
+  #row(message: ImportedMessage): Row {
+    const { feedback } = message;
+    const time = toTime(message.timestamp);
+    const row = fromMessage({ ...message, conversationId: this.id }, time, this.#now, null);
+    return [...row, EPOCH, feedback?.rating ?? null, feedback?.comment ?? null];
+  }
+
+  #rate({ replyTo, feedback }: ImportedMessage): void {
+    if (replyTo === null || !feedback) return;
+    const other = this.#ratings.get(replyTo) ?? feedback.rating;
+    this.#ratings.set(replyTo, other === feedback.rating ? other : 'both');
+  }
+
+  #checkSize({ uid, content, reasoning, details }: ImportedMessage): void {
+    const texts = [content, reasoning ?? '', details ? JSON.stringify(details) : ''];
+    const bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), ROW_BYTES);
+    if (bytes <= this.#maxBytes) return;
+    throw new ImportError(`the message ${uid} is longer than max_allowed_packet of the database allows`);
+  }
+
+  #columns(owner: string | null): Record<string, string | number | null> {
+    const { createdAt, lastActive, pinned, settings } = this.#conversation;
+    return {
+      owner,
+      created_at: toTime(createdAt),
+      last_active: toTime(lastActive),
+      ...fromChanges({ ...settings, pinned }),
+    };
+  }
+
+  #insert(owner: string | null): Statement {
+    const columns = { id: this.id, ...this.#columns(owner) };
+    const names = Object.keys(columns);
+    const sql = `INSERT INTO conversations (${names.join(', ')}) VALUES (${placeholders(names.length)})`;
+    return { sql, bindings: Object.values(columns) };
+  }
+
+  #restart(owner: string | null): Statement {
+    const columns = { ...this.#columns(owner), epoch: this.epoch };
+    const set = Object.keys(columns).map((name) => `${name} = ?`);
+    const sql = `UPDATE conversations SET ${set.join(', ')}, deleted_at = NULL WHERE id = ?`;
+    return { sql, bindings: [...Object.values(columns), this.id] };
+  }
+
+  /** Incremental exports then have it as deleted and new. */
+  #hide(): Statement {
+    const sql = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed, pending)
+      SELECT id, owner, ?, 1, 1 FROM conversations WHERE id = ?`;
+    return { sql, bindings: [this.#now, this.id] };
+  }
+}
+
+/** Stands for the epoch in a row that is made before it is known. */
+const EPOCH = -1;
+
+function charsOf({ content, reasoning, details }: ImportedMessage): number {
+  const parts = details?.parts ?? [];
+  const images = parts.reduce((sum, part) => sum + (part.type === 'text' ? 0 : part.image_url.url.length), 0);
+  const calls = details?.tool_calls ? JSON.stringify(details.tool_calls).length : 0;
+  // The text of parts is in both.
+  return ROW_CHARS + content.length * (details?.parts ? 2 : 1) + (reasoning?.length ?? 0) + images + calls;
+}
+
+async function run(trx: Knex, statements: readonly Statement[]): Promise<void> {
+  for (const { sql, bindings } of statements) await trx.raw(sql, [...bindings]);
+}
+
+const DUPLICATES = ['ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_UNIQUE', 'SQLITE_CONSTRAINT_PRIMARYKEY'];
+
+function isDuplicate(error: unknown): boolean {
+  return DUPLICATES.includes(errorCode(error) ?? '');
+}

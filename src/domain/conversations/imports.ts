@@ -1,0 +1,80 @@
+import type {
+  ConversationSettings,
+  Feedback,
+  Instant,
+  Message,
+  MessageDetails,
+  MessageStatus,
+  Role,
+} from './conversation.ts';
+
+export type ImportedMessage = Omit<Message, 'conversationId'> & { readonly feedback: Feedback | null };
+
+export interface ImportedConversation {
+  readonly id: string;
+  readonly createdAt: Instant;
+  readonly lastActive: Instant;
+  readonly pinned: boolean;
+  readonly settings: ConversationSettings;
+  /** Oldest first. Can be read once. */
+  readonly messages: Iterable<ImportedMessage> | AsyncIterable<ImportedMessage>;
+  /** Whether it is too long for one piece of work. */
+  readonly isLong: boolean;
+}
+
+export interface ImportOptions {
+  /** Of new conversations. */
+  readonly owner: string | null;
+  /** Whether a conversation that exists is replaced; it is skipped otherwise. */
+  readonly replace: boolean;
+  /** Whether a replaced conversation gets `owner` too. It keeps its own otherwise. */
+  readonly replacesOwner: boolean;
+}
+
+export type ImportOutcome = 'imported' | 'replaced' | 'skipped';
+
+/** A conversation that cannot be imported. The message is for the caller. */
+export class ImportError extends Error {}
+
+export interface ImportStore {
+  /**
+   * Writes a conversation in one transaction. The id of a deleted one is free.
+   * @throws ImportError when a message id is taken, or a message is too long for the database
+   * @throws AppError `database_unavailable`, `database_busy`
+   */
+  write(
+    conversation: ImportedConversation,
+    options: ImportOptions,
+  ): Promise<{ readonly outcome: ImportOutcome; readonly messages: number }>;
+}
+
+interface OrderedMessage {
+  readonly uid: string;
+  readonly role: Role | string;
+  readonly status: MessageStatus | string;
+  readonly details: MessageDetails | null | undefined;
+}
+
+/**
+ * What a message replies to, by the messages before it: a reply to the newest question or result of a tool, a result to
+ * the newest reply with calls. Exports name it only where it is another one.
+ */
+export class ReplyOrder {
+  #asked: string | undefined;
+  #visiblyAsked: string | undefined;
+  #caller: string | undefined;
+
+  /** Undefined: nothing before it. */
+  expected({ role, status }: Pick<OrderedMessage, 'role' | 'status'>): string | undefined {
+    if (role === 'user') return undefined;
+    if (role === 'tool') return this.#caller;
+    return status === 'superseded' ? this.#asked : this.#visiblyAsked;
+  }
+
+  add({ uid, role, status, details }: OrderedMessage): void {
+    if (role !== 'assistant') {
+      this.#asked = uid;
+      if (status !== 'superseded') this.#visiblyAsked = uid;
+    } else if (details?.tool_calls) this.#caller = uid;
+  }
+}
