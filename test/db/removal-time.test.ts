@@ -1,7 +1,5 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { ticksDuring } from '../support/ticks.ts';
@@ -18,16 +16,11 @@ import {
 
 const LATER = NOON + 100 * HOUR;
 
-setFlagsFromString('--expose_gc');
-const collectGarbage: () => void = runInNewContext('gc');
-
 /**
  * Resolves to the longest turn of the event loop while `work` runs, in milliseconds of CPU: other load does not count.
- * Work is rehearsed with little data before, because code that runs for the first time is compiled. The garbage of its
- * preparation does not count.
+ * Work is rehearsed with little data before, because code that runs for the first time is compiled.
  */
 async function longestTick(work: () => Promise<unknown>): Promise<number> {
-  collectGarbage();
   return (await ticksDuring(work)).longest;
 }
 

@@ -255,7 +255,7 @@ for (const place of databases()) {
       const job = `/api/exports/${crypto.randomUUID()}`;
       const filter = 'format, csv, summary, preview, role, status';
       for (const [method, path, known] of [
-        ['GET', `${ALL}?start-date=2026-11-22`, `${filter}, start_date, end_date`],
+        ['GET', `${ALL}?start-date=2026-11-22`, `${filter}, start_date, end_date, rating`],
         ['HEAD', `${ALL}?Format=csv`, ''],
         ['GET', `${one}?start_date=2026-11-22`, filter],
         ['GET', '/api/exports?status=done', 'limit, cursor'],

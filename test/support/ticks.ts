@@ -1,4 +1,9 @@
 import { setImmediate } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+
+setFlagsFromString('--expose_gc');
+const collectGarbage: () => void = runInNewContext('gc');
 
 export interface Ticks {
   /** Turns of the event loop. */
@@ -8,8 +13,9 @@ export interface Ticks {
   readonly total: number;
 }
 
-/** The turns of this process's event loop while `work` runs. */
+/** The turns of this process's event loop while `work` runs. What the test left behind before is collected first. */
 export async function ticksDuring(work: () => Promise<unknown>): Promise<Ticks> {
+  collectGarbage();
   let running = true;
   const watched = (async () => {
     const start = cpuMs();

@@ -12,7 +12,7 @@ import type { MessageRow } from '../core/tables.ts';
 
 /** Messages of one statement; on SQLite it blocks the event loop. */
 const ROWS = 500;
-const ROWS_ON_ONE_CONNECTION = 200;
+const ROWS_ON_ONE_CONNECTION = 100;
 /** Longer contents are read one by one, bytes. */
 const LONG = 8192;
 /** Conversations of the first statement. */
