@@ -1,7 +1,7 @@
 /** All differences between MySQL (and MariaDB) and SQLite. No other file branches on the database. */
 import openKnex, { type Knex } from 'knex';
 import { syncToDisk } from '../../util/sync-to-disk.ts';
-import type { ConversationRow, CounterRow } from './tables.ts';
+import type { ConversationRow, CounterRow, HistoryColumns } from './tables.ts';
 
 /** Releases an advisory lock. Never rejects: a lock whose connection broke is free already. */
 export type ReleaseLock = () => Promise<void>;
@@ -10,7 +10,7 @@ export interface Dialect {
   readonly product: 'MySQL' | 'SQLite';
   /** Whether there are several connections. With one only, a statement beside a transaction waits for its end. */
   readonly pooled: boolean;
-  /** Clause after `VALUES …` of conversations: an existing row stays, and its activity only moves forward. */
+  /** Clause after `VALUES …` of conversations: an existing row stays but for its history, and its activity only moves forward. */
   readonly conversationConflict: string;
   /** Clause after `VALUES …` of messages: an existing row stays unchanged. Other errors of a row remain errors. */
   readonly messageConflict: string;
@@ -82,7 +82,11 @@ type BatchPlan<T> = (
 export type LockedConversation = Pick<
   ConversationRow,
   'id' | 'owner' | 'last_active' | 'pinned' | 'epoch' | 'deleted_at'
->;
+> &
+  HistoryColumns;
+
+const LOCKED_COLUMNS =
+  'id, owner, last_active, pinned, epoch, deleted_at, history_hash, history_open, history_reply';
 
 /** `?, ?, ?` */
 export function placeholders(count: number): string {
@@ -142,13 +146,14 @@ const COMMIT: Statement = { sql: 'COMMIT', bindings: [] };
 
 /** The hint makes all processes lock in the order of the primary key, also in small tables. */
 const conversationsSql = (count: number): string =>
-  `SELECT id, owner, last_active, pinned, epoch, deleted_at FROM conversations FORCE INDEX (PRIMARY)
+  `SELECT ${LOCKED_COLUMNS} FROM conversations FORCE INDEX (PRIMARY)
    WHERE id IN (${placeholders(count)}) ORDER BY id`;
 
 const mysql: Dialect = {
   product: 'MySQL',
   pooled: true,
-  conversationConflict: 'ON DUPLICATE KEY UPDATE last_active = GREATEST(last_active, VALUES(last_active))',
+  conversationConflict: `ON DUPLICATE KEY UPDATE last_active = GREATEST(last_active, VALUES(last_active)),
+    history_hash = VALUES(history_hash), history_open = VALUES(history_open), history_reply = VALUES(history_reply)`,
   messageConflict: 'ON DUPLICATE KEY UPDATE uid = uid',
   forceIndex: (index) => `FORCE INDEX (${index})`,
 
@@ -252,7 +257,8 @@ const TAKE_WRITE_LOCK = 'UPDATE conversations SET last_active = last_active WHER
 const sqlite: Dialect = {
   product: 'SQLite',
   pooled: false,
-  conversationConflict: 'ON CONFLICT (id) DO UPDATE SET last_active = MAX(last_active, excluded.last_active)',
+  conversationConflict: `ON CONFLICT (id) DO UPDATE SET last_active = MAX(last_active, excluded.last_active),
+    history_hash = excluded.history_hash, history_open = excluded.history_open, history_reply = excluded.history_reply`,
   messageConflict: 'ON CONFLICT (uid) DO NOTHING',
   forceIndex: () => '',
 
@@ -262,7 +268,7 @@ const sqlite: Dialect = {
   },
 
   lockSql(count) {
-    return `SELECT id, owner, last_active, pinned, epoch, deleted_at FROM conversations WHERE id IN (${placeholders(count)})`;
+    return `SELECT ${LOCKED_COLUMNS} FROM conversations WHERE id IN (${placeholders(count)})`;
   },
 
   // The lock of the file is held already.

@@ -21,7 +21,15 @@ export interface ConversationRow {
   system_prompt: string | null;
   default_model: string | null;
   parameters: string | null;
+  /** Of the visible messages; null: not known, or a reply is being generated. */
+  history_hash: string | null;
+  /** Up to the question whose reply is being generated. */
+  history_open: string | null;
+  /** The uid of the newest turn's reply. */
+  history_reply: string | null;
 }
+
+export type HistoryColumns = Pick<ConversationRow, 'history_hash' | 'history_open' | 'history_reply'>;
 
 export interface MessageRow {
   id: number;

@@ -67,9 +67,10 @@ function upgradedMessage(message: unknown): unknown {
 
 function isUnit(value: unknown): value is TurnWrite {
   if (!isFields(value)) return false;
-  const { start, reply, activeAt } = value;
+  const { start, reply, activeAt, expects } = value;
   if (start === undefined && reply === undefined) return false;
   if (activeAt !== undefined && typeof activeAt !== 'number') return false;
+  if (expects !== undefined && typeof expects !== 'string') return false;
   return (start === undefined || isStart(start)) && (reply === undefined || isMessage(reply));
 }
 

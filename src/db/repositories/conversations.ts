@@ -13,6 +13,7 @@ import {
   EVERY_MESSAGE,
   type Feedback,
   type FoundConversation,
+  type HashedConversation,
   type Instant,
   type MessagePage,
   type MessageView,
@@ -23,12 +24,13 @@ import {
 } from '../../domain/conversations/conversation.ts';
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
 import { fromChanges, toConversation, toMessage, toSettings, toTime } from '../core/codec.ts';
-import { type Dialect, dialectOf } from '../core/dialect.ts';
+import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { databaseUnavailable, toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { pendingMigrations } from '../core/migrations.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
+  isUnexpired,
   MESSAGE_COLUMNS,
   type MessageRow,
   SETTINGS_COLUMNS,
@@ -36,6 +38,7 @@ import {
   type StoredMessage,
   type StoredSettings,
 } from '../core/tables.ts';
+import { newHistory, UNKNOWN_HISTORY } from '../turns/history-chain.ts';
 import { ContextReader } from './context.ts';
 import { ConversationLists } from './conversation-lists.ts';
 import { ConversationSearch } from './conversation-search.ts';
@@ -45,6 +48,16 @@ import { MessagePages } from './message-pages.ts';
 
 /** How long a deletion removes rows before it returns; the rest is removed in the background. */
 const REMOVE_MS = 300;
+
+type StoredFound = StoredConversation & StoredSettings & Pick<ConversationRow, 'epoch'>;
+
+const FOUND_COLUMNS = `${CONVERSATION_COLUMNS}, ${SETTINGS_COLUMNS}, epoch`;
+/** Equal histories are those of copies, and of questions that are asked again and again. */
+const MAX_CONTINUED = 4;
+
+function toFound(row: StoredFound): FoundConversation {
+  return { ...toConversation(row), epoch: row.epoch, settings: toSettings(row) };
+}
 
 export class KnexConversations implements ConversationRepository {
   readonly #knex: Knex;
@@ -68,13 +81,18 @@ export class KnexConversations implements ConversationRepository {
     settings: ConversationChanges,
   ): Promise<void> {
     const times = { created_at: toTime(createdAt), last_active: toTime(lastActive) };
-    const row = { id, owner, ...times, ...fromChanges(settings) };
+    const history = newHistory(owner, settings.user ?? null, settings.system ?? null);
+    const row = { id, owner, ...times, ...fromChanges(settings), ...history };
     // Written twice when the connection broke after the first time.
     await withReconnect(() => this.#knex('conversations').insert(row).onConflict('id').ignore());
   }
 
   update(id: string, access: Access, changes: ConversationChanges): Promise<boolean> {
-    const columns = fromChanges(changes);
+    const columns = {
+      ...fromChanges(changes),
+      // The hash begins with the system prompt.
+      ...(changes.system !== undefined && UNKNOWN_HISTORY),
+    };
     return withReconnect(() =>
       transaction(this.#knex, async (trx) => {
         const [found] = await this.#dialect.lockConversations(trx, [id]);
@@ -85,12 +103,30 @@ export class KnexConversations implements ConversationRepository {
     );
   }
 
+  async withHistory(
+    hashes: readonly string[],
+    owner: string | null,
+    user: string | null,
+    activeSince: Instant,
+  ): Promise<HashedConversation[]> {
+    const isEqual = (column: string, value: string | null) =>
+      value === null ? `${column} IS NULL` : `${column} = ?`;
+    const texts = [owner, user].filter((value) => value !== null);
+    const rows = await this.#select<StoredFound & { history_hash: string }>(
+      `SELECT ${FOUND_COLUMNS}, history_hash FROM conversations
+       WHERE history_hash IN (${placeholders(hashes.length)}) AND deleted_at IS NULL AND ${isEqual('owner', owner)}
+         AND ${isEqual('user_id', user)} AND ${isUnexpired('conversations')} ORDER BY last_active DESC LIMIT ${MAX_CONTINUED}`,
+      [...hashes, ...texts, toTime(activeSince)],
+    );
+    return rows.map((row) => ({ ...toFound(row), historyHash: row.history_hash }));
+  }
+
   async find(id: string): Promise<FoundConversation | null> {
-    const [row] = await this.#select<StoredConversation & StoredSettings & Pick<ConversationRow, 'epoch'>>(
-      `SELECT ${CONVERSATION_COLUMNS}, ${SETTINGS_COLUMNS}, epoch FROM conversations WHERE id = ? AND deleted_at IS NULL`,
+    const [row] = await this.#select<StoredFound>(
+      `SELECT ${FOUND_COLUMNS} FROM conversations WHERE id = ? AND deleted_at IS NULL`,
       [id],
     );
-    return row ? { ...toConversation(row), epoch: row.epoch, settings: toSettings(row) } : null;
+    return row ? toFound(row) : null;
   }
 
   context(

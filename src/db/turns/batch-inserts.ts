@@ -1,7 +1,7 @@
 /** The statements that write the conversations and new messages of a batch of turns. */
 import { MESSAGE_INSERT_COLUMNS } from '../core/codec.ts';
 import { type Dialect, type PacketLimit, placeholders, repeated, type Statement } from '../core/dialect.ts';
-import { SETTINGS_COLUMNS } from '../core/tables.ts';
+import { type HistoryColumns, SETTINGS_COLUMNS } from '../core/tables.ts';
 
 export interface Activity {
   readonly created: string;
@@ -9,6 +9,7 @@ export interface Activity {
   readonly owner: string | null;
   /** It was not found, but another process may create it at the same time. */
   readonly unseen: boolean;
+  history: HistoryColumns;
 }
 
 export function hideExpired(expired: ReadonlyMap<string, string>, at: string): Statement[] {
@@ -33,14 +34,19 @@ export function restart(
 ): Statement[] {
   const unset = SETTINGS_COLUMNS.split(', ').map((column) => `${column} = NULL`);
   const sql = `UPDATE conversations SET owner = ?, created_at = ?, last_active = ?, epoch = ?, deleted_at = NULL,
-     pinned = 0, ${unset.join(', ')} WHERE id = ?`;
+     pinned = 0, history_hash = ?, history_open = ?, history_reply = ?, ${unset.join(', ')} WHERE id = ?`;
   return [...restarts].flatMap(([id, epoch]) => {
     const row = activity.get(id);
-    return row ? [{ sql, bindings: [row.owner, row.created, row.last, epoch, id] }] : [];
+    if (!row) return [];
+    return { sql, bindings: [row.owner, row.created, row.last, epoch, ...historyOf(row), id] };
   });
 }
 
-const CONVERSATION_TUPLE = `(${placeholders(4)})`;
+function historyOf({ history }: Activity): (string | null)[] {
+  return [history.history_hash, history.history_open, history.history_reply];
+}
+
+const CONVERSATION_TUPLE = `(${placeholders(7)})`;
 const MESSAGE_COLUMNS = `${MESSAGE_INSERT_COLUMNS}, epoch`;
 const MESSAGE_COLUMN_COUNT = MESSAGE_COLUMNS.split(',').length;
 const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
@@ -63,8 +69,8 @@ export function saveConversations(
 
 function insertConversations(rows: readonly (readonly [string, Activity])[], onKnown: string): Statement[] {
   if (rows.length === 0) return [];
-  const bindings = rows.flatMap(([id, { created, last, owner }]) => [id, owner, created, last]);
-  const sql = `INSERT INTO conversations (id, owner, created_at, last_active)
+  const bindings = rows.flatMap(([id, row]) => [id, row.owner, row.created, row.last, ...historyOf(row)]);
+  const sql = `INSERT INTO conversations (id, owner, created_at, last_active, history_hash, history_open, history_reply)
      VALUES ${repeated(CONVERSATION_TUPLE, rows.length)} ${onKnown}`;
   return [{ sql, bindings }];
 }

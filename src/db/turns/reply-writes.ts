@@ -55,12 +55,13 @@ export function takePlace(
        AND epoch = (SELECT epoch FROM conversations WHERE id = ?)`;
   const { conversation_id: conversationId } = reply;
   const bindings = [written, conversationId, from.id, reply.id, conversationId];
-  if (isRegenerated) return [{ sql: superseded, bindings }];
+  const changed = {
+    sql: 'UPDATE conversations SET history_hash = NULL, history_open = NULL WHERE id = ?',
+    bindings: [conversationId],
+  };
+  if (isRegenerated) return [{ sql: superseded, bindings }, changed];
   const shown = `UPDATE messages SET status = 'complete', updated_at = ? WHERE uid = ? AND status = 'superseded'`;
-  return [
-    { sql: superseded, bindings },
-    { sql: shown, bindings: [written, reply.reply_to] },
-  ];
+  return [{ sql: superseded, bindings }, changed, { sql: shown, bindings: [written, reply.reply_to] }];
 }
 
 /**

@@ -12,8 +12,10 @@ import type { Message } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import { fromMessage, toTime } from '../core/codec.ts';
 import type { Dialect, LockedConversation, PacketLimit, Statement } from '../core/dialect.ts';
+import type { HistoryColumns } from '../core/tables.ts';
 import { type Activity, hideExpired, restart, saveConversations, saveMessages } from './batch-inserts.ts';
 import { type Found, lockedByOthers, mayExist, Reads, settingsOf, type WriteBatch } from './batch-reads.ts';
+import { newHistory, UNKNOWN_HISTORY, withEnd, withStart } from './history-chain.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
 import { appendDetails, appendRest, firstPart, isTooLong, REASONING, storable } from './text-parts.ts';
@@ -141,6 +143,7 @@ class Plan {
     if (revision && reply) return this.#revise(unit, revision, reply);
     if (start && this.#deletedSince(unit)) return 'gone';
     if (start && this.#isForeign(start)) return 'foreign';
+    if (this.#hasMoved(unit)) return 'moved';
     const impossible = start && (this.#unanswerable(unit, start) ?? this.#unsettable(unit));
     if (impossible) return impossible;
     const question = reply?.replyTo ? this.#messages.get(reply.replyTo) : undefined;
@@ -151,14 +154,22 @@ class Plan {
       for (const message of [...(start.earlier ?? []), start.message]) this.#insert(message, unit);
       this.#saveSettings(unit);
       if (start.answers !== undefined) this.#answered.add(start.answers);
+      this.#chain(start.conversationId, (history) =>
+        withStart(history, [...(start.earlier ?? []), start.message], reply?.uid ?? null),
+      );
     }
     if (!reply) return 'saved';
     const known = start ? undefined : this.#messages.get(reply.uid);
     if (!known) {
-      if (isEmptyFailure(reply)) return 'saved';
+      if (isEmptyFailure(reply)) {
+        this.#chainEnd(reply);
+        return 'saved';
+      }
       // Its worker has stored the row, and another request with the same key has replaced the reply.
       if (reply.status !== 'streaming' && unit.worker !== undefined && !start) return 'replaced';
       this.#insert(reply, unit);
+      if (reply.status !== 'streaming') this.#chainEnd(reply);
+      else if (!start) this.#chain(reply.conversationId, (history) => this.#askedAgain(history, unit, reply));
       return 'saved';
     }
     if (reply.status === 'streaming') return 'saved';
@@ -168,7 +179,33 @@ class Plan {
     const from = this.#messages.get(reply.details?.supersedes ?? '');
     const { outcome, statements } = endReply(end, known, this.#written, this.#packet, from);
     this.#updates.push(...statements);
+    // A pending reply changes the history when it takes its place.
+    if (statements.length > 0 && known.status !== 'superseded') this.#chainEnd(reply);
     return outcome;
+  }
+
+  /** Another reply to a stored question. Only a turn that expects the history knows that it ends with the question. */
+  #askedAgain(history: HistoryColumns, { expects }: TurnWrite, { uid }: Message): HistoryColumns {
+    return expects === undefined ? UNKNOWN_HISTORY : withStart(history, [], uid);
+  }
+
+  #chainEnd(reply: Message): void {
+    this.#chain(reply.conversationId, (history) => withEnd(history, reply));
+  }
+
+  /** The activity of the conversation is known: every write touches it, unless nothing is written. */
+  #chain(conversationId: string, change: (history: HistoryColumns) => HistoryColumns): void {
+    const activity = this.#activity.get(conversationId);
+    if (activity) activity.history = change(activity.history);
+  }
+
+  /** Another turn was faster, or the conversation is gone. */
+  #hasMoved({ start, reply, expects, replayed }: TurnWrite): boolean {
+    const id = start?.conversationId ?? reply?.conversationId;
+    if (expects === undefined || replayed || id === undefined) return false;
+    const history = this.#activity.get(id)?.history ?? this.#conversations.get(id);
+    if (!history || this.#restarts.has(id)) return true;
+    return history.history_hash !== expects && history.history_reply !== reply?.uid;
   }
 
   /** The conversation is locked, so that of two revisions the second one finds the reply of the first one. */
@@ -323,6 +360,15 @@ class Plan {
     return this.#restarts.get(conversationId) ?? this.#conversations.get(conversationId)?.epoch ?? 0;
   }
 
+  #historyOf(conversationId: string, owner: string | null, { start }: TurnWrite): HistoryColumns {
+    const existing = this.#conversations.get(conversationId);
+    if (!existing || this.#restarts.has(conversationId))
+      return newHistory(owner, start?.user ?? null, start?.system ?? null);
+    // The hash begins with the end user.
+    const own = start?.user === undefined ? undefined : this.#settings.get(conversationId);
+    return own && own.user === null ? UNKNOWN_HISTORY : existing;
+  }
+
   #touch(conversationId: string, time: string, unit: TurnWrite = {}): void {
     const known = this.#activity.get(conversationId);
     if (known) {
@@ -330,10 +376,12 @@ class Plan {
       return;
     }
     const existing = this.#conversations.get(conversationId);
+    const owner = existing ? existing.owner : (unit.start?.by.owner ?? null);
     this.#activity.set(conversationId, {
       created: time,
       last: time,
-      owner: existing ? existing.owner : (unit.start?.by.owner ?? null),
+      owner,
+      history: this.#historyOf(conversationId, owner, unit),
       unseen: !existing && !this.#restarts.has(conversationId) && unit.start !== undefined && mayExist(unit),
     });
   }

@@ -83,6 +83,8 @@ export interface TurnWrite {
    * the start, so that a reply whose row is missing was replaced.
    */
   readonly worker?: string;
+  /** The hash that the history of the conversation must have (`moved`). */
+  readonly expects?: string;
   /** When the turn was last active, if later than its messages. */
   readonly activeAt?: Instant;
   /** Replayed from the journal: deleted conversations are not created again. */
@@ -100,6 +102,7 @@ export interface TurnWrite {
  * - `foreign`: another owner has the conversation; nothing was written.
  * - `other_user`: the conversation has another end user; nothing was written.
  * - `metadata_full`: the conversation would have too many members of metadata; nothing was written.
+ * - `moved`: the conversation has another history than expected, or is gone; nothing was written.
  *
  * Of a revision or the results of tools, and nothing was written:
  * - `missing`: the conversation has no such message.
@@ -115,6 +118,7 @@ export type WriteOutcome =
   | 'stopped'
   | 'taken'
   | 'foreign'
+  | 'moved'
   | 'other_user'
   | 'metadata_full'
   | 'missing'

@@ -98,6 +98,11 @@ export interface FoundConversation extends Conversation {
   readonly settings: ConversationSettings;
 }
 
+/** A conversation by the hash of its visible messages. */
+export interface HashedConversation extends FoundConversation {
+  readonly historyHash: string;
+}
+
 /** A conversation of a list. */
 export interface ConversationHead extends Conversation {
   readonly epoch: number;
@@ -252,6 +257,16 @@ export interface ConversationRepository {
   create(conversation: Conversation, settings: ConversationChanges): Promise<void>;
   /** False when it does not exist or `access` does not include it. */
   update(id: string, access: Access, changes: ConversationChanges): Promise<boolean>;
+  /**
+   * Those of this owner and end user that have one of the hashes, while no reply of them is being generated. The one
+   * used last comes first; a few at most.
+   */
+  withHistory(
+    hashes: readonly string[],
+    owner: string | null,
+    user: string | null,
+    activeSince: Instant,
+  ): Promise<HashedConversation[]>;
   /** Also finds an expired conversation. */
   find(id: string): Promise<FoundConversation | null>;
   /**

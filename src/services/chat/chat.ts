@@ -35,7 +35,10 @@ export interface ChatSettings extends HistoryLimits, RequestSettings {
 }
 
 interface ChatParts {
-  readonly conversations: Pick<ConversationRepository, 'context' | 'find' | 'message'>;
+  readonly conversations: Pick<
+    ConversationRepository,
+    'context' | 'find' | 'message' | 'messages' | 'withHistory'
+  >;
   readonly pending: PendingTurns;
   readonly generations: Generations;
   readonly recorder: TurnRecorder;

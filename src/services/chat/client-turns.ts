@@ -1,10 +1,11 @@
 import type { ModelRequest } from '../../domain/chat/model.ts';
 import { withChanges } from '../../domain/chat/parameters.ts';
 import type { TurnStart } from '../../domain/chat/turns.ts';
-import type { Instant, Message } from '../../domain/conversations/conversation.ts';
+import type { ConversationRepository, Instant, Message } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import { conversationNotFound, userMismatch } from '../../domain/errors.ts';
+import { conversationNotFound, isDatabaseError, userMismatch } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { findContinued } from '../conversations/client-history.ts';
 import type { ContextHistory } from '../conversations/context-history.ts';
 import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
 import type { ChatInput, ClientContext } from './request/chat-input.ts';
@@ -21,6 +22,7 @@ interface ClientTurnSettings extends RequestSettings {
 }
 
 interface ClientTurnParts {
+  readonly conversations: Pick<ConversationRepository, 'withHistory' | 'messages'>;
   readonly context: ContextHistory;
   readonly generations: Generations;
   readonly recorder: TurnRecorder;
@@ -33,9 +35,13 @@ interface ClientTurnParts {
 /** The conversation that a turn is stored in. */
 interface Place {
   readonly conversationId: string;
-  readonly kind: 'named' | 'new';
+  readonly kind: 'named' | 'continued' | 'new';
   /** The uid of the reply whose calls the new messages answer. */
   readonly caller: string | null;
+  /** The hash of the history that it must have; undefined: any. */
+  readonly expects?: string;
+  /** The uid of the question, where the new messages are stored already. */
+  readonly question?: string;
   /** Whether it never expires. */
   readonly pinned: boolean;
 }
@@ -73,26 +79,64 @@ export class ClientTurns {
     const turn = this.#newTurn(input, prepared, place, request.model, times);
     times.called();
     const opened = generations.start(request, mode, sharing, turn.reply.conversationId);
-    return client.isStored
-      ? this.#record(turn, opened, mode === 'whole' && place.kind === 'new')
-      : recorder.trackUnstored(turn, opened);
+    if (!client.isStored) return recorder.trackUnstored(turn, opened);
+    if (place.kind !== 'continued')
+      return this.#record(turn, opened, mode === 'whole' && place.kind === 'new');
+    const begun = () => this.#newTurn(input, prepared, this.#newPlace(), request.model, times);
+    return this.#recordContinued(turn, opened, begun);
   }
 
+  /** The model already works while the messages are being stored. */
   #record(turn: NewTurn, opened: OpenedGeneration, inOneWrite: boolean): Turn {
     const { recorder } = this.#parts;
     if (inOneWrite || !opened.generation.running) return recorder.trackInOneWrite(turn, opened);
     return recorder.track(turn, opened, recorder.recordStart(turn));
   }
 
+  /** @param begun the turn in a conversation of its own, where another one has continued the same history first */
+  async #recordContinued(turn: NewTurn, opened: OpenedGeneration, begun: () => NewTurn): Promise<Turn> {
+    const { recorder } = this.#parts;
+    try {
+      const outcome = await recorder.recordStart(turn);
+      if (outcome !== 'moved' && outcome !== 'gone') return recorder.track(turn, opened, Promise.resolve());
+    } catch (error) {
+      return recorder.track(turn, opened, Promise.reject(error));
+    }
+    return this.#record(begun(), opened, false);
+  }
+
   async #place(input: ChatInput, client: ClientContext, prepared: PreparedContext): Promise<Place> {
     const { conversationId, access, model, user } = input;
-    if (conversationId === undefined || !client.isStored) return this.#newPlace();
+    if (!client.isStored) return this.#newPlace();
+    if (conversationId === undefined) return (await this.#continued(input, prepared)) ?? this.#newPlace();
     const options = prepared.asked[0]?.role === 'tool' ? { open: 'calls' as const } : {};
     const question = { conversationId, model, access, activeSince: this.#activeSince() };
     const { settings, pinned, open } = await this.#parts.context.load(question, options);
     if (!settings) throw conversationNotFound();
     if (user !== undefined && settings.user !== null && settings.user !== user) throw userMismatch();
     return { conversationId, kind: 'named', caller: open?.uid ?? null, pinned };
+  }
+
+  /** While the database is unavailable, the turn begins a conversation: its client has the whole history. */
+  async #continued({ access, user }: ChatInput, prepared: PreparedContext): Promise<Place | undefined> {
+    const { owner } = access;
+    const client = { owner, user: user ?? null, ...prepared };
+    try {
+      const found = await findContinued(this.#parts.conversations, client, this.#activeSince());
+      if (!found) return undefined;
+      const { id: conversationId, hash: expects, pinned, isAsked, last } = found;
+      return {
+        conversationId,
+        kind: 'continued',
+        expects,
+        pinned,
+        caller: last?.role === 'assistant' ? last.uid : null,
+        ...(isAsked && last && { question: last.uid }),
+      };
+    } catch (error) {
+      if (isDatabaseError(error)) return undefined;
+      throw error;
+    }
   }
 
   #newPlace(): Place {
@@ -113,23 +157,43 @@ export class ClientTurns {
   }
 
   #newTurn(
-    { access, format, user, metadata }: ChatInput,
-    { system, history, asked }: PreparedContext,
-    { conversationId, kind, caller, pinned }: Place,
+    input: ChatInput,
+    prepared: PreparedContext,
+    place: Place,
     model: string,
     times: TurnTimes,
   ): NewTurn {
     const { clock, ids } = this.#parts;
+    const { access, format } = input;
+    const { conversationId, pinned, expects } = place;
     const timestamp = clock.now();
+    const start = place.question === undefined ? this.#startOf(input, prepared, place, timestamp) : undefined;
+    const question = start ? questionOf(start) : (place.question ?? '');
+    const details = { wants_reasoning: true } as const;
+    return {
+      owner: access.unrestricted ? null : access.owner,
+      pinned,
+      reply: emptyReply(ids.next(), conversationId, question, timestamp, { model, format, details }),
+      times,
+      ...(start && { start }),
+      ...(expects !== undefined && { expects }),
+    };
+  }
+
+  #startOf(
+    { access, user, metadata }: ChatInput,
+    { system, history, asked }: PreparedContext,
+    { conversationId, kind, caller }: Place,
+    timestamp: Instant,
+  ): TurnStart {
     const isNew = kind === 'new';
     const added = isNew ? [...history, ...asked] : asked;
     const messages = chain(added, caller, (message) =>
-      newMessage(ids.next(), conversationId, message, timestamp),
+      newMessage(this.#parts.ids.next(), conversationId, message, timestamp),
     );
     const last = messages.at(-1);
     if (!last) throw new Error('a turn has no message');
-    const question = messages.findLast(({ role }) => role === 'user' || role === 'tool') ?? last;
-    const start: TurnStart = {
+    return {
       conversationId,
       named: !isNew,
       expiredBefore: this.#settings.retention.activeSince(timestamp),
@@ -140,10 +204,13 @@ export class ClientTurns {
       ...(user !== undefined && { user }),
       ...(metadata && { metadata }),
     };
-    const details = { wants_reasoning: true } as const;
-    const reply = emptyReply(ids.next(), conversationId, question.uid, timestamp, { model, format, details });
-    return { owner: access.unrestricted ? null : access.owner, pinned, reply, times, start };
   }
+}
+
+/** The uid of the message that the reply belongs to. */
+function questionOf({ earlier = [], message }: TurnStart): string {
+  const asked = [...earlier, message].findLast(({ role }) => role === 'user' || role === 'tool');
+  return (asked ?? message).uid;
 }
 
 /** Gives messages their ids and what they reply to. @param caller the uid of the reply whose calls they answer first */

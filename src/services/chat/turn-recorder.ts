@@ -25,7 +25,7 @@ import {
 } from './turn.ts';
 
 /** A turn to be stored: its user message, unless that is stored already, and its reply, still empty. */
-export interface NewTurn extends Pick<TurnWrite, 'start' | 'revision' | 'key'> {
+export interface NewTurn extends Pick<TurnWrite, 'start' | 'revision' | 'key' | 'expects'> {
   readonly reply: Message & { readonly model: string };
   /** As {@link Turn.owner}. */
   readonly owner: string | null;
@@ -246,6 +246,11 @@ export class KeyInUseError extends Error {}
 
 const NO_OUTCOME = { model: undefined, usage: null, toolCalls: undefined, refusal: undefined };
 
-function startOf({ start, revision, key }: NewTurn): TurnWrite {
-  return { ...(start && { start }), ...(revision && { revision }), ...(key && { key }) };
+function startOf({ start, revision, key, expects }: NewTurn): TurnWrite {
+  return {
+    ...(start && { start }),
+    ...(revision && { revision }),
+    ...(key && { key }),
+    ...(expects !== undefined && { expects }),
+  };
 }

@@ -132,6 +132,8 @@ function setUp(
     conversations: {
       find: () => Promise.resolve(null),
       message: () => Promise.resolve(null),
+      messages: () => Promise.resolve({ messages: [], hasMore: false }),
+      withHistory: () => Promise.resolve([]),
       context: (...args) => {
         histories.push(args);
         return Promise.resolve({ settings: null, pinned: false, messages: options.history ?? [] });

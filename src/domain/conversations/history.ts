@@ -1,0 +1,52 @@
+/** Histories that callers send along, and stored ones, in a form in which equal ones are equal. */
+import type { ContextMessage, Message } from './conversation.ts';
+
+type Comparable = Pick<ContextMessage, 'role' | 'content' | 'parts' | 'toolCalls' | 'toolCallId'>;
+
+/** What the form of a history begins with. */
+export function historyStart(owner: string | null, user: string | null): string {
+  return JSON.stringify([owner, user]);
+}
+
+/**
+ * The form of one message: its role, text, images, tool calls and `tool_call_id`. Undefined: a reply that says nothing,
+ * which is no part of a history.
+ */
+export function comparableForm({
+  role,
+  content,
+  parts,
+  toolCalls = [],
+  toolCallId,
+}: Comparable): string | undefined {
+  if (role === 'assistant' && content === '' && toolCalls.length === 0) return undefined;
+  const images = parts?.flatMap((part) => (part.type === 'image_url' ? part.image_url.url : []));
+  const calls = toolCalls.map(({ id, function: { name, arguments: text } }) => [id, name, compactJson(text)]);
+  return JSON.stringify([role, content, images ?? [], calls, toolCallId ?? null]);
+}
+
+/** As {@link comparableForm}, of a stored message. */
+export function storedForm({ role, content, details }: Pick<Message, 'role' | 'content' | 'details'>) {
+  const { parts, tool_calls: toolCalls, tool_call_id: toolCallId } = details ?? {};
+  return comparableForm({
+    role,
+    content,
+    ...(parts && { parts }),
+    ...(toolCalls && { toolCalls }),
+    ...(toolCallId !== undefined && { toolCallId }),
+  });
+}
+
+/** The system prompt of a conversation comes before its messages. */
+export function systemForm(system: string): string {
+  return JSON.stringify(['system', system, [], [], null]);
+}
+
+/** Clients parse arguments and write them anew, with other white space. */
+function compactJson(text: string): string {
+  try {
+    return JSON.stringify(JSON.parse(text));
+  } catch {
+    return text;
+  }
+}
