@@ -9,7 +9,10 @@ const ENTRY_OVERHEAD = 512;
 
 /** In bytes: V8 stores a UTF-16 unit in at most two. */
 function sizeOf(reply: ModelReply): number {
-  return (reply.content.length + (reply.reasoning?.length ?? 0)) * 2 + ENTRY_OVERHEAD;
+  const { content, reasoning = '', toolCalls = [] } = reply;
+  let chars = content.length + reasoning.length;
+  for (const { function: called } of toolCalls) chars += called.arguments.length;
+  return chars * 2 + ENTRY_OVERHEAD;
 }
 
 /**

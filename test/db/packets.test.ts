@@ -199,6 +199,84 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
     assert.equal(await database.conversations.find(long.conversationId), null);
   });
 
+  const call = (args: string) => ({
+    id: 'c',
+    type: 'function' as const,
+    function: { name: 'f', arguments: args },
+  });
+
+  test('calls of the length of a packet are stored in parts, longer ones not at all', async () => {
+    for (const [bytes, status] of [
+      [PACKET * 0.7, 'complete'],
+      [2_000_000, 'incomplete'],
+    ] as const) {
+      const tool_calls = [call(textOf(bytes)), call('{}')];
+      const more = {
+        details: { wants_reasoning: true as const, tool_calls },
+        finishReason: 'tool_calls' as const,
+      };
+      const whole = userMessage(newId());
+      const unit = { start: startOf(whole), reply: replyTo(whole, more) };
+      await database.writer.write(unit);
+      await database.writer.write(unit);
+      const turn = streamingTurn();
+      await database.writer.write({ start: startOf(turn.question), reply: turn.reply, worker: WORKER });
+      const end = replyTo(turn.question, { uid: turn.reply.uid, ...more });
+      await database.writer.write({ reply: end, worker: WORKER });
+      for (const question of [whole, turn.question]) {
+        const kept = await stored(question);
+        assert.equal(kept?.status, status);
+        const isWhole = status === 'complete';
+        assert.equal(kept?.finishReason, isWhole ? 'tool_calls' : 'length');
+        assert.deepEqual(kept?.details, isWhole ? more.details : { wants_reasoning: true });
+      }
+    }
+    assert.deepEqual(warnings, []);
+  });
+
+  test('images of the length of a packet are stored in parts, longer ones refused; others of the batch are not', async () => {
+    const parts = (chars: number) => ({
+      details: { parts: [{ type: 'image_url' as const, image_url: { url: 'A'.repeat(chars) } }] },
+    });
+    const [fits, long, other] = [PACKET - 100, PACKET, 10].map((chars) => userMessage(newId(), parts(chars)));
+    assert(fits && long && other);
+    const written = await Promise.allSettled(
+      [fits, long, other].map((question) =>
+        database.writer.write({ start: startOf(question), reply: replyTo(question) }),
+      ),
+    );
+    assert.deepEqual(
+      written.map((one) => (one.status === 'rejected' ? one.reason.code : one.value)),
+      ['saved', 'body_too_large', 'saved'],
+    );
+    warnings.splice(0);
+    for (const question of [fits, other]) {
+      const [kept] = await messagesOf(database.conversations, question.conversationId, 0, 1);
+      assert.deepEqual(kept?.details, question.details);
+    }
+    assert.equal(await database.conversations.find(long.conversationId), null);
+  });
+
+  test('four images of 4 MiB are stored and read with max_allowed_packet of 64 MiB', async (t) => {
+    const connection = await mysql.createConnection(server.url);
+    await connection.query('SET GLOBAL max_allowed_packet = 67108864');
+    t.after(async () => {
+      await connection.query(`SET GLOBAL max_allowed_packet = ${PACKET}`);
+      await connection.end();
+    });
+    const chat = await startChat({ DATABASE_URL: url });
+    t.after(() => chat.stop());
+    const data = Buffer.alloc(4 * 1024 * 1024, 0xfb);
+    Buffer.from('89504e470d0a1a0a', 'hex').copy(data);
+    const image_url = { url: `data:image/png;base64,${data.toString('base64')}` };
+    const message = Array.from({ length: 4 }, () => ({ type: 'image_url', image_url }));
+    const { conversation_id: id, persisted } = await chat.ask({ message });
+    assert.equal(persisted, true);
+    await chat.ask({ message: 'again', conversation_id: id });
+    const sent = JSON.stringify(chat.upstream.requests.at(-1)?.sentMessages);
+    assert(sent.startsWith(`[{"role":"user","content":${JSON.stringify(message)}}`));
+  });
+
   test('the start warns once; a reply of 2 MB ends with length for its caller too', async (t) => {
     const chat = await startChat({
       DATABASE_URL: url,
