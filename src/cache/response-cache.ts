@@ -3,6 +3,7 @@ import { LRUCache } from 'lru-cache';
 import type { ModelReply, ModelRequest } from '../domain/chat/model.ts';
 import type { ModelParameters } from '../domain/chat/parameters.ts';
 import type { CacheHit, ResponseCache } from '../domain/chat/response-cache.ts';
+import { hashedPart } from '../util/image-digest.ts';
 
 /** Bytes of an entry without its text: key, object, list links. Rounded up from a heap snapshot. */
 const ENTRY_OVERHEAD = 512;
@@ -31,7 +32,7 @@ export function createResponseCache(maxBytes: number, ttlMs: number): ResponseCa
       const { model, messages, parameters, user } = request;
       const context = messages.map(({ role, content, parts, toolCalls, toolCallId, reasoning, wire }) => {
         if (wire) return wire;
-        const more = parts ?? toolCalls ?? toolCallId;
+        const more = parts?.map(hashedPart) ?? toolCalls ?? toolCallId;
         return more === undefined ? [role, content] : [role, content, more, reasoning];
       });
       const key = [owner, model, sorted(parameters), user, context];

@@ -1,7 +1,9 @@
+import { setImmediate as immediate } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import { type Access, canAccess } from '../../domain/access/access.ts';
 import { ContextTurns } from '../../domain/conversations/context.ts';
 import type {
+  ContentPart,
   ContextOptions,
   ConversationContext,
   HistoryMessage,
@@ -9,6 +11,7 @@ import type {
   TurnSettings,
 } from '../../domain/conversations/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
+import { hashedPart } from '../../util/image-digest.ts';
 import { toDetails, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { withReconnect } from '../core/errors.ts';
@@ -146,7 +149,15 @@ export class ContextReader {
       `SELECT uid, details FROM messages WHERE id IN (${placeholders(ids.length)})`,
       ids,
     );
-    const parts = new Map(rows.map(({ uid, details }) => [uid, toDetails(details)?.parts]));
+    const parts = new Map<string, readonly ContentPart[] | undefined>();
+    for (const { uid, details } of rows) {
+      const own = toDetails(details)?.parts;
+      parts.set(uid, own);
+      for (const part of own ?? []) {
+        await immediate();
+        hashedPart(part);
+      }
+    }
     return taken.map((message) => {
       const own = parts.get(message.uid);
       return own ? { ...message, parts: own } : message;

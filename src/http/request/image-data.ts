@@ -168,11 +168,15 @@ interface Image {
   url: string;
 }
 
-/** The images of a message, in a body that is not validated yet. */
+/** The images of the message, or of those of a chat completion, in a body that is not validated yet. */
 function imagesOf(body: unknown): Image[] {
-  const message: unknown = Object(body).message;
-  if (!Array.isArray(message)) return [];
-  return message.map((part: unknown): unknown => Object(part).image_url).filter(isImage);
+  const { message, messages } = Object(body);
+  const contents: unknown[] = [message];
+  if (Array.isArray(messages)) for (const one of messages) contents.push(Object(one).content);
+  return contents
+    .flatMap((content: unknown) => (Array.isArray(content) ? content : []))
+    .map((part: unknown): unknown => Object(part).image_url)
+    .filter(isImage);
 }
 
 function isImage(value: unknown): value is Image {

@@ -2,6 +2,7 @@
 import { setImmediate as immediate } from 'node:timers/promises';
 import type { ContentPart } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
+import { hashedPart } from '../../util/image-digest.ts';
 
 export const IMAGE_PREFIX = /^data:image\/(png|jpeg|webp|gif);base64,/i;
 
@@ -28,7 +29,8 @@ export function base64Chars(bytes: number): number {
 }
 
 /**
- * Checks that every `data:` URL is base64 and begins as an image of its type. One image a tick of the event loop.
+ * Checks that every `data:` URL is base64 and begins as an image of its type, and hashes it. One image a tick of the
+ * event loop.
  * @param where the member of the body
  * @throws AppError `validation`
  */
@@ -40,6 +42,8 @@ export async function checkImages(parts: readonly ContentPart[], where = 'messag
       const path = `${where}.${index}.image_url.url`;
       throw new AppError('validation', `${path}: ${message}`, { errors: [{ path, message }] });
     }
+    await immediate();
+    hashedPart(part);
     await immediate();
   }
 }

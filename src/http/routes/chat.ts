@@ -3,6 +3,7 @@ import type { ReplyFormat } from '../../domain/conversations/conversation.ts';
 import type { ChatService } from '../../services/chat/chat.ts';
 import { type ChatInput, type ChatQuestion, questionText } from '../../services/chat/request/chat-input.ts';
 import type { Turn } from '../../services/chat/turn.ts';
+import { hashedPart } from '../../util/image-digest.ts';
 import { type Caller, callerOf } from '../access/caller.ts';
 import type { Quotas } from '../access/quotas.ts';
 import type { BodyReader } from '../request/body.ts';
@@ -75,9 +76,11 @@ async function contentOf(message: NonNullable<ChatRequest['message']>) {
 
 /** Covers the whole body. What a body leaves out is not part of it, so that it stays the same in later versions. */
 function keyOf(request: Request, { access, question, wantsReasoning, ...others }: ChatInput) {
-  const { kind, ...asked } = question;
-  const message = kind === 'message' ? (question.parts ?? question.content) : undefined;
-  const more = { ...(kind !== 'message' && { kind, ...asked }), ...(wantsReasoning && { wantsReasoning }) };
+  const { kind, ...about } = question;
+  const parts = 'parts' in question ? question.parts?.map(hashedPart) : undefined;
+  const message = kind === 'message' ? (parts ?? question.content) : undefined;
+  const asked = kind === 'message' ? {} : { kind, ...about, ...(parts && { parts }) };
+  const more = { ...asked, ...(wantsReasoning && { wantsReasoning }) };
   return idempotencyKey(request, access, { message, ...others, ...more });
 }
 

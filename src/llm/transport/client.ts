@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { OpenAI, type ClientOptions as SdkOptions } from 'openai';
 import type { CallContext } from '../../domain/chat/model.ts';
@@ -15,6 +16,9 @@ export interface ClientOptions {
   /** Undefined: connects directly. */
   readonly proxyEnv?: ProxyEnv | undefined;
 }
+
+/** Longer ones are images: `https:` URLs have at most 8,192 characters. */
+const LONG_URL = 8193;
 
 /** The calls to the model server. The SDK prepares one request per path; the transport sends each call. */
 export class ModelServerClient {
@@ -44,7 +48,7 @@ export class ModelServerClient {
     attempt: Attempt,
     context: CallContext = {},
   ): Promise<IncomingMessage> {
-    const body = JSON.stringify(chatBody(request, stream));
+    const body = chatJson(request, stream);
     const headers = { ...this.#chatRequest.headers, ...context.headers };
     const connected = () => context.connected?.();
     const response = await this.#send({ ...this.#chatRequest, headers, body, connected }, attempt.signal);
@@ -71,6 +75,25 @@ export class ModelServerClient {
       throw connectionError(error);
     }
   }
+}
+
+/** The body as JSON, with each long URL of an image as a piece of its own. */
+function chatJson(request: AdaptedRequest, stream: boolean): string | readonly string[] {
+  if (!request.messages.some(({ parts }) => parts)) return JSON.stringify(chatBody(request, stream));
+  const urls: string[] = [];
+  const mark = `image-${randomUUID()}`;
+  const messages = request.messages.map((message) => {
+    const parts = message.parts?.map((part) => {
+      if (part.type === 'text' || part.image_url.url.length < LONG_URL) return part;
+      urls.push(part.image_url.url);
+      return { ...part, image_url: { ...part.image_url, url: mark } };
+    });
+    return parts ? { ...message, parts } : message;
+  });
+  const json = JSON.stringify(chatBody({ ...request, messages }, stream));
+  if (urls.length === 0) return json;
+  // Such a URL is base64, which JSON does not escape.
+  return json.split(mark).flatMap((piece, at) => [piece, ...urls.slice(at, at + 1)]);
 }
 
 function chatBody(request: AdaptedRequest, stream: boolean) {

@@ -1,12 +1,14 @@
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
+import { Readable } from 'node:stream';
 import { urlToHttpOptions } from 'node:url';
 
 export interface WireRequest {
   readonly url: string;
   readonly method: string;
   readonly headers: Record<string, string>;
-  readonly body?: string;
+  /** In pieces when it is long. */
+  readonly body?: string | readonly string[];
   /** Called when the request is on its connection. */
   readonly connected?: () => void;
 }
@@ -95,8 +97,16 @@ function exchange(
       if (lost && outgoing.reusedSocket && !signal.aborted) resolve('stale');
       else reject(error);
     });
-    outgoing.end(body);
+    if (body === undefined || typeof body === 'string') outgoing.end(body);
+    else sendPieces(outgoing, body);
   });
+}
+
+/** Encoding 22 MB in one tick would block the event loop. */
+function sendPieces(outgoing: http.ClientRequest, pieces: readonly string[]): void {
+  const length = pieces.reduce((sum, piece) => sum + Buffer.byteLength(piece), 0);
+  outgoing.setHeader('content-length', length);
+  Readable.from(pieces, { objectMode: false }).pipe(outgoing);
 }
 
 function onceConnected(outgoing: http.ClientRequest, connected: () => void): void {

@@ -130,3 +130,9 @@ describe('a body with images', () => {
     assert.deepEqual(await outcome(bodies.plain), JSON.parse(bodies.plain));
   });
 });
+
+it('images in the messages of a chat completion are taken too', async () => {
+  const messages = [{ role: 'user', content: [part(URL)] }, { role: 'user', content: 'x' }, null, 'x'];
+  const body = JSON.stringify({ messages });
+  assert.deepEqual(await outcome(body), JSON.parse(body));
+});
