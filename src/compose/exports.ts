@@ -11,10 +11,14 @@ import { ExportService } from '../services/exports/exports.ts';
 import { JobRunner } from '../services/exports/job-runner.ts';
 import { ExportJobService, progressOf } from '../services/exports/jobs.ts';
 import type { ExportThrottle } from '../services/exports/throttle.ts';
+import { ImportService } from '../services/imports/imports.ts';
 import type { Core } from './core.ts';
 import { composePurge } from './purge.ts';
 
-/** Exports, export jobs with their notifications, and the purge. */
+/** Conversations that one import writes at the same time; turns need the connections too. */
+const PARALLEL_IMPORTS = 2;
+
+/** Exports, export jobs with their notifications, imports, and the purge. */
 export async function composeExports(core: Core, throttle: ExportThrottle) {
   const { config, database, metrics, worker, clock, ids, log, secrets } = core;
   const retention = new Retention(config.chat.ttlMs);
@@ -44,6 +48,7 @@ export async function composeExports(core: Core, throttle: ExportThrottle) {
     exports,
     cursors,
     exportJobs,
+    imports: new ImportService(database.imports, clock, retention, PARALLEL_IMPORTS),
     jobRunner,
     notifier,
     purge: composePurge(config, database, clock, log),

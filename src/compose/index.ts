@@ -126,7 +126,8 @@ async function openServer(
     clock,
   });
   const app = createApp(options, { ...chat, ...exports, ...parts, renderer, models });
-  const bodyLimit = config.http.bodyLimit + base64Chars(chatLimits.imagesMaxBytes);
+  const messageLimit = config.http.bodyLimit + base64Chars(chatLimits.imagesMaxBytes);
+  const bodyLimit = Math.max(messageLimit, config.http.importMaxBytes);
   const server = new HttpServer(app, { bodyLimit, log, ...overrides });
   const { url } = await server.listen(config.port, config.host).catch((error: unknown) => {
     throw listenError(error, config);

@@ -129,6 +129,8 @@ export interface Config {
   readonly piiMask: { readonly logs: boolean; readonly exports: boolean };
   readonly http: {
     readonly bodyLimit: number;
+    /** Of an import, in bytes. */
+    readonly importMaxBytes: number;
     readonly corsOrigins: '*' | 'loopback' | readonly string[];
     readonly trustProxy: number | readonly string[];
     readonly heartbeatMs: number;
@@ -401,6 +403,7 @@ export function loadConfig(variables: Environment, terminal = false): Config {
     },
     http: {
       bodyLimit: settings.BODY_LIMIT,
+      importMaxBytes: settings.IMPORT_MAX_BYTES,
       corsOrigins: settings.CORS_ORIGINS ?? (loopback ? 'loopback' : []),
       trustProxy: settings.TRUST_PROXY,
       heartbeatMs: settings.SSE_HEARTBEAT_MS,

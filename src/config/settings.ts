@@ -73,6 +73,7 @@ export const settingsSchema = z.object({
   PURGE_ARCHIVE: onOff().default(false),
   EXPORT_MAX_JOBS: integer(1, 100).default(2),
   EXPORT_KEEP_HOURS: decimal(0.1, 876_000).default(72),
+  IMPORT_MAX_BYTES: bytes(MiB, 1024 * MiB).default(64 * MiB),
   LINK_SECRET: secrets().optional(),
   SMTP_URL: smtpUrl().optional(),
   MAIL_FROM: mailAddress().optional(),

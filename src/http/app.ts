@@ -13,6 +13,7 @@ import type { CursorCodec } from '../services/exports/cursor-codec.ts';
 import type { ExportService } from '../services/exports/exports.ts';
 import type { ExportJobService } from '../services/exports/jobs.ts';
 import type { HealthService } from '../services/health.ts';
+import type { ImportService } from '../services/imports/imports.ts';
 import type { ModelList } from '../services/models.ts';
 import { trustedProxies } from './access/client-subject.ts';
 import { createGuard, type GuardOptions, type GuardParts } from './access/guard.ts';
@@ -35,6 +36,7 @@ import { exportJobRoutes } from './routes/export-jobs.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { feedbackRoutes } from './routes/feedback.ts';
 import { healthRoutes } from './routes/health.ts';
+import { importRoute } from './routes/imports.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { metricsRoute, type ScrapeMetrics } from './routes/metrics.ts';
 import { streamRoutes } from './routes/streams.ts';
@@ -43,6 +45,7 @@ import type { ChatLimits } from './schemas/chat.ts';
 export interface AppOptions extends GuardOptions {
   readonly version: string;
   readonly bodyLimit: number;
+  readonly importMaxBytes: number;
   readonly chatLimits: ChatLimits;
   readonly door: DoorSettings;
   readonly corsOrigins: '*' | 'loopback' | readonly string[];
@@ -60,6 +63,7 @@ export interface AppParts {
   readonly forks: ForkService;
   readonly exports: ExportService;
   readonly exportJobs: ExportJobService;
+  readonly imports: ImportService;
   readonly cursors: CursorCodec;
   readonly health: HealthService;
   readonly renderer: ReplyRenderer;
@@ -97,6 +101,7 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
       readBody,
       heartbeatMs,
     }),
+    importRoute(parts.imports, options.importMaxBytes),
     ...keyRoutes({ keys: parts.keys, readBody }),
     ...healthRoutes(parts.health, options.version),
     metricsRoute(parts.scrape),

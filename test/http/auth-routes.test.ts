@@ -158,6 +158,15 @@ const TABLE: Readonly<Record<string, Row>> = {
   'POST /api/exports/{id}/link': thing('export', 200, exported, (id) => `/api/exports/${id}/link`, {
     expires_in: 60,
   }),
+  'POST /api/imports': {
+    access: 'admin',
+    status: 200,
+    hers: async () => ({
+      path: '/api/imports',
+      body: { summary: { conversations: 0, messages: 0 } },
+      headers: { 'content-type': 'application/x-ndjson' },
+    }),
+  },
   'GET /api/keys': { access: 'admin', status: 200, hers: plain('/api/keys') },
   'POST /api/keys': {
     access: 'admin',

@@ -38,16 +38,21 @@ describe('the OpenAPI document, as "Try it out" uses it,', () => {
   });
   after(() => server.stop());
 
-  const send = (method: string, path: string, example: object) =>
+  const send = (method: string, path: string, type: string, example: unknown) =>
     fetch(server.url + path.replace('{id}', crypto.randomUUID()), {
       method: method.toUpperCase(),
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify(example),
+      headers: { 'content-type': type },
+      body: typeof example === 'string' ? example : JSON.stringify(example),
     });
 
   it('has an example for every body, which the server accepts unchanged', async () => {
     const bodies = operations.flatMap(({ method, path, operation: { requestBody } }) =>
-      requestBody ? [{ method, path, example: requestBody.content['application/json']?.example }] : [],
+      Object.entries(requestBody?.content ?? {}).map(([type, { example }]) => ({
+        method,
+        path,
+        type,
+        example,
+      })),
     );
     assert(bodies.length >= 5);
     // Authentication is off, and no export has that id.
@@ -60,10 +65,10 @@ describe('the OpenAPI document, as "Try it out" uses it,', () => {
       'post /api/exports/{id}/link': 404,
       'post /api/keys': 403,
     };
-    for (const { method, path, example } of bodies) {
+    for (const { method, path, type, example } of bodies) {
       const operation = `${method} ${path}`;
       assert(example, operation);
-      assert.equal((await send(method, path, example)).status, statuses[operation] ?? 200, operation);
+      assert.equal((await send(method, path, type, example)).status, statuses[operation] ?? 200, operation);
     }
   });
 

@@ -1,4 +1,4 @@
-import type { Readable, Transform } from 'node:stream';
+import { pipeline, Readable, type Transform } from 'node:stream';
 import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
 import type { Request } from 'express';
 import getRawBody from 'raw-body';
@@ -38,6 +38,44 @@ export function createBodyReader(limit: number, imageBytes = 0): BodyReader {
       request.resume();
     }
   };
+}
+
+/**
+ * Receives a long body. It is kept as it was sent, and decompressed while it is read.
+ * @param limit bytes, also after decompression
+ * @throws AppError `body_too_large`, `malformed_request`, `unsupported_media_type`
+ */
+export async function receiveBlocks(request: Request, limit: number): Promise<AsyncIterable<Buffer>> {
+  try {
+    if (Number(request.headers['content-length'] ?? 0) > limit) throw bodyTooLarge(limit);
+    const encoding = (request.headers['content-encoding'] ?? 'identity').toLowerCase();
+    const decode = (blocks: Iterable<Buffer>): AsyncIterable<Buffer> => {
+      const decoder = decoderFor(encoding);
+      const source = Readable.from(blocks);
+      // Errors reach the reader of the decoder.
+      return decoder ? pipeline(source, decoder, () => {}) : source;
+    };
+    const blocks: Buffer[] = [];
+    const sent = limited(request.iterator({ destroyOnReturn: false }), limit);
+    for await (const block of sent) blocks.push(block);
+    // Nothing is done with a body that is damaged or too long.
+    for await (const _ of limited(decode(blocks), limit));
+    return decode(blocks);
+  } catch (error) {
+    throw readError(error, limit);
+  } finally {
+    // See createBodyReader.
+    request.resume();
+  }
+}
+
+async function* limited(blocks: AsyncIterable<Buffer>, limit: number): AsyncGenerator<Buffer> {
+  let left = limit;
+  for await (const block of blocks) {
+    left -= block.length;
+    if (left < 0) throw bodyTooLarge(limit);
+    yield block;
+  }
 }
 
 /** Whether the length is known, and at most so much. */

@@ -122,7 +122,15 @@ export const exportedConversation = z
   .object({
     ...summary,
     ...z.object(settings).partial().shape,
-    messages: z.array(message),
+    messages: z.array(
+      message
+        .extend({
+          reply_to: uuid.optional().meta({
+            description: 'What it replies to, where the order of the messages does not tell',
+          }),
+        })
+        .meta({ id: 'ExportedMessage' }),
+    ),
   })
   .meta({ id: 'ExportedConversation' });
 

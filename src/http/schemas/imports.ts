@@ -72,3 +72,34 @@ const head = {
 };
 
 export const importedHead = z.object(head, 'must be an object');
+
+const whole = z.int().min(0);
+
+export const importCounts = z
+  .object({
+    imported: whole.meta({ description: 'Conversations that are new' }),
+    replaced: whole,
+    skipped: whole.meta({ description: 'Conversations that exist' }),
+    failed: whole.meta({ description: 'Lines that cannot be imported' }),
+    expired: whole.meta({ description: 'Of the imported ones, those that are past their retention already' }),
+    messages: whole.meta({ description: 'Of the imported and replaced conversations' }),
+    errors: z
+      .array(z.object({ line: z.int(), message: z.string() }))
+      .meta({ description: 'Of the first 100 failed lines' }),
+  })
+  .meta({ id: 'ImportCounts' });
+
+const flag = z
+  .enum(['true', 'false'], 'must be true or false')
+  .optional()
+  .transform((value) => value === 'true');
+
+const BOOLEAN = { type: 'boolean', default: false } as const;
+
+export const importQuery = z.object({
+  replace: flag.meta({
+    override: BOOLEAN,
+    description: 'Replace conversations that exist; they keep their owner. They are skipped otherwise',
+  }),
+  pin: flag.meta({ override: BOOLEAN, description: 'Pin the conversations, so that they do not expire' }),
+});
