@@ -92,9 +92,19 @@ function measured(child: ChildProcess, port: number, after: () => Promise<void> 
   };
 }
 
-/** Starts one of the small programs in this folder; they send `{ port }` when they listen. */
-export async function startPeer(name: string, ...args: string[]): Promise<Measured> {
-  const child = start(here(name), args, {}, 'ignore');
+/** Starts one of the small programs in this folder. */
+export function startPeer(name: string, ...args: string[]): Promise<Measured> {
+  return startProgram(here(name), args);
+}
+
+/** Starts a program that sends `{ port }` when it listens. */
+export async function startProgram(
+  script: string,
+  args: string[],
+  env: Record<string, string> = {},
+  flags: readonly string[] = [],
+): Promise<Measured> {
+  const child = start(script, args, env, 'ignore', flags);
   return measured(child, await message(child, ({ port }) => port as number | undefined));
 }
 

@@ -54,7 +54,10 @@ const RUNTIME: Readonly<Record<string, string>> = {
 };
 
 const DEVELOPMENT: Readonly<Record<string, string>> = {
+  '@ai-sdk/openai-compatible': 'a client of OpenAI’s API, in tests and examples',
   '@biomejs/biome': 'format and lint',
+  '@langchain/core': 'messages and tools of @langchain/openai',
+  '@langchain/openai': 'a client of OpenAI’s API, in tests and examples',
   '@microsoft/fetch-event-source': 'a reader of streams, in tests',
   '@opentelemetry/sdk-trace-node': 'an SDK, in tests',
   '@swc/core': 'reads TypeScript for dependency-cruiser',
@@ -66,6 +69,7 @@ const DEVELOPMENT: Readonly<Record<string, string>> = {
   '@types/node': 'types',
   '@types/nodemailer': 'types',
   '@types/papaparse': 'types',
+  ai: 'a client of OpenAI’s API, in tests and examples',
   'dependency-cruiser': 'which layer may import which',
   eventsource: 'a reader of streams, in tests',
   'fast-check': 'random tests',

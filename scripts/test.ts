@@ -37,6 +37,7 @@ const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['pm2', 1],
   ['browser', Number.POSITIVE_INFINITY],
   ['http', 5],
+  ['clients', Number.POSITIVE_INFINITY],
   ['db', 5],
   ['scripts', 3],
   ['docs', 1],
