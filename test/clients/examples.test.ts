@@ -31,6 +31,7 @@ describe('the examples of clients', { concurrency: true }, () => {
       const conversations = [...output.matchAll(/\[conversation (\S+)\]/g)].map(([, id]) => id);
       // LangChain shows no headers.
       if (file !== 'langchain.mjs') assert.equal(conversations.length, 2, output);
+      assert(new Set(conversations).size <= 1, output);
     });
   }
 

@@ -158,8 +158,24 @@ export function describeClient(name: string, create: (place: Place) => Client): 
       assert.deepEqual((await essence()).at(-1), ['assistant', 'One two', 'complete']);
     });
 
+    it('continues a conversation by its own history', async () => {
+      const count = (await conversations()).length;
+      const messages = [user('My name is Ada')];
+      for (const question of ['What is my name?', 'Are you sure?']) {
+        const { text } = await client.ask(messages);
+        messages.push({ role: 'assistant', content: text }, user(question));
+      }
+      await client.stream(messages, () => {});
+      assert.deepEqual(
+        (await stored()).map(({ content }) => content),
+        [...messages.map(({ content }) => content), 'echo: Are you sure?'],
+      );
+      assert.equal((await conversations()).length, count + 1);
+    });
+
     for (const streamed of [false, true]) {
       it(`calls a tool and sends its result${streamed ? ', streamed' : ''}`, async () => {
+        const count = (await conversations()).length;
         chat.upstream.respond([callsTool, reply('It is sunny')]);
         const cities: string[] = [];
         const run = (city: string) => {
@@ -183,6 +199,7 @@ export function describeClient(name: string, create: (place: Place) => Client): 
           (await stored()).map(({ role }) => role),
           ['user', 'assistant', 'tool', 'assistant'],
         );
+        assert.equal((await conversations()).length, count + 1);
       });
     }
 
