@@ -14,7 +14,7 @@ const installed = z.object({ license: z.string() });
 /** Why each package is needed. */
 const RUNTIME: Readonly<Record<string, string>> = {
   '@opentelemetry/api': 'spans, where an SDK is registered',
-  '@streamparser/json': 'reads JSON in `npm run export:verify`',
+  '@streamparser/json': 'reads JSON in `npm run export:verify` and imports',
   'better-sqlite3': 'SQLite; brings its binary, so nothing is compiled',
   'cli-progress': 'the bar that `npm run export` shows',
   cors: 'CORS headers',
