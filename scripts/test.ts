@@ -23,6 +23,7 @@ const TIMED: ReadonlySet<string> = new Set([
   'test/db/removal-time.test.ts',
   'test/http/export-throttle.test.ts',
   'test/http/limits-shared.test.ts',
+  'test/http/search.test.ts',
   'test/security/slow-clients.test.ts',
   'test/unit/markdown/promptness.test.ts',
 ]);

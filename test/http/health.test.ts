@@ -192,7 +192,7 @@ describe('GET /openapi.json', () => {
     for (const operations of Object.values(paths)) {
       for (const { responses } of Object.values(operations)) assert.ok('default' in responses);
     }
-    const posts = '200 400 404 413 415 422 502 503 504';
+    const posts = '200 400 404 409 413 415 422 502 503 504';
     const guarded = (statuses: string) => [...statuses.split(' '), '401', '403', '429'].sort().join(' ');
     assert.deepEqual(Object.fromEntries(found), {
       'POST /api/chat': guarded(posts),
@@ -220,6 +220,14 @@ describe('GET /openapi.json', () => {
       'GET /api/health': '200',
       'GET /health/ready': '200 503',
       'GET /metrics': '200 401 403 429',
+      'POST /api/conversations': guarded('201 400 413 415 503'),
+      'PATCH /api/conversations/{id}': guarded('200 400 404 413 415 503'),
+      'POST /api/conversations/{id}/fork': guarded('201 400 404 409 413 415 503'),
+      'PUT /api/messages/{id}/feedback': guarded('200 400 404 413 415 503'),
+      'DELETE /api/messages/{id}/feedback': guarded('200 400 404 503'),
+      'POST /v1/chat/completions': guarded('200 400 404 413 415 422 502 503 504'),
+      'GET /v1/models': guarded('200'),
+      'GET /v1/models/{id}': guarded('200 404'),
     });
     assert.deepEqual(
       found.map(([name]) => name),
@@ -236,7 +244,7 @@ describe('GET /openapi.json', () => {
     assert.equal(referred.length, text.match(/"\$ref"/g)?.length);
   });
 
-  it('describes exactly the members of each response', async () => {
+  it('describes the members of each response, and requires those that are always there', async () => {
     const { components } = await read();
     const { conversation_id: id, ...reply } = await chat.ask({ message: 'x', unknown: 1 });
     const missing = await chat.call('GET', `/api/conversations/${crypto.randomUUID()}`);
@@ -257,9 +265,11 @@ describe('GET /openapi.json', () => {
     ];
     for (const [name, value] of shown) {
       const schema = z
-        .object({ properties: z.record(z.string(), z.unknown()) })
+        .object({ properties: z.record(z.string(), z.unknown()), required: z.array(z.string()).default([]) })
         .parse(components.schemas[name] ?? components.schemas[`${name}Output`]);
-      assert.deepEqual(Object.keys(value).sort(), Object.keys(schema.properties).sort(), name);
+      const { properties, required } = schema;
+      for (const member of required) assert.ok(member in value, `${name} without ${member}`);
+      for (const member of Object.keys(value)) assert.ok(member in properties, `${name} with ${member}`);
     }
   });
 });
