@@ -781,3 +781,33 @@ eachDatabase((_name, open, options) => {
     });
   }
 });
+
+eachDatabase((_name, open) => {
+  test('of results of the same calls in one transaction, and after it, the first ones are stored', async () => {
+    const { writer, conversations } = open();
+    for (const [status, later] of [
+      ['streaming', 'busy'],
+      ['complete', 'answered'],
+    ] as const) {
+      const question = userMessage(newId());
+      const calls = [{ id: 'c', type: 'function' as const, function: { name: 'f', arguments: '{}' } }];
+      const asked = replyTo(question, { content: '', details: { tool_calls: calls } });
+      await writer.write({ start: startOf(question), reply: asked });
+      const answer = () => {
+        const result = userMessage(question.conversationId, {
+          role: 'tool',
+          replyTo: asked.uid,
+          details: { tool_call_id: 'c' },
+        });
+        const reply = replyTo(result, {
+          status,
+          ...(status === 'streaming' && { finishReason: null, content: '' }),
+        });
+        return writer.write({ start: startOf(result, { answers: asked.uid }), reply, worker: newId() });
+      };
+      assert.deepEqual(await Promise.all([answer(), answer()]), ['saved', later]);
+      assert.equal(await answer(), later);
+      assert.equal((await contents(conversations, question.conversationId)).length, 4);
+    }
+  });
+});
