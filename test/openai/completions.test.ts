@@ -1,61 +1,374 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { OpenAI } from 'openai';
-import { completion } from '../../src/http/openai/schemas.ts';
-import { type ChatServer, startChat } from '../support/chat-server.ts';
-import { reply } from '../support/fake-upstream.ts';
+import { completion, completionChunk, openAiError } from '../../src/http/openai/schemas.ts';
+import { type ChatServer, openAiErrorOf, startChat, until } from '../support/chat-server.ts';
+import {
+  chunk,
+  createGate,
+  delta,
+  done,
+  endWithoutFinish,
+  finish,
+  hang,
+  json,
+  raw,
+  reasoning,
+  reply,
+  role,
+  script,
+  silence,
+  status,
+  usage,
+  wait,
+} from '../support/fake-upstream.ts';
 
-describe('POST /v1/chat/completions', () => {
+const PIXEL =
+  'data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==';
+const HELLO = [{ role: 'user' as const, content: 'Hello' }];
+const CALL = { id: 'c1', type: 'function' as const, function: { name: 'sum', arguments: '{"a":1}' } };
+const TOOLS = [{ type: 'function' as const, function: { name: 'sum', parameters: { type: 'object' } } }];
+
+describe('/v1', () => {
   let chat: ChatServer;
   let client: OpenAI;
   before(async () => {
-    chat = await startChat();
+    chat = await startChat({ SYSTEM_PROMPT: 'Never sent here.', OPENAI_MAX_TOKENS: '77' });
     client = new OpenAI({ baseURL: `${chat.url}/v1`, apiKey: 'ck_none', maxRetries: 0 });
   });
   after(() => chat.stop());
 
-  const ask = (messages: object[], more: object = {}, headers: Record<string, string> = {}) =>
-    chat.call('POST', '/v1/chat/completions', { model: 'm', messages, ...more }, headers);
+  const ask = (body: object, headers: Record<string, string> = {}) =>
+    chat.call('POST', '/v1/chat/completions', { messages: HELLO, ...body }, headers);
+  /** The chunks of a whole stream, checked to be exactly what the schema says. */
+  const chunksOf = (text: string) => {
+    const events = text.split('\n\n').filter((event) => event.startsWith('data: '));
+    assert.equal(events.pop(), 'data: [DONE]');
+    return events.map((event) => {
+      const value: unknown = JSON.parse(event.slice(6));
+      assert.deepEqual(completionChunk.parse(value), value);
+      return completionChunk.parse(value);
+    });
+  };
+  const lastRow = async () => {
+    const [row] = await chat.server.database.knex('messages').orderBy('id', 'desc').limit(1);
+    return row;
+  };
 
-  it('replies with every required member, and stores the turn', async () => {
-    const answer = await ask([{ role: 'user', content: 'Hello' }]);
+  it('replies with every required member', async () => {
+    const answer = await ask({ model: 'm' });
     assert.equal(answer.status, 200, answer.text);
     const body = completion.parse(JSON.parse(answer.text));
     assert.deepEqual(JSON.parse(answer.text), body);
-    assert.deepEqual(body.choices, [
-      {
-        index: 0,
-        message: { role: 'assistant', content: 'echo: Hello', refusal: null },
-        logprobs: null,
-        finish_reason: 'stop',
-      },
-    ]);
-    const id = String(answer.headers['x-conversation-id']);
-    const { messages } = await chat.read(id);
-    assert.deepEqual(
-      messages.map(({ role, content }) => [role, content]),
-      [
-        ['user', 'Hello'],
-        ['assistant', 'echo: Hello'],
-      ],
-    );
+    const message = { role: 'assistant', content: 'echo: Hello', refusal: null };
+    assert.deepEqual(body.choices, [{ index: 0, message, logprobs: null, finish_reason: 'stop' }]);
+    assert.deepEqual(body.usage, { prompt_tokens: 3, completion_tokens: 5, total_tokens: 8 });
+    assert.equal(body.model, 'fake-model');
   });
 
-  it('streams chunks to the openai package', async () => {
-    chat.upstream.respond([reply('One two three', { chunks: 3 })]);
+  it('streams every piece as a chunk when it comes, with the reasoning', async () => {
+    const gate = createGate();
+    const steps = [role(), reasoning('Hmm'), delta('One **two**'), wait(gate), delta(' three'), finish()];
+    chat.upstream.respond([script(...steps, usage(), done())]);
     const stream = await client.chat.completions.create({
       model: 'm',
-      messages: [{ role: 'user', content: 'Count' }],
+      messages: HELLO,
       stream: true,
       stream_options: { include_usage: true },
     });
     const chunks = [];
-    for await (const chunk of stream) chunks.push(chunk);
-    assert.equal(new Set(chunks.map(({ id }) => id)).size, 1);
-    assert.equal(chunks.map(({ choices }) => choices[0]?.delta.content ?? '').join(''), 'One two three');
-    assert.equal(chunks[0]?.choices[0]?.delta.role, 'assistant');
-    assert.equal(chunks.at(-2)?.choices[0]?.finish_reason, 'stop');
+    for await (const each of stream) {
+      chunks.push(each);
+      if (each.choices[0]?.delta.content === 'One **two**') gate.open();
+    }
+    assert.equal(new Set(chunks.map(({ id, created }) => `${id} ${created}`)).size, 1);
+    assert.deepEqual(chunks[0]?.choices[0]?.delta, { role: 'assistant', content: '', refusal: null });
+    assert(JSON.stringify(chunks[1]).includes('"reasoning_content":"Hmm"'));
+    const reasons = chunks.map(({ choices }) => choices[0]?.finish_reason);
+    assert.deepEqual(reasons, [null, null, null, null, 'stop', undefined]);
     assert.deepEqual(chunks.at(-1)?.choices, []);
     assert.equal(chunks.at(-1)?.usage?.total_tokens, 8);
+    assert(chunks.slice(0, -1).every((each) => each.usage === null));
+  });
+
+  it('streams no usage unless it is asked for, but always asks for it', async () => {
+    const chunks = chunksOf((await ask({ stream: true })).text);
+    assert(chunks.every((each) => !('usage' in each) && each.choices.length === 1));
+    assert.deepEqual(chat.upstream.requests.at(-1)?.body.stream_options, { include_usage: true });
+  });
+
+  it('passes on what it does not know, and what the caller names', async () => {
+    const more = { temperature: 0.5, logit_bias: { 1: 2 }, safety_identifier: 's', user: 'ada', n: 1 };
+    const messages = [
+      { role: 'developer', content: 'Be brief.', name: 'boss' },
+      { role: 'user', content: [{ type: 'text', text: 'Hi', cache_control: { type: 'ephemeral' } }] },
+    ];
+    await ask({ ...more, messages, model: 'm', max_completion_tokens: 5, store: true, metadata: { a: 'b' } });
+    const { n: _, ...sent } = more;
+    assert.deepEqual(chat.upstream.requests.at(-1)?.body, {
+      ...sent,
+      messages: chat.upstream.requests.at(-1)?.body.messages,
+      model: 'm',
+      stream: false,
+      max_completion_tokens: 5,
+    });
+    assert.deepEqual(chat.upstream.requests.at(-1)?.sentMessages, messages);
+    await ask({ max_tokens: 3, max_completion_tokens: 4 });
+    const both = chat.upstream.requests.at(-1)?.body;
+    assert.deepEqual([both?.max_tokens, both?.max_completion_tokens], [3, 4]);
+    await ask({});
+    assert.equal(chat.upstream.requests.at(-1)?.body.max_tokens, 77);
+  });
+
+  it('delivers tool calls whole and as deltas', async () => {
+    const message = { role: 'assistant', content: null, tool_calls: [CALL] };
+    chat.upstream.respond([
+      json({ model: 'm', choices: [{ index: 0, message, finish_reason: 'tool_calls' }] }),
+      script(
+        raw(chunk({ tool_calls: [{ index: 0, ...CALL, function: { name: 'sum', arguments: '{"a"' } }] })),
+        raw(chunk({ tool_calls: [{ index: 0, function: { arguments: ':1}' } }] })),
+        finish('tool_calls'),
+        done(),
+      ),
+    ]);
+    const whole = await client.chat.completions.create({ model: 'm', messages: HELLO, tools: TOOLS });
+    assert.deepEqual(whole.choices[0]?.message.tool_calls, [CALL]);
+    assert.equal(whole.choices[0]?.finish_reason, 'tool_calls');
+    const streamed = client.chat.completions.stream({ model: 'm', messages: HELLO, tools: TOOLS });
+    const { choices } = await streamed.finalChatCompletion();
+    assert.equal(choices[0]?.message.tool_calls?.[0]?.id, 'c1');
+    assert.equal(choices[0]?.finish_reason, 'tool_calls');
+  });
+
+  it('runs the tools helper of the openai package in one conversation', async () => {
+    const message = { role: 'assistant', content: null, tool_calls: [CALL] };
+    chat.upstream.respond([
+      json({ model: 'm', choices: [{ index: 0, message, finish_reason: 'tool_calls' }] }),
+      reply('It is 3.'),
+    ]);
+    const before = await chat.countRows();
+    const sum = { name: 'sum', description: 'Adds', parameters: {}, parse: JSON.parse, function: () => '3' };
+    const runner = client.chat.completions.runTools({
+      model: 'm',
+      messages: [{ role: 'user', content: 'Add, please' }],
+      tools: [{ type: 'function', function: sum }],
+    });
+    assert.equal(await runner.finalContent(), 'It is 3.');
+    const after = await chat.countRows();
+    assert.deepEqual([after.conversations - before.conversations, after.messages - before.messages], [1, 4]);
+  });
+
+  it('takes images', async () => {
+    const content = [
+      { type: 'text' as const, text: 'What is it?' },
+      { type: 'image_url' as const, image_url: { url: PIXEL } },
+    ];
+    await client.chat.completions.create({ model: 'm', messages: [{ role: 'user', content }] });
+    assert.deepEqual(chat.upstream.requests.at(-1)?.sentMessages, [{ role: 'user', content }]);
+  });
+
+  it('marks a refusal', async () => {
+    const message = { role: 'assistant', content: null, refusal: 'I will not.' };
+    chat.upstream.respond([json({ model: 'm', choices: [{ index: 0, message, finish_reason: 'stop' }] })]);
+    const { choices } = await client.chat.completions.create({ model: 'm', messages: HELLO });
+    assert.deepEqual([choices[0]?.message.content, choices[0]?.message.refusal], [null, 'I will not.']);
+  });
+
+  for (const stream of [false, true]) {
+    it(`cancels ${stream ? 'a stream' : 'a call'} whose caller disconnects`, async () => {
+      const n = chat.upstream.requests.length + 1;
+      chat.upstream.respond([stream ? script(delta('so far'), silence()) : hang()]);
+      const abort = new AbortController();
+      const calling = client.chat.completions.create(
+        { model: 'm', messages: HELLO, stream },
+        { signal: abort.signal },
+      );
+      if (stream) await calling;
+      await chat.upstream.waitForRequest(n);
+      abort.abort();
+      await calling.then(
+        () => {},
+        () => {},
+      );
+      assert.equal((await chat.upstream.waitForClosed(n)).closed, true);
+      if (!stream) return;
+      await until('the end', async () => (await lastRow())?.status === 'cancelled');
+      assert.equal((await lastRow())?.content, 'so far');
+    });
+  }
+
+  it('goes on while a native reader has the stream', async () => {
+    const gate = createGate();
+    chat.upstream.respond([script(delta('so far'), wait(gate), delta(', so good'), finish(), done())]);
+    const abort = new AbortController();
+    const response = await fetch(`${chat.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ messages: HELLO, stream: true }),
+      signal: abort.signal,
+    });
+    const id = response.headers.get('x-stream-id');
+    const reader = await fetch(`${chat.url}/api/chat-stream/${id}`);
+    const gone = () =>
+      chat.server.lines.filter(({ path, client: left }) => path?.toString().startsWith('/v1') && left);
+    const before = gone().length;
+    abort.abort();
+    await until('the disconnect', () => gone().length > before);
+    gate.open();
+    assert.match(await reader.text(), /so good/);
+    await until('the end', async () => (await lastRow())?.status === 'complete');
+  });
+
+  it('a reply that is stopped ends with finish_reason stop', async () => {
+    chat.upstream.respond([script(delta('so far'), silence())]);
+    const response = await fetch(`${chat.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ messages: HELLO, stream: true }),
+    });
+    await chat.call('DELETE', `/api/chat-stream/${response.headers.get('x-stream-id')}`);
+    const chunks = chunksOf(await response.text());
+    assert.equal(chunks.at(-1)?.choices[0]?.finish_reason, 'stop');
+  });
+
+  it('a stream that breaks ends with an error and without [DONE]', async () => {
+    chat.upstream.respond([endWithoutFinish('so', ' far')]);
+    const { text } = await ask({ stream: true });
+    const last = text.split('\n\n').filter(Boolean).at(-1) ?? '';
+    const { error } = openAiError.parse(JSON.parse(last.replace('data: ', '')));
+    assert.deepEqual([error.code, error.type], ['upstream_incomplete', 'server_error']);
+    assert(!text.includes('[DONE]'));
+  });
+
+  it('errors of the model server have none of its words', async () => {
+    const said = '{"error":{"message":"secret words","code":"bad"}}';
+    chat.upstream.respond([status(400, {}, said), status(429, { 'retry-after': '7' }, said)]);
+    const rejected = await ask({ stream: true });
+    assert.equal(openAiErrorOf(rejected, 502, 'upstream_rejected').type, 'server_error');
+    assert.equal(rejected.headers['x-should-retry'], 'false');
+    const busy = await ask({});
+    openAiErrorOf(busy, 503, 'upstream_busy');
+    assert(Number(busy.headers['retry-after']) > 0);
+    assert(!rejected.text.includes('secret') && !busy.text.includes('secret'));
+  });
+
+  const BAD: Record<string, readonly [body: unknown, param: string | null]> = {
+    'no body': [undefined, null],
+    'an array': [[], null],
+    'no messages': [{}, 'messages'],
+    'empty messages': [{ messages: [] }, 'messages'],
+    'messages that are text': [{ messages: 'hi' }, 'messages'],
+    'a message that is text': [{ messages: ['hi'] }, 'messages.0'],
+    'an unknown role': [{ messages: [{ role: 'king', content: 'x' }] }, 'messages.0.role'],
+    'no content': [{ messages: [{ role: 'user' }] }, 'messages.0.content'],
+    'content that is a number': [{ messages: [{ role: 'user', content: 5 }] }, 'messages.0.content'],
+    'a tool message without a call': [
+      { messages: [...HELLO, { role: 'tool', tool_call_id: 'x', content: '1' }] },
+      'messages.1.tool_call_id',
+    ],
+    'a tool message without an id': [
+      {
+        messages: [
+          { role: 'assistant', tool_calls: [CALL] },
+          { role: 'tool', content: '1' },
+        ],
+      },
+      'messages.1.tool_call_id',
+    ],
+    'five replies': [{ messages: HELLO, n: 5 }, 'n'],
+    'a stream that is text': [{ messages: HELLO, stream: 'yes' }, 'stream'],
+    'a temperature of 5': [{ messages: HELLO, temperature: 5 }, 'temperature'],
+    'a NUL character': [{ messages: [{ role: 'user', content: 'a\0b' }] }, 'messages'],
+    'an image that is none': [
+      {
+        messages: [
+          {
+            role: 'user',
+            content: [{ type: 'image_url', image_url: { url: 'data:image/png;base64,AAAA' } }],
+          },
+        ],
+      },
+      'messages.0.content.0.image_url.url',
+    ],
+    'an image over http': [
+      {
+        messages: [
+          { role: 'user', content: [{ type: 'image_url', image_url: { url: 'http://169.254.169.254/' } }] },
+        ],
+      },
+      'messages.0.content.0.image_url.url',
+    ],
+    'metadata with numbers': [{ messages: HELLO, metadata: { a: 1 } }, 'metadata.a'],
+  };
+  for (const [what, [body, param]] of Object.entries(BAD)) {
+    it(`rejects ${what}`, async () => {
+      const before = chat.upstream.requests.length;
+      const answer = await chat.call('POST', '/v1/chat/completions', body);
+      const expected = body === undefined ? [415, 'unsupported_media_type'] : [400, 'validation'];
+      const error = openAiErrorOf(answer, Number(expected[0]), String(expected[1]));
+      assert.deepEqual([error.type, error.param], ['invalid_request_error', param]);
+      assert.equal(chat.upstream.requests.length, before);
+    });
+  }
+
+  it('has errors of the same form for other paths, methods and malformed JSON', async () => {
+    openAiErrorOf(await chat.call('GET', '/v1/nothing'), 404, 'not_found');
+    const wrong = await chat.call('GET', '/v1/chat/completions');
+    openAiErrorOf(wrong, 405, 'method_not_allowed');
+    assert.equal(wrong.headers.allow, 'POST, OPTIONS');
+    const response = await chat.server.post('/v1/chat/completions', '{"messages":');
+    assert.equal(response.status, 400);
+    assert.equal(openAiError.parse(await response.json()).error.code, 'malformed_json');
+    openAiErrorOf(await chat.call('GET', '/v1/models/a%2'), 400, 'malformed_path');
+  });
+
+  it('lists the models of the model server, and the configured ones when it gives no list', async () => {
+    const names = async () => (await client.models.list()).data.map(({ id }) => id);
+    assert.deepEqual(await names(), ['gpt-4o-mini']);
+    const other = await startChat();
+    try {
+      const data = [{ id: 'org/name', object: 'model', created: 5, owned_by: 'org' }, { id: 7 }];
+      other.upstream.respondModels((response) => response.end(JSON.stringify({ object: 'list', data })));
+      const models = new OpenAI({ baseURL: `${other.url}/v1`, apiKey: 'none' }).models;
+      assert.deepEqual((await models.list()).data, data.slice(0, 1));
+      assert.deepEqual(await models.retrieve('org/name'), data[0]);
+      openAiErrorOf(await other.call('GET', '/v1/models/none'), 404, 'not_found');
+      assert.equal(other.upstream.modelRequests, 1);
+    } finally {
+      await other.stop();
+    }
+  });
+});
+
+describe('/v1 with settings', () => {
+  it('V1_STORE=off stores nothing, V1_ON_DISCONNECT=continue finishes, V1_CACHE=on uses the cache', async () => {
+    const chat = await startChat({ V1_STORE: 'off', V1_ON_DISCONNECT: 'continue', V1_CACHE: 'on' });
+    try {
+      const body = { messages: HELLO, store: true };
+      for (let call = 0; call < 2; call++) {
+        const answer = await chat.call('POST', '/v1/chat/completions', body);
+        assert.deepEqual([answer.status, answer.headers['x-conversation-id']], [200, undefined]);
+      }
+      assert.equal(chat.upstream.requests.length, 1);
+      assert.deepEqual(await chat.countRows(), { conversations: 0, messages: 0 });
+    } finally {
+      await chat.stop();
+    }
+  });
+
+  it('a caller over its limit gets 429, which the openai package waits for', async () => {
+    const chat = await startChat({ RATE_LIMIT_REQUESTS: '1' });
+    try {
+      const client = new OpenAI({ baseURL: `${chat.url}/v1`, apiKey: 'none', maxRetries: 0 });
+      const call = () => client.chat.completions.create({ model: 'm', messages: HELLO });
+      await call();
+      const error: unknown = await call().catch((reason: unknown) => reason);
+      assert(error instanceof OpenAI.RateLimitError);
+      assert.deepEqual([error.status, error.code, error.type], [429, 'rate_limited', 'rate_limit_error']);
+      assert(error.requestID);
+      assert(Number(error.headers.get('retry-after')) > 0);
+    } finally {
+      await chat.stop();
+    }
   });
 });
