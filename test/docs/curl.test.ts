@@ -37,8 +37,8 @@ function run(script: string, variables: Readonly<Record<string, string>>): Promi
 }
 
 const VARIABLES = [
-  ['ID', /"conversation_id":"([^"]+)"/],
-  ['STREAM', /"stream_id":"([^"]+)"/],
+  ['ID', /(?:"conversation_id":"|^x-conversation-id: )([^"\s]+)/im],
+  ['STREAM', /(?:"stream_id":"|^x-stream-id: )([^"\s]+)/im],
   ['LAST', /^id: (\S+:end)$/m],
   ['CURSOR', /"next_cursor":"([^"]+)"/],
   ['JOB', /"id":"([^"]+)","status":"queued"/],

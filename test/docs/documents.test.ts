@@ -28,6 +28,7 @@ const TWINS = [
   'docs/security',
   'docs/metrics',
   'docs/tutorial',
+  'docs/openai',
 ].filter((name) => documents().includes(`${name}.zh-CN.md`));
 const OTHERS = [
   'CHANGELOG.md',
@@ -51,7 +52,7 @@ function outline(markdown: string): string {
 
 /** The `#NAME=value` lines of .env.example. */
 function exampleSettings(): string[][] {
-  return [...read('.env.example').matchAll(/^#([A-Z][A-Z_]*)=(.*)$/gm)].map(([, name = '', value = '']) => [
+  return [...read('.env.example').matchAll(/^#([A-Z][A-Z\d_]*)=(.*)$/gm)].map(([, name = '', value = '']) => [
     name,
     value,
   ]);
@@ -112,7 +113,7 @@ describe('the documents', () => {
     it(`list the settings and defaults of .env.example, in its order: ${file}`, () => {
       const rows = rowsUnder(read(file), /Settings|配置项/).flatMap(([name, value]) => {
         const setting = codeIn(name);
-        return setting && /^[A-Z_]+$/.test(setting)
+        return setting && /^[A-Z\d_]+$/.test(setting)
           ? [[setting, codeIn(value) ?? (value === '—' ? '' : value)]]
           : [];
       });
