@@ -99,6 +99,7 @@ interface Limit {
 }
 
 function row(what: string, [ours, base]: readonly [string, string], ratio: number, limits?: Limit): string {
+  if (!Number.isFinite(ratio)) return `| ${what} | ${ours} | ${base} | not measurable | | |`;
   if (!limits) return `| ${what} | ${ours} | ${base} | ${ratio.toFixed(2)} × | | |`;
   const { limit, atLeast = false } = limits;
   const met = atLeast ? ratio >= limit : ratio <= limit;
