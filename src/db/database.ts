@@ -9,6 +9,9 @@ import type { ImportStore } from '../domain/conversations/imports.ts';
 import type { PurgeStore } from '../domain/conversations/purge.ts';
 import type { ExportSource } from '../domain/exports/exports.ts';
 import type { ExportJobStore } from '../domain/exports/jobs.ts';
+import { KnexApiKeys } from './access/api-keys.ts';
+import { KnexCounters } from './access/counters.ts';
+import { Secrets } from './access/secrets.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from './core/client.ts';
 import { ConnectionGeneration } from './core/connection-generation.ts';
 import { dialectOf } from './core/dialect.ts';
@@ -16,13 +19,10 @@ import { migrateLatest, pendingMigrations } from './core/migrations.ts';
 import { KnexExportJobs } from './exports/jobs.ts';
 import { KnexExportSource } from './exports/reader.ts';
 import { KnexImports } from './imports/imports.ts';
-import { KnexApiKeys } from './repositories/api-keys.ts';
 import { KnexConversations } from './repositories/conversations.ts';
-import { KnexCounters } from './repositories/counters.ts';
 import { KnexForks } from './repositories/forks.ts';
 import { KnexPurgeStore } from './repositories/purge.ts';
 import { KnexReplies } from './repositories/replies.ts';
-import { Secrets } from './repositories/secrets.ts';
 import { GroupCommitWriter, WRITER_CONNECTIONS, type WriterMetrics } from './turns/turn-writer.ts';
 
 export interface ConnectionCounts {

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
+import { KnexApiKeys } from '../../src/db/access/api-keys.ts';
 import type { Database } from '../../src/db/database.ts';
-import { KnexApiKeys } from '../../src/db/repositories/api-keys.ts';
 import { SCOPES, type StoredApiKey } from '../../src/domain/access/api-keys.ts';
 import { makeKey } from '../../src/services/access/api-key-format.ts';
 import { ApiKeyService } from '../../src/services/access/api-keys.ts';

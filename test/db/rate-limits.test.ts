@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { KnexCounters } from '../../src/db/access/counters.ts';
 import type { Database } from '../../src/db/database.ts';
-import { KnexCounters } from '../../src/db/repositories/counters.ts';
 import type { Addition } from '../../src/domain/access/limits.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { NOON, newId } from './fixtures.ts';

@@ -225,6 +225,7 @@ describe('GET /openapi.json', () => {
       'POST /api/conversations/{id}/fork': guarded('201 400 404 409 413 415 503'),
       'PUT /api/messages/{id}/feedback': guarded('200 400 404 413 415 503'),
       'DELETE /api/messages/{id}/feedback': guarded('200 400 404 503'),
+      'POST /api/imports': guarded('200 400 413 415 503'),
       'POST /v1/chat/completions': guarded('200 400 404 413 415 422 502 503 504'),
       'GET /v1/models': guarded('200'),
       'GET /v1/models/{id}': guarded('200 404'),

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { KnexApiKeys } from '../../src/db/repositories/api-keys.ts';
+import { KnexApiKeys } from '../../src/db/access/api-keys.ts';
 import { hashOf, looksLikeKey } from '../../src/services/access/api-key-format.ts';
 import { eachDatabase } from '../support/databases.ts';
 
