@@ -235,6 +235,8 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     const viewport = { width: 1000, height: 600 };
     const { page, close } = await openPage(browser, server.url, { viewport });
     const height = () => page.evaluate('document.documentElement.scrollHeight');
+    // The state of the server is shown below, once it is known.
+    await page.waitForLoadState('networkidle');
     const before = await height();
     await ask(page, 'code');
     await until(page, `${BELOW} < 5`);
