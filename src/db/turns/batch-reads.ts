@@ -56,6 +56,7 @@ export class Reads {
       [
         ...turns.flatMap(questionOf),
         ...turns.flatMap(replacedReply),
+        ...turns.flatMap(({ start, replayed }) => (start && replayed ? [start.message.uid] : [])),
         ...turns.flatMap(({ start }) => (start?.answers ? [start.answers, start.message.uid] : [])),
         ...replies,
         ...turns.flatMap(({ revision, reply }) => (revision && reply ? [reply.uid] : [])),

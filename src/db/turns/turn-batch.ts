@@ -150,13 +150,12 @@ class Plan {
     if (!start && reply && question?.conversation_id !== reply.conversationId) return 'gone';
     if (!start && question?.status === 'superseded' && reply?.status === 'streaming') return 'superseded';
     if (key && !this.#claim(unit)) return 'taken';
+    const isRepeated = start !== undefined && this.#messages.has(start.message.uid);
     if (start) {
       for (const message of [...(start.earlier ?? []), start.message]) this.#insert(message, unit);
       this.#saveSettings(unit);
       if (start.answers !== undefined) this.#answered.add(start.answers);
-      this.#chain(start.conversationId, (history) =>
-        withStart(history, [...(start.earlier ?? []), start.message], reply?.uid ?? null),
-      );
+      if (!isRepeated) this.#chainStart(start, reply);
     }
     if (!reply) return 'saved';
     const known = start ? undefined : this.#messages.get(reply.uid);
@@ -168,7 +167,7 @@ class Plan {
       // Its worker has stored the row, and another request with the same key has replaced the reply.
       if (reply.status !== 'streaming' && unit.worker !== undefined && !start) return 'replaced';
       this.#insert(reply, unit);
-      if (reply.status !== 'streaming') this.#chainEnd(reply);
+      if (reply.status !== 'streaming' && !isRepeated) this.#chainEnd(reply);
       else if (!start) this.#chain(reply.conversationId, (history) => this.#askedAgain(history, unit, reply));
       return 'saved';
     }
@@ -187,6 +186,11 @@ class Plan {
   /** Another reply to a stored question. Only a turn that expects the history knows that it ends with the question. */
   #askedAgain(history: HistoryColumns, { expects }: TurnWrite, { uid }: Message): HistoryColumns {
     return expects === undefined ? UNKNOWN_HISTORY : withStart(history, [], uid);
+  }
+
+  #chainStart({ conversationId, earlier = [], message }: TurnStart, reply: Message | undefined): void {
+    const uid = reply?.uid ?? null;
+    this.#chain(conversationId, (history) => withStart(history, [...earlier, message], uid));
   }
 
   #chainEnd(reply: Message): void {
