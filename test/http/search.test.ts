@@ -100,14 +100,14 @@ for (const place of databases()) {
     it('searches a conversation of many messages to its first one, in slices that leave others their turn', async () => {
       const word = crypto.randomUUID();
       const id = await storeMany(word);
-      // The shortest of several: garbage of the test itself is collected in between.
+      // The shortest of several: garbage is collected meanwhile, which takes up to 30 ms.
       let blocked = Number.POSITIVE_INFINITY;
-      for (let attempt = 0; attempt < 5 && blocked >= 50; attempt++) {
+      for (let attempt = 0; attempt < 5 && blocked >= 100; attempt++) {
         const { longest } = await ticksDuring(async () => assert.deepEqual(await every(word, 10), [id]));
         blocked = Math.min(blocked, longest);
       }
       // A database server reads on its own time.
-      if (place.name === 'SQLite') assert.ok(blocked < 50, `the event loop was blocked for ${blocked} ms`);
+      if (place.name === 'SQLite') assert.ok(blocked < 100, `the event loop was blocked for ${blocked} ms`);
     });
 
     it('rejects an empty text, one of more than 200 characters and a foreign cursor', async () => {

@@ -151,7 +151,7 @@ describe('an unusual but valid request', () => {
   it('is rejected as a tunnel, and the connection ends', async () => {
     const answer = await converse(chat.url, `CONNECT evil.example:443 HTTP/1.1\r\n${HOST}\r\n`);
     assert.deepEqual([answer.statuses, answer.closed], [[405], true]);
-    assert.equal(answer.headers.get('allow'), 'GET, HEAD, POST, DELETE, OPTIONS');
+    assert.equal(answer.headers.get('allow'), 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS');
     checkShielded(answer);
   });
 });

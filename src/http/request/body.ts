@@ -107,6 +107,8 @@ async function readCut(request: Request, limit: number, imageBytes: number): Pro
 /** @throws AppError `body_too_large` when URLs that are no images make it too long */
 async function parseCut(body: CutBody, limit: number): Promise<unknown> {
   const { bytes, restore } = body.rest();
+  // What the reader held back while the body arrived.
+  if (bytes.length > limit) throw bodyTooLarge(limit);
   const parsed = parseJson(bytes);
   if (await restore(parsed)) return parsed;
   if (body.restBytes + body.urlBytes > limit) throw bodyTooLarge(limit);
