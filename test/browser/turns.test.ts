@@ -228,6 +228,7 @@ describe('the turns and conversations of the home page', { skip: chromium === un
     await page.keyboard.press('ControlOrMeta+a');
     await page.keyboard.type('two and a half');
     await page.keyboard.press('Enter');
+    await until(page, "document.querySelectorAll('.question').length === 2");
     await page.locator('#log[aria-busy="false"] .reply:last-child[data-state="done"]').waitFor();
     const expected = ['one', 'word 0 word 1 word 2', 'two and a half', 'word 0 word 1 word 2'];
     assert.deepEqual(await shown(page), expected);
