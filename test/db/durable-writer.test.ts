@@ -51,6 +51,7 @@ class FakeDatabase implements TurnWriter {
     await this.gate;
     const { start, reply } = unit;
     if (this.mode === 'down') throw databaseUnavailable(undefined);
+    if (start?.answers !== undefined && !this.messages.has(start.answers)) return 'gone';
     if (start && this.bad.has(start.conversationId))
       throw Object.assign(new Error('secret'), { code: 'ER_BAD' });
     const outcome = this.#store(start?.message, reply);
@@ -413,6 +414,26 @@ describe('the replay', () => {
     assert.equal(errors[0]?.conversation_id, bad.conversationId);
     assert.equal(errors[0]?.uid, bad.uid);
     assert.doesNotMatch(JSON.stringify(lines), /private|secret/);
+  });
+
+  test('moves results of tools aside whose call was rejected', async (t) => {
+    const inner = new FakeDatabase();
+    const here = host(t);
+    const other = here.journal();
+    const bad = userMessage(newId());
+    const results = userMessage(bad.conversationId, { role: 'tool' });
+    inner.bad.add(bad.conversationId);
+    const reply = replyTo(bad);
+    const answered = { start: startOf(results, { answers: reply.uid }) };
+    for (const unit of [{ ...begin(bad), reply }, answered, end(results)]) await other.append(unit);
+    await here.writer(inner).flush(5000);
+    const file = new Sqlite(here.path);
+    t.after(() => file.close());
+    assert.deepEqual(file.prepare('SELECT question_uid, reason FROM rejected ORDER BY seq').all(), [
+      { question_uid: bad.uid, reason: 'ER_BAD' },
+      { question_uid: results.uid, reason: 'orphaned' },
+      { question_uid: results.uid, reason: 'orphaned' },
+    ]);
   });
 
   test('retries a rejected turn once alone', async (t) => {

@@ -477,9 +477,10 @@ describe('the journalled turns of a conversation', () => {
     const second = userMessage(conversationId, { content: 'more' });
     const unfinished = replyTo(second, { status: 'streaming', content: '' });
     assert.equal(journal.conversation(conversationId), null);
-    await journal.append({ start: startOf(first, { named: false }), reply: begun });
+    await journal.append({ start: startOf(first, { named: false, system: 'Be brief.' }), reply: begun });
     await journal.append(newStart());
     assert.deepEqual(journal.conversation(conversationId)?.messages, [first, begun]);
+    assert.equal(journal.conversation(conversationId)?.system, 'Be brief.');
     await journal.append({ start: startOf(second), reply: unfinished });
     await journal.append({ reply: ended });
     await journal.append({ reply: { ...ended, content: 'repeated' } });

@@ -128,9 +128,9 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     });
   }
 
-  /** Whether the unit with that question was rejected. */
-  wasRejected(conversationId: string, questionUid: string): boolean {
-    return this.#use(() => this.#sql.wasRejected.get(conversationId, questionUid) !== undefined);
+  /** Whether a unit with that question or reply was rejected. */
+  wasRejected(conversationId: string, uid: string): boolean {
+    return this.#use(() => this.#sql.wasRejected.get(conversationId, uid, uid) !== undefined);
   }
 
   /** Removes all entries of a conversation, rejected ones too. @returns how many */
@@ -175,7 +175,8 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
         if (!known || known.status === 'streaming') messages.set(message.uid, message);
       }
     }
-    return { owner: first.by.owner, messages: [...messages.values()], user, metadata };
+    const { by, system = null } = first;
+    return { owner: by.owner, messages: [...messages.values()], user, metadata, system };
   }
 
   reply(uid: string): Message | null {

@@ -98,10 +98,10 @@ class UnreadableEntryError extends Error {
   override readonly name = 'unreadable';
 }
 
-/** Whether the question is missing because it was rejected, not because it was deleted. */
+/** Whether its question, or the reply whose calls it answers, is missing because that was rejected, not deleted. */
 function isOrphan(journal: Journal, { conversationId, unit }: JournalEntry): boolean {
-  const question = unit?.start ? null : unit?.reply?.replyTo;
-  return typeof question === 'string' && journal.wasRejected(conversationId, question);
+  const missing = unit?.start ? unit.start.answers : unit?.reply?.replyTo;
+  return typeof missing === 'string' && journal.wasRejected(conversationId, missing);
 }
 
 async function reject({ journal, logger }: ReplayParts, entry: JournalEntry, reason: string): Promise<void> {

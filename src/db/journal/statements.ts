@@ -40,8 +40,8 @@ export function prepareStatements(file: Sqlite.Database) {
       `INSERT INTO rejected (${COLUMNS}, reason) SELECT ${COLUMNS}, ? FROM entries WHERE seq = ?`,
     ),
     wasRejected: file
-      .prepare<[string, string], number>(
-        'SELECT 1 FROM rejected WHERE conversation_id = ? AND question_uid = ? LIMIT 1',
+      .prepare<[string, string, string], number>(
+        'SELECT 1 FROM rejected WHERE conversation_id = ? AND (question_uid = ? OR reply_uid = ?) LIMIT 1',
       )
       .pluck(),
     drop: file.prepare<[string]>('DELETE FROM entries WHERE conversation_id = ?'),

@@ -209,6 +209,7 @@ export interface PendingConversation {
   readonly messages: Message[];
   readonly user: string | null;
   readonly metadata: Readonly<Record<string, string>> | null;
+  readonly system: string | null;
 }
 
 /** The turns in this host's journal. */

@@ -128,7 +128,7 @@ export class ContextHistory {
 const NO_CONTEXT: ConversationContext = { settings: null, pinned: false, messages: [] };
 
 function contextOf(
-  { messages, user, metadata }: PendingConversation,
+  { messages, user, metadata, system }: PendingConversation,
   limit: number,
   activeSince: Instant,
   options: ContextOptions,
@@ -136,7 +136,7 @@ function contextOf(
   if ((messages.at(-1)?.timestamp ?? 0) < activeSince) return NO_CONTEXT;
   const turns = new ContextTurns(limit, options);
   for (const message of messages.toReversed()) turns.addOlder(message);
-  const settings = { system: null, model: null, parameters: null, user, metadata };
+  const settings = { system, model: null, parameters: null, user, metadata };
   return { settings, pinned: false, messages: turns.context(), ...turns.state };
 }
 

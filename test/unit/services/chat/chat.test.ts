@@ -21,6 +21,7 @@ import { Checkpoints } from '../../../../src/services/chat/checkpoints.ts';
 import { Generations } from '../../../../src/services/chat/generations.ts';
 import { IdempotentTurns } from '../../../../src/services/chat/idempotent-turns.ts';
 import type { ChatInput } from '../../../../src/services/chat/request/chat-input.ts';
+import { newMessage } from '../../../../src/services/chat/request/new-messages.ts';
 import { StoredStreams } from '../../../../src/services/chat/stored-streams.ts';
 import { TurnObserver } from '../../../../src/services/chat/timing/turn-observer.ts';
 import { TurnRecorder } from '../../../../src/services/chat/turn-recorder.ts';
@@ -234,6 +235,20 @@ describe('a turn', () => {
       parameters: { temperature: 0.5, max_tokens: 9 },
     });
     assert.deepEqual(histories[0]?.slice(0, 4), ['c', UNRESTRICTED, 10, NOW - 24 * HOUR]);
+  });
+
+  it('sends the system prompt of a conversation that is in the journal', async () => {
+    const question = newMessage('1', 'c', { role: 'user', content: 'a', replyTo: null, details: null }, NOW);
+    const conversation = () => ({
+      owner: null,
+      messages: [question],
+      user: null,
+      metadata: null,
+      system: 's',
+    });
+    const { chat, requests } = setUp({ pending: { has: () => true, conversation } });
+    await (await chat.begin(ask({ conversationId: 'c' }), 'whole')).result;
+    assert.deepEqual(requests[0]?.messages[0], { role: 'system', content: 's' });
   });
 
   it('loads no history for a new conversation', async () => {
