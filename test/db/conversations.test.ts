@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { TurnWriter } from '../../src/domain/chat/turns.ts';
-import type { ConversationCursor } from '../../src/domain/conversations/conversation.ts';
+import type { ConversationCursor, Feedback, Message } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase } from '../support/databases.ts';
 import {
   contents,
@@ -326,6 +326,24 @@ eachDatabase((_name, open) => {
       const [stored] = await messagesOf(conversations, next.conversationId, 0, 1);
       assert.ok((stored?.seq ?? 0) > last);
     });
+  });
+
+  test('a question is marked with both ratings when its replies are rated at the same time', async () => {
+    const { conversations, writer, knex } = open();
+    const question = userMessage(newId());
+    const replies = [replyTo(question), replyTo(question)];
+    await writer.write({ start: startOf(question) });
+    for (const reply of replies) await writer.write({ reply });
+    const rate = (rating: Feedback['rating'] | null, { uid }: Message) =>
+      conversations.rate(uid, rating && { rating, comment: null });
+    for (let round = 0; round < 10; round++) {
+      for (const reply of replies) assert.equal(await rate(null, reply), true);
+      const [first, second] = replies;
+      assert.ok(first && second);
+      await Promise.all([rate('up', first), rate('down', second)]);
+      const [marked] = await knex('messages').where({ uid: question.uid }).select('rating');
+      assert.equal(marked?.rating, 'both', `round ${round}`);
+    }
   });
 
   test('activity only moves forward', async () => {

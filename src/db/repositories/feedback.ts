@@ -20,6 +20,9 @@ export async function saveFeedback(knex: Knex, uid: string, feedback: Feedback |
         .where({ uid, role: 'assistant' })
         .first(...columns);
       if (!reply) return false;
+      // Of two ratings at the same time, the second one must see the first one to mark the question.
+      const [locked] = await dialectOf(trx).lockConversations(trx, [reply.conversation_id]);
+      if (locked?.deleted_at !== null || locked.epoch !== reply.epoch) return false;
       const updated_at = toTime(Date.now());
       const rated = { rating: feedback?.rating ?? null, rating_comment: feedback?.comment ?? null };
       const count = await trx('messages')
