@@ -86,6 +86,30 @@ eachDatabase((_name, open) => {
     assert.equal((await historyOf(knex, id)).history_hash, await expected(knex, id));
   });
 
+  test('an import that replaces a conversation leaves no hash of its earlier messages', async () => {
+    const { knex, writer, imports } = open();
+    const question = userMessage(newId());
+    const { conversationId: id, timestamp } = question;
+    await writer.write({ start: startOf(question, ADA), reply: ended(streaming(question)) });
+    const settings = {
+      title: null,
+      user: 'ada',
+      metadata: null,
+      system: null,
+      model: null,
+      parameters: null,
+    };
+    const imported = { ...userMessage(id, { content: 'another question' }), feedback: null };
+    const times = { createdAt: timestamp, lastActive: timestamp };
+    const { outcome } = await imports.write(
+      { id, ...times, pinned: false, settings, messages: [imported], isLong: false },
+      { owner: null, replace: true, replacesOwner: false },
+    );
+    assert.equal(outcome, 'replaced');
+    const none = { history_hash: null, history_open: null, history_reply: null };
+    assert.deepEqual({ ...(await historyOf(knex, id)) }, none);
+  });
+
   test('of turns that expect the same history one is written', async () => {
     const { knex, writer } = open();
     const question = userMessage(newId());

@@ -22,6 +22,7 @@ import {
 } from '../core/dialect.ts';
 import { databaseBusy, toAppError, withDeadlockRetry } from '../core/errors.ts';
 import { removeDeleted } from '../repositories/deletions.ts';
+import { UNKNOWN_HISTORY } from '../turns/history-chain.ts';
 
 /** Messages of one statement, and its UTF-16 units; on SQLite a statement blocks the event loop. */
 const SLICE = 100;
@@ -280,7 +281,7 @@ class Draft {
   }
 
   #restart(owner: string | null): Statement {
-    const columns = { ...this.#columns(owner), epoch: this.epoch };
+    const columns = { ...this.#columns(owner), ...UNKNOWN_HISTORY, epoch: this.epoch };
     const set = Object.keys(columns).map((name) => `${name} = ?`);
     const sql = `UPDATE conversations SET ${set.join(', ')}, deleted_at = NULL WHERE id = ?`;
     return { sql, bindings: [...Object.values(columns), this.id] };
