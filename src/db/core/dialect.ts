@@ -10,7 +10,7 @@ export interface Dialect {
   readonly product: 'MySQL' | 'SQLite';
   /** Whether there are several connections. With one only, a statement beside a transaction waits for its end. */
   readonly pooled: boolean;
-  /** Clause after `VALUES …` of conversations: an existing row stays but for its history, and its activity only moves forward. */
+  /** Clause after `VALUES …` of conversations: an existing row gets the history, and its activity only moves forward. */
   readonly conversationConflict: string;
   /** Clause after `VALUES …` of messages: an existing row stays unchanged. Other errors of a row remain errors. */
   readonly messageConflict: string;

@@ -1,7 +1,8 @@
 /**
  * `transient`: the same transaction can succeed now. `locked`: another session holds a row, table or file. `slow`: the
  * statement took longer than its limit. `lost`: the connection broke, another one can work. `unavailable`: there is no
- * connection, or the server takes no writes, and a retry can help. `refused`: the server denies access (password, rights, database name, TLS), and only an operator can change that.
+ * connection, or the server takes no writes, and a retry can help. `refused`: the server denies access (password, rights,
+ * database name, TLS), and only an operator can change that.
  */
 export type ErrorClass = 'transient' | 'locked' | 'slow' | 'lost' | 'unavailable' | 'refused';
 

@@ -2,6 +2,7 @@
 import type { Knex } from 'knex';
 import { AppError, errorCode } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
+import { dialectOf } from './dialect.ts';
 import { classifyCode, type ErrorClass, needsNewConnection } from './error-classes.ts';
 
 const RETRY_AFTER_SECONDS = 2;
@@ -78,6 +79,11 @@ export async function withReconnect<T>(work: () => Promise<T>): Promise<T> {
   return work().catch((error: unknown) => {
     throw toAppError(error);
   });
+}
+
+/** The rows of a SELECT, by {@link withReconnect}. Plain SQL, without the cost of Knex's builder. */
+export function select<Row>(knex: Knex, sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
+  return withReconnect(() => dialectOf(knex).select<Row>(knex, sql, bindings));
 }
 
 /** A transaction of Knex with {@link withDeadlockRetry}. */

@@ -158,6 +158,26 @@ export function isUnexpired(table: string): string {
   return `(${table}.pinned = 1 OR ${table}.last_active >= ?)`;
 }
 
+/** Column names such as SETTINGS_COLUMNS, each with its table or alias. */
+export function columnsOf(table: string, columns: string): string {
+  return columns
+    .split(', ')
+    .map((column) => `${table}.${column}`)
+    .join(', ');
+}
+
+/** The columns of a message that can be long. */
+export const TEXT_COLUMNS = ['content', 'reasoning', 'details'] as const;
+
+/** Their bytes together. */
+export const TEXT_BYTES =
+  'OCTET_LENGTH(content) + COALESCE(OCTET_LENGTH(reasoning), 0) + COALESCE(OCTET_LENGTH(details), 0)';
+
+/** One of them; null when they have more bytes together. */
+export function shortText(column: string, maxBytes: number): string {
+  return `CASE WHEN ${TEXT_BYTES} <= ${maxBytes} THEN ${column} END AS ${column}`;
+}
+
 /** `usage` is a keyword of MySQL; both databases accept backticks. */
 export const MESSAGE_COLUMNS =
   'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format, reasoning, details';

@@ -3,8 +3,14 @@ import type { Knex } from 'knex';
 import type { ExportMessage, ExportScope, MessageExtras } from '../../domain/exports/exports.ts';
 import { toDetails, toFeedback } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { withReconnect } from '../core/errors.ts';
-import type { ConversationRow, MessageRow } from '../core/tables.ts';
+import { select } from '../core/errors.ts';
+import {
+  type ConversationRow,
+  type MessageRow,
+  shortText,
+  TEXT_BYTES,
+  TEXT_COLUMNS,
+} from '../core/tables.ts';
 import { isFiltered, messageFilter, type PageScope, VISIBLE } from './filters.ts';
 import { isoOf } from './times.ts';
 
@@ -44,8 +50,9 @@ export interface MessageCounts {
 }
 
 /**
- * A reply without text that is streaming, or has not taken its place, may still be removed, and an incremental export could not report that. Not tested
- * when counting, so that an index suffices. SQLite knows the length in bytes without reading the content.
+ * A reply without text that is streaming, or has not taken its place, may still be removed, and an incremental export
+ * could not report that. Not tested when counting, so that an index suffices. SQLite knows the length in bytes without
+ * reading the content.
  */
 const HAS_TEXT = `(OCTET_LENGTH(content) > 0 OR NOT (status = 'streaming'
   OR (status = 'superseded' AND role = 'assistant' AND finish_reason IS NULL)))`;
@@ -53,12 +60,10 @@ const HAS_TEXT = `(OCTET_LENGTH(content) > 0 OR NOT (status = 'streaming'
 const PAGE = 700;
 /** On SQLite the writer shares the connection. */
 const PAGE_ON_ONE_CONNECTION = 300;
-const TEXTS = ['content', 'reasoning', 'details'] as const;
-const SIZE =
-  'OCTET_LENGTH(content) + COALESCE(OCTET_LENGTH(reasoning), 0) + COALESCE(OCTET_LENGTH(details), 0)';
 /** Longer contents are read in batches of LONG_BATCH bytes, so that pages are small in bytes too. */
 const LONG_CONTENT = 8192;
 const LONG_BATCH = 1_000_000;
+const SHORT_TEXTS = TEXT_COLUMNS.map((column) => shortText(column, LONG_CONTENT)).join(', ');
 /** Pages that one statement looks at in rows: a LIMIT counts matches, and a filter may leave out most of them. */
 const WINDOW_PAGES = 3;
 const WINDOW_PAGES_POOLED = 7;
@@ -97,9 +102,10 @@ export class MessageReader {
    */
   messagePage(scope: PageScope, conversations: readonly string[], afterSeq: number): Promise<MessageBody[]> {
     const { sql, bindings } = messageFilter(scope);
-    return this.#select<MessageBody>(
+    return select<MessageBody>(
+      this.#knex,
       `SELECT id, uid, conversation_id, role, timestamp, status, epoch, reply_to, model, finish_reason, \`usage\`, rating,
-         rating_comment, ${SIZE} AS size, ${TEXTS.map(shortText).join(', ')}
+         rating_comment, ${TEXT_BYTES} AS size, ${SHORT_TEXTS}
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND ${HAS_TEXT} ${sql}
        ORDER BY conversation_id, id LIMIT ?`,
@@ -176,7 +182,8 @@ export class MessageReader {
     condition: string,
   ): Promise<MessageCounts> {
     const { sql, bindings } = messageFilter(scope);
-    const [row] = await this.#select<MessageCounts>(
+    const [row] = await select<MessageCounts>(
+      this.#knex,
       `SELECT COUNT(DISTINCT conversation_id) AS conversations, COUNT(*) AS messages
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? ${sql} ${condition}`,
@@ -207,7 +214,8 @@ export class MessageReader {
     afterSeq: number,
     rows: number,
   ): Promise<WindowEnd | null> {
-    const [end] = await this.#select<WindowEnd>(
+    const [end] = await select<WindowEnd>(
+      this.#knex,
       `SELECT conversation_id, id FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND id <= ?
        ORDER BY conversation_id, id LIMIT 1 OFFSET ?`,
@@ -222,8 +230,9 @@ export class MessageReader {
     conversations: readonly string[],
     afterSeq: number,
   ): Promise<WindowEnd | null> {
-    const rows = await this.#select<WindowEnd & { size: number }>(
-      `SELECT conversation_id, id, ${SIZE} AS size FROM messages
+    const rows = await select<WindowEnd & { size: number }>(
+      this.#knex,
+      `SELECT conversation_id, id, ${TEXT_BYTES} AS size FROM messages
        WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND id <= ?
        ORDER BY conversation_id, id LIMIT ?`,
       [...conversations, afterSeq, lastSeq, this.#windowSize],
@@ -256,21 +265,14 @@ export class MessageReader {
   async #loadContents(rows: readonly MessageBody[]): Promise<ExportMessage[]> {
     const long = rows.filter(({ content }) => content === null).map(({ id }) => id);
     if (long.length === 0) return loaded(rows);
-    const found = await this.#select<Pick<MessageRow, 'id' | 'content' | 'reasoning' | 'details'>>(
-      `SELECT id, ${TEXTS.join(', ')} FROM messages WHERE id IN (${placeholders(long.length)})`,
+    const found = await select<Pick<MessageRow, 'id' | 'content' | 'reasoning' | 'details'>>(
+      this.#knex,
+      `SELECT id, ${TEXT_COLUMNS.join(', ')} FROM messages WHERE id IN (${placeholders(long.length)})`,
       long,
     );
     const texts = new Map(found.map((row) => [row.id, row]));
     return loaded(rows.map((row) => (row.content === null ? { ...row, ...texts.get(row.id) } : row)));
   }
-
-  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
-  }
-}
-
-function shortText(column: string): string {
-  return `CASE WHEN ${SIZE} <= ${LONG_CONTENT} THEN ${column} END AS ${column}`;
 }
 
 function add(total: MessageCounts, { conversations, messages }: MessageCounts): void {

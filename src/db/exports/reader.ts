@@ -16,7 +16,7 @@ import {
 } from '../../domain/exports/exports.ts';
 import { fromTime, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { withReconnect } from '../core/errors.ts';
+import { select } from '../core/errors.ts';
 import {
   type ConversationRow,
   type DeletionRow,
@@ -57,7 +57,8 @@ export class KnexExportSource implements ExportSource {
     activeSince: Instant,
     since: ExportCursor | null = null,
   ): Promise<ExportScope> {
-    const [row] = await this.#select<{ seq: number | null; created: string | null }>(
+    const [row] = await select<{ seq: number | null; created: string | null }>(
+      this.#knex,
       `SELECT (SELECT MAX(id) FROM messages) AS seq, (SELECT MAX(created_at) FROM conversations) AS created`,
       [],
     );
@@ -75,7 +76,8 @@ export class KnexExportSource implements ExportSource {
     let before = Number.MAX_SAFE_INTEGER;
     // Most databases are quiet, and long contents slow SQLite down.
     for (let limit = 1; ; limit = Math.min(2 * limit, CURSOR_PAGE)) {
-      const rows = await this.#select<Pick<MessageRow, 'id' | 'updated_at'>>(
+      const rows = await select<Pick<MessageRow, 'id' | 'updated_at'>>(
+        this.#knex,
         'SELECT id, updated_at FROM messages WHERE id < ? ORDER BY id DESC LIMIT ?',
         [before, limit],
       );
@@ -89,7 +91,8 @@ export class KnexExportSource implements ExportSource {
   }
 
   async #beforeStreaming(seq: number): Promise<number> {
-    const [row] = await this.#select<{ id: number | null }>(
+    const [row] = await select<{ id: number | null }>(
+      this.#knex,
       `SELECT MIN(id) AS id FROM messages ${this.#dialect.forceIndex('messages_worker')} WHERE worker IS NOT NULL`,
       [],
     );
@@ -101,7 +104,8 @@ export class KnexExportSource implements ExportSource {
     let from = toTime(at - SETTLED_MS);
     let after = 0;
     for (;;) {
-      const rows = await this.#select<Omit<DeletionRow, 'renewed' | 'pending'>>(
+      const rows = await select<Omit<DeletionRow, 'renewed' | 'pending'>>(
+        this.#knex,
         `SELECT id, conversation_id, owner, deleted_at FROM deletions ${this.#dialect.forceIndex('deletions_deleted_at')}
          WHERE deleted_at >= ? AND (deleted_at > ? OR id > ?) ORDER BY deleted_at, id LIMIT ?`,
         [from, from, after, CURSOR_PAGE],
@@ -225,7 +229,8 @@ export class KnexExportSource implements ExportSource {
     const owner = filter.owner ? [filter.owner] : [];
     const one = conversationId === null ? [] : [conversationId];
     const index = filter.owner ? 'conversations_owner_created_at' : 'conversations_created_at';
-    return this.#select<ConversationHead>(
+    return select<ConversationHead>(
+      this.#knex,
       `SELECT id, created_at, last_active, pinned, ${SETTINGS_COLUMNS}, epoch, deleted_at, ${renewed.sql} AS renewed FROM conversations
        ${one.length > 0 ? '' : this.#dialect.forceIndex(index)}
        WHERE ${owner.length > 0 ? 'owner = ? AND' : ''} ${one.length > 0 ? 'id = ? AND' : ''} ${range}
@@ -263,16 +268,13 @@ export class KnexExportSource implements ExportSource {
   /** The conversations that have no message at all. Others were deleted meanwhile, or have only newer messages. */
   async #withoutMessages(ids: readonly string[]): Promise<Set<string>> {
     if (ids.length === 0) return new Set();
-    const rows = await this.#select<{ id: string }>(
+    const rows = await select<{ id: string }>(
+      this.#knex,
       `SELECT id FROM conversations c WHERE id IN (${placeholders(ids.length)})
        AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.conversation_id = c.id AND m.epoch = c.epoch)`,
       ids,
     );
     return new Set(idsOf(rows));
-  }
-
-  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
 

@@ -14,9 +14,10 @@ import { conversationNotFound } from '../../domain/errors.ts';
 import { hashedPart } from '../../util/image-digest.ts';
 import { toDetails, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { withReconnect } from '../core/errors.ts';
+import { select } from '../core/errors.ts';
 import {
   type ConversationRow,
+  columnsOf,
   isUnexpired,
   type MessageRow,
   SETTINGS_COLUMNS,
@@ -43,9 +44,7 @@ const NO_SETTINGS: StoredSettings = {
   default_model: null,
   parameters: null,
 };
-const SETTINGS = SETTINGS_COLUMNS.split(', ')
-  .map((column) => `c.${column}`)
-  .join(', ');
+const SETTINGS = columnsOf('c', SETTINGS_COLUMNS);
 /** Each row of the first page has the settings of the conversation too. */
 const FIRST_PAGE = 32;
 const MAX_PAGE = 1000;
@@ -117,7 +116,8 @@ export class ContextReader {
     withSettings: boolean,
   ): Promise<Row[]> {
     const isLong = `m.role = 'user' AND OCTET_LENGTH(m.details) > ${LONG_DETAILS}`;
-    return this.#select(
+    return select(
+      this.#knex,
       `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to,
          CASE WHEN m.details IS NOT NULL THEN m.reasoning END AS reasoning,
          CASE WHEN ${isLong} THEN NULL ELSE m.details END AS details,
@@ -145,7 +145,8 @@ export class ContextReader {
     const taken = tooMany < 0 ? messages : messages.slice(next < 0 ? tooMany : next);
     const ids = taken.flatMap(({ uid }) => long.get(uid)?.id ?? []);
     if (ids.length === 0) return taken;
-    const rows = await this.#select<Pick<MessageRow, 'uid' | 'details'>>(
+    const rows = await select<Pick<MessageRow, 'uid' | 'details'>>(
+      this.#knex,
       `SELECT uid, details FROM messages WHERE id IN (${placeholders(ids.length)})`,
       ids,
     );
@@ -162,10 +163,6 @@ export class ContextReader {
       const own = parts.get(message.uid);
       return own ? { ...message, parts: own } : message;
     });
-  }
-
-  #select<R>(sql: string, bindings: readonly (string | number)[]): Promise<R[]> {
-    return withReconnect(() => this.#dialect.select<R>(this.#knex, sql, bindings));
   }
 }
 

@@ -10,10 +10,11 @@ import type {
 import { defaultTitle, EXCERPT_CHARS, preview } from '../../domain/conversations/title.ts';
 import { fromTime, toConversation, toRole, toSettings, toStatus, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { withReconnect } from '../core/errors.ts';
+import { select } from '../core/errors.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
+  columnsOf,
   isUnexpired,
   type MessageRow,
   SETTINGS_COLUMNS,
@@ -100,7 +101,8 @@ export class ConversationLists {
       `(SELECT m.id FROM messages m ${this.#dialect.forceIndex('messages_conversation')}
         WHERE m.conversation_id = c.id AND m.epoch = c.epoch AND m.status <> 'superseded' ${where}
         ORDER BY m.id ${order} LIMIT 1)`;
-    return this.#select(
+    return select(
+      this.#knex,
       `SELECT c.id, ${columnsOf('c', SETTINGS_COLUMNS)}, l.uid, l.role, l.status, l.timestamp,
          SUBSTR(l.content, 1, ${EXCERPT_CHARS}) AS excerpt,
          CASE WHEN c.title IS NULL THEN SUBSTR(f.content, 1, ${EXCERPT_CHARS}) END AS opening
@@ -114,7 +116,8 @@ export class ConversationLists {
 
   async #heads(query: HeadQuery, limit: number, index: string): Promise<ConversationHead[]> {
     const { sql, bindings } = query;
-    const rows = await this.#select<HeadRow>(
+    const rows = await select<HeadRow>(
+      this.#knex,
       `SELECT ${HEAD_COLUMNS} FROM conversations ${this.#dialect.forceIndex(index)}
        WHERE ${sql} ORDER BY last_active DESC, id DESC LIMIT ?`,
       [...bindings, limit],
@@ -123,10 +126,6 @@ export class ConversationLists {
       const { epoch, title, size } = row;
       return { ...toConversation(row), epoch, title, size };
     });
-  }
-
-  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
 
@@ -158,13 +157,6 @@ class HeadQuery {
     copy.bindings.splice(0, copy.bindings.length, ...this.bindings);
     return copy;
   }
-}
-
-function columnsOf(table: string, columns: string): string {
-  return columns
-    .split(', ')
-    .map((column) => `${table}.${column}`)
-    .join(', ');
 }
 
 function toOutline(row: OutlineRow): ConversationOutline {

@@ -7,7 +7,7 @@ import type {
   WithinConversation,
 } from '../../domain/conversations/conversation.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { withReconnect } from '../core/errors.ts';
+import { select } from '../core/errors.ts';
 import type { MessageRow } from '../core/tables.ts';
 
 /** Messages of one statement; on SQLite it blocks the event loop. */
@@ -100,7 +100,8 @@ export class ConversationSearch {
   async #matches({ id, status, content }: TextRow, text: TextMatcher): Promise<boolean> {
     if (status === 'superseded') return false;
     if (content !== null) return text.isIn(content);
-    const [long] = await this.#select<Pick<MessageRow, 'content'>>(
+    const [long] = await select<Pick<MessageRow, 'content'>>(
+      this.#knex,
       'SELECT content FROM messages WHERE id = ?',
       [id],
     );
@@ -108,17 +109,14 @@ export class ConversationSearch {
   }
 
   #rows(ids: readonly string[], before: number): Promise<TextRow[]> {
-    return this.#select(
+    return select(
+      this.#knex,
       `SELECT id, conversation_id, epoch, status, CASE WHEN OCTET_LENGTH(content) <= ${LONG} THEN content END AS content
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id IN (${placeholders(ids.length)}) AND id < ?
        ORDER BY conversation_id DESC, id DESC LIMIT ?`,
       [...ids, before, this.#limit],
     );
-  }
-
-  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
 

@@ -25,7 +25,7 @@ import {
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
 import { fromChanges, toConversation, toMessage, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { databaseUnavailable, toAppError, transaction, withReconnect } from '../core/errors.ts';
+import { databaseUnavailable, select, toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { pendingMigrations } from '../core/migrations.ts';
 import {
   CONVERSATION_COLUMNS,
@@ -52,7 +52,7 @@ const REMOVE_MS = 300;
 type StoredFound = StoredConversation & StoredSettings & Pick<ConversationRow, 'epoch'>;
 
 const FOUND_COLUMNS = `${CONVERSATION_COLUMNS}, ${SETTINGS_COLUMNS}, epoch`;
-/** Equal histories are those of copies, and of questions that are asked again and again. */
+/** Conversations that began with the same question and a cached reply have equal histories. */
 const MAX_CONTINUED = 4;
 
 function toFound(row: StoredFound): FoundConversation {
@@ -112,7 +112,8 @@ export class KnexConversations implements ConversationRepository {
     const isEqual = (column: string, value: string | null) =>
       value === null ? `${column} IS NULL` : `${column} = ?`;
     const texts = [owner, user].filter((value) => value !== null);
-    const rows = await this.#select<StoredFound & { history_hash: string }>(
+    const rows = await select<StoredFound & { history_hash: string }>(
+      this.#knex,
       `SELECT ${FOUND_COLUMNS}, history_hash FROM conversations
        WHERE history_hash IN (${placeholders(hashes.length)}) AND deleted_at IS NULL AND ${isEqual('owner', owner)}
          AND ${isEqual('user_id', user)} AND ${isUnexpired('conversations')} ORDER BY last_active DESC LIMIT ${MAX_CONTINUED}`,
@@ -122,7 +123,8 @@ export class KnexConversations implements ConversationRepository {
   }
 
   async find(id: string): Promise<FoundConversation | null> {
-    const [row] = await this.#select<StoredFound>(
+    const [row] = await select<StoredFound>(
+      this.#knex,
       `SELECT ${FOUND_COLUMNS} FROM conversations WHERE id = ? AND deleted_at IS NULL`,
       [id],
     );
@@ -143,7 +145,8 @@ export class KnexConversations implements ConversationRepository {
     { id, epoch }: Pick<FoundConversation, 'id' | 'epoch'>,
     uid: string,
   ): Promise<SequencedMessage | null> {
-    const [row] = await this.#select<StoredMessage>(
+    const [row] = await select<StoredMessage>(
+      this.#knex,
       `SELECT ${MESSAGE_COLUMNS} FROM messages WHERE uid = ? AND conversation_id = ? AND epoch = ?`,
       [uid, id, epoch],
     );
@@ -184,7 +187,8 @@ export class KnexConversations implements ConversationRepository {
   }
 
   async conversationOf(replyUid: string): Promise<string | null> {
-    const [row] = await this.#select<Pick<MessageRow, 'conversation_id'>>(
+    const [row] = await select<Pick<MessageRow, 'conversation_id'>>(
+      this.#knex,
       `SELECT m.conversation_id FROM messages m
        JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
        WHERE m.uid = ? AND m.role = 'assistant' AND c.deleted_at IS NULL`,
@@ -226,9 +230,5 @@ export class KnexConversations implements ConversationRepository {
     } catch (error) {
       throw toAppError(error);
     }
-  }
-
-  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }

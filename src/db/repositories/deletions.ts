@@ -5,7 +5,7 @@ import type { Instant } from '../../domain/conversations/conversation.ts';
 import type { PendingDeletion, RemovalOptions } from '../../domain/conversations/purge.ts';
 import { toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { transaction, withDeadlockRetry, withReconnect } from '../core/errors.ts';
+import { select, transaction, withDeadlockRetry, withReconnect } from '../core/errors.ts';
 
 /** Rows of the first slice. Rows can be megabytes long, so the number follows from the time that slices take. */
 const FIRST_SLICE = 16;
@@ -20,7 +20,7 @@ interface StaleRow {
 }
 
 /**
- * Makes conversations invisible, which the transaction has locked. Rows of an earlier epoch are invisible, so the
+ * Makes conversations invisible. The transaction must have locked them. Rows of an earlier epoch are invisible, so the
  * number of messages does not matter.
  */
 export async function hideConversations(
@@ -49,12 +49,11 @@ export async function hideConversations(
 
 /** Deletions whose rows are not removed yet, in the order in which they were made. */
 export function pendingDeletions(knex: Knex, after: number, limit: number): Promise<PendingDeletion[]> {
-  const dialect = dialectOf(knex);
   const sql = `SELECT d.id AS seq, d.conversation_id AS conversationId, COALESCE(c.epoch, 0) AS epoch
-     FROM deletions d ${dialect.forceIndex('deletions_pending')}
+     FROM deletions d ${dialectOf(knex).forceIndex('deletions_pending')}
      LEFT JOIN conversations c ON c.id = d.conversation_id
      WHERE d.pending = 1 AND d.id > ? ORDER BY d.id LIMIT ?`;
-  return withReconnect(() => dialect.select<PendingDeletion>(knex, sql, [after, limit]));
+  return select(knex, sql, [after, limit]);
 }
 
 /**

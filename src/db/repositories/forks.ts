@@ -5,8 +5,15 @@ import type { Instant } from '../../domain/conversations/conversation.ts';
 import type { Fork, ForkOutcome, ForkStore } from '../../domain/conversations/forks.ts';
 import { toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
-import { databaseBusy, toAppError, transaction, withDeadlockRetry, withReconnect } from '../core/errors.ts';
-import { type MessageRow, SETTINGS_COLUMNS } from '../core/tables.ts';
+import {
+  databaseBusy,
+  select,
+  toAppError,
+  transaction,
+  withDeadlockRetry,
+  withReconnect,
+} from '../core/errors.ts';
+import { columnsOf, type MessageRow, SETTINGS_COLUMNS, TEXT_BYTES } from '../core/tables.ts';
 import { removeDeleted } from './deletions.ts';
 
 /** `deletions.pending` of a conversation that is being written; its process changes or removes the row. */
@@ -26,7 +33,7 @@ type SourceRow = Pick<MessageRow, 'id' | 'uid' | 'reply_to' | 'status'> & { read
 
 /**
  * Copies conversations. The copy is stored like a deleted conversation, with messages of an earlier epoch, until it is
- * complete; so what is left of one whose process died is removed by {@link removeDeleted}.
+ * complete; {@link removeDeleted} removes the rows of one whose process died.
  */
 export class KnexForks implements ForkStore {
   readonly #knex: Knex;
@@ -71,7 +78,8 @@ export class KnexForks implements ForkStore {
   /** The `seq` of the last message to copy; 0 without any. */
   async #lastMessage({ source, until }: Fork): Promise<number> {
     if (until !== null) return until;
-    const [last] = await this.#select<Pick<MessageRow, 'id'>>(
+    const [last] = await select<Pick<MessageRow, 'id'>>(
+      this.#knex,
       `SELECT id FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id = ? AND epoch = ? AND status <> 'superseded' ORDER BY id DESC LIMIT 1`,
       [source.id, source.epoch],
@@ -98,9 +106,9 @@ export class KnexForks implements ForkStore {
   }
 
   #slice({ source }: Fork, after: number, until: number): Promise<SourceRow[]> {
-    return this.#select(
-      `SELECT id, uid, reply_to, status, OCTET_LENGTH(content) + COALESCE(OCTET_LENGTH(reasoning), 0)
-         + COALESCE(OCTET_LENGTH(details), 0) AS size
+    return select(
+      this.#knex,
+      `SELECT id, uid, reply_to, status, ${TEXT_BYTES} AS size
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id = ? AND epoch = ? AND id > ? AND id <= ? AND status <> 'superseded'
        ORDER BY id LIMIT ${SLICE}`,
@@ -121,10 +129,9 @@ export class KnexForks implements ForkStore {
   /** The database copies the contents, so that they do not pass through this process. */
   async #insert(trx: Knex, { id, at }: Fork, rows: readonly SourceRow[]): Promise<void> {
     const copies = rows.map(() => 'SELECT ? AS source, ? AS copy, ? AS answered').join(' UNION ALL ');
-    const columns = COPIED.split(', ').map((column) => `m.${column}`);
     await trx.raw(
       `INSERT INTO messages (uid, reply_to, conversation_id, epoch, updated_at, ${COPIED})
-       SELECT c.copy, c.answered, ?, 0, ?, ${columns.join(', ')}
+       SELECT c.copy, c.answered, ?, 0, ?, ${columnsOf('m', COPIED)}
        FROM (${copies}) c JOIN messages m ON m.id = c.source ORDER BY m.id`,
       [
         id,
@@ -162,16 +169,12 @@ export class KnexForks implements ForkStore {
     const [row] = await this.#knex('deletions').where({ conversation_id: id, pending: 1 }).select('id');
     if (!row) return;
     await removeDeleted(this.#knex, [{ seq: row.id, conversationId: id, epoch: 1 }], {});
-    // Nobody has known the id.
+    // No caller got the id, so that no incremental export has to report its deletion.
     await this.#knex('deletions').where({ conversation_id: id, pending: 0 }).delete();
-  }
-
-  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
 
-/** Has the rows of forks removed whose process died. */
+/** Marks forks whose process died, so that their rows are removed like those of deleted conversations. */
 export async function abandonForks(knex: Knex, now: Instant): Promise<void> {
   const index = dialectOf(knex).forceIndex('deletions_pending');
   const ids = await withReconnect(() =>

@@ -8,22 +8,22 @@ import type {
 import { conversationNotFound } from '../../domain/errors.ts';
 import { toFeedback, toMessage, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { withReconnect } from '../core/errors.ts';
-import { MESSAGE_COLUMNS, type MessageRow, type StoredMessage } from '../core/tables.ts';
+import { select } from '../core/errors.ts';
+import {
+  MESSAGE_COLUMNS,
+  type MessageRow,
+  type StoredMessage,
+  shortText,
+  TEXT_BYTES,
+  TEXT_COLUMNS,
+} from '../core/tables.ts';
 
 /** Messages read by one statement, and the longest texts that it returns of one, bytes. */
 const MESSAGE_SLICE = 128;
 const LONG = 32 * 1024;
-const TEXTS = ['content', 'reasoning', 'details'] as const;
-/** All texts together. */
-const SIZE = TEXTS.map((column) => `COALESCE(OCTET_LENGTH(${column}), 0)`).join(' + ');
 const COLUMNS = `${MESSAGE_COLUMNS.split(', ')
-  .map((column) =>
-    TEXTS.some((text) => text === column)
-      ? `CASE WHEN ${SIZE} <= ${LONG} THEN ${column} END AS ${column}`
-      : column,
-  )
-  .join(', ')}, rating, rating_comment, ${SIZE} AS size`;
+  .map((column) => (TEXT_COLUMNS.some((text) => text === column) ? shortText(column, LONG) : column))
+  .join(', ')}, rating, rating_comment, ${TEXT_BYTES} AS size`;
 
 /** The conversation whose messages are read. */
 type PageOf = Pick<FoundConversation, 'id' | 'createdAt' | 'epoch'>;
@@ -31,7 +31,7 @@ type PageOf = Pick<FoundConversation, 'id' | 'createdAt' | 'epoch'>;
 const IS_PRESENT = 'id = ? AND created_at = ? AND epoch = ? AND deleted_at IS NULL';
 
 type Rated = Pick<MessageRow, 'rating' | 'rating_comment'>;
-type Texts = Pick<MessageRow, (typeof TEXTS)[number]>;
+type Texts = Pick<MessageRow, (typeof TEXT_COLUMNS)[number]>;
 /** Without its texts when they are long. */
 type SizedMessage = Omit<StoredMessage, 'content'> & Rated & { content: string | null; size: number };
 
@@ -96,7 +96,8 @@ export class MessagePages {
   /** The texts of a long message are left out, so that no statement returns much more than 4 MiB. */
   #slice(conversation: PageOf, after: number, limit: number, view: MessageView): Promise<SizedMessage[]> {
     const range = view.newestFirst ? (after === 0 ? 'id > ?' : 'id < ?') : 'id > ?';
-    return this.#select(
+    return select(
+      this.#knex,
       `SELECT ${COLUMNS} FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id = ? AND ${range}
          AND epoch = (SELECT epoch FROM conversations WHERE ${IS_PRESENT})
@@ -108,7 +109,7 @@ export class MessagePages {
   /** @throws AppError `conversation_not_found` when it was deleted, also when its id is in use again */
   async #requirePresent(conversation: PageOf): Promise<void> {
     const sql = `SELECT 1 FROM conversations WHERE ${IS_PRESENT}`;
-    const found = await this.#select(sql, presenceOf(conversation));
+    const found = await select(this.#knex, sql, presenceOf(conversation));
     if (found.length === 0) throw conversationNotFound();
   }
 
@@ -126,14 +127,11 @@ export class MessagePages {
   }
 
   #texts(ids: readonly number[]): Promise<(Texts & Pick<MessageRow, 'id'>)[]> {
-    return this.#select(
-      `SELECT id, ${TEXTS.join(', ')} FROM messages WHERE id IN (${placeholders(ids.length)})`,
+    return select(
+      this.#knex,
+      `SELECT id, ${TEXT_COLUMNS.join(', ')} FROM messages WHERE id IN (${placeholders(ids.length)})`,
       ids,
     );
-  }
-
-  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
 

@@ -11,7 +11,7 @@ import type {
 } from '../../domain/conversations/purge.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { dialectOf, type ReleaseLock } from '../core/dialect.ts';
-import { toAppError, transaction, withReconnect } from '../core/errors.ts';
+import { select, toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
 import { hideConversations, pendingDeletions, removeDeleted } from './deletions.ts';
@@ -63,14 +63,12 @@ export class KnexPurgeStore implements PurgeStore {
   #idle(cutoff: Instant, after: ConversationCursor | null, limit: number): Promise<IdleRow[]> {
     const from = toTime(after?.lastActive ?? Number.NEGATIVE_INFINITY);
     const dialect = dialectOf(this.#knex);
-    return withReconnect(() =>
-      dialect.select<IdleRow>(
-        this.#knex,
-        `SELECT id, last_active, pinned, deleted_at FROM conversations ${dialect.forceIndex('conversations_last_active')}
-         WHERE last_active >= ? AND last_active < ? AND (last_active > ? OR id > ?)
-         ORDER BY last_active, id LIMIT ?`,
-        [from, toTime(cutoff), from, after?.id ?? '', limit],
-      ),
+    return select(
+      this.#knex,
+      `SELECT id, last_active, pinned, deleted_at FROM conversations ${dialect.forceIndex('conversations_last_active')}
+       WHERE last_active >= ? AND last_active < ? AND (last_active > ? OR id > ?)
+       ORDER BY last_active, id LIMIT ?`,
+      [from, toTime(cutoff), from, after?.id ?? '', limit],
     );
   }
 

@@ -11,7 +11,7 @@ import {
   toUsage,
 } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
-import { transaction, withReconnect } from '../core/errors.ts';
+import { select, transaction, withReconnect } from '../core/errors.ts';
 import {
   CONVERSATION_COLUMNS,
   type IdempotencyKeyRow,
@@ -39,12 +39,14 @@ export class KnexReplies implements ReplyStore {
   }
 
   async find(uid: string): Promise<StoredReply | null> {
-    const [row] = await this.#select<StoredMessage & Pick<MessageRow, 'worker' | 'epoch'>>(
+    const [row] = await select<StoredMessage & Pick<MessageRow, 'worker' | 'epoch'>>(
+      this.#knex,
       `SELECT ${MESSAGE_COLUMNS}, worker, epoch FROM messages WHERE uid = ? AND role = 'assistant'`,
       [uid],
     );
     if (!row) return null;
-    const [conversation] = await this.#select<StoredConversation>(
+    const [conversation] = await select<StoredConversation>(
+      this.#knex,
       `SELECT ${CONVERSATION_COLUMNS} FROM conversations WHERE id = ? AND epoch = ? AND deleted_at IS NULL`,
       [row.conversation_id, row.epoch],
     );
@@ -59,7 +61,8 @@ export class KnexReplies implements ReplyStore {
   }
 
   async tail(uid: string, after: TailPosition): Promise<ReplyTail | null> {
-    const [row] = await this.#select<TailRow>(
+    const [row] = await select<TailRow>(
+      this.#knex,
       `SELECT SUBSTR(content, ?) AS content, SUBSTR(reasoning, ?) AS reasoning, m.status, m.model, m.finish_reason,
          m.\`usage\`, details, m.worker
        FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
@@ -74,7 +77,8 @@ export class KnexReplies implements ReplyStore {
 
   /** The row keeps its worker, which sees the cancellation and appends its last text. */
   async cancel(uid: string): Promise<boolean> {
-    const [row] = await this.#select<Pick<MessageRow, 'conversation_id' | 'epoch'>>(
+    const [row] = await select<Pick<MessageRow, 'conversation_id' | 'epoch'>>(
+      this.#knex,
       'SELECT conversation_id, epoch FROM messages WHERE uid = ?',
       [uid],
     );
@@ -107,7 +111,8 @@ export class KnexReplies implements ReplyStore {
 
   async wasRemovedAlone({ conversationId, timestamp }: Pick<Message, 'conversationId' | 'timestamp'>) {
     // One that was deleted and began anew is younger than the reply.
-    const rows = await this.#select<unknown>(
+    const rows = await select<unknown>(
+      this.#knex,
       'SELECT 1 FROM conversations WHERE id = ? AND deleted_at IS NULL AND created_at <= ?',
       [conversationId, toTime(timestamp)],
     );
@@ -115,7 +120,8 @@ export class KnexReplies implements ReplyStore {
   }
 
   async endedElsewhere(worker: string): Promise<string[]> {
-    const rows = await this.#select<{ uid: string }>(
+    const rows = await select<{ uid: string }>(
+      this.#knex,
       `SELECT uid FROM messages ${this.#dialect.forceIndex('messages_worker')} WHERE worker = ? AND status NOT IN ('streaming', 'superseded')`,
       [worker],
     );
@@ -123,7 +129,8 @@ export class KnexReplies implements ReplyStore {
   }
 
   async key(id: string, activeSince: Instant): Promise<StoredKey | null> {
-    const [row] = await this.#select<IdempotencyKeyRow>(
+    const [row] = await select<IdempotencyKeyRow>(
+      this.#knex,
       `SELECT k.body_hash, k.conversation_id, k.question_uid, k.reply_uid, k.cached FROM idempotency_keys k
        JOIN conversations c ON c.id = k.conversation_id AND c.epoch = k.epoch
        WHERE k.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')}`,
@@ -137,10 +144,6 @@ export class KnexReplies implements ReplyStore {
       questionId: row.question_uid,
       replyId: row.reply_uid,
     };
-  }
-
-  #select<Row>(sql: string, bindings: readonly (string | number)[]): Promise<Row[]> {
-    return withReconnect(() => this.#dialect.select<Row>(this.#knex, sql, bindings));
   }
 }
 
@@ -158,7 +161,7 @@ function endOf(
 
 const FAILED = { status: 'incomplete', finishReason: 'error' } as const;
 
-/** Stopped, but the process that writes it has not said its last word yet. */
+/** Stopped, but its worker has not written the last text yet. */
 function isSettling({ status, worker }: Pick<MessageRow, 'status' | 'worker'>): boolean {
   return status === 'cancelled' && worker !== null;
 }
