@@ -23,6 +23,7 @@ import {
 import { databaseBusy, toAppError, withDeadlockRetry } from '../core/errors.ts';
 import { removeDeleted } from '../repositories/deletions.ts';
 import { UNKNOWN_HISTORY } from '../turns/history-chain.ts';
+import { messageChars } from '../turns/text-parts.ts';
 
 /** Messages of one statement, and its UTF-16 units; on SQLite a statement blocks the event loop. */
 const SLICE = 100;
@@ -30,19 +31,22 @@ const SLICE_CHARS = 500_000;
 /** Of a row beside its texts. */
 const ROW_CHARS = 300;
 const ROW_BYTES = 2048;
+/** At most: a control character is escaped in JSON. */
+const BYTES_PER_CHAR = 6;
 /** How often a conversation is tried that another process creates or locks. */
 const ATTEMPTS = 20;
 const RETRY_MS = 50;
 /** How long an import removes the rows of a replaced conversation; the rest is removed in the background. */
 const REMOVE_MS = 300;
 
-const COLUMNS = `${MESSAGE_INSERT_COLUMNS}, epoch, rating, rating_comment`;
+const COLUMNS = `${MESSAGE_INSERT_COLUMNS}, rating, rating_comment, epoch`;
 const TUPLE = `(${placeholders(COLUMNS.split(',').length)})`;
 
 type Row = readonly (string | number | null)[];
 
 interface Slice {
   readonly uids: readonly string[];
+  /** Without the epoch, which follows from the conversation that exists. */
   readonly rows: readonly Row[];
 }
 
@@ -205,12 +209,12 @@ class Draft {
     let rows: Row[] = [];
     let chars = 0;
     for await (const message of this.#conversation.messages) {
-      const size = charsOf(message);
+      const size = ROW_CHARS + messageChars(message);
       if (rows.length === SLICE || (rows.length > 0 && chars + size > SLICE_CHARS)) {
         yield { uids, rows };
         [uids, rows, chars] = [[], [], 0];
       }
-      if (size > SLICE_CHARS) this.#checkSize(message);
+      if (size * BYTES_PER_CHAR > this.#maxBytes) this.#checkSize(message);
       uids.push(message.uid);
       rows.push(this.#row(message));
       chars += size;
@@ -222,7 +226,7 @@ class Draft {
 
   /** Rows of an earlier epoch that are not removed yet have the same ids. */
   insert({ uids, rows }: Slice, epoch: number): Statement[] {
-    const bindings = rows.flatMap((row) => row.map((value) => (value === EPOCH ? epoch : value)));
+    const bindings = rows.flatMap((row) => [...row, epoch]);
     const insert = {
       sql: `INSERT INTO messages (${COLUMNS}) VALUES ${repeated(TUPLE, rows.length)}`,
       bindings,
@@ -247,7 +251,7 @@ class Draft {
     const { feedback } = message;
     const time = toTime(message.timestamp);
     const row = fromMessage({ ...message, conversationId: this.id }, time, this.#now, null);
-    return [...row, EPOCH, feedback?.rating ?? null, feedback?.comment ?? null];
+    return [...row, feedback?.rating ?? null, feedback?.comment ?? null];
   }
 
   #rate({ replyTo, feedback }: ImportedMessage): void {
@@ -293,17 +297,6 @@ class Draft {
       SELECT id, owner, ?, 1, 1 FROM conversations WHERE id = ?`;
     return { sql, bindings: [this.#now, this.id] };
   }
-}
-
-/** Stands for the epoch in a row that is made before it is known. */
-const EPOCH = -1;
-
-function charsOf({ content, reasoning, details }: ImportedMessage): number {
-  const parts = details?.parts ?? [];
-  const images = parts.reduce((sum, part) => sum + (part.type === 'text' ? 0 : part.image_url.url.length), 0);
-  const calls = details?.tool_calls ? JSON.stringify(details.tool_calls).length : 0;
-  // The text of parts is in both.
-  return ROW_CHARS + content.length * (details?.parts ? 2 : 1) + (reasoning?.length ?? 0) + images + calls;
 }
 
 async function run(trx: Knex, statements: readonly Statement[]): Promise<void> {

@@ -1,7 +1,9 @@
-/** The statements that write the conversations and new messages of a batch of turns. */
+/** The statements that write the conversations, their settings and the new messages of a batch of turns. */
+import { MAX_METADATA, type TurnWrite, type WriteOutcome } from '../../domain/chat/turns.ts';
 import { MESSAGE_INSERT_COLUMNS } from '../core/codec.ts';
 import { type Dialect, type PacketLimit, placeholders, repeated, type Statement } from '../core/dialect.ts';
-import { type HistoryColumns, SETTINGS_COLUMNS } from '../core/tables.ts';
+import { type HistoryColumns, SETTINGS_COLUMNS, TEXT_COLUMNS } from '../core/tables.ts';
+import { type Found, settingsOf } from './batch-reads.ts';
 
 export interface Activity {
   readonly created: string;
@@ -27,7 +29,7 @@ export function hideExpired(expired: ReadonlyMap<string, string>, at: string): S
   ];
 }
 
-/** Their earlier messages stay invisible, because the epoch is another one. Their settings go. */
+/** Their earlier messages stay invisible, because the epoch is another one. Their settings are cleared. */
 export function restart(
   restarts: ReadonlyMap<string, number>,
   activity: ReadonlyMap<string, Activity>,
@@ -52,8 +54,8 @@ const MESSAGE_COLUMN_COUNT = MESSAGE_COLUMNS.split(',').length;
 const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
 
 /**
- * Existing conversations only get a newer activity; restarted ones are up to date. An unseen one must still not exist: another process may have
- * created it for another owner, and the plain INSERT then fails.
+ * Existing conversations get a newer activity and their history; restarted ones are up to date. An unseen one must still
+ * not exist: another process may have created it for another owner, and the plain INSERT then fails.
  */
 export function saveConversations(
   dialect: Dialect,
@@ -75,9 +77,61 @@ function insertConversations(rows: readonly (readonly [string, Activity])[], onK
   return [{ sql, bindings }];
 }
 
-const LONG_COLUMNS = ['content', 'reasoning', 'details'].map((name) =>
-  MESSAGE_COLUMNS.split(', ').indexOf(name),
-);
+/** What a turn can change of its conversation. */
+interface OwnSettings {
+  readonly user: string | null;
+  readonly metadata: Readonly<Record<string, string>> | null;
+}
+
+const NO_SETTINGS: OwnSettings = { user: null, metadata: null };
+
+/** The settings of the conversations of a batch, as its turns change them one after the other. */
+export class BatchSettings {
+  readonly #known = new Map<string, OwnSettings>();
+
+  /** @param rows of the conversations that continue */
+  constructor(rows: Found['settings']) {
+    for (const { id, user_id, metadata } of rows) {
+      this.#known.set(id, { user: user_id, metadata: metadata === null ? null : JSON.parse(metadata) });
+    }
+  }
+
+  /** Whether the conversation continues and has no end user yet. */
+  hasNoUser(conversationId: string): boolean {
+    return this.#known.get(conversationId)?.user === null;
+  }
+
+  /** Undefined: they can be saved. A turn from the journal is never refused. */
+  refusal(unit: TurnWrite): WriteOutcome | undefined {
+    const changed = settingsOf(unit);
+    if (!changed || unit.replayed) return undefined;
+    const { conversationId, user, metadata } = changed;
+    const own = this.#known.get(conversationId) ?? NO_SETTINGS;
+    if (user !== undefined && own.user !== null && own.user !== user) return 'other_user';
+    return Object.keys({ ...own.metadata, ...metadata }).length > MAX_METADATA ? 'metadata_full' : undefined;
+  }
+
+  save(unit: TurnWrite): Statement[] {
+    const changed = settingsOf(unit);
+    if (!changed) return [];
+    const { conversationId, user = null, metadata, system } = changed;
+    const known = this.#known.get(conversationId) ?? NO_SETTINGS;
+    const members = Object.entries({ ...known.metadata, ...metadata }).slice(0, MAX_METADATA);
+    const own = {
+      user: known.user ?? user,
+      metadata: members.length === 0 ? null : Object.fromEntries(members),
+    };
+    this.#known.set(conversationId, own);
+    const sql = 'UPDATE conversations SET user_id = ?, metadata = ? WHERE id = ?';
+    const json = own.metadata && JSON.stringify(own.metadata);
+    const statement = { sql, bindings: [own.user, json, conversationId] };
+    if (system === undefined) return [statement];
+    const prompt = 'UPDATE conversations SET system_prompt = ? WHERE id = ?';
+    return [{ sql: prompt, bindings: [system, conversationId] }, statement];
+  }
+}
+
+const LONG_COLUMNS = TEXT_COLUMNS.map((name) => MESSAGE_COLUMNS.split(', ').indexOf(name));
 /** Of the other columns, together. */
 const ROW_CHARS = 300;
 

@@ -175,7 +175,7 @@ function questionOf({ start, reply }: TurnWrite): string[] {
   return !start && reply?.replyTo ? [reply.replyTo] : [];
 }
 
-/** Where that begins of which the replies take the place. */
+/** The first of the messages that a reply takes the place of. */
 function supersededMessages(turns: readonly TurnWrite[], progress: readonly ReplyProgress[]): string[] {
   const uids = turns.map(({ reply }) => reply?.details?.supersedes);
   return [...uids, ...progress.map(({ supersedes }) => supersedes)].filter((uid) => uid !== undefined);

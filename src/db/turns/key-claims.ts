@@ -14,8 +14,8 @@ export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & {
 
 /**
  * The statements that claim the key for the turn; undefined when another turn has it. A replaced reply is deleted, so
- * that the question has one. A claim that is not committed yet
- * makes the INSERT fail, and with it the transaction: see {@link isConflict}.
+ * that the question has one. A claim of another transaction makes the INSERT fail, and with it this transaction: see
+ * {@link isConflict}.
  */
 export function claimKey(
   key: KeyClaim,

@@ -38,7 +38,7 @@ export function isPending({ status, finish_reason }: Pick<ReplyRow, 'status' | '
  * The statements by which a pending reply and its edited question become visible, and what they take the place of
  * leaves the conversation. The status of the reply itself is not changed.
  * @param from the edited question, or the question that has another reply
- * @returns none when another revision has taken the place already
+ * @returns undefined when another revision has taken the place already
  */
 export function takePlace(
   reply: ReplyRow,
@@ -67,7 +67,7 @@ export function takePlace(
 /**
  * Appends new text and reasoning to the reply. The stored lengths decide what is new, so that a commit whose
  * confirmation was lost is not repeated. A reply that was closed because the lease of its worker had expired continues.
- * @param from where that begins of which a pending reply takes the place
+ * @param from the first of the messages that a pending reply takes the place of
  */
 export function extendReply(
   reply: ReplyProgress,

@@ -2,6 +2,21 @@
 import type { Message, MessageDetails } from '../../domain/conversations/conversation.ts';
 import type { PacketLimit, Statement } from '../core/dialect.ts';
 
+/** The length of its texts, images and calls, about that of its row. */
+export function messageChars({
+  content,
+  reasoning,
+  details,
+}: Pick<Message, 'content' | 'reasoning' | 'details'>): number {
+  let chars = content.length + (reasoning?.length ?? 0);
+  if (!details) return chars;
+  for (const part of details.parts ?? []) {
+    chars += part.type === 'text' ? part.text.length : part.image_url.url.length;
+  }
+  for (const { function: called } of details.tool_calls ?? []) chars += called.arguments.length;
+  return chars;
+}
+
 /** The start of a text that fits into one packet, cut between code points. */
 export function firstPart(text: string, { chars }: PacketLimit): string {
   if (text.length <= chars) return text;

@@ -1,20 +1,26 @@
 import type { Knex } from 'knex';
 import { canAccess } from '../../domain/access/access.ts';
-import {
-  MAX_METADATA,
-  type ProgressOutcome,
-  type Revision,
-  type TurnStart,
-  type TurnWrite,
-  type WriteOutcome,
+import type {
+  ProgressOutcome,
+  Revision,
+  TurnStart,
+  TurnWrite,
+  WriteOutcome,
 } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import { fromMessage, toTime } from '../core/codec.ts';
 import type { Dialect, LockedConversation, PacketLimit, Statement } from '../core/dialect.ts';
 import type { HistoryColumns } from '../core/tables.ts';
-import { type Activity, hideExpired, restart, saveConversations, saveMessages } from './batch-inserts.ts';
-import { type Found, lockedByOthers, mayExist, Reads, settingsOf, type WriteBatch } from './batch-reads.ts';
+import {
+  type Activity,
+  BatchSettings,
+  hideExpired,
+  restart,
+  saveConversations,
+  saveMessages,
+} from './batch-inserts.ts';
+import { type Found, lockedByOthers, mayExist, Reads, type WriteBatch } from './batch-reads.ts';
 import { newHistory, UNKNOWN_HISTORY, withEnd, withStart } from './history-chain.ts';
 import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
@@ -68,7 +74,7 @@ class Plan {
   readonly #busy: Set<string>;
   /** Replies that have a later one. */
   readonly #answered: Set<string>;
-  readonly #settings: Map<string, OwnSettings>;
+  readonly #settings: BatchSettings;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
   /** Ids of conversations and replies that others have locked. */
@@ -98,10 +104,8 @@ class Plan {
     }
     this.#busy = new Set(found.busy.map((row) => row.conversation_id));
     this.#answered = new Set(found.answered.map(({ uid }) => uid));
-    this.#settings = new Map(
-      found.settings
-        .filter(({ id }) => this.#conversations.has(id) && !this.#restarts.has(id))
-        .map((row) => [row.id, toOwn(row)]),
+    this.#settings = new BatchSettings(
+      found.settings.filter(({ id }) => this.#conversations.has(id) && !this.#restarts.has(id)),
     );
     this.#keys = new Map(found.keys.map((row) => [row.id, row]));
     this.#locked = dialect.skipLocked === '' ? new Set() : lockedByOthers(batch, found);
@@ -144,7 +148,7 @@ class Plan {
     if (start && this.#deletedSince(unit)) return 'gone';
     if (start && this.#isForeign(start)) return 'foreign';
     if (this.#hasMoved(unit)) return 'moved';
-    const impossible = start && (this.#unanswerable(unit, start) ?? this.#unsettable(unit));
+    const impossible = start && (this.#unanswerable(unit, start) ?? this.#settings.refusal(unit));
     if (impossible) return impossible;
     const question = reply?.replyTo ? this.#messages.get(reply.replyTo) : undefined;
     if (!start && reply && question?.conversation_id !== reply.conversationId) return 'gone';
@@ -153,7 +157,7 @@ class Plan {
     const isRepeated = start !== undefined && this.#messages.has(start.message.uid);
     if (start) {
       for (const message of [...(start.earlier ?? []), start.message]) this.#insert(message, unit);
-      this.#saveSettings(unit);
+      this.#updates.push(...this.#settings.save(unit));
       if (start.answers !== undefined) this.#answered.add(start.answers);
       if (!isRepeated) this.#chainStart(start, reply);
     }
@@ -223,12 +227,12 @@ class Plan {
     if (from?.conversation_id !== conversationId) return 'missing';
     if (from.status === 'superseded') return 'superseded';
     if (this.#busy.has(conversationId)) return 'busy';
-    const impossible = this.#unsettable(unit);
+    const impossible = this.#settings.refusal(unit);
     if (impossible) return impossible;
     if (unit.key && !this.#claim(unit)) return 'taken';
     if (message) this.#insert({ ...message, status: 'superseded' }, unit);
     this.#insert({ ...reply, status: 'superseded' }, unit);
-    this.#saveSettings(unit);
+    this.#updates.push(...this.#settings.save(unit));
     this.#busy.add(conversationId);
     return 'saved';
   }
@@ -244,36 +248,6 @@ class Plan {
     if (replayed) return undefined;
     if (this.#busy.has(conversationId)) return 'busy';
     return this.#answered.has(answers) ? 'answered' : undefined;
-  }
-
-  /** A turn from the journal is never refused. */
-  #unsettable(unit: TurnWrite): WriteOutcome | undefined {
-    const changed = settingsOf(unit);
-    if (!changed || unit.replayed) return undefined;
-    const { conversationId, user, metadata } = changed;
-    const own = this.#settings.get(conversationId) ?? NO_SETTINGS;
-    if (user !== undefined && own.user !== null && own.user !== user) return 'other_user';
-    return Object.keys({ ...own.metadata, ...metadata }).length > MAX_METADATA ? 'metadata_full' : undefined;
-  }
-
-  #saveSettings(unit: TurnWrite): void {
-    const changed = settingsOf(unit);
-    if (!changed) return;
-    const { conversationId, user = null, metadata, system } = changed;
-    if (system !== undefined) {
-      const sql = 'UPDATE conversations SET system_prompt = ? WHERE id = ?';
-      this.#updates.push({ sql, bindings: [system, conversationId] });
-    }
-    const known = this.#settings.get(conversationId) ?? NO_SETTINGS;
-    const members = Object.entries({ ...known.metadata, ...metadata }).slice(0, MAX_METADATA);
-    const own = {
-      user: known.user ?? user,
-      metadata: members.length === 0 ? null : Object.fromEntries(members),
-    };
-    this.#settings.set(conversationId, own);
-    const sql = 'UPDATE conversations SET user_id = ?, metadata = ? WHERE id = ?';
-    const json = own.metadata && JSON.stringify(own.metadata);
-    this.#updates.push({ sql, bindings: [own.user, json, conversationId] });
   }
 
   /** Conversations created earlier in the same batch count too. */
@@ -369,8 +343,8 @@ class Plan {
     if (!existing || this.#restarts.has(conversationId))
       return newHistory(owner, start?.user ?? null, start?.system ?? null);
     // The hash begins with the end user.
-    const own = start?.user === undefined ? undefined : this.#settings.get(conversationId);
-    return own && own.user === null ? UNKNOWN_HISTORY : existing;
+    const isNamed = start?.user !== undefined && this.#settings.hasNoUser(conversationId);
+    return isNamed ? UNKNOWN_HISTORY : existing;
   }
 
   #touch(conversationId: string, time: string, unit: TurnWrite = {}): void {
@@ -403,18 +377,6 @@ function expiredConversations(
     if (existing.pinned === 0 && existing.last_active < cutoff) expired.set(existing.id, cutoff);
   }
   return expired;
-}
-
-/** What a turn can change of its conversation. */
-interface OwnSettings {
-  readonly user: string | null;
-  readonly metadata: Readonly<Record<string, string>> | null;
-}
-
-const NO_SETTINGS: OwnSettings = { user: null, metadata: null };
-
-function toOwn({ user_id, metadata }: Found['settings'][number]): OwnSettings {
-  return { user: user_id, metadata: metadata === null ? null : JSON.parse(metadata) };
 }
 
 function messageTooLong(): AppError {

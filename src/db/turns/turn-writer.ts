@@ -7,7 +7,6 @@ import type {
   TurnWriter,
   WriteOutcome,
 } from '../../domain/chat/turns.ts';
-import type { Message } from '../../domain/conversations/conversation.ts';
 import { isDatabaseBusy, isUnavailable } from '../../domain/errors.ts';
 import type { Metrics } from '../../domain/metrics.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
@@ -19,6 +18,7 @@ import {
   withReconnect,
 } from '../core/errors.ts';
 import { LockedTurns, type WaitingTurn } from './locked-turns.ts';
+import { messageChars } from './text-parts.ts';
 import { type BatchOutcomes, LOCKED, writeBatch } from './turn-batch.ts';
 
 /** Limits of one transaction, so that statements stay far below the packet limit of any server. */
@@ -246,22 +246,12 @@ class Lane {
   }
 }
 
-/** Of its texts, images and calls. */
 function charsOf({ start, revision, reply }: TurnWrite): number {
   const message = start?.message ?? revision?.message;
   let chars = 0;
-  for (const { content } of start?.earlier ?? []) chars += content.length;
-  if (message) chars += message.content.length + detailChars(message);
-  if (reply) chars += reply.content.length + (reply.reasoning?.length ?? 0) + detailChars(reply);
-  return chars;
-}
-
-function detailChars({ details }: Message): number {
-  let chars = 0;
-  for (const part of details?.parts ?? []) {
-    chars += part.type === 'text' ? part.text.length : part.image_url.url.length;
-  }
-  for (const { function: called } of details?.tool_calls ?? []) chars += called.arguments.length;
+  for (const earlier of start?.earlier ?? []) chars += messageChars(earlier);
+  if (message) chars += messageChars(message);
+  if (reply) chars += messageChars(reply);
   return chars;
 }
 
