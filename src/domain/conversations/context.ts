@@ -51,9 +51,9 @@ export class ContextTurns {
 
   /** What the caller needs to know of the open exchange. */
   get state(): Pick<ConversationContext, 'open' | 'busy'> {
-    const { isWhole = false, caller, isBusy = false } = this.#open ?? {};
+    const { isWhole = false, calling, isBusy = false } = this.#open ?? {};
     return {
-      ...(isWhole && caller && { open: { uid: caller.uid, calls: caller.details?.tool_calls ?? [] } }),
+      ...(isWhole && calling && { open: { uid: calling.uid, calls: calling.details?.tool_calls ?? [] } }),
       ...(isBusy && { busy: true }),
     };
   }
@@ -127,7 +127,7 @@ class OpenExchange {
   messages: PastMessage[] = [];
   isWhole = false;
   /** The newest reply, when it has calls. */
-  caller: PastMessage | undefined;
+  calling: PastMessage | undefined;
   /** The uid of the next older message; undefined: the newest reply. */
   #next: string | undefined;
   /** The newest reply asks for no calls. */
@@ -145,7 +145,7 @@ class OpenExchange {
     const { uid, role, status, details, replyTo } = message;
     if (this.isWhole || this.hasFailed) return false;
     if (this.#next === undefined) {
-      // Results without a reply: that failed, and they are sent again.
+      // Results without a reply: it failed, and the caller sends them again.
       if (role !== 'assistant') return role === 'tool';
       this.isBusy = status === 'streaming';
       this.hasFailed = this.isBusy || !details?.tool_calls;
@@ -160,7 +160,7 @@ class OpenExchange {
       return true;
     }
     if (role === 'user') this.isWhole = true;
-    else this.caller ??= message;
+    else this.calling ??= message;
     const results = this.#results.length > 0 ? (roundOf(this.#results, details?.tool_calls ?? []) ?? []) : [];
     this.messages = [message, ...results, ...this.messages];
     this.#results = [];

@@ -57,17 +57,17 @@ interface OrderedMessage {
 
 /**
  * What a message replies to, by the messages before it: a reply to the newest question or result of a tool, a result to
- * the newest reply with calls. Exports name it only where it is another one.
+ * the newest reply with calls. Exports name it only where it differs.
  */
 export class ReplyOrder {
   #asked: string | undefined;
   #visiblyAsked: string | undefined;
-  #caller: string | undefined;
+  #calling: string | undefined;
 
   /** Undefined: nothing before it. */
   expected({ role, status }: Pick<OrderedMessage, 'role' | 'status'>): string | undefined {
     if (role === 'user') return undefined;
-    if (role === 'tool') return this.#caller;
+    if (role === 'tool') return this.#calling;
     return status === 'superseded' ? this.#asked : this.#visiblyAsked;
   }
 
@@ -75,6 +75,6 @@ export class ReplyOrder {
     if (role !== 'assistant') {
       this.#asked = uid;
       if (status !== 'superseded') this.#visiblyAsked = uid;
-    } else if (details?.tool_calls) this.#caller = uid;
+    } else if (details?.tool_calls) this.#calling = uid;
   }
 }

@@ -37,7 +37,7 @@ interface Place {
   readonly conversationId: string;
   readonly kind: 'named' | 'continued' | 'new';
   /** The uid of the reply whose calls the new messages answer. */
-  readonly caller: string | null;
+  readonly answers: string | null;
   /** The hash of the history that it must have; undefined: any. */
   readonly expects?: string;
   /** The uid of the question, where the new messages are stored already. */
@@ -93,7 +93,7 @@ export class ClientTurns {
     return recorder.track(turn, opened, recorder.recordStart(turn));
   }
 
-  /** @param begun the turn in a conversation of its own, where another one has continued the same history first */
+  /** @param begun the turn as the first one of a new conversation, for when another turn continued the same history first */
   async #recordContinued(turn: NewTurn, opened: OpenedGeneration, begun: () => NewTurn): Promise<Turn> {
     const { recorder } = this.#parts;
     try {
@@ -109,15 +109,19 @@ export class ClientTurns {
     const { conversationId, access, model, user } = input;
     if (!client.isStored) return this.#newPlace();
     if (conversationId === undefined) return (await this.#continued(input, prepared)) ?? this.#newPlace();
-    const options = prepared.asked[0]?.role === 'tool' ? { open: 'calls' as const } : {};
     const question = { conversationId, model, access, activeSince: this.#activeSince() };
-    const { settings, pinned, open } = await this.#parts.context.load(question, options);
+    // The model gets the messages of the client: of the stored ones only the calls that they answer matter.
+    const answersCalls = prepared.asked[0]?.role === 'tool';
+    const { context } = this.#parts;
+    const { settings, pinned, open } = await (answersCalls
+      ? context.load(question, { open: 'calls' })
+      : context.load(question, {}, 0));
     if (!settings) throw conversationNotFound();
     if (user !== undefined && settings.user !== null && settings.user !== user) throw userMismatch();
-    return { conversationId, kind: 'named', caller: open?.uid ?? null, pinned };
+    return { conversationId, kind: 'named', answers: open?.uid ?? null, pinned };
   }
 
-  /** While the database is unavailable, the turn begins a conversation: its client has the whole history. */
+  /** Undefined: the turn begins a conversation. While the database is unavailable, too: its client has the whole history. */
   async #continued({ access, user }: ChatInput, prepared: PreparedContext): Promise<Place | undefined> {
     const { owner } = access;
     const client = { owner, user: user ?? null, ...prepared };
@@ -130,7 +134,7 @@ export class ClientTurns {
         kind: 'continued',
         expects,
         pinned,
-        caller: last?.role === 'assistant' ? last.uid : null,
+        answers: last?.role === 'assistant' ? last.uid : null,
         ...(isAsked && last && { question: last.uid }),
       };
     } catch (error) {
@@ -140,7 +144,7 @@ export class ClientTurns {
   }
 
   #newPlace(): Place {
-    return { conversationId: this.#parts.ids.next(), kind: 'new', caller: null, pinned: false };
+    return { conversationId: this.#parts.ids.next(), kind: 'new', answers: null, pinned: false };
   }
 
   #activeSince(): Instant {
@@ -183,12 +187,12 @@ export class ClientTurns {
   #startOf(
     { access, user, metadata }: ChatInput,
     { system, history, asked }: PreparedContext,
-    { conversationId, kind, caller }: Place,
+    { conversationId, kind, answers }: Place,
     timestamp: Instant,
   ): TurnStart {
     const isNew = kind === 'new';
     const added = isNew ? [...history, ...asked] : asked;
-    const messages = chain(added, caller, (message) =>
+    const messages = chain(added, answers, (message) =>
       newMessage(this.#parts.ids.next(), conversationId, message, timestamp),
     );
     const last = messages.at(-1);
@@ -213,13 +217,13 @@ function questionOf({ earlier = [], message }: TurnStart): string {
   return (asked ?? message).uid;
 }
 
-/** Gives messages their ids and what they reply to. @param caller the uid of the reply whose calls they answer first */
+/** Gives messages their ids and what they reply to. @param answers the uid of the reply whose calls the first ones answer */
 function chain(
   messages: readonly NewMessage[],
-  caller: string | null,
+  answers: string | null,
   create: (message: NewMessage) => Message,
 ): Message[] {
-  let asking = caller;
+  let asking = answers;
   let question: string | null = null;
   return messages.map((message) => {
     const { role } = message;

@@ -68,8 +68,9 @@ export class IdempotentTurns {
     const running = this.#recorder.find(replyId);
     if (running) return { ...running, cache: undefined, cached, replayed: true };
     const reply = await this.#replies.find(replyId);
-    const { status, finishReason } = reply?.message ?? { status: 'incomplete', finishReason: 'error' };
-    const failed = !reply || (status === 'incomplete' && finishReason === 'error' && !reply.superseded);
+    if (!reply) return null;
+    const { status, finishReason } = reply.message;
+    const failed = status === 'incomplete' && finishReason === 'error' && !reply.superseded;
     return failed ? null : { ...this.#stored.open(reply), cached, replayed: true };
   }
 }

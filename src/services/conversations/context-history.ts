@@ -60,12 +60,17 @@ export class ContextHistory {
 
   /**
    * The messages are whole exchanges, oldest first.
+   * @param limit of messages; 0: only the settings of the conversation and its open exchange are needed
    * @throws AppError `conversation_not_found` when another owner has the conversation, `database_unavailable`
    */
-  async load(question: Question, options: ContextOptions = {}): Promise<ConversationContext> {
+  async load(
+    question: Question,
+    options: ContextOptions = {},
+    limit = this.#limits.historyLimit,
+  ): Promise<ConversationContext> {
     const { conversationId, model, access, activeSince } = question;
     if (conversationId === undefined) return NO_CONTEXT;
-    const stored = await this.#stored(conversationId, access, activeSince, options);
+    const stored = await this.#stored(conversationId, access, limit, activeSince, options);
     // The model of the turn is known now: the conversation may name it.
     const used = model ?? stored.settings?.model ?? this.#limits.model;
     return { ...stored, messages: this.#shortened(stored.messages, keyOf(conversationId, used), options) };
@@ -113,15 +118,15 @@ export class ContextHistory {
   async #stored(
     id: string,
     access: Access,
+    limit: number,
     activeSince: Instant,
     options: ContextOptions,
   ): Promise<ConversationContext> {
-    const { historyLimit } = this.#limits;
     const journalled = this.#pending.has(id) ? this.#pending.conversation(id) : null;
     if (journalled && !canAccess(access, journalled.owner)) throw conversationNotFound();
-    if (journalled) return contextOf(journalled, historyLimit, activeSince, options);
+    if (journalled) return contextOf(journalled, limit, activeSince, options);
     await waitForReplay(this.#pending, id);
-    return this.#conversations.context(id, access, historyLimit, activeSince, options);
+    return this.#conversations.context(id, access, limit, activeSince, options);
   }
 }
 

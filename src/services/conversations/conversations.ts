@@ -17,6 +17,7 @@ import type {
 import type { Retention } from '../../domain/conversations/retention.ts';
 import { conversationNotFound, replyNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { findConversation } from './revisions.ts';
 import { TextSearch } from './text-search.ts';
 
 /** A page of messages ends at about this much content, UTF-8, so that a response stays small whatever the messages are. */
@@ -57,7 +58,8 @@ export interface PageRequest extends MessageView {
 }
 
 /**
- * Creates, reads, changes and deletes conversations. Expired ones, purged or not, and those of other owners do not exist for a caller.
+ * Creates, reads, changes and deletes conversations. Expired ones, purged or not, and those of other owners do not exist
+ * for a caller.
  */
 export class ConversationService {
   readonly #repository: ConversationRepository;
@@ -124,12 +126,9 @@ export class ConversationService {
     await this.#find(id, access);
   }
 
-  async #find(id: string, access: Access): Promise<FoundConversation> {
-    await waitForReplay(this.#pending, id);
-    const conversation = await this.#repository.find(id);
-    if (!conversation || !canAccess(access, conversation.owner)) throw conversationNotFound();
-    if (this.#isExpired(conversation)) throw conversationNotFound();
-    return conversation;
+  #find(id: string, access: Access): Promise<FoundConversation> {
+    const parts = { conversations: this.#repository, pending: this.#pending };
+    return findConversation(parts, id, access, this.#activeSince());
   }
 
   async list(

@@ -1,7 +1,7 @@
 import type { JsonObject } from '../../../domain/chat/parameters.ts';
 import type { ContextMessage, MessageDetails } from '../../../domain/conversations/conversation.ts';
 import type { ClientMessage } from './chat-input.ts';
-import type { InputFilter } from './input-filter.ts';
+import { changeTexts, type InputFilter } from './input-filter.ts';
 import type { NewMessage } from './new-messages.ts';
 
 /** The context of a client: what the model gets, and what a conversation gets that has none of it yet. */
@@ -46,7 +46,7 @@ function firstNew(messages: readonly ClientMessage[]): number {
   return messages.findLastIndex(({ role }) => role !== 'tool') + 1;
 }
 
-/** Of all but replies. */
+/** Replies are not filtered. */
 function applyFilter(
   message: ClientMessage,
   filter: InputFilter | undefined,
@@ -57,9 +57,7 @@ function applyFilter(
     const change = (text: string) => (isNew ? filter.apply(text) : filter.mask(text))[form];
     const content = change(message.content);
     if (content === message.content) return message;
-    const parts = message.parts?.map((part) =>
-      part.type === 'text' ? { ...part, text: change(part.text) } : part,
-    );
+    const parts = changeTexts(message.parts, change);
     return { ...message, content, ...(parts && { parts }), wire: withTexts(message.wire, change) };
   };
   return { sent: filtered('sent'), stored: filtered('stored') };

@@ -1,4 +1,4 @@
-import type { HistoryMessage } from '../../../domain/conversations/conversation.ts';
+import type { ContentPart, HistoryMessage } from '../../../domain/conversations/conversation.ts';
 import { AppError } from '../../../domain/errors.ts';
 import type { FilterRule } from '../../../domain/filter.ts';
 
@@ -29,14 +29,19 @@ export class InputFilter {
 
   /** Masks earlier messages, also where the action is `block`: the conversation could not continue otherwise. */
   maskHistory(messages: readonly HistoryMessage[]): HistoryMessage[] {
-    const { text: filter } = this.#rule.words.filters;
-    const masked = (text: string) => filter.whole(text, 'mask').text;
+    const masked = (text: string) => this.mask(text).sent;
     return messages.map((message) => {
       if (message.role === 'assistant') return message;
-      const parts = message.parts?.map((part) =>
-        part.type === 'text' ? { ...part, text: masked(part.text) } : part,
-      );
+      const parts = changeTexts(message.parts, masked);
       return { ...message, content: masked(message.content), ...(parts && { parts }) };
     });
   }
+}
+
+/** The parts with other texts; images stay. */
+export function changeTexts(
+  parts: readonly ContentPart[] | undefined,
+  change: (text: string) => string,
+): ContentPart[] | undefined {
+  return parts?.map((part) => (part.type === 'text' ? { ...part, text: change(part.text) } : part));
 }

@@ -18,7 +18,7 @@ import {
 import type { ContextHistory } from '../../conversations/context-history.ts';
 import type { RevisedQuestion } from '../../conversations/revisions.ts';
 import type { ChatInput, ToolResult } from './chat-input.ts';
-import type { InputFilter } from './input-filter.ts';
+import { changeTexts, type InputFilter } from './input-filter.ts';
 import type { NewMessage } from './new-messages.ts';
 
 export interface RequestSettings {
@@ -53,7 +53,7 @@ interface Place {
   readonly revised: RevisedQuestion | undefined;
 }
 
-/** Makes the request to the model of what the caller, the conversation and the settings say. */
+/** Builds the request to the model from the caller's input, the conversation and the settings. */
 export class TurnPreparation {
   readonly #settings: RequestSettings;
   readonly #context: ContextHistory;
@@ -139,10 +139,7 @@ export class TurnPreparation {
     parts: readonly ContentPart[] | undefined,
     form: 'sent' | 'stored',
   ): readonly ContentPart[] | undefined {
-    if (!this.#filter) return parts;
-    return parts?.map((part) =>
-      part.type === 'text' ? { ...part, text: this.#text(part.text)[form] } : part,
-    );
+    return this.#filter ? changeTexts(parts, (text) => this.#text(text)[form]) : parts;
   }
 
   #text(text: string): ReturnType<InputFilter['apply']> {
