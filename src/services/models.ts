@@ -6,14 +6,14 @@ const KEEP_MS = 60_000;
 const RETRY_MS = 5000;
 
 interface ModelListParts {
-  /** Rejects where the model server does not say. */
+  /** Rejects when the model server gives no list. */
   readonly listModels: () => Promise<readonly ListedModel[]>;
   /** The configured models. */
   readonly names: readonly string[];
   readonly clock: Clock;
 }
 
-/** The models that callers can name: the list of the model server, or the configured ones when it cannot be had. */
+/** The models that callers can name: the list of the model server, or the configured ones when that is not available. */
 export class ModelList {
   readonly #parts: ModelListParts;
   #known: { readonly models: Promise<readonly ListedModel[]>; keepUntil: number } | undefined;

@@ -10,8 +10,8 @@ const MIN_CHARS = 1024;
 const digests = new WeakMap<Part, string>();
 
 /**
- * What stands for a part of a message in a hash. An image of 4 MiB blocks the event loop for some 10 ms, so each is
- * hashed once: call it for one a tick where images come in.
+ * What stands for a part of a message in a hash. An image of 4 MiB blocks the event loop for about 10 ms, so each is
+ * hashed once. Code that receives or loads images calls this for one of them per tick.
  */
 export function hashedPart(part: Part): unknown {
   const { image_url: image } = part;

@@ -69,7 +69,8 @@ export interface CallContext {
 
 /**
  * Rejections are AppErrors: `upstream_error`, `upstream_rejected`, `upstream_busy` (with retryAfter),
- * `upstream_timeout`, `upstream_incomplete`, `upstream_empty`, `upstream_filtered`, `upstream_quota`. An abort by the signal rejects with its reason.
+ * `upstream_timeout`, `upstream_incomplete`, `upstream_empty`, `upstream_filtered`, `upstream_quota`. An abort by the
+ * signal rejects with its reason.
  */
 export interface ChatModel {
   complete(request: ModelRequest, signal: AbortSignal, context?: CallContext): Promise<ModelReply>;

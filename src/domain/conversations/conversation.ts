@@ -59,8 +59,8 @@ export interface MessageDetails {
   /** It came with the caller's history: this server has neither received nor generated it before. */
   readonly imported?: true;
   /**
-   * Of a reply that takes the place of stored messages: the uid of the edited question, with everything after it; of a
-   * regenerated one that of its own question, which stays.
+   * Of a reply that takes the place of stored messages. After an edit: the uid of the edited question, which is
+   * superseded with everything after it. After a regeneration: the uid of the question, which stays.
    */
   readonly supersedes?: string;
 }

@@ -114,7 +114,7 @@ export class ChatService {
     if (client) return this.#client.begin(input, client, this.#cacheSharing(input), mode, times);
     if (question.kind !== 'message') {
       const turn = await this.#beginRecorded(input, mode, times);
-      // Without a key nobody else can have it.
+      // Only a turn with a key can be another request's.
       if (turn === KEY_IN_USE) throw new AppError('internal');
       return turn;
     }
@@ -137,8 +137,8 @@ export class ChatService {
   }
 
   /**
-   * Stores the start before it calls the model: of equal requests with a key on all workers only one calls it, and so of
-   * revisions of one conversation.
+   * Stores the start before it calls the model, so that of equal requests with a key, and of revisions of one
+   * conversation, only one calls it, whichever worker has them.
    * @param failed the turn with this key whose reply failed
    */
   async #beginRecorded(

@@ -54,7 +54,7 @@ export interface Turn {
   readonly cache: CacheUse | undefined;
   /** Undefined when the turn existed before the request. */
   readonly times: TurnTimes | undefined;
-  /** False: nothing of it is stored, and its ids are known to nobody. */
+  /** False: nothing of it is stored, and no caller gets its ids. */
   readonly isStored: boolean;
   /** Whether the reply came from the response cache. */
   readonly cached: boolean;

@@ -45,7 +45,7 @@ export async function* exportText(
       // A fast reader would otherwise block the event loop.
       await nextTurn();
     }
-    // Also without text: long exports of few matches are seen to go on.
+    // Also without text, so that a long export with few matches shows its progress.
     yield { text, position };
   }
 }
@@ -103,11 +103,10 @@ export async function* trackIds(
   }
 }
 
+type Mask = (text: string) => Promise<string>;
+
 /** The pages with `mask` applied to all contents. */
-export async function* maskPages(
-  pages: AsyncIterable<ExportPage>,
-  mask: (text: string) => Promise<string>,
-): AsyncGenerator<ExportPage> {
+export async function* maskPages(pages: AsyncIterable<ExportPage>, mask: Mask): AsyncGenerator<ExportPage> {
   for await (const { parts, position } of pages) {
     const masked: ExportPart[] = [];
     for (const part of parts) {
@@ -117,8 +116,6 @@ export async function* maskPages(
     yield { parts: masked, position };
   }
 }
-
-type Mask = (text: string) => Promise<string>;
 
 async function maskMessage(message: ExportMessage, mask: Mask): Promise<ExportMessage> {
   const { content, more } = message;
@@ -168,10 +165,7 @@ async function maskConversation(conversation: ExportConversation, mask: Mask): P
   };
 }
 
-async function maskMessages(
-  messages: readonly ExportMessage[],
-  mask: (text: string) => Promise<string>,
-): Promise<ExportMessage[]> {
+async function maskMessages(messages: readonly ExportMessage[], mask: Mask): Promise<ExportMessage[]> {
   const masked: ExportMessage[] = [];
   for (const slice of slices(messages)) {
     for (const message of slice) masked.push(await maskMessage(message, mask));

@@ -66,14 +66,14 @@ export class ImportService {
     const tally = new Tally();
     const running = new Map<string, Promise<void>>();
     let bytes = 0;
-    let fault: { error: unknown } | undefined;
+    let failure: { error: unknown } | undefined;
     let turn = performance.now();
     const write = async (entry: ImportEntry, conversation: ImportedConversation): Promise<void> => {
       try {
         await this.#write(tally, entry.line, conversation, request);
         onProgress?.(tally);
       } catch (error) {
-        fault ??= { error };
+        failure ??= { error };
       } finally {
         bytes -= entry.bytes;
         running.delete(conversation.id);
@@ -94,7 +94,7 @@ export class ImportService {
         running.set(conversation.id, writing);
         // The next line begins after the end of a long one.
         if (conversation.isLong) await writing;
-        if (fault) throw fault.error;
+        if (failure) throw failure.error;
         if (performance.now() - turn > TURN_MS) {
           await nextTurn();
           turn = performance.now();
@@ -103,7 +103,7 @@ export class ImportService {
     } finally {
       await Promise.all(running.values());
     }
-    if (fault) throw fault.error;
+    if (failure) throw failure.error;
     return tally.counts();
   }
 
