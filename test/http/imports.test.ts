@@ -38,6 +38,12 @@ function withReply(over: object): Line {
   return { ...line, messages: [question, { ...reply, ...over }] } as Line;
 }
 
+/** Questions of this length. */
+function others(count: number, length: number): object[] {
+  const question = { role: 'user', content: 'x'.repeat(length), timestamp: AT, status: 'complete' };
+  return Array.from({ length: count }, () => ({ id: v7(), ...question }));
+}
+
 for (const place of databases()) {
   describe(`imports, on ${place.name},`, () => {
     let chat: ChatServer;
@@ -144,6 +150,8 @@ for (const place of databases()) {
         [{ ...conversation(), messages: [null] }, /^messages\.0\./],
         [taken, /exists in another conversation$/],
         [{ ...twice, messages: [message, message] }, /occurs twice$/],
+        [{ ...twice, messages: [message, ...others(150, 10), message] }, /occurs twice$/],
+        [{ ...twice, messages: [message, ...others(150, 3000), message] }, /occurs twice$/],
       ];
       const result = await counts(known, '', ...bad.map(([line]) => line), conversation());
       assert.deepEqual([result.imported, result.failed], [2, bad.length]);
@@ -156,11 +164,7 @@ for (const place of databases()) {
 
     it('write nothing of a line that fails, also of a long one', async () => {
       const long = conversation();
-      const padding = Array.from({ length: 400 }, () => ({
-        ...long.messages[0],
-        id: v7(),
-        content: 'x'.repeat(1000),
-      }));
+      const padding = others(400, 1000);
       const line = { ...long, messages: [...padding, { ...long.messages[1], role: 'nobody' }] };
       const before = await chat.countRows();
       const result = await counts(

@@ -124,7 +124,12 @@ export class KnexImports implements ImportStore {
         await run(trx, writes);
         for await (const slice of draft.slices()) {
           last = [slice];
-          await run(trx, draft.insert(slice, epoch));
+          try {
+            await run(trx, draft.insert(slice, epoch));
+          } catch (error) {
+            if (isDuplicate(error)) await rejectRepeated(trx, draft, slice);
+            throw error;
+          }
           await nextTurn();
         }
         await run(trx, draft.end());
@@ -160,8 +165,11 @@ export class KnexImports implements ImportStore {
         .select('uid')
         .limit(1);
       if (taken) throw new ImportError(`the message ${taken.uid} exists in another conversation`);
-      const twice = uids.find((uid, at) => uids.indexOf(uid) !== at);
-      if (twice !== undefined) throw new ImportError(`the message ${twice} occurs twice`);
+    }
+    const seen = new Set<string>();
+    for (const uid of slices.flatMap(({ uids }) => uids)) {
+      if (seen.has(uid)) throw occursTwice(uid);
+      seen.add(uid);
     }
     // Another process has just created the conversation, or has locked it.
     if (attempt >= ATTEMPTS) throw databaseBusy(error);
@@ -297,6 +305,17 @@ class Draft {
       SELECT id, owner, ?, 1, 1 FROM conversations WHERE id = ?`;
     return { sql, bindings: [this.#now, this.id] };
   }
+}
+
+function occursTwice(uid: string): ImportError {
+  return new ImportError(`the message ${uid} occurs twice`);
+}
+
+/** Only the transaction itself sees the slices that it has written. @throws ImportError */
+async function rejectRepeated(trx: Knex, { id, epoch }: Draft, { uids }: Slice): Promise<void> {
+  const written = { conversation_id: id, epoch };
+  const [repeated] = await trx('messages').whereIn('uid', uids).where(written).select('uid').limit(1);
+  if (repeated) throw occursTwice(repeated.uid);
 }
 
 async function run(trx: Knex, statements: readonly Statement[]): Promise<void> {
