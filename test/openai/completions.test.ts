@@ -25,6 +25,8 @@ import {
 
 const PIXEL =
   'data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==';
+const PNG_HEAD = Buffer.from(PIXEL.slice(PIXEL.indexOf(',')), 'base64').subarray(0, 8);
+const LARGE_IMAGE = `data:image/png;base64,${Buffer.concat([PNG_HEAD, Buffer.alloc(9000)]).toString('base64')}`;
 const HELLO = [{ role: 'user' as const, content: 'Hello' }];
 const CALL = { id: 'c1', type: 'function' as const, function: { name: 'sum', arguments: '{"a":1}' } };
 const TOOLS = [{ type: 'function' as const, function: { name: 'sum', parameters: { type: 'object' } } }];
@@ -158,14 +160,14 @@ describe('/v1', () => {
     assert.deepEqual([after.conversations - before.conversations, after.messages - before.messages], [1, 4]);
   });
 
-  it('takes images', async () => {
-    const content = [
-      { type: 'text' as const, text: 'What is it?' },
-      { type: 'image_url' as const, image_url: { url: PIXEL } },
-    ];
-    await client.chat.completions.create({ model: 'm', messages: [{ role: 'user', content }] });
-    assert.deepEqual(chat.upstream.requests.at(-1)?.sentMessages, [{ role: 'user', content }]);
-  });
+  for (const [size, urls] of Object.entries({ small: [PIXEL], large: [LARGE_IMAGE, PIXEL, LARGE_IMAGE] })) {
+    it(`takes ${size} images`, async () => {
+      const images = urls.map((url) => ({ type: 'image_url' as const, image_url: { url } }));
+      const content = [{ type: 'text' as const, text: 'What is it?' }, ...images];
+      await client.chat.completions.create({ model: 'm', messages: [{ role: 'user', content }] });
+      assert.deepEqual(chat.upstream.requests.at(-1)?.sentMessages, [{ role: 'user', content }]);
+    });
+  }
 
   it('marks a refusal', async () => {
     const message = { role: 'assistant', content: null, refusal: 'I will not.' };

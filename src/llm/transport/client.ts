@@ -4,6 +4,7 @@ import { OpenAI, type ClientOptions as SdkOptions } from 'openai';
 import type { CallContext } from '../../domain/chat/model.ts';
 import type { ContextMessage } from '../../domain/conversations/conversation.ts';
 import { classifyResponse, connectionError, UpstreamError } from '../errors.ts';
+import { isObject, textOf } from '../reply/shapes.ts';
 import { type AdaptedRequest, optionalMembers } from '../request-form.ts';
 import type { Attempt } from './attempt.ts';
 import { readErrorText } from './body.ts';
@@ -19,6 +20,8 @@ export interface ClientOptions {
 
 /** Longer ones are images: `https:` URLs have at most 8,192 characters. */
 const LONG_URL = 8193;
+/** What JSON escapes in a text. Base64 has none of it. */
+const ESCAPED = /["\\]/;
 
 /** The calls to the model server. The SDK prepares one request per path; the transport sends each call. */
 export class ModelServerClient {
@@ -79,21 +82,28 @@ export class ModelServerClient {
 
 /** The body as JSON, with each long URL of an image as a piece of its own. */
 function chatJson(request: AdaptedRequest, stream: boolean): string | readonly string[] {
-  if (!request.messages.some(({ parts }) => parts)) return JSON.stringify(chatBody(request, stream));
+  const body = chatBody(request, stream);
+  if (!body.messages.some(({ content }) => Array.isArray(content))) return JSON.stringify(body);
   const urls: string[] = [];
   const mark = `image-${randomUUID()}`;
-  const messages = request.messages.map((message) => {
-    const parts = message.parts?.map((part) => {
-      if (part.type === 'text' || part.image_url.url.length < LONG_URL) return part;
-      urls.push(part.image_url.url);
-      return { ...part, image_url: { ...part.image_url, url: mark } };
-    });
-    return parts ? { ...message, parts } : message;
+  const messages = body.messages.map((message) => {
+    const parts: unknown = message.content;
+    return Array.isArray(parts)
+      ? { ...message, content: parts.map((part) => cutUrl(part, mark, urls)) }
+      : message;
   });
-  const json = JSON.stringify(chatBody({ ...request, messages }, stream));
+  const json = JSON.stringify({ ...body, messages });
   if (urls.length === 0) return json;
-  // Such a URL is base64, which JSON does not escape.
   return json.split(mark).flatMap((piece, at) => [piece, ...urls.slice(at, at + 1)]);
+}
+
+/** The part with `mark` in the place of a long URL, which is added to `urls`. */
+function cutUrl(part: unknown, mark: string, urls: string[]): unknown {
+  if (!isObject(part) || !isObject(part.image_url)) return part;
+  const url = textOf(part.image_url, 'url');
+  if (url.length < LONG_URL || ESCAPED.test(url)) return part;
+  urls.push(url);
+  return { ...part, image_url: { ...part.image_url, url: mark } };
 }
 
 function chatBody(request: AdaptedRequest, stream: boolean) {
