@@ -1,9 +1,9 @@
 /** A second model server, which gets the calls that the first one does not answer. */
-import type { CallContext, ModelOutcome, ModelRequest, PieceReader } from '../domain/chat/model.ts';
+import type { CallContext, ModelOutcome, ModelRequest } from '../domain/chat/model.ts';
 import { AppError } from '../domain/errors.ts';
 import type { CircuitState, Metrics } from '../domain/metrics.ts';
 import type { Log } from '../domain/runtime.ts';
-import { rejectsTheRequest } from './errors.ts';
+import { rejectsTheRequest, UpstreamError } from './errors.ts';
 import type { OpenedModel } from './model.ts';
 
 export interface FallbackOptions {
@@ -12,9 +12,6 @@ export interface FallbackOptions {
   /** The time of the first server until the first token of a stream, retries included. */
   readonly firstTokenTimeoutMs: number;
 }
-
-/** The abort reason of a call to the first server that took too long; internal. */
-class TooLate extends Error {}
 
 /**
  * The same call goes to the fallback when the first server is out of retries, its circuit is open, or it gives no first
@@ -30,11 +27,10 @@ export function withFallback(
 ): OpenedModel {
   const second = <O extends ModelOutcome>(
     request: ModelRequest,
-    error: unknown,
+    { code }: AppError,
     context: CallContext | undefined,
     call: (request: ModelRequest) => Promise<O>,
   ): Promise<O> => {
-    const code = error instanceof AppError ? error.code : 'upstream_timeout';
     log.warn({ code, model: request.model, fallback_model: model ?? request.model }, 'fallback is called');
     metrics?.fallbackCalled(code);
     context?.answersFrom?.('fallback');
@@ -46,7 +42,7 @@ export function withFallback(
         const reply = await primary.complete(request, signal, context);
         return { ...reply, upstream: 'primary' };
       } catch (error) {
-        if (signal.aborted || rejectsTheRequest(error)) throw error;
+        if (signal.aborted || !isForFallback(error)) throw error;
         const call = (changed: ModelRequest) => fallback.complete(changed, signal, context);
         return { ...(await second(request, error, context, call)), upstream: 'fallback' };
       }
@@ -54,29 +50,23 @@ export function withFallback(
 
     async stream(request, on, signal, context) {
       const late = new AbortController();
-      const timer = setTimeout(() => late.abort(new TooLate()), firstTokenTimeoutMs);
-      let begun = false;
-      const began = () => {
-        if (begun) return;
-        begun = true;
+      // An error of the model server, which its circuit counts.
+      const expire = () => late.abort(new UpstreamError('upstream_timeout', { reason: 'no first token' }));
+      const timer = setTimeout(expire, firstTokenTimeoutMs);
+      let hasStarted = false;
+      const started = () => {
+        hasStarted = true;
         clearTimeout(timer);
         context?.answersFrom?.('primary');
       };
-      const take: PieceReader = {
-        content(text) {
-          began();
-          on.content(text);
-        },
-        reasoning(text) {
-          began();
-          on.reasoning(text);
-        },
-      };
       try {
-        const outcome = await primary.stream(request, take, AbortSignal.any([signal, late.signal]), context);
+        const either = AbortSignal.any([signal, late.signal]);
+        const outcome = await primary.stream(request, on, either, { ...context, started });
         return { ...outcome, upstream: 'primary' };
-      } catch (error) {
-        if (begun || signal.aborted || rejectsTheRequest(error)) throw error;
+      } catch (raw) {
+        // A wait before a retry rejects with the reason of the abort.
+        const error = raw instanceof UpstreamError ? raw.error : raw;
+        if (hasStarted || signal.aborted || !isForFallback(error)) throw error;
         const call = (changed: ModelRequest) => fallback.stream(changed, on, signal, context);
         return { ...(await second(request, error, context, call)), upstream: 'fallback' };
       } finally {
@@ -91,8 +81,10 @@ export function withFallback(
     openCircuits: () => [...new Set([...primary.openCircuits(), ...fallback.openCircuits()])],
 
     circuits() {
-      const states = new Map<string, CircuitState>(fallback.circuits());
-      for (const [name, state] of primary.circuits()) states.set(name, state);
+      const states = new Map<string, CircuitState>(primary.circuits());
+      for (const [name, state] of fallback.circuits()) {
+        if (state === 'open' || (states.get(name) ?? 'closed') === 'closed') states.set(name, state);
+      }
       return states;
     },
 
@@ -105,4 +97,9 @@ export function withFallback(
       await Promise.all([primary.close(), fallback.close()]);
     },
   };
+}
+
+/** Whether another model server may reply. Errors of this server are passed on. */
+function isForFallback(error: unknown): error is AppError {
+  return error instanceof AppError && !rejectsTheRequest(error);
 }

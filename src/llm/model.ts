@@ -158,7 +158,11 @@ export function createChatModel(
       return call(request, signal, ({ client, asked, startedAt, accepted }) =>
         runAttempt(signal, async (attempt) => {
           const capAt = startedAt + options.replyMaxMs;
-          const reply = new StreamedReply(request.model, options, capAt, on, accepted, attempt);
+          const onStart = () => {
+            accepted();
+            context?.started?.();
+          };
+          const reply = new StreamedReply(request.model, options, capAt, on, onStart, attempt);
           try {
             return await reply.read(await client.chat(asked, true, attempt, context));
           } finally {

@@ -2,16 +2,23 @@ import assert from 'node:assert/strict';
 import { describe, type TestContext, test } from 'node:test';
 import type { Upstream } from '../../src/domain/chat/model.ts';
 import { AppError } from '../../src/domain/errors.ts';
+import type { CircuitState } from '../../src/domain/metrics.ts';
 import { withFallback } from '../../src/llm/fallback.ts';
-import type { ModelOptions } from '../../src/llm/model.ts';
+import type { ModelOptions, OpenedModel } from '../../src/llm/model.ts';
 import {
+  chunk,
+  done,
+  finish,
   type Handler,
   hang,
   headersThenSilence,
+  raw,
   reply,
   resetAtOnce,
+  script,
   status,
   thenReset,
+  wait,
 } from '../support/fake-upstream.ts';
 import { silentLog } from '../support/fakes.ts';
 import { HELLO, never, setUp } from './setup.ts';
@@ -78,13 +85,15 @@ for (const way of ['complete', 'stream'] as const) {
       });
     }
 
-    test('has an open circuit', async (t) => {
-      const { first, second, ways } = await pair(t, { maxRetries: 0, breaker: { minCalls: 2 } });
-      first.respond([status(500), status(500), status(500)]);
-      for (let n = 0; n < 4; n += 1) assert.equal((await ways[way]()).upstream, 'fallback');
-      assert.ok(first.requests.length < 4);
-      assert.equal(second.requests.length, 4);
-    });
+    for (const [why, handler] of [['errors', status(500)] as const, ['silence', hang()] as const]) {
+      test(`has an open circuit because of ${why}`, async (t) => {
+        const { first, second, ways } = await pair(t, { maxRetries: 0, breaker: { minCalls: 2 } });
+        first.respond([handler, handler, handler]);
+        for (let n = 0; n < 4; n += 1) assert.equal((await ways[way]()).upstream, 'fallback');
+        assert.equal(first.requests.length, 2);
+        assert.equal(second.requests.length, 4);
+      });
+    }
   });
 
   describe(`a call to ${way} stays with the first model server when it`, () => {
@@ -111,6 +120,26 @@ test('a stream that breaks after its first token does not go to the fallback', a
   first.respond([thenReset('half')]);
   await assert.rejects(ways.stream(), isCode('upstream_incomplete'));
   assert.equal(second.requests.length, 0);
+});
+
+test('a stream that begins with a slow tool call does not go to the fallback', async (t) => {
+  const { first, second, ways } = await pair(t);
+  const call = (part: object) => raw(chunk({ tool_calls: [{ index: 0, ...part }] }));
+  const begin = call({ id: 'c1', type: 'function', function: { name: 'sum', arguments: '{"a":' } });
+  const slow = [begin, wait(FIRST_TOKEN_MS + 100), call({ function: { arguments: '1}' } })];
+  first.respond([script(...slow, finish('tool_calls'), done())]);
+  const { upstream, known } = await ways.stream();
+  assert.deepEqual([upstream, known, second.requests.length], ['primary', 'primary', 0]);
+});
+
+test('a circuit that is open at either model server is shown as open', () => {
+  const withStates = (...states: [string, CircuitState][]) =>
+    ({ circuits: () => states }) as unknown as OpenedModel;
+  const first = withStates(['a', 'open'], ['b', 'closed'], ['c', 'half_open'], ['d', 'closed']);
+  const second = withStates(['a', 'half_open'], ['b', 'open'], ['c', 'closed'], ['e', 'closed']);
+  const model = withFallback(first, second, { model: undefined, firstTokenTimeoutMs: 1 }, silentLog);
+  const expected = { a: 'open', b: 'open', c: 'half_open', d: 'closed', e: 'closed' };
+  assert.deepEqual(Object.fromEntries(model.circuits()), expected);
 });
 
 test('the error of the fallback is the error of the call', async (t) => {

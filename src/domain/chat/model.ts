@@ -63,6 +63,8 @@ export interface CallContext {
   readonly headers?: Readonly<Record<string, string>>;
   /** Called when the request of an attempt is on its connection. */
   connected?(): void;
+  /** Called when the first token of a stream has come, be it of text, of reasoning or of a tool call. */
+  started?(): void;
   /** Called when it is known which model server replies. */
   answersFrom?(upstream: Upstream): void;
 }
