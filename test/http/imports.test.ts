@@ -1,6 +1,8 @@
 /** `POST /api/imports`. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { v7 } from 'uuid';
@@ -202,6 +204,27 @@ for (const place of databases()) {
       problemOf(await post(line, '', { 'content-type': 'application/json' }), 415, 'unsupported_media_type');
       problemOf(await post(line, '?replace=maybe'), 400, 'validation');
       assert.deepEqual(await chat.countRows(), before);
+    });
+
+    it('do not wait for slow senders, whose bodies have a limit together', async () => {
+      const start = `POST /api/imports HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${NDJSON}\r\n`;
+      const sockets = await Promise.all(
+        [1, 2, 3].map(async () => {
+          const socket = connect(Number(new URL(chat.url).port), '127.0.0.1');
+          socket.write(`${start}Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n`);
+          const [said] = await once(socket, 'data');
+          assert.match(String(said), /^HTTP\/1\.1 100 /);
+          return socket;
+        }),
+      );
+      try {
+        assert.equal((await counts(conversation())).imported, 1);
+        for (const socket of sockets) socket.write('x'.repeat(800_000));
+        const [said] = await Promise.race(sockets.map((socket) => once(socket, 'data')));
+        assert.match(String(said), /^HTTP\/1\.1 503 /);
+      } finally {
+        for (const socket of sockets) socket.destroy();
+      }
     });
 
     it('import each conversation once when two are the same in one body', async () => {

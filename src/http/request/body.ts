@@ -13,6 +13,8 @@ export type BodyReader = (request: Request) => Promise<unknown>;
 
 /** Bodies beyond the usual limit that are read at the same time. */
 const MAX_LARGE = 16;
+/** The memory of a buffer besides its bytes: a sender may send single bytes. */
+const BLOCK_OVERHEAD = 200;
 
 /**
  * Reads JSON bodies. The type and the announced length are checked before anything is read.
@@ -43,9 +45,14 @@ export function createBodyReader(limit: number, imageBytes = 0): BodyReader {
 /**
  * Receives a long body. It is kept as it was sent, and decompressed while it is read.
  * @param limit bytes, also after decompression
+ * @param hold called with the memory that each part takes; an AppError that it throws ends the reading
  * @throws AppError `body_too_large`, `malformed_request`, `unsupported_media_type`
  */
-export async function receiveBlocks(request: Request, limit: number): Promise<AsyncIterable<Buffer>> {
+export async function receiveBlocks(
+  request: Request,
+  limit: number,
+  hold: (bytes: number) => void,
+): Promise<AsyncIterable<Buffer>> {
   try {
     if (Number(request.headers['content-length'] ?? 0) > limit) throw bodyTooLarge(limit);
     const encoding = (request.headers['content-encoding'] ?? 'identity').toLowerCase();
@@ -57,7 +64,10 @@ export async function receiveBlocks(request: Request, limit: number): Promise<As
     };
     const blocks: Buffer[] = [];
     const sent = limited(request.iterator({ destroyOnReturn: false }), limit);
-    for await (const block of sent) blocks.push(block);
+    for await (const block of sent) {
+      hold(block.length + BLOCK_OVERHEAD);
+      blocks.push(block);
+    }
     // Nothing is done with a body that is damaged or too long.
     for await (const _ of limited(decode(blocks), limit));
     return decode(blocks);
@@ -84,7 +94,7 @@ function hasLengthUpTo(limit: number, { headers }: Request): boolean {
   return isPlain && Number(headers['content-length'] ?? Number.POSITIVE_INFINITY) <= limit;
 }
 
-/** Other bodies are in the place of this one. */
+/** The maximum number of large bodies is being read, so this one may not exceed the usual limit. */
 function rethrowAsBusy(error: unknown): never {
   if (!(error instanceof AppError) || error.code !== 'body_too_large') throw error;
   const detail = 'Too many large messages arrive at the same time; try again in a moment.';

@@ -14,11 +14,15 @@ const EXAMPLE = `{"conversation_id":"01a20289-46f6-7000-a1c2-0d5a3f0e7b11","crea
 `;
 
 const TYPE = /^application\/(?:x-)?ndjson\s*(?:;|$)/i;
+
 /**
- * One import at a time in this process, because its body is in memory.
+ * One import runs at a time in this process, because its body is in memory. Bodies that are still received take no
+ * slot, so that a slow sender delays no other import; together with the one that is imported they have a limit.
  * @param maxBytes of a body, also after decompression
  */
 export function importRoute(imports: ImportService, maxBytes: number): Route {
+  const maxHeld = 2 * maxBytes;
+  let held = 0;
   let isRunning = false;
   return {
     method: 'post',
@@ -44,24 +48,34 @@ export function importRoute(imports: ImportService, maxBytes: number): Route {
     async handle(request, response) {
       const { replace, pin } = readQuery(request, importQuery);
       checkType(request);
-      if (isRunning) {
-        request.resume();
-        throw new AppError('capacity', 'Another import is running; try again when it has ended', {
-          retryAfter: 5,
-        });
-      }
-      isRunning = true;
+      let size = 0;
+      const hold = (bytes: number) => {
+        size += bytes;
+        held += bytes;
+        if (held > maxHeld) throw importBusy();
+      };
       try {
+        if (isRunning) throw importBusy();
+        const blocks = await receiveBlocks(request, maxBytes, hold);
+        if (isRunning) throw importBusy();
+        isRunning = true;
         const { owner } = callerOf(response).access;
-        const entries = importEntries(await receiveBlocks(request, maxBytes));
-        const counts = await imports.run(entries, { owner, replace, pin, replacesOwner: false });
+        const options = { owner, replace, pin, replacesOwner: false };
+        const counts = await imports.run(importEntries(blocks), options).finally(() => {
+          isRunning = false;
+        });
         sendJson(response, 200, counts);
       } finally {
-        isRunning = false;
+        held -= size;
         request.resume();
       }
     },
   };
+}
+
+function importBusy(): AppError {
+  const detail = 'Another import is running; try again when it has ended';
+  return new AppError('capacity', detail, { retryAfter: 5 });
 }
 
 function checkType(request: Request): void {
