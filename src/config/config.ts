@@ -2,10 +2,17 @@
 import { isIPv4 } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
+import {
+  changedSettings,
+  crossErrors,
+  PROXY_VARIABLES,
+  proxyErrors,
+  readSettings,
+  warningsOf,
+} from './checks.ts';
 import { ConfigError, type Environment, withoutEmpty } from './environment.ts';
-import { unknownInEnvironment } from './setting-names.ts';
-import { SECRET_SETTINGS, type Settings, settingsSchema } from './settings.ts';
-import { type DatabaseTarget, withoutSecrets } from './urls.ts';
+import type { Settings } from './settings.ts';
+import type { DatabaseTarget } from './urls.ts';
 
 export interface DatabaseConfig {
   readonly target: DatabaseTarget;
@@ -152,14 +159,6 @@ export interface Config {
   readonly warnings: readonly string[];
 }
 
-function shown(name: string, text: string): string {
-  return SECRET_SETTINGS.has(name) ? 'a value that is not shown here' : JSON.stringify(printable(name, text));
-}
-
-function printable(name: string, text: string): string {
-  return /_URL$|_ORIGINS$/.test(name) ? text.split(',').map(withoutSecrets).join() : text;
-}
-
 function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'));
 }
@@ -175,75 +174,6 @@ function trimmed(environment: Environment): Record<string, string> {
       .trim(),
   ]);
   return withoutEmpty({ ...Object.fromEntries(texts), SYSTEM_PROMPT });
-}
-
-function readSettings(environment: Environment): Settings {
-  const { errors } = unknownInEnvironment(environment);
-  const parsed = settingsSchema.safeParse(environment);
-  for (const issue of parsed.error?.issues ?? []) {
-    const name = String(issue.path[0]);
-    errors.push(`${name} ${issue.message}; it is ${shown(name, String(environment[name]))}`);
-  }
-  if (!parsed.success || errors.length > 0) throw new ConfigError(errors);
-  return parsed.data;
-}
-
-/** Rules between settings: one line per error. */
-function crossErrors(settings: Settings, sqlite: boolean): string[] {
-  const errors: string[] = [];
-  if (settings.DB_POOL_MIN > settings.DB_POOL_MAX) {
-    errors.push(
-      `DB_POOL_MIN must be at most DB_POOL_MAX, which is ${settings.DB_POOL_MAX}; it is ${settings.DB_POOL_MIN}`,
-    );
-  }
-  if (sqlite && (settings.WEB_CONCURRENCY ?? 1) > 1) {
-    errors.push(
-      `WEB_CONCURRENCY must be 1 on SQLite (set DATABASE_URL to MySQL for more); it is ${settings.WEB_CONCURRENCY}`,
-    );
-  }
-  const fallback = settings.OPENAI_FALLBACK_BASE_URL ?? settings.OPENAI_FALLBACK_API_KEY;
-  if (settings.OPENAI_FALLBACK_MODEL !== undefined && fallback === undefined) {
-    errors.push('OPENAI_FALLBACK_MODEL needs OPENAI_FALLBACK_BASE_URL or OPENAI_FALLBACK_API_KEY');
-  }
-  if (fallback !== undefined && (settings.OPENAI_BASE_URL ?? settings.OPENAI_API_KEY) === undefined) {
-    errors.push('OPENAI_FALLBACK_BASE_URL needs a first model server: set OPENAI_BASE_URL or OPENAI_API_KEY');
-  }
-  return errors;
-}
-
-function changedSettings(environment: Environment, settings: Settings): Record<string, string> {
-  const defaults = settingsSchema.parse({});
-  const changed: Record<string, string> = {};
-  for (const name of settingsSchema.keyof().options) {
-    const same = JSON.stringify(settings[name]) === JSON.stringify(defaults[name]);
-    if (!same)
-      changed[name] = SECRET_SETTINGS.has(name) ? '(set)' : printable(name, String(environment[name]));
-  }
-  return changed;
-}
-
-function warningsOf(environment: Environment, settings: Settings, loopback: boolean): string[] {
-  const warnings: string[] = [];
-  const { unknown } = unknownInEnvironment(environment);
-  if (unknown.length > 0) warnings.push(`environment variables ignored, not settings: ${unknown.join(', ')}`);
-  if (!loopback && settings.AUTH === 'off') {
-    warnings.push(`AUTH=off on ${settings.HOST}: anyone who can reach the port can read and write all data`);
-  }
-  return warnings;
-}
-
-const PROXY_VARIABLES = ['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY'].flatMap((name) => [
-  name,
-  name.toLowerCase(),
-]);
-
-function proxyErrors(environment: Environment): string[] {
-  if (environment.NODE_USE_ENV_PROXY !== '1') return [];
-  return PROXY_VARIABLES.filter((name) => {
-    const address = environment[name] ?? '';
-    if (address === '' || /^no_/i.test(name)) return false;
-    return !URL.canParse(address) || !/^https?:$/.test(new URL(address).protocol);
-  }).map((name) => `${name} must be an http:// or https:// URL, because NODE_USE_ENV_PROXY is 1`);
 }
 
 function modelConfig(settings: Settings, environment: Environment): Config['model'] {
