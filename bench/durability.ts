@@ -7,46 +7,20 @@ import { loadConfig } from '../src/config/config.ts';
 import { type Database, openDatabase } from '../src/db/database.ts';
 import { Journal } from '../src/db/journal/journal.ts';
 import { DurableWriter } from '../src/db/turns/durable-writer.ts';
-import { UNRESTRICTED } from '../src/domain/access/access.ts';
 import type { TurnWrite } from '../src/domain/chat/turns.ts';
 import type { Message } from '../src/domain/conversations/conversation.ts';
 import { AppError } from '../src/domain/errors.ts';
-import { createIdSource } from '../src/ids.ts';
+import { newId, replyTo, startOf, userMessage } from '../test/db/fixtures.ts';
 import { percentile } from './load.ts';
 
 const silent = pino({ level: 'silent' });
-const ids = createIdSource();
 const RESUMES = 40;
 
 /** A question and its complete reply in a new conversation. */
 function turn(content: string): TurnWrite & { readonly reply: Message } {
-  const conversationId = ids.next();
-  const timestamp = Date.now();
-  const none = {
-    replyTo: null,
-    model: null,
-    finishReason: null,
-    usage: null,
-    format: null,
-    reasoning: null,
-    details: null,
-  };
-  const both = { conversationId, timestamp, status: 'complete' } as const;
-  const message: Message = { ...none, ...both, uid: ids.next(), role: 'user', content: 'a question' };
-  const reply: Message = {
-    ...both,
-    uid: ids.next(),
-    role: 'assistant',
-    content,
-    replyTo: message.uid,
-    model: 'stand-in',
-    finishReason: 'stop',
-    usage: null,
-    format: 'text',
-    reasoning: null,
-    details: null,
-  };
-  return { start: { conversationId, named: false, expiredBefore: 0, by: UNRESTRICTED, message }, reply };
+  const message = userMessage(newId(), { timestamp: Date.now() });
+  const reply = replyTo(message, { content, usage: null, format: 'text' });
+  return { start: startOf(message, { named: false, expiredBefore: 0 }), reply };
 }
 
 async function withDatabase<T>(url: string, work: (database: Database) => Promise<T>): Promise<T> {

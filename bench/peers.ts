@@ -25,14 +25,19 @@ const STREAMS = 128;
 const STREAM_MS = 400;
 const CHUNKS = 200;
 
-interface Door {
+interface Endpoint {
   readonly name: string;
   call(): Call;
 }
 
 let asked = 0;
 
-function door(name: string, port: number, more: object = {}, headers: Record<string, string> = {}): Door {
+function endpoint(
+  name: string,
+  port: number,
+  more: object = {},
+  headers: Record<string, string> = {},
+): Endpoint {
   const call = () => {
     asked += 1;
     const messages = [{ role: 'user', content: `question ${asked}` }];
@@ -42,12 +47,15 @@ function door(name: string, port: number, more: object = {}, headers: Record<str
   return { name, call };
 }
 
-const times = async ({ call }: Door, calls: number, callers = 1) =>
+const times = async ({ call }: Endpoint, calls: number, callers = 1) =>
   (await run(calls, callers, 0, call)).map(({ first }) => first);
 
-/** What each door adds to a call of one caller, ms: its median of a round less that of the stand-in. */
-async function addedLatency(direct: Door, doors: readonly Door[]): Promise<Map<Door, number>> {
-  const added = new Map(doors.map((one) => [one, [] as number[]]));
+/** What each endpoint adds to a call of one caller, ms: its median of a round less that of the stand-in. */
+async function addedLatency(
+  direct: Endpoint,
+  endpoints: readonly Endpoint[],
+): Promise<Map<Endpoint, number>> {
+  const added = new Map(endpoints.map((one) => [one, [] as number[]]));
   for (let round = 0; round < ROUNDS * 3; round += 1) {
     const least = median(await times(direct, SINGLE_CALLS));
     for (const [one, list] of added) list.push(median(await times(one, SINGLE_CALLS)) - least);
@@ -55,13 +63,13 @@ async function addedLatency(direct: Door, doors: readonly Door[]): Promise<Map<D
   return new Map([...added].map(([one, list]) => [one, median(list)]));
 }
 
-/** The most calls a second that each door takes with a p99 below {@link P99_MS}. */
-async function mostCalls(doors: readonly Door[]): Promise<Map<Door, number>> {
-  const most = new Map(doors.map((one) => [one, [] as number[]]));
+/** The most calls a second that each endpoint takes with a p99 below {@link P99_MS}. */
+async function mostCalls(endpoints: readonly Endpoint[]): Promise<Map<Endpoint, number>> {
+  const most = new Map(endpoints.map((one) => [one, [] as number[]]));
   for (let round = 0; round < ROUNDS; round += 1) {
-    const best = new Map<Door, number>();
+    const best = new Map<Endpoint, number>();
     for (const callers of CALLERS) {
-      for (const one of doors) {
+      for (const one of endpoints) {
         const calls = CALLS + callers * 50;
         const began = performance.now();
         const firsts = await times(one, calls, callers);
@@ -76,7 +84,7 @@ async function mostCalls(doors: readonly Door[]): Promise<Map<Door, number>> {
 
 /** CPU of a streamed chunk on `/v1` and on the native route, stored, without Markdown form, µs. */
 async function chunkCosts(server: Measured) {
-  const streamed = door('/v1', server.port, { stream: true });
+  const streamed = endpoint('/v1', server.port, { stream: true });
   const native = () => {
     asked += 1;
     const body = JSON.stringify({ message: `question ${asked}`, cache: false, format: 'markdown' });
@@ -122,10 +130,10 @@ try {
   const [first] = subjects;
   if (!first) throw new Error('there is no database');
 
-  const direct = door('the stand-in', upstream.port);
-  const peer = door(PORTKEY, portkey.port, {}, portkeyHeaders(upstream.port));
-  const forwarding = door('forwarding', first.server.port, { store: false });
-  const stored = subjects.map(({ name, server }) => door(`stored, ${name}`, server.port));
+  const direct = endpoint('the stand-in', upstream.port);
+  const peer = endpoint(PORTKEY, portkey.port, {}, portkeyHeaders(upstream.port));
+  const forwarding = endpoint('forwarding', first.server.port, { store: false });
+  const stored = subjects.map(({ name, server }) => endpoint(`stored, ${name}`, server.port));
   const rows: string[] = [];
   for (const one of [direct, peer, forwarding, ...stored]) await times(one, WARM_UP_CALLS, 4);
 

@@ -7,8 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../src/config/config.ts';
 import { openDatabase } from '../../src/db/database.ts';
-import { UNRESTRICTED } from '../../src/domain/access/access.ts';
-import { createIdSource } from '../../src/ids.ts';
+import { newId, startOf, userMessage } from '../db/fixtures.ts';
 import { until } from '../support/chat-server.ts';
 import { silent } from '../support/databases.ts';
 import type { StoredConversation } from '../support/export-data.ts';
@@ -35,7 +34,6 @@ function expiredConversation(): StoredConversation {
 
 describe('npm run purge', () => {
   let folder: string;
-  const ids = createIdSource();
   const run = (...args: string[]) =>
     spawnSync(process.execPath, [SCRIPT, ...args], {
       cwd: folder,
@@ -46,21 +44,8 @@ describe('npm run purge', () => {
   /** A question that was asked `age` milliseconds ago. */
   async function ask(age: number): Promise<void> {
     const database = openDatabase(loadConfig({ DATA_DIR: folder }).database, silent);
-    const conversationId = ids.next();
-    const none = {
-      replyTo: null,
-      model: null,
-      finishReason: null,
-      usage: null,
-      format: null,
-      reasoning: null,
-      details: null,
-    };
-    const head = { uid: ids.next(), conversationId, role: 'user', content: 'q', status: 'complete' } as const;
-    const message = { ...head, ...none, timestamp: Date.now() - age };
-    await database.writer.write({
-      start: { conversationId, named: false, expiredBefore: 0, by: UNRESTRICTED, message },
-    });
+    const message = userMessage(newId(), { timestamp: Date.now() - age });
+    await database.writer.write({ start: startOf(message, { named: false, expiredBefore: 0 }) });
     await database.close();
   }
 
