@@ -39,24 +39,27 @@ export async function openModel(
 ) {
   const demo = config.model.demo ? await startDemoModel() : undefined;
   const { fallback } = config.model;
-  const open = (server: Partial<ClientOptions & Pick<ModelOptions, 'refused'>>) => {
+  const open = (server: Partial<ClientOptions & Pick<ModelOptions, 'refused'>>, serverLog = log) => {
     const options = {
       ...config.model,
       ...server,
-      // Of a whole reply the second server gets half of the caller's time.
+      // Each of two servers gets half of the time for a whole reply.
       timeoutMs: config.model.timeoutMs / (fallback ? 2 : 1),
       breaker,
       get replyMaxBytes() {
         return Math.min(config.model.replyMaxBytes, textMaxBytes());
       },
     };
-    return createChatModel(options, log, metrics);
+    return createChatModel(options, serverLog, metrics);
   };
   const primary = open(demo ? { baseUrl: demo.baseUrl } : {});
   const model = fallback
     ? withFallback(
         primary,
-        open({ baseUrl: fallback.baseUrl, apiKey: fallback.apiKey, headers: {}, refused: [] }),
+        open(
+          { baseUrl: fallback.baseUrl, apiKey: fallback.apiKey, headers: {}, refused: [] },
+          log.child({ upstream: 'fallback' }),
+        ),
         { model: fallback.model, firstTokenTimeoutMs: config.model.firstTokenTimeoutMs },
         log,
         metrics,

@@ -117,8 +117,8 @@ async function openServer(
     { generations: () => chat.generations.open, circuits: () => upstream.model.circuits() },
     opened,
   );
-  const { chat: chatLimits, loopback, door } = config;
-  const options = { ...config.http, ...config.auth, loopback, version, chatLimits, door };
+  const { chat: chatLimits, loopback, v1 } = config;
+  const options = { ...config.http, ...config.auth, loopback, version, chatLimits, v1 };
   const parts = { ...access, metrics, scrape: scrapes.scrape, clock, log, context };
   const models = new ModelList({
     listModels: () => upstream.model.listModels(),

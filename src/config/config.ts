@@ -63,7 +63,7 @@ export interface Config {
       | undefined;
   };
   /** The routes below `/v1`. */
-  readonly door: { readonly store: boolean; readonly cancelOnDisconnect: boolean; readonly cache: boolean };
+  readonly v1: { readonly store: boolean; readonly cancelOnDisconnect: boolean; readonly cache: boolean };
   readonly chat: {
     readonly model: string;
     readonly systemPrompt: string | undefined;
@@ -294,7 +294,7 @@ export function loadConfig(variables: Environment, terminal = false): Config {
       autoMigrate: settings.DB_AUTO_MIGRATE ?? sqlite,
     },
     model: modelConfig(settings, environment),
-    door: {
+    v1: {
       store: settings.V1_STORE,
       cancelOnDisconnect: settings.V1_ON_DISCONNECT === 'cancel',
       cache: settings.V1_CACHE,

@@ -23,7 +23,7 @@ import { hostAllowlist } from './middleware/host.ts';
 import { requestLogger } from './middleware/request-logger.ts';
 import { crossOrigin, securityHeaders } from './middleware/security.ts';
 import { normalizeTarget } from './middleware/target.ts';
-import { completionRoute, type DoorSettings } from './openai/completions.ts';
+import { completionRoute, type V1Settings } from './openai/completions.ts';
 import { modelRoutes } from './openai/models.ts';
 import { createBodyReader } from './request/body.ts';
 import { base64Chars } from './request/images.ts';
@@ -47,10 +47,10 @@ export interface AppOptions extends GuardOptions {
   readonly bodyLimit: number;
   readonly importMaxBytes: number;
   readonly chatLimits: ChatLimits;
-  readonly door: DoorSettings;
+  readonly v1: V1Settings;
   readonly corsOrigins: '*' | 'loopback' | readonly string[];
   readonly trustProxy: number | readonly string[];
-  /** Host names accepted in addition to those of the loopback; undefined: any. */
+  /** Allowed `Host` names besides the loopback names; undefined allows all. */
   readonly hosts: readonly string[] | undefined;
   readonly heartbeatMs: number;
   readonly openMs: number;
@@ -87,7 +87,7 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   return [
     ...chatRoutes({ chat, renderer, readBody: readMessage, quotas, limits, session }),
     ...streamRoutes({ streams, renderer, session, metrics }),
-    completionRoute({ chat, renderer, readBody: readMessage, quotas, limits, session, door: options.door }),
+    completionRoute({ chat, renderer, readBody: readMessage, quotas, limits, session, v1: options.v1 }),
     ...modelRoutes(parts.models),
     // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),

@@ -32,9 +32,9 @@ const BUCKETS = 5;
 const MAX_CIRCUITS = 500;
 
 /**
- * What an attempt says about the model server. `failed`: no connection, a response of 5xx, or no first token in time.
- * `worked`: any other response, 429 included: its status depends on the request, not on the health of the server.
- * `unknown`: the caller stopped it, or it failed on this side.
+ * How the circuit counts an attempt. `failed`: no connection, a response of 5xx, or no first token in time. `worked`:
+ * any other response, also 429, because a server that limits requests is healthy. `unknown`, which is not counted: the
+ * caller stopped it, or it failed on this side.
  */
 type Verdict = 'worked' | 'failed' | 'unknown';
 

@@ -24,7 +24,7 @@ import { presentCompletion } from './presenter.ts';
 import { type CompletionRequest, completion, completionChunk, completionRequest } from './schemas.ts';
 
 /** How the routes below `/v1` work. */
-export interface DoorSettings {
+export interface V1Settings {
   /** Whether turns are stored, unless a call says otherwise. */
   readonly store: boolean;
   /** Whether a caller that disconnects cancels its call. */
@@ -40,7 +40,7 @@ export interface CompletionParts {
   readonly quotas: Quotas;
   readonly limits: MessageLimits;
   readonly session: SessionSettings;
-  readonly door: DoorSettings;
+  readonly v1: V1Settings;
 }
 
 /** Members that this server uses itself; all others go to the model server. */
@@ -75,21 +75,21 @@ function parametersOf(body: CompletionRequest): NonNullable<ChatInput['parameter
 async function inputOf(
   request: Request,
   body: CompletionRequest,
-  door: DoorSettings,
+  v1: V1Settings,
   { access }: Caller,
 ): Promise<ChatInput> {
   const messages = body.messages.map(clientMessage);
   for (const [at, { parts }] of messages.entries()) {
     if (parts) await checkImages(parts, `messages.${at}.content`);
   }
-  const isStored = door.store && body.store !== false;
+  const isStored = v1.store && body.store !== false;
   const parts: readonly ContentPart[] | undefined = messages.at(-1)?.parts;
   return {
     question: { kind: 'message', content: messages.at(-1)?.content ?? '', ...(parts && { parts }) },
     conversationId: isStored ? namedConversation(request) : undefined,
     format: 'markdown',
     model: body.model ?? undefined,
-    cache: door.cache,
+    cache: v1.cache,
     parameters: parametersOf(body),
     ...(body.user && { user: body.user }),
     ...(body.metadata && { metadata: body.metadata }),
@@ -135,11 +135,11 @@ export function completionRoute(parts: CompletionParts): Route {
       },
     },
     async handle(request, response) {
-      const { door, chat, quotas } = parts;
+      const { v1, chat, quotas } = parts;
       const body = check(schema, await parts.readBody(request));
       const caller = callerOf(response);
       if (body.stream) await quotas.admitStream(response, caller);
-      const input = await inputOf(request, body, door, caller);
+      const input = await inputOf(request, body, v1, caller);
       const mode = body.stream ? 'stream' : 'whole';
       const turn = await chat.begin(input, mode, undefined, response.locals.receivedAt);
       quotas.meter(caller.subject, input.question.kind === 'message' ? input.question.content : '', turn);
@@ -149,9 +149,9 @@ export function completionRoute(parts: CompletionParts): Route {
   };
 }
 
-async function sendReply({ renderer, door }: CompletionParts, response: Response, turn: Turn): Promise<void> {
+async function sendReply({ renderer, v1 }: CompletionParts, response: Response, turn: Turn): Promise<void> {
   noteTurn(response, turn);
-  const leave = () => cancelUnread(door, response, turn);
+  const leave = () => cancelUnread(v1, response, turn);
   if (response.closed) leave();
   else response.once('close', leave);
   const result = await turn.result.finally(() => turn.release());
@@ -163,7 +163,7 @@ async function sendReply({ renderer, door }: CompletionParts, response: Response
 }
 
 async function streamReply(
-  { renderer, session, door }: CompletionParts,
+  { renderer, session, v1 }: CompletionParts,
   response: Response,
   turn: Turn,
   includesUsage: boolean,
@@ -172,11 +172,11 @@ async function streamReply(
   try {
     await new StreamSession(response, turn, form, false, session).run();
   } finally {
-    cancelUnread(door, response, turn);
+    cancelUnread(v1, response, turn);
   }
 }
 
 /** A caller that has left cancels its call, unless others read the stream. */
-function cancelUnread({ cancelOnDisconnect }: DoorSettings, response: Response, { reply }: Turn): void {
+function cancelUnread({ cancelOnDisconnect }: V1Settings, response: Response, { reply }: Turn): void {
   if (cancelOnDisconnect && !response.writableEnded && reply.readers === 0) reply.stop();
 }

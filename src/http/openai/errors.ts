@@ -2,11 +2,11 @@
 import type { Request, Response } from 'express';
 import type { AppError, ErrorCode } from '../../domain/errors.ts';
 
-const DOOR = /^(?:https?:\/\/[^/?#]*)?\/+v1(?:[/?]|$)/i;
+const BELOW_V1 = /^(?:https?:\/\/[^/?#]*)?\/+v1(?:[/?]|$)/i;
 
 /** Whether the path of a request is below `/v1`, where clients read OpenAI's errors. */
 export function isOpenAiPath({ originalUrl }: Request): boolean {
-  return DOOR.test(originalUrl);
+  return BELOW_V1.test(originalUrl);
 }
 
 const TYPES: Readonly<Record<number, string>> = {
