@@ -15,6 +15,7 @@ import { noteTurn } from '../response/request-details.ts';
 import type { Route } from '../route.ts';
 import { uuid } from '../schemas/common.ts';
 import { eventStream, jsonBody, STREAM_HEADERS, UPSTREAM_HEADER } from '../schemas/openapi.ts';
+import { KNOWN } from '../schemas/parameters.ts';
 import type { MessageLimits } from '../schemas/parts.ts';
 import { type SessionSettings, StreamSession } from '../sse/session.ts';
 import { ChunkStream, turnHeaders } from './chunk-stream.ts';
@@ -43,29 +44,22 @@ export interface CompletionParts {
   readonly v1: V1Settings;
 }
 
-/** Members that this server uses itself; all others go to the model server. */
-const OWN = ['messages', 'model', 'stream', 'stream_options', 'n', 'store', 'metadata', 'user'] as const;
-const PARAMETERS = [
-  'temperature',
-  'top_p',
-  'max_tokens',
-  'stop',
-  'seed',
-  'frequency_penalty',
-  'presence_penalty',
-  'response_format',
-  'reasoning_effort',
-  'tools',
-  'tool_choice',
-  'parallel_tool_calls',
-] as const;
-const NAMED: ReadonlySet<string> = new Set([...OWN, ...PARAMETERS]);
+/** Members that this server uses itself; all but these and the known parameters go to the model server as they are. */
+const OWN: ReadonlySet<string> = new Set([
+  'messages',
+  'model',
+  'stream',
+  'stream_options',
+  'n',
+  'store',
+  'metadata',
+  'user',
+]);
 
 function parametersOf(body: CompletionRequest): NonNullable<ChatInput['parameters']> {
-  const known = Object.fromEntries(
-    PARAMETERS.flatMap((name) => (body[name] === undefined ? [] : [[name, body[name]]])),
-  );
-  const extra = Object.fromEntries(Object.entries(body).filter(([name]) => !NAMED.has(name)));
+  const sent = Object.entries(body).filter(([name, value]) => value !== undefined && !OWN.has(name));
+  const known = Object.fromEntries(sent.filter(([name]) => Object.hasOwn(KNOWN, name)));
+  const extra = Object.fromEntries(sent.filter(([name]) => !Object.hasOwn(KNOWN, name)));
   // A caller with the newer name does not get the OPENAI_MAX_TOKENS of the older one beside it.
   const hasLimit = typeof extra.max_completion_tokens === 'number';
   return { ...(hasLimit && { max_tokens: null }), ...known, extra };

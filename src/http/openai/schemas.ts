@@ -1,12 +1,11 @@
 /** The bodies of OpenAI's chat completions API. What this server does not know of a request is passed on. */
 import { z } from 'zod';
 import { base64Bytes } from '../request/images.ts';
-import { metadata, modelName } from '../schemas/chat.ts';
+import { MAX_USER_CHARS, metadata, modelName } from '../schemas/chat.ts';
 import { jsonProblem, KNOWN } from '../schemas/parameters.ts';
 import { imageUrl, type MessageLimits, textOfParts } from '../schemas/parts.ts';
 
 const ROLES = ['system', 'developer', 'user', 'assistant', 'tool', 'function'] as const;
-const MAX_USER_CHARS = 128;
 
 const flag = z.boolean('must be true or false').nullish();
 const text = z.string('must be text');

@@ -21,7 +21,7 @@ export interface ChatLimits extends MessageLimits {
   readonly allowsExtra: boolean;
 }
 
-const MAX_USER_CHARS = 128;
+export const MAX_USER_CHARS = 128;
 const MAX_RESULTS = 128;
 /** Some gateways put the signature of the model's thoughts into the id. */
 const MAX_CALL_ID = 4096;
