@@ -11,7 +11,7 @@ const CHARSET = /;\s*charset\s*=\s*"?([^";\s]+)/i;
 
 export type BodyReader = (request: Request) => Promise<unknown>;
 
-/** Bodies beyond the usual limit that are read at the same time. */
+/** As many bodies can have images of the maximum size at the same time. */
 const MAX_LARGE = 16;
 /** The memory of a buffer besides its bytes: a sender may send single bytes. */
 const BLOCK_OVERHEAD = 200;
@@ -22,20 +22,23 @@ const BLOCK_OVERHEAD = 200;
  * @param imageBytes how much longer a body may be by `data:` URLs of images in its message
  */
 export function createBodyReader(limit: number, imageBytes = 0): BodyReader {
-  let large = 0;
+  /** What the bodies in memory have beyond the usual limit. */
+  let excess = 0;
   return async (request) => {
     const mayBeLarge = imageBytes > 0 && !hasLengthUpTo(limit, request);
+    let own = 0;
+    const onSize = (size: number) => {
+      const added = Math.max(0, size - limit) - own;
+      own += added;
+      excess += added;
+      if (excess > MAX_LARGE * imageBytes) throw bodiesTooLarge();
+    };
     try {
       checkType(request.headers['content-type']);
       if (!mayBeLarge) return parseJson(await readBytes(request, limit));
-      if (large >= MAX_LARGE) return parseJson(await readBytes(request, limit).catch(rethrowAsBusy));
-      large += 1;
-      try {
-        return await parseCut(await readCut(request, limit, imageBytes), limit);
-      } finally {
-        large -= 1;
-      }
+      return await parseCut(await readCut(request, limit, imageBytes, onSize), limit);
     } finally {
+      excess -= own;
       // After an error the rest of the body is read and dropped: a sender reads the response only after its last byte.
       request.resume();
     }
@@ -94,21 +97,28 @@ function hasLengthUpTo(limit: number, { headers }: Request): boolean {
   return isPlain && Number(headers['content-length'] ?? Number.POSITIVE_INFINITY) <= limit;
 }
 
-/** The maximum number of large bodies is being read, so this one may not exceed the usual limit. */
-function rethrowAsBusy(error: unknown): never {
-  if (!(error instanceof AppError) || error.code !== 'body_too_large') throw error;
+function bodiesTooLarge(): AppError {
   const detail = 'Too many large messages arrive at the same time; try again in a moment.';
-  throw new AppError('capacity', detail, { retryAfter: 1 });
+  return new AppError('capacity', detail, { retryAfter: 1 });
 }
 
-/** @throws AppError `body_too_large` as soon as it is too long without its images, or they are too long */
-async function readCut(request: Request, limit: number, imageBytes: number): Promise<CutBody> {
+/**
+ * @param onSize called with the size so far; an AppError that it throws ends the reading
+ * @throws AppError `body_too_large` as soon as it is too long without its images, or they are too long
+ */
+async function readCut(
+  request: Request,
+  limit: number,
+  imageBytes: number,
+  onSize: (size: number) => void,
+): Promise<CutBody> {
   const body = new CutBody();
   await withBody(request, limit, limit + imageBytes, async (stream) => {
     for await (const chunk of stream.iterator({ destroyOnReturn: false })) {
       body.push(chunk);
-      if (body.restBytes > limit || body.restBytes + body.urlBytes > limit + imageBytes)
-        throw bodyTooLarge(limit);
+      const size = body.restBytes + body.urlBytes;
+      if (body.restBytes > limit || size > limit + imageBytes) throw bodyTooLarge(limit);
+      onSize(size);
     }
   });
   return body;

@@ -113,20 +113,29 @@ describe('a body with images', () => {
     await assert.rejects(read(requestOf([bomb], gzip)), { code: 'body_too_large' });
   });
 
-  it('that does not arrive is no reason to refuse short ones', async () => {
-    const open = new AbortController();
-    const start = Buffer.from(`{"message":[{"image_url":{"url":"${URL}`);
-    const waiting = Array.from({ length: 20 }, () => {
-      const stream = new Readable({ read() {}, signal: open.signal });
-      stream.push(start);
-      const headers = { 'content-type': 'application/json' };
-      const request = Object.assign(stream, { headers, complete: true }) as unknown as Request;
-      return read(request).catch(({ code }) => code);
-    });
+  it('that arrives slowly is no reason to refuse others, unless it takes much memory with others', async () => {
+    const slowly = (data: string) => {
+      const open = new AbortController();
+      const waiting = Array.from({ length: 20 }, () => {
+        const stream = new Readable({ read() {}, signal: open.signal });
+        stream.push(Buffer.from(`{"message":[{"image_url":{"url":"${data}`));
+        const headers = { 'content-type': 'application/json' };
+        const request = Object.assign(stream, { headers, complete: true }) as unknown as Request;
+        return read(request).catch(({ code }) => code);
+      });
+      return async () => {
+        open.abort();
+        return Promise.all(waiting);
+      };
+    };
+    const endSmall = slowly(URL);
+    assert.deepEqual(await outcome(bodies.plain), JSON.parse(bodies.plain));
+    await endSmall();
+    const endLarge = slowly(`data:image/png;base64,${'A'.repeat(LIMIT + IMAGE_BYTES - 60)}`);
     assert.deepEqual(await outcome('{"message":"short"}'), { message: 'short' });
     assert.equal(await outcome(bodies.plain), 'capacity');
-    open.abort();
-    await Promise.all(waiting);
+    const codes = await endLarge();
+    assert.equal(codes.filter((code) => code === 'capacity').length, 4);
     assert.deepEqual(await outcome(bodies.plain), JSON.parse(bodies.plain));
   });
 });
