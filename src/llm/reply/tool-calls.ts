@@ -12,6 +12,8 @@ interface Draft {
   id: string;
   name: string;
   args: string;
+  /** Whether the last piece of `args` ends with a brace: only then they are parsed, which takes time. */
+  endsWithBrace: boolean;
 }
 
 /** One entry of `tool_calls`. */
@@ -75,7 +77,7 @@ export class ToolCalls {
   }
 
   #begin({ index }: Piece): Draft {
-    const draft = { index, id: '', name: '', args: '' };
+    const draft = { index, id: '', name: '', args: '', endsWithBrace: false };
     this.#drafts.push(draft);
     this.#budget.take(CALL_BYTES);
     return draft;
@@ -96,7 +98,7 @@ function pieceOf(entry: Json): Piece {
 /** Whether the named piece begins another call than the one that has its index, or was the last one. */
 function startsAnother(draft: Draft, { id, name, args }: Piece): boolean {
   if (id !== '' && draft.id !== '') return id !== draft.id;
-  return draft.args !== '' && !(name === draft.name && args === draft.args) && isWhole(draft.args);
+  return draft.endsWithBrace && !(name === draft.name && args === draft.args) && isWhole(draft.args);
 }
 
 function extend(draft: Draft, { id, name, args }: Piece): void {
@@ -105,7 +107,9 @@ function extend(draft: Draft, { id, name, args }: Piece): void {
   // A name comes in pieces, or again with every piece.
   if (name.startsWith(draft.name)) draft.name = name;
   else if (draft.args === '') draft.name += name;
-  if (!isRepeated) draft.args += args;
+  if (isRepeated) return;
+  draft.args += args;
+  if (args.trim() !== '') draft.endsWithBrace = /\}\s*$/.test(args.slice(-16));
 }
 
 function isWhole(args: string): boolean {
