@@ -7,14 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { v7 } from 'uuid';
 import { importCounts } from '../../src/http/schemas/imports.ts';
-import {
-  type Answer,
-  type ChatServer,
-  databases,
-  problemOf,
-  shaped,
-  startChat,
-} from '../support/chat-server.ts';
+import { type ChatServer, databases, problemOf, shaped, startChat } from '../support/chat-server.ts';
 
 const AT = '2026-03-21T08:30:00.000Z';
 const NDJSON = 'application/x-ndjson';
@@ -60,11 +53,7 @@ for (const place of databases()) {
       await place.drop();
     });
 
-    async function post(
-      body: string | Buffer,
-      query = '',
-      headers: Record<string, string> = {},
-    ): Promise<Answer> {
+    async function post(body: string | Buffer, query = '', headers: Record<string, string> = {}) {
       const response = await fetch(`${chat.url}/api/imports${query}`, {
         method: 'POST',
         headers: { 'content-type': NDJSON, ...headers },
@@ -101,6 +90,18 @@ for (const place of databases()) {
       );
     });
 
+    it('import system messages, which reply to nothing', async () => {
+      const [question, reply] = conversation().messages;
+      const [next, end] = conversation().messages;
+      const system = { id: v7(), role: 'system', content: 's', timestamp: AT, status: 'complete' };
+      const messages = [question, reply, system, next, { ...system, id: v7() }, end];
+      const line = conversation({ messages });
+      assert.equal((await counts(line)).imported, 1);
+      const replyTo = (await chat.rows(line.conversation_id)).map(({ reply_to }) => reply_to);
+      assert.deepEqual(replyTo, [null, question?.id, null, null, null, next?.id]);
+      assert.deepEqual(JSON.parse((await exported(line.conversation_id)) ?? '').messages, messages);
+    });
+
     it('replace and pin where the query says so', async () => {
       const line = conversation();
       await counts(line);
@@ -119,7 +120,7 @@ for (const place of databases()) {
       assert.equal((await chat.read(line.conversation_id)).messages.length, 2);
     });
 
-    it('go on after lines that fail, and report each with its number', async () => {
+    it('continue after lines that fail, and report each with its number', async () => {
       const known = conversation();
       const lone = '{"conversation_id":"\\ud800"}';
       const proto = JSON.stringify(conversation()).replace(
@@ -144,7 +145,7 @@ for (const place of databases()) {
         [proto, /^metadata/],
         [withReply({ content: '\ud800' }), /^messages\.1\.content: must not contain a lone surrogate$/],
         [withReply({ content: 7 }), /^messages\.1\.content: must be text$/],
-        [withReply({ role: 'system' }), /^messages\.1\.role: /],
+        [withReply({ role: 'developer' }), /^messages\.1\.role: /],
         [withReply({ status: 'gone' }), /^messages\.1\.status: /],
         [withReply({ timestamp: 'now' }), /^messages\.1\.timestamp: /],
         [withReply({ tool_calls: {} }), /^messages\.1\.tool_calls: /],

@@ -83,6 +83,13 @@ async function converse(chat: ChatServer): Promise<void> {
   const { messages } = await chat.read(id);
   await say(id, { edit: messages[0]?.id, message: 'edited' });
   await chat.call('POST', '/api/conversations', {});
+  const sent = [
+    { role: 'user', content: 'q1' },
+    { role: 'assistant', content: 'a1' },
+    { role: 'system', content: 'Now in French.' },
+    { role: 'user', content: 'q2' },
+  ];
+  await chat.call('POST', '/v1/chat/completions', { messages: sent });
 }
 
 for (const [at, place] of databases().entries()) {
@@ -134,8 +141,9 @@ for (const [at, place] of databases().entries()) {
         );
       assert.ok(messages.some(({ status }) => status === 'superseded'));
       assert.ok(messages.some((message) => 'reply_to' in message));
+      assert.ok(messages.some(({ role }) => role === 'system'));
       assert.deepEqual(await run(exported), {
-        ...{ code: 0, imported: 3, replaced: 0, skipped: 0, failed: 0, expired: 0 },
+        ...{ code: 0, imported: 4, replaced: 0, skipped: 0, failed: 0, expired: 0 },
         ...{ messages: messages.length, errors: [] },
       });
       assert.equal(await exportAgain(), exported);
@@ -143,9 +151,9 @@ for (const [at, place] of databases().entries()) {
 
     it('skips what exists, and replaces it with --replace', async () => {
       const skipped = await run(gzipSync(exported));
-      assert.deepEqual([skipped.code, skipped.imported, skipped.skipped], [0, 0, 3]);
+      assert.deepEqual([skipped.code, skipped.imported, skipped.skipped], [0, 0, 4]);
       const replaced = await run(zstdCompressSync(exported), '--replace');
-      assert.deepEqual([replaced.code, replaced.replaced, replaced.skipped], [0, 3, 0]);
+      assert.deepEqual([replaced.code, replaced.replaced, replaced.skipped], [0, 4, 0]);
       assert.equal(await exportAgain(), exported);
     });
   });

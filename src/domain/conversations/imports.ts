@@ -66,12 +66,13 @@ export class ReplyOrder {
 
   /** Undefined: nothing before it. */
   expected({ role, status }: Pick<OrderedMessage, 'role' | 'status'>): string | undefined {
-    if (role === 'user') return undefined;
+    if (role === 'user' || role === 'system') return undefined;
     if (role === 'tool') return this.#calling;
     return status === 'superseded' ? this.#asked : this.#visiblyAsked;
   }
 
   add({ uid, role, status, details }: OrderedMessage): void {
+    if (role === 'system') return;
     if (role !== 'assistant') {
       this.#asked = uid;
       if (status !== 'superseded') this.#visiblyAsked = uid;

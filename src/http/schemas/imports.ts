@@ -33,7 +33,7 @@ const tokens = usage.transform(({ cached_tokens, reasoning_tokens, ...counts }) 
 export const importedMessage = z.object(
   {
     id: uuid,
-    role: z.enum(['user', 'assistant', 'tool'], 'must be user, assistant or tool'),
+    role: z.enum(['user', 'assistant', 'tool', 'system'], 'must be user, assistant, tool or system'),
     content: text,
     timestamp: instant,
     status: z
