@@ -80,7 +80,7 @@ class Chat {
     if (!this.#reading) this.#box.ariaBusy = 'false';
   }
 
-  /** A reply that is being read goes on at the server. */
+  /** The server still generates a reply that is no longer read. */
   #leave() {
     this.#opening?.abort();
     this.#opening = undefined;
