@@ -20,7 +20,7 @@ const TYPES: Readonly<Record<string, string>> = { '/index.html': 'text/html', '/
 const PIXEL =
   'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==';
 
-/** Serves examples/chat from an origin of its own, as any web server does. */
+/** Serves examples/chat from another origin than that of the API. */
 async function serveExample(): Promise<Server> {
   const server = createServer(async (request, response) => {
     const path = request.url?.split('?')[0] ?? '';

@@ -193,7 +193,7 @@ describe('the turns and conversations of the home page', { skip: chromium === un
     await close();
   });
 
-  test('makes the last reply anew, in its place', async () => {
+  test('regenerates the last reply in its place', async () => {
     const { page, faults, close } = await openPage(browser, server.url);
     await ask(page, 'counter');
     const [, first] = await shown(page);
@@ -238,7 +238,7 @@ describe('the turns and conversations of the home page', { skip: chromium === un
     await close();
   });
 
-  test('keeps the old reply when a new one cannot be made, and offers another try', async () => {
+  test('keeps the old reply when the new one fails, and offers a retry', async () => {
     const { page, close } = await openPage(browser, server.url);
     await ask(page, 'busy later');
     await page.locator('.regenerate:visible').click();

@@ -48,7 +48,8 @@ function lastQuestion({ messages }: ModelRequest): string {
 /**
  * A model server that does what the question says: `busy` is refused with 429, `late` too, when the stream is open,
  * `think` begins with reasoning, `counter` is answered with the number of its calls, `busy later` is refused from the
- * second time on, `slow` is answered after that time, `endless` never ends, `broken` is reset after some words, `broken once` the first time; anything else is answered with three words.
+ * second time on, `slow` is answered after that time, `endless` never ends, `broken` is reset after some words,
+ * `broken once` the first time; anything else is answered with three words.
  * @param answers answers to other questions
  */
 export async function startUpstream(answers: Readonly<Record<string, string>> = {}): Promise<Upstream> {

@@ -47,7 +47,7 @@ eachDatabase((_name, open) => {
     return { copy, messages };
   }
 
-  test('a fork has copies of the messages with ids of their own, and the settings', async () => {
+  test('a fork has copies of the messages with new ids, and the settings', async () => {
     for (const [turns, long, until] of [
       [0, false, null],
       [3, false, null],

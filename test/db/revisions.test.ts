@@ -305,7 +305,7 @@ eachDatabase((_name, open) => {
     }
   });
 
-  test('the late words of a process that was taken for dead do not bring a superseded reply back', async () => {
+  test('a late write of a worker whose lease had expired does not restore a superseded reply', async () => {
     const { writer, conversations, knex } = open();
     const question = userMessage(newId(), { content: 'q1' });
     const old = replyTo(question, STREAMING);
@@ -326,7 +326,7 @@ eachDatabase((_name, open) => {
     ]);
   });
 
-  test('a key whose revision failed begins it anew, also when its process died', async () => {
+  test('a key whose revision failed begins it again, also when its process died', async () => {
     const { writer, conversations, knex } = open();
     for (const died of [false, true]) {
       const [turn] = await conversationOf(writer, 1);

@@ -190,7 +190,7 @@ for (const place of databases()) {
       assert.ok(exported.text.includes(id) && !exported.text.includes(other));
       const stream = await chat.call('GET', `/api/chat-stream/${shown.messages[1]?.id}`);
       assert.equal(stream.status, 200);
-      // A turn in it goes on with the same conversation.
+      // A turn continues the same conversation.
       assert.equal((await chat.ask({ message: 'more', conversation_id: id })).expires_at, null);
       assert.equal((await chat.read(id)).messages.length, 4);
       now += 48 * HOUR;

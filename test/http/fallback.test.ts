@@ -56,7 +56,7 @@ describe('the fallback model server', () => {
     assert.deepEqual(await stream('another stream'), { from: 'fallback', done: 'fallback' });
   });
 
-  it('is not named in headers that leave before a token', async () => {
+  it('is not named in headers that are sent before a token', async () => {
     const gate = createGate();
     chat.upstream.respond(script(wait(gate), delta('late'), finish(), done()));
     const reader = await openStream(chat.url, { message: 'a late stream' });

@@ -28,7 +28,7 @@ for (const place of databases()) {
 
     const fork = (id: string, body: object = {}) => chat.call('POST', `/api/conversations/${id}/fork`, body);
 
-    it('gives a conversation of its own, which continues from there', async () => {
+    it('creates an independent conversation, which continues from there', async () => {
       const { id, messages } = await converse(2);
       for (const [body, title, said] of [
         [{}, 'Source', ['q1', 'a1', 'q2', 'a2']],

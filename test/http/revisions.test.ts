@@ -170,7 +170,7 @@ for (const place of databases()) {
       assert.deepEqual(await said(id), ['q1', 'a1', 'q2', 'a2']);
     });
 
-    it('of many at once one wins, and the others are 409 and call no model', async () => {
+    it('of many at the same time one wins, and the others are 409 and call no model', async () => {
       const { id, turns } = await converse(1);
       const calls = chat.upstream.requests.length;
       const gate = createGate();
@@ -280,7 +280,7 @@ for (const place of databases()) {
       assert.deepEqual(await said(id), ['cached question', 'cached']);
     });
 
-    it('a key gives the same reply again, also of a failed one that is generated anew', async () => {
+    it('a key gives the same reply again, also after a failed one was generated again', async () => {
       for (const make of [
         (turn: Turn) => ({ regenerate: turn.reply }),
         (turn: Turn) => ({ edit: turn.question, message: 'edited' }),

@@ -97,7 +97,7 @@ for (const place of databases()) {
       return many.id;
     }
 
-    it('searches a conversation of many messages to its first one, in slices that leave others their turn', async () => {
+    it('searches a conversation of many messages to its first one, in slices, so that other requests are served', async () => {
       const word = crypto.randomUUID();
       const id = await storeMany(word);
       // The shortest of several: garbage is collected meanwhile, which takes up to 30 ms.
@@ -117,7 +117,7 @@ for (const place of databases()) {
   });
 }
 
-it('ends a page of a search after a second, within a conversation too, and goes on from there', async (t) => {
+it('ends a page of a search after a second, within a conversation too, and continues from there', async (t) => {
   const chat = await startChat({ CONVERSATION_TTL_HOURS: '0' });
   t.after(() => chat.stop());
   const many = storedConversation(

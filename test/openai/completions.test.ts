@@ -199,7 +199,7 @@ describe('/v1', () => {
     });
   }
 
-  it('goes on while a native reader has the stream', async () => {
+  it('continues while a native reader has the stream', async () => {
     const gate = createGate();
     chat.upstream.respond([script(delta('so far'), wait(gate), delta(', so good'), finish(), done())]);
     const abort = new AbortController();
