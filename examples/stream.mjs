@@ -53,7 +53,7 @@ async function ask(message, onText, onStart) {
         }
       }
     } catch (error) {
-      // 429 and 503 pass; other statuses would come again. Without a status, the connection broke.
+      // 429 and 503 are temporary; an error without a status is a broken connection.
       if (error.status && ![429, 503].includes(error.status)) throw error;
       if (attempt === RETRIES) throw error;
     }

@@ -82,7 +82,7 @@ async function* replyEvents(question, streamId) {
         if (event.type === 'done') return;
       }
     } catch (error) {
-      // The server has answered, so another try would get the same answer.
+      // An error with a status is the response of the server: only a broken connection is retried.
       if (error.status) throw error;
     }
     if (attempt === RETRIES) throw new Error('The connection was lost. Reload the page to resume the reply.');
