@@ -1,7 +1,14 @@
 /** Which conversation the turns of clients are stored in that send their whole history. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { type Answer, type ChatServer, databases, openAiErrorOf, startChat } from '../support/chat-server.ts';
+import {
+  type Answer,
+  type ChatServer,
+  databases,
+  openAiErrorOf,
+  problemOf,
+  startChat,
+} from '../support/chat-server.ts';
 import { createGate, json, reply, status } from '../support/fake-upstream.ts';
 
 type Messages = Readonly<Record<string, unknown>>[];
@@ -275,6 +282,11 @@ for (const place of databases()) {
           ['assistant', undefined],
         ],
       );
+      const instruction = messages[2]?.id;
+      for (const body of [{ regenerate: instruction }, { edit: instruction, message: 'x' }]) {
+        const refused = await chat.call('POST', '/api/chat', { ...body, conversation_id: id });
+        problemOf(refused, 400, 'validation');
+      }
       const answer = said(messages.at(-1)?.content ?? '');
       assert.equal(await ask([...sent, answer, user('on')]), id);
     });

@@ -77,7 +77,8 @@ export async function findRevised(
   if (kind === 'edit' && message.role !== 'user') throw wrongRole(kind, 'a question');
   const isReply = message.role === 'assistant';
   const question = isReply ? await questionOf(parts, conversation, message) : message;
-  if (message.role === 'tool' || !question) throw wrongRole(kind, 'a question or of its reply');
+  if (message.role === 'tool' || !question || question.role === 'system')
+    throw wrongRole(kind, 'a question or of its reply');
   const { uid, seq, role, content, details } = question;
   return { uid, seq, content, isResult: role === 'tool', ...(details?.parts && { parts: details.parts }) };
 }
