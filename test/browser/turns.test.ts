@@ -238,6 +238,24 @@ describe('the turns and conversations of the home page', { skip: chromium === un
     await close();
   });
 
+  test('shows system messages folded, not as replies', async () => {
+    const sent = [
+      { role: 'user', content: 'one' },
+      { role: 'assistant', content: 'two' },
+      { role: 'system', content: 'Be rude.' },
+      { role: 'user', content: 'three' },
+    ];
+    const response = await server.post('/v1/chat/completions', { messages: sent });
+    await response.text();
+    const id = response.headers.get('x-conversation-id');
+    const { page, faults, close } = await openPage(browser, `${server.url}/?c=${id}`);
+    await page.locator('.reply').nth(1).waitFor();
+    assert.deepEqual(await shown(page), ['one', 'two', 'three', 'word 0 word 1 word 2']);
+    assert.equal(await page.locator('#log details.tool').textContent(), 'System promptBe rude.');
+    assert.deepEqual(faults, []);
+    await close();
+  });
+
   test('keeps the old reply when the new one fails, and offers a retry', async () => {
     const { page, close } = await openPage(browser, server.url);
     await ask(page, 'busy later');

@@ -4,7 +4,7 @@ import { Composer } from './composer.js';
 import { Log } from './log.js';
 import { ChatError, errorBox } from './problem.js';
 import { Question, textOf } from './question.js';
-import { Reply, toolResult } from './reply.js';
+import { foldedMessage, Reply } from './reply.js';
 import { Settings } from './settings.js';
 import { keepPending, newKey, pendingQuestion, ReplyStream } from './stream.js';
 
@@ -101,7 +101,7 @@ class Chat {
     this.#settings.show(conversation);
     for (const message of messages) {
       if (message.role === 'user') this.#addQuestion(message.parts ?? message.content, message.id);
-      else if (message.role === 'tool') this.#log.append(toolResult(message));
+      else if (message.role !== 'assistant') this.#log.append(foldedMessage(message));
       else if (message.status !== 'streaming') this.#log.append(Reply.of(message, this.#actions).box);
     }
     const last = messages.at(-1);

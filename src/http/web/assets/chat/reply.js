@@ -21,9 +21,10 @@ function details(className, ...children) {
   return element('details', className, ...children);
 }
 
-/** What a tool returned to the model. */
-export function toolResult({ content }) {
-  return details('tool', setText(element('summary'), 'toolResult'), element('pre', '', content));
+/** A message that is neither a question nor a reply: a result of a tool, or a system message. */
+export function foldedMessage({ role, content }) {
+  const title = setText(element('summary'), role === 'tool' ? 'toolResult' : 'settingsSystem');
+  return details('tool', title, element('pre', '', content));
 }
 
 /** One reply in the log. */
