@@ -97,7 +97,7 @@ describe('/metrics', () => {
     const gate = createGate();
     chat.upstream.respond([script(() => gate.opened, role(), delta('late'), finish(), usage(), done())]);
     const reading = chat.call('POST', '/api/chat-stream', { message: 'slow' });
-    await chat.upstream.waitForRequest(chat.upstream.requests.length);
+    await chat.upstream.waitForRequest(chat.upstream.requests.length + 1);
     setTimeout(() => gate.open(), 120);
     await reading;
     const line = await until('the log line', () =>

@@ -162,12 +162,13 @@ for (const place of databases()) {
       const gate = createGate();
       pair.a.upstream.respond([script(reasoning(THOUGHT), wait(gate), delta('Hello'), finish(), done())]);
       const body = question();
+      const requests = pair.a.upstream.requests.length;
       const running = eventsOf(body);
-      await pair.a.upstream.waitForRequest(pair.a.upstream.requests.length);
-      const joining = openStream(pair.a.url, { ...body, reasoning: true });
+      await pair.a.upstream.waitForRequest(requests + 1);
+      const joining = await openStream(pair.a.url, { ...body, reasoning: true });
       gate.open();
       await running;
-      const shared = await (await joining).rest();
+      const shared = await joining.rest();
       assert.equal(joinedReasoning(shared), THOUGHT);
       const cached = await pair.a.ask({ ...body, reasoning: true });
       assert.deepEqual([cached.cached, cached.reasoning, cached.response], [true, THOUGHT, 'Hello']);
