@@ -29,9 +29,9 @@ export function createBodyReader(limit: number, imageBytes = 0): BodyReader {
     let own = 0;
     const onSize = (size: number) => {
       const added = Math.max(0, size - limit) - own;
+      if (added > 0 && excess + added > MAX_LARGE * imageBytes) throw bodiesTooLarge();
       own += added;
       excess += added;
-      if (excess > MAX_LARGE * imageBytes) throw bodiesTooLarge();
     };
     try {
       checkType(request.headers['content-type']);
