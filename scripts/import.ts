@@ -3,21 +3,23 @@ import { loadConfig } from '../src/config/config.ts';
 import { loadEnvironment } from '../src/config/environment.ts';
 import { openDatabase } from '../src/db/database.ts';
 import { Retention } from '../src/domain/conversations/retention.ts';
-import { importEntries } from '../src/http/request/import-file.ts';
 import { createLogger } from '../src/logger.ts';
 import { ownerProblem } from '../src/services/access/api-keys.ts';
 import { ImportService } from '../src/services/imports/imports.ts';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { runCommand } from './command.ts';
+import { fileEntries } from './import-lib/formats.ts';
 import { createImportProgress } from './import-lib/progress.ts';
 import { openSource } from './import-lib/source.ts';
 
 const USAGE = `usage: npm run import -- FILE [options]
-  FILE           an NDJSON export (npm run export -- --format ndjson), plain, gzip or zstd; - is standard input
+  FILE           an NDJSON or JSON export, ChatGPT's conversations.json, or the export of chats of Open WebUI;
+                 plain, gzip or zstd; - is standard input
   --owner NAME   owner of the conversations; default: none, which only keys with the scope admin can read
   --pin          pins them, so that they do not expire
   --replace      replaces conversations that exist; they are skipped otherwise
-Prints the counts as JSON. The exit code is 1 when a line could not be imported. Repeating an import is safe.`;
+Prints the counts as JSON. The exit code is 1 when a line could not be imported. Errors name the line of an
+NDJSON file, or the number of the conversation in another file. Repeating an import is safe.`;
 
 const OPTIONS = {
   owner: { type: 'string' },
@@ -44,7 +46,7 @@ async function main(path: string): Promise<void> {
     const imports = new ImportService(database.imports, { now: () => Date.now() }, retention, PARALLEL);
     const request = { owner: owner ?? null, pin, replace, replacesOwner: owner !== undefined };
     progress.begin(size);
-    const counts = await imports.run(importEntries(blocks), request, progress.update);
+    const counts = await imports.run(fileEntries(blocks), request, progress.update);
     progress.end();
     console.log(JSON.stringify(counts, null, 2));
     if (counts.failed > 0) process.exitCode = 1;

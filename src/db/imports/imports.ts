@@ -7,6 +7,7 @@ import {
   type ImportOptions,
   type ImportOutcome,
   type ImportStore,
+  MessageTakenError,
 } from '../../domain/conversations/imports.ts';
 import { errorCode } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
@@ -164,7 +165,7 @@ export class KnexImports implements ImportStore {
         .whereNot('conversation_id', id)
         .select('uid')
         .limit(1);
-      if (taken) throw new ImportError(`the message ${taken.uid} exists in another conversation`);
+      if (taken) throw new MessageTakenError(taken.uid);
     }
     const seen = new Set<string>();
     for (const uid of slices.flatMap(({ uids }) => uids)) {

@@ -36,10 +36,18 @@ export type ImportOutcome = 'imported' | 'replaced' | 'skipped';
 /** A conversation that cannot be imported. The message is for the caller. */
 export class ImportError extends Error {}
 
+/** The id of a message exists in another conversation. */
+export class MessageTakenError extends ImportError {
+  constructor(uid: string) {
+    super(`the message ${uid} exists in another conversation`);
+  }
+}
+
 export interface ImportStore {
   /**
    * Writes a conversation in one transaction. The id of a deleted one is free.
-   * @throws ImportError when a message id is taken, or a message is too long for the database
+   * @throws MessageTakenError
+   * @throws ImportError when a message is too long for the database
    * @throws AppError `database_unavailable`, `database_busy`
    */
   write(

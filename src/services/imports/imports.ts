@@ -4,6 +4,7 @@ import {
   type ImportedConversation,
   type ImportOptions,
   type ImportStore,
+  MessageTakenError,
 } from '../../domain/conversations/imports.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import type { Clock } from '../../domain/runtime.ts';
@@ -13,6 +14,8 @@ export interface ImportEntry {
   readonly line: number;
   readonly bytes: number;
   readonly conversation?: ImportedConversation;
+  /** The same with other ids of messages, for when one of them is taken. */
+  readonly renamed?: () => ImportedConversation;
   readonly error?: string;
 }
 
@@ -70,7 +73,7 @@ export class ImportService {
     let turn = performance.now();
     const write = async (entry: ImportEntry, conversation: ImportedConversation): Promise<void> => {
       try {
-        await this.#write(tally, entry.line, conversation, request);
+        await this.#write(tally, entry, conversation, request);
         onProgress?.(tally);
       } catch (error) {
         failure ??= { error };
@@ -109,13 +112,17 @@ export class ImportService {
 
   async #write(
     tally: Tally,
-    line: number,
+    { line, renamed }: ImportEntry,
     conversation: ImportedConversation,
     { pin, ...options }: ImportRequest,
   ): Promise<void> {
     const pinned = pin || conversation.pinned;
+    const store = (one: ImportedConversation) => this.#store.write({ ...one, pinned }, options);
     try {
-      const { outcome, messages } = await this.#store.write({ ...conversation, pinned }, options);
+      const { outcome, messages } = await store(conversation).catch((error: unknown) => {
+        if (renamed && error instanceof MessageTakenError) return store(renamed());
+        throw error;
+      });
       tally[outcome] += 1;
       if (outcome === 'skipped') return;
       tally.messages += messages;

@@ -1,0 +1,60 @@
+/** Reads members of files whose format nobody guarantees: what has another type counts as left out. */
+
+export type Members = Readonly<Record<string, unknown>>;
+
+/** An object; an empty one for anything else. */
+export function members(value: unknown): Members {
+  return isMembers(value) ? value : {};
+}
+
+export function isMembers(value: unknown): value is Members {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+export function list(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+/** Text that the database holds; '' for anything else. */
+export function text(value: unknown): string {
+  return typeof value === 'string' ? value.replaceAll('\0', '').toWellFormed() : '';
+}
+
+const MAX_SECONDS = 1e11;
+const LATEST = Date.UTC(9999, 11, 31);
+
+/** Seconds, milliseconds or a smaller unit since 1970, or a time as text → milliseconds; null for anything else. */
+export function time(value: unknown): number | null {
+  if (typeof value === 'string') return time(Date.parse(value));
+  if (typeof value !== 'number' || !(value > 0)) return null;
+  let seconds = value;
+  while (seconds > MAX_SECONDS && Number.isFinite(seconds)) seconds /= 1000;
+  const instant = Math.round(seconds * 1000);
+  return instant <= LATEST ? instant : null;
+}
+
+/** Code, or what a program printed, in a fence that is longer than those in it. */
+export function fenced(content: string, language = ''): string {
+  const longest = Math.max(2, ...(content.match(/`{3,}/g) ?? []).map(({ length }) => length));
+  const fence = '`'.repeat(longest + 1);
+  return content.trim() === '' ? '' : `${fence}${language}\n${content.replace(/\n+$/, '')}\n${fence}`;
+}
+
+/** The parts that are not empty, in paragraphs. */
+export function paragraphs(...parts: readonly string[]): string {
+  return parts.filter((part) => part.trim() !== '').join('\n\n');
+}
+
+const TITLE_UNITS = 200;
+
+/** A title that is not too long; undefined when it is blank. */
+export function titleOf(value: unknown): string | undefined {
+  const title = text(value).trim();
+  if (title.length <= TITLE_UNITS) return title || undefined;
+  return title.slice(0, TITLE_UNITS).replace(/[\uD800-\uDBFF]$/, '');
+}
+
+/** What stands for a picture or another file that the export does not contain. */
+export function placeholder(kind: 'image' | 'audio' | 'file', name = ''): string {
+  return name === '' ? `[${kind}]` : `[${kind}: ${name}]`;
+}
