@@ -19,7 +19,9 @@ const ENDED = 'ended';
 const WORKER = /^(\w+\{(?:\w+="(?:[^"\\\n]|\\.)*",)*?)worker="[^"]*"/gm;
 
 /** The families of all workers; series of one family stand together. Yields in pieces. */
-export function* mergeWorkers(texts: readonly string[], format: TextFormat): Generator<string> {
+export function* mergeWorkers(all: readonly string[], format: TextFormat): Generator<string> {
+  const texts = all.filter((text) => text !== '');
+  if (texts.length === 1 && format === 'prometheus') return yield* texts;
   const parsed: ReadonlyMap<string, Family>[] = [];
   for (const text of texts) {
     parsed.push(familiesOf(text));

@@ -14,11 +14,17 @@ export interface Instrument {
 
 type LabelValues = readonly string[];
 
-abstract class Labelled<Series> {
+/** The values under one combination of labels. */
+abstract class Series {
+  /** Its lines; undefined: it has changed since they were made. Most series do not change between two scrapes. */
+  lines: string | undefined;
+}
+
+abstract class Labelled<Kind extends Series> {
   readonly name: string;
   readonly #head: string;
   readonly #labelNames: readonly string[];
-  readonly #series = new Map<string, { readonly labels: string; readonly series: Series }>();
+  readonly #series = new Map<string, { readonly labels: string; readonly series: Kind }>();
 
   constructor(type: string, name: string, help: string, labelNames: readonly string[]) {
     this.name = name;
@@ -27,7 +33,7 @@ abstract class Labelled<Series> {
   }
 
   /** @param values in the order of the label names; an empty one counts as no label */
-  labels(...values: LabelValues): Series {
+  labels(...values: LabelValues): Kind {
     const key = values.length === 1 ? (values[0] ?? '') : values.join('\0');
     let found = this.#series.get(key);
     if (!found) {
@@ -37,23 +43,26 @@ abstract class Labelled<Series> {
     return found.series;
   }
 
+  /** The label of the worker is the same in each call. */
   text(worker: string): string {
     let text = this.#head;
     for (const { labels, series } of this.#series.values()) {
-      text += this.lines(`worker="${worker}"${labels}`, series);
+      series.lines ??= this.format(`worker="${worker}"${labels}`, series);
+      text += series.lines;
     }
     return text;
   }
 
-  protected abstract create(): Series;
-  protected abstract lines(labels: string, series: Series): string;
+  protected abstract create(): Kind;
+  protected abstract format(labels: string, series: Kind): string;
 }
 
-export class Counted {
+export class Counted extends Series {
   value = 0;
 
   add(count = 1): void {
     this.value += count;
+    this.lines = undefined;
   }
 }
 
@@ -72,18 +81,19 @@ export class Counter extends Labelled<Counted> implements Instrument {
     return new Counted();
   }
 
-  protected lines(labels: string, { value }: Counted): string {
+  protected format(labels: string, { value }: Counted): string {
     return `${this.name}{${labels}} ${value}\n`;
   }
 }
 
-export class Distribution {
+export class Distribution extends Series {
   readonly bounds: readonly number[];
   /** The last one: above all bounds. */
   readonly counts: Float64Array;
   sum = 0;
 
   constructor(bounds: readonly number[]) {
+    super();
     this.bounds = bounds;
     this.counts = new Float64Array(bounds.length + 1);
   }
@@ -94,6 +104,7 @@ export class Distribution {
     while (index < bounds.length && value > (bounds[index] ?? 0)) index += 1;
     counts[index] = (counts[index] ?? 0) + 1;
     this.sum += value;
+    this.lines = undefined;
   }
 }
 
@@ -110,7 +121,7 @@ export class Histogram extends Labelled<Distribution> implements Instrument {
     return new Distribution(this.#bounds);
   }
 
-  protected lines(labels: string, { bounds, counts, sum }: Distribution): string {
+  protected format(labels: string, { bounds, counts, sum }: Distribution): string {
     const bucket = `${this.name}_bucket{${labels},le="`;
     let lines = '';
     let total = 0;
