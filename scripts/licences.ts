@@ -21,7 +21,6 @@ const RUNTIME: Readonly<Record<string, string>> = {
   'csv-parse': 'reads CSV in `npm run export:verify`',
   'csv-stringify': 'CSV of the exports',
   'decode-named-character-reference': 'entities such as `&nbsp;` in the text form',
-  dompurify: 'sanitizes the Markdown of the chat page',
   dotenv: '`.env`',
   'eventsource-parser': 'server-sent events from model servers',
   express: 'routing',

@@ -9,7 +9,7 @@ import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
 
-/** The page and everything that it loads, compressed together. */
+/** The page and everything that it loads, each file compressed as a proxy does. */
 const LARGEST_PAGE = 60 * 1024;
 
 const MARKDOWN = `# Heading
@@ -28,6 +28,20 @@ Some **bold**, *em*, \`code\`, ~~gone~~ and a [link](https://example.com/a).
 const a = '<b>'; // ${'x'.repeat(400)}
 \`\`\`
 `;
+/** Characters by name and number, line breaks in a table, two items with paragraphs, a list that starts later. */
+const SPECIAL = `&copy; &amp;lt; &#169; \\&copy; \`&copy;\` &nosuch; <https://a.example/?b&copy=1>
+[link](https://a.example/?b=1&amp;c=2 "&lt;title&gt;")
+
+| a<br>b |
+|---|
+
+3. one
+
+   more
+4. two
+
+${'> '.repeat(40)}deep
+`;
 const HOSTILE = `<img src=x onerror="window.hit=1"><script>window.hit=2</script>
 
 <b onclick="window.hit=3">bold</b> and [a](javascript:window.hit=4) [b](data:text/html,x) [c](vbscript:x)
@@ -37,7 +51,7 @@ const HOSTILE = `<img src=x onerror="window.hit=1"><script>window.hit=2</script>
 code
 \`\`\``;
 const CODE = `\`\`\`js\n${Array.from({ length: 150 }, (_, n) => `line(${n});`).join('\n')}\n\`\`\``;
-const ANSWERS = { markdown: MARKDOWN, hostile: HOSTILE, code: CODE };
+const ANSWERS = { markdown: MARKDOWN, special: SPECIAL, hostile: HOSTILE, code: CODE };
 
 /** How far the log is from its end. */
 const BELOW = `(() => {
@@ -83,9 +97,8 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     });
     await page.goto(server.url, { waitUntil: 'networkidle' });
     assert.ok(bodies.size > 20, `only ${bodies.size} files were loaded`);
-    const urls = [...bodies.keys()].sort();
-    const files = await Promise.all(urls.map((url) => bodies.get(url) ?? Buffer.alloc(0)));
-    const total = gzipSync(Buffer.concat(files), { level: 9 }).length;
+    const files = await Promise.all(bodies.values());
+    const total = files.reduce((bytes, file) => bytes + gzipSync(file).length, 0);
     context.diagnostic(`${total} bytes`);
     assert.ok(total < LARGEST_PAGE, `${total} bytes`);
     await close();
@@ -128,6 +141,26 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     await close();
   });
 
+  test('shows characters by name, line breaks in tables and numbered lists as browsers do', async () => {
+    const { page, faults, close } = await openPage(browser, server.url);
+    await ask(page, 'special');
+    const text = page.locator('.reply .text');
+    assert.equal(
+      await text.locator('p').first().textContent(),
+      '© &lt; © &copy; &copy; &nosuch; https://a.example/?b&copy=1\nlink',
+    );
+    const links = "[...document.querySelectorAll('.text a')].map(({ href, title }) => [href, title])";
+    assert.deepEqual(await page.evaluate(links), [
+      ['https://a.example/?b&copy=1', ''],
+      ['https://a.example/?b=1&c=2', '<title>'],
+    ]);
+    assert.equal(await text.locator('th').innerText(), 'a\nb');
+    assert.equal(await text.locator('ol[start="3"] > li > p').count(), 3);
+    assert.equal(await text.locator('blockquote').last().innerText(), 'deep');
+    assert.deepEqual(faults, []);
+    await close();
+  });
+
   test('shows HTML and images of a reply as text and links, and runs and loads nothing', async () => {
     const { page, faults, foreign, close } = await openPage(browser, server.url);
     await ask(page, 'hostile');
@@ -140,6 +173,9 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     assert.deepEqual(targets, ['https://evil.example/p.png?q=secret']);
     assert.equal(await page.evaluate('window.hit'), undefined);
     assert.deepEqual([faults, foreign], [[], []]);
+    // Whatever its scripts do, the page makes no HTML of a text.
+    const refused = "try { document.body.innerHTML = '<p>'; } catch (error) { error.name; }";
+    assert.equal(await page.evaluate(refused), 'TypeError');
     await close();
   });
 

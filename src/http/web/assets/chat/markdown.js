@@ -1,78 +1,127 @@
 import { Marked } from '../vendor/marked.js';
 import cjkFriendly from '../vendor/marked-cjk-friendly.js';
-import '../vendor/purify.js';
 import { copyButton, element, label } from './dom.js';
 
-const ESCAPES = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
-const escapeHtml = (text) => text.replace(/[&<>"]/g, (character) => ESCAPES[character]);
+const marked = new Marked(cjkFriendly(), { gfm: true });
 
 /** Replies are below the h3 that names their author. */
 const HEADING_SHIFT = 3;
+const SAFE_URL = /^(?:https?|mailto):/i;
+const ENTITY = /&[a-z][a-z\d]*;/gi;
 
-/**
- * HTML of the model is shown as text. An image becomes a link: loading it would tell its server what the model was made
- * to put into the address.
- */
-const marked = new Marked(cjkFriendly(), {
-  gfm: true,
-  renderer: {
-    html: ({ text, block }) => (block ? `<p>${escapeHtml(text)}</p>` : escapeHtml(text)),
-    image: ({ href, text }) => `<a href="${escapeHtml(href)}">${escapeHtml(text || href)}</a>`,
-    heading({ tokens, depth }) {
-      const level = Math.min(6, depth + HEADING_SHIFT);
-      return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
-    },
-  },
+const parser = new DOMParser();
+/** The policy of the page lets no other text become HTML. */
+const policy = globalThis.trustedTypes?.createPolicy('entity', {
+  createHTML: (entity) => entity.match(ENTITY)?.[0] ?? '',
 });
 
-/** The second line of defence: only what Markdown needs gets through, whatever the parser made. */
-const SAFE = {
-  ALLOWED_TAGS:
-    'p br hr h4 h5 h6 ul ol li blockquote pre code em strong del a table thead tbody tr th td input'.split(
-      ' ',
-    ),
-  ALLOWED_ATTR: ['href', 'title', 'start', 'align', 'class', 'type', 'checked', 'disabled'],
-  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
-  ADD_URI_SAFE_ATTR: ['type', 'start', 'align', 'checked', 'disabled'],
-  ALLOW_DATA_ATTR: false,
-  ALLOW_ARIA_ATTR: false,
-  RETURN_DOM_FRAGMENT: true,
-};
-
-/** A code block with its language, a copy button, and its own sideways scrolling. */
-function frameCode(pre) {
-  const code = pre.firstElementChild;
-  const language = /language-(\S+)/.exec(code?.className ?? '')?.[1] ?? '';
-  const frame = element('div', 'code');
-  const bar = element('div', 'code-bar', element('span', '', language));
-  bar.append(copyButton(() => pre.textContent));
-  pre.replaceWith(frame);
-  pre.tabIndex = 0;
-  frame.append(bar, pre);
+/** The characters that a text names, as in `&copy;`. */
+function decode(text) {
+  return text.replace(ENTITY, (entity) => {
+    const document = parser.parseFromString(policy?.createHTML(entity) ?? entity, 'text/html');
+    return document.documentElement.textContent;
+  });
 }
 
-function finish(fragment) {
-  for (const pre of fragment.querySelectorAll('pre')) frameCode(pre);
-  for (const table of fragment.querySelectorAll('table')) {
-    const frame = label(element('div', 'table'), 'table');
-    frame.tabIndex = 0;
-    frame.role = 'region';
-    table.replaceWith(frame);
-    frame.append(table);
-  }
-  for (const link of fragment.querySelectorAll('a[href]')) {
-    link.target = '_blank';
-    link.rel = 'noopener noreferrer nofollow';
-  }
-  return [...fragment.childNodes].filter(
-    (node) => node.nodeType !== Node.TEXT_NODE || node.data.trim() !== '',
+const children = ({ tokens = [] }) => tokens.flatMap(nodeOf);
+
+/** A link opens in a new tab. One that is no link of the web is shown as its text. */
+function link({ href, title, autolink }, content) {
+  const url = autolink ? href : decode(href);
+  if (!SAFE_URL.test(url)) return content;
+  const made = element('a', '', ...content);
+  const rel = 'noopener noreferrer nofollow';
+  return Object.assign(made, { href: url, target: '_blank', rel, title: decode(title ?? '') });
+}
+
+/** A code block with its language, a copy button, and its own sideways scrolling. */
+function codeBlock({ lang = '', text }) {
+  const pre = element('pre', '', element('code', '', `${text}\n`));
+  pre.tabIndex = 0;
+  const bar = element('div', 'code-bar', element('span', '', /\S*/.exec(lang)[0]));
+  bar.append(copyButton(() => pre.textContent));
+  return element('div', 'code', bar, pre);
+}
+
+function row(cells) {
+  return element(
+    'tr',
+    '',
+    ...cells.map((cell) => {
+      const made = element(cell.header ? 'th' : 'td', '', ...children(cell));
+      if (cell.align) made.align = cell.align;
+      return made;
+    }),
   );
+}
+
+function table({ header, rows }) {
+  const made = element(
+    'table',
+    '',
+    element('thead', '', row(header)),
+    element('tbody', '', ...rows.map(row)),
+  );
+  const frame = label(element('div', 'table', made), 'table');
+  frame.tabIndex = 0;
+  frame.role = 'region';
+  return frame;
+}
+
+function list({ ordered, start, items }) {
+  const made = element(ordered ? 'ol' : 'ul', '', ...items.map(nodeOf));
+  if (ordered && start !== 1) made.start = start;
+  return made;
+}
+
+function checkbox({ checked }) {
+  return Object.assign(element('input'), { type: 'checkbox', defaultChecked: checked, disabled: true });
+}
+
+/** HTML of the model is shown as text, except for line breaks, which tables need. */
+function html({ text, block }) {
+  if (/^<br ?\/?>$/i.test(text)) return element('br');
+  return block ? element('p', '', text) : text;
+}
+
+const parent = (name) => (token) => element(name, '', ...children(token));
+
+/**
+ * What is shown for each type of token: a node, a text, or several. Nothing else is made, and no HTML is parsed. An image becomes a link: loading it
+ * would tell its server what the model was made to put into the address.
+ */
+const NODES = {
+  paragraph: parent('p'),
+  blockquote: parent('blockquote'),
+  list_item: parent('li'),
+  strong: parent('strong'),
+  em: parent('em'),
+  del: parent('del'),
+  heading: (token) => parent(`h${Math.min(6, token.depth + HEADING_SHIFT)}`)(token),
+  br: () => element('br'),
+  hr: () => element('hr'),
+  space: () => '',
+  def: () => '',
+  escape: ({ text }) => text,
+  codespan: ({ text }) => element('code', '', text),
+  text: (token) => (token.tokens ? children(token) : decode(token.text)),
+  link: (token) => link(token, token.autolink ? [token.text] : children(token)),
+  image: (token) => link(token, [decode(token.text || token.href)]),
+  code: codeBlock,
+  table,
+  list,
+  checkbox,
+  html,
+};
+
+function nodeOf(token) {
+  return NODES[token.type]?.(token) ?? token.raw;
 }
 
 /** A Markdown text that grows. Blocks that did not change keep their elements, and with them selection and scrolling. */
 export class MarkdownView {
   #box;
-  /** The shown blocks: `{ token, nodes }`. */
+  /** The shown blocks: `{ token, node }`. */
   #blocks = [];
   #links = '{}';
 
@@ -88,12 +137,11 @@ export class MarkdownView {
     if (links === this.#links)
       while (same < blocks.length && this.#blocks[same]?.token.raw === blocks[same].raw) same += 1;
     if (this.#growCode(same, blocks)) return;
-    for (const { nodes } of this.#blocks.splice(same)) for (const node of nodes) node.remove();
+    for (const { node } of this.#blocks.splice(same)) node.remove();
     for (const token of blocks.slice(same)) {
-      const html = marked.parser(Object.assign([token], { links: tokens.links }));
-      const nodes = finish(globalThis.DOMPurify.sanitize(html, SAFE));
-      this.#box.append(...nodes);
-      this.#blocks.push({ token, nodes });
+      const node = nodeOf(token);
+      this.#box.append(node);
+      this.#blocks.push({ token, node });
     }
     this.#links = links;
   }
@@ -103,10 +151,8 @@ export class MarkdownView {
     const [old, token] = [this.#blocks[at], blocks[at]];
     if (at !== blocks.length - 1 || at !== this.#blocks.length - 1) return false;
     if (old.token.type !== 'code' || token.type !== 'code' || old.token.lang !== token.lang) return false;
-    const code = old.nodes[0].querySelector?.('code');
-    if (!code) return false;
-    code.textContent = `${token.text}\n`;
-    this.#blocks[at] = { token, nodes: old.nodes };
+    old.node.querySelector('code').textContent = `${token.text}\n`;
+    this.#blocks[at] = { token, node: old.node };
     return true;
   }
 }
