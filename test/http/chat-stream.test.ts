@@ -81,6 +81,7 @@ describe('POST /api/chat-stream', () => {
     const { headers } = reader;
     const stream = String(headers['x-stream-id']);
     const conversation = String(headers['x-conversation-id']);
+    const question = (await chat.rows(conversation))[0]?.uid;
     assert.equal(reader.status, 200);
     assert.equal(headers['content-type'], 'text/event-stream; charset=utf-8');
     assert.equal(headers['cache-control'], 'no-cache, no-transform');
@@ -91,7 +92,7 @@ describe('POST /api/chat-stream', () => {
       `retry: 3000
 event: start
 id: ${stream}:0
-data: {"content":"","conversation_id":"${conversation}","stream_id":"${stream}","message_id":"${stream}","model":"gpt-4o-mini","format":"markdown","cached":false}
+data: {"content":"","conversation_id":"${conversation}","stream_id":"${stream}","message_id":"${stream}","question_id":"${question}","model":"gpt-4o-mini","format":"markdown","cached":false}
 
 id: ${stream}:2
 data: {"content":"您好"}

@@ -43,9 +43,10 @@ describe('POST /api/chat', () => {
     assert.equal(answer.status, 200);
     assert.equal(answer.headers['content-type'], 'application/json; charset=utf-8');
     assert.equal(answer.headers['cache-status'], 'chat; fwd=miss');
-    const { conversation_id, message_id, expires_at, ...rest } = JSON.parse(answer.text);
+    const { conversation_id, message_id, question_id, expires_at, ...rest } = JSON.parse(answer.text);
     assert.match(conversation_id, UUID_V7);
     assert.match(message_id, UUID_V7);
+    assert.match(question_id, UUID_V7);
     assert.match(expires_at, INSTANT);
     const expires = Date.parse(expires_at) - 24 * HOUR;
     assert(expires >= began && expires <= Date.now(), expires_at);
@@ -124,7 +125,8 @@ describe('POST /api/chat', () => {
   });
 
   it('has stored the whole turn when it responds, with the same end as the conversation', async () => {
-    const { conversation_id, message_id, expires_at, response } = await chat.ask({ message: 'store me' });
+    const told = await chat.ask({ message: 'store me' });
+    const { conversation_id, expires_at, response } = told;
     const stored = await chat.read(conversation_id);
     assert.deepEqual(
       stored.messages.map(({ role, content, status }) => [role, content, status]),
@@ -133,7 +135,8 @@ describe('POST /api/chat', () => {
         ['assistant', response, 'complete'],
       ],
     );
-    assert.equal(stored.messages[1]?.id, message_id);
+    const ids = stored.messages.map(({ id }) => id);
+    assert.deepEqual(ids, [told.question_id, told.message_id]);
     assert.equal(stored.expires_at, expires_at);
     const [question, answer] = await chat.rows(conversation_id);
     assert.equal(answer?.reply_to, question?.uid);

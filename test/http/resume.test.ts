@@ -182,6 +182,7 @@ for (const place of databases()) {
         conversation_id: conversation,
         stream_id: id,
         message_id: id,
+        question_id: (await chat.rows(conversation))[0]?.uid,
         model: 'fake-model',
         format: 'text',
         cached: false,

@@ -80,6 +80,8 @@ for (const place of databases()) {
           assert.equal(answer.status, 200, answer.text);
           assert.deepEqual(sent(), context);
           assert.deepEqual(await said(id), visible);
+          const question = (await pair.b.read(id)).messages.at(-2)?.id;
+          assert.equal(/"question_id":"([^"]+)"/.exec(answer.text)?.[1], question);
           const rows = await chat.rows(id);
           const kept = rows.filter((row) => row.status !== 'superseded').map(({ content }) => content);
           assert.deepEqual(kept, visible);

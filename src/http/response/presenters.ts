@@ -56,6 +56,7 @@ export function presentReply(turn: Turn, result: TurnResult, rendered: RenderedR
     response: rendered.text,
     conversation_id: turn.conversationId,
     message_id: turn.messageId,
+    question_id: turn.questionId,
     cached: turn.cached,
     model: result.model,
     format: turn.format,

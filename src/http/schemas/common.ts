@@ -30,6 +30,10 @@ export function boundedNames(names: readonly string[]): string[] {
   return names.slice(0, MAX_NAMES).map((name) => name.slice(0, MAX_NAME).toWellFormed());
 }
 
+export const questionId = uuid
+  .nullable()
+  .meta({ description: 'The message that it replies to; null where it is not known' });
+
 export const ignored = z
   .array(z.string())
   .optional()

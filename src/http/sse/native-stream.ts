@@ -51,7 +51,7 @@ export class NativeStream implements StreamForm {
   }
 
   start(): string {
-    const { conversationId, messageId, model, format } = this.#stream;
+    const { conversationId, messageId, questionId, model, format } = this.#stream;
     const { cached, resumed, ignored } = this.#options;
     const { offset } = this.encoder;
     return startEvent(messageId, offset, RETRY_MS, {
@@ -59,6 +59,7 @@ export class NativeStream implements StreamForm {
       conversation_id: conversationId,
       stream_id: messageId,
       message_id: messageId,
+      question_id: questionId,
       model,
       format,
       cached,

@@ -136,6 +136,7 @@ function toTurn(
     conversationId: message.conversationId,
     owner,
     messageId: message.uid,
+    questionId: message.replyTo,
     model: message.model ?? '',
     format: message.format ?? 'markdown',
     wantsReasoning: message.details?.wants_reasoning ?? false,

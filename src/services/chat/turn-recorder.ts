@@ -123,7 +123,7 @@ export class TurnRecorder {
   }
 
   #add(
-    { owner, times, reply: { conversationId, uid, model, format, details } }: NewTurn,
+    { owner, times, reply: { conversationId, uid, replyTo, model, format, details } }: NewTurn,
     reply: Reply,
     { cache }: OpenedGeneration,
     started: Promise<unknown>,
@@ -133,6 +133,7 @@ export class TurnRecorder {
       conversationId,
       owner,
       messageId: uid,
+      questionId: replyTo,
       model,
       format: format ?? 'markdown',
       wantsReasoning: details?.wants_reasoning ?? false,

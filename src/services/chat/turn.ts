@@ -36,6 +36,8 @@ export interface Turn {
   readonly owner: string | null;
   /** The id of the reply and of its stream. */
   readonly messageId: string;
+  /** The id of the message that it replies to; null where it is not known. */
+  readonly questionId: string | null;
   /** The requested model. */
   readonly model: string;
   /** The format that the offsets of its stream count. */
