@@ -32,6 +32,8 @@ function callsOf(body: string, cut?: number): string[] {
   });
 }
 
+/** @param depth few enough for JSON.stringify here */
+const nested = (depth: number): unknown => (depth === 0 ? [] : [nested(depth - 1)]);
 const calls = (...tool_calls: object[]) => chunk({ tool_calls });
 const entry = (args: unknown, name?: string, more: object = {}) => ({
   ...more,
@@ -221,6 +223,27 @@ describe('tool calls', () => {
     const outcome = read(chunk({ content: 'Hi' }) + END);
     assert.ok(outcome !== 'capped' && !(outcome instanceof UpstreamError));
     assert.deepEqual([outcome.finishReason, outcome.toolCalls], ['stop', undefined]);
+  });
+
+  it('keep the members that only their provider knows', () => {
+    const signed = (extra: object) => chunk({ tool_calls: [{ index: 0, ...BOTH[0], ...extra }] });
+    const signature = { google: { thought_signature: 'c2ln' } };
+    const others = { a: null, '\ud83d': 1, b: '\0', deep: nested(200), ['__proto__']: 1 };
+    const body = signed({ extra_content: signature, ...others }) + signed({ later: [1] }) + END;
+    for (const cut of [body.length, 1]) {
+      const outcome = read(body, cut);
+      assert.ok(outcome !== 'capped' && !(outcome instanceof UpstreamError));
+      assert.deepEqual(outcome.toolCalls, [
+        { ...BOTH[0], type: 'function', extra_content: signature, later: [1] },
+      ]);
+    }
+    assert.equal(read(signed({ a: 'x'.repeat(1000) }) + END, undefined, 1000), 'capped');
+  });
+
+  it('with arguments that are nested too deeply have none', () => {
+    const body = chunk({ tool_calls: [{ id: 'a', function: { name: 'weather', arguments: '@' } }] });
+    const deep = body.replace('"@"', '['.repeat(9000) + ']'.repeat(9000));
+    assert.deepEqual(callsOf(deep + END), ['a weather {}']);
   });
 
   it('count for the limit of a reply', () => {

@@ -142,6 +142,31 @@ describe('/v1', () => {
     assert.equal(choices[0]?.finish_reason, 'tool_calls');
   });
 
+  it('keeps the members of tool calls that only their provider knows, and sends them back', async () => {
+    const signed = { ...CALL, extra_content: { google: { thought_signature: 'c2ln' } } };
+    const message = { role: 'assistant', content: null, tool_calls: [signed] };
+    chat.upstream.respond([
+      json({ model: 'm', choices: [{ index: 0, message, finish_reason: 'tool_calls' }] }),
+      script(raw(chunk({ tool_calls: [{ index: 0, ...signed }] })), finish('tool_calls'), done()),
+    ]);
+    const whole = await ask({ tools: TOOLS });
+    const { choices } = completion.parse(JSON.parse(whole.text));
+    assert.deepEqual(choices[0]?.message.tool_calls, [signed]);
+    const streamed = await ask({ tools: TOOLS, stream: true });
+    const calls = chunksOf(streamed.text).flatMap(({ choices: [choice] }) => choice?.delta.tool_calls ?? []);
+    assert.deepEqual(calls, [{ index: 0, ...signed }]);
+    // A native turn that continues the conversation.
+    const id = String(whole.headers['x-conversation-id']);
+    assert.deepEqual((await chat.read(id)).messages[1]?.tool_calls, [signed]);
+    await chat.ask({ conversation_id: id, tool_results: [{ tool_call_id: 'c1', content: '1' }] });
+    const sent = chat.upstream.requests.at(-1)?.sentMessages as { tool_calls?: unknown }[];
+    assert.deepEqual(sent.find((each) => each.tool_calls)?.tool_calls, [signed]);
+    // They are not compared: many clients drop them.
+    const history = [...HELLO, { role: 'assistant', content: null, tool_calls: [CALL] }];
+    const next = await ask({ messages: [...history, { role: 'tool', tool_call_id: 'c1', content: '1' }] });
+    assert.equal(next.headers['x-conversation-id'], streamed.headers['x-conversation-id']);
+  });
+
   it('runs the tools helper of the openai package in one conversation', async () => {
     const message = { role: 'assistant', content: null, tool_calls: [CALL] };
     chat.upstream.respond([

@@ -13,7 +13,7 @@ export function messageChars({
   for (const part of details.parts ?? []) {
     chars += part.type === 'text' ? part.text.length : part.image_url.url.length;
   }
-  for (const { function: called } of details.tool_calls ?? []) chars += called.arguments.length;
+  if (details.tool_calls) chars += JSON.stringify(details.tool_calls).length;
   return chars;
 }
 

@@ -37,8 +37,8 @@ export type ContentPart =
       readonly image_url: { readonly url: string; readonly detail?: 'auto' | 'low' | 'high' };
     };
 
-/** A call that a reply asks for, in the form of OpenAI's API. */
-export interface ToolCall {
+/** A call that a reply asks for, in the form of OpenAI's API. Members that only its provider knows are kept. */
+export interface ToolCall extends JsonObject {
   readonly id: string;
   readonly type: 'function';
   readonly function: { readonly name: string; readonly arguments: string };
@@ -56,6 +56,8 @@ export interface MessageDetails {
   readonly refusal?: true;
   /** The caller asked for the reasoning of this reply. */
   readonly wants_reasoning?: true;
+  /** Of a reply that is being generated: its stream has had a reader in another process. */
+  readonly followed?: true;
   /** It came with the caller's history: this server has neither received nor generated it before. */
   readonly imported?: true;
   /**

@@ -40,7 +40,7 @@ export function clientMessage(message: SentMessage): ClientMessage {
 /** Of a part that is neither text nor an image, its type and a digest are stored. */
 function storedPart(part: SentPart): ContentPart {
   const { type, text, refusal, image_url } = part;
-  if (type === 'text' && text !== undefined) return { type: 'text', text };
+  if (/text$/.test(type) && text !== undefined) return { type: 'text', text };
   if (type === 'refusal' && refusal !== undefined) return { type: 'text', text: refusal };
   if (type !== 'image_url' || !image_url) {
     const digest = hash('sha256', JSON.stringify(part)).slice(0, 16);
@@ -51,11 +51,17 @@ function storedPart(part: SentPart): ContentPart {
   return { type, image_url: { url, detail } };
 }
 
+/** Of a call that is none of a function, its members are stored as the arguments. */
 function storedCall({
   id,
+  type,
   function: called,
-  ...call
+  index: _,
+  ...others
 }: NonNullable<SentMessage['tool_calls']>[number]): ToolCall {
-  const { name = '', arguments: text = JSON.stringify(call) } = called ?? {};
-  return { id, type: 'function', function: { name, arguments: text } };
+  if (!called) {
+    const call = { name: '', arguments: JSON.stringify({ type, ...others }) };
+    return { id, type: 'function', function: call };
+  }
+  return { ...others, id, type: 'function', function: { name: called.name, arguments: called.arguments } };
 }

@@ -143,7 +143,7 @@ export const completionUsage = z
 
 const completionReason = z.enum(['stop', 'length', 'tool_calls', 'content_filter']);
 
-const call = z.object({
+const call = z.looseObject({
   id: z.string(),
   type: z.literal('function'),
   function: z.object({ name: z.string(), arguments: z.string() }),

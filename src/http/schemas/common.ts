@@ -122,7 +122,7 @@ export const usage = z
 
 export const toolCalls = z
   .array(
-    z.object({
+    z.looseObject({
       id: z.string(),
       type: z.literal('function'),
       function: z.object({
@@ -133,7 +133,9 @@ export const toolCalls = z
   )
   .meta({
     id: 'ToolCalls',
-    description: 'The calls that the reply asks for, only with the `finish_reason` `tool_calls`',
+    description:
+      'The calls that the reply asks for, only with the `finish_reason` `tool_calls`. Members that the model server adds to ' +
+      'a call are kept, and sent back to it',
   });
 
 export const refusal = z.literal(true).optional().meta({ description: 'The reply is the model’s refusal' });

@@ -6,12 +6,16 @@ import { isObject, type Json, parseObject, textOf } from './shapes.ts';
 
 /** Of a call in the budget, beside its texts. */
 const CALL_BYTES = 64;
+/** Of objects in a call. */
+const MAX_DEPTH = 100;
 
 interface Draft {
   readonly index: number | undefined;
   id: string;
   name: string;
   args: string;
+  /** What its provider needs back with it, such as a signature. */
+  others: Json;
   /** Whether the last piece of `args` ends with a brace: only then they are parsed, which takes time. */
   endsWithBrace: boolean;
 }
@@ -22,6 +26,7 @@ interface Piece {
   readonly id: string;
   readonly name: string;
   readonly args: string;
+  readonly others: Json;
 }
 
 /**
@@ -48,6 +53,7 @@ export class ToolCalls {
       const draft = !known || isAnother ? this.#begin(piece) : known;
       touched.add(draft);
       this.#budget.take(piece.id.length + piece.name.length + Buffer.byteLength(piece.args));
+      this.#addOthers(draft, piece.others);
       extend(draft, piece);
     }
   }
@@ -57,11 +63,11 @@ export class ToolCalls {
     const ids = new Set<string>();
     return this.#drafts
       .filter(({ name }) => name !== '')
-      .map(({ id: given, name, args }) => {
+      .map(({ id: given, name, args, others }) => {
         const id = given === '' || ids.has(given) ? `call_${randomUUID().replaceAll('-', '')}` : given;
         ids.add(id);
         const call = { name: cleanText(name), arguments: args.trim() === '' ? '{}' : cleanText(args) };
-        return { id: cleanText(id), type: 'function', function: call };
+        return { ...others, id: cleanText(id), type: 'function', function: call };
       });
   }
 
@@ -76,8 +82,17 @@ export class ToolCalls {
     return id === '' ? last : undefined;
   }
 
+  /** Of each member the last value. */
+  #addOthers(draft: Draft, others: Json): void {
+    for (const [name, value] of Object.entries(others)) {
+      if (value === null || name === '__proto__' || !isClean(name) || !isClean(value)) continue;
+      this.#budget.take(name.length + Buffer.byteLength(jsonOf(value)));
+      draft.others = { ...draft.others, [name]: value };
+    }
+  }
+
   #begin({ index }: Piece): Draft {
-    const draft = { index, id: '', name: '', args: '', endsWithBrace: false };
+    const draft = { index, id: '', name: '', args: '', others: {}, endsWithBrace: false };
     this.#drafts.push(draft);
     this.#budget.take(CALL_BYTES);
     return draft;
@@ -85,13 +100,15 @@ export class ToolCalls {
 }
 
 function pieceOf(entry: Json): Piece {
-  const call = isObject(entry.function) ? entry.function : entry;
+  const { index, id: _, type: __, function: called, name: ___, arguments: ____, ...others } = entry;
+  const call = isObject(called) ? called : entry;
   const args = call.arguments;
   return {
-    index: typeof entry.index === 'number' ? entry.index : undefined,
+    index: typeof index === 'number' ? index : undefined,
     id: textOf(entry, 'id'),
     name: textOf(call, 'name'),
-    args: typeof args === 'object' && args !== null ? JSON.stringify(args) : textOf(call, 'arguments'),
+    args: isNested(args) ? jsonOf(args) : textOf(call, 'arguments'),
+    others,
   };
 }
 
@@ -110,6 +127,26 @@ function extend(draft: Draft, { id, name, args }: Piece): void {
   if (isRepeated) return;
   draft.args += args;
   if (args.trim() !== '') draft.endsWithBrace = /\}\s*$/.test(args.slice(-16));
+}
+
+/** '' for what is nested too deeply to be written. */
+function jsonOf(value: unknown): string {
+  return isShallow(value) ? JSON.stringify(value) : '';
+}
+
+function isShallow(value: unknown, depth = MAX_DEPTH): boolean {
+  if (!isNested(value)) return true;
+  return depth > 0 && Object.values(value).every((member) => isShallow(member, depth - 1));
+}
+
+/** Whether it can be stored and imported as it is. */
+function isClean(value: unknown): boolean {
+  if (typeof value === 'string') return cleanText(value) === value;
+  return !isNested(value) || (isShallow(value) && Object.entries(value).flat().every(isClean));
+}
+
+function isNested(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
 }
 
 function isWhole(args: string): boolean {

@@ -142,8 +142,9 @@ async function maskDetails(
     maskedParts.push(part.type === 'text' ? { ...part, text: await mask(part.text) } : part);
   const calls: ToolCall[] = [];
   for (const call of tool_calls ?? []) {
-    const { function: called } = call;
-    calls.push({ ...call, function: { ...called, arguments: await mask(called.arguments) } });
+    // The members of its provider may have any text.
+    const { id, type, function: called } = call;
+    calls.push({ id, type, function: { ...called, arguments: await mask(called.arguments) } });
   }
   return { ...details, ...(parts && { parts: maskedParts }), ...(tool_calls && { tool_calls: calls }) };
 }
