@@ -87,7 +87,16 @@ function apiRoutes(options: AppOptions, parts: AppParts): Route[] {
   return [
     ...chatRoutes({ chat, renderer, readBody: readMessage, quotas, limits, session }),
     ...streamRoutes({ streams, renderer, session, metrics }),
-    completionRoute({ chat, renderer, readBody: readMessage, quotas, limits, session, v1: options.v1 }),
+    completionRoute({
+      chat,
+      streams,
+      renderer,
+      readBody: readMessage,
+      quotas,
+      limits,
+      session,
+      v1: options.v1,
+    }),
     ...modelRoutes(parts.models),
     // Before the conversations, because /api/conversations/:id matches "export-all" too.
     ...exportRoutes(parts.exports, parts.conversations, parts.clock),

@@ -38,7 +38,7 @@ function suite(env: Record<string, string>, ...words: string[]) {
 }
 
 describe('questions with masked words', () => {
-  const server = suite({ SYSTEM_PROMPT: '敏感词 is what the operator says' }, '敏感词');
+  const server = suite({ SYSTEM_PROMPT: '敏感词 is what the operator says' }, '敏感词', 'buy now');
 
   it('reach the model masked, and are stored as they were sent', async () => {
     const { chat } = server;
@@ -54,6 +54,28 @@ describe('questions with masked words', () => {
     await chat.ask({ message: '然后', conversation_id });
     assert.deepEqual(asked(chat)?.slice(1), [`user: ${MASKED}`, 'assistant: 我说敏感词', 'user: 然后']);
   });
+
+  for (const [route, member] of [
+    ['/api/chat', (content: object[]) => ({ message: content, cache: false })],
+    ['/v1/chat/completions', (content: object[]) => ({ messages: [{ role: 'user', content }] })],
+  ] as const) {
+    it(`are masked in each part, which is a line of its own, on ${route}`, async () => {
+      const { chat } = server;
+      const image = { type: 'image_url', image_url: { url: 'https://example.com/a.png' } };
+      const parts = (...texts: string[]) => [image, ...texts.map((text) => ({ type: 'text', text }))];
+      const texts = ['😀 Buy now!', 'buy', 'now', '敏感词'];
+      const answer = await chat.call('POST', route, member(parts(...texts)));
+      assert.equal(answer.status, 200, answer.text);
+      const sent: unknown = chat.upstream.requests.at(-1)?.sentMessages;
+      assert.deepEqual(
+        (sent as { content: unknown }[]).at(-1)?.content,
+        parts('😀 *******!', 'buy', 'now', '***'),
+      );
+      const id = answer.headers['x-conversation-id'] ?? JSON.parse(answer.text).conversation_id;
+      const [question] = (await chat.read(id)).messages;
+      assert.deepEqual([question?.content, question?.parts], [texts.join('\n'), parts(...texts)]);
+    });
+  }
 
   it('match an idempotency key only if they were sent with the same words', async () => {
     const { chat } = server;

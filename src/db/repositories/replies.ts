@@ -2,6 +2,7 @@ import type { Knex } from 'knex';
 import type { ReplyStore, ReplyTail, StoredKey, StoredReply, TailPosition } from '../../domain/chat/turns.ts';
 import type { Instant, Message } from '../../domain/conversations/conversation.ts';
 import {
+  fromDetails,
   toConversation,
   toDetails,
   toFinishReason,
@@ -95,6 +96,13 @@ export class KnexReplies implements ReplyStore {
           .update({ status: 'cancelled', finish_reason: 'cancelled', updated_at: written });
         return count > 0;
       }),
+    );
+  }
+
+  async noteFollowed({ uid, details }: Pick<Message, 'uid' | 'details'>): Promise<void> {
+    const followed = fromDetails({ ...details, followed: true });
+    await withReconnect(() =>
+      this.#knex('messages').where({ uid, status: 'streaming' }).update({ details: followed }),
     );
   }
 

@@ -197,6 +197,8 @@ export interface ReplyStore {
   tail(uid: string, after: TailPosition): Promise<ReplyTail | null>;
   /** Marks a `streaming` reply `cancelled`; false when it has another status or does not exist. */
   cancel(uid: string): Promise<boolean>;
+  /** Tells the process that generates the reply that this one has a reader of its stream. */
+  noteFollowed(reply: Pick<Message, 'uid' | 'details'>): Promise<void>;
   /** Whether the conversation of a reply that is not stored any more is the same as when the reply began. */
   wasRemovedAlone(reply: Pick<Message, 'conversationId' | 'timestamp'>): Promise<boolean>;
   /** The replies of a process that another process has ended. */

@@ -3,6 +3,7 @@ import type { ContentPart } from '../../domain/conversations/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import type { ChatService } from '../../services/chat/chat.ts';
 import type { ChatInput } from '../../services/chat/request/chat-input.ts';
+import type { StreamService } from '../../services/chat/streams.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import { type Caller, callerOf } from '../access/caller.ts';
 import type { Quotas } from '../access/quotas.ts';
@@ -36,6 +37,7 @@ export interface V1Settings {
 
 export interface CompletionParts {
   readonly chat: ChatService;
+  readonly streams: Pick<StreamService, 'abandon'>;
   readonly renderer: ReplyRenderer;
   readonly readBody: BodyReader;
   readonly quotas: Quotas;
@@ -143,9 +145,10 @@ export function completionRoute(parts: CompletionParts): Route {
   };
 }
 
-async function sendReply({ renderer, v1 }: CompletionParts, response: Response, turn: Turn): Promise<void> {
+async function sendReply(parts: CompletionParts, response: Response, turn: Turn): Promise<void> {
+  const { renderer } = parts;
   noteTurn(response, turn);
-  const leave = () => cancelUnread(v1, response, turn);
+  const leave = () => cancelUnread(parts, response, turn);
   if (response.closed) leave();
   else response.once('close', leave);
   const result = await turn.result.finally(() => turn.release());
@@ -157,20 +160,21 @@ async function sendReply({ renderer, v1 }: CompletionParts, response: Response, 
 }
 
 async function streamReply(
-  { renderer, session, v1 }: CompletionParts,
+  parts: CompletionParts,
   response: Response,
   turn: Turn,
   includesUsage: boolean,
 ): Promise<void> {
+  const { renderer, session } = parts;
   const form = new ChunkStream(response, turn, renderer, includesUsage);
   try {
     await new StreamSession(response, turn, form, false, session).run();
   } finally {
-    cancelUnread(v1, response, turn);
+    cancelUnread(parts, response, turn);
   }
 }
 
 /** A caller that has left cancels its call, unless others read the stream. */
-function cancelUnread({ cancelOnDisconnect }: V1Settings, response: Response, { reply }: Turn): void {
-  if (cancelOnDisconnect && !response.writableEnded && reply.readers === 0) reply.stop();
+function cancelUnread({ streams, v1 }: CompletionParts, response: Response, turn: Turn): void {
+  if (v1.cancelOnDisconnect && !response.writableEnded) void streams.abandon(turn);
 }

@@ -24,7 +24,7 @@ interface Followed {
 }
 
 interface StoredParts {
-  readonly replies: Pick<ReplyStore, 'find' | 'tail' | 'wasRemovedAlone'>;
+  readonly replies: Pick<ReplyStore, 'find' | 'tail' | 'noteFollowed' | 'wasRemovedAlone'>;
   readonly pending: Pick<PendingTurns, 'reply'>;
   readonly log: Log;
 }
@@ -69,6 +69,8 @@ export class StoredStreams {
     const turn = toTurn(message, conversation.owner, generation, result, release);
     const followed: Followed = { turn, readers: 1 };
     this.#followed.set(message.uid, followed);
+    // Without it, only a caller that disconnects can end the reply too early.
+    if (!message.details?.followed) this.#replies.noteFollowed(message).catch(() => {});
     void this.#poll(message, generation, followed);
     return turn;
   }

@@ -70,6 +70,18 @@ export class StreamService {
     return { conversationId, stopped: false, status: after.message.status };
   }
 
+  /** The caller of a turn has left: its reply is stopped, unless its stream has readers. Never rejects. */
+  async abandon({ reply, messageId, isStored }: Turn): Promise<void> {
+    if (!reply.running || reply.readers > 0) return;
+    const isFollowed = isStored && (await this.#isFollowed(messageId));
+    if (!isFollowed && reply.readers === 0) reply.stop();
+  }
+
+  async #isFollowed(id: string): Promise<boolean> {
+    const stored = await this.#replies.find(id).catch(() => null);
+    return stored?.message.details?.followed ?? false;
+  }
+
   async #running(id: string, access: Access): Promise<Turn | undefined> {
     const running = this.#recorder.find(id);
     // The turn of an unrestricted caller may be in another owner's conversation; the database knows the owner.

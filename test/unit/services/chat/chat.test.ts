@@ -121,6 +121,7 @@ function setUp(
     find: () => Promise.resolve(null),
     tail: () => Promise.resolve(null),
     cancel: () => Promise.resolve(false),
+    noteFollowed: () => Promise.resolve(),
     wasRemovedAlone: () => Promise.resolve(false),
     endedElsewhere: () => Promise.resolve([]),
     key: () => Promise.resolve(null),
