@@ -157,6 +157,8 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
     // One link for each conversation of the tests above.
     const controls = passed.filter((name) => !/\d:\d\d [AP]M/.test(String(name)));
     assert.deepEqual(controls, [
+      'Not helpful',
+      'Helpful',
       'Regenerate',
       'Copy',
       'Edit',

@@ -44,7 +44,7 @@ const PAIRS = [
   .map((pair) => pair.split(' ') as [string, string]);
 
 describe('the home page', () => {
-  const css = read('assets/styles/style.css');
+  const css = read('styles/style.css');
   const [light = '', dark = ''] = css.split('@media (prefers-color-scheme: dark)');
 
   for (const [name, colours] of [

@@ -26,6 +26,13 @@ export interface Upstream {
 
 const USAGE = { prompt_tokens: 38, completion_tokens: 52, total_tokens: 90 };
 const THOUGHTS = 30;
+const MODELS = { object: 'list', data: [{ id: 'small-model' }, { id: 'large-model' }] };
+const CALLS = [
+  ['weather', '{"city":"Ghent","id":12345678901234567890}'],
+  ['time', 'no JSON'],
+].map(([name, args], index) => {
+  return { index, id: `call_${index}`, type: 'function', function: { name, arguments: args } };
+});
 const WORDS = ['word 0 ', 'word 1 ', 'word 2 '];
 
 function send(response: ServerResponse, delta: object, finish: string | null): void {
@@ -48,7 +55,7 @@ function lastQuestion({ messages }: ModelRequest): string {
 /**
  * A model server that does what the question says: `busy` is refused with 429, `late` too, when the stream is open,
  * `think` begins with reasoning, `counter` is answered with the number of its calls, `busy later` is refused from the
- * second time on, `slow` is answered after that time, `endless` never ends, `broken` is reset after some words,
+ * second time on, `busy once` the first time, `tools` is answered with the calls of two tools, `slow` is answered after that time, `endless` never ends, `broken` is reset after some words,
  * `broken once` the first time; anything else is answered with three words.
  * @param answers answers to other questions
  */
@@ -59,7 +66,7 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
     let body = '';
     for await (const piece of request.setEncoding('utf8')) body += piece;
     if (request.method === 'GET') {
-      response.writeHead(200, { 'content-type': 'application/json' }).end('{"object":"list","data":[]}');
+      response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(MODELS));
       return;
     }
     const parsed: ModelRequest = JSON.parse(body);
@@ -69,11 +76,18 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
     seen.set(asked, times);
     for (const text of [asked, answers[asked] ?? '']) plantText(text);
     if (asked === 'late' || asked === 'slow') await pause(LATE_MS);
-    if (asked === 'busy' || asked === 'late' || (asked === 'busy later' && times > 1)) {
+    const isBusy = (asked === 'busy once' && times === 1) || (asked === 'busy later' && times > 1);
+    if (asked === 'busy' || asked === 'late' || isBusy) {
       response.writeHead(429, { 'retry-after': '7' }).end('{}');
       return;
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' });
+    if (asked === 'tools') {
+      send(response, { tool_calls: CALLS }, null);
+      send(response, {}, 'tool_calls');
+      response.end('data: [DONE]\n\n');
+      return;
+    }
     const answer = asked === 'counter' ? `number ${times}` : answers[asked];
     const words = answer?.match(/.{1,4}/gsu) ?? WORDS;
     let sent = 0;

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler, type Response } from 'express';
 import { AppError } from '../../domain/errors.ts';
@@ -23,12 +23,16 @@ const VENDOR_FILES: Readonly<Record<string, string>> = {
   '/marked-cjk-friendly.js': import.meta.resolve('marked-cjk-friendly'),
 };
 
-/** The texts of the home page by language, so that a browser loads only one. */
-const TEXTS: Readonly<Record<string, object>> = { '/zh-CN.json': texts(0), '/en.json': texts(1) };
-
-function texts(at: 0 | 1): object {
+/** The texts of the home page in one language, as a browser needs no other. */
+function texts(at: 0 | 1): string {
   const all = Object.entries({ ...STRINGS, ...ERRORS });
-  return Object.fromEntries(all.map(([key, sentences]) => [key, sentences[at]]));
+  return JSON.stringify(Object.fromEntries(all.map(([key, sentences]) => [key, sentences[at]])));
+}
+
+/** The styles of the home page, which are smaller together. */
+function styles(): string {
+  const names = ['style', 'list', 'chat', 'text', 'panels'];
+  return names.map((name) => readFileSync(new URL(`styles/${name}.css`, WEB), 'utf8')).join('\n');
 }
 
 const POLICY = [
@@ -159,12 +163,16 @@ export function mountAssets(app: Express): void {
   app.use(['/assets', '/docs-assets'], readOnlyMethods());
   // Their names have no version, so browsers must revalidate them.
   app.use('/assets', files(fileURLToPath(new URL('assets/', WEB)), 'no-cache'));
-  app.use('/assets/texts', (request, response, next) => {
-    const body = Object.hasOwn(TEXTS, request.path) ? TEXTS[request.path] : undefined;
-    if (body === undefined) return next();
-    response.setHeader('Cache-Control', 'no-cache');
-    response.type('json').send(JSON.stringify(body));
-  });
+  for (const [path, body] of [
+    ['texts/zh-CN.json', texts(0)],
+    ['texts/en.json', texts(1)],
+    ['style.css', styles()],
+  ] as const) {
+    app.get(`/assets/${path}`, (_request, response) => {
+      response.setHeader('Cache-Control', 'no-cache');
+      response.type(extname(path)).send(body);
+    });
+  }
   app.use('/assets/vendor', (request, response, next) => {
     const file = Object.hasOwn(VENDOR_FILES, request.path) ? VENDOR_FILES[request.path] : undefined;
     if (file === undefined) return next();

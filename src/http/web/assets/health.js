@@ -11,7 +11,7 @@ const SERVICE = {
   not_ready: ['bad', 'serviceNotReady'],
   stopping: ['bad', 'serviceStopping'],
 };
-const UP_OR_DOWN = { up: ['good', 'up'], down: ['bad', 'down'] };
+const UP_OR_DOWN = { up: ['good', 'partUp'], down: ['bad', 'partDown'] };
 const DATABASE = { ...UP_OR_DOWN, read_only: ['bad', 'readOnly'] };
 const UPSTREAM = {
   ...UP_OR_DOWN,

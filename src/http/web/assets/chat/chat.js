@@ -1,12 +1,14 @@
-import { pathOf, readConversation } from '../conversations/api.js';
+import { pathOf, readMessages } from '../conversations/api.js';
 import { setText } from '../i18n.js';
 import { Composer } from './composer.js';
 import { Log } from './log.js';
+import { OlderMessages } from './older.js';
 import { ChatError, errorBox } from './problem.js';
 import { Question, textOf } from './question.js';
-import { foldedMessage, Reply } from './reply.js';
+import { Reply } from './reply.js';
 import { Settings } from './settings.js';
 import { keepPending, newKey, pendingQuestion, ReplyStream } from './stream.js';
+import { foldedMessage } from './tools.js';
 
 const find = (id) => document.getElementById(id);
 
@@ -17,6 +19,7 @@ const ESCAPABLE = 'dialog[open], :popover-open, .sidebar.open';
 class Chat {
   #box = find('log');
   #log = new Log(this.#box, find('jump'));
+  #older = new OlderMessages(this.#log, (message) => this.#boxOf(message));
   #empty = find('empty');
   #composer = new Composer(() => this.#submit());
   #settings = new Settings();
@@ -29,11 +32,15 @@ class Chat {
   #opening;
   /** The last question while it has no text of a reply: sending it again repeats it, with its idempotency key. */
   #unanswered;
-  /** What the running reply replaces, until it has text. */
+  /** What the running reply replaces, until it has text, and the results of tools that it was given. */
   #replaced = [];
+  #given = [];
+  /** The newest one. */
+  #question;
   #actions = {
     onGrow: () => this.#log.follow(),
-    onRegenerate: (reply) => this.#regenerate(reply),
+    onRegenerate: ({ id, box }) => this.#regenerate(id, box),
+    onResults: (results, form) => this.#giveResults(results, form),
   };
   #page;
 
@@ -71,7 +78,7 @@ class Chat {
     this.#empty.remove();
     this.#box.ariaBusy = 'true';
     try {
-      this.#showAll(await readConversation(id, opening.signal));
+      this.#showAll(await readMessages(id, undefined, opening.signal));
     } catch (error) {
       if (!opening.signal.aborted) this.#log.append(errorBox(error));
     }
@@ -89,8 +96,11 @@ class Chat {
       this.#reading.abort();
       this.#busy(undefined);
     }
+    this.#older.stop();
     this.#unanswered = undefined;
     this.#replaced = [];
+    this.#given = [];
+    this.#question = undefined;
     this.#box.replaceChildren(this.#empty);
     this.#log.toEnd();
   }
@@ -99,29 +109,49 @@ class Chat {
     const { messages } = conversation;
     this.#page.onRead(conversation);
     this.#settings.show(conversation);
-    for (const message of messages) {
-      if (message.role === 'user') this.#addQuestion(message.parts ?? message.content, message.id);
-      else if (message.role !== 'assistant') this.#log.append(foldedMessage(message));
-      else if (message.status !== 'streaming') this.#log.append(Reply.of(message, this.#actions).box);
-    }
     const last = messages.at(-1);
-    if (last?.status === 'streaming') void this.#show(ReplyStream.resume(last.id), this.#newReply());
+    const isStreaming = last?.status === 'streaming';
+    const ended = isStreaming ? messages.slice(0, -1) : messages;
+    this.#log.append(...ended.map((message) => this.#boxOf(message, message === last)));
+    this.#older.start(conversation.conversation_id, conversation);
+    if (isStreaming) void this.#show(ReplyStream.resume(last.id), this.#newReply());
     else void this.#resumePending(last);
+  }
+
+  #boxOf(message, isLast = false) {
+    if (message.role === 'user') return this.#newQuestion(message.parts ?? message.content, message.id).box;
+    return message.role === 'assistant'
+      ? Reply.of(message, this.#actions, isLast).box
+      : foldedMessage(message);
   }
 
   /** The question that was sent before a reload and has no text of a reply yet; its key makes the server do it once. */
   async #resumePending(last) {
     const question = pendingQuestion();
-    if (!question || question.body.conversation_id !== this.#conversation) return keepPending(undefined);
-    const { message, edit, regenerate } = question.body;
+    if (!question || question.body.conversation_id !== this.#conversation) {
+      keepPending(undefined);
+      return this.#offerReply(last);
+    }
+    const { message } = question.body;
     this.#unanswered = question;
     this.#empty.remove();
     const isShown = last?.role === 'user' && last.content === textOf(message ?? '');
     if (message && !isShown) this.#addQuestion(message);
     await this.#show(new ReplyStream(question), this.#newReply(), question);
-    // The messages that it has replaced are still shown.
-    if ((edit ?? regenerate) && this.#conversation === question.body.conversation_id && !this.#reading)
+    // What it has replaced is still shown.
+    if (
+      (question.body.edit || !message) &&
+      this.#conversation === question.body.conversation_id &&
+      !this.#reading
+    )
       await this.open(this.#conversation);
+  }
+
+  /** For a last message whose reply has failed before its first text. */
+  #offerReply(last) {
+    if (last?.role !== 'user' && last?.role !== 'tool') return;
+    const reply = this.#newReply();
+    reply.failed(new ChatError('noReply'), 'retry', () => this.#regenerate(last.id, reply.box));
   }
 
   #submit() {
@@ -159,51 +189,57 @@ class Chat {
     return { conversation_id: this.#conversation, format: 'markdown', reasoning: true };
   }
 
-  /** Sends a question. Its first text takes the place of the nodes that it replaces. */
-  async #send(question, replaced = []) {
+  /**
+   * Sends a question. Its first text takes the place of the nodes that it replaces.
+   * @param given the boxes of the results of tools
+   */
+  async #send(question, replaced = [], given = []) {
     this.#unanswered = question;
     keepPending(question);
     this.#empty.remove();
     // Repeating an earlier question would change what came before later ones.
     for (const button of this.#box.querySelectorAll('.retry')) button.remove();
-    for (const node of replaced) node.hidden = true;
+    for (const node of this.#given) node.remove();
     this.#replaced = replaced;
+    this.#given = given;
+    this.#log.append(...given);
+    this.#swap(true);
     if (question.body.message) this.#addQuestion(question.body.message);
     this.#log.toEnd();
     await this.#show(new ReplyStream(question), this.#newReply(), question);
     this.#log.follow();
   }
 
-  /** The old reply stays until the new one has text. */
-  async #regenerate(reply) {
-    if (this.#isBusy()) return;
-    const body = { regenerate: reply.id, ...this.#turn() };
-    await this.#send({ body, key: newKey() }, this.#from(reply.box));
+  /** What is replaced is hidden while the reply that replaces it is on its way; what was given is shown only then. */
+  #swap(isOnItsWay) {
+    for (const node of this.#replaced) node.hidden = isOnItsWay;
+    for (const node of this.#given) node.hidden = !isOnItsWay;
   }
 
-  async #edit(question, message) {
+  /** The old reply stays until the new one has text. */
+  async #regenerate(id, box) {
     if (this.#isBusy()) return;
-    try {
-      const body = { edit: await this.#idOf(question), message, ...this.#turn() };
-      await this.#send({ body, key: newKey() }, this.#from(question.box));
-    } catch (error) {
-      this.#log.append(errorBox(error));
-    }
+    const body = { regenerate: id, ...this.#turn() };
+    await this.#send({ body, key: newKey() }, this.#from(box));
+  }
+
+  async #edit({ id, box }, message) {
+    if (this.#isBusy()) return;
+    const body = { edit: id, message, ...this.#turn() };
+    await this.#send({ body, key: newKey() }, this.#from(box));
+  }
+
+  /** The form stays, hidden, for when the model does not get the results. */
+  async #giveResults(results, form) {
+    if (this.#isBusy()) return;
+    const body = { tool_results: results, ...this.#turn() };
+    const boxes = results.map(({ content }) => foldedMessage({ role: 'tool', content }));
+    await this.#send({ body, key: newKey() }, [form], boxes);
   }
 
   #from(box) {
     const nodes = [...this.#box.children];
     return nodes.slice(nodes.indexOf(box));
-  }
-
-  /** The stream of a reply does not name its question, so its id is looked up. */
-  async #idOf(question) {
-    if (question.id) return question.id;
-    const { messages } = await readConversation(this.#conversation);
-    const replyId = question.box.nextElementSibling?.dataset.id;
-    const at = replyId ? messages.findIndex(({ id }) => id === replyId) : messages.length;
-    question.id = messages.slice(0, at).findLast(({ role }) => role === 'user')?.id;
-    return question.id;
   }
 
   /** Reads the reply to its end, from the start or from where it was interrupted. */
@@ -238,14 +274,14 @@ class Chat {
       reply.failed(error);
       if (question?.body.message) this.#composer.message = question.body.message;
     }
-    for (const node of this.#replaced) node.hidden = false;
+    this.#swap(false);
   }
 
   /** With the same key, so that the question is stored once and the new reply replaces what came of the first. */
   async #retry(reply, question) {
     if (this.#reading) return;
     this.#unanswered = question;
-    for (const node of this.#replaced) node.hidden = true;
+    this.#swap(true);
     reply.clear();
     await this.#show(new ReplyStream(question), reply, question);
   }
@@ -269,10 +305,15 @@ class Chat {
       this.#unanswered = undefined;
       keepPending(undefined);
       for (const node of this.#replaced.splice(0)) node.remove();
+      this.#given = [];
+      // Only the newest reply can get results.
+      for (const form of this.#box.querySelectorAll('.results')) form.remove();
     }
     if (type === 'start') {
       if (!body.offset) reply.clearReasoning();
       reply.started(body);
+      // Of results of tools it is another message, but then the question is known.
+      if (this.#question) this.#question.id = body.question_id;
       this.#begun(body.conversation_id);
     }
     if (type === 'error') throw new ChatError('failed', body);
@@ -291,8 +332,13 @@ class Chat {
     else if (isNew) this.#settings.show({ conversation_id: id });
   }
 
-  #addQuestion(message, id) {
-    this.#log.append(new Question(message, (question, edited) => this.#edit(question, edited), id).box);
+  #newQuestion(message, id) {
+    return new Question(message, (question, edited) => this.#edit(question, edited), id);
+  }
+
+  #addQuestion(message) {
+    this.#question = this.#newQuestion(message);
+    this.#log.append(this.#question.box);
   }
 
   #newReply() {

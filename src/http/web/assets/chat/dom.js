@@ -10,11 +10,11 @@ export function element(name, className = '', ...children) {
   return made;
 }
 
-/** A button whose class is the key of its text. */
+/** A button whose class is the key of its text. `action` is called for clicks. */
 export function button(key, action) {
   const made = setText(element('button', key), key);
   made.type = 'button';
-  made.addEventListener('click', action);
+  if (action) made.addEventListener('click', action);
   return made;
 }
 
@@ -50,10 +50,7 @@ export function timeElement(text) {
 }
 
 export function copyButton(text) {
-  return copyOnClick(
-    button('copy', () => {}),
-    text,
-  );
+  return copyOnClick(button('copy'), text);
 }
 
 /** An accessible name that follows the language. */

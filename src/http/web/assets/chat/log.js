@@ -6,7 +6,7 @@ const USER_INPUT = ['wheel', 'touchmove', 'keydown', 'pointerdown'];
 
 /** Scrolls the log to new text, unless the user has scrolled back. */
 export class Log {
-  #box;
+  box;
   #jump;
   #following = true;
   #top = 0;
@@ -15,7 +15,7 @@ export class Log {
 
   /** @param jump the button that scrolls to the end; shown while the user reads further up */
   constructor(box, jump) {
-    this.#box = box;
+    this.box = box;
     this.#jump = jump;
     box.addEventListener('scroll', () => this.#onScroll(), { passive: true });
     for (const type of USER_INPUT) {
@@ -26,8 +26,16 @@ export class Log {
   }
 
   append(...nodes) {
-    this.#box.append(...nodes);
+    this.box.append(...nodes);
     this.follow();
+  }
+
+  /** Changes what is above; what is read stays where it is. */
+  keepPosition(change) {
+    const below = this.box.scrollHeight - this.box.scrollTop;
+    change();
+    this.box.scrollTop = this.box.scrollHeight - below;
+    this.#top = this.box.scrollTop;
   }
 
   /** Follows from now on. */
@@ -41,7 +49,7 @@ export class Log {
     if (!this.#following || this.#frame !== undefined) return;
     this.#frame = requestAnimationFrame(() => {
       this.#frame = undefined;
-      if (this.#following) this.#box.scrollTop = this.#box.scrollHeight;
+      if (this.#following) this.box.scrollTop = this.box.scrollHeight;
     });
   }
 
@@ -51,7 +59,7 @@ export class Log {
 
   /** The position also moves back when the log gets shorter, and more text can come before this event. */
   #onScroll() {
-    const { scrollHeight, scrollTop, clientHeight } = this.#box;
+    const { scrollHeight, scrollTop, clientHeight } = this.box;
     const isUser = performance.now() - this.#touched < USER_MS;
     if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) this.#set(true);
     else if (isUser && scrollTop < this.#top) {

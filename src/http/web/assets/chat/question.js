@@ -14,26 +14,36 @@ const imagesOf = (message) =>
 /** A question in the log. It is shown as it was written, not as Markdown. */
 export class Question {
   box = element('article', 'question');
-  /** Of the message, where it is known. */
-  id;
   message;
+  #id;
   #body = element('div', 'body');
   #onEdit;
 
   /** @param onEdit called with the question and its new message */
   constructor(message, onEdit, id) {
     this.message = message;
-    this.id = id;
+    this.#id = id;
     this.#onEdit = onEdit;
     this.box.append(setText(element('h3', 'hidden'), 'you'), this.#body);
     this.#show();
   }
 
+  /** Of the message. Only then can it be edited. */
+  set id(id) {
+    if (this.#id) return;
+    this.#id = id;
+    this.#show();
+  }
+
+  get id() {
+    return this.#id;
+  }
+
   #show() {
     const images = imagesOf(this.message).map(({ image_url }) => imageElement(image_url.url));
     const text = textOf(this.message);
-    const edit = button('edit', () => this.#edit());
-    this.#body.replaceChildren(...images, ...(text ? [element('p', 'text', text)] : []), edit);
+    this.#body.replaceChildren(...images, ...(text ? [element('p', 'text', text)] : []));
+    if (this.#id) this.#body.append(button('edit', () => this.#edit()));
   }
 
   #edit() {

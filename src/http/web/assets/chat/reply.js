@@ -1,7 +1,9 @@
 import { setText } from '../i18n.js';
 import { button, copyButton, element, timeElement } from './dom.js';
+import { feedbackOf } from './feedback.js';
 import { MarkdownView } from './markdown.js';
 import { errorBox } from './problem.js';
+import { folded, resultsForm, toolCall } from './tools.js';
 
 const FINISH = {
   stop: 'finishStop',
@@ -17,16 +19,6 @@ const FINISH_BY_STATUS = { complete: 'stop', cancelled: 'cancelled', incomplete:
 /** Rendering takes at most this share of the time while text arrives. */
 const RENDER_SHARE = 0.25;
 
-function details(className, ...children) {
-  return element('details', className, ...children);
-}
-
-/** A message that is neither a question nor a reply: a result of a tool, or a system message. */
-export function foldedMessage({ role, content }) {
-  const title = setText(element('summary'), role === 'tool' ? 'toolResult' : 'settingsSystem');
-  return details('tool', title, element('pre', '', content));
-}
-
 /** One reply in the log. */
 export class Reply {
   box = element('article', 'reply');
@@ -37,30 +29,28 @@ export class Reply {
   #view = new MarkdownView(this.#text);
   #content = '';
   #reasoning;
-  #meta = element('p', 'meta');
+  #meta = element('div', 'meta');
   #model;
   #timestamp;
   #error;
   #frame;
   #notBefore = 0;
-  #onGrow;
-  #onRegenerate;
+  #actions;
 
-  /** @param actions `onGrow()`, when it has become taller, and `onRegenerate(reply)` */
-  constructor({ onGrow, onRegenerate }) {
-    this.#onGrow = onGrow;
-    this.#onRegenerate = onRegenerate;
+  /** @param actions `onGrow()`, when it has become taller, `onRegenerate(reply)`, and `onResults(results, form)` */
+  constructor(actions) {
+    this.#actions = actions;
     this.box.append(setText(element('h3', 'hidden'), 'assistant'), this.#text, this.#meta);
   }
 
-  /** @param message a stored one that has ended */
-  static of(message, actions) {
+  /** @param message a stored one that has ended; @param isLast of its conversation */
+  static of(message, actions, isLast) {
     const reply = new Reply(actions);
     reply.started(message);
     reply.#timestamp = message.timestamp;
     if (message.reasoning) reply.think(message.reasoning);
     reply.add(message.content);
-    reply.done({ finish_reason: FINISH_BY_STATUS[message.status], ...message });
+    reply.done({ finish_reason: FINISH_BY_STATUS[message.status], ...message }, isLast);
     return reply;
   }
 
@@ -98,12 +88,12 @@ export class Reply {
   /** Adds to the reasoning, which is folded. */
   think(text) {
     if (!this.#reasoning) {
-      this.#reasoning = details('reasoning', setText(element('summary'), 'thinking'), element('p'));
+      this.#reasoning = folded('reasoning', element('p'), 'thinking');
       this.#text.before(this.#reasoning);
     }
     this.#reasoning.lastChild.append(text);
     setText(this.#meta, 'thinking');
-    this.#onGrow();
+    this.#actions.onGrow();
   }
 
   started({ id, message_id, model, cached }) {
@@ -125,19 +115,20 @@ export class Reply {
     this.#schedule();
   }
 
-  done({ finish_reason, usage, persisted, model, tool_calls = [], refusal }) {
+  /** @param isLast only then it can be given the results of tools */
+  done({ finish_reason, usage, persisted, model, tool_calls = [], refusal, feedback }, isLast = true) {
     this.#end(finish_reason === 'cancelled' ? 'stopped' : 'done');
-    for (const { function: call } of tool_calls) {
-      const title = setText(element('summary'), 'toolCall', { name: call.name });
-      this.#meta.before(details('tool', title, element('pre', '', call.arguments)));
-    }
+    this.#meta.before(...tool_calls.map(toolCall));
     this.#note(refusal ? 'refusal' : (FINISH[finish_reason] ?? 'unknown'));
     if (this.cached) this.#note('cached');
     if (model ?? this.#model) this.#part().append(model ?? this.#model);
     if (usage) this.#note('usage', { prompt: usage.prompt_tokens, completion: usage.completion_tokens });
     if (persisted === false) this.#note('unsaved');
     this.#part().append(timeElement(this.#timestamp ?? new Date().toISOString()));
-    this.#addActions();
+    this.#addActions(feedback);
+    if (!isLast || tool_calls.length === 0) return;
+    const form = resultsForm(tool_calls, (results) => this.#actions.onResults(results, form));
+    this.box.append(form);
   }
 
   stopped() {
@@ -159,12 +150,18 @@ export class Reply {
     if (problem?.code) this.#part().textContent = problem.code;
     if (problem?.request_id) this.#note('requestId', { id: problem.request_id });
     if (problem?.retry_after) this.#note('retryAfter', { seconds: problem.retry_after });
-    this.#onGrow();
+    this.#actions.onGrow();
   }
 
-  #addActions() {
+  #addActions(stored) {
     if (this.hasText) this.#meta.append(copyButton(() => this.#content));
-    if (this.id) this.#meta.append(button('regenerate', () => this.#onRegenerate(this)));
+    if (!this.id) return;
+    const { buttons, form } = feedbackOf(this.id, stored);
+    this.#meta.append(
+      button('regenerate', () => this.#actions.onRegenerate(this)),
+      ...buttons,
+    );
+    this.box.append(form);
   }
 
   #end(state) {
@@ -192,7 +189,7 @@ export class Reply {
     this.#view.show(this.#content);
     const end = performance.now();
     this.#notBefore = end + (end - start) * (1 / RENDER_SHARE - 1);
-    this.#onGrow();
+    this.#actions.onGrow();
   }
 
   #note(key, values) {

@@ -1,5 +1,6 @@
-import { updateConversation } from '../conversations/api.js';
+import { listModels, updateConversation } from '../conversations/api.js';
 import { setText } from '../i18n.js';
+import { element } from './dom.js';
 
 const find = (id) => document.getElementById(id);
 
@@ -80,6 +81,14 @@ export class Settings {
   #open(isOpen) {
     this.#form.hidden = !isOpen;
     this.#toggle.ariaExpanded = String(isOpen);
-    if (isOpen) this.#form.elements.model.focus();
+    if (!isOpen) return;
+    this.#form.elements.model.focus();
+    void this.#suggestModels();
+  }
+
+  async #suggestModels() {
+    const list = find('models');
+    const models = list.hasChildNodes() ? [] : await listModels().catch(() => []);
+    list.append(...models.map(({ id }) => Object.assign(element('option'), { value: id })));
   }
 }

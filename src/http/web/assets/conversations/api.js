@@ -2,7 +2,9 @@ import { ChatError, problemOf } from '../chat/problem.js';
 import { request } from '../credentials.js';
 
 const LIST_LIMIT = 40;
-const MESSAGES_LIMIT = 1000;
+const MESSAGES_LIMIT = 50;
+/** A list that comes later is of no use any more. */
+const MODELS_MS = 2000;
 const LIST = '/api/conversations';
 
 export const pathOf = (id) => `${LIST}/${encodeURIComponent(id)}`;
@@ -24,19 +26,22 @@ export function listConversations(filter, signal) {
   return call(`${LIST}?${query}`, { signal });
 }
 
-/** A conversation with all its messages, oldest first. */
-export async function readConversation(id, signal) {
-  const messages = [];
-  for (let cursor; ; ) {
-    const query = new URLSearchParams({ limit: MESSAGES_LIMIT, ...(cursor ? { cursor } : {}) });
-    const page = await call(`${pathOf(id)}?${query}`, { signal });
-    messages.push(...page.messages);
-    if (!page.has_more) return { ...page, messages };
-    cursor = page.next_cursor;
-  }
+/** A conversation with its newest messages, or those before a cursor, oldest first. */
+export async function readMessages(id, cursor, signal) {
+  const query = new URLSearchParams({ order: 'desc', limit: MESSAGES_LIMIT, ...(cursor && { cursor }) });
+  const page = await call(`${pathOf(id)}?${query}`, { signal });
+  return { ...page, messages: page.messages.toReversed() };
 }
+
+/** The models of the model server. */
+export const listModels = async () =>
+  (await call('/v1/models', { signal: AbortSignal.timeout(MODELS_MS) })).data;
 
 /** @param changes `title`, `pinned`, `system`, `model`, `parameters`; null clears */
 export const updateConversation = (id, changes) => call(pathOf(id), { method: 'PATCH', body: changes });
+
+/** @param feedback `rating` and `comment`; undefined removes it */
+export const rateMessage = (id, feedback) =>
+  call(`/api/messages/${id}/feedback`, { method: feedback ? 'PUT' : 'DELETE', body: feedback });
 
 export const deleteConversation = (id) => call(pathOf(id), { method: 'DELETE' });
