@@ -55,20 +55,11 @@ async function ask(worker: Worker, n: number): Promise<void> {
   worker.turns += 1;
 }
 
-/** The turns in a scrape by worker. */
-function turnsOf(all: Exposition): Record<string, number> {
-  const turns: Record<string, number> = {};
-  for (const { labels, value } of all.find('chat_cache_requests_total')) {
-    turns[labels.worker ?? ''] = (turns[labels.worker ?? ''] ?? 0) + value;
-  }
-  return turns;
-}
-
 /** A worker that is busy may answer late; then its last stored values are shown. */
 async function untilTurns(from: Worker, expected: Record<string, number>): Promise<void> {
   let seen: Record<string, number> = {};
   await until(`the turns ${JSON.stringify(expected)}`, async () => {
-    seen = turnsOf(await scrape(from));
+    seen = (await scrape(from)).turns();
     return isDeepStrictEqual(seen, expected);
   }).catch((error: unknown) => assert.fail(`${String(error)}, but ${JSON.stringify(seen)}`));
 }
@@ -93,7 +84,7 @@ describe('metrics of several workers', { concurrency: 2 }, () => {
         const totals = all.totals();
         assert.equal(decreased(before, totals), undefined);
         before = totals;
-        return turnsOf(all);
+        return all.turns();
       };
       for (let round = 0; round < ROUNDS; round += 1) {
         await Promise.all(Array.from({ length: TURNS }, (_, n) => ask(random.pick(workers), n)));
@@ -125,7 +116,7 @@ describe('metrics of several workers', { concurrency: 2 }, () => {
     await scrape(first);
     first.child.process.kill('SIGKILL');
     await first.child.exited();
-    assert.deepEqual(turnsOf(await scrape(await start())), { '0': 0 });
+    assert.deepEqual((await scrape(await start())).turns(), { '0': 0 });
   });
 
   it('include the stored ones of a worker that does not answer', { skip: WINDOWS }, async (t) => {
@@ -143,7 +134,7 @@ describe('metrics of several workers', { concurrency: 2 }, () => {
     const port = 20_000 + (process.pid % 20_000);
     const own = async (index: number) => {
       const response = await fetch(`http://127.0.0.1:${port + index}/metrics`);
-      return turnsOf(new Exposition(await response.text()));
+      return new Exposition(await response.text()).turns();
     };
     const env = (index: string) => ({ METRICS_PORT: String(port), NODE_APP_INSTANCE: index });
     const [first, second] = [await start(env('0')), await start(env('1'))];

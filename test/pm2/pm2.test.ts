@@ -7,6 +7,8 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { until } from '../support/chat-server.ts';
+import { Exposition } from '../support/exposition.ts';
 import { recordLog } from '../support/planted.ts';
 import { freePort } from '../support/ports.ts';
 
@@ -72,6 +74,7 @@ describe('under PM2', () => {
   let home: string;
   let port: number;
   let logsBefore: Set<string>;
+  let turns = 0;
 
   const pm2 = async (...args: string[]) => {
     // Not the environment of the test runner: what it sets for its own children is not for the server's.
@@ -130,6 +133,17 @@ describe('under PM2', () => {
     assert.match(events, /event: done\n/);
     assert.ok(results.length > 20, `only ${results.length} calls`);
     assert.deepEqual(new Set(results), new Set([200]));
+    turns += results.length + 1;
+  });
+
+  it('has the turns of its workers in one scrape, those of the replaced one too', async () => {
+    let seen: Record<string, number> = {};
+    await until(`${turns} turns of two workers`, async () => {
+      const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+      seen = new Exposition(text).turns();
+      const all = Object.values(seen).reduce((sum, count) => sum + count, 0);
+      return all === turns && (seen.ended ?? 0) > 0;
+    }).catch((error: unknown) => assert.fail(`${String(error)}, but ${JSON.stringify(seen)}`));
   });
 
   it('stops by itself within its grace period, and logs it', async () => {

@@ -55,6 +55,15 @@ export class Exposition {
     );
   }
 
+  /** The turns of each worker. */
+  turns(): Record<string, number> {
+    const turns: Record<string, number> = {};
+    for (const { labels, value } of this.find('chat_cache_requests_total')) {
+      turns[labels.worker ?? ''] = (turns[labels.worker ?? ''] ?? 0) + value;
+    }
+    return turns;
+  }
+
   /** Counters and the counters of histograms, summed up without the label `worker`. */
   totals(): Map<string, number> {
     const totals = new Map<string, number>();
