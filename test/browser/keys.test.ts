@@ -281,12 +281,17 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     const policyOf = async (path: string) =>
       (await server.get(path, html)).headers.get('content-security-policy');
     assert.doesNotMatch((await policyOf('/')) ?? 'none', /unsafe|data:/);
+    assert.match(
+      (await policyOf('/')) ?? 'none',
+      /; require-trusted-types-for 'script'; trusted-types entity$/,
+    );
     assert.doesNotMatch((await policyOf('/?doc=1')) ?? 'none', /unsafe|data:/);
     assert.equal(
       await policyOf('/?docs'),
       `${await policyOf('/')}`
         .replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
-        .replace("img-src 'self'", "img-src 'self' data:"),
+        .replace("img-src 'self'", "img-src 'self' data:")
+        .replace("; require-trusted-types-for 'script'; trusted-types entity", ''),
     );
     const { authorization } = { authorization: 'Bearer wrong' };
     for (const [path, headers] of [

@@ -1,5 +1,6 @@
 import { startChat } from './chat/chat.js';
 import { copyOnClick } from './chat/dom.js';
+import { addressOf } from './conversations/api.js';
 import { startList } from './conversations/list.js';
 import { request } from './credentials.js';
 import { watchHealth } from './health.js';
@@ -46,8 +47,7 @@ async function startLanguages() {
 const currentId = () => new URLSearchParams(location.search).get('c') ?? undefined;
 
 function setAddress(id) {
-  if (id !== currentId())
-    history.pushState(null, '', id === undefined ? '/' : `/?c=${encodeURIComponent(id)}`);
+  if (id !== currentId()) history.pushState(null, '', addressOf(id));
 }
 
 function showTitle(title) {

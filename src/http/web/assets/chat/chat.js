@@ -12,6 +12,14 @@ import { foldedMessage } from './tools.js';
 
 const find = (id) => document.getElementById(id);
 
+/** `/?api=v1`: the page sends as a client of OpenAI's API. That has no `regenerate` and no `edit`. */
+const openAi = new URLSearchParams(location.search).get('api') === 'v1' && (await import('./openai.js'));
+
+function streamOf(question) {
+  const isRevision = question.body.edit ?? question.body.regenerate;
+  return openAi && !isRevision ? new openAi.OpenAiStream(question) : new ReplyStream(question);
+}
+
 /** Something else than the page uses Esc. */
 const ESCAPABLE = 'dialog[open], :popover-open, .sidebar.open';
 
@@ -137,7 +145,7 @@ class Chat {
     this.#empty.remove();
     const isShown = last?.role === 'user' && last.content === textOf(message ?? '');
     if (message && !isShown) this.#addQuestion(message);
-    await this.#show(new ReplyStream(question), this.#newReply(), question);
+    await this.#show(streamOf(question), this.#newReply(), question);
     // What it has replaced is still shown.
     if (
       (question.body.edit || !message) &&
@@ -195,7 +203,8 @@ class Chat {
    */
   async #send(question, replaced = [], given = []) {
     this.#unanswered = question;
-    keepPending(question);
+    // Only the native routes do a request with the same key once.
+    if (!openAi) keepPending(question);
     this.#empty.remove();
     // Repeating an earlier question would change what came before later ones.
     for (const button of this.#box.querySelectorAll('.retry')) button.remove();
@@ -206,7 +215,7 @@ class Chat {
     this.#swap(true);
     if (question.body.message) this.#addQuestion(question.body.message);
     this.#log.toEnd();
-    await this.#show(new ReplyStream(question), this.#newReply(), question);
+    await this.#show(streamOf(question), this.#newReply(), question);
     this.#log.follow();
   }
 
@@ -283,7 +292,7 @@ class Chat {
     this.#unanswered = question;
     this.#swap(true);
     reply.clear();
-    await this.#show(new ReplyStream(question), reply, question);
+    await this.#show(streamOf(question), reply, question);
   }
 
   async #read(stream, reply, signal) {

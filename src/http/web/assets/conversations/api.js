@@ -9,6 +9,13 @@ const LIST = '/api/conversations';
 
 export const pathOf = (id) => `${LIST}/${encodeURIComponent(id)}`;
 
+/** The address of the page for a conversation, with the same API; undefined: for a new one. */
+export function addressOf(id) {
+  const api = new URLSearchParams(location.search).get('api');
+  const query = new URLSearchParams({ ...(api && { api }), ...(id && { c: id }) });
+  return query.size === 0 ? '/' : `/?${query}`;
+}
+
 /** @throws ChatError `failed` or `unreachable` */
 async function call(path, { body, ...options } = {}) {
   const content = body && { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };

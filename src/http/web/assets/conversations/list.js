@@ -1,6 +1,6 @@
 import { button, element, timeElement } from '../chat/dom.js';
 import { setText } from '../i18n.js';
-import { deleteConversation, listConversations, updateConversation } from './api.js';
+import { addressOf, deleteConversation, listConversations, updateConversation } from './api.js';
 
 /** How long a button waits for its confirmation. */
 const CONFIRM_MS = 5000;
@@ -147,7 +147,7 @@ class ConversationList {
   #element(item) {
     const { conversation_id: id, last_message: last } = item;
     const link = element('a', 'conversation');
-    link.href = `/?c=${encodeURIComponent(id)}`;
+    link.href = addressOf(id);
     link.dataset.id = id;
     const title = element('span', 'title', item.title ?? '');
     if (!item.title) setText(title, 'untitled', { id: id.slice(-8) });
