@@ -18,7 +18,7 @@ import { exportToStream } from './export-lib/to-stream.ts';
 const USAGE = `usage: npm run export -- [options]
   --format json|csv|ndjson       default: json
   --start, --end DATE            first and last created_at of a conversation: 2026-03-21, or an instant with zone
-  --role user|assistant|tool     only messages with this role
+  --role user|assistant|tool|system
   --status complete|streaming|incomplete|cancelled|superseded
   --rating up|down               only replies with this rating, and their questions
   --csv raw                      CSV without a byte order mark and formula escaping

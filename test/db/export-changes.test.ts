@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { before, describe, it, type TestContext } from 'node:test';
 import fc from 'fast-check';
 import type { Database } from '../../src/db/database.ts';
+import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { stored } from '../support/export-data.ts';
 import { rounds } from '../support/random.ts';
@@ -198,6 +199,24 @@ eachDatabase((_name, open) => {
       await follower.follow();
       assert.equal(follower.replica.copy()[id]?.length, 1);
       await same();
+    });
+
+    it('have a conversation whose settings have changed, with one of its messages', async (t) => {
+      const { clock, world, follower } = await setUp(t);
+      for (let n = 0; n < 2; n += 1) await world.do('begin', n);
+      const [id] = Object.keys(await original(database));
+      assert.ok(id);
+      for (const changes of [{ title: 'Renamed' }, { pinned: true }, { metadata: { topic: 'travel' } }]) {
+        rest({ clock });
+        await follower.text();
+        assert.equal(await follower.text(), '');
+        await database.conversations.update(id, UNRESTRICTED, {});
+        assert.equal(await follower.text(), '', 'nothing has changed');
+        await database.conversations.update(id, UNRESTRICTED, changes);
+        const { messages, ...conversation } = JSON.parse(await follower.text());
+        assert.equal(messages.length, 1);
+        assert.deepEqual({ ...conversation, ...changes }, conversation);
+      }
     });
 
     it('say the same in JSON', async (t) => {

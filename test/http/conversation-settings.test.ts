@@ -94,7 +94,8 @@ for (const place of databases()) {
       assert.deepEqual(await shown(await patch(id, changed)), { ...EVERYTHING, ...changed });
       const cleared = { title: null, system: null, model: null, parameters: null, metadata: null };
       const { last_message: _, ...nothing } = NOTHING;
-      assert.deepEqual(await shown(await patch(id, cleared)), { ...nothing, user });
+      await patch(id, { pinned: true });
+      assert.deepEqual(await shown(await patch(id, { ...cleared, pinned: null })), { ...nothing, user });
     });
 
     const wrong: readonly [string, unknown, string][] = [
@@ -116,7 +117,6 @@ for (const place of databases()) {
       ['parameters', { temperature: 3 }, 'parameters.temperature'],
       ['metadata', Object.fromEntries(Array.from({ length: 17 }, (_, n) => [`k${n}`, 'x'])), 'metadata'],
       ['pinned', 'yes', 'pinned'],
-      ['pinned', null, 'pinned'],
       ['titel', 'x', 'titel'],
       ['messages', [], 'messages'],
     ];

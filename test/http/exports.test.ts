@@ -290,7 +290,7 @@ for (const place of databases()) {
         'format=',
         'format=CSV',
         'csv=cooked',
-        'role=system',
+        'role=developer',
         'status=done',
         'preview=0',
         'preview=1001',

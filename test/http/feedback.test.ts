@@ -140,6 +140,10 @@ for (const place of databases()) {
       const [superseded] = await lines('status=superseded');
       assert.deepEqual([superseded.messages.length, superseded.messages[0].id], [1, message_id]);
       assert.deepEqual(await lines('role=tool'), []);
+      await knex('messages')
+        .where({ ...where, role: 'user' })
+        .update({ role: 'system' });
+      assert.equal((await lines('role=system'))[0].messages.length, 1);
     });
   });
 }

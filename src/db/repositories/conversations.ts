@@ -97,10 +97,24 @@ export class KnexConversations implements ConversationRepository {
       transaction(this.#knex, async (trx) => {
         const [found] = await this.#dialect.lockConversations(trx, [id]);
         if (!found || found.deleted_at !== null || !canAccess(access, found.owner)) return false;
-        if (Object.keys(columns).length > 0) await trx('conversations').where({ id }).update(columns);
+        if (Object.keys(columns).length === 0) return true;
+        await trx('conversations').where({ id }).update(columns);
+        await this.#markChanged(trx, id, found.epoch);
         return true;
       }),
     );
+  }
+
+  /** Incremental exports find changes by their messages; the first message of a conversation is not removed alone. */
+  async #markChanged(trx: Knex, conversation_id: string, epoch: number): Promise<void> {
+    const first: Pick<MessageRow, 'id'> | undefined = await trx
+      .from(trx.raw(`messages ${this.#dialect.forceIndex('messages_conversation')}`))
+      .where({ conversation_id, epoch })
+      .first('id');
+    if (first)
+      await trx('messages')
+        .where(first)
+        .update({ updated_at: toTime(Date.now()) });
   }
 
   async withHistory(

@@ -21,7 +21,10 @@ const TITLE_CHARS = 200;
 const COMMENT_CHARS = 2000;
 const QUERY_CHARS = 200;
 
-const role = z.enum(['user', 'assistant', 'tool', 'system']);
+export const role = z.enum(
+  ['user', 'assistant', 'tool', 'system'],
+  'must be user, assistant, tool or system',
+);
 
 export const contentPart = z.discriminatedUnion('type', [
   z.object({ type: z.literal('text'), text: z.string() }),
@@ -173,7 +176,11 @@ function changes({ messageMaxChars, allowsExtra }: SettingsLimits) {
     model: modelName.nullable().optional(),
     parameters: parameterChanges(allowsExtra).nullable().optional(),
     metadata: metadata.nullable().optional().meta({ description: 'Replaced as a whole' }),
-    pinned: z.boolean('must be true or false').optional(),
+    pinned: z
+      .boolean('must be true or false')
+      .nullable()
+      .transform((pinned) => pinned ?? false)
+      .optional(),
   };
 }
 

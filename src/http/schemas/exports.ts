@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { COUNT_SCHEMA, count, instant, uuid } from './common.ts';
-import { exportedConversation } from './conversations.ts';
+import { exportedConversation, role } from './conversations.ts';
 
 const TIME =
   /^(\d{4}-\d\d-\d\d)(?:[Tt]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(?:[Zz]|([+ -])((?:[01]\d|2[0-3]):[0-5]\d)))?$/;
@@ -71,7 +71,7 @@ export function isOrdered({ start_date: start, end_date: end }: Bounds): boolean
 export const ORDER_RULE = { path: ['end_date'], message: 'must not be before start_date' };
 
 const messageFilter = {
-  role: z.enum(['user', 'assistant', 'tool'], 'must be user, assistant or tool').optional(),
+  role: role.optional(),
   status: z
     .enum(
       ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'],

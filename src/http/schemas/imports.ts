@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { endUser, metadata, modelName } from './chat.ts';
 import { cleanText, finishReason, refusal, toolCalls, usage, uuid } from './common.ts';
-import { contentPart, feedback, title } from './conversations.ts';
+import { contentPart, feedback, role, title } from './conversations.ts';
 import { parameterChanges } from './parameters.ts';
 
 /** What the columns hold; no limit of this server's settings, which may have been others when it was exported. */
@@ -33,7 +33,7 @@ const tokens = usage.transform(({ cached_tokens, reasoning_tokens, ...counts }) 
 export const importedMessage = z.object(
   {
     id: uuid,
-    role: z.enum(['user', 'assistant', 'tool', 'system'], 'must be user, assistant, tool or system'),
+    role,
     content: text,
     timestamp: instant,
     status: z
