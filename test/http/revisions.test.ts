@@ -2,7 +2,16 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { type ChatServer, databases, problemOf, until } from '../support/chat-server.ts';
-import { createGate, delta, finish, reply, script, status, wait } from '../support/fake-upstream.ts';
+import {
+  createGate,
+  delta,
+  finish,
+  reply,
+  script,
+  status,
+  thenReset,
+  wait,
+} from '../support/fake-upstream.ts';
 import { type Pair, startPair } from '../support/pair.ts';
 import { joined, openStream, resumeStream } from '../support/sse-client.ts';
 
@@ -308,6 +317,44 @@ for (const place of databases()) {
           'edit' in body ? 1 : 0,
         );
       }
+    });
+
+    it('a key makes a reply anew that was cut after its first text, unless another one has its place', async () => {
+      for (const make of [
+        ({ reply }: Turn) => ({ regenerate: reply }),
+        ({ question }: Turn) => ({ regenerate: question }),
+        ({ question }: Turn) => ({ edit: question, message: 'edited' }),
+      ]) {
+        const { id, turns } = await converse(2);
+        const [turn] = turns;
+        assert.ok(turn);
+        const body = { ...make(turn), conversation_id: id, cache: false };
+        const headers = { 'idempotency-key': randomUUID() };
+        const send = (server: ChatServer) => server.call('POST', '/api/chat-stream', body, headers);
+        chat.upstream.respond([thenReset('half'), thenReset('other half'), reply('new')]);
+        assert.match((await send(chat)).text, /upstream_incomplete/);
+        const question = 'edit' in body ? 'edited' : 'q1';
+        assert.deepEqual(await said(id), [question, 'half']);
+        assert.match((await send(pair.b)).text, /upstream_incomplete/);
+        assert.deepEqual(await said(id), [question, 'other half']);
+        assert.match((await send(chat)).text, /event: done/);
+        assert.deepEqual(sent(), [`u:${question}`]);
+        assert.deepEqual(await said(id), [question, 'new']);
+        assert.equal((await send(pair.b)).headers['idempotent-replayed'], 'true');
+        const stored = (await chat.rows(id)).map(({ content }) => content);
+        assert.deepEqual(
+          stored.filter((content) => content === question || content.includes('half')),
+          [question],
+        );
+      }
+      const { id, turns } = await converse(1);
+      const body = { regenerate: turns[0]?.reply, conversation_id: id };
+      const headers = { 'idempotency-key': randomUUID() };
+      chat.upstream.respond([status(500), reply('other')]);
+      assert.equal((await chat.call('POST', '/api/chat', body, headers)).status, 502);
+      await chat.ask(body);
+      problemOf(await chat.call('POST', '/api/chat', body, headers), 409, 'message_superseded');
+      assert.deepEqual(await said(id), ['q1', 'other']);
     });
 
     it('the stream of a superseded reply is still read to its end', async () => {

@@ -148,7 +148,7 @@ export class ChatService {
     key?: IdempotencyKey,
     failed: StoredKey | null = null,
   ): Promise<Turn | typeof KEY_IN_USE> {
-    const revised = await this.#revised(input);
+    const revised = await this.#revised(input, failed);
     const prepared = await this.#preparation.prepare(input, {
       conversationId: failed?.conversationId ?? input.conversationId,
       activeSince: this.#activeSince(),
@@ -195,10 +195,14 @@ export class ChatService {
     }
   }
 
-  async #revised({ question, conversationId, access }: ChatInput): Promise<RevisedQuestion | undefined> {
+  async #revised(
+    { question, conversationId, access }: ChatInput,
+    failed: StoredKey | null,
+  ): Promise<RevisedQuestion | undefined> {
     if (question.kind !== 'edit' && question.kind !== 'regenerate') return undefined;
     if (conversationId === undefined) throw conversationNotFound();
-    return findRevised(this.#revisions, question, conversationId, access, this.#activeSince());
+    const since = this.#activeSince();
+    return findRevised(this.#revisions, question, conversationId, access, since, failed?.replyId);
   }
 
   /** Another reply to the same question is never a cached one. */
@@ -240,7 +244,13 @@ export class ChatService {
         pinned,
         reply: { ...reply, details: { ...reply.details, supersedes: revised.uid } },
         times,
-        revision: { by: access, expiredBefore, message: last, ...changed },
+        // The question of a reply that is made again is stored.
+        revision: {
+          by: access,
+          expiredBefore,
+          message: last?.uid === revised.uid ? undefined : last,
+          ...changed,
+        },
       };
     }
     if (failed || !last) return { owner, pinned, reply, times };

@@ -60,17 +60,22 @@ export async function findConversation(
 }
 
 /**
+ * @param failed the uid of the reply to the same revision that failed; once it has taken its place, it is the one that
+ * is made again
  * @throws AppError `conversation_not_found`, `message_not_found`, `message_superseded`, `validation` when the message is
  * of another kind, `database_unavailable`
  */
 export async function findRevised(
   parts: RevisionParts,
-  { kind, of }: RevisionQuestion,
+  revision: RevisionQuestion,
   conversationId: string,
   access: Access,
   activeSince: Instant,
+  failed?: string,
 ): Promise<RevisedQuestion> {
   const conversation = await findConversation(parts, conversationId, access, activeSince);
+  const cut = failed === undefined ? null : await parts.conversations.message(conversation, failed);
+  const { kind, of } = cut?.status === 'incomplete' ? { kind: 'regenerate', of: cut.uid } : revision;
   const message = await parts.conversations.message(conversation, of);
   if (!message) throw messageNotFound();
   if (message.status === 'superseded') throw messageSuperseded();
