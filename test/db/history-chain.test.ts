@@ -5,7 +5,7 @@ import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { TurnWriter, WriteOutcome } from '../../src/domain/chat/turns.ts';
 import type { Message } from '../../src/domain/conversations/conversation.ts';
 import { historyStart, storedForm } from '../../src/domain/conversations/history.ts';
-import { chained } from '../../src/util/hash-chain.ts';
+import { hashOf } from '../../src/util/hash-chain.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { type Random, randomised } from '../support/random.ts';
 import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
@@ -38,8 +38,7 @@ async function expected(knex: Knex, id: string): Promise<string> {
   const forms = rows.map(({ role, content, details }) =>
     storedForm({ role: role as Message['role'], content, details: details && JSON.parse(details) }),
   );
-  const start = chained('', historyStart(null, 'ada'));
-  return forms.filter((form) => form !== undefined).reduce(chained, start);
+  return hashOf([...historyStart(null, 'ada', null), ...forms.filter((form) => form !== undefined)]);
 }
 
 eachDatabase((_name, open) => {
@@ -86,7 +85,7 @@ eachDatabase((_name, open) => {
     assert.equal((await historyOf(knex, id)).history_hash, await expected(knex, id));
   });
 
-  test('an import that replaces a conversation leaves no hash of its earlier messages', async () => {
+  test('an imported conversation has the hash of its own messages, unless it is long', async () => {
     const { knex, writer, imports } = open();
     const question = userMessage(newId());
     const { conversationId: id, timestamp } = question;
@@ -99,15 +98,22 @@ eachDatabase((_name, open) => {
       model: null,
       parameters: null,
     };
-    const imported = { ...userMessage(id, { content: 'another question' }), feedback: null };
     const times = { createdAt: timestamp, lastActive: timestamp };
-    const { outcome } = await imports.write(
-      { id, ...times, pinned: false, settings, messages: [imported], isLong: false },
-      { owner: null, replace: true, replacesOwner: false },
-    );
-    assert.equal(outcome, 'replaced');
-    const none = { history_hash: null, history_open: null, history_reply: null };
-    assert.deepEqual({ ...(await historyOf(knex, id)) }, none);
+    for (const isLong of [false, true]) {
+      const old = userMessage(id, { content: 'superseded', status: 'superseded' });
+      const messages = [old, userMessage(id, { content: 'another question' })].map((message) => ({
+        ...message,
+        feedback: null,
+      }));
+      const { outcome } = await imports.write(
+        { id, ...times, pinned: false, settings, messages, isLong },
+        { owner: null, replace: true, replacesOwner: false },
+      );
+      assert.equal(outcome, 'replaced');
+      const history = { history_open: null, history_reply: null };
+      const history_hash = isLong ? null : await expected(knex, id);
+      assert.deepEqual({ ...(await historyOf(knex, id)) }, { ...history, history_hash });
+    }
   });
 
   test('of turns that expect the same history one is written', async () => {

@@ -8,6 +8,7 @@ import {
   openAiErrorOf,
   problemOf,
   startChat,
+  until,
 } from '../support/chat-server.ts';
 import { createGate, json, reply, status } from '../support/fake-upstream.ts';
 
@@ -46,6 +47,12 @@ for (const place of databases()) {
       const rows = await chat.server.database.knex('messages').where({ conversation_id: id }).orderBy('id');
       return rows.map(({ details }) => JSON.parse(details ?? '{}').imported ?? false);
     };
+    /** Waits until the conversation is found by its messages, which a revision makes it after its end. */
+    const known = (id: string) =>
+      until('the hash of the messages', async () => {
+        const [row] = await chat.server.database.knex('conversations').where({ id });
+        return row?.history_hash !== null;
+      });
     /** A conversation of one turn, and its history. */
     const begin = async (text: string) => {
       const id = await ask([user(text)]);
@@ -185,7 +192,7 @@ for (const place of databases()) {
       assert.equal(await ask([...question, said('echo: again?'), user('and on')]), id);
     });
 
-    it('continues what native turns have begun, until a message is superseded', async () => {
+    it('continues what native turns have begun, by the messages that are visible', async () => {
       const text = fresh('native');
       const { conversation_id: id } = await chat.ask({ message: text });
       const history = [user(text), said(`echo: ${text}`)];
@@ -193,8 +200,61 @@ for (const place of databases()) {
       const { message_id } = await chat.ask({ message: 'third', conversation_id: id });
       const longer = [...history, user('on'), said('echo: on'), user('third'), said('echo: third')];
       assert.equal(await ask([...longer, user('fourth')]), id);
-      await chat.ask({ conversation_id: id, regenerate: message_id });
+      const question = (await chat.rows(id)).find(({ uid }) => uid === message_id)?.reply_to;
+      await chat.ask({ conversation_id: id, edit: question, message: 'instead' });
       assert.notEqual(await ask([...longer, user('fifth')]), id);
+      await known(id);
+      const edited = [...longer.slice(0, 4), user('instead'), said('echo: instead')];
+      assert.equal(await ask([...edited, user('fifth')]), id);
+    });
+
+    it('continues a conversation whose system prompt was changed, by the new one', async () => {
+      const { id, history } = await begin(fresh('prompt'));
+      await chat.call('PATCH', `/api/conversations/${id}`, { system: 'Be brief.' });
+      assert.equal(await ask([system('Be brief.'), ...history, user('on')]), id);
+      await chat.call('PATCH', `/api/conversations/${id}`, { system: null });
+      assert.equal(await ask([...history, user('on'), said('echo: on'), user('and on')]), id);
+    });
+
+    it('continues copies, of which the one used last is taken', async () => {
+      const { id, history } = await begin(fresh('source'));
+      assert.equal(await ask([...history, user('second')]), id);
+      const { messages } = await chat.read(id);
+      const copy = async (body: object) => {
+        const { text } = await chat.call('POST', `/api/conversations/${id}/fork`, body);
+        return String(JSON.parse(text).conversation_id);
+      };
+      const start = await copy({ message_id: messages[1]?.id });
+      assert.equal(await ask([...history, user('another way')]), start);
+      const whole = await copy({});
+      assert.equal(await ask([...history, user('second'), said('echo: second'), user('on')]), whole);
+      // The source is as it was.
+      assert.equal(await ask([...history, user('second'), said('echo: second'), user('on')]), id);
+    });
+
+    it('continues imported conversations', async () => {
+      const { id, history } = await begin(fresh('exported'));
+      const { text } = await chat.call('GET', `/api/conversations/${id}/export?format=ndjson`);
+      await chat.call('DELETE', `/api/conversations/${id}`);
+      const headers = { 'content-type': 'application/x-ndjson' };
+      const imported = await fetch(`${chat.url}/api/imports`, { method: 'POST', headers, body: text });
+      assert.equal(imported.status, 200, await imported.text());
+      assert.equal(await ask([...history, user('on')]), id);
+    });
+
+    it('continues no expired conversation, and not by its name either', async () => {
+      const { id, history } = await begin(fresh('expired'));
+      const { knex } = chat.server.database;
+      await knex('conversations').where({ id }).update({ last_active: '2020-01-01 00:00:00.000' });
+      const messages = [...history, user('on')];
+      assert.notEqual(await ask(messages), id);
+      const named = await chat.call(
+        'POST',
+        '/v1/chat/completions',
+        { messages },
+        { 'x-conversation-id': id },
+      );
+      openAiErrorOf(named, 404, 'conversation_not_found');
     });
 
     it('continues no deleted conversation', async () => {

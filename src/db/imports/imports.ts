@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
+import { historyStart, storedForm } from '../../domain/conversations/history.ts';
 import {
   ImportError,
   type ImportedConversation,
@@ -10,6 +11,7 @@ import {
   MessageTakenError,
 } from '../../domain/conversations/imports.ts';
 import { errorCode } from '../../domain/errors.ts';
+import { hashOf } from '../../util/hash-chain.ts';
 import { pause } from '../../util/timers.ts';
 import { fromChanges, fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
 import {
@@ -187,6 +189,8 @@ class Draft {
   readonly #now = toTime(Date.now());
   /** Ratings of the replies, by question. */
   readonly #ratings = new Map<string, string>();
+  /** Of its visible messages, unless it is long. */
+  readonly #forms: string[] = [];
   #isRestart = false;
   epoch = 0;
   count = 0;
@@ -228,6 +232,7 @@ class Draft {
       rows.push(this.#row(message));
       chars += size;
       this.count += 1;
+      this.#remember(message);
       this.#rate(message);
     }
     if (rows.length > 0) yield { uids, rows };
@@ -263,6 +268,13 @@ class Draft {
     return [...row, feedback?.rating ?? null, feedback?.comment ?? null];
   }
 
+  /** A long conversation is written while it is read; it is found by its id alone. */
+  #remember(message: ImportedMessage): void {
+    if (this.#conversation.isLong || message.status === 'superseded') return;
+    const form = storedForm(message);
+    if (form !== undefined) this.#forms.push(form);
+  }
+
   #rate({ replyTo, feedback }: ImportedMessage): void {
     if (replyTo === null || !feedback) return;
     const other = this.#ratings.get(replyTo) ?? feedback.rating;
@@ -277,8 +289,11 @@ class Draft {
   }
 
   #columns(owner: string | null): Record<string, string | number | null> {
-    const { createdAt, lastActive, pinned, settings } = this.#conversation;
+    const { createdAt, lastActive, pinned, settings, isLong } = this.#conversation;
+    const start = historyStart(owner, settings.user ?? null, settings.system ?? null);
     return {
+      ...UNKNOWN_HISTORY,
+      history_hash: isLong ? null : hashOf([...start, ...this.#forms]),
       owner,
       created_at: toTime(createdAt),
       last_active: toTime(lastActive),
@@ -294,7 +309,7 @@ class Draft {
   }
 
   #restart(owner: string | null): Statement {
-    const columns = { ...this.#columns(owner), ...UNKNOWN_HISTORY, epoch: this.epoch };
+    const columns = { ...this.#columns(owner), epoch: this.epoch };
     const set = Object.keys(columns).map((name) => `${name} = ?`);
     const sql = `UPDATE conversations SET ${set.join(', ')}, deleted_at = NULL WHERE id = ?`;
     return { sql, bindings: [...Object.values(columns), this.id] };

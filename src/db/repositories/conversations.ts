@@ -136,6 +136,18 @@ export class KnexConversations implements ConversationRepository {
     return rows.map((row) => ({ ...toFound(row), historyHash: row.history_hash }));
   }
 
+  async setHistory(
+    { id, epoch, lastActive }: Pick<FoundConversation, 'id' | 'epoch' | 'lastActive'>,
+    hash: string,
+  ) {
+    const found = { id, epoch, last_active: toTime(lastActive), deleted_at: null };
+    await withReconnect(() =>
+      this.#knex('conversations')
+        .where({ ...found, history_hash: null, history_open: null })
+        .update({ history_hash: hash }),
+    );
+  }
+
   async find(id: string): Promise<FoundConversation | null> {
     const [row] = await select<StoredFound>(
       this.#knex,

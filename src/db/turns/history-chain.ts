@@ -1,7 +1,7 @@
 /** The hash of the visible messages of a conversation, kept by the transactions that change them. */
 import type { Message } from '../../domain/conversations/conversation.ts';
-import { historyStart, storedForm, systemForm } from '../../domain/conversations/history.ts';
-import { chained } from '../../util/hash-chain.ts';
+import { historyStart, storedForm } from '../../domain/conversations/history.ts';
+import { chained, hashOf } from '../../util/hash-chain.ts';
 import type { HistoryColumns } from '../core/tables.ts';
 
 /** Another order, or another change, than the chain can follow: the conversation is found by its id alone. */
@@ -13,8 +13,7 @@ export const UNKNOWN_HISTORY: HistoryColumns = {
 
 /** Of a conversation without messages. */
 export function newHistory(owner: string | null, user: string | null, system: string | null): HistoryColumns {
-  const start = chained('', historyStart(owner, user));
-  return { ...UNKNOWN_HISTORY, history_hash: system === null ? start : chained(start, systemForm(system)) };
+  return { ...UNKNOWN_HISTORY, history_hash: hashOf(historyStart(owner, user, system)) };
 }
 
 /**

@@ -162,7 +162,8 @@ export function endReply(
     { sql, bindings },
     ...appendRest(uid, content, first.length, 0, packet),
   ];
-  if (reply.details) statements.push(...endDetails(reply, packet));
+  // The others are stored since the start.
+  if (reply.details?.tool_calls || reply.details?.refusal) statements.push(...endDetails(reply, packet));
   if (reasoning) statements.push(...endReasoning(uid, reasoning, packet));
   return { outcome, statements };
 }

@@ -56,7 +56,7 @@ export interface MessageDetails {
   readonly refusal?: true;
   /** The caller asked for the reasoning of this reply. */
   readonly wants_reasoning?: true;
-  /** Of a reply that is being generated: its stream has had a reader in another process. */
+  /** Its stream has had a reader in another process while it was being generated. */
   readonly followed?: true;
   /** It came with the caller's history: this server has neither received nor generated it before. */
   readonly imported?: true;
@@ -269,6 +269,11 @@ export interface ConversationRepository {
     user: string | null,
     activeSince: Instant,
   ): Promise<HashedConversation[]>;
+  /** Of a conversation whose hash is not known, unless it was used since it was found. */
+  setHistory(
+    conversation: Pick<FoundConversation, 'id' | 'epoch' | 'lastActive'>,
+    hash: string,
+  ): Promise<void>;
   /** Also finds an expired conversation. */
   find(id: string): Promise<FoundConversation | null>;
   /**

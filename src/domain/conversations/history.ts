@@ -3,9 +3,10 @@ import type { ContextMessage, Message } from './conversation.ts';
 
 type Comparable = Pick<ContextMessage, 'role' | 'content' | 'parts' | 'toolCalls' | 'toolCallId'>;
 
-/** What the form of a history begins with. */
-export function historyStart(owner: string | null, user: string | null): string {
-  return JSON.stringify([owner, user]);
+/** What comes before the forms of the messages of a conversation. */
+export function historyStart(owner: string | null, user: string | null, system: string | null): string[] {
+  const start = JSON.stringify([owner, user]);
+  return system === null ? [start] : [start, JSON.stringify(['system', system, [], [], null])];
 }
 
 /**
@@ -35,11 +36,6 @@ export function storedForm({ role, content, details }: Pick<Message, 'role' | 'c
     ...(toolCalls && { toolCalls }),
     ...(toolCallId !== undefined && { toolCallId }),
   });
-}
-
-/** The system prompt of a conversation comes before its messages. */
-export function systemForm(system: string): string {
-  return JSON.stringify(['system', system, [], [], null]);
 }
 
 /** Clients parse arguments and write them anew, with other white space. */

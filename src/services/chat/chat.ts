@@ -13,6 +13,7 @@ import type {
 import type { Retention } from '../../domain/conversations/retention.ts';
 import { AppError, conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { refreshHistory } from '../conversations/client-history.ts';
 import { ContextHistory, type HistoryLimits } from '../conversations/context-history.ts';
 import { findRevised, type RevisedQuestion } from '../conversations/revisions.ts';
 import type { ExportThrottle } from '../exports/throttle.ts';
@@ -37,7 +38,7 @@ export interface ChatSettings extends HistoryLimits, RequestSettings {
 interface ChatParts {
   readonly conversations: Pick<
     ConversationRepository,
-    'context' | 'find' | 'message' | 'messages' | 'withHistory'
+    'context' | 'find' | 'message' | 'messages' | 'setHistory' | 'withHistory'
   >;
   readonly pending: PendingTurns;
   readonly generations: Generations;
@@ -102,6 +103,11 @@ export class ChatService {
           )
         : await this.#begin(input, mode, times);
       this.#observer.began(turn);
+      if (input.question.kind === 'regenerate' || input.question.kind === 'edit')
+        void turn.result.then(
+          () => refreshHistory(this.#revisions.conversations, turn.conversationId),
+          () => {},
+        );
       return turn;
     } catch (error) {
       this.#observer.failed(input.model ?? this.#settings.model, error, times);

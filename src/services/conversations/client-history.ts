@@ -3,10 +3,11 @@ import type {
   FoundConversation,
   Instant,
   Message,
+  MessageView,
   SequencedMessage,
 } from '../../domain/conversations/conversation.ts';
-import { historyStart, storedForm, systemForm } from '../../domain/conversations/history.ts';
-import { chained } from '../../util/hash-chain.ts';
+import { historyStart, storedForm } from '../../domain/conversations/history.ts';
+import { chained, hashOf } from '../../util/hash-chain.ts';
 
 /** What a client says about the conversation that it continues. */
 export interface ClientHistory {
@@ -33,6 +34,7 @@ export interface ContinuedConversation {
 
 const PAGE = 1000;
 const PAGE_BYTES = 4 * 1024 * 1024;
+const VISIBLE: MessageView = { newestFirst: false, superseded: false };
 
 /** Null: none has the history, or it is empty. @throws AppError `database_unavailable` */
 export async function findContinued(
@@ -44,9 +46,7 @@ export async function findContinued(
   if (!history.some(({ role }) => role !== 'system')) return null;
   const past = forms(history);
   const all = [...past, ...forms(asked)];
-  const start = chained('', historyStart(owner, user));
-  const begun = system === undefined ? start : chained(start, systemForm(system));
-  const hash = past.reduce(chained, begun);
+  const hash = hashOf([...historyStart(owner, user, system ?? null), ...past]);
   const askedHash = all.slice(past.length).reduce(chained, hash);
   const found = await conversations.withHistory([hash, askedHash], owner, user, activeSince);
   for (const conversation of found) {
@@ -65,6 +65,27 @@ export async function findContinued(
   return null;
 }
 
+/**
+ * Makes a conversation known by its messages whose hash no turn has kept: a copy, or one with superseded messages or
+ * another system prompt. Not one of more than a page. Never rejects.
+ */
+export async function refreshHistory(
+  conversations: Pick<ConversationRepository, 'find' | 'messages' | 'setHistory'>,
+  id: string,
+): Promise<void> {
+  try {
+    const found = await conversations.find(id);
+    if (!found) return;
+    const { messages, hasMore } = await conversations.messages(found, 0, PAGE, PAGE_BYTES, VISIBLE);
+    if (hasMore || messages.some(({ status }) => status === 'streaming')) return;
+    const { owner, settings } = found;
+    const start = historyStart(owner, settings.user, settings.system);
+    await conversations.setHistory(found, hashOf([...start, ...forms(messages)]));
+  } catch {
+    // It is found by its id.
+  }
+}
+
 function forms(messages: ClientHistory['history']): string[] {
   return messages.map(storedForm).filter((form) => form !== undefined);
 }
@@ -78,8 +99,7 @@ async function compare(
   let count = 0;
   let last: SequencedMessage | undefined;
   for (let after = 0; ; ) {
-    const view = { newestFirst: false, superseded: false };
-    const page = await conversations.messages(conversation, after, PAGE, PAGE_BYTES, view);
+    const page = await conversations.messages(conversation, after, PAGE, PAGE_BYTES, VISIBLE);
     for (const message of page.messages) {
       after = message.seq;
       const form = storedForm(message);

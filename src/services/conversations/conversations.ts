@@ -17,6 +17,7 @@ import type {
 import type { Retention } from '../../domain/conversations/retention.ts';
 import { conversationNotFound, replyNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { refreshHistory } from './client-history.ts';
 import { findConversation } from './revisions.ts';
 import { TextSearch } from './text-search.ts';
 
@@ -99,6 +100,7 @@ export class ConversationService {
   async update(id: string, access: Access, changes: ConversationChanges): Promise<ConversationView> {
     await this.#find(id, access);
     if (!(await this.#repository.update(id, access, changes))) throw conversationNotFound();
+    if (changes.system !== undefined) await refreshHistory(this.#repository, id);
     return this.view(id, access);
   }
 

@@ -5,6 +5,7 @@ import type { ForkStore } from '../../domain/conversations/forks.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import { conversationBusy, messageNotFound, messageSuperseded } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { refreshHistory } from './client-history.ts';
 import { findConversation } from './revisions.ts';
 
 /** Copies that run at the same time in this process, so that they leave connections to others. */
@@ -20,7 +21,7 @@ export interface ForkRequest {
 }
 
 interface ForkParts {
-  readonly conversations: Pick<ConversationRepository, 'find' | 'message'>;
+  readonly conversations: Pick<ConversationRepository, 'find' | 'message' | 'messages' | 'setHistory'>;
   readonly forks: ForkStore;
   readonly pending: Pick<PendingTurns, 'has' | 'flush'>;
   readonly clock: Clock;
@@ -67,7 +68,10 @@ export class ForkService {
       const until = messageId === undefined ? null : await this.#seqOf(source, messageId);
       const id = ids.next();
       const outcome = await forks.fork({ source, id, until, title: title ?? null, at: clock.now() });
-      if (outcome === 'forked') return id;
+      if (outcome === 'forked') {
+        await refreshHistory(this.#parts.conversations, id);
+        return id;
+      }
       if (outcome === 'streaming' || attempt === ATTEMPTS) throw conversationBusy();
     }
   }

@@ -136,6 +136,7 @@ function setUp(
       message: () => Promise.resolve(null),
       messages: () => Promise.resolve({ messages: [], hasMore: false }),
       withHistory: () => Promise.resolve([]),
+      setHistory: () => Promise.resolve(),
       context: (...args) => {
         histories.push(args);
         return Promise.resolve({ settings: null, pinned: false, messages: options.history ?? [] });
