@@ -152,7 +152,7 @@ async function maskDetails(
 async function maskConversation(conversation: ExportConversation, mask: Mask): Promise<ExportConversation> {
   const { settings } = conversation;
   if (!settings) return conversation;
-  const { title, system, metadata } = settings;
+  const { title, user, system, metadata } = settings;
   const texts: Record<string, string> = {};
   for (const [name, text] of Object.entries(metadata ?? {})) texts[name] = await mask(text);
   return {
@@ -160,6 +160,7 @@ async function maskConversation(conversation: ExportConversation, mask: Mask): P
     settings: {
       ...settings,
       title: title && (await mask(title)),
+      user: user && (await mask(user)),
       system: system && (await mask(system)),
       metadata: metadata && texts,
     },

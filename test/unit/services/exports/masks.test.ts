@@ -27,7 +27,9 @@ const REQUEST: ExportRequest = {
 
 function service(masked: boolean): ExportService {
   const message = { uid: 'u', role: 'user', content: '13812345678', timestamp: 't', status: 'complete' };
-  const conversation = { id: 'c', createdAt: 't', lastActive: 't' };
+  const none = { title: null, metadata: null, system: null, model: null, parameters: null, pinned: false };
+  const settings = { ...none, user: 'zoe@example.com' };
+  const conversation = { id: 'c', createdAt: 't', lastActive: 't', settings };
   const source: ExportSource = {
     scope: () => Promise.resolve(SCOPE),
     count: () => Promise.resolve({ conversations: 1, messages: 1 }),
@@ -57,6 +59,7 @@ describe('an export job', () => {
     const begun = await service(true).fixScope(REQUEST);
     const { text, masked } = await made(service(false), begun);
     assert.ok(text.includes('138****5678'), text);
+    assert.ok(text.includes('"user":"z***@example.com"'), text);
     assert.ok(masked);
   });
 
