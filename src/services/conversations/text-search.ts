@@ -8,11 +8,12 @@ const PIECE = 32 * 1024;
 const OVERLAP = 1024;
 
 /**
- * The same for texts that differ in upper and lower case only, in any script. To lower case first, because some capitals
- * (K for kelvin) are the capital of another letter only then; to upper case last, because Greek has two lower-case sigmas.
+ * The same for texts that differ in upper and lower case, or in how marks are encoded, only; in any script. To lower case
+ * first, because some capitals (K for kelvin) are the capital of another letter only then; to upper case last, because
+ * Greek has two lower-case sigmas. The Turkish İ becomes an i with a second dot.
  */
 function fold(text: string): string {
-  return text.toLowerCase().toUpperCase();
+  return text.normalize('NFC').toLowerCase().replaceAll('i\u0307', 'i').toUpperCase();
 }
 
 /** Looks for one text in many. */
