@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { globSync, readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { ERROR_CODES } from '../../src/domain/errors.ts';
+import { withoutComments } from '../../src/http/web/page-files.ts';
 import { ERRORS, STRINGS } from '../../src/http/web/strings.js';
 
 const WEB = new URL('../../src/http/web/', import.meta.url);
@@ -59,6 +60,20 @@ describe('the home page', () => {
       }
     });
   }
+
+  test('is served without its comments, and with everything else', () => {
+    const files = globSync(['assets/**/*.js', 'styles/*.css'], { cwd: WEB });
+    for (const file of files) {
+      const served = withoutComments(read(file)).split('\n');
+      const lines = read(file).split('\n');
+      const isComment = (line: string) => /^ *(\/\*| \*|\/\/)/.test(line);
+      assert.deepEqual(
+        served,
+        lines.filter((line) => !isComment(line)),
+        file,
+      );
+    }
+  });
 
   test('has every text in both languages, and no unused text', () => {
     const scripts = globSync('assets/**/*.js', { cwd: WEB });

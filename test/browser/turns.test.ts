@@ -131,6 +131,35 @@ describe('the turns and conversations of the home page', { skip: chromium === un
     await close();
   });
 
+  test('takes images by what they are, pasted text as text, and stays where it is when a file is dropped', async () => {
+    const { page, close } = await openPage(browser, server.url);
+    const hint = page.locator('#hint');
+    const give = (event: string, name: string, type: string, text = '') =>
+      page.evaluate(`{
+        const bytes = Uint8Array.from(atob('${PIXEL.buffer.toString('base64')}'), (c) => c.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes.slice(${name === 'x.txt' ? 20 : 0})], '${name}', { type: '${type}' }));
+        if ('${text}') data.setData('text/plain', '${text}');
+        const options = { bubbles: true, cancelable: true };
+        const event = '${event}' === 'paste'
+          ? new ClipboardEvent('paste', { ...options, clipboardData: data })
+          : new DragEvent('drop', { ...options, dataTransfer: data });
+        document.getElementById('message').dispatchEvent(event);
+        event.defaultPrevented;
+      }`);
+    assert.equal(await give('paste', 'cells.png', 'image/png', 'a cell'), false);
+    assert.equal(await give('drop', 'x.txt', 'text/plain'), true);
+    await hint.getByText('Only images that this browser can read').waitFor();
+    assert.equal(await page.locator('.thumbnail').count(), 0);
+    await give('drop', 'really-a-png.jpg', 'image/jpeg');
+    await page.locator('.thumbnail').waitFor();
+    await ask(page, 'What is this?');
+    await page.locator('.reply[data-state="done"]').waitFor();
+    const content = upstream.request?.messages.at(-1)?.content;
+    assert.match(JSON.stringify(content), /"url":"data:image\/png;base64,/);
+    await close();
+  });
+
   test('folds the reasoning, says that the model thinks, and resumes in the middle of it', async () => {
     const { page, close } = await openPage(browser, server.url);
     await page.locator('#message').fill('think');

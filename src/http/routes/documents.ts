@@ -1,12 +1,13 @@
 import { readFileSync } from 'node:fs';
-import { dirname, extname } from 'node:path';
+import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler, type Response } from 'express';
 import { AppError } from '../../domain/errors.ts';
 import { presentedKey } from '../access/credentials.ts';
 import { methodNotAllowed, sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
-import { ERRORS, STRINGS } from '../web/strings.js';
+import { pageFiles } from '../web/page-files.ts';
+import { STRINGS } from '../web/strings.js';
 
 const WEB = new URL('../web/', import.meta.url);
 
@@ -22,18 +23,6 @@ const VENDOR_FILES: Readonly<Record<string, string>> = {
   '/marked.js': import.meta.resolve('marked'),
   '/marked-cjk-friendly.js': import.meta.resolve('marked-cjk-friendly'),
 };
-
-/** The texts of the home page in one language, as a browser needs no other. */
-function texts(at: 0 | 1): string {
-  const all = Object.entries({ ...STRINGS, ...ERRORS });
-  return JSON.stringify(Object.fromEntries(all.map(([key, sentences]) => [key, sentences[at]])));
-}
-
-/** The styles of the home page, which are smaller together. */
-function styles(): string {
-  const names = ['style', 'list', 'chat', 'text', 'panels'];
-  return names.map((name) => readFileSync(new URL(`styles/${name}.css`, WEB), 'utf8')).join('\n');
-}
 
 const POLICY = [
   "default-src 'none'",
@@ -161,18 +150,8 @@ export function mountAssets(app: Express): void {
   const swaggerFiles = files(swagger, 'public, max-age=3600');
   app.use('/docs', signIn);
   app.use(['/assets', '/docs-assets'], readOnlyMethods());
-  // Their names have no version, so browsers must revalidate them.
+  app.use('/assets', pageFiles());
   app.use('/assets', files(fileURLToPath(new URL('assets/', WEB)), 'no-cache'));
-  for (const [path, body] of [
-    ['texts/zh-CN.json', texts(0)],
-    ['texts/en.json', texts(1)],
-    ['style.css', styles()],
-  ] as const) {
-    app.get(`/assets/${path}`, (_request, response) => {
-      response.setHeader('Cache-Control', 'no-cache');
-      response.type(extname(path)).send(body);
-    });
-  }
   app.use('/assets/vendor', (request, response, next) => {
     const file = Object.hasOwn(VENDOR_FILES, request.path) ? VENDOR_FILES[request.path] : undefined;
     if (file === undefined) return next();

@@ -108,7 +108,7 @@ export const STRINGS = {
   image: ['图片', 'Image'],
   imageRemove: ['移除', 'Remove'],
   imagesFull: ['一条消息最多 4 张图片', 'A message has at most 4 images'],
-  imageUnreadable: ['无法读取该图片', 'This image cannot be read'],
+  imageUnreadable: ['只能添加浏览器能读取的图片', 'Only images that this browser can read can be added'],
   edit: ['编辑', 'Edit'],
   editSend: ['发送修改', 'Send'],
   editNote: ['将替换此消息及其后的所有消息。', 'Replaces this message and all after it.'],

@@ -85,6 +85,7 @@ function startConversations(onConnectionLost) {
   });
   const list = startList({
     onOpen: go,
+    onSeen: (conversation) => chat.refresh(conversation),
     onRenamed: showTitle,
     onRemoved: (id) => id === currentId() && go(undefined),
   });

@@ -95,6 +95,15 @@ class Chat {
     if (!this.#reading) this.#box.ariaBusy = 'false';
   }
 
+  /** Loads the conversation again when it has a message that is not shown, for example from another tab. */
+  refresh({ conversation_id: id, last_message: last }) {
+    if ((this.#reading ?? this.#opening) || this.#conversation !== id) return;
+    const isShown = !last || this.#box.querySelector(`[data-id="${last.id}"]`) !== null;
+    // What is being edited would be lost.
+    const isEdited = [...this.#box.querySelectorAll('textarea')].some(({ value }) => value !== '');
+    if (!isShown && !isEdited) void this.open(id);
+  }
+
   /** The server still generates a reply that is no longer read. */
   #leave() {
     this.#opening?.abort();
@@ -272,7 +281,7 @@ class Chat {
   /** A question without text of a reply goes back to the input; any other can be repeated by a button. */
   #fail(stream, reply, error, question) {
     keepPending(undefined);
-    if (!error.problem) this.#page.onConnectionLost();
+    if (!(error.problem?.status < 500)) this.#page.onConnectionLost();
     if (error.key === 'cutOff') reply.failed(error, 'resume', () => this.#show(stream, reply, question));
     else if (
       question &&

@@ -1,6 +1,6 @@
 import { setText } from '../i18n.js';
 import { button, element, label } from './dom.js';
-import { imageData, imagesOf, MAX_IMAGES, showableUrl } from './images.js';
+import { imageData, MAX_IMAGES, showableUrl } from './images.js';
 
 const find = (id) => document.getElementById(id);
 
@@ -40,7 +40,10 @@ export class Composer {
       event.preventDefault();
       onSubmit();
     });
-    this.#input.addEventListener('paste', (event) => this.#take(event, event.clipboardData));
+    this.#input.addEventListener('paste', (event) => {
+      // Office programs add a picture of the text.
+      if (!event.clipboardData.types.includes('text/plain')) this.#take(event, event.clipboardData);
+    });
     const chat = find('chat');
     chat.addEventListener('dragover', (event) => event.preventDefault());
     chat.addEventListener('drop', (event) => this.#take(event, event.dataTransfer));
@@ -75,10 +78,10 @@ export class Composer {
   }
 
   #take(event, transfer) {
-    const files = imagesOf(transfer);
-    if (files.length === 0) return;
+    if (transfer.files.length === 0) return;
+    // The browser would leave the page for the file.
     event.preventDefault();
-    void this.#add(files);
+    void this.#add([...transfer.files]);
   }
 
   async #add(files) {

@@ -53,9 +53,9 @@ export function copyButton(text) {
   return copyOnClick(button('copy'), text);
 }
 
-/** An accessible name that follows the language. */
-export function label(made, key, values) {
-  made.setAttribute('aria-label', translate(key, values));
-  made.setAttribute('data-t-aria-label', key);
+/** An accessible name, or another attribute, that follows the language. */
+export function label(made, key, attribute = 'aria-label') {
+  made.setAttribute(attribute, translate(key));
+  made.setAttribute(`data-t-${attribute}`, key);
   return made;
 }

@@ -17,7 +17,8 @@ export function feedbackOf(id, stored) {
   );
   const state = element('span');
   state.role = 'status';
-  const field = Object.assign(label(element('input'), 'comment'), { maxLength: COMMENT_CHARS });
+  const field = label(label(element('input'), 'comment'), 'comment', 'placeholder');
+  field.maxLength = COMMENT_CHARS;
   field.value = stored?.comment ?? '';
   const form = element('form', 'comment', field, Object.assign(button('commentSend'), { type: 'submit' }));
   form.addEventListener('submit', (event) => {

@@ -40,6 +40,8 @@ export class Log {
 
   /** Follows from now on. */
   toEnd() {
+    // What moves the log from here on is no scroll of the user.
+    this.#touched = Number.NEGATIVE_INFINITY;
     this.#set(true);
     this.follow();
   }

@@ -130,6 +130,18 @@ export class MarkdownView {
   }
 
   show(text) {
+    try {
+      this.#show(text);
+    } catch (error) {
+      // Nested too deeply for the parser.
+      if (!(error instanceof RangeError)) throw error;
+      const node = codeBlock({ text });
+      this.#box.replaceChildren(node);
+      this.#blocks = [{ token: {}, node }];
+    }
+  }
+
+  #show(text) {
     const tokens = marked.lexer(text);
     const links = JSON.stringify(tokens.links);
     const blocks = tokens.filter(({ type }) => type !== 'space' && type !== 'def');

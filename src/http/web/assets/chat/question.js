@@ -22,16 +22,16 @@ export class Question {
   /** @param onEdit called with the question and its new message */
   constructor(message, onEdit, id) {
     this.message = message;
-    this.#id = id;
     this.#onEdit = onEdit;
     this.box.append(setText(element('h3', 'hidden'), 'you'), this.#body);
-    this.#show();
+    this.id = id;
   }
 
   /** Of the message. Only then can it be edited. */
   set id(id) {
     if (this.#id) return;
     this.#id = id;
+    if (id) this.box.dataset.id = id;
     this.#show();
   }
 

@@ -7,8 +7,11 @@ export function folded(className, content, key, values) {
 }
 
 /** A message that is neither a question nor a reply: a result of a tool, or a system message. */
-export function foldedMessage({ role, content }) {
-  return folded('tool', element('pre', '', content), role === 'tool' ? 'toolResult' : 'settingsSystem');
+export function foldedMessage({ id, role, content }) {
+  const key = role === 'tool' ? 'toolResult' : 'settingsSystem';
+  const box = folded('tool', element('pre', '', content), key);
+  if (id) box.dataset.id = id;
+  return box;
 }
 
 /** JSON with indentation, and the digits of its numbers as they are; any other text unchanged. */

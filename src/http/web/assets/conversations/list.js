@@ -46,6 +46,7 @@ class ConversationList {
     document.addEventListener('visibilitychange', () => {
       if (!document.hidden) void this.refresh();
     });
+    addEventListener('focus', () => this.refresh());
   }
 
   /** Loads the first page again. */
@@ -87,6 +88,8 @@ class ConversationList {
       this.#items = [...earlier, ...page.conversations.filter((item) => !known.has(item.conversation_id))];
       this.#cursor = page.has_more ? page.next_cursor : undefined;
       this.#show();
+      const current = this.#items.find((item) => item.conversation_id === this.#current);
+      if (current && !cursor) this.#page.onSeen(current);
     } catch (error) {
       if (loading.signal.aborted) return;
       this.#say(error.problem?.status === 403 ? 'listHidden' : 'listFailed');
@@ -222,7 +225,7 @@ class ConversationList {
   }
 }
 
-/** @param page `onOpen(id)`, `onRenamed(title)` and `onRemoved(id)` */
+/** @param page `onOpen(id)`, `onSeen(conversation)`: the open one, `onRenamed(title)` and `onRemoved(id)` */
 export function startList(page) {
   const list = new ConversationList(page);
   list.listen();
