@@ -1,15 +1,16 @@
-import { createReadStream } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { decompressed } from '../../src/http/request/import-file.ts';
 import { unpacked } from '../export-lib/unpack.ts';
 
 export interface Source {
+  /** Each is valid until the next one is requested. */
   readonly blocks: AsyncIterable<Buffer>;
   /** Of the file as it is stored; undefined for standard input. */
   readonly size: number | undefined;
 }
 
 const GZIP = Buffer.from([0x1f, 0x8b]);
+const BLOCK = 64 * 1024;
 const ZSTD = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
 
 /**
@@ -19,7 +20,7 @@ const ZSTD = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
  */
 export async function openSource(path: string, onRead: (bytes: number) => void): Promise<Source> {
   const size = path === '-' ? undefined : (await stat(path)).size;
-  const stored: AsyncIterable<Buffer> = path === '-' ? process.stdin : createReadStream(path);
+  const stored: AsyncIterable<Buffer> = path === '-' ? process.stdin : fileBlocks(path);
   const source = counted(stored, onRead);
   const { value: first = Buffer.alloc(0) } = await source.next();
   const all = startingWith(first, source);
@@ -28,6 +29,21 @@ export async function openSource(path: string, onRead: (bytes: number) => void):
   if (first.subarray(0, ZSTD.length).equals(ZSTD))
     return { blocks: decompressed(unpacked(all, 'zstd')), size };
   return { blocks: all, size };
+}
+
+/** In the same memory: new blocks would be most of the memory of the process. */
+async function* fileBlocks(path: string): AsyncGenerator<Buffer> {
+  const file = await open(path);
+  try {
+    const block = Buffer.allocUnsafeSlow(BLOCK);
+    for (;;) {
+      const { bytesRead } = await file.read(block);
+      if (bytesRead === 0) return;
+      yield block.subarray(0, bytesRead);
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 async function* counted(

@@ -105,11 +105,12 @@ eachDatabase((_name, open) => {
         ...message,
         feedback: null,
       }));
-      const { outcome } = await imports.write(
-        { id, ...times, pinned: false, settings, messages, isLong },
-        { owner: null, replace: true, replacesOwner: false },
-      );
-      assert.equal(outcome, 'replaced');
+      const results = await imports.write([{ id, ...times, pinned: false, settings, messages, isLong }], {
+        owner: null,
+        replace: true,
+        replacesOwner: false,
+      });
+      assert.deepEqual(results, [{ outcome: 'replaced', messages: 2 }]);
       const history = { history_open: null, history_reply: null };
       const history_hash = isLong ? null : await expected(knex, id);
       assert.deepEqual({ ...(await historyOf(knex, id)) }, { ...history, history_hash });

@@ -38,6 +38,12 @@ export interface Dialect {
    * @throws the driver's error
    */
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T>;
+  /**
+   * Runs transactions of plain SQL one after the other in as few round trips as possible, and stops at one that fails.
+   * @returns how many are committed
+   * @throws the driver's error when that is unknown
+   */
+  transactions(knex: Knex, transactions: readonly (readonly Statement[])[]): Promise<number>;
   /** Waits while another program has locked SQLite's file. Servers wait by themselves. @throws the driver's error */
   waitForWriteLock(knex: Knex): Promise<void>;
   /**
@@ -143,6 +149,21 @@ const MAX_NUMBER_BYTES = 24;
 
 const BEGIN: Statement = { sql: 'START TRANSACTION', bindings: [] };
 const COMMIT: Statement = { sql: 'COMMIT', bindings: [] };
+const ROLLBACK: Statement = { sql: 'ROLLBACK', bindings: [] };
+const COMMITTED: Statement = { sql: 'SELECT @committed AS committed', bindings: [] };
+const committed = (count: number): Statement => ({ sql: `SET @committed = ${count}`, bindings: [] });
+
+/** Several statements in one round trip. After an error the server skips the others. */
+async function runPacket(
+  knex: Knex,
+  connection: unknown,
+  statements: readonly Statement[],
+): Promise<unknown[][]> {
+  const sql = statements.map((statement) => statement.sql).join(';\n');
+  const bindings = statements.flatMap((statement) => statement.bindings);
+  const [answers = []] = await knex.raw<[unknown[][]]>(sql, bindings).connection(connection);
+  return answers;
+}
 
 /** The hint makes all processes lock in the order of the primary key, also in small tables. */
 const conversationsSql = (count: number): string =>
@@ -171,12 +192,7 @@ const mysql: Dialect = {
   // server skips the rest of the packet and the transaction stays open.
   async batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {
     const connection = await knex.client.acquireConnection();
-    const run = async (statements: readonly Statement[]): Promise<unknown[][]> => {
-      const sql = statements.map((statement) => statement.sql).join(';\n');
-      const bindings = statements.flatMap((statement) => statement.bindings);
-      const [answers = []] = await knex.raw<[unknown[][]]>(sql, bindings).connection(connection);
-      return answers;
-    };
+    const run = (statements: readonly Statement[]) => runPacket(knex, connection, statements);
     const packet = packetLimit(connection.maxAllowedPacket);
     const write = async (statements: readonly Statement[]): Promise<void> => {
       for (const group of packets(statements, packet)) await run(group);
@@ -197,6 +213,27 @@ const mysql: Dialect = {
         .connection(connection)
         .catch(() => connection.destroy());
       throw error;
+    } finally {
+      await knex.client.releaseConnection(connection);
+    }
+  },
+
+  // The connection itself counts, because after an error the results of the packet are lost.
+  async transactions(knex, transactions) {
+    const connection = await knex.client.acquireConnection();
+    const statements = transactions.flatMap((writes, at) => [BEGIN, ...writes, COMMIT, committed(at + 1)]);
+    try {
+      for (const group of packets([committed(0), ...statements], packetLimit(connection.maxAllowedPacket))) {
+        await runPacket(knex, connection, group);
+      }
+      return transactions.length;
+    } catch (error) {
+      const undo = [ROLLBACK, COMMITTED];
+      const [, rows] = await runPacket(knex, connection, undo).catch(() => {
+        connection.destroy();
+        throw error;
+      });
+      return Number((rows as { committed: number | string }[])[0]?.committed);
     } finally {
       await knex.client.releaseConnection(connection);
     }
@@ -283,6 +320,17 @@ const sqlite: Dialect = {
       for (const { sql, bindings } of writes) await trx.raw(sql, [...bindings]);
       return result;
     });
+  },
+
+  async transactions(knex, transactions) {
+    for (const [at, writes] of transactions.entries()) {
+      try {
+        await this.batch(knex, [], () => ({ writes, result: undefined }));
+      } catch {
+        return at;
+      }
+    }
+    return transactions.length;
   },
 
   async addPoints(knex, counter) {

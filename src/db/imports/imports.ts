@@ -7,6 +7,7 @@ import {
   type ImportedMessage,
   type ImportOptions,
   type ImportOutcome,
+  type ImportResult,
   type ImportStore,
   MessageTakenError,
 } from '../../domain/conversations/imports.ts';
@@ -42,8 +43,9 @@ const RETRY_MS = 50;
 /** How long an import removes the rows of a replaced conversation; the rest is removed in the background. */
 const REMOVE_MS = 300;
 
-const COLUMNS = `${MESSAGE_INSERT_COLUMNS}, rating, rating_comment, epoch`;
-const TUPLE = `(${placeholders(COLUMNS.split(',').length)})`;
+const COLUMNS = `${MESSAGE_INSERT_COLUMNS}, rating, rating_comment`.split(', ');
+
+const SKIPPED: ImportResult = { outcome: 'skipped', messages: 0 };
 
 type Row = readonly (string | number | null)[];
 
@@ -68,16 +70,66 @@ export class KnexImports implements ImportStore {
   }
 
   async write(
-    conversation: ImportedConversation,
+    conversations: readonly ImportedConversation[],
     options: ImportOptions,
-  ): Promise<{ outcome: ImportOutcome; messages: number }> {
+  ): Promise<ImportResult[]> {
     try {
       const { bytes } = await this.#limit();
-      return conversation.isLong
-        ? await this.#writeLong(conversation, options, bytes)
-        : await this.#writeShort(conversation, options, bytes);
+      const known = await this.#writeFree(conversations, options, bytes);
+      const results: ImportResult[] = [];
+      for (const one of conversations) {
+        results.push(known.get(one.id) ?? (await this.#writeOne(one, options, bytes)));
+      }
+      return results;
     } catch (error) {
       throw toAppError(error);
+    }
+  }
+
+  /**
+   * Those whose ids are free, in about one round trip, up to one that fails, and those that are skipped. What it leaves
+   * out is written with locks, one by one.
+   */
+  async #writeFree(
+    conversations: readonly ImportedConversation[],
+    options: ImportOptions,
+    maxBytes: number,
+  ): Promise<Map<string, ImportResult>> {
+    const results = new Map<string, ImportResult>();
+    if (conversations.length === 1) return results;
+    const ids = conversations.map(({ id }) => id);
+    const existing = await this.#knex('conversations').whereIn('id', ids).select('id', 'deleted_at');
+    for (const { id, deleted_at } of existing) {
+      if (deleted_at === null && !options.replace) results.set(id, SKIPPED);
+    }
+    const found = new Set(existing.map(({ id }) => id));
+    const drafts: { readonly draft: Draft; readonly writes: readonly Statement[] }[] = [];
+    for (const conversation of conversations) {
+      if (found.has(conversation.id)) continue;
+      const draft = new Draft(conversation, options, maxBytes);
+      const writes = await draft.writes().catch(() => undefined);
+      if (writes) drafts.push({ draft, writes });
+    }
+    const transactions = drafts.map(({ writes }) => writes);
+    const committed = await this.#dialect.transactions(this.#batches, transactions);
+    for (const { draft } of drafts.slice(0, committed)) {
+      results.set(draft.id, { outcome: 'imported', messages: draft.count });
+    }
+    return results;
+  }
+
+  async #writeOne(
+    conversation: ImportedConversation,
+    options: ImportOptions,
+    maxBytes: number,
+  ): Promise<ImportResult> {
+    try {
+      return conversation.isLong
+        ? await this.#writeLong(conversation, options, maxBytes)
+        : await this.#writeShort(conversation, options, maxBytes);
+    } catch (error) {
+      if (error instanceof ImportError) return { error };
+      throw error;
     }
   }
 
@@ -145,8 +197,8 @@ export class KnexImports implements ImportStore {
     }
   }
 
-  async #done({ count, id, epoch }: Draft, outcome: ImportOutcome) {
-    if (outcome === 'skipped') return { outcome, messages: 0 };
+  async #done({ count, id, epoch }: Draft, outcome: ImportOutcome): Promise<ImportResult> {
+    if (outcome === 'skipped') return SKIPPED;
     if (outcome === 'replaced') {
       const started = performance.now();
       const isStopped = () => performance.now() - started > REMOVE_MS;
@@ -217,6 +269,13 @@ class Draft {
     return { outcome: exists ? 'replaced' : 'imported', epoch: this.epoch, writes };
   }
 
+  /** All of a conversation whose id is free. @throws ImportError */
+  async writes(): Promise<Statement[]> {
+    const inserts: Statement[] = [];
+    for await (const slice of this.slices()) inserts.push(...this.insert(slice, 0));
+    return [...this.begin(undefined).writes, ...inserts, ...this.end()];
+  }
+
   async *slices(): AsyncGenerator<Slice> {
     let uids: string[] = [];
     let rows: Row[] = [];
@@ -238,13 +297,17 @@ class Draft {
     if (rows.length > 0) yield { uids, rows };
   }
 
-  /** Rows of an earlier epoch that are not removed yet have the same ids. */
+  /**
+   * Only columns with a value: each null takes as long as a short text. Rows of an earlier epoch that are not removed
+   * yet have the same ids.
+   */
   insert({ uids, rows }: Slice, epoch: number): Statement[] {
-    const bindings = rows.flatMap((row) => [...row, epoch]);
-    const insert = {
-      sql: `INSERT INTO messages (${COLUMNS}) VALUES ${repeated(TUPLE, rows.length)}`,
-      bindings,
-    };
+    const used = [...COLUMNS.keys()].filter((column) => rows.some((row) => row[column] !== null));
+    const names = used.map((column) => COLUMNS[column]);
+    const tuple = `(${placeholders(used.length)}, ${epoch})`;
+    const sql = `INSERT INTO messages (${names.join(', ')}, epoch) VALUES ${repeated(tuple, rows.length)}`;
+    const bindings = rows.flatMap((row) => used.map((column) => row[column] ?? null));
+    const insert = { sql, bindings };
     if (!this.#isRestart) return [insert];
     const remove = {
       sql: `DELETE FROM messages WHERE uid IN (${placeholders(uids.length)}) AND conversation_id = ? AND epoch < ?`,

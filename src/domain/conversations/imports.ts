@@ -16,7 +16,7 @@ export interface ImportedConversation {
   readonly lastActive: Instant;
   readonly pinned: boolean;
   readonly settings: ConversationSettings;
-  /** Oldest first. Can be read once. */
+  /** Oldest first. Those of a long one can be read once. */
   readonly messages: Iterable<ImportedMessage> | AsyncIterable<ImportedMessage>;
   /** Whether it is too long for one piece of work. */
   readonly isLong: boolean;
@@ -43,17 +43,20 @@ export class MessageTakenError extends ImportError {
   }
 }
 
+export type ImportResult =
+  | { readonly outcome: ImportOutcome; readonly messages: number }
+  | { readonly error: ImportError };
+
 export interface ImportStore {
   /**
-   * Writes a conversation in one transaction. The id of a deleted one is free.
-   * @throws MessageTakenError
-   * @throws ImportError when a message is too long for the database
+   * Writes conversations with different ids, each in one transaction. The id of a deleted one is free.
+   * @returns a result for each: `MessageTakenError`, or an error that says that a message is too long for the database
    * @throws AppError `database_unavailable`, `database_busy`
    */
   write(
-    conversation: ImportedConversation,
+    conversations: readonly ImportedConversation[],
     options: ImportOptions,
-  ): Promise<{ readonly outcome: ImportOutcome; readonly messages: number }>;
+  ): Promise<readonly ImportResult[]>;
 }
 
 interface OrderedMessage {

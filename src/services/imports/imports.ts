@@ -1,8 +1,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
-  ImportError,
   type ImportedConversation,
   type ImportOptions,
+  type ImportOutcome,
   type ImportStore,
   MessageTakenError,
 } from '../../domain/conversations/imports.ts';
@@ -36,8 +36,9 @@ export interface ImportRequest extends ImportOptions {
 
 /** Errors that are reported; the others are counted. */
 const MAX_ERRORS = 100;
-/** Bytes of lines that are being written at the same time. */
-const MAX_BYTES = 2 * 1024 * 1024;
+/** Of the lines that are written together. */
+const BATCH_ENTRIES = 32;
+const BATCH_BYTES = 32 * 1024;
 /** How long entries are processed before others are served. */
 const TURN_MS = 10;
 
@@ -48,7 +49,7 @@ export class ImportService {
   readonly #retention: Retention;
   readonly #parallel: number;
 
-  /** @param parallel conversations that are written at the same time */
+  /** @param parallel batches of conversations that are written at the same time */
   constructor(store: ImportStore, clock: Clock, retention: Retention, parallel: number) {
     this.#store = store;
     this.#clock = clock;
@@ -58,7 +59,7 @@ export class ImportService {
 
   /**
    * A conversation that fails does not stop the others.
-   * @param onProgress called after each conversation
+   * @param onProgress called after each batch
    * @throws AppError `database_unavailable`, `database_busy`; and the errors of `entries`
    */
   async run(
@@ -67,42 +68,49 @@ export class ImportService {
     onProgress?: (counts: ImportCounts) => void,
   ): Promise<ImportCounts> {
     const tally = new Tally();
-    const running = new Map<string, Promise<void>>();
-    let bytes = 0;
+    const running = new Map<Batch, Promise<void>>();
     let failure: { error: unknown } | undefined;
-    let turn = performance.now();
-    const write = async (entry: ImportEntry, conversation: ImportedConversation): Promise<void> => {
+    const write = async (batch: Batch): Promise<void> => {
       try {
-        await this.#write(tally, entry, conversation, request);
+        await this.#write(tally, batch, request);
         onProgress?.(tally);
       } catch (error) {
         failure ??= { error };
       } finally {
-        bytes -= entry.bytes;
-        running.delete(conversation.id);
+        running.delete(batch);
       }
     };
+    const start = async (batch: Batch): Promise<void> => {
+      const isBlocked = () =>
+        running.size >= this.#parallel || running.keys().some((one) => one.overlaps(batch));
+      while (isBlocked()) await Promise.race(running.values());
+      if (failure) throw failure.error;
+      if (batch.size > 0) running.set(batch, write(batch));
+    };
     try {
+      let batch = new Batch();
+      let turn = performance.now();
       for await (const entry of entries) {
-        const { conversation } = entry;
-        if (entry.error !== undefined) tally.fail(entry.line, entry.error);
+        const { line, conversation, error } = entry;
+        if (error !== undefined) tally.fail(line, error);
         if (!conversation) continue;
-        // The later one of two lines with the same id must find the earlier one.
-        await running.get(conversation.id);
-        while (running.size >= this.#parallel || (running.size > 0 && bytes + entry.bytes > MAX_BYTES)) {
-          await Promise.race(running.values());
+        if (!batch.accepts(entry, conversation)) {
+          await start(batch);
+          batch = new Batch();
         }
-        bytes += entry.bytes;
-        const writing = write(entry, conversation);
-        running.set(conversation.id, writing);
+        batch.add(entry, conversation);
         // The next line begins after the end of a long one.
-        if (conversation.isLong) await writing;
-        if (failure) throw failure.error;
+        if (conversation.isLong) {
+          await start(batch);
+          await running.get(batch);
+          batch = new Batch();
+        }
         if (performance.now() - turn > TURN_MS) {
           await nextTurn();
           turn = performance.now();
         }
       }
+      await start(batch);
     } finally {
       await Promise.all(running.values());
     }
@@ -110,28 +118,61 @@ export class ImportService {
     return tally.counts();
   }
 
-  async #write(
-    tally: Tally,
-    { line, renamed }: ImportEntry,
-    conversation: ImportedConversation,
-    { pin, ...options }: ImportRequest,
-  ): Promise<void> {
-    const pinned = pin || conversation.pinned;
-    const store = (one: ImportedConversation) => this.#store.write({ ...one, pinned }, options);
-    try {
-      const { outcome, messages } = await store(conversation).catch((error: unknown) => {
-        if (renamed && error instanceof MessageTakenError) return store(renamed());
-        throw error;
-      });
-      tally[outcome] += 1;
-      if (outcome === 'skipped') return;
-      tally.messages += messages;
-      const { lastActive } = conversation;
-      if (this.#retention.isExpired({ lastActive, pinned }, this.#clock.now())) tally.expired += 1;
-    } catch (error) {
-      if (!(error instanceof ImportError)) throw error;
-      tally.fail(line, error.message);
+  async #write(tally: Tally, batch: Batch, { pin, ...options }: ImportRequest): Promise<void> {
+    const pinned = (one: ImportedConversation) => (pin ? { ...one, pinned: true } : one);
+    const results = await this.#store.write(batch.conversations().map(pinned), options);
+    for (const [at, { line, conversation, renamed }] of batch.entries().entries()) {
+      let result = results[at];
+      if (result && 'error' in result && result.error instanceof MessageTakenError && renamed) {
+        [result] = await this.#store.write([pinned(renamed())], options);
+      }
+      if (!result) continue;
+      if ('error' in result) tally.fail(line, result.error.message);
+      else tally.add(result.outcome, result.messages, this.#isExpired(pinned(conversation)));
     }
+  }
+
+  #isExpired(conversation: ImportedConversation): boolean {
+    return this.#retention.isExpired(conversation, this.#clock.now());
+  }
+}
+
+interface BatchEntry extends ImportEntry {
+  readonly conversation: ImportedConversation;
+}
+
+/** Conversations with different ids, which are written together. */
+class Batch {
+  readonly #entries = new Map<string, BatchEntry>();
+  #bytes = 0;
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  /** A long one is alone. The later one of two with the same id must find the earlier one. */
+  accepts({ bytes }: ImportEntry, { id, isLong }: ImportedConversation): boolean {
+    if (this.size === 0) return true;
+    return (
+      !isLong && this.size < BATCH_ENTRIES && this.#bytes + bytes <= BATCH_BYTES && !this.#entries.has(id)
+    );
+  }
+
+  overlaps(other: Batch): boolean {
+    return this.#entries.keys().some((id) => other.#entries.has(id));
+  }
+
+  add(entry: ImportEntry, conversation: ImportedConversation): void {
+    this.#entries.set(conversation.id, { ...entry, conversation });
+    this.#bytes += entry.bytes;
+  }
+
+  conversations(): ImportedConversation[] {
+    return this.entries().map(({ conversation }) => conversation);
+  }
+
+  entries(): BatchEntry[] {
+    return [...this.#entries.values()];
   }
 }
 
@@ -147,6 +188,13 @@ class Tally implements ImportCounts {
   fail(line: number, message: string): void {
     this.failed += 1;
     if (this.errors.length < MAX_ERRORS) this.errors.push({ line, message });
+  }
+
+  add(outcome: ImportOutcome, messages: number, isExpired: boolean): void {
+    this[outcome] += 1;
+    if (outcome === 'skipped') return;
+    this.messages += messages;
+    if (isExpired) this.expired += 1;
   }
 
   counts(): ImportCounts {
