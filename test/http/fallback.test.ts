@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { type ChatServer, startChat } from '../support/chat-server.ts';
+import { type ChatServer, openAiErrorOf, startChat } from '../support/chat-server.ts';
 import {
   createGate,
   delta,
   done,
   type FakeUpstream,
   finish,
+  hang,
+  json,
   script,
   startFakeUpstream,
   status,
@@ -54,6 +56,54 @@ describe('the fallback model server', () => {
     assert.deepEqual(await stream('a stream'), { from: 'primary', done: 'primary' });
     chat.upstream.respond([status(401)]);
     assert.deepEqual(await stream('another stream'), { from: 'fallback', done: 'fallback' });
+  });
+
+  const V1 = { messages: [{ role: 'user', content: 'by /v1' }] };
+  for (const streamed of [false, true]) {
+    it(`is named in the header on /v1${streamed ? ', streamed' : ''}, and says which model replied`, async () => {
+      const call = () => chat.call('POST', '/v1/chat/completions', { ...V1, stream: streamed });
+      assert.equal((await call()).headers['x-upstream'], 'primary');
+      chat.upstream.respond([status(503)]);
+      second.respond([
+        json({ model: 'second', choices: [{ index: 0, message: { content: 'Hi' }, finish_reason: 'stop' }] }),
+      ]);
+      const { headers, text } = await call();
+      assert.equal(headers['x-upstream'], 'fallback');
+      assert.match(text, /"model":"second"/);
+      assert.equal(second.requests.at(-1)?.body.model, 'second');
+    });
+
+    it(`does not get what is wrong with the request, nor a call whose caller has left${streamed ? ', streamed' : ''}`, async () => {
+      const before = second.requests.length;
+      const body = { ...V1, stream: streamed };
+      for (const code of [400, 422]) {
+        chat.upstream.respond([status(code)]);
+        openAiErrorOf(await chat.call('POST', '/v1/chat/completions', body), 502, 'upstream_rejected');
+      }
+      chat.upstream.respond([hang()]);
+      const number = chat.upstream.requests.length + 1;
+      const left = new AbortController();
+      const calling = fetch(`${chat.url}/v1/chat/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(body),
+        signal: left.signal,
+      }).then((response) => response.text());
+      await chat.upstream.waitForRequest(number);
+      left.abort();
+      await assert.rejects(calling);
+      await chat.upstream.waitForClosed(number);
+      assert.equal(second.requests.length, before);
+    });
+  }
+
+  it('is counted, by the error of the first one', async () => {
+    const counted = async () =>
+      (await chat.call('GET', '/metrics')).text.match(/^chat_upstream_fallbacks_total\{.*$/gm)?.sort();
+    const before = await counted();
+    chat.upstream.respond([status(401)]);
+    await ask('counted');
+    assert.notDeepEqual(await counted(), before);
   });
 
   it('is not named in headers that are sent before a token', async () => {

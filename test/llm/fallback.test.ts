@@ -26,19 +26,20 @@ import { HELLO, never, setUp } from './setup.ts';
 const FIRST_TOKEN_MS = 300;
 const isCode = (code: string) => (error: unknown) => error instanceof AppError && error.code === code;
 
-async function pair(t: TestContext, options: Partial<ModelOptions> = {}) {
+/** @param name the model at the fallback; undefined: the same */
+async function pair(t: TestContext, options: Partial<ModelOptions> = {}, name?: string) {
   const first = await setUp(t, { maxRetries: 1, timeoutMs: FIRST_TOKEN_MS, ...options });
-  const second = await setUp(t, { maxRetries: 0 });
+  const second = await setUp(t, { maxRetries: 0, ...(options.breaker && { breaker: options.breaker }) });
   const codes: string[] = [];
-  const limits = { model: 'other-model', firstTokenTimeoutMs: FIRST_TOKEN_MS };
+  const limits = { model: name, firstTokenTimeoutMs: FIRST_TOKEN_MS };
   const metrics = { fallbackCalled: (code: string) => void codes.push(code) };
   const model = withFallback(first.model, second.model, limits, silentLog, metrics);
   const ways = {
-    async complete() {
-      const { content, upstream, model: name } = await model.complete(HELLO, never());
+    async complete(signal = never()) {
+      const { content, upstream, model: name } = await model.complete(HELLO, signal);
       return { content, upstream, model: name, known: upstream };
     },
-    async stream() {
+    async stream(signal = never()) {
       let content = '';
       let known: Upstream | undefined;
       const on = {
@@ -50,7 +51,7 @@ async function pair(t: TestContext, options: Partial<ModelOptions> = {}) {
       const answersFrom = (upstream: Upstream) => {
         known = upstream;
       };
-      const outcome = await model.stream(HELLO, on, never(), { answersFrom });
+      const outcome = await model.stream(HELLO, on, signal, { answersFrom });
       return { content, upstream: outcome.upstream, model: outcome.model, known };
     },
   };
@@ -71,7 +72,7 @@ for (const way of ['complete', 'stream'] as const) {
   describe(`a call to ${way} goes to the fallback when the first model server`, { concurrency: 4 }, () => {
     for (const [name, handlers] of Object.entries(FAULTS)) {
       test(name, async (t) => {
-        const { first, second, ways, codes } = await pair(t);
+        const { first, second, ways, codes } = await pair(t, {}, 'other-model');
         first.respond([...handlers]);
         second.respond([reply('from the second')]);
         const { content, upstream, known } = await ways[way]();
@@ -92,8 +93,26 @@ for (const way of ['complete', 'stream'] as const) {
         for (let n = 0; n < 4; n += 1) assert.equal((await ways[way]()).upstream, 'fallback');
         assert.equal(first.requests.length, 2);
         assert.equal(second.requests.length, 4);
+        // The circuit of the same model at the other server is its own.
+        assert.deepEqual(new Set(second.requests.map(({ body }) => body.model)), new Set([HELLO.model]));
+        second.respond([status(500), status(500), status(500), status(500)]);
+        for (let n = 0; n < 4; n += 1) await assert.rejects(ways[way](), isCode('upstream_error'));
+        await assert.rejects(ways[way](), isCode('upstream_busy'));
+        assert.equal(second.requests.length, 8);
       });
     }
+
+    test('hangs, and is aborted there too', async (t) => {
+      const { first, second, ways } = await pair(t);
+      first.respond([status(401)]);
+      second.respond([hang()]);
+      const caller = new AbortController();
+      const calling = ways[way](caller.signal);
+      await second.waitForRequest(1);
+      caller.abort(new Error('left'));
+      await assert.rejects(calling, /left/);
+      await second.waitForClosed(1);
+    });
   });
 
   describe(`a call to ${way} stays with the first model server when it`, () => {
@@ -101,6 +120,18 @@ for (const way of ['complete', 'stream'] as const) {
       const { second, ways } = await pair(t);
       const { content, upstream, known } = await ways[way]();
       assert.deepEqual([content, upstream, known], ['echo: hello', 'primary', 'primary']);
+      assert.equal(second.requests.length, 0);
+    });
+
+    test('is aborted by the caller', async (t) => {
+      const { first, second, ways } = await pair(t);
+      first.respond([hang()]);
+      const caller = new AbortController();
+      const calling = ways[way](caller.signal);
+      await first.waitForRequest(1);
+      caller.abort(new Error('left'));
+      await assert.rejects(calling, /left/);
+      await first.waitForClosed(1);
       assert.equal(second.requests.length, 0);
     });
 
