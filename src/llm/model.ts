@@ -162,7 +162,7 @@ export function createChatModel(
             accepted();
             context?.started?.();
           };
-          const reply = new StreamedReply(request.model, options, capAt, on, onStart, attempt);
+          const reply = new StreamedReply(request.model, options, capAt, on, context ?? {}, onStart, attempt);
           try {
             return await reply.read(await client.chat(asked, true, attempt, context));
           } finally {

@@ -8,6 +8,8 @@ import {
   finish,
   type Gate,
   type Handler,
+  json,
+  raw,
   reasoning,
   reply,
   script,
@@ -140,6 +142,25 @@ describe('replies with masked words', () => {
       await checkEveryPlace(chat, await told(chat, { format, cache: false }), 'stop');
     });
   }
+
+  it('are masked on /v1 too, without log probabilities, which would show them', async () => {
+    const { chat } = server;
+    const logprobs = { content: [{ token: REPLY, logprob: 0 }] };
+    const choice = { index: 0, logprobs, finish_reason: 'stop' };
+    const message = { role: 'assistant', content: REPLY };
+    chat.upstream.respond([
+      json({ model: 'm', choices: [{ ...choice, message }] }),
+      script(raw(`data: ${JSON.stringify({ choices: [{ ...choice, delta: message }] })}\n\n`), done()),
+    ]);
+    const messages = [{ role: 'user', content: 'q' }];
+    const call = (stream: boolean) => chat.call('POST', '/v1/chat/completions', { messages, stream });
+    const whole = JSON.parse((await call(false)).text).choices[0];
+    assert.deepEqual([whole.message.content, whole.logprobs], [MASKED.markdown, null]);
+    const chunks = (await call(true)).text.split('\n\n').filter((event) => event.startsWith('data: {'));
+    const choices = chunks.map((event) => JSON.parse(event.slice(6)).choices[0]);
+    assert.equal(choices.map(({ delta }) => delta.content ?? '').join(''), MASKED.markdown);
+    assert(choices.every((each) => each.logprobs === null));
+  });
 
   it('are masked when a request is repeated with its key', async () => {
     const { chat } = server;

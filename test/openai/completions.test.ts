@@ -194,6 +194,43 @@ describe('/v1', () => {
     });
   }
 
+  it('streams a refusal as one, which the helper for structured output reads', async () => {
+    const pieces = ['I will', ' not.'].map((refusal) => raw(chunk({ refusal })));
+    chat.upstream.respond([script(role(), ...pieces, finish(), done())]);
+    const schema = { name: 's', schema: { type: 'object' } };
+    const response_format = { type: 'json_schema' as const, json_schema: schema };
+    const stream = client.chat.completions.stream({ model: 'm', messages: HELLO, response_format });
+    const { choices } = await stream.finalChatCompletion();
+    assert.deepEqual([choices[0]?.message.content, choices[0]?.message.refusal], ['', 'I will not.']);
+    assert.equal((await lastRow())?.content, 'I will not.');
+  });
+
+  it('passes on log probabilities, in a stream beside the text that they belong to', async () => {
+    const token = (text: string) => ({ token: text, logprob: -0.5, bytes: null, top_logprobs: [] });
+    const probs = (...texts: string[]) => ({ content: texts.map(token), refusal: null });
+    const whole = { index: 0, message: { content: 'ab' }, finish_reason: 'stop', logprobs: probs('a', 'b') };
+    const piece = (content: string) =>
+      raw(`data: ${JSON.stringify({ choices: [{ delta: { content }, logprobs: probs(content) }] })}\n\n`);
+    const gate = createGate();
+    chat.upstream.respond([
+      json({ model: 'm', choices: [whole] }),
+      script(piece('a'), piece('b'), wait(gate), piece('c'), delta('d'), finish(), done()),
+    ]);
+    const asked = { model: 'm', messages: HELLO, logprobs: true };
+    const { choices } = await client.chat.completions.create(asked);
+    assert.deepEqual(choices[0]?.logprobs, probs('a', 'b'));
+    const tokens: unknown[] = [];
+    let text = '';
+    for await (const each of await client.chat.completions.create({ ...asked, stream: true })) {
+      const [choice] = each.choices;
+      text += choice?.delta.content ?? '';
+      tokens.push(...(choice?.logprobs?.content ?? []));
+      if (text === 'ab') assert.deepEqual(tokens, probs('a', 'b').content);
+      if (text === 'ab') gate.open();
+    }
+    assert.deepEqual([text, tokens], ['abcd', probs('a', 'b', 'c').content]);
+  });
+
   it('marks a refusal', async () => {
     const message = { role: 'assistant', content: null, refusal: 'I will not.' };
     chat.upstream.respond([json({ model: 'm', choices: [{ index: 0, message, finish_reason: 'stop' }] })]);

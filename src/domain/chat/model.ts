@@ -55,6 +55,12 @@ export interface PieceReader {
   reasoning(text: string): void;
 }
 
+/** Of the tokens of a text, in the form of OpenAI's API. */
+export interface Logprobs {
+  readonly content: readonly unknown[];
+  readonly refusal: readonly unknown[];
+}
+
 /** What belongs to one call and not to its request, so that equal requests stay equal. */
 export interface CallContext {
   /** Of the turn that makes the call. */
@@ -65,6 +71,10 @@ export interface CallContext {
   connected?(): void;
   /** Called when the first token of a stream has come, be it of text, of reasoning or of a tool call. */
   started?(): void;
+  /** Called before the first text that is the model's refusal. */
+  refuses?(): void;
+  /** Called with the log probabilities of the text that follows, or of a whole reply. */
+  logprobs?(piece: Logprobs): void;
   /** Called when it is known which model server replies. */
   answersFrom?(upstream: Upstream): void;
 }

@@ -14,6 +14,7 @@ import {
   completionId,
   emptinessOf,
   nowInSeconds,
+  presentLogprobs,
   presentReason,
   presentUsage,
 } from './presenter.ts';
@@ -35,6 +36,9 @@ export class ChunkStream implements StreamForm {
   readonly #turn: Turn;
   readonly #includesUsage: boolean;
   readonly #created = nowInSeconds();
+  readonly #isFiltered: boolean;
+  /** The numbers of log probabilities that are sent. */
+  #sent = { content: 0, refusal: 0 };
 
   /** @param includesUsage whether the last chunk has the token counts */
   constructor(response: Response, turn: Turn, renderer: ReplyRenderer, includesUsage: boolean) {
@@ -44,13 +48,19 @@ export class ChunkStream implements StreamForm {
     // Made once: what a chunk costs is the JSON of its piece.
     const [head, tail] = this.#frame(turn.model);
     const [content, reasoning, end] = [`${head}{"content":`, `${head}{"reasoning_content":`, `}${tail}`];
+    const rendered = renderer.stream(turn.reply, turn.format);
+    this.#isFiltered = rendered !== undefined;
+    const { generation } = turn.reply;
     const options = {
-      rendered: renderer.stream(turn.reply, turn.format),
+      rendered,
       reasoning: renderer.reasoningStream(turn, 0),
       offset: 0,
     };
     this.encoder = new SseReplyEncoder(turn.reply, options, {
-      content: (piece) => content + lineJson(piece) + end,
+      content: (piece) =>
+        generation.refuses || generation.logprobs
+          ? this.#piece(turn.model, generation.refuses ? { refusal: piece } : { content: piece })
+          : content + lineJson(piece) + end,
       reasoning: (piece) => reasoning + lineJson(piece) + end,
     });
   }
@@ -73,7 +83,7 @@ export class ChunkStream implements StreamForm {
     const { model, usage } = value;
     const calls = blocked ? [] : (value.toolCalls ?? []).map((call, index) => ({ index, ...call }));
     const called = calls.length === 0 ? '' : this.#chunk(model, { tool_calls: calls });
-    const last = this.#chunk(model, {}, presentReason(value, blocked));
+    const last = this.#piece(model, {}, presentReason(value, blocked));
     const counts = this.#includesUsage ? this.#usage(model, usage && presentUsage(usage)) : '';
     return called + last + counts + DONE;
   }
@@ -90,16 +100,30 @@ export class ChunkStream implements StreamForm {
     return head + lineJson(delta) + tail;
   }
 
+  /** A chunk with the log probabilities that have come since the last one. */
+  #piece(model: string, delta: object, reason: CompletionReason | null = null): string {
+    const { reply } = this.#turn;
+    const logprobs = presentLogprobs(reply, this.#isFiltered, this.#sent);
+    const { content = [], refusal = [] } = reply.generation.logprobs ?? {};
+    this.#sent = { content: content.length, refusal: refusal.length };
+    const [head, tail] = this.#frame(model, reason, logprobs);
+    return head + lineJson(delta) + tail;
+  }
+
   #usage(model: string, usage: object | null): string {
     return `${this.#head(model)}"choices":[],"usage":${lineJson(usage)}}\n\n`;
   }
 
   /** What stands before and after the delta. */
-  #frame(model: string, reason: CompletionReason | null = null): [head: string, tail: string] {
+  #frame(
+    model: string,
+    reason: CompletionReason | null = null,
+    logprobs: object | null = null,
+  ): [head: string, tail: string] {
     const usage = this.#includesUsage ? ',"usage":null' : '';
     return [
       `${this.#head(model)}"choices":[{"index":0,"delta":`,
-      `,"logprobs":null,"finish_reason":${lineJson(reason)}}]${usage}}\n\n`,
+      `,"logprobs":${lineJson(logprobs)},"finish_reason":${lineJson(reason)}}]${usage}}\n\n`,
     ];
   }
 

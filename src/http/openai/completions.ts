@@ -22,7 +22,7 @@ import { type SessionSettings, StreamSession } from '../sse/session.ts';
 import { ChunkStream, turnHeaders } from './chunk-stream.ts';
 import { clientMessage } from './messages.ts';
 import { openAiErrors } from './openapi.ts';
-import { presentCompletion } from './presenter.ts';
+import { presentCompletion, presentLogprobs } from './presenter.ts';
 import { type CompletionRequest, completion, completionChunk, completionRequest } from './schemas.ts';
 
 /** How the routes below `/v1` work. */
@@ -156,7 +156,8 @@ async function sendReply(parts: CompletionParts, response: Response, turn: Turn)
   for (const [name, value] of Object.entries(turnHeaders(turn))) response.setHeader(name, value);
   const rendered = await renderer.whole(turn.reply, turn.format, result.content);
   const reasoning = await renderer.reasoning(turn.reply, result.reasoning);
-  sendJson(response, 200, presentCompletion(turn, result, rendered, reasoning));
+  const logprobs = presentLogprobs(turn.reply, renderer.stream(turn.reply, turn.format) !== undefined);
+  sendJson(response, 200, presentCompletion(turn, result, rendered, reasoning, logprobs));
 }
 
 async function streamReply(

@@ -1,6 +1,7 @@
 /** Replies in the form of OpenAI's chat completions API. */
 import type { Usage } from '../../domain/conversations/conversation.ts';
 import { type AppError, emptyReply } from '../../domain/errors.ts';
+import type { Reply } from '../../services/chat/reply.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import { mustHaveText } from '../response/presenters.ts';
 import type { RenderedReply } from '../response/reply-renderer.ts';
@@ -32,6 +33,21 @@ export function presentUsage(usage: Usage) {
   };
 }
 
+/**
+ * From so many tokens of each text on; null without any.
+ * @param isFiltered where blocked words are removed from the text, the tokens would show them
+ */
+export function presentLogprobs(
+  { generation: { logprobs } }: Reply,
+  isFiltered: boolean,
+  from = { content: 0, refusal: 0 },
+): { content: unknown[] | null; refusal: unknown[] | null } | null {
+  if (!logprobs || isFiltered) return null;
+  const [content, refusal] = [logprobs.content.slice(from.content), logprobs.refusal.slice(from.refusal)];
+  if (content.length + refusal.length === 0) return null;
+  return { content: content.length > 0 ? content : null, refusal: refusal.length > 0 ? refusal : null };
+}
+
 /** The error of a reply in which the caller would see nothing. */
 export function emptinessOf(result: TurnResult, text: string, blocked: boolean): AppError | undefined {
   return text.trim() === '' && !blocked && mustHaveText(result) ? emptyReply() : undefined;
@@ -46,6 +62,7 @@ export function presentCompletion(
   result: TurnResult,
   { text, blocked }: RenderedReply,
   reasoning: string | undefined,
+  logprobs: CompletionBody['choices'][number]['logprobs'],
 ): CompletionBody {
   const empty = emptinessOf(result, text, blocked);
   if (empty) throw empty;
@@ -67,7 +84,7 @@ export function presentCompletion(
           ...(reasoning !== undefined && { reasoning_content: reasoning }),
           ...(calls && { tool_calls: [...calls] }),
         },
-        logprobs: null,
+        logprobs,
         finish_reason: presentReason(result, blocked),
       },
     ],

@@ -149,6 +149,11 @@ const call = z.looseObject({
   function: z.object({ name: z.string(), arguments: z.string() }),
 });
 
+const logprobs = z
+  .object({ content: z.array(z.unknown()).nullable(), refusal: z.array(z.unknown()).nullable() })
+  .nullable()
+  .meta({ description: 'As the model server sends them' });
+
 export const completion = z
   .object({
     id: z.string(),
@@ -165,7 +170,7 @@ export const completion = z
           reasoning_content: z.string().optional(),
           tool_calls: z.array(call).optional(),
         }),
-        logprobs: z.null(),
+        logprobs,
         finish_reason: completionReason,
       }),
     ),
@@ -187,11 +192,11 @@ export const completionChunk = z
         delta: z.object({
           role: z.literal('assistant').optional(),
           content: z.string().optional(),
-          refusal: z.null().optional(),
+          refusal: z.string().nullable().optional(),
           reasoning_content: z.string().optional(),
           tool_calls: z.array(call.extend({ index: z.int() })).optional(),
         }),
-        logprobs: z.null(),
+        logprobs,
         finish_reason: completionReason.nullable(),
       }),
     ),

@@ -37,7 +37,10 @@ export function completeOnce(
         },
       );
       const reader = new ReplyReader(request.model, limits.replyMaxBytes, limits.reasoningTags);
-      return replyOf(text, reader, details);
+      const completed = replyOf(text, reader, details);
+      const logprobs = reader.takeLogprobs();
+      if (logprobs) context?.logprobs?.(logprobs);
+      return completed;
     } finally {
       timeout.stop();
     }

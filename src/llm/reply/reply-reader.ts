@@ -1,4 +1,4 @@
-import type { ModelOutcome } from '../../domain/chat/model.ts';
+import type { Logprobs, ModelOutcome } from '../../domain/chat/model.ts';
 import type { FinishReason, Usage } from '../../domain/conversations/conversation.ts';
 import type { ErrorCode } from '../../domain/errors.ts';
 import { classifyError, UpstreamError } from '../errors.ts';
@@ -10,6 +10,7 @@ import { ReplyText } from './reply-text.ts';
 import {
   firstChoice,
   type Json,
+  logprobsOf,
   modelName,
   type Piece,
   pieceOf,
@@ -55,6 +56,8 @@ export class ReplyReader implements BodyEvents {
   /** What came in deltas. A message after them would repeat it. */
   readonly #inDeltas = { text: false, reasoning: false, calls: false };
   #isRefusal = false;
+  #logprobs: Logprobs | undefined;
+  readonly #logprobsBudget: ByteBudget;
   #hasEnded = false;
   /** What an object without choices said: the cause where no reply follows. */
   #remark: ReportedError | undefined;
@@ -64,6 +67,7 @@ export class ReplyReader implements BodyEvents {
   constructor(model: string, replyMaxBytes: number, reasoningTags = true) {
     this.#model = model;
     this.#budget = new ByteBudget(replyMaxBytes);
+    this.#logprobsBudget = new ByteBudget(wireBytes(replyMaxBytes));
     this.#text = new ReplyText(this.#budget);
     this.#reasoning = new ReplyText(this.#budget);
     this.#calls = new ToolCalls(this.#budget);
@@ -108,6 +112,18 @@ export class ReplyReader implements BodyEvents {
   /** The name in the response, else the requested one. */
   get model(): string {
     return this.#model;
+  }
+
+  /** Whether there was text that is the model's refusal. */
+  get isRefusal(): boolean {
+    return this.#isRefusal;
+  }
+
+  /** The log probabilities since the last call. */
+  takeLogprobs(): Logprobs | undefined {
+    const logprobs = this.#logprobs;
+    this.#logprobs = undefined;
+    return logprobs;
   }
 
   /** Whether the model gave a sign of life since the last call. */
@@ -250,6 +266,7 @@ export class ReplyReader implements BodyEvents {
   #onChoice(choice: Json): void {
     const text = plainText(choice);
     const piece = text === '' ? pieceOf(choice) : undefined;
+    if (choice.logprobs) this.#addLogprobs(choice);
     const reason = reasonOf(choice);
     const meaning = reason && meaningOf(reason);
     if (meaning === 'error') this.stop(this.#errorInside(readReportedError(choice.error)));
@@ -265,6 +282,17 @@ export class ReplyReader implements BodyEvents {
     }
     // Before the first token an empty piece does not move the deadline; after it, every piece does.
     this.#isAlive ||= this.#hasStarted || this.#isFinal;
+  }
+
+  #addLogprobs(choice: Json): void {
+    const logprobs = logprobsOf(choice);
+    if (!logprobs || this.#logprobsBudget.isExceeded) return;
+    this.#logprobsBudget.take(Buffer.byteLength(JSON.stringify(logprobs)));
+    const { content, refusal } = this.#logprobs ?? { content: [], refusal: [] };
+    this.#logprobs = {
+      content: [...content, ...logprobs.content],
+      refusal: [...refusal, ...logprobs.refusal],
+    };
   }
 
   #takeDelta(text: string): true {

@@ -1,4 +1,5 @@
 /** Reads the JSON of model servers. A member of the wrong type counts as missing. */
+import type { Logprobs } from '../../domain/chat/model.ts';
 import type { Usage } from '../../domain/conversations/conversation.ts';
 
 export type Json = Record<string, unknown>;
@@ -160,6 +161,24 @@ function partReasoning(part: unknown): string {
   return Array.isArray(inner)
     ? inner.map(partText).join('')
     : textOf(part, part.type) || textOf(part, 'text');
+}
+
+/** Undefined without any. */
+export function logprobsOf({ logprobs }: Json): Logprobs | undefined {
+  if (!isObject(logprobs)) return undefined;
+  const { content, refusal } = logprobs;
+  const tokens = (value: unknown): readonly unknown[] =>
+    Array.isArray(value) && isShallow(value) ? value : [];
+  const found = { content: tokens(content), refusal: tokens(refusal) };
+  return found.content.length + found.refusal.length === 0 ? undefined : found;
+}
+
+/** Deeper values cannot be written as JSON. */
+const MAX_DEPTH = 100;
+
+export function isShallow(value: unknown, depth = MAX_DEPTH): boolean {
+  if (typeof value !== 'object' || value === null) return true;
+  return depth > 0 && Object.values(value).every((member) => isShallow(member, depth - 1));
 }
 
 /** The `finish_reason`, under any of its names and places. */

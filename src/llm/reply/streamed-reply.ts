@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import type { ModelOutcome, PieceReader } from '../../domain/chat/model.ts';
+import type { CallContext, ModelOutcome, PieceReader } from '../../domain/chat/model.ts';
 import { errorCode } from '../../domain/errors.ts';
 import { connectionError, requestIdOf, UpstreamError } from '../errors.ts';
 import type { Attempt } from '../transport/attempt.ts';
@@ -18,6 +18,7 @@ const USAGE_WAIT_MS = 5000;
 export class StreamedReply {
   readonly #limits: ReplyLimits;
   readonly #on: PieceReader;
+  readonly #context: Pick<CallContext, 'refuses' | 'logprobs'>;
   readonly #onStart: () => void;
   readonly #attempt: Attempt;
   readonly #timeout: IdleTimeout;
@@ -38,12 +39,14 @@ export class StreamedReply {
     limits: ReplyLimits,
     capAt: number,
     on: PieceReader,
+    context: Pick<CallContext, 'refuses' | 'logprobs'>,
     onStart: () => void,
     attempt: Attempt,
   ) {
     this.#limits = limits;
     this.#capAt = capAt;
     this.#on = on;
+    this.#context = context;
     this.#onStart = onStart;
     this.#attempt = attempt;
     this.#reader = new ReplyReader(model, limits.replyMaxBytes, limits.reasoningTags);
@@ -95,6 +98,9 @@ export class StreamedReply {
   #passOn(reasoning: string, text: string): void {
     if (this.#attempt.stopped) return;
     try {
+      const logprobs = this.#reader.takeLogprobs();
+      if (logprobs) this.#context.logprobs?.(logprobs);
+      if (this.#reader.isRefusal) this.#context.refuses?.();
       if (reasoning !== '') this.#on.reasoning(reasoning);
       if (text !== '') this.#on.content(text);
     } catch (error) {

@@ -2,12 +2,10 @@ import { randomUUID } from 'node:crypto';
 import type { ToolCall } from '../../domain/conversations/conversation.ts';
 import type { ByteBudget } from './limits.ts';
 import { cleanText } from './reply-text.ts';
-import { isObject, type Json, parseObject, textOf } from './shapes.ts';
+import { isObject, isShallow, type Json, parseObject, textOf } from './shapes.ts';
 
 /** Of a call in the budget, beside its texts. */
 const CALL_BYTES = 64;
-/** Of objects in a call. */
-const MAX_DEPTH = 100;
 
 interface Draft {
   readonly index: number | undefined;
@@ -132,11 +130,6 @@ function extend(draft: Draft, { id, name, args }: Piece): void {
 /** '' for what is nested too deeply to be written. */
 function jsonOf(value: unknown): string {
   return isShallow(value) ? JSON.stringify(value) : '';
-}
-
-function isShallow(value: unknown, depth = MAX_DEPTH): boolean {
-  if (!isNested(value)) return true;
-  return depth > 0 && Object.values(value).every((member) => isShallow(member, depth - 1));
 }
 
 /** Whether it can be stored and imported as it is. */

@@ -1,4 +1,4 @@
-import type { ModelOutcome, ModelReply, Upstream } from '../../domain/chat/model.ts';
+import type { Logprobs, ModelOutcome, ModelReply, Upstream } from '../../domain/chat/model.ts';
 import type { AppError } from '../../domain/errors.ts';
 
 /**
@@ -17,6 +17,10 @@ export class Generation {
   connectedAt: number | undefined;
   /** Which model server replies, where there are two and it is known. */
   upstream: Upstream | undefined;
+  /** Whether the text that comes is the model's refusal. */
+  refuses = false;
+  /** Undefined where the model server sends none. */
+  logprobs: { readonly [Text in keyof Logprobs]: unknown[] } | undefined;
   /** When the first piece came, of text or of reasoning. */
   firstAt: number | undefined;
   /** Set when the reply ended, also when a limit of this server cut it. */
@@ -80,6 +84,12 @@ export class Generation {
     this.reasoningPieces.push(piece);
     this.reasoningLength += piece.length;
     this.#notify();
+  }
+
+  appendLogprobs({ content, refusal }: Logprobs): void {
+    this.logprobs ??= { content: [], refusal: [] };
+    this.logprobs.content.push(...content);
+    this.logprobs.refusal.push(...refusal);
   }
 
   /** Of a reply, or a later part of one. */

@@ -156,7 +156,8 @@ export class Generations {
     const { text: content, reasoning } = generation;
     const { omitted = 0, upstream, ...reply } = outcome;
     // The fallback replied in the place of another model.
-    if (upstream === 'fallback' || !this.#isReadable(content)) return;
+    // Log probabilities are not kept.
+    if (upstream === 'fallback' || generation.logprobs || !this.#isReadable(content)) return;
     const sent = omitted > 0 ? { ...request, messages: withoutOldest(request.messages, omitted) } : request;
     const key = sent === request ? shared.key : this.#cache.keyOf(sent, shared.owner);
     this.#cache.set(key, { ...reply, content, ...(reasoning !== '' && { reasoning }) });
@@ -174,6 +175,10 @@ export class Generations {
     const context: CallContext = {
       ...(conversationId !== undefined && { conversationId }),
       connected: () => generation.connected(),
+      refuses: () => {
+        generation.refuses = true;
+      },
+      logprobs: (piece) => generation.appendLogprobs(piece),
       answersFrom: (upstream) => {
         generation.upstream = upstream;
       },
