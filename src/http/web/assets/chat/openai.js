@@ -50,7 +50,9 @@ export class OpenAiStream {
         if (finish_reason) end.finish_reason = finish_reason;
         if (delta.tool_calls) end.tool_calls = delta.tool_calls;
         if (delta.reasoning_content) yield event('reasoning', { reasoning: delta.reasoning_content });
-        if (delta.content) yield event('message', { content: delta.content });
+        if (delta.refusal) end.refusal = true;
+        const content = delta.content || delta.refusal;
+        if (content) yield event('message', { content });
       }
     } catch (error) {
       if (signal.aborted || error instanceof ChatError) throw error;
