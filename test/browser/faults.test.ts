@@ -97,7 +97,11 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     for (const error of await page.locator('.error').all())
       assert.equal(await textOf(error), '请求失败（503）\n模型服务繁忙，请稍后重试。');
     await page.locator('#message').press('Enter');
-    await page.locator('.error').nth(2).waitFor();
+    await page.locator('#log[aria-busy="true"]').waitFor();
+    await page.locator('#log[aria-busy="false"]').waitFor();
+    // The question that is repeated is shown once, as it is stored.
+    assert.deepEqual(await page.locator('.question .text').allTextContents(), ['busy', 'late']);
+    assert.equal(await page.locator('.error').count(), 2);
     const keys = await Promise.all(sent.map((request) => request.headerValue('idempotency-key')));
     assert.equal(keys[2], keys[1]);
     assert.deepEqual(
@@ -252,8 +256,10 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await ask(page, 'first');
     await ask(page, 'busy');
     await page.locator('.error', { hasText: '503' }).waitFor();
+    const repeated = page.waitForResponse(/chat-stream/);
     await page.locator('#message').press('Enter');
-    await page.locator('.error').nth(1).waitFor();
+    await repeated;
+    await page.locator('.error', { hasText: '503' }).waitFor();
     const stored = await storedMessages(page);
     assert.equal(stored.filter(({ content }) => content === 'busy').length, 1);
     await close();

@@ -176,6 +176,11 @@ describe('what can be done with the replies of the home page', { skip: chromium 
     const { page, faults, close } = await openPage(browser, server.url, {
       viewport: { width: 800, height: 600 },
     });
+    await page.addInitScript(`addEventListener('DOMContentLoaded', () => {
+      const log = document.getElementById('log');
+      window.live = [];
+      new MutationObserver(() => live.push(log.ariaLive)).observe(log, { childList: true });
+    })`);
     const read: string[] = [];
     page.on('response', (response) => response.url().includes(`/${id}`) && read.push(response.url()));
     await page.goto(`${server.url}/?c=${id}`);
@@ -183,6 +188,9 @@ describe('what can be done with the replies of the home page', { skip: chromium 
     await until(page, BELOW);
     assert.equal(read.length, 1);
     const texts = () => page.locator('#log .text').allTextContents();
+    // Screen readers announce none of them.
+    assert.equal(await page.evaluate('live.at(-1)'), 'off');
+    await page.locator('#log[aria-live="polite"]').waitFor();
     const newest = (await texts()).map((text) => text.trim());
     assert.deepEqual(
       newest,

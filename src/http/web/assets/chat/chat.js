@@ -129,7 +129,8 @@ class Chat {
     const last = messages.at(-1);
     const isStreaming = last?.status === 'streaming';
     const ended = isStreaming ? messages.slice(0, -1) : messages;
-    this.#log.append(...ended.map((message) => this.#boxOf(message, message === last)));
+    const boxes = ended.map((message) => this.#boxOf(message, message === last));
+    this.#log.addStored(() => this.#log.append(...boxes));
     this.#older.start(conversation.conversation_id, conversation);
     if (isStreaming) void this.#show(ReplyStream.resume(last.id), this.#newReply());
     else void this.#resumePending(last);
@@ -199,6 +200,8 @@ class Chat {
     const isNew = this.#conversation === undefined;
     const body = { message, ...this.#turn(), ...(isNew ? this.#settings.turn : {}) };
     const isRepeated = JSON.stringify(this.#unanswered?.body.message) === JSON.stringify(message);
+    // It is stored once, so it is shown once.
+    if (isRepeated && this.#question) for (const node of this.#from(this.#question.box)) node.remove();
     await this.#send(isRepeated ? this.#unanswered : { body, key: newKey() });
   }
 

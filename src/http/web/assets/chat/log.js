@@ -2,6 +2,8 @@
 const NEAR_END_PX = 40;
 /** A scroll this soon after a user's input is the user's. */
 const USER_MS = 1000;
+/** Browsers tell screen readers of changes with a delay. */
+const QUIET_MS = 1000;
 const USER_INPUT = ['wheel', 'touchmove', 'keydown', 'pointerdown'];
 
 /** Scrolls the log to new text, unless the user has scrolled back. */
@@ -12,6 +14,7 @@ export class Log {
   #top = 0;
   #touched = Number.NEGATIVE_INFINITY;
   #frame;
+  #timer;
 
   /** @param jump the button that scrolls to the end; shown while the user reads further up */
   constructor(box, jump) {
@@ -30,10 +33,20 @@ export class Log {
     this.follow();
   }
 
-  /** Changes what is above; what is read stays where it is. */
-  keepPosition(change) {
+  /** Adds messages that are not new: screen readers do not announce them. */
+  addStored(add) {
+    this.box.ariaLive = 'off';
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.box.ariaLive = 'polite';
+    }, QUIET_MS);
+    add();
+  }
+
+  /** Adds stored messages above; what is read stays where it is. */
+  addAbove(add) {
     const below = this.box.scrollHeight - this.box.scrollTop;
-    change();
+    this.addStored(add);
     this.box.scrollTop = this.box.scrollHeight - below;
     this.#top = this.box.scrollTop;
   }

@@ -53,7 +53,7 @@ export class OlderMessages {
     this.#loading = undefined;
     // After a fault the button is still there.
     if (!page) return;
-    this.#log.keepPosition(() => {
+    this.#log.addAbove(() => {
       this.#button.after(...page.messages.map(this.#render));
       this.#next(page);
     });
