@@ -126,6 +126,11 @@ for (const place of databases()) {
           ['edited', 'superseded'],
         ],
       );
+      const { messages } = await pair.b.read(id, '?include=superseded');
+      assert.deepEqual(
+        messages.map(({ content }) => content),
+        ['q1', 'a1', 'edited'],
+      );
       gate.open();
       await stream.until('done');
       assert.deepEqual(await said(id), ['edited', 'new']);

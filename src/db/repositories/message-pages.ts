@@ -17,6 +17,7 @@ import {
   TEXT_BYTES,
   TEXT_COLUMNS,
 } from '../core/tables.ts';
+import { isPending } from '../turns/reply-writes.ts';
 
 /** Messages read by one statement, and the longest texts that it returns of one, bytes. */
 const MESSAGE_SLICE = 128;
@@ -82,7 +83,7 @@ export class MessagePages {
       const slice = await this.#slice(conversation, after, wanted, view);
       for (const row of slice) {
         // Not left out by the statement, which could then look at any number of them.
-        if (row.status === 'superseded' && !view.superseded) continue;
+        if (row.status === 'superseded' && (!view.superseded || hasNotBegun(row))) continue;
         bytes += row.size;
         const isFull = rows.length === limit || (rows.length > 0 && bytes > maxBytes);
         if (isFull) return { rows, hasMore: true, statements };
@@ -133,6 +134,11 @@ export class MessagePages {
       ids,
     );
   }
+}
+
+/** A reply that has not taken its place yet, or never will: exports leave it out too. */
+function hasNotBegun(row: SizedMessage): boolean {
+  return row.role === 'assistant' && row.content === '' && isPending(row);
 }
 
 /** The bindings of IS_PRESENT. */
