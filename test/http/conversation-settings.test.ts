@@ -194,7 +194,8 @@ for (const place of databases()) {
       assert.equal((await chat.ask({ message: 'more', conversation_id: id })).expires_at, null);
       assert.equal((await chat.read(id)).messages.length, 4);
       now += 48 * HOUR;
-      await patch(id, { pinned: false });
+      const unpinned = listedConversation.parse(bodyOf(await patch(id, { pinned: false })));
+      assert.equal(unpinned.expires_at, new Date(now - 24 * HOUR).toISOString());
       problemOf(await chat.call('GET', `/api/conversations/${id}`), 404, 'conversation_not_found');
       assert.equal((await purge.hide([id], now - 24 * HOUR)).length, 1);
       assert.equal((await knex('conversations').where({ id, pinned: 1 })).length, 0);

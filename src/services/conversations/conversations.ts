@@ -96,12 +96,14 @@ export class ConversationService {
     return this.view(created.id, access);
   }
 
-  /** @throws AppError `conversation_not_found` */
+  /** An unpinned one may have expired. @throws AppError `conversation_not_found` */
   async update(id: string, access: Access, changes: ConversationChanges): Promise<ConversationView> {
     await this.#find(id, access);
     if (!(await this.#repository.update(id, access, changes))) throw conversationNotFound();
     if (changes.system !== undefined) await refreshHistory(this.#repository, id);
-    return this.view(id, access);
+    const changed = await this.#repository.find(id);
+    if (!changed) throw conversationNotFound();
+    return this.#view(changed);
   }
 
   /** @throws AppError `conversation_not_found` */
