@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Knex } from 'knex';
+import { closeHistories } from '../../src/db/workers/histories.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { TurnWriter, WriteOutcome } from '../../src/domain/chat/turns.ts';
 import type { Message } from '../../src/domain/conversations/conversation.ts';
@@ -115,6 +116,27 @@ eachDatabase((_name, open) => {
       const history_hash = isLong ? null : await expected(knex, id);
       assert.deepEqual({ ...(await historyOf(knex, id)) }, { ...history, history_hash });
     }
+  });
+
+  test('a reply that no process will end is part of the history, and so is its end after all', async () => {
+    const { knex, writer } = open();
+    const question = userMessage(newId());
+    const { conversationId: id } = question;
+    const reply = streaming(question);
+    await writer.write({ start: startOf(question, ADA), reply, worker: WORKER });
+    await writer.progress({
+      uid: reply.uid,
+      worker: WORKER,
+      after: (length) => 'so far'.slice(length),
+      reasoningAfter: () => '',
+    });
+    await knex('messages').where({ uid: reply.uid }).update({ status: 'incomplete', worker: null });
+    for (let time = 0; time < 2; time++) {
+      await closeHistories(knex, [reply.uid, newId()]);
+      assert.equal((await historyOf(knex, id)).history_hash, await expected(knex, id));
+    }
+    await writer.write({ reply: ended(reply), worker: WORKER });
+    assert.equal((await historyOf(knex, id)).history_hash, await expected(knex, id));
   });
 
   test('of turns that expect the same history one is written', async () => {

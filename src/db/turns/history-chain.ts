@@ -11,6 +11,8 @@ export const UNKNOWN_HISTORY: HistoryColumns = {
   history_reply: null,
 };
 
+type ComparedMessage = Pick<Message, 'uid' | 'role' | 'content' | 'details'>;
+
 /** Of a conversation without messages. */
 export function newHistory(owner: string | null, user: string | null, system: string | null): HistoryColumns {
   return { ...UNKNOWN_HISTORY, history_hash: hashOf(historyStart(owner, user, system)) };
@@ -34,7 +36,7 @@ export function withStart(
 }
 
 /** The reply has ended with this text, or failed without any. */
-export function withEnd(history: HistoryColumns, reply: Message): HistoryColumns {
+export function withEnd(history: HistoryColumns, reply: ComparedMessage): HistoryColumns {
   const { history_open: open, history_reply: newest } = history;
   if (newest !== reply.uid) return UNKNOWN_HISTORY;
   return open === null
@@ -42,7 +44,7 @@ export function withEnd(history: HistoryColumns, reply: Message): HistoryColumns
     : { history_hash: withMessage(open, reply), history_open: null, history_reply: newest };
 }
 
-function withMessage(hash: string, message: Message): string {
+function withMessage(hash: string, message: Omit<ComparedMessage, 'uid'>): string {
   const form = storedForm(message);
   return form === undefined ? hash : chained(hash, form);
 }

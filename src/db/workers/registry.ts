@@ -4,6 +4,7 @@ import { isUnavailable } from '../../domain/errors.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf } from '../core/dialect.ts';
 import { toAppError, transaction } from '../core/errors.ts';
+import { closeHistories } from './histories.ts';
 import type { ProcessLock } from './process-lock.ts';
 
 export interface WorkerOptions {
@@ -129,7 +130,7 @@ export class WorkerRegistry {
     for (const [id, beat] of stale) {
       try {
         const replies = await this.#reapStale(id, beat);
-        if (replies !== null) this.#logReaped(id, replies);
+        if (replies !== null) await this.#reaped(id, replies);
         this.#seen.delete(id);
       } catch (error) {
         // It stays stale, so the next round tries again.
@@ -151,8 +152,8 @@ export class WorkerRegistry {
         return release(trx, id);
       });
       this.#seen.delete(id);
-      this.#logReaped(id, replies);
-      all += replies;
+      await this.#reaped(id, replies);
+      all += replies.length;
     }
     return all;
   }
@@ -221,8 +222,8 @@ export class WorkerRegistry {
     this.#logger.warn({ err: error }, 'heartbeat failed');
   }
 
-  /** @returns how many replies were closed; null when another process did it, or the worker is alive */
-  #reapStale(id: string, beat: Beat): Promise<number | null> {
+  /** @returns the replies that were closed; null when another process did it, or the worker is alive */
+  #reapStale(id: string, beat: Beat): Promise<string[] | null> {
     return transaction(this.#knex, async (trx) => {
       const row = trx<WorkerRow>('workers');
       // Both begin with a write, which locks the row: a newer heartbeat is seen.
@@ -234,18 +235,25 @@ export class WorkerRegistry {
     });
   }
 
-  #logReaped(worker: string, replies: number): void {
-    if (replies > 0) this.#logger.warn({ worker, replies }, 'closed the replies of a dead worker');
-    else this.#logger.info({ worker }, 'removed a dead worker');
+  async #reaped(worker: string, replies: readonly string[]): Promise<void> {
+    if (replies.length === 0) {
+      this.#logger.info({ worker }, 'removed a dead worker');
+      return;
+    }
+    this.#logger.warn({ worker, replies: replies.length }, 'closed the replies of a dead worker');
+    await closeHistories(this.#knex, replies).catch((error: unknown) => {
+      this.#logger.warn({ err: error, worker }, 'closing the histories of a dead worker failed');
+    });
   }
 }
 
 /**
  * Closes the streaming replies of the worker, and frees its export jobs and their notifications for other workers.
- * @returns how many replies were streaming
+ * @returns the replies that were streaming
  */
-async function release(trx: Knex, worker: string): Promise<number> {
-  const replies = await trx('messages')
+async function release(trx: Knex, worker: string): Promise<string[]> {
+  const replies: string[] = await trx('messages').where({ worker, status: 'streaming' }).pluck('uid');
+  await trx('messages')
     .where({ worker, status: 'streaming' })
     .update({
       status: 'incomplete',
