@@ -30,52 +30,72 @@ function time(minutes: number): string {
   return new Date(Date.UTC(2014, 0, 1) + minutes * 60_000).toISOString().replace('T', ' ').slice(0, 23);
 }
 
-/** @param messages a multiple of BASE, or less than BASE */
-export async function fill(url: string, messages: number): Promise<void> {
+/**
+ * @param messages a multiple of BASE, or less than BASE
+ * @param isNumbered false: in a schema without `seq`
+ */
+export async function fill(url: string, messages: number, isNumbered = true): Promise<void> {
   const connection = await mysql.createConnection(url);
   try {
     await connection.query('SET SESSION foreign_key_checks = 0, unique_checks = 0');
     const base = Math.min(messages, BASE);
-    for (let from = 0; from < base; from += BATCH * PER_CONVERSATION) await fillBatch(connection, from, base);
-    for (let copy = 1; copy < messages / BASE; copy += 1) await copyAll(connection, copy);
+    for (let from = 0; from < base; from += BATCH * PER_CONVERSATION) {
+      await fillBatch(connection, from, base, isNumbered);
+    }
+    for (let copy = 1; copy < messages / BASE; copy += 1) await copyAll(connection, copy, isNumbered);
     await connection.query('ANALYZE TABLE conversations, messages');
   } finally {
     await connection.end();
   }
 }
 
-async function fillBatch(connection: mysql.Connection, from: number, until: number): Promise<void> {
-  const conversations: string[][] = [];
+async function fillBatch(
+  connection: mysql.Connection,
+  from: number,
+  until: number,
+  isNumbered: boolean,
+): Promise<void> {
+  const conversations: (string | number)[][] = [];
   const rows: (string | number)[][] = [];
   for (let n = from; n < Math.min(until, from + BATCH * PER_CONVERSATION); n += 1) {
     const c = Math.floor(n / PER_CONVERSATION);
     const conversation = id('c0ffee', c);
-    if (n % PER_CONVERSATION === 0) conversations.push([conversation, time(c), time(c + 9)]);
+    const seq = (n % PER_CONVERSATION) + 1;
+    if (seq === 1) {
+      conversations.push([conversation, time(c), time(c + 9), ...(isNumbered ? [PER_CONVERSATION] : [])]);
+    }
     const role = n % 2 === 0 ? 'user' : 'assistant';
     const content = text(n);
     const at = time(c + (n % PER_CONVERSATION));
-    rows.push([id('feed00', n), conversation, role, content, at, 'complete', at, content.length]);
+    const row = [id('feed00', n), conversation, role, content, at, 'complete', at, content.length];
+    rows.push([...row, ...(isNumbered ? [seq] : [])]);
   }
-  await connection.query('INSERT INTO conversations (id, created_at, last_active) VALUES ?', [conversations]);
+  const [lastSeq, ofMessage] = isNumbered ? [', last_seq', ', seq'] : ['', ''];
+  await connection.query(`INSERT INTO conversations (id, created_at, last_active${lastSeq}) VALUES ?`, [
+    conversations,
+  ]);
   await connection.query(
-    'INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at, length) VALUES ?',
+    `INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at, length${ofMessage})
+     VALUES ?`,
     [rows],
   );
 }
 
 /** Copies the base; the times of each copy are a year later than those of the previous one. */
-async function copyAll(connection: mysql.Connection, copy: number): Promise<void> {
+async function copyAll(connection: mysql.Connection, copy: number, isNumbered: boolean): Promise<void> {
   const digits = copy.toString(16).padStart(2, '0');
   const copied = (column: string) => `CONCAT('${digits}', SUBSTRING(${column}, 3))`;
   const later = (column: string) => `DATE_ADD(${column}, INTERVAL ${copy} YEAR)`;
+  const [lastSeq, seq] = isNumbered ? [', last_seq', ', seq'] : ['', ''];
   await connection.query(
-    `INSERT INTO conversations (id, created_at, last_active)
-     SELECT ${copied('id')}, ${later('created_at')}, ${later('last_active')} FROM conversations WHERE id LIKE '00%'`,
+    `INSERT INTO conversations (id, created_at, last_active${lastSeq})
+     SELECT ${copied('id')}, ${later('created_at')}, ${later('last_active')}${lastSeq}
+     FROM conversations WHERE id LIKE '00%'`,
   );
   await connection.query(
-    `INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at, length)
+    `INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at, length${seq})
      SELECT ${copied('uid')}, ${copied('conversation_id')}, role, content, ${later('timestamp')}, status,
-       ${later('updated_at')}, length FROM messages WHERE uid LIKE '00%' ORDER BY id`,
+       ${later('updated_at')}, length${seq} FROM messages WHERE uid LIKE '00%' ORDER BY id`,
   );
 }
 

@@ -4,12 +4,15 @@
  * 250,000 messages is deleted, each against a quiet time of the same run; `purge` the time of `npm run purge` for 200
  * conversations of 2,500 messages with default settings. These three run without names. `export` measures an
  * incremental export of 5,000,000 messages of which none has changed, `million` the deletion of a conversation of
- * 1,000,000 messages, `many` the purge of 1,000,000 conversations of one message.
+ * 1,000,000 messages, `many` the purge of 1,000,000 conversations of one message. `migrations` applies the migrations
+ * of this checkout one by one to 1,000,000 messages while chats run in the checkout of an earlier version.
  */
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import mysql from 'mysql2/promise';
+import { createKnex } from '../src/db/core/client.ts';
+import { migrationSettings, pendingMigrations } from '../src/db/core/migrations.ts';
 import { createIdSource } from '../src/ids.ts';
 import { readArguments } from '../src/util/command-line.ts';
 import { benchDatabases } from './databases.ts';
@@ -17,8 +20,11 @@ import { fill } from './export-data.ts';
 import { percentile, run } from './load.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
 
-const USAGE = 'usage: npm run bench:slow -- [ROW ...]';
-const { positionals } = readArguments(USAGE, { allowPositionals: true });
+const USAGE = 'usage: npm run bench:slow -- [ROW ...] [--earlier CHECKOUT]';
+const { positionals, values } = readArguments(USAGE, {
+  allowPositionals: true,
+  options: { earlier: { type: 'string' } },
+});
 const PURGED = { conversations: 200, messages: 2500 };
 const CONCURRENCY = 8;
 const CHATS = 250;
@@ -35,14 +41,15 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 /** Inserts a conversation last active at `time` (the database's format); returns its id. */
 async function addConversation(messages: number, time: string): Promise<string> {
   const id = ids.next();
-  await admin.query('INSERT INTO conversations (id, created_at, last_active) VALUES (?)', [[id, time, time]]);
+  const row = [id, time, time, messages];
+  await admin.query('INSERT INTO conversations (id, created_at, last_active, last_seq) VALUES (?)', [row]);
   for (let n = 0; n < messages; n += BATCH) {
     const rows = Array.from({ length: Math.min(BATCH, messages - n) }, (_, i) => {
       const role = i % 2 === 0 ? 'user' : 'assistant';
-      return [ids.next(), id, role, `message ${n + i}, not long`, time, 'complete', time];
+      return [ids.next(), id, role, `message ${n + i}, not long`, time, 'complete', time, n + i + 1];
     });
     await admin.query(
-      'INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at) VALUES ?',
+      'INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at, seq) VALUES ?',
       [rows],
     );
   }
@@ -54,18 +61,18 @@ async function addMany(conversations: number): Promise<void> {
   const times = [EXPIRED, EXPIRED];
   for (let n = 0; n < conversations; n += BATCH) {
     const made = Array.from({ length: Math.min(BATCH, conversations - n) }, () => ids.next());
-    await admin.query('INSERT INTO conversations (id, created_at, last_active) VALUES ?', [
-      made.map((id) => [id, ...times]),
+    await admin.query('INSERT INTO conversations (id, created_at, last_active, last_seq) VALUES ?', [
+      made.map((id) => [id, ...times, 1]),
     ]);
     await admin.query(
-      'INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at) VALUES ?',
-      [made.map((id) => [ids.next(), id, 'user', 'not long', EXPIRED, 'complete', EXPIRED])],
+      'INSERT INTO messages (uid, conversation_id, role, content, timestamp, status, updated_at, seq) VALUES ?',
+      [made.map((id) => [ids.next(), id, 'user', 'not long', EXPIRED, 'complete', EXPIRED, 1])],
     );
   }
 }
 
-/** The p99 of stored chats in new conversations, ms; they go on until `work` is done. */
-async function chatsWhile(server: Measured, work: Promise<unknown>): Promise<number> {
+/** A percentile of stored chats in new conversations, ms; they go on until `work` is done. */
+async function chatsWhile(server: Measured, work: Promise<unknown>, p = 99): Promise<number> {
   let isDone = false;
   const ended = work.finally(() => {
     isDone = true;
@@ -77,7 +84,7 @@ async function chatsWhile(server: Measured, work: Promise<unknown>): Promise<num
     firsts.push(...timings.map(({ first }) => first));
   } while (!isDone);
   await ended;
-  return percentile(firsts, 99);
+  return percentile(firsts, p);
 }
 
 /** Prints the p99 of chats beside the work, and that of quiet times before and after it. */
@@ -201,6 +208,25 @@ const SCENARIOS: Readonly<Record<string, (server: Measured) => Promise<void>>> =
     const slowest = await slowestStatement();
     console.log(`incremental export of ${messages} messages: ${seconds.toFixed(1)} s, ${slowest}`);
   },
+  async migrations(server) {
+    await fill(url, 1_000_000, false);
+    console.log(`quiet: slowest chat ${(await chatsWhile(server, pause(LOCK_MS), 100)).toFixed(0)} ms`);
+    const options = { poolMin: 0, poolMax: 1, acquireTimeoutMs: 5000, queryTimeoutMs: 0 };
+    const knex = createKnex({ target: { kind: 'mysql', url }, ...options });
+    try {
+      for (const name of await pendingMigrations(knex)) {
+        const began = performance.now();
+        let seconds = 0;
+        const step = knex.migrate.up(migrationSettings()).then(() => {
+          seconds = (performance.now() - began) / 1000;
+        });
+        const slowest = await chatsWhile(server, step, 100);
+        console.log(`${name}: ${seconds.toFixed(2)} s, slowest chat ${slowest.toFixed(0)} ms`);
+      }
+    } finally {
+      await knex.destroy();
+    }
+  },
 };
 
 const databases = await benchDatabases('slow');
@@ -213,7 +239,10 @@ try {
   for (const name of positionals.length > 0 ? positionals : ['lock', 'deletion', 'purge']) {
     const scenario = SCENARIOS[name];
     if (!scenario) throw new Error(`no such row: ${name}; there are ${Object.keys(SCENARIOS).join(', ')}`);
-    const server = await startSubject(upstream.port, url, { CONVERSATION_TTL_HOURS: '0' });
+    const checkout = name === 'migrations' ? values.earlier : undefined;
+    if (name === 'migrations' && checkout === undefined)
+      throw new Error('migrations needs --earlier CHECKOUT');
+    const server = await startSubject(upstream.port, url, { CONVERSATION_TTL_HOURS: '0' }, checkout);
     try {
       await scenario(server);
     } finally {

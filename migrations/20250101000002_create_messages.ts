@@ -4,7 +4,7 @@ import { dialectOf } from '../src/db/core/dialect.ts';
 const ROLES = `CHECK (role IN ('user', 'assistant'))`;
 const STATUSES = `CHECK (status IN ('complete', 'streaming', 'incomplete', 'cancelled'))`;
 
-/** `id` is the order within a conversation: it increases and is never reused, on SQLite because of AUTOINCREMENT. */
+/** `id` is never used again, on SQLite because of AUTOINCREMENT. It orders the messages that have no `seq`. */
 export async function up(knex: Knex): Promise<void> {
   await dialectOf(knex).ddl(knex, {
     mysql: `CREATE TABLE messages (

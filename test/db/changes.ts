@@ -71,7 +71,7 @@ export class Follower {
       text += piece.text;
       await between();
     }
-    if (format === 'ndjson') this.#cursor = scope.cursor;
+    if (format === 'ndjson') this.#cursor = { at: scope.exportedAt };
     return text;
   }
 

@@ -41,14 +41,12 @@ eachDatabase((_name, open, options) => {
           filter: EVERYTHING,
           conversationId: null,
           activeSince: 0,
-          lastSeq: 7,
           lastCreated: Number.NEGATIVE_INFINITY,
           since: null,
         },
         exportedAt: AT,
         conversations: 1,
         messages: 2,
-        cursor: { seq: 3, at: AT },
       };
       assert.equal(await store.saveScope(job.id, worker, scope), true);
       assert.deepEqual((await store.find(job.id))?.scope, scope);

@@ -138,22 +138,26 @@ eachDatabase((_name, open) => {
       }
     });
 
-    it('leaves out what came after the start', async () => {
+    it('leaves out conversations that came after the start, and later messages of a long one', async () => {
       const source = new KnexExportSource(database.knex, PAGE);
       const scope = await source.scope(EVERYTHING, null, 0);
-      const later = storedConversation(START + 1, ['late']);
+      const later = storedConversation(START + 100, ['late']);
       await store(database, [later]);
-      await database.knex('messages').insert({
-        ...(data[25]?.messages[0] ?? assert.fail()),
-        uid: crypto.randomUUID(),
-        conversation_id: data[25]?.id ?? assert.fail(),
-        updated_at: '2024-03-21 12:00:00.000',
-      });
+      const long = data.find(({ messages }) => messages.length === 40) ?? assert.fail();
+      const late = { ...(long.messages[0] ?? assert.fail()), uid: crypto.randomUUID() };
       const parts: ExportPart[] = [];
-      for await (const page of source.read(scope)) parts.push(...page.parts);
+      let isAdded = false;
+      for await (const page of source.read(scope)) {
+        parts.push(...page.parts);
+        if (isAdded || !page.parts.some(({ conversation }) => conversation.id === long.id)) continue;
+        isAdded = true;
+        const row = { ...late, conversation_id: long.id, seq: 41, updated_at: late.timestamp };
+        await database.knex('messages').insert(row);
+      }
+      assert(isAdded);
       assert.deepEqual(rowsOf(parts), csvRows(data));
       await database.knex('conversations').where({ id: later.id }).delete();
-      await database.knex('messages').where('id', '>', scope.lastSeq).delete();
+      await database.knex('messages').where({ uid: late.uid }).delete();
     });
 
     it('continues over deletions: no duplicates, all remaining rows, whole conversations', async () => {

@@ -114,10 +114,10 @@ export async function contents(repository: ConversationRepository, id: string): 
 /** A conversation of `count` user messages, last active at {@link NOON}, in few statements. */
 export async function fillConversation(knex: Knex, id: string, count: number): Promise<void> {
   const time = '2024-03-21 12:00:00.123';
-  await knex('conversations').insert({ id, created_at: time, last_active: time });
-  const rows = Array.from({ length: count }, () => ({
+  await knex('conversations').insert({ id, created_at: time, last_active: time, last_seq: count });
+  const rows = Array.from({ length: count }, (_, index) => ({
     ...{ uid: newId(), conversation_id: id, role: 'user', content: 'an old message' },
-    ...{ timestamp: time, updated_at: time, status: 'complete', length: 14 },
+    ...{ timestamp: time, updated_at: time, status: 'complete', length: 14, seq: index + 1 },
   }));
   await insertRows(knex, 'messages', rows);
 }

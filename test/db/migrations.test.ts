@@ -13,12 +13,19 @@ import {
   pendingMigrations,
 } from '../../src/db/core/migrations.ts';
 import { eachDatabase } from '../support/databases.ts';
+import { contents, messagesOf, newId, startOf, userMessage } from './fixtures.ts';
 
 const TABLES = ['conversations', 'messages'];
 
 const STEP = `export const up = (knex) => knex.schema.createTable('planets', (table) => table.integer('id'));
 export const down = (knex) => knex.schema.dropTable('planets');
 `;
+
+const ORDER_MIGRATIONS = [
+  '20250901000001_message_seq',
+  '20250901000002_conversation_last_seq',
+  '20250901000003_order_of_messages',
+];
 
 async function tables(knex: Knex): Promise<string[]> {
   const there = await Promise.all(TABLES.map((table) => knex.schema.hasTable(table)));
@@ -62,6 +69,53 @@ eachDatabase(
         const names = await pendingMigrations(knex);
         for (const name of names) assert.deepEqual((await knex.migrate.up())[1], [name]);
         for (const name of names.toReversed()) assert.deepEqual((await knex.migrate.down())[1], [name]);
+      });
+
+      test('keep the order of messages, up and down again', async () => {
+        const { knex, writer, conversations } = open();
+        await migrateLatest(knex);
+        for (const _ of ORDER_MIGRATIONS) await knex.migrate.down();
+        assert.deepEqual(await pendingMigrations(knex), ORDER_MIGRATIONS);
+        const id = newId();
+        const times = { created_at: '2024-03-21 12:00:00.123', last_active: '2024-03-21 12:00:00.123' };
+        await knex('conversations').insert({ id, ...times });
+        const all = ['1', '2', '3', '4', '5'];
+        for (const content of all.slice(0, 3)) {
+          const row = { uid: newId(), conversation_id: id, role: 'user', content, status: 'complete' };
+          const at = { timestamp: times.created_at, updated_at: times.created_at };
+          await knex('messages').insert({ ...row, ...at, length: 1 });
+        }
+        await migrateLatest(knex);
+        const [second] = await knex('messages').where({ conversation_id: id, content: '2' });
+        for (const content of all.slice(3)) {
+          await writer.write({ start: startOf(userMessage(id, { content })) });
+        }
+        assert.deepEqual(await contents(conversations, id), all);
+        // The cursor of an earlier version.
+        const rest = await messagesOf(conversations, id, second?.id ?? 0, 10);
+        assert.deepEqual(
+          rest.map(({ content }) => content),
+          all.slice(2),
+        );
+        for (const _ of ORDER_MIGRATIONS) await knex.migrate.down();
+        const rows = await knex('messages').where({ conversation_id: id }).orderBy('id').pluck('content');
+        assert.deepEqual(rows, all);
+        await migrateRollback(knex, true);
+      });
+
+      const testOnline = options.target.kind === 'mysql' ? test : () => {};
+      testOnline('order messages without a copy of a table', async () => {
+        const { knex } = open();
+        await migrateLatest(knex);
+        const run = async (way: 'up' | 'down', file: string, algorithm: string) => {
+          const raw = (sql: string) => knex.raw(`${sql}, ALGORITHM=${algorithm}`);
+          const migration = await new MigrationFolder().getMigration(`${file}.ts`);
+          await migration[way]?.(Object.create(knex, { raw: { value: raw } }));
+        };
+        const steps = ['INSTANT', 'INSTANT', 'INPLACE, LOCK=NONE'];
+        for (const file of ORDER_MIGRATIONS.toReversed()) await run('down', file, 'INPLACE, LOCK=NONE');
+        for (const [n, file] of ORDER_MIGRATIONS.entries()) await run('up', file, steps[n] ?? '');
+        await migrateRollback(knex, true);
       });
 
       test('are applied once by several processes that start together', async () => {

@@ -25,7 +25,7 @@ async function longestTick(work: () => Promise<unknown>): Promise<number> {
 }
 
 eachDatabase((_name, open, options) => {
-  test('an expired conversation of 20,000 messages starts anew and is read without a wait', async () => {
+  test('an expired conversation of 40,000 messages starts anew and is read without a wait', async () => {
     const { knex, conversations, writer, purge } = open();
     const startAnew = async (id: string) => {
       const start = startOf(userMessage(id, { timestamp: LATER, content: 'new' }));
@@ -40,7 +40,7 @@ eachDatabase((_name, open, options) => {
     await fillConversation(knex, small, 40);
     await startAnew(small);
     await read(small);
-    await fillConversation(knex, id, 20_000);
+    await fillConversation(knex, id, 40_000);
     const began = performance.now();
     await startAnew(id);
     const ms = performance.now() - began;

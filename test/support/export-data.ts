@@ -46,14 +46,17 @@ export function storedConversation(
 
 /** In rounds, so that the messages of conversations lie between each other as they do in life. */
 export async function store({ knex }: Database, conversations: readonly StoredConversation[]): Promise<void> {
-  const heads = conversations.map(({ id, created_at, last_active }) => ({ id, created_at, last_active }));
+  const heads = conversations.map(({ id, created_at, last_active, messages }) => {
+    return { id, created_at, last_active, last_seq: messages.length };
+  });
   await insertRows(knex, 'conversations', heads);
   const longest = Math.max(0, ...conversations.map(({ messages }) => messages.length));
-  const rows: Record<string, string>[] = [];
+  const rows: Record<string, string | number>[] = [];
   for (let index = 0; index < longest; index += 1) {
     for (const { id, messages } of conversations) {
       const message = messages[index];
-      if (message) rows.push({ ...message, conversation_id: id, updated_at: message.timestamp });
+      if (!message) continue;
+      rows.push({ ...message, conversation_id: id, seq: index + 1, updated_at: message.timestamp });
     }
   }
   await insertRows(knex, 'messages', rows);

@@ -14,6 +14,7 @@ import type {
   SequencedMessage,
   Usage,
 } from '../../domain/conversations/conversation.ts';
+import { positionOf } from './order.ts';
 import type { ConversationRow, StoredConversation, StoredMessage, StoredSettings } from './tables.ts';
 
 /** Both databases store the years 1000 to 9999, and they sort as text. */
@@ -150,7 +151,7 @@ export function toFinishReason(text: string | null): FinishReason | null {
 
 export function toMessage(row: StoredMessage): SequencedMessage {
   return {
-    seq: row.id,
+    seq: positionOf(row),
     uid: row.uid,
     conversationId: row.conversation_id,
     role: toRole(row.role),

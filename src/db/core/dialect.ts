@@ -1,4 +1,5 @@
 /** All differences between MySQL (and MariaDB) and SQLite. No other file branches on the database. */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import openKnex, { type Knex } from 'knex';
 import { syncToDisk } from '../../util/sync-to-disk.ts';
 import type { ConversationRow, CounterRow, HistoryColumns } from './tables.ts';
@@ -10,7 +11,7 @@ export interface Dialect {
   readonly product: 'MySQL' | 'SQLite';
   /** Whether there are several connections. With one only, a statement beside a transaction waits for its end. */
   readonly pooled: boolean;
-  /** Clause after `VALUES …` of conversations: an existing row gets the history, and its activity only moves forward. */
+  /** Clause after `VALUES …` of conversations: an existing row gets the history; activity and `last_seq` only increase. */
   readonly conversationConflict: string;
   /** Clause after `VALUES …` of messages: an existing row stays unchanged. Other errors of a row remain errors. */
   readonly messageConflict: string;
@@ -87,12 +88,12 @@ type BatchPlan<T> = (
 /** Also one that is deleted, as long as its rows are not removed. */
 export type LockedConversation = Pick<
   ConversationRow,
-  'id' | 'owner' | 'last_active' | 'pinned' | 'epoch' | 'deleted_at'
+  'id' | 'owner' | 'last_active' | 'pinned' | 'epoch' | 'deleted_at' | 'last_seq'
 > &
   HistoryColumns;
 
 const LOCKED_COLUMNS =
-  'id, owner, last_active, pinned, epoch, deleted_at, history_hash, history_open, history_reply';
+  'id, owner, last_active, pinned, epoch, deleted_at, last_seq, history_hash, history_open, history_reply';
 
 /** `?, ?, ?` */
 export function placeholders(count: number): string {
@@ -174,6 +175,7 @@ const mysql: Dialect = {
   product: 'MySQL',
   pooled: true,
   conversationConflict: `ON DUPLICATE KEY UPDATE last_active = GREATEST(last_active, VALUES(last_active)),
+    last_seq = GREATEST(last_seq, VALUES(last_seq)),
     history_hash = VALUES(history_hash), history_open = VALUES(history_open), history_reply = VALUES(history_reply)`,
   messageConflict: 'ON DUPLICATE KEY UPDATE uid = uid',
   forceIndex: (index) => `FORCE INDEX (${index})`,
@@ -295,6 +297,7 @@ const sqlite: Dialect = {
   product: 'SQLite',
   pooled: false,
   conversationConflict: `ON CONFLICT (id) DO UPDATE SET last_active = MAX(last_active, excluded.last_active),
+    last_seq = MAX(last_seq, excluded.last_seq),
     history_hash = excluded.history_hash, history_open = excluded.history_open, history_reply = excluded.history_reply`,
   messageConflict: 'ON CONFLICT (uid) DO NOTHING',
   forceIndex: () => '',
@@ -317,7 +320,7 @@ const sqlite: Dialect = {
       if (reads.length > 0) await trx.raw(TAKE_WRITE_LOCK);
       for (const { sql, bindings } of reads) rows.push(await trx.raw(sql, [...bindings]));
       const { writes, result } = plan(rows, UNLIMITED);
-      for (const { sql, bindings } of writes) await trx.raw(sql, [...bindings]);
+      await runAll(trx, writes);
       return result;
     });
   },
@@ -365,6 +368,20 @@ const sqlite: Dialect = {
     return async () => {};
   },
 };
+
+/** How long statements run on SQLite, where they block the event loop, before other work gets its turn. */
+const TURN_MS = 10;
+
+/** Runs the statements one after the other. */
+export async function runAll(trx: Knex, statements: readonly Statement[]): Promise<void> {
+  let turn = performance.now();
+  for (const { sql, bindings } of statements) {
+    await trx.raw(sql, [...bindings]);
+    if (performance.now() - turn < TURN_MS) continue;
+    await nextTurn();
+    turn = performance.now();
+  }
+}
 
 export function dialectOf(knex: Knex): Dialect {
   const driver: unknown = knex.client.driverName;

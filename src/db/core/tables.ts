@@ -27,6 +27,8 @@ export interface ConversationRow {
   history_open: string | null;
   /** The uid of the newest turn's reply. */
   history_reply: string | null;
+  /** The greatest `seq` of its messages, also of those of earlier epochs. */
+  last_seq: number;
 }
 
 export type HistoryColumns = Pick<ConversationRow, 'history_hash' | 'history_open' | 'history_reply'>;
@@ -48,6 +50,8 @@ export interface MessageRow {
   worker: string | null;
   format: string | null;
   epoch: number;
+  /** Its number in the conversation, see `order.ts`. */
+  seq: number;
   reasoning: string | null;
   reasoning_length: number | null;
   details: string | null;
@@ -180,4 +184,4 @@ export function shortText(column: string, maxBytes: number): string {
 
 /** `usage` is a keyword of MySQL; both databases accept backticks. */
 export const MESSAGE_COLUMNS =
-  'id, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format, reasoning, details';
+  'id, seq, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format, reasoning, details';

@@ -2,13 +2,9 @@
 import type { ExportFilter, ExportScope } from '../../domain/exports/exports.ts';
 import { toTime } from '../core/codec.ts';
 import { placeholders } from '../core/dialect.ts';
+import type { Condition } from '../core/order.ts';
 
-interface Conditions {
-  readonly sql: string;
-  readonly bindings: readonly (string | number)[];
-}
-
-/** Longer than any transaction takes, and than the clocks of hosts differ. */
+/** Longer than any transaction takes after it has set `updated_at`, and than the clocks of hosts differ. */
 export const SETTLED_MS = 600_000;
 
 function isRated({ rating = null }: ExportFilter): boolean {
@@ -27,31 +23,27 @@ export interface PageScope extends ExportScope {
 }
 
 /** Whether all messages of a conversation are exported again. Looked up once for each, not for each of its messages. */
-export function renewedColumn({ since }: ExportScope): Conditions {
+export function renewedColumn({ since }: ExportScope): Condition {
   if (!since) return { sql: '0', bindings: [] };
   const sql = `EXISTS (SELECT 1 FROM deletions d WHERE d.conversation_id = conversations.id AND d.deleted_at >= ?)`;
   return { sql, bindings: [toTime(since.at - SETTLED_MS)] };
 }
 
-/**
- * Messages that were written or changed after the cursor, and all messages of a renewed conversation. By row number,
- * which does not depend on clocks, and by time, because a journal may update a row much later.
- */
-function sinceFilter({ since, renewed }: PageScope): Conditions {
+/** Messages that were written or changed after the cursor, and all messages of a renewed conversation. */
+function sinceFilter({ since, renewed }: PageScope): Condition {
   if (!since) return { sql: '', bindings: [] };
   const all = renewed.length > 0 ? ` OR messages.conversation_id IN (${placeholders(renewed.length)})` : '';
   return {
-    sql: `AND (messages.id > ? OR messages.updated_at >= ?${all})`,
-    bindings: [since.seq, toTime(since.at - SETTLED_MS), ...renewed],
+    sql: `AND (messages.updated_at >= ?${all})`,
+    bindings: [toTime(since.at - SETTLED_MS), ...renewed],
   };
 }
 
 /** In all epochs of a conversation. */
-export function messageFilter(scope: PageScope): Conditions {
+export function messageFilter(scope: PageScope): Condition {
   const { role, status, rating = null } = scope.filter;
   const since = sinceFilter(scope);
   const conditions = [
-    'AND id <= ?',
     role && 'AND role = ?',
     status && 'AND status = ?',
     // A question is marked with the ratings of its replies.
@@ -60,10 +52,6 @@ export function messageFilter(scope: PageScope): Conditions {
   ];
   return {
     sql: conditions.filter((condition) => condition !== null).join(' '),
-    bindings: [scope.lastSeq, ...[role, status, rating].filter((value) => value !== null), ...since.bindings],
+    bindings: [...[role, status, rating].filter((value) => value !== null), ...since.bindings],
   };
 }
-
-/** For counting. Conversations of the first epoch need no such condition, so that an index suffices. */
-export const VISIBLE = `AND messages.epoch = (SELECT epoch FROM conversations
-  WHERE conversations.id = messages.conversation_id AND deleted_at IS NULL)`;

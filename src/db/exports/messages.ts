@@ -1,9 +1,18 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import type { ExportMessage, ExportScope, MessageExtras } from '../../domain/exports/exports.ts';
+import type { ExportMessage, MessageExtras } from '../../domain/exports/exports.ts';
 import { toDetails, toFeedback } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
+import {
+  endOf,
+  FIRST,
+  firstRange,
+  type MessageRange,
+  messageOrder,
+  messagesOf,
+  positionOf,
+} from '../core/order.ts';
 import {
   type ConversationRow,
   type MessageRow,
@@ -11,12 +20,13 @@ import {
   TEXT_BYTES,
   TEXT_COLUMNS,
 } from '../core/tables.ts';
-import { isFiltered, messageFilter, type PageScope, VISIBLE } from './filters.ts';
+import { isFiltered, messageFilter, type PageScope } from './filters.ts';
 import { isoOf } from './times.ts';
 
 export type MessageBody = Pick<
   MessageRow,
   | 'id'
+  | 'seq'
   | 'uid'
   | 'conversation_id'
   | 'role'
@@ -38,11 +48,11 @@ export type MessageBody = Pick<
 };
 type LoadedMessage = MessageBody & { content: string };
 
-/** Messages of other epochs are not visible. */
-type ConversationEpoch = Pick<ConversationRow, 'id' | 'epoch'>;
+/** Messages of other epochs are not visible; those after `last_seq` came after the export began. */
+type ConversationOf = Pick<ConversationRow, 'id' | 'epoch' | 'last_seq'>;
 
 /** The last message of a window: what one statement looks at. */
-type WindowEnd = Pick<MessageRow, 'id' | 'conversation_id'>;
+type WindowEnd = Pick<MessageRow, 'id' | 'seq' | 'conversation_id'>;
 
 export interface MessageCounts {
   conversations: number;
@@ -60,6 +70,7 @@ const HAS_TEXT = `(OCTET_LENGTH(content) > 0 OR NOT (status = 'streaming'
 const PAGE = 700;
 /** On SQLite the writer shares the connection. */
 const PAGE_ON_ONE_CONNECTION = 300;
+const ALL = firstRange(FIRST);
 /** Longer contents are read in batches of LONG_BATCH bytes, so that pages are small in bytes too. */
 const LONG_CONTENT = 8192;
 const LONG_BATCH = 1_000_000;
@@ -91,151 +102,140 @@ export class MessageReader {
    * The first conversation, by id, whose messages one statement cannot read together with those of the conversations
    * before it; null when there is none.
    */
-  async firstCut(scope: PageScope, conversations: readonly string[]): Promise<string | null> {
-    const end = await this.#readEnd(scope, conversations, 0);
+  async firstCut(scope: PageScope, conversations: readonly ConversationOf[]): Promise<string | null> {
+    const end = await this.#readEnd(scope, conversations, ALL);
     return end?.conversation_id ?? null;
   }
 
   /**
-   * One page of the messages after `afterSeq`, by conversation and age. In all epochs: a LIMIT on the visible ones could
-   * look at all messages of deleted conversations.
+   * One page of the messages of a range, by conversation and in their order. Some can be of another epoch: a LIMIT on
+   * the visible ones could look at all messages of deleted conversations.
    */
-  messagePage(scope: PageScope, conversations: readonly string[], afterSeq: number): Promise<MessageBody[]> {
+  messagePage(
+    scope: PageScope,
+    conversations: readonly ConversationOf[],
+    range: MessageRange = ALL,
+  ): Promise<MessageBody[]> {
+    const of = messagesOf(conversations);
     const { sql, bindings } = messageFilter(scope);
     return select<MessageBody>(
       this.#knex,
-      `SELECT id, uid, conversation_id, role, timestamp, status, epoch, reply_to, model, finish_reason, \`usage\`, rating,
+      `SELECT id, seq, uid, conversation_id, role, timestamp, status, epoch, reply_to, model, finish_reason, \`usage\`, rating,
          rating_comment, ${TEXT_BYTES} AS size, ${SHORT_TEXTS}
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND ${HAS_TEXT} ${sql}
-       ORDER BY conversation_id, id LIMIT ?`,
-      [...conversations, afterSeq, ...bindings, this.pageSize],
+       WHERE ${of.sql} ${range.sql} AND ${HAS_TEXT} ${sql} ${messageOrder()} LIMIT ?`,
+      [...of.bindings, ...range.bindings, ...bindings, this.pageSize],
     );
   }
 
   /** All messages of a conversation of more than a page. */
-  async *pagesOf(
-    scope: PageScope,
-    { id: conversation, epoch }: ConversationEpoch,
-  ): AsyncGenerator<ExportMessage[]> {
-    for (let after = 0; ; ) {
-      const end = await this.#readEnd(scope, [conversation], after);
-      const window = end ? { ...scope, lastSeq: end.id } : scope;
-      const rows = await this.messagePage(window, [conversation], after);
-      yield* this.withContents(rows.filter((row) => row.epoch === epoch));
-      const last = rows.length < this.pageSize ? end : rows.at(-1);
-      if (!last) return;
-      after = last.id;
+  async *pagesOf(scope: PageScope, conversation: ConversationOf): AsyncGenerator<ExportMessage[]> {
+    const until = endOf(conversation);
+    for (let after = FIRST; after < until; ) {
+      const range = firstRange(after, until);
+      const end = await this.#readEnd(scope, [conversation], range);
+      const window = end ? firstRange(after, positionOf(end)) : range;
+      const rows = await this.messagePage(scope, [conversation], window);
+      yield* this.withContents(rows);
+      const last = rows.length < this.pageSize ? undefined : rows.at(-1);
+      after = last ? positionOf(last) : window.until;
       await nextTurn();
     }
   }
 
   /** Counts the visible messages, and the conversations that have any of them. */
-  async count(scope: PageScope, conversations: readonly ConversationEpoch[]): Promise<MessageCounts> {
+  async count(scope: PageScope, conversations: readonly ConversationOf[]): Promise<MessageCounts> {
     const total = { conversations: 0, messages: 0 };
-    const [first, later] = [0, 1].map((from) =>
-      conversations.filter(({ epoch }) => Math.min(epoch, 1) === from).map(({ id }) => id),
-    );
-    for await (const found of this.#counts(scope, first ?? [], '')) add(total, found);
-    for await (const found of this.#counts(scope, later ?? [], VISIBLE)) add(total, found);
+    for (const group of Map.groupBy(conversations, ({ epoch }) => epoch).values()) {
+      for await (const found of this.#counts(scope, group)) add(total, found);
+    }
     return total;
   }
 
-  /** The counts of disjoint groups of the conversations. */
-  async *#counts(
-    scope: PageScope,
-    conversations: readonly string[],
-    condition: string,
-  ): AsyncGenerator<MessageCounts> {
-    for (let left = conversations.toSorted(); left.length > 0; ) {
-      const end = await this.#countEnd(scope, left, 0);
-      const counted = end ? left.filter((id) => id < end.conversation_id) : left;
-      if (counted.length > 0) yield await this.#count(scope, counted, 0, condition);
-      else yield await this.#countOne(scope, left.slice(0, 1), condition);
+  /** The counts of disjoint groups of the conversations, which have the same epoch. */
+  async *#counts(scope: PageScope, conversations: readonly ConversationOf[]): AsyncGenerator<MessageCounts> {
+    for (let left = conversations.toSorted((a, b) => (a.id < b.id ? -1 : 1)); left.length > 0; ) {
+      const end = await this.#countEnd(scope, left, ALL);
+      const counted = end ? left.filter(({ id }) => id < end.conversation_id) : left;
+      const [first] = left;
+      if (counted.length > 0) yield await this.#count(scope, counted, ALL);
+      else if (first) yield await this.#countOne(scope, first);
       left = left.slice(Math.max(1, counted.length));
       await nextTurn();
     }
   }
 
   /** Counts the messages of a conversation of more than a window. */
-  async #countOne(
-    scope: PageScope,
-    conversation: readonly string[],
-    condition: string,
-  ): Promise<MessageCounts> {
+  async #countOne(scope: PageScope, conversation: ConversationOf): Promise<MessageCounts> {
     const total = { conversations: 0, messages: 0 };
-    for (let after = 0; ; ) {
-      const end = await this.#countEnd(scope, conversation, after);
-      const window = end ? { ...scope, lastSeq: end.id } : scope;
-      add(total, await this.#count(window, conversation, after, condition));
-      total.conversations = Math.min(1, total.conversations);
-      if (!end) return total;
-      after = end.id;
+    const until = endOf(conversation);
+    for (let after = FIRST; after < until; ) {
+      const range = firstRange(after, until);
+      const end = await this.#countEnd(scope, [conversation], range);
+      const window = end ? firstRange(after, positionOf(end)) : range;
+      add(total, await this.#count(scope, [conversation], window));
+      after = window.until;
       await nextTurn();
     }
+    return { ...total, conversations: Math.min(1, total.conversations) };
   }
 
   async #count(
     scope: PageScope,
-    conversations: readonly string[],
-    afterSeq: number,
-    condition: string,
+    conversations: readonly ConversationOf[],
+    range: MessageRange,
   ): Promise<MessageCounts> {
+    const of = messagesOf(conversations);
     const { sql, bindings } = messageFilter(scope);
     const [row] = await select<MessageCounts>(
       this.#knex,
       `SELECT COUNT(DISTINCT conversation_id) AS conversations, COUNT(*) AS messages
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? ${sql} ${condition}`,
-      [...conversations, afterSeq, ...bindings],
+       WHERE ${of.sql} ${range.sql} ${sql}`,
+      [...of.bindings, ...range.bindings, ...bindings],
     );
     return row ?? { conversations: 0, messages: 0 };
   }
 
   /** Where a statement that reads messages has to end; null: it can read all. */
-  #readEnd(scope: PageScope, conversations: readonly string[], afterSeq: number) {
-    if (!this.#dialect.pooled) return this.#endBySize(scope, conversations, afterSeq);
+  #readEnd(scope: PageScope, conversations: readonly ConversationOf[], range: MessageRange) {
+    if (!this.#dialect.pooled) return this.#endBySize(conversations, range);
     // Without a filter the LIMIT of the page suffices.
     return isFiltered(scope)
-      ? this.#endByIndex(scope, conversations, afterSeq, this.#windowSize)
+      ? this.#endByIndex(conversations, range, this.#windowSize)
       : Promise.resolve(null);
   }
 
   /** Where a statement that counts messages has to end; null: it can count all. */
-  #countEnd(scope: PageScope, conversations: readonly string[], afterSeq: number) {
+  #countEnd(scope: PageScope, conversations: readonly ConversationOf[], range: MessageRange) {
     return isFiltered(scope)
-      ? this.#readEnd(scope, conversations, afterSeq)
-      : this.#endByIndex(scope, conversations, afterSeq, this.pageSize * COUNT_PAGES);
+      ? this.#readEnd(scope, conversations, range)
+      : this.#endByIndex(conversations, range, this.pageSize * COUNT_PAGES);
   }
 
   async #endByIndex(
-    { lastSeq }: ExportScope,
-    conversations: readonly string[],
-    afterSeq: number,
+    conversations: readonly ConversationOf[],
+    range: MessageRange,
     rows: number,
   ): Promise<WindowEnd | null> {
+    const of = messagesOf(conversations);
     const [end] = await select<WindowEnd>(
       this.#knex,
-      `SELECT conversation_id, id FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND id <= ?
-       ORDER BY conversation_id, id LIMIT 1 OFFSET ?`,
-      [...conversations, afterSeq, lastSeq, rows - 1],
+      `SELECT conversation_id, seq, id FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+       WHERE ${of.sql} ${range.sql} ${messageOrder()} LIMIT 1 OFFSET ?`,
+      [...of.bindings, ...range.bindings, rows - 1],
     );
     return end ?? null;
   }
 
   /** At least one message, and not more than WINDOW_BYTES unless it is one. */
-  async #endBySize(
-    { lastSeq }: ExportScope,
-    conversations: readonly string[],
-    afterSeq: number,
-  ): Promise<WindowEnd | null> {
+  async #endBySize(conversations: readonly ConversationOf[], range: MessageRange): Promise<WindowEnd | null> {
+    const of = messagesOf(conversations);
     const rows = await select<WindowEnd & { size: number }>(
       this.#knex,
-      `SELECT conversation_id, id, ${TEXT_BYTES} AS size FROM messages
-       WHERE conversation_id IN (${placeholders(conversations.length)}) AND id > ? AND id <= ?
-       ORDER BY conversation_id, id LIMIT ?`,
-      [...conversations, afterSeq, lastSeq, this.#windowSize],
+      `SELECT conversation_id, seq, id, ${TEXT_BYTES} AS size FROM messages
+       WHERE ${of.sql} ${range.sql} ${messageOrder()} LIMIT ?`,
+      [...of.bindings, ...range.bindings, this.#windowSize],
     );
     let bytes = 0;
     const tooMuch = rows.findIndex(({ size }) => {

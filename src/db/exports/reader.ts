@@ -20,7 +20,6 @@ import { select } from '../core/errors.ts';
 import {
   type ConversationRow,
   type DeletionRow,
-  type MessageRow,
   SETTINGS_COLUMNS,
   type StoredSettings,
 } from '../core/tables.ts';
@@ -31,7 +30,7 @@ import { columnOf, isoOf } from './times.ts';
 
 type ConversationHead = Pick<
   ConversationRow,
-  'id' | 'created_at' | 'last_active' | 'pinned' | 'epoch' | 'deleted_at'
+  'id' | 'created_at' | 'last_active' | 'pinned' | 'epoch' | 'deleted_at' | 'last_seq'
 > &
   StoredSettings & { readonly renewed: number };
 
@@ -57,46 +56,13 @@ export class KnexExportSource implements ExportSource {
     activeSince: Instant,
     since: ExportCursor | null = null,
   ): Promise<ExportScope> {
-    const [row] = await select<{ seq: number | null; created: string | null }>(
+    const [row] = await select<{ created: string | null }>(
       this.#knex,
-      `SELECT (SELECT MAX(id) FROM messages) AS seq, (SELECT MAX(created_at) FROM conversations) AS created`,
+      'SELECT MAX(created_at) AS created FROM conversations',
       [],
     );
     const lastCreated = row?.created ? fromTime(row.created) : Number.NEGATIVE_INFINITY;
-    return { filter, conversationId, activeSince, lastSeq: row?.seq ?? 0, lastCreated, since };
-  }
-
-  /**
-   * The newest row that was last written SETTLED_MS ago. Row numbers are assigned before their transactions commit, and
-   * the clocks of hosts differ, both by less than SETTLED_MS: no row before it can still appear. Those that change later
-   * are found by their time.
-   */
-  async cursor(now: Instant): Promise<ExportCursor> {
-    const settled = toTime(now - SETTLED_MS);
-    let before = Number.MAX_SAFE_INTEGER;
-    // Most databases are quiet, and long contents slow SQLite down.
-    for (let limit = 1; ; limit = Math.min(2 * limit, CURSOR_PAGE)) {
-      const rows = await select<Pick<MessageRow, 'id' | 'updated_at'>>(
-        this.#knex,
-        'SELECT id, updated_at FROM messages WHERE id < ? ORDER BY id DESC LIMIT ?',
-        [before, limit],
-      );
-      const newest = rows.find(({ updated_at }) => updated_at < settled);
-      if (newest) return { seq: await this.#beforeStreaming(newest.id), at: now };
-      const oldest = rows.at(-1);
-      if (!oldest || rows.length < limit) return { seq: 0, at: now };
-      before = oldest.id;
-      await nextTurn();
-    }
-  }
-
-  async #beforeStreaming(seq: number): Promise<number> {
-    const [row] = await select<{ id: number | null }>(
-      this.#knex,
-      `SELECT MIN(id) AS id FROM messages ${this.#dialect.forceIndex('messages_worker')} WHERE worker IS NOT NULL`,
-      [],
-    );
-    return row?.id ? Math.min(seq, row.id - 1) : seq;
+    return { filter, conversationId, activeSince, lastCreated, since };
   }
 
   /** By time, so that an index limits what a statement looks at; those of other owners are left out afterwards. */
@@ -155,10 +121,9 @@ export class KnexExportSource implements ExportSource {
       for (let at = 0; at < heads.length; ) {
         const wanted = heads.slice(at, at + step);
         const [first] = wanted;
-        const cut = await this.#messages.firstCut(page, idsOf(wanted));
+        const cut = await this.#messages.firstCut(page, wanted);
         const readable = cut === null ? wanted : before(wanted, cut);
-        const rows =
-          readable.length > 0 ? await this.#messages.messagePage(page, idsOf(readable), 0) : undefined;
+        const rows = readable.length > 0 ? await this.#messages.messagePage(page, readable) : undefined;
         const complete = !rows || rows.length < pageSize ? readable : completeOnes(readable, rows);
         if (rows && complete.length > 0) {
           yield* pagesUpTo(complete.at(-1), this.#assemble(scope, complete, rows));
@@ -231,7 +196,7 @@ export class KnexExportSource implements ExportSource {
     const index = filter.owner ? 'conversations_owner_created_at' : 'conversations_created_at';
     return select<ConversationHead>(
       this.#knex,
-      `SELECT id, created_at, last_active, pinned, ${SETTINGS_COLUMNS}, epoch, deleted_at, ${renewed.sql} AS renewed FROM conversations
+      `SELECT id, created_at, last_active, pinned, ${SETTINGS_COLUMNS}, epoch, deleted_at, last_seq, ${renewed.sql} AS renewed FROM conversations
        ${one.length > 0 ? '' : this.#dialect.forceIndex(index)}
        WHERE ${owner.length > 0 ? 'owner = ? AND' : ''} ${one.length > 0 ? 'id = ? AND' : ''} ${range}
        ORDER BY created_at, id LIMIT ?`,
@@ -265,7 +230,7 @@ export class KnexExportSource implements ExportSource {
     }
   }
 
-  /** The conversations that have no message at all. Others were deleted meanwhile, or have only newer messages. */
+  /** The conversations that have no message at all. Others were deleted meanwhile, or have only replies without text. */
   async #withoutMessages(ids: readonly string[]): Promise<Set<string>> {
     if (ids.length === 0) return new Set();
     const rows = await select<{ id: string }>(

@@ -22,6 +22,7 @@ import {
   type PacketLimit,
   placeholders,
   repeated,
+  runAll,
   type Statement,
 } from '../core/dialect.ts';
 import { databaseBusy, toAppError, withDeadlockRetry } from '../core/errors.ts';
@@ -51,8 +52,10 @@ type Row = readonly (string | number | null)[];
 
 interface Slice {
   readonly uids: readonly string[];
-  /** Without the epoch, which follows from the conversation that exists. */
+  /** Without the epoch and `seq`, which follow from the conversation that exists. */
   readonly rows: readonly Row[];
+  /** Messages in the slices before. */
+  readonly from: number;
 }
 
 /** Writes whole conversations with their ids. */
@@ -176,18 +179,18 @@ export class KnexImports implements ImportStore {
         const [found] = await this.#dialect.lockConversations(trx, [id]);
         const { outcome, epoch, writes } = draft.begin(found);
         if (outcome === 'skipped') return outcome;
-        await run(trx, writes);
+        await runAll(trx, writes);
         for await (const slice of draft.slices()) {
           last = [slice];
           try {
-            await run(trx, draft.insert(slice, epoch));
+            await runAll(trx, draft.insert(slice, epoch));
           } catch (error) {
             if (isDuplicate(error)) await rejectRepeated(trx, draft, slice);
             throw error;
           }
           await nextTurn();
         }
-        await run(trx, draft.end());
+        await runAll(trx, draft.end());
         return outcome;
       });
       return await this.#done(draft, outcome);
@@ -245,6 +248,8 @@ class Draft {
   readonly #forms: string[] = [];
   #isRestart = false;
   epoch = 0;
+  /** The greatest `seq` before the import. */
+  #lastSeq = 0;
   count = 0;
 
   constructor(conversation: ImportedConversation, options: ImportOptions, maxBytes: number) {
@@ -263,6 +268,7 @@ class Draft {
     if (exists && !this.#options.replace) return { outcome: 'skipped', epoch: 0, writes: [] };
     this.#isRestart = found !== undefined;
     this.epoch = found ? found.epoch + (exists ? 1 : 0) : 0;
+    this.#lastSeq = found?.last_seq ?? 0;
     const owner = exists && !this.#options.replacesOwner ? found.owner : this.#options.owner;
     const save = found ? this.#restart(owner) : this.#insert(owner);
     const writes = exists ? [this.#hide(), save] : [save];
@@ -283,7 +289,7 @@ class Draft {
     for await (const message of this.#conversation.messages) {
       const size = ROW_CHARS + messageChars(message);
       if (rows.length === SLICE || (rows.length > 0 && chars + size > SLICE_CHARS)) {
-        yield { uids, rows };
+        yield { uids, rows, from: this.count - rows.length };
         [uids, rows, chars] = [[], [], 0];
       }
       if (size * BYTES_PER_CHAR > this.#maxBytes) this.#checkSize(message);
@@ -294,19 +300,23 @@ class Draft {
       this.#remember(message);
       this.#rate(message);
     }
-    if (rows.length > 0) yield { uids, rows };
+    if (rows.length > 0) yield { uids, rows, from: this.count - rows.length };
   }
 
   /**
    * Only columns with a value: each null takes as long as a short text. Rows of an earlier epoch that are not removed
    * yet have the same ids.
    */
-  insert({ uids, rows }: Slice, epoch: number): Statement[] {
+  insert({ uids, rows, from }: Slice, epoch: number): Statement[] {
     const used = [...COLUMNS.keys()].filter((column) => rows.some((row) => row[column] !== null));
     const names = used.map((column) => COLUMNS[column]);
-    const tuple = `(${placeholders(used.length)}, ${epoch})`;
-    const sql = `INSERT INTO messages (${names.join(', ')}, epoch) VALUES ${repeated(tuple, rows.length)}`;
-    const bindings = rows.flatMap((row) => used.map((column) => row[column] ?? null));
+    const tuple = `(${placeholders(used.length + 1)}, ${epoch})`;
+    const sql = `INSERT INTO messages (${names.join(', ')}, seq, epoch) VALUES ${repeated(tuple, rows.length)}`;
+    const first = this.#lastSeq + from + 1;
+    const bindings = rows.flatMap((row, index) => [
+      ...used.map((column) => row[column] ?? null),
+      first + index,
+    ]);
     const insert = { sql, bindings };
     if (!this.#isRestart) return [insert];
     const remove = {
@@ -318,10 +328,13 @@ class Draft {
 
   /** Questions are marked with the ratings of their replies, as feedback does. */
   end(): Statement[] {
-    return [...this.#ratings].map(([uid, rating]) => ({
+    const ratings = [...this.#ratings].map(([uid, rating]) => ({
       sql: 'UPDATE messages SET rating = ? WHERE uid = ? AND conversation_id = ?',
       bindings: [rating, uid, this.id],
     }));
+    if (!this.#conversation.isLong) return ratings;
+    const sql = 'UPDATE conversations SET last_seq = ? WHERE id = ?';
+    return [{ sql, bindings: [this.#lastSeq + this.count, this.id] }, ...ratings];
   }
 
   #row(message: ImportedMessage): Row {
@@ -360,6 +373,8 @@ class Draft {
       owner,
       created_at: toTime(createdAt),
       last_active: toTime(lastActive),
+      // Of a long one not all messages are read yet.
+      last_seq: this.#lastSeq + this.count,
       ...fromChanges({ ...settings, pinned }),
     };
   }
@@ -395,10 +410,6 @@ async function rejectRepeated(trx: Knex, { id, epoch }: Draft, { uids }: Slice):
   const written = { conversation_id: id, epoch };
   const [repeated] = await trx('messages').whereIn('uid', uids).where(written).select('uid').limit(1);
   if (repeated) throw occursTwice(repeated.uid);
-}
-
-async function run(trx: Knex, statements: readonly Statement[]): Promise<void> {
-  for (const { sql, bindings } of statements) await trx.raw(sql, [...bindings]);
 }
 
 const DUPLICATES = ['ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_UNIQUE', 'SQLITE_CONSTRAINT_PRIMARYKEY'];

@@ -8,13 +8,13 @@ import type {
   ConversationContext,
   HistoryMessage,
   Instant,
-  TurnSettings,
 } from '../../domain/conversations/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import { hashedPart } from '../../util/image-digest.ts';
 import { toDetails, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
+import { FIRST, firstRange, LAST, messageOrder, positionOf } from '../core/order.ts';
 import {
   type ConversationRow,
   columnsOf,
@@ -24,28 +24,19 @@ import {
   type StoredSettings,
 } from '../core/tables.ts';
 
-type MessageColumns = Pick<
+type Head = StoredSettings & Pick<ConversationRow, 'owner' | 'pinned'>;
+
+type Row = Pick<
   MessageRow,
-  'id' | 'uid' | 'role' | 'content' | 'status' | 'reply_to' | 'reasoning' | 'details'
-> & {
-  /** Bytes of `details` that are left out; null: none. */
-  details_bytes: number | null;
-};
+  'id' | 'seq' | 'uid' | 'role' | 'content' | 'status' | 'reply_to' | 'reasoning' | 'details'
+> &
+  Pick<Head, 'owner'> & {
+    /** Bytes of `details` that are left out; null: none. */
+    details_bytes: number | null;
+  };
 
-type Row = Partial<StoredSettings & Pick<ConversationRow, 'pinned'>> &
-  Pick<ConversationRow, 'owner'> &
-  (MessageColumns | { [Name in keyof MessageColumns]: null });
-
-const NO_SETTINGS: StoredSettings = {
-  title: null,
-  user_id: null,
-  metadata: null,
-  system_prompt: null,
-  default_model: null,
-  parameters: null,
-};
-const SETTINGS = columnsOf('c', SETTINGS_COLUMNS);
-/** Each row of the first page has the settings of the conversation too. */
+const HEAD_COLUMNS = columnsOf('c', `owner, pinned, ${SETTINGS_COLUMNS}`);
+/** Each row of the first page has the conversation too. */
 const FIRST_PAGE = 32;
 const MAX_PAGE = 1000;
 /** Longer details of questions, which are images, are read only for the messages of the context. */
@@ -76,58 +67,64 @@ export class ContextReader {
   ): Promise<ConversationContext> {
     const turns = new ContextTurns(limit, options);
     const long = new Map<string, LongDetails>();
-    let settings: TurnSettings | null = null;
-    let pinned = false;
     let page = Math.min(Math.max(limit, 1), FIRST_PAGE);
-    let before = options.before ?? Number.MAX_SAFE_INTEGER;
-    do {
-      const rows = await this.#newestFirst(id, page, before, activeSince, settings === null);
-      const [first] = rows;
-      if (first && !canAccess(access, first.owner)) throw conversationNotFound();
-      if (first && settings === null) {
-        settings = toSettings({ ...NO_SETTINGS, ...first });
-        pinned = first.pinned === 1;
-      }
+    const until = options.before === undefined ? LAST : options.before - 1;
+    const first = await this.#newestFirst<Row & Head>(id, page, until, activeSince, HEAD_COLUMNS);
+    const head = first[0] ?? (await this.#head(id, activeSince));
+    for (let rows: readonly Row[] = first; ; ) {
+      const conversation = rows[0] ?? head;
+      if (conversation && !canAccess(access, conversation.owner)) throw conversationNotFound();
       for (const row of rows) {
-        if (row.id === null) continue;
         if (row.details_bytes !== null) long.set(row.uid, { id: row.id, bytes: row.details_bytes });
         turns.addOlder({ ...row, replyTo: row.reply_to, details: toDetails(row.details) });
       }
       const oldest = rows.at(-1);
-      if (!oldest || oldest.id === null || rows.length < page) break;
-      before = oldest.id;
+      if (!oldest || rows.length < page || turns.full) break;
       page = Math.min(2 * page, MAX_PAGE);
-    } while (!turns.full);
+      rows = await this.#newestFirst(id, page, positionOf(oldest) - 1, activeSince, 'c.owner');
+    }
     const messages = turns.context();
     return {
-      settings,
-      pinned,
+      settings: head ? toSettings(head) : null,
+      pinned: head?.pinned === 1,
       messages: long.size === 0 ? messages : await this.#withLongDetails(messages, long),
       ...turns.state,
     };
   }
 
-  /** Those of a conversation without messages are one row, in which the columns of the message are null. */
-  #newestFirst(
+  #newestFirst<Read extends Row>(
     id: string,
     limit: number,
-    before: number,
+    until: number,
     activeSince: Instant,
-    withSettings: boolean,
-  ): Promise<Row[]> {
+    columns: string,
+  ): Promise<Read[]> {
     const isLong = `m.role = 'user' AND OCTET_LENGTH(m.details) > ${LONG_DETAILS}`;
+    const { sql, bindings } = firstRange(FIRST, until, 'm');
+    // With the epoch of a join MySQL and MariaDB would sort all messages.
     return select(
       this.#knex,
-      `SELECT m.id, m.uid, m.role, m.content, m.status, m.reply_to,
+      `SELECT m.id, m.seq, m.uid, m.role, m.content, m.status, m.reply_to,
          CASE WHEN m.details IS NOT NULL THEN m.reasoning END AS reasoning,
          CASE WHEN ${isLong} THEN NULL ELSE m.details END AS details,
-         CASE WHEN ${isLong} THEN OCTET_LENGTH(m.details) END AS details_bytes,
-         c.owner${withSettings ? `, c.pinned, ${SETTINGS}` : ''}
-       FROM conversations c LEFT JOIN messages m ${this.#dialect.forceIndex('messages_conversation')}
-         ON m.conversation_id = c.id AND m.epoch = c.epoch AND m.id < ? AND m.status <> 'superseded'
-       WHERE c.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')} ORDER BY m.id DESC LIMIT ?`,
-      [before, id, toTime(activeSince), limit],
+         CASE WHEN ${isLong} THEN OCTET_LENGTH(m.details) END AS details_bytes, ${columns}
+       FROM messages m ${this.#dialect.forceIndex('messages_conversation')}
+         JOIN conversations c ON c.id = m.conversation_id
+       WHERE m.conversation_id = ? AND m.epoch = (SELECT epoch FROM conversations WHERE id = ?) ${sql}
+         AND m.status <> 'superseded' AND c.deleted_at IS NULL AND ${isUnexpired('c')}
+       ${messageOrder('DESC', 'm')} LIMIT ?`,
+      [id, id, ...bindings, toTime(activeSince), limit],
     );
+  }
+
+  /** Of a conversation without messages. */
+  async #head(id: string, activeSince: Instant): Promise<Head | undefined> {
+    const [head] = await select<Head>(
+      this.#knex,
+      `SELECT ${HEAD_COLUMNS} FROM conversations c WHERE c.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')}`,
+      [id, toTime(activeSince)],
+    );
+    return head;
   }
 
   /** Without the oldest exchanges whose images are too many. */

@@ -11,6 +11,7 @@ import { defaultTitle, EXCERPT_CHARS, preview } from '../../domain/conversations
 import { fromTime, toConversation, toRole, toSettings, toStatus, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
+import { messageOrder } from '../core/order.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
@@ -97,10 +98,10 @@ export class ConversationLists {
 
   /** The newest and the oldest visible message are each the first row of an index scan, but for superseded ones. */
   #outlines(ids: readonly string[]): Promise<OutlineRow[]> {
-    const one = (where: string, order: string) =>
+    const one = (where: string, direction: 'ASC' | 'DESC') =>
       `(SELECT m.id FROM messages m ${this.#dialect.forceIndex('messages_conversation')}
         WHERE m.conversation_id = c.id AND m.epoch = c.epoch AND m.status <> 'superseded' ${where}
-        ORDER BY m.id ${order} LIMIT 1)`;
+        ${messageOrder(direction, 'm')} LIMIT 1)`;
     return select(
       this.#knex,
       `SELECT c.id, ${columnsOf('c', SETTINGS_COLUMNS)}, l.uid, l.role, l.status, l.timestamp,

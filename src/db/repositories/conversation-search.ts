@@ -6,8 +6,9 @@ import type {
   TextMatcher,
   WithinConversation,
 } from '../../domain/conversations/conversation.ts';
-import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
+import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
+import { FIRST, firstRange, LAST, messageOrder, messagesOf, positionOf } from '../core/order.ts';
 import type { MessageRow } from '../core/tables.ts';
 
 /** Messages of one statement; on SQLite it blocks the event loop. */
@@ -19,7 +20,9 @@ const LONG = 8192;
 const FIRST_STEP = 20;
 const MAX_STEP = 200;
 
-type TextRow = Pick<MessageRow, 'id' | 'conversation_id' | 'epoch' | 'status'> & { content: string | null };
+type TextRow = Pick<MessageRow, 'id' | 'seq' | 'conversation_id' | 'epoch' | 'status'> & {
+  content: string | null;
+};
 
 /**
  * Looks through the messages of conversations. In the process and not in the database: no index helps a substring, and
@@ -54,7 +57,7 @@ export class ConversationSearch {
         const done = await this.#readTogether(heads.slice(searched, searched + step), text, matches);
         searched += done;
         step = Math.min(MAX_STEP, Math.max(1, 2 * done));
-        if (done === 0) before = Number.MAX_SAFE_INTEGER;
+        if (done === 0) before = LAST;
       } else before = await this.#readOne(head, before, text, matches);
       // A conversation that was read by itself, or matches by its title.
       if (head === heads[searched] && before === null) searched += 1;
@@ -71,7 +74,7 @@ export class ConversationSearch {
     matches: Set<string>,
   ): Promise<number> {
     const epochs = new Map(heads.map(({ id, epoch }) => [id, epoch]));
-    const rows = await this.#rows([...epochs.keys()], Number.MAX_SAFE_INTEGER);
+    const rows = await this.#rows(heads);
     for (const row of rows) {
       if (row.epoch !== epochs.get(row.conversation_id) || matches.has(row.conversation_id)) continue;
       if (await this.#matches(row, text)) matches.add(row.conversation_id);
@@ -83,18 +86,19 @@ export class ConversationSearch {
 
   /** @returns before which message to read on; null: it is read to its end, or matches */
   async #readOne(
-    { id, epoch }: ConversationHead,
+    head: ConversationHead,
     before: number,
     text: TextMatcher,
     matches: Set<string>,
   ): Promise<number | null> {
-    const rows = await this.#rows([id], before);
+    const rows = await this.#rows([head], before - 1);
     for (const row of rows) {
-      if (row.epoch !== epoch || !(await this.#matches(row, text))) continue;
-      matches.add(id);
+      if (!(await this.#matches(row, text))) continue;
+      matches.add(head.id);
       return null;
     }
-    return rows.length < this.#limit ? null : (rows.at(-1)?.id ?? null);
+    const last = rows.at(-1);
+    return last && rows.length === this.#limit ? positionOf(last) : null;
   }
 
   async #matches({ id, status, content }: TextRow, text: TextMatcher): Promise<boolean> {
@@ -108,14 +112,15 @@ export class ConversationSearch {
     return long !== undefined && text.isIn(long.content);
   }
 
-  #rows(ids: readonly string[], before: number): Promise<TextRow[]> {
+  #rows(heads: readonly ConversationHead[], until = LAST): Promise<TextRow[]> {
+    const conversations = messagesOf(heads);
+    const { sql, bindings } = firstRange(FIRST, until);
     return select(
       this.#knex,
-      `SELECT id, conversation_id, epoch, status, CASE WHEN OCTET_LENGTH(content) <= ${LONG} THEN content END AS content
+      `SELECT id, seq, conversation_id, epoch, status, CASE WHEN OCTET_LENGTH(content) <= ${LONG} THEN content END AS content
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id IN (${placeholders(ids.length)}) AND id < ?
-       ORDER BY conversation_id DESC, id DESC LIMIT ?`,
-      [...ids, before, this.#limit],
+       WHERE ${conversations.sql} ${sql} ${messageOrder('DESC')} LIMIT ?`,
+      [...conversations.bindings, ...bindings, this.#limit],
     );
   }
 }

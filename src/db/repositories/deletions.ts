@@ -6,6 +6,7 @@ import type { PendingDeletion, RemovalOptions } from '../../domain/conversations
 import { toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { select, transaction, withDeadlockRetry, withReconnect } from '../core/errors.ts';
+import type { Condition } from '../core/order.ts';
 
 /** Rows of the first slice. Rows can be megabytes long, so the number follows from the time that slices take. */
 const FIRST_SLICE = 16;
@@ -14,9 +15,16 @@ const SLICE_MS = 50;
 /** On SQLite a statement blocks the event loop. */
 const SLICE_MS_ON_SQLITE = 6;
 
+type Table = 'messages' | 'idempotency_keys';
+
+/** The columns after `conversation_id` by which the rows are read. */
+const ORDER = { messages: ['epoch', 'seq', 'id'], idempotency_keys: ['id'] } as const;
+
 interface StaleRow {
-  id: number | string;
-  conversation_id: string;
+  readonly conversation_id: string;
+  readonly id: number | string;
+  readonly epoch?: number;
+  readonly seq?: number;
 }
 
 /**
@@ -93,8 +101,8 @@ class Removal {
   }
 
   /** @returns false when it was ended early */
-  async run(table: 'messages' | 'idempotency_keys', ids: readonly string[]): Promise<boolean> {
-    let after: string | number = table === 'messages' ? 0 : '';
+  async run(table: Table, ids: readonly string[]): Promise<boolean> {
+    let after: StaleRow | undefined;
     let from = 0;
     while (from < ids.length) {
       if (this.#options.isStopped?.()) return false;
@@ -104,10 +112,10 @@ class Removal {
       const last = rows.at(-1);
       if (last && rows.length === limit) {
         from = ids.indexOf(last.conversation_id);
-        after = last.id;
+        after = last;
       } else {
         from += wanted.length;
-        after = table === 'messages' ? 0 : '';
+        after = undefined;
       }
       if (table === 'messages') this.#options.onSlice?.({ conversations: 0, messages: rows.length });
     }
@@ -115,19 +123,21 @@ class Removal {
   }
 
   async #slice(
-    table: string,
+    table: Table,
     ids: readonly string[],
-    after: string | number,
+    after: StaleRow | undefined,
     limit: number,
   ): Promise<StaleRow[]> {
     const index = this.#dialect.forceIndex(`${table}_conversation`);
+    const columns = ['conversation_id', ...ORDER[table]].join(', ');
+    const behind = after ? isBehind(ORDER[table], after) : { sql: '', bindings: [] };
     const rows = await this.#timed(() =>
       this.#dialect.select<StaleRow>(
         this.#knex,
-        `SELECT id, conversation_id FROM ${table} ${index}
-         WHERE conversation_id IN (${placeholders(ids.length)}) AND id > ? AND ${isStale(table)}
-         ORDER BY conversation_id, id LIMIT ?`,
-        [...ids, after, limit],
+        `SELECT ${columns} FROM ${table} ${index}
+         WHERE conversation_id IN (${placeholders(ids.length)}) ${behind.sql} AND ${isStale(table)}
+         ORDER BY ${columns} LIMIT ?`,
+        [...ids, ...behind.bindings, limit],
       ),
     );
     if (rows.length > 0) {
@@ -155,7 +165,16 @@ class Removal {
   }
 }
 
-function isStale(table: string): string {
+/** InnoDB keeps removed rows for a while: a slice does not look at those of the slices before it. */
+function isBehind(columns: readonly ('epoch' | 'seq' | 'id')[], last: StaleRow): Condition {
+  const [column = 'id', ...others] = columns;
+  const value = last[column] ?? 0;
+  if (others.length === 0) return { sql: `AND ${column} > ?`, bindings: [value] };
+  const { sql, bindings } = isBehind(others, last);
+  return { sql: `AND (${column} > ? OR (${column} = ? ${sql}))`, bindings: [value, value, ...bindings] };
+}
+
+function isStale(table: Table): string {
   return `${table}.epoch < (SELECT c.epoch FROM conversations c WHERE c.id = ${table}.conversation_id)`;
 }
 

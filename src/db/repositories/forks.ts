@@ -13,6 +13,7 @@ import {
   withDeadlockRetry,
   withReconnect,
 } from '../core/errors.ts';
+import { FIRST, firstRange, messageOrder, positionOf, readBetween } from '../core/order.ts';
 import { columnsOf, type MessageRow, SETTINGS_COLUMNS, TEXT_BYTES } from '../core/tables.ts';
 import { removeDeleted } from './deletions.ts';
 
@@ -29,7 +30,7 @@ const SETTINGS = SETTINGS_COLUMNS.replace('title, ', '');
 const COPIED =
   'role, content, timestamp, status, model, finish_reason, `usage`, length, format, reasoning, reasoning_length, details';
 
-type SourceRow = Pick<MessageRow, 'id' | 'uid' | 'reply_to' | 'status'> & { readonly size: number };
+type SourceRow = Pick<MessageRow, 'id' | 'seq' | 'uid' | 'reply_to' | 'status'> & { readonly size: number };
 
 /**
  * Copies conversations. The copy is stored like a deleted conversation, with messages of an earlier epoch, until it is
@@ -61,30 +62,33 @@ export class KnexForks implements ForkStore {
 
   async #copy(fork: Fork, until: number): Promise<ForkOutcome> {
     const started = performance.now();
-    for (let after = 0; after < until; ) {
+    let copied = 0;
+    for (let after = FIRST; after < until; ) {
       if (performance.now() - started > MAX_MS) throw databaseBusy('a fork took too long');
       const slice = this.#fitting(await this.#slice(fork, after, until));
       if (slice.some(({ status }) => status === 'streaming')) return 'streaming';
       const last = slice.at(-1);
       // The last message is superseded or deleted.
       if (!last) return 'changed';
-      await withDeadlockRetry(() => transaction(this.#knex, (trx) => this.#insert(trx, fork, slice)));
-      after = last.id;
+      const from = copied;
+      await withDeadlockRetry(() => transaction(this.#knex, (trx) => this.#insert(trx, fork, slice, from)));
+      copied += slice.length;
+      after = positionOf(last);
       await nextTurn();
     }
-    return (await withDeadlockRetry(() => this.#finish(fork, until))) ? 'forked' : 'changed';
+    return (await withDeadlockRetry(() => this.#finish(fork, until, copied))) ? 'forked' : 'changed';
   }
 
-  /** The `seq` of the last message to copy; 0 without any. */
+  /** The position of the last message to copy. */
   async #lastMessage({ source, until }: Fork): Promise<number> {
     if (until !== null) return until;
-    const [last] = await select<Pick<MessageRow, 'id'>>(
+    const [last] = await select<Pick<MessageRow, 'id' | 'seq'>>(
       this.#knex,
-      `SELECT id FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id = ? AND epoch = ? AND status <> 'superseded' ORDER BY id DESC LIMIT 1`,
+      `SELECT id, seq FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+       WHERE conversation_id = ? AND epoch = ? AND status <> 'superseded' ${messageOrder('DESC')} LIMIT 1`,
       [source.id, source.epoch],
     );
-    return last?.id ?? 0;
+    return last ? positionOf(last) : FIRST;
   }
 
   #begin({ source, id, title, at }: Fork): Promise<void> {
@@ -106,13 +110,14 @@ export class KnexForks implements ForkStore {
   }
 
   #slice({ source }: Fork, after: number, until: number): Promise<SourceRow[]> {
-    return select(
-      this.#knex,
-      `SELECT id, uid, reply_to, status, ${TEXT_BYTES} AS size
-       FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id = ? AND epoch = ? AND id > ? AND id <= ? AND status <> 'superseded'
-       ORDER BY id LIMIT ${SLICE}`,
-      [source.id, source.epoch, after, until],
+    return readBetween(after, until, SLICE, ({ sql, bindings }, limit) =>
+      select<SourceRow>(
+        this.#knex,
+        `SELECT id, seq, uid, reply_to, status, ${TEXT_BYTES} AS size
+         FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+         WHERE conversation_id = ? AND epoch = ? ${sql} AND status <> 'superseded' ${messageOrder()} LIMIT ?`,
+        [source.id, source.epoch, ...bindings, limit],
+      ),
     );
   }
 
@@ -126,39 +131,47 @@ export class KnexForks implements ForkStore {
     return end === -1 ? rows : rows.slice(0, end);
   }
 
-  /** The database copies the contents, so that they do not pass through this process. */
-  async #insert(trx: Knex, { id, at }: Fork, rows: readonly SourceRow[]): Promise<void> {
-    const copies = rows.map(() => 'SELECT ? AS source, ? AS copy, ? AS answered').join(' UNION ALL ');
+  /** The database copies the contents, so that they do not pass through this process. @param copied messages before */
+  async #insert(trx: Knex, { id, at }: Fork, rows: readonly SourceRow[], copied: number): Promise<void> {
+    const copies = rows
+      .map(() => 'SELECT ? AS source, ? AS copy, ? AS answered, ? AS seq')
+      .join(' UNION ALL ');
     await trx.raw(
-      `INSERT INTO messages (uid, reply_to, conversation_id, epoch, updated_at, ${COPIED})
-       SELECT c.copy, c.answered, ?, 0, ?, ${columnsOf('m', COPIED)}
-       FROM (${copies}) c JOIN messages m ON m.id = c.source ORDER BY m.id`,
+      `INSERT INTO messages (uid, reply_to, seq, conversation_id, epoch, updated_at, ${COPIED})
+       SELECT c.copy, c.answered, c.seq, ?, 0, ?, ${columnsOf('m', COPIED)}
+       FROM (${copies}) c JOIN messages m ON m.id = c.source`,
       [
         id,
         toTime(Date.now()),
-        ...rows.flatMap((row) => [
+        ...rows.flatMap((row, index) => [
           row.id,
           copiedId(id, row.uid, at),
           row.reply_to && copiedId(id, row.reply_to, at),
+          copied + index + 1,
         ]),
       ],
     );
   }
 
   /** @returns false when the source is not as it was, or the copy was taken for abandoned */
-  #finish({ source, id, at }: Fork, until: number): Promise<boolean> {
+  #finish({ source, id, at }: Fork, until: number, copied: number): Promise<boolean> {
     return transaction(this.#knex, async (trx) => {
       const locked = await this.#dialect.lockConversations(trx, [source.id, id].sort());
       const [from, copy] = [source.id, id].map((wanted) => locked.find((row) => row.id === wanted));
       if (!from || !copy || from.deleted_at !== null || from.epoch !== source.epoch) return false;
       // Superseding messages supersedes every later one too.
-      const last = trx('messages').where({ id: until, epoch: source.epoch }).whereNot('status', 'superseded');
-      if (until > 0 && !(await last.first('id'))) return false;
+      const { sql, bindings } = firstRange(until - 1, until);
+      const last = await this.#dialect.select(
+        trx,
+        `SELECT 1 FROM messages WHERE conversation_id = ? AND epoch = ? ${sql} AND status <> 'superseded'`,
+        [source.id, source.epoch, ...bindings],
+      );
+      if (until > FIRST && last.length === 0) return false;
       const marks = await trx('deletions').where({ conversation_id: id, pending: BEING_WRITTEN }).delete();
       if (marks === 0) return false;
       await trx('conversations')
         .where({ id })
-        .update({ epoch: 0, deleted_at: null, last_active: toTime(at) });
+        .update({ epoch: 0, deleted_at: null, last_active: toTime(at), last_seq: copied });
       return true;
     });
   }

@@ -9,6 +9,7 @@ import { conversationNotFound } from '../../domain/errors.ts';
 import { toFeedback, toMessage, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
+import { FIRST, LAST, type MessageRange, messageOrder, positionOf, readBetween } from '../core/order.ts';
 import {
   MESSAGE_COLUMNS,
   type MessageRow,
@@ -77,10 +78,12 @@ export class MessagePages {
   ): Promise<Page> {
     const rows: SizedMessage[] = [];
     let bytes = 0;
-    let after = afterSeq;
+    let [after, until] = boundsOf(afterSeq, view);
     for (let statements = 1; ; statements++) {
       const wanted = Math.min(MESSAGE_SLICE, limit + 1 - rows.length);
-      const slice = await this.#slice(conversation, after, wanted, view);
+      const slice = await readBetween(after, until, wanted, (range, count) =>
+        this.#slice(conversation, range, count, view),
+      );
       for (const row of slice) {
         // Not left out by the statement, which could then look at any number of them.
         if (row.status === 'superseded' && (!view.superseded || hasNotBegun(row))) continue;
@@ -89,21 +92,26 @@ export class MessagePages {
         if (isFull) return { rows, hasMore: true, statements };
         rows.push(row);
       }
-      after = slice.at(-1)?.id ?? after;
-      if (slice.length < wanted) return { rows, hasMore: false, statements };
+      const last = slice.at(-1);
+      if (!last || slice.length < wanted) return { rows, hasMore: false, statements };
+      [after, until] = boundsOf(positionOf(last), view);
     }
   }
 
   /** The texts of a long message are left out, so that no statement returns much more than 4 MiB. */
-  #slice(conversation: PageOf, after: number, limit: number, view: MessageView): Promise<SizedMessage[]> {
-    const range = view.newestFirst ? (after === 0 ? 'id > ?' : 'id < ?') : 'id > ?';
+  #slice(
+    conversation: PageOf,
+    { sql, bindings }: MessageRange,
+    limit: number,
+    { newestFirst }: MessageView,
+  ): Promise<SizedMessage[]> {
     return select(
       this.#knex,
       `SELECT ${COLUMNS} FROM messages ${this.#dialect.forceIndex('messages_conversation')}
-       WHERE conversation_id = ? AND ${range}
-         AND epoch = (SELECT epoch FROM conversations WHERE ${IS_PRESENT})
-       ORDER BY id ${view.newestFirst ? 'DESC' : 'ASC'} LIMIT ?`,
-      [conversation.id, after, ...presenceOf(conversation), limit],
+       WHERE conversation_id = ? AND epoch = ? ${sql}
+         AND EXISTS (SELECT 1 FROM conversations WHERE ${IS_PRESENT})
+       ${messageOrder(newestFirst ? 'DESC' : 'ASC')} LIMIT ?`,
+      [conversation.id, conversation.epoch, ...bindings, ...presenceOf(conversation), limit],
     );
   }
 
@@ -139,6 +147,12 @@ export class MessagePages {
 /** A reply that has not taken its place yet, or never will: exports leave it out too. */
 function hasNotBegun(row: SizedMessage): boolean {
   return row.role === 'assistant' && row.content === '' && isPending(row);
+}
+
+/** The positions after which and up to which the rest of a view is. */
+function boundsOf(seq: number, { newestFirst }: MessageView): [number, number] {
+  if (!newestFirst) return [seq, LAST];
+  return [FIRST, seq === 0 ? LAST : seq - 1];
 }
 
 /** The bindings of IS_PRESENT. */

@@ -10,9 +10,10 @@ import type {
   RemovalOptions,
 } from '../../domain/conversations/purge.ts';
 import { fromTime, toTime } from '../core/codec.ts';
-import { dialectOf, type ReleaseLock } from '../core/dialect.ts';
+import { dialectOf, placeholders, type ReleaseLock } from '../core/dialect.ts';
 import { select, toAppError, transaction, withReconnect } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
+import { FIRST, LAST, messageOrder, positionOf, readBetween } from '../core/order.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
 import { hideConversations, pendingDeletions, removeDeleted } from './deletions.ts';
 import { abandonForks } from './forks.ts';
@@ -188,30 +189,50 @@ async function streamingConversations(trx: Knex): Promise<Set<string>> {
 async function versionsOf(knex: Knex, ids: readonly string[]): Promise<ConversationVersions> {
   const heads = await knex('conversations')
     .whereIn('id', ids)
+    .orderBy('id')
     .select('id', 'last_active', 'epoch', 'title', 'metadata');
-  const versions = new Map(heads.map((head) => [head.id, { ...head, count: 0, newest: 0, changed: '' }]));
-  let after = 0;
-  for (let left = [...versions.keys()].sort(); left.length > 0; ) {
-    const rows: Pick<MessageRow, 'conversation_id' | 'id' | 'updated_at'>[] = await knex
-      .from(knex.raw(`messages ${dialectOf(knex).forceIndex('messages_conversation')}`))
-      .whereIn('conversation_id', after === 0 ? left : left.slice(0, 1))
-      .where('id', '>', after)
-      .orderBy(['conversation_id', 'id'])
-      .limit(VERSION_PAGE)
-      .select('conversation_id', 'id', 'updated_at');
-    for (const { conversation_id, id, updated_at } of rows) {
-      const version = versions.get(conversation_id);
-      if (!version) continue;
-      version.count += 1;
-      version.newest = id;
-      if (updated_at > version.changed) version.changed = updated_at;
+  const versions = new Map(heads.map((head) => [head.id, { ...head, count: 0, newest: FIRST, changed: '' }]));
+  for (const [epoch, group] of Map.groupBy(heads, (head) => head.epoch)) {
+    let after = FIRST;
+    for (let left = group; left.length > 0; ) {
+      const wanted = after === FIRST ? left : left.slice(0, 1);
+      const rows = await versionPage(
+        knex,
+        wanted.map(({ id }) => id),
+        epoch,
+        after,
+      );
+      for (const row of rows) {
+        const version = versions.get(row.conversation_id);
+        if (!version) continue;
+        version.count += 1;
+        version.newest = positionOf(row);
+        if (row.updated_at > version.changed) version.changed = row.updated_at;
+      }
+      const last = rows.length < VERSION_PAGE ? undefined : rows.at(-1);
+      // Shorter than a page: the rest of one conversation, or all that were asked for.
+      left = last
+        ? left.slice(left.findIndex(({ id }) => id === last.conversation_id))
+        : left.slice(wanted.length);
+      after = last ? positionOf(last) : FIRST;
+      await nextTurn();
     }
-    const last = rows.length < VERSION_PAGE ? undefined : rows.at(-1);
-    // Shorter than a page: the rest of one conversation, or all that were asked for.
-    if (!last) left = after === 0 ? [] : left.slice(1);
-    else left = left.slice(left.indexOf(last.conversation_id));
-    after = last?.id ?? 0;
-    await nextTurn();
   }
   return new Map([...versions].map(([id, version]) => [id, JSON.stringify(version)]));
+}
+
+function versionPage(
+  knex: Knex,
+  ids: readonly string[],
+  epoch: number,
+  after: number,
+): Promise<Pick<MessageRow, 'conversation_id' | 'seq' | 'id' | 'updated_at'>[]> {
+  return readBetween(after, LAST, VERSION_PAGE, ({ sql, bindings }, limit) =>
+    dialectOf(knex).select(
+      knex,
+      `SELECT conversation_id, seq, id, updated_at FROM messages ${dialectOf(knex).forceIndex('messages_conversation')}
+       WHERE conversation_id IN (${placeholders(ids.length)}) AND epoch = ? ${sql} ${messageOrder()} LIMIT ?`,
+      [...ids, epoch, ...bindings, limit],
+    ),
+  );
 }

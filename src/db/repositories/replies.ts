@@ -11,7 +11,7 @@ import {
   toTime,
   toUsage,
 } from '../core/codec.ts';
-import { type Dialect, dialectOf } from '../core/dialect.ts';
+import { type Dialect, dialectOf, runAll } from '../core/dialect.ts';
 import { select, transaction, withReconnect } from '../core/errors.ts';
 import {
   CONVERSATION_COLUMNS,
@@ -113,7 +113,7 @@ export class KnexReplies implements ReplyStore {
     const from = toDetails(reply.details)?.supersedes ?? '';
     const place = takePlace(reply, await trx('messages').where({ uid: from }).first(), written);
     if (!place) return;
-    for (const { sql, bindings } of place) await trx.raw(sql, [...bindings]);
+    await runAll(trx, place);
     await trx('messages').where({ uid }).update({ status: 'streaming' });
   }
 

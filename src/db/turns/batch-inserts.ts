@@ -12,6 +12,8 @@ export interface Activity {
   /** It was not found, but another process may create it at the same time. */
   readonly unseen: boolean;
   history: HistoryColumns;
+  /** The `seq` of its newest message. */
+  lastSeq: number;
 }
 
 export function hideExpired(expired: ReadonlyMap<string, string>, at: string): Statement[] {
@@ -36,11 +38,11 @@ export function restart(
 ): Statement[] {
   const unset = SETTINGS_COLUMNS.split(', ').map((column) => `${column} = NULL`);
   const sql = `UPDATE conversations SET owner = ?, created_at = ?, last_active = ?, epoch = ?, deleted_at = NULL,
-     pinned = 0, history_hash = ?, history_open = ?, history_reply = ?, ${unset.join(', ')} WHERE id = ?`;
+     pinned = 0, last_seq = ?, history_hash = ?, history_open = ?, history_reply = ?, ${unset.join(', ')} WHERE id = ?`;
   return [...restarts].flatMap(([id, epoch]) => {
     const row = activity.get(id);
     if (!row) return [];
-    return { sql, bindings: [row.owner, row.created, row.last, epoch, ...historyOf(row), id] };
+    return { sql, bindings: [row.owner, row.created, row.last, epoch, row.lastSeq, ...historyOf(row), id] };
   });
 }
 
@@ -48,13 +50,15 @@ function historyOf({ history }: Activity): (string | null)[] {
   return [history.history_hash, history.history_open, history.history_reply];
 }
 
-const CONVERSATION_TUPLE = `(${placeholders(7)})`;
-const MESSAGE_COLUMNS = `${MESSAGE_INSERT_COLUMNS}, epoch`;
+const CONVERSATION_COLUMNS =
+  'id, owner, created_at, last_active, last_seq, history_hash, history_open, history_reply';
+const CONVERSATION_TUPLE = `(${placeholders(CONVERSATION_COLUMNS.split(',').length)})`;
+const MESSAGE_COLUMNS = `${MESSAGE_INSERT_COLUMNS}, epoch, seq`;
 const MESSAGE_COLUMN_COUNT = MESSAGE_COLUMNS.split(',').length;
 const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
 
 /**
- * Existing conversations get a newer activity and their history; restarted ones are up to date. An unseen one must still
+ * Existing conversations get a newer activity, their history and their last `seq`; restarted ones are up to date. An unseen one must still
  * not exist: another process may have created it for another owner, and the plain INSERT then fails.
  */
 export function saveConversations(
@@ -71,8 +75,10 @@ export function saveConversations(
 
 function insertConversations(rows: readonly (readonly [string, Activity])[], onKnown: string): Statement[] {
   if (rows.length === 0) return [];
-  const bindings = rows.flatMap(([id, row]) => [id, row.owner, row.created, row.last, ...historyOf(row)]);
-  const sql = `INSERT INTO conversations (id, owner, created_at, last_active, history_hash, history_open, history_reply)
+  const bindings = rows.flatMap(([id, row]) => {
+    return [id, row.owner, row.created, row.last, row.lastSeq, ...historyOf(row)];
+  });
+  const sql = `INSERT INTO conversations (${CONVERSATION_COLUMNS})
      VALUES ${repeated(CONVERSATION_TUPLE, rows.length)} ${onKnown}`;
   return [{ sql, bindings }];
 }

@@ -1,6 +1,7 @@
 /** The rows that a batch of turns reads before it writes. */
 import type { ReplyProgress, TurnStart, TurnWrite } from '../../domain/chat/turns.ts';
 import { type Dialect, type LockedConversation, placeholders, type Statement } from '../core/dialect.ts';
+import { messageOrder } from '../core/order.ts';
 import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
 import type { KeyUse } from './key-claims.ts';
 import type { ReplyRow } from './reply-writes.ts';
@@ -63,7 +64,7 @@ export class Reads {
         ...supersededMessages(turns, progress),
       ],
       (count) =>
-        `SELECT m.id, m.uid, m.conversation_id, m.status, m.length, m.reasoning_length, m.worker, m.finish_reason,
+        `SELECT m.id, m.seq, m.epoch, m.uid, m.conversation_id, m.status, m.length, m.reasoning_length, m.worker, m.finish_reason,
            m.reply_to
          FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
          WHERE m.uid IN (${placeholders(count)}) AND c.deleted_at IS NULL`,
@@ -80,10 +81,10 @@ export class Reads {
     this.#add(
       'answered',
       turns.flatMap(({ start }) => start?.answers ?? []),
-      (count) => `SELECT a.uid FROM messages a WHERE a.uid IN (${placeholders(count)}) AND EXISTS (
-           SELECT 1 FROM messages m ${dialect.forceIndex('messages_conversation')}
-           WHERE m.conversation_id = a.conversation_id AND m.epoch = a.epoch AND m.id > a.id
-             AND m.role = 'assistant' AND m.status <> 'superseded')`,
+      (count) => `SELECT a.uid FROM messages a WHERE a.uid IN (${placeholders(count)}) AND a.uid <> (
+           SELECT m.uid FROM messages m ${dialect.forceIndex('messages_conversation')}
+           WHERE m.conversation_id = a.conversation_id AND m.epoch = a.epoch
+             AND m.role = 'assistant' AND m.status <> 'superseded' ${messageOrder('DESC', 'm')} LIMIT 1)`,
     );
     this.#add(
       'settings',

@@ -2,6 +2,7 @@ import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../../domain/
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { fromDetails, fromModel, fromUsage } from '../core/codec.ts';
 import type { PacketLimit, Statement } from '../core/dialect.ts';
+import { positionOf, slicesBetween } from '../core/order.ts';
 import type { MessageRow } from '../core/tables.ts';
 import {
   appendDetails,
@@ -16,6 +17,8 @@ import {
 export type ReplyRow = Pick<
   MessageRow,
   | 'id'
+  | 'seq'
+  | 'epoch'
   | 'uid'
   | 'conversation_id'
   | 'status'
@@ -34,6 +37,9 @@ export function isPending({ status, finish_reason }: Pick<ReplyRow, 'status' | '
   return status === 'superseded' && finish_reason === null;
 }
 
+/** Messages that one statement supersedes: on SQLite it blocks the event loop. */
+const SUPERSEDED_SLICE = 2000;
+
 /**
  * The statements by which a pending reply and its edited question become visible, and what they take the place of
  * leaves the conversation. The status of the reply itself is not changed.
@@ -47,21 +53,23 @@ export function takePlace(
 ): Statement[] | undefined {
   if (!from || from.status === 'superseded') return undefined;
   const isRegenerated = from.uid === reply.reply_to;
-  const superseded = `UPDATE messages SET
+  const { conversation_id: conversationId, epoch } = reply;
+  const after = positionOf(from) - (isRegenerated ? 0 : 1);
+  const superseded = slicesBetween(after, positionOf(reply) - 1, SUPERSEDED_SLICE).map((range) => ({
+    sql: `UPDATE messages SET
      finish_reason = CASE WHEN role <> 'assistant' OR finish_reason IS NOT NULL THEN finish_reason
        WHEN status = 'streaming' THEN 'error' ELSE 'stop' END,
      status = 'superseded', worker = NULL, updated_at = ?
-     WHERE conversation_id = ? AND id ${isRegenerated ? '>' : '>='} ? AND id < ? AND status <> 'superseded'
-       AND epoch = (SELECT epoch FROM conversations WHERE id = ?)`;
-  const { conversation_id: conversationId } = reply;
-  const bindings = [written, conversationId, from.id, reply.id, conversationId];
+     WHERE conversation_id = ? AND epoch = ? ${range.sql} AND status <> 'superseded'`,
+    bindings: [written, conversationId, epoch, ...range.bindings],
+  }));
   const changed = {
     sql: 'UPDATE conversations SET history_hash = NULL, history_open = NULL WHERE id = ?',
     bindings: [conversationId],
   };
-  if (isRegenerated) return [{ sql: superseded, bindings }, changed];
+  if (isRegenerated) return [...superseded, changed];
   const shown = `UPDATE messages SET status = 'complete', updated_at = ? WHERE uid = ? AND status = 'superseded'`;
-  return [{ sql: superseded, bindings }, changed, { sql: shown, bindings: [written, reply.reply_to] }];
+  return [...superseded, changed, { sql: shown, bindings: [written, reply.reply_to] }];
 }
 
 /**

@@ -42,7 +42,7 @@ export const LOCKED = Symbol('locked');
 /**
  * Writes the batch in one transaction, with one INSERT per table. Plain SQL: on this path Knex's builder costs more than
  * everything else. Conversations are locked and written in the order of their ids, so that processes do not deadlock;
- * messages are written in the order of the units, which is their order in the conversation.
+ * messages are numbered in the order of the units, which is their order in the conversation.
  * @throws the driver's error
  */
 export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch): Promise<BatchOutcomes> {
@@ -65,6 +65,8 @@ class Plan {
   readonly #dialect: Dialect;
   readonly #batch: WriteBatch;
   readonly #packet: PacketLimit;
+  /** Of every conversation that exists, visible or not. */
+  readonly #lastSeqs: ReadonlyMap<string, number>;
   /** The visible ones. */
   readonly #conversations: ReadonlyMap<string, LockedConversation>;
   /** Deleted or expired conversations, which start again with a turn: id → the epoch of their new messages. */
@@ -91,6 +93,7 @@ class Plan {
     this.#dialect = dialect;
     this.#packet = packet;
     this.#batch = batch;
+    this.#lastSeqs = new Map(found.conversations.map((row) => [row.id, row.last_seq]));
     const visible = found.conversations.filter((row) => row.deleted_at === null);
     this.#conversations = new Map(visible.map((row) => [row.id, row]));
     this.#expired = expiredConversations(batch.turns, this.#conversations);
@@ -290,7 +293,7 @@ class Plan {
     const message = storable(whole, this.#packet);
     const { worker = null, activeAt, revision } = unit;
     const time = toTime(message.timestamp);
-    this.#touch(message.conversationId, time, unit);
+    const seq = ++this.#touch(message.conversationId, time, unit).lastSeq;
     if (activeAt !== undefined) this.#touch(message.conversationId, toTime(activeAt));
     const { uid, conversationId, status, content, reasoning } = message;
     const first = firstPart(content, this.#packet);
@@ -304,13 +307,18 @@ class Plan {
       status === 'streaming' || (revision && message.role === 'assistant') ? worker : null,
     );
     if (message.details) this.#cutDetails(uid, row);
-    this.#inserts.push(...row, this.#epochOf(conversationId));
+    const epoch = this.#epochOf(conversationId);
+    this.#inserts.push(...row, epoch, seq);
     this.#updates.push(...appendRest(uid, content, first.length, 0, this.#packet));
     if (reasoning && firstReasoning)
       this.#updates.push(...appendRest(uid, reasoning, firstReasoning.length, 0, this.#packet, REASONING));
     if (status === 'streaming') this.#busy.add(conversationId);
+    // A row that exists stays as it is.
+    const known = this.#messages.get(uid);
     this.#messages.set(uid, {
-      id: 0,
+      id: known?.id ?? 0,
+      seq: known?.seq ?? seq,
+      epoch,
       uid,
       conversation_id: conversationId,
       status,
@@ -347,21 +355,24 @@ class Plan {
     return isNamed ? UNKNOWN_HISTORY : existing;
   }
 
-  #touch(conversationId: string, time: string, unit: TurnWrite = {}): void {
+  #touch(conversationId: string, time: string, unit: TurnWrite = {}): Activity {
     const known = this.#activity.get(conversationId);
     if (known) {
       if (known.last < time) known.last = time;
-      return;
+      return known;
     }
     const existing = this.#conversations.get(conversationId);
     const owner = existing ? existing.owner : (unit.start?.by.owner ?? null);
-    this.#activity.set(conversationId, {
+    const activity: Activity = {
       created: time,
       last: time,
       owner,
       history: this.#historyOf(conversationId, owner, unit),
       unseen: !existing && !this.#restarts.has(conversationId) && unit.start !== undefined && mayExist(unit),
-    });
+      lastSeq: this.#lastSeqs.get(conversationId) ?? 0,
+    };
+    this.#activity.set(conversationId, activity);
+    return activity;
   }
 }
 

@@ -205,7 +205,7 @@ export interface ConversationContext {
   readonly busy?: true;
 }
 
-/** `seq` is the row number: growing, never reused. */
+/** `seq` is its place in the conversation: a number that grows and is never reused. */
 export interface SequencedMessage extends Message {
   readonly seq: number;
   readonly feedback?: Feedback;

@@ -21,14 +21,13 @@ export interface ExportFilter {
   readonly rating?: Feedback['rating'] | null;
 }
 
-/** Fixed when an export starts, so that new messages cannot keep it from ending. */
+/** Fixed when an export starts, so that new conversations cannot keep it from ending. */
 export interface ExportScope {
   readonly filter: ExportFilter;
   /** Null means all conversations. */
   readonly conversationId: string | null;
   /** Conversations last active earlier are left out. */
   readonly activeSince: Instant;
-  readonly lastSeq: number;
   readonly lastCreated: Instant;
   /** Only changes after this cursor; null means everything. */
   readonly since: ExportCursor | null;
@@ -36,8 +35,6 @@ export interface ExportScope {
 
 /** The start of an incremental export: the end of an earlier one. */
 export interface ExportCursor {
-  /** Messages up to this row number were exported in their final state. */
-  readonly seq: number;
   /** When that export fixed its scope. */
   readonly at: Instant;
 }
@@ -115,13 +112,11 @@ export interface ExportSource {
     activeSince: Instant,
     since?: ExportCursor | null,
   ): Promise<ExportScope>;
-  /** Where the next incremental export starts, so that it does not miss transactions that commit late. */
-  cursor(now: Instant): Promise<ExportCursor>;
   /** Deletions since the cursor, oldest first; may repeat earlier ones. A null owner means all owners. */
   deletions(since: ExportCursor, owner: string | null): AsyncIterable<readonly ExportDeletion[]>;
   /**
    * Conversations by `createdAt`, then id; their messages oldest first. Yields every row that exists during the whole
-   * export exactly once; a row that is changed or deleted meanwhile appears in either state.
+   * export exactly once; a row that is added, changed or deleted meanwhile appears in either state.
    * @param after continues after this conversation
    */
   read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<ExportPage>;

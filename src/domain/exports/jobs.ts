@@ -39,7 +39,6 @@ export interface JobScope {
   /** The counts at that time, for the progress. */
   readonly conversations: number;
   readonly messages: number;
-  readonly cursor: ExportCursor;
   /** Masks personal data in the whole file, also if another process resumes it. */
   readonly masked?: boolean;
 }

@@ -38,7 +38,7 @@ export const feedback = z
   .object({ rating: z.enum(['up', 'down']), comment: z.string().nullable() })
   .meta({ id: 'Feedback' });
 
-export const messageCursor = cursorFormat((seq: number) => `m${seq}`, /^m(\d{1,15})$/, Number);
+export const messageCursor = cursorFormat((seq: number) => `m${seq}`, /^m(\d{1,16})$/, Number);
 
 export const conversationCursor = cursorFormat<ConversationCursor>(
   ({ lastActive, id, within }) => `c${lastActive}.${id}${within ? `.${within.id}.${within.seq}` : ''}`,

@@ -13,8 +13,9 @@ export class CursorCodec {
     this.#secrets = secrets;
   }
 
-  async encode({ seq, at }: ExportCursor): Promise<string> {
-    const payload = Buffer.from(`${seq}.${at}`).toString('base64url');
+  /** Versions that count rows read the first number as a row from which on all are new. */
+  async encode({ at }: ExportCursor): Promise<string> {
+    const payload = Buffer.from(`0.${at}`).toString('base64url');
     const [secret = ''] = await this.#secrets();
     return `${payload}.${sign(payload, secret).toString('base64url')}`;
   }
@@ -26,8 +27,8 @@ export class CursorCodec {
     const given = Buffer.from(signature, 'base64url');
     const fits = (await this.#secrets()).map((secret) => timingSafeEqual(given, sign(payload, secret)));
     if (!fits.includes(true)) return null;
-    const [seq, at] = Buffer.from(payload, 'base64url').toString().split('.').map(Number);
-    return seq === undefined || at === undefined ? null : { seq, at };
+    const [, at] = Buffer.from(payload, 'base64url').toString().split('.').map(Number);
+    return at === undefined ? null : { at };
   }
 }
 

@@ -150,11 +150,9 @@ export class ExportService {
     onPage?: () => void,
   ): Promise<JobScope> {
     const exportedAt = this.#clock.now();
-    // The cursor first: what is written between the two is exported twice rather than never.
-    const cursor = await this.#source.cursor(exportedAt);
     const scope = await this.#source.scope(filter, null, this.#retention.activeSince(exportedAt), since);
     const total = await this.#source.count(scope, signal, onPage);
-    return { scope, exportedAt, cursor, ...total, masked: this.#personal.masked };
+    return { scope, exportedAt, ...total, masked: this.#personal.masked };
   }
 
   /** The text of an export file after the checkpoint. */
@@ -214,7 +212,7 @@ export class ExportService {
       last_message_id: whole.lastMessageId,
       started_at: isoTime(startedAt),
       finished_at: isoTime(this.#clock.now()),
-      cursor: await this.#cursors.encode(scope.cursor),
+      cursor: await this.#cursors.encode({ at: scope.exportedAt }),
       ...(scope.masked && { pii_masked: true }),
     };
   }

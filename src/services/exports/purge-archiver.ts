@@ -8,7 +8,6 @@ import { exportText, type IdRange, trackIds } from './text.ts';
 const UNBOUNDED: Omit<ExportScope, 'conversationId'> = {
   filter: { owner: null, from: null, to: null, role: null, status: null },
   activeSince: Number.NEGATIVE_INFINITY,
-  lastSeq: Number.MAX_SAFE_INTEGER,
   lastCreated: Number.POSITIVE_INFINITY,
   since: null,
 };

@@ -16,7 +16,6 @@ const SCOPE: ExportScope = {
   filter: { owner: null, from: null, to: null, role: null, status: null },
   conversationId: null,
   activeSince: 0,
-  lastSeq: 0,
   since: null,
   lastCreated: 0,
 };
@@ -27,7 +26,6 @@ function serviceOver(read: () => AsyncIterable<readonly ExportPart[]>): ExportSe
   const source: ExportSource = {
     scope: () => Promise.resolve(SCOPE),
     count: () => Promise.resolve({ conversations: 0, messages: 0 }),
-    cursor: () => Promise.resolve({ seq: 0, at: 0 }),
     async *deletions() {},
     async *read() {
       for await (const parts of read()) yield pageOf(parts);

@@ -21,7 +21,6 @@ const SCOPE = {
   filter: { owner: null, from: null, to: null, role: null, status: null },
   conversationId: null,
   activeSince: 0,
-  lastSeq: 1,
   lastCreated: 1,
 };
 
@@ -38,7 +37,6 @@ function source(deleted: number): ExportSource {
     }));
   return {
     scope: async (_filter, _id, _active, since = null) => ({ ...SCOPE, since }),
-    cursor: async () => ({ seq: 1, at: 1 }),
     count: async () => ({ conversations: CONVERSATIONS, messages: 1 }),
     async *deletions() {
       for (let n = 0; n < deleted; n += 1) yield [{ id: `gone ${n}`, deletedAt: '' }];
@@ -132,7 +130,7 @@ async function made(format: ExportFormat, deleted: number, fate: readonly number
   const codec = new CursorCodec(async () => ['secret']);
   const exports = new ExportService(source(deleted), codec, { now: () => 1 }, new Retention(0));
   const parts = { store: memory.store, files, exports, worker: 'me' };
-  const request = { ...queuedJob().request, format, since: deleted > 0 ? { seq: 1, at: 1 } : null };
+  const request = { ...queuedJob().request, format, since: deleted > 0 ? { at: 1 } : null };
   const job = queuedJob({ request, status: 'running' });
   memory.put(job);
   const { signal } = new AbortController();

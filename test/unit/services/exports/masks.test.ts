@@ -12,7 +12,6 @@ const SCOPE: ExportScope = {
   filter: { owner: null, from: null, to: null, role: null, status: null },
   conversationId: null,
   activeSince: 0,
-  lastSeq: 1,
   since: null,
   lastCreated: 0,
 };
@@ -33,7 +32,6 @@ function service(masked: boolean): ExportService {
   const source: ExportSource = {
     scope: () => Promise.resolve(SCOPE),
     count: () => Promise.resolve({ conversations: 1, messages: 1 }),
-    cursor: () => Promise.resolve({ seq: 0, at: 0 }),
     async *deletions() {},
     async *read() {
       yield pageOf([{ conversation, messages: [message], begins: true, ends: true }]);
