@@ -2,6 +2,16 @@
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
 import type { Knex } from 'knex';
+import { select } from '../../src/db/core/errors.ts';
+import {
+  FIRST,
+  LAST,
+  type MessageRange,
+  messageOrder,
+  positionOf,
+  rangesBetween,
+  slicesBetween,
+} from '../../src/db/core/order.ts';
 import type { Database } from '../../src/db/database.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { Message } from '../../src/domain/conversations/conversation.ts';
@@ -13,6 +23,7 @@ import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage } from './fi
 const EVERYTHING: ExportFilter = { owner: null, from: null, to: null, role: null, status: null };
 const ALL = { newestFirst: false, superseded: true };
 const WORKER = newId();
+type Row = Parameters<typeof positionOf>[0];
 
 /** Each row gets a lower number than the one before. */
 async function countDown(knex: Knex): Promise<void> {
@@ -154,6 +165,35 @@ const KINDS = [
 ];
 
 eachDatabase((_name, open, options) => {
+  it('ranges and slices have exactly the messages between two positions', async () => {
+    const { knex } = open();
+    const id = newId();
+    await insertOld(open(), id, turnsOf(id, [1, 2, 3]));
+    await write([open()], turnsOf(id, [4, 5, 6]));
+    const rows = await knex('messages').where({ conversation_id: id });
+    const positions = rows.map(positionOf).sort((a, b) => a - b);
+    const bounds = [FIRST, ...positions, (positions.at(-1) ?? 0) + 1, LAST];
+    const read = async (ranges: readonly MessageRange[]) => {
+      const found: number[] = [];
+      for (const { sql, bindings } of ranges) {
+        const where = `conversation_id = ? AND epoch = 0 ${sql} ${messageOrder()}`;
+        const part = await select<Row>(knex, `SELECT id, seq FROM messages WHERE ${where}`, [
+          id,
+          ...bindings,
+        ]);
+        found.push(...part.map(positionOf));
+      }
+      return found;
+    };
+    for (const after of bounds) {
+      for (const until of bounds) {
+        const expected = positions.filter((position) => position > after && position <= until);
+        assert.deepEqual(await read(rangesBetween(after, until)), expected);
+        if (until < LAST) assert.deepEqual(await read(slicesBetween(after, until, 2)), expected);
+      }
+    }
+  });
+
   for (const { name, old, descending } of KINDS) {
     // SQLite hands out row numbers by itself.
     if (descending && options.target.kind === 'sqlite') continue;

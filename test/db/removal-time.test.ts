@@ -10,6 +10,7 @@ import {
   NOON,
   newId,
   purgeBatch,
+  replyTo,
   startOf,
   userMessage,
 } from './fixtures.ts';
@@ -81,6 +82,30 @@ eachDatabase((_name, open, options) => {
       await (await purgeAll(2, 20))();
       const tick = await longestTick(await purgeAll(200, 200));
       assert.ok(tick < 50, `${tick} ms`);
+    });
+
+    test('while 50,000 messages become superseded', async () => {
+      const { knex, writer } = open();
+      const supersede = async (id: string, count: number) => {
+        await fillConversation(knex, id, count);
+        const question = await knex('messages').where({ conversation_id: id }).orderBy('seq').first();
+        const supersedes = question?.uid ?? assert.fail();
+        const reply = {
+          ...replyTo({ ...userMessage(id), uid: supersedes }, { content: '', status: 'streaming' }),
+          ...{ finishReason: null, usage: null, details: { supersedes } },
+        };
+        const revision = { by: UNRESTRICTED, expiredBefore: NOON - HOUR, message: undefined };
+        assert.equal(await writer.write({ revision, reply, worker: newId() }), 'saved');
+        const end = { ...reply, content: 'new', status: 'complete', finishReason: 'stop' } as const;
+        return () => writer.write({ reply: end });
+      };
+      await (await supersede(newId(), 40))();
+      const id = newId();
+      const end = await supersede(id, 50_000);
+      const tick = await longestTick(end);
+      assert.ok(tick < 50, `${tick} ms`);
+      const left = await knex('messages').where({ conversation_id: id }).whereNot({ status: 'superseded' });
+      assert.equal(left.length, 2);
     });
   });
 });

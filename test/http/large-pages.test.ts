@@ -20,6 +20,7 @@ for (const place of databases()) {
         await knex('messages').insert({
           uid: v7(),
           conversation_id: id,
+          seq: 3 + n,
           role: 'user',
           content: `${n} ${'中'.repeat(SIZE / 3)}`,
           timestamp: '2026-01-01 00:00:00.000',

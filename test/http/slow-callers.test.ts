@@ -109,6 +109,7 @@ for (const place of databases()) {
         await knex('messages').insert({
           uid: crypto.randomUUID(),
           conversation_id: large,
+          seq: 3 + n,
           role: 'user',
           // Does not compress well.
           content: randomBytes(MB / 4).toString('hex'),

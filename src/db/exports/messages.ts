@@ -48,7 +48,7 @@ export type MessageBody = Pick<
 };
 type LoadedMessage = MessageBody & { content: string };
 
-/** Messages of other epochs are not visible; those after `last_seq` came after the export began. */
+/** Messages of other epochs are not visible. Of more than a page, those after `last_seq` are left out. */
 type ConversationOf = Pick<ConversationRow, 'id' | 'epoch' | 'last_seq'>;
 
 /** The last message of a window: what one statement looks at. */

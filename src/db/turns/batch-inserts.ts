@@ -58,8 +58,9 @@ const MESSAGE_COLUMN_COUNT = MESSAGE_COLUMNS.split(',').length;
 const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
 
 /**
- * Existing conversations get a newer activity, their history and their last `seq`; restarted ones are up to date. An unseen one must still
- * not exist: another process may have created it for another owner, and the plain INSERT then fails.
+ * Existing conversations get a newer activity, their history and their last `seq`; restarted ones are up to date. An
+ * unseen one must still not exist: another process may have created it for another owner, and the plain INSERT then
+ * fails.
  */
 export function saveConversations(
   dialect: Dialect,
