@@ -233,17 +233,24 @@ eachDatabase((_name, open, options) => {
 
       it('holds for an import, also in place of a conversation, and the turns after it', async () => {
         const { id } = await make();
-        const imported = turnsOf(id, [11, 12]);
-        const conversation = {
-          ...{ id, createdAt: NOON, lastActive: NOON, pinned: false, isLong: false },
-          settings: (await found(database, id)).settings,
-          messages: imported.flat().map((message) => ({ ...message, feedback: null })),
-        };
+        const { settings } = await found(database, id);
         const replacing = { owner: null, replace: true, replacesOwner: false };
+        const importAll = (ids: readonly string[], isLong: boolean) => {
+          const conversations = ids.map((one) => ({
+            ...{ id: one, createdAt: NOON, lastActive: NOON, pinned: false, isLong, settings },
+            messages: turnsOf(one, [11, 12])
+              .flat()
+              .map((message) => ({ ...message, feedback: null })),
+          }));
+          return database.imports.write(conversations, replacing);
+        };
         for (const isLong of [false, true]) {
-          await database.imports.write({ ...conversation, isLong }, replacing);
-          await write([database], turnsOf(id, [13]));
-          await assertOrder(database, id, ['q11', 'a11', 'q12', 'a12', 'q13', 'a13']);
+          const ids = [id, newId(), newId()];
+          await importAll(ids, isLong);
+          for (const one of ids) {
+            await write([other], turnsOf(one, [13]));
+            await assertOrder(database, one, ['q11', 'a11', 'q12', 'a12', 'q13', 'a13']);
+          }
         }
       });
 
