@@ -195,6 +195,7 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     await page.reload();
     await page.locator('.reply[data-state="done"]', { hasText: 'word 0 word 1 word 2' }).waitFor();
     assert.deepEqual(await page.locator('.question .text').allTextContents(), ['second of two']);
+    assert.match((await page.locator('.question time').getAttribute('datetime')) ?? '', /^20\d\d-.*Z$/);
     assert.equal(await page.locator('#conversations a[aria-current]').getAttribute('data-id'), second);
     await page.locator(`#conversations a[data-id="${first}"]`).click();
     await page.locator('.question', { hasText: 'first of two' }).waitFor();

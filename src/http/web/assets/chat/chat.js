@@ -137,7 +137,7 @@ class Chat {
   }
 
   #boxOf(message, isLast = false) {
-    if (message.role === 'user') return this.#newQuestion(message.parts ?? message.content, message.id).box;
+    if (message.role === 'user') return this.#newQuestion(message.parts ?? message.content, message).box;
     return message.role === 'assistant'
       ? Reply.of(message, this.#actions, isLast).box
       : foldedMessage(message);
@@ -353,8 +353,8 @@ class Chat {
     else if (isNew) this.#settings.show({ conversation_id: id });
   }
 
-  #newQuestion(message, id) {
-    return new Question(message, (question, edited) => this.#edit(question, edited), id);
+  #newQuestion(message, stored) {
+    return new Question(message, (question, edited) => this.#edit(question, edited), stored);
   }
 
   #addQuestion(message) {

@@ -1,6 +1,6 @@
 import { setText } from '../i18n.js';
 import { imageElement, isSubmit } from './composer.js';
-import { button, element } from './dom.js';
+import { button, element, timeElement } from './dom.js';
 
 /** The text of a message, which may have content parts. */
 export function textOf(message) {
@@ -17,12 +17,17 @@ export class Question {
   message;
   #id;
   #body = element('div', 'body');
+  #time;
   #onEdit;
 
-  /** @param onEdit called with the question and its new message */
-  constructor(message, onEdit, id) {
+  /**
+   * @param onEdit called with the question and its new message
+   * @param stored its id and timestamp, where it is stored
+   */
+  constructor(message, onEdit, { id, timestamp = new Date().toISOString() } = {}) {
     this.message = message;
     this.#onEdit = onEdit;
+    this.#time = timeElement(timestamp);
     this.box.append(setText(element('h3', 'hidden'), 'you'), this.#body);
     this.id = id;
   }
@@ -42,8 +47,9 @@ export class Question {
   #show() {
     const images = imagesOf(this.message).map(({ image_url }) => imageElement(image_url.url));
     const text = textOf(this.message);
-    this.#body.replaceChildren(...images, ...(text ? [element('p', 'text', text)] : []));
-    if (this.#id) this.#body.append(button('edit', () => this.#edit()));
+    const line = element('div', 'asked', this.#time);
+    if (this.#id) line.append(button('edit', () => this.#edit()));
+    this.#body.replaceChildren(...images, ...(text ? [element('p', 'text', text)] : []), line);
   }
 
   #edit() {
