@@ -1,6 +1,7 @@
 /** Which conversation the turns of clients are stored in that send their whole history. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { OpenAI } from 'openai';
 import {
   type Answer,
   type ChatServer,
@@ -11,6 +12,7 @@ import {
   until,
 } from '../support/chat-server.ts';
 import { createGate, json, reply, status } from '../support/fake-upstream.ts';
+import { type LockedServer, type Person, startLocked } from '../support/keys.ts';
 
 type Messages = Readonly<Record<string, unknown>>[];
 
@@ -352,3 +354,48 @@ for (const place of databases()) {
     });
   });
 }
+
+describe('turns of clients with keys', () => {
+  let server: LockedServer;
+  before(async () => {
+    const [sqlite] = databases();
+    assert(sqlite);
+    server = await startLocked(sqlite);
+  });
+  after(() => server.stop());
+
+  it('continue conversations of the owner of the key, and of no other', async () => {
+    const [ada, alsoAda, bob] = [
+      await server.person('ada'),
+      await server.person('ada'),
+      await server.person('bob'),
+    ];
+    const ask = async (person: Person, messages: Messages) => {
+      const answer = await person.call('POST', '/v1/chat/completions', { messages });
+      assert.equal(answer.status, 200, answer.text);
+      return String(answer.headers['x-conversation-id']);
+    };
+    const history = [user('Hello'), said('echo: Hello'), user('on')];
+    const [hers, his] = [await ask(ada, [user('Hello')]), await ask(bob, [user('Hello')])];
+    assert.deepEqual([await ask(alsoAda, history), await ask(bob, history)], [hers, his]);
+    // Bob's conversation is used last, and the administrator may read both.
+    assert(![hers, his].includes(await ask(server.root, history)));
+  });
+
+  it('fail with the error of the openai package for a wrong key', async () => {
+    const calls = server.upstream.requests.length;
+    for (const apiKey of ['ck_wrong', 'sk-other', ' ']) {
+      const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey, maxRetries: 2 });
+      for (const call of [
+        () => client.models.list(),
+        () => client.chat.completions.create({ model: 'm', messages: [{ role: 'user', content: 'Hi' }] }),
+        () => client.chat.completions.stream({ model: 'm', messages: [] }).done(),
+      ]) {
+        const error: unknown = await Promise.resolve(call()).catch((reason: unknown) => reason);
+        assert(error instanceof OpenAI.AuthenticationError, String(error));
+        assert.equal(error.type, 'authentication_error');
+      }
+    }
+    assert.equal(server.upstream.requests.length, calls);
+  });
+});
