@@ -38,6 +38,7 @@ import {
   type StoredMessage,
   type StoredSettings,
 } from '../core/tables.ts';
+import { markChanged } from '../exports/mark-changed.ts';
 import { newHistory, UNKNOWN_HISTORY } from '../turns/history-chain.ts';
 import { ContextReader } from './context.ts';
 import { ConversationLists } from './conversation-lists.ts';
@@ -99,22 +100,10 @@ export class KnexConversations implements ConversationRepository {
         if (!found || found.deleted_at !== null || !canAccess(access, found.owner)) return false;
         if (Object.keys(columns).length === 0) return true;
         await trx('conversations').where({ id }).update(columns);
-        await this.#markChanged(trx, id, found.epoch);
+        await markChanged(trx, id, found.epoch);
         return true;
       }),
     );
-  }
-
-  /** Incremental exports find changes by their messages; the first message of a conversation is not removed alone. */
-  async #markChanged(trx: Knex, conversation_id: string, epoch: number): Promise<void> {
-    const first: Pick<MessageRow, 'id'> | undefined = await trx
-      .from(trx.raw(`messages ${this.#dialect.forceIndex('messages_conversation')}`))
-      .where({ conversation_id, epoch })
-      .first('id');
-    if (first)
-      await trx('messages')
-        .where(first)
-        .update({ updated_at: toTime(Date.now()) });
   }
 
   async withHistory(
