@@ -10,6 +10,7 @@ import {
   done,
   endWithoutFinish,
   finish,
+  type Handler,
   hang,
   json,
   raw,
@@ -415,6 +416,18 @@ describe('/v1 with settings', () => {
       }
       assert.equal(chat.upstream.requests.length, 1);
       assert.deepEqual(await chat.countRows(), { conversations: 0, messages: 0 });
+      // Identical calls at the same time are not joined.
+      const gate = createGate();
+      const held: Handler = async (exchange) => {
+        await gate.opened;
+        return reply('late')(exchange);
+      };
+      chat.upstream.respond([held, held]);
+      const twin = { messages: [{ role: 'user', content: 'Twice' }] };
+      const calls = [1, 2].map(() => chat.call('POST', '/v1/chat/completions', twin));
+      await chat.upstream.waitForRequest(3);
+      gate.open();
+      for (const { status } of await Promise.all(calls)) assert.equal(status, 200);
     } finally {
       await chat.stop();
     }
