@@ -23,6 +23,9 @@ import { isPending } from '../turns/reply-writes.ts';
 /** Messages read by one statement, and the longest texts that it returns of one, bytes. */
 const MESSAGE_SLICE = 128;
 const LONG = 32 * 1024;
+/** SQLite blocks the event loop, and reads a text to find the columns behind it: the first slice, and bytes of a later one. */
+const FIRST_SLICE = 16;
+const SLICE_BYTES = 8 * 1024 * 1024;
 const COLUMNS = `${MESSAGE_COLUMNS.split(', ')
   .map((column) => (TEXT_COLUMNS.some((text) => text === column) ? shortText(column, LONG) : column))
   .join(', ')}, rating, rating_comment, ${TEXT_BYTES} AS size`;
@@ -79,8 +82,9 @@ export class MessagePages {
     const rows: SizedMessage[] = [];
     let bytes = 0;
     let [after, until] = boundsOf(afterSeq, view);
+    let size = this.#dialect.pooled ? MESSAGE_SLICE : FIRST_SLICE;
     for (let statements = 1; ; statements++) {
-      const wanted = Math.min(MESSAGE_SLICE, limit + 1 - rows.length);
+      const wanted = Math.min(size, limit + 1 - rows.length);
       const slice = await readBetween(after, until, wanted, (range, count) =>
         this.#slice(conversation, range, count, view),
       );
@@ -95,6 +99,7 @@ export class MessagePages {
       const last = slice.at(-1);
       if (!last || slice.length < wanted) return { rows, hasMore: false, statements };
       [after, until] = boundsOf(positionOf(last), view);
+      size = this.#dialect.pooled ? MESSAGE_SLICE : sliceAfter(slice);
     }
   }
 
@@ -147,6 +152,12 @@ export class MessagePages {
 /** A reply that has not taken its place yet, or never will: exports leave it out too. */
 function hasNotBegun(row: SizedMessage): boolean {
   return row.role === 'assistant' && row.content === '' && isPending(row);
+}
+
+/** How many messages of the same size the next statement may read. */
+function sliceAfter(slice: readonly SizedMessage[]): number {
+  const mean = slice.reduce((sum, { size }) => sum + size, 0) / slice.length;
+  return Math.max(1, Math.min(MESSAGE_SLICE, Math.floor(SLICE_BYTES / Math.max(1, mean))));
 }
 
 /** The positions after which and up to which the rest of a view is. */
