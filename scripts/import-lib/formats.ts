@@ -15,6 +15,9 @@ const ZIP = 'PK\u0003\u0004';
 const JSON_EXPORT = /^\{\s*"metadata"\s*:\s*\{\s*"format"\s*:\s*"json"/;
 const ZIPPED = 'is a ZIP file: unpack it and import the conversations.json in it';
 const UNKNOWN = 'is not an export of this server, of ChatGPT or of Open WebUI';
+/** Bytes of one conversation, which is in memory. */
+const MAX_ITEM = 256 * 1024 * 1024;
+const TOO_LONG = 'is longer than 256 MB; what follows cannot be read';
 const DAMAGED = 'is not JSON, or ends too early; what follows cannot be read';
 
 /**
@@ -23,27 +26,33 @@ const DAMAGED = 'is not JSON, or ends too early; what follows cannot be read';
  */
 export async function* fileEntries(blocks: AsyncIterable<Buffer>): AsyncGenerator<ImportEntry> {
   const source = blocks[Symbol.asyncIterator]();
-  const sample = await firstBytes(source);
+  const { sample, all } = await firstBytes(source);
   const begin = sample
     .toString('latin1')
     .replace(/^\xef\xbb\xbf/, '')
     .trimStart();
-  const all = continued(sample, source);
   if (begin.startsWith('[')) yield* itemEntries(all, '$.*');
   else if (JSON_EXPORT.test(begin)) yield* itemEntries(all, '$.conversations.*');
   else if (begin === '' || /^\{/m.test(begin)) yield* importEntries(all);
   else yield { line: 1, bytes: 0, error: begin.startsWith(ZIP) ? ZIPPED : UNKNOWN };
 }
 
-async function firstBytes(source: AsyncIterator<Buffer>): Promise<Buffer> {
+/** An error is one of the rest, so that what is before it is imported. */
+async function firstBytes(source: AsyncIterator<Buffer>) {
   const blocks: Buffer[] = [];
-  for (let size = 0; size < SAMPLE; ) {
-    const { done, value } = await source.next();
-    if (done) break;
-    blocks.push(Buffer.from(value));
-    size += value.length;
+  let size = 0;
+  let rest: AsyncIterator<Buffer> = source;
+  while (size < SAMPLE) {
+    const next = await source.next().catch((error: unknown) => {
+      rest = { next: () => Promise.reject(error) };
+      return { done: true as const, value: undefined };
+    });
+    if (next.done) break;
+    blocks.push(Buffer.from(next.value));
+    size += next.value.length;
   }
-  return Buffer.concat(blocks);
+  const sample = Buffer.concat(blocks);
+  return { sample, all: continued(sample, rest) };
 }
 
 async function* continued(first: Buffer, rest: AsyncIterator<Buffer>): AsyncGenerator<Buffer> {
@@ -55,24 +64,31 @@ async function* continued(first: Buffer, rest: AsyncIterator<Buffer>): AsyncGene
 async function* itemEntries(blocks: AsyncIterable<Buffer>, path: string): AsyncGenerator<ImportEntry> {
   const items = new ItemReader(path);
   let line = 0;
-  for await (const block of blocks) {
-    let bytes = block.length;
-    for (const value of items.read(block)) {
-      line += 1;
-      const entry = { line, bytes, ...converted(value) };
-      bytes = 0;
-      yield entry;
-      if (line === 1 && entry.error === UNKNOWN) return;
+  try {
+    for await (const block of blocks) {
+      let bytes = block.length;
+      for (const value of items.read(block)) {
+        line += 1;
+        const entry = { line, bytes, ...converted(value) };
+        bytes = 0;
+        yield entry;
+        if (line === 1 && entry.error === UNKNOWN) return;
+      }
+      items.check();
     }
-    if (items.isBroken) break;
+    items.end();
+  } catch (error) {
+    if (!(error instanceof ImportError)) throw error;
+    yield { line: line + 1, bytes: 0, error: error.message };
   }
-  if (!items.isComplete) yield { line: line + 1, bytes: 0, error: DAMAGED };
 }
 
 class ItemReader {
   readonly #parser: JSONParser;
   readonly #found: unknown[] = [];
-  isBroken = false;
+  #isBroken = false;
+  /** Of a value that has not ended. */
+  #bytes = 0;
 
   constructor(path: string) {
     this.#parser = new JSONParser({ paths: [path], keepStack: false, stringBufferSize: 64 * 1024 });
@@ -81,18 +97,27 @@ class ItemReader {
     };
   }
 
-  get isComplete(): boolean {
-    return !this.isBroken && this.#parser.isEnded;
-  }
-
   /** The values that end in this block. */
   read(block: Buffer): unknown[] {
+    this.#bytes += block.length;
     try {
       this.#parser.write(block);
     } catch {
-      this.isBroken = true;
+      this.#isBroken = true;
     }
+    if (this.#found.length > 0) this.#bytes = 0;
     return this.#found.splice(0);
+  }
+
+  /** @throws ImportError when no more can be read */
+  check(): void {
+    if (this.#isBroken) throw new ImportError(DAMAGED);
+    if (this.#bytes > MAX_ITEM) throw new ImportError(TOO_LONG);
+  }
+
+  /** @throws ImportError when the document has not ended */
+  end(): void {
+    if (!this.#parser.isEnded) throw new ImportError(DAMAGED);
   }
 }
 

@@ -329,6 +329,7 @@ const sqlite: Dialect = {
     for (const [at, writes] of transactions.entries()) {
       try {
         await this.batch(knex, [], () => ({ writes, result: undefined }));
+        await nextTurn();
       } catch {
         return at;
       }

@@ -1,0 +1,209 @@
+/** The statements that write one imported conversation. */
+import { historyStart, storedForm } from '../../domain/conversations/history.ts';
+import {
+  ImportError,
+  type ImportedConversation,
+  type ImportedMessage,
+  type ImportOptions,
+  type ImportOutcome,
+} from '../../domain/conversations/imports.ts';
+import { hashOf } from '../../util/hash-chain.ts';
+import { fromChanges, fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
+import { type LockedConversation, placeholders, repeated, type Statement } from '../core/dialect.ts';
+import { UNKNOWN_HISTORY } from '../turns/history-chain.ts';
+import { messageChars } from '../turns/text-parts.ts';
+
+/** Messages of one statement, and its UTF-16 units; on SQLite a statement blocks the event loop. */
+const SLICE = 100;
+const SLICE_CHARS = 200_000;
+/** Of a row beside its texts. */
+const ROW_CHARS = 300;
+const ROW_BYTES = 2048;
+/** At most: a control character is escaped in JSON. */
+const BYTES_PER_CHAR = 6;
+
+const COLUMNS = `${MESSAGE_INSERT_COLUMNS}, rating, rating_comment`.split(', ');
+
+type Row = readonly (string | number | null)[];
+
+export interface Slice {
+  readonly uids: readonly string[];
+  /** Without the epoch and `seq`, which follow from the conversation that exists. */
+  readonly rows: readonly Row[];
+  /** Messages in the slices before. */
+  readonly from: number;
+}
+
+/** Reads the messages of a conversation once. */
+export class Draft {
+  readonly id: string;
+  readonly #conversation: ImportedConversation;
+  readonly #options: ImportOptions;
+  readonly #maxBytes: number;
+  readonly #now = toTime(Date.now());
+  /** Ratings of the replies, by question. */
+  readonly #ratings = new Map<string, string>();
+  /** Of its visible messages, unless it is long. */
+  readonly #forms: string[] = [];
+  #isRestart = false;
+  epoch = 0;
+  /** The greatest `seq` before the import. */
+  #lastSeq = 0;
+  count = 0;
+
+  constructor(conversation: ImportedConversation, options: ImportOptions, maxBytes: number) {
+    this.id = conversation.id;
+    this.#conversation = conversation;
+    this.#options = options;
+    this.#maxBytes = maxBytes;
+  }
+
+  begin(found: LockedConversation | undefined): {
+    readonly outcome: ImportOutcome;
+    readonly epoch: number;
+    readonly writes: readonly Statement[];
+  } {
+    const exists = found !== undefined && found.deleted_at === null;
+    if (exists && !this.#options.replace) return { outcome: 'skipped', epoch: 0, writes: [] };
+    this.#isRestart = found !== undefined;
+    this.epoch = found ? found.epoch + (exists ? 1 : 0) : 0;
+    this.#lastSeq = found?.last_seq ?? 0;
+    const owner = exists && !this.#options.replacesOwner ? found.owner : this.#options.owner;
+    const save = found ? this.#restart(owner) : this.#insert(owner);
+    const writes = exists ? [this.#hide(), save] : [save];
+    return { outcome: exists ? 'replaced' : 'imported', epoch: this.epoch, writes };
+  }
+
+  /** All of a conversation whose id is free. @throws ImportError */
+  async writes(): Promise<Statement[]> {
+    const inserts: Statement[] = [];
+    for await (const slice of this.slices()) inserts.push(...this.insert(slice, 0));
+    return [...this.begin(undefined).writes, ...inserts, ...this.end()];
+  }
+
+  async *slices(): AsyncGenerator<Slice> {
+    let uids: string[] = [];
+    let rows: Row[] = [];
+    let chars = 0;
+    for await (const message of this.#conversation.messages) {
+      const size = ROW_CHARS + messageChars(message);
+      if (rows.length === SLICE || (rows.length > 0 && chars + size > SLICE_CHARS)) {
+        yield { uids, rows, from: this.count - rows.length };
+        [uids, rows, chars] = [[], [], 0];
+      }
+      if (size * BYTES_PER_CHAR > this.#maxBytes) this.#checkSize(message);
+      uids.push(message.uid);
+      rows.push(this.#row(message));
+      chars += size;
+      this.count += 1;
+      this.#remember(message);
+      this.#rate(message);
+    }
+    if (rows.length > 0) yield { uids, rows, from: this.count - rows.length };
+  }
+
+  /**
+   * Only columns with a value: each null takes as long as a short text. Rows of an earlier epoch that are not removed
+   * yet have the same ids.
+   */
+  insert({ uids, rows, from }: Slice, epoch: number): Statement[] {
+    const used = [...COLUMNS.keys()].filter((column) => rows.some((row) => row[column] !== null));
+    const names = used.map((column) => COLUMNS[column]);
+    const tuple = `(${placeholders(used.length + 1)}, ${epoch})`;
+    const sql = `INSERT INTO messages (${names.join(', ')}, seq, epoch) VALUES ${repeated(tuple, rows.length)}`;
+    const first = this.#lastSeq + from + 1;
+    const bindings = rows.flatMap((row, index) => [
+      ...used.map((column) => row[column] ?? null),
+      first + index,
+    ]);
+    const insert = { sql, bindings };
+    if (!this.#isRestart) return [insert];
+    const remove = {
+      sql: `DELETE FROM messages WHERE uid IN (${placeholders(uids.length)}) AND conversation_id = ? AND epoch < ?`,
+      bindings: [...uids, this.id, epoch],
+    };
+    return [remove, insert];
+  }
+
+  /** Questions are marked with the ratings of their replies, as feedback does. */
+  end(): Statement[] {
+    const statements: Statement[] = [];
+    if (this.#conversation.isLong) {
+      const sql = 'UPDATE conversations SET last_seq = ? WHERE id = ?';
+      statements.push({ sql, bindings: [this.#lastSeq + this.count, this.id] });
+    }
+    for (const [rating, rated] of Map.groupBy(this.#ratings, ([, rating]) => rating)) {
+      for (let from = 0; from < rated.length; from += SLICE) {
+        const uids = rated.slice(from, from + SLICE).map(([uid]) => uid);
+        statements.push({
+          sql: `UPDATE messages SET rating = ? WHERE uid IN (${placeholders(uids.length)}) AND conversation_id = ?`,
+          bindings: [rating, ...uids, this.id],
+        });
+      }
+    }
+    return statements;
+  }
+
+  #row(message: ImportedMessage): Row {
+    const { feedback } = message;
+    const time = toTime(message.timestamp);
+    const row = fromMessage({ ...message, conversationId: this.id }, time, this.#now, null);
+    return [...row, feedback?.rating ?? null, feedback?.comment ?? null];
+  }
+
+  /** A long conversation is written while it is read; it is found by its id alone. */
+  #remember(message: ImportedMessage): void {
+    if (this.#conversation.isLong || message.status === 'superseded') return;
+    const form = storedForm(message);
+    if (form !== undefined) this.#forms.push(form);
+  }
+
+  #rate({ replyTo, feedback }: ImportedMessage): void {
+    if (replyTo === null || !feedback) return;
+    const other = this.#ratings.get(replyTo) ?? feedback.rating;
+    this.#ratings.set(replyTo, other === feedback.rating ? other : 'both');
+  }
+
+  #checkSize({ uid, content, reasoning, details }: ImportedMessage): void {
+    const texts = [content, reasoning ?? '', details ? JSON.stringify(details) : ''];
+    const bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), ROW_BYTES);
+    if (bytes <= this.#maxBytes) return;
+    throw new ImportError(`the message ${uid} is longer than max_allowed_packet of the database allows`);
+  }
+
+  #columns(owner: string | null): Record<string, string | number | null> {
+    const { createdAt, lastActive, pinned, settings, isLong } = this.#conversation;
+    const start = historyStart(owner, settings.user ?? null, settings.system ?? null);
+    return {
+      ...UNKNOWN_HISTORY,
+      history_hash: isLong ? null : hashOf([...start, ...this.#forms]),
+      owner,
+      created_at: toTime(createdAt),
+      last_active: toTime(lastActive),
+      // Of a long one not all messages are read yet.
+      last_seq: this.#lastSeq + this.count,
+      ...fromChanges({ ...settings, pinned }),
+    };
+  }
+
+  #insert(owner: string | null): Statement {
+    const columns = { id: this.id, ...this.#columns(owner) };
+    const names = Object.keys(columns);
+    const sql = `INSERT INTO conversations (${names.join(', ')}) VALUES (${placeholders(names.length)})`;
+    return { sql, bindings: Object.values(columns) };
+  }
+
+  #restart(owner: string | null): Statement {
+    const columns = { ...this.#columns(owner), epoch: this.epoch };
+    const set = Object.keys(columns).map((name) => `${name} = ?`);
+    const sql = `UPDATE conversations SET ${set.join(', ')}, deleted_at = NULL WHERE id = ?`;
+    return { sql, bindings: [...Object.values(columns), this.id] };
+  }
+
+  /** Incremental exports then have it as deleted and new. */
+  #hide(): Statement {
+    const sql = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed, pending)
+      SELECT id, owner, ?, 1, 1 FROM conversations WHERE id = ?`;
+    return { sql, bindings: [this.#now, this.id] };
+  }
+}
