@@ -14,8 +14,8 @@ import { UNKNOWN_HISTORY } from '../turns/history-chain.ts';
 import { messageChars } from '../turns/text-parts.ts';
 
 /** Messages of one statement, and its UTF-16 units; on SQLite a statement blocks the event loop. */
-const SLICE = 100;
-const SLICE_CHARS = 200_000;
+const SLICE = 50;
+const SLICE_CHARS = 100_000;
 /** Of a row beside its texts. */
 const ROW_CHARS = 300;
 const ROW_BYTES = 2048;
