@@ -3,12 +3,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, type TestContext, test } from 'node:test';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setTimeout as delay, setImmediate as immediate } from 'node:timers/promises';
 import Sqlite from 'better-sqlite3';
 import mysql from 'mysql2/promise';
 import type { DatabaseOptions } from '../../src/db/core/client.ts';
 import { type Durability, openDurability } from '../../src/db/durability.ts';
+import { LockedTurns } from '../../src/db/turns/locked-turns.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
+import type { TurnWrite } from '../../src/domain/chat/turns.ts';
 import { eachDatabase, silent } from '../support/databases.ts';
 import { startFaultProxy } from '../support/fault-proxy.ts';
 import { contents, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
@@ -257,4 +259,22 @@ eachDatabase((_name, open, options) => {
     assert.equal(writer.state().turns, 0);
     assert.ok(longest < 1000, `${longest} ms`);
   });
+});
+
+test('a turn that starts or revises waits five seconds for a lock, the end of a reply longer', async () => {
+  const waiting = new LockedTurns(async () => false);
+  const settle = (unit: TurnWrite) => {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    const since = performance.now() - 6000;
+    waiting.add({ unit, since, resolve, reject: () => resolve('refused') });
+    return promise;
+  };
+  const reply = () => replyTo(userMessage(newId()));
+  const end = settle({ reply: reply() });
+  const revision = { by: UNRESTRICTED, expiredBefore: 0, message: undefined };
+  const starts = [{ start: startOf(userMessage(newId())) }, { revision, reply: reply() }].map(settle);
+  assert.deepEqual(await Promise.all(starts), ['refused', 'refused']);
+  assert.equal(await Promise.race([end, immediate('waits')]), 'waits');
+  waiting.close();
+  assert.equal(await end, 'refused');
 });

@@ -79,7 +79,7 @@ export class LockedTurns {
   }
 
   #isLate({ unit, since }: WaitingTurn): boolean {
-    return performance.now() - since >= (unit.start ? START_WAIT_MS : END_WAIT_MS);
+    return performance.now() - since >= (unit.start || unit.revision ? START_WAIT_MS : END_WAIT_MS);
   }
 
   #next(): void {
