@@ -40,10 +40,10 @@ export async function switchLanguage(page: Page, language: string): Promise<void
 
 /** Sends a message with Enter and waits until its reply has ended, well or not. */
 export async function ask(page: Page, message: string): Promise<void> {
-  const replies = await page.locator('.reply').count();
+  await page.evaluate("for (const reply of document.querySelectorAll('.reply')) reply.dataset.old = ''");
   await page.locator('#message').fill(message);
   await page.locator('#message').press('Enter');
-  await page.locator('.reply').nth(replies).waitFor();
+  await page.locator('.reply:not([data-old])').last().waitFor();
   await page.locator('#log[aria-busy="false"]').waitFor();
 }
 

@@ -139,6 +139,7 @@ describe('what can be done with the replies of the home page', { skip: chromium 
       ['tool', 'rain'],
       ['tool', ''],
     ]);
+    await page.locator('.reply[data-state="done"]').nth(1).waitFor();
     // Another question takes the place of the results.
     await ask(page, 'tools');
     await page.locator('.results').waitFor();

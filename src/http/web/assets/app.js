@@ -91,6 +91,8 @@ function startConversations(onConnectionLost) {
   });
   find('renew').addEventListener('click', () => go(undefined));
   addEventListener('popstate', () => open(currentId()));
+  // Without a key it would be refused.
+  addEventListener('focus', () => hasAccess() && list.refresh());
   return {
     focus: () => chat.focus(),
     /** Loads what is shown, at the start and with another key. */

@@ -43,10 +43,6 @@ class ConversationList {
       this.#open(false);
       this.#toggle.focus();
     });
-    document.addEventListener('visibilitychange', () => {
-      if (!document.hidden) void this.refresh();
-    });
-    addEventListener('focus', () => this.refresh());
   }
 
   /** Loads the first page again. */
