@@ -29,6 +29,8 @@ const SLICE_BYTES = 8 * 1024 * 1024;
 const COLUMNS = `${MESSAGE_COLUMNS.split(', ')
   .map((column) => (TEXT_COLUMNS.some((text) => text === column) ? shortText(column, LONG) : column))
   .join(', ')}, rating, rating_comment, ${TEXT_BYTES} AS size`;
+/** Without the texts of superseded messages, which are not shown. */
+const COLUMNS_OF_VISIBLE = COLUMNS.replaceAll('CASE WHEN', `CASE WHEN status <> 'superseded' AND`);
 
 /** The conversation whose messages are read. */
 type PageOf = Pick<FoundConversation, 'id' | 'createdAt' | 'epoch'>;
@@ -83,11 +85,16 @@ export class MessagePages {
     let bytes = 0;
     let [after, until] = boundsOf(afterSeq, view);
     let size = this.#dialect.pooled ? MESSAGE_SLICE : FIRST_SLICE;
-    for (let statements = 1; ; statements++) {
-      const wanted = Math.min(size, limit + 1 - rows.length);
-      const slice = await readBetween(after, until, wanted, (range, count) =>
-        this.#slice(conversation, range, count, view),
-      );
+    let statements = 0;
+    for (let looked = 0; ; ) {
+      // As many superseded ones are expected as there were before.
+      const expected = ((limit + 1 - rows.length) * (looked || 1)) / (rows.length || 1);
+      const wanted = Math.min(size, Math.ceil(expected));
+      const slice = await readBetween(after, until, wanted, (range, count) => {
+        statements += 1;
+        return this.#slice(conversation, range, count, view);
+      });
+      looked += slice.length;
       for (const row of slice) {
         // Not left out by the statement, which could then look at any number of them.
         if (row.status === 'superseded' && (!view.superseded || hasNotBegun(row))) continue;
@@ -103,16 +110,16 @@ export class MessagePages {
     }
   }
 
-  /** The texts of a long message are left out, so that no statement returns much more than 4 MiB. */
+  /** Without the texts of a long message, so that no statement returns much more than 4 MiB. */
   #slice(
     conversation: PageOf,
     { sql, bindings }: MessageRange,
     limit: number,
-    { newestFirst }: MessageView,
+    { newestFirst, superseded }: MessageView,
   ): Promise<SizedMessage[]> {
     return select(
       this.#knex,
-      `SELECT ${COLUMNS} FROM messages ${this.#dialect.forceIndex('messages_conversation')}
+      `SELECT ${superseded ? COLUMNS : COLUMNS_OF_VISIBLE} FROM messages ${this.#dialect.forceIndex('messages_conversation')}
        WHERE conversation_id = ? AND epoch = ? ${sql}
          AND EXISTS (SELECT 1 FROM conversations WHERE ${IS_PRESENT})
        ${messageOrder(newestFirst ? 'DESC' : 'ASC')} LIMIT ?`,
