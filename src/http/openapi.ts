@@ -41,7 +41,7 @@ export function openApiDocument(routes: readonly Route[], version: string): obje
           'Chat with any OpenAI-compatible model over REST and server-sent events. Conversations are stored in SQLite or MySQL. ' +
           'Every error is an RFC 9457 problem document. The whole reference, with streams, idempotency and error codes, is `docs/api.md` of this project.',
       },
-      servers: [{ url: '/' }],
+      servers: [{ url: '.' }],
       tags: [
         { name: 'chat' },
         { name: 'openai' },

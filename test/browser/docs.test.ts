@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
+import { createServer, request } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { openPage } from './page.ts';
+import { ask, openPage } from './page.ts';
 
 const HTML = { accept: 'text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8' };
 
@@ -108,5 +110,43 @@ describe('/docs in a browser', { skip: chromium === undefined }, () => {
     assert.deepEqual(faults, []);
     assert.deepEqual(foreign, []);
     await close();
+  });
+
+  test('the pages work below a prefix that a proxy takes off', async () => {
+    const outside: string[] = [];
+    const proxy = createServer((incoming, outgoing) => {
+      const { url = '', method, headers } = incoming;
+      if (!url.startsWith('/a/b/')) {
+        outside.push(url);
+        outgoing.writeHead(404).end();
+        return;
+      }
+      const target = new URL(url.slice('/a/b'.length), server.url);
+      const forwarded = request(target, { method, headers }, (response) => {
+        outgoing.writeHead(response.statusCode ?? 0, response.headers);
+        response.pipe(outgoing);
+      });
+      incoming.pipe(forwarded);
+    });
+    await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+    const prefix = `http://127.0.0.1:${(proxy.address() as AddressInfo).port}/a/b`;
+    const home = await openPage(browser, `${prefix}/`);
+    await ask(home.page, 'hello');
+    await home.page.locator('.reply .text', { hasText: 'demo model' }).waitFor();
+    await home.page.locator('#conversations a', { hasText: 'hello' }).waitFor();
+    assert.match(home.page.url(), /\/a\/b\/\?c=[\w-]{36}$/);
+    await home.page.reload();
+    await home.page.locator('.reply .text', { hasText: 'demo model' }).waitFor();
+    assert.match((await home.page.locator('#whole').textContent()) ?? '', /\/a\/b\/api\/chat /);
+    await home.page.locator('a[data-keyed]', { hasText: '/docs' }).click();
+    const health = home.page.locator('.opblock', { has: home.page.locator('[data-path="/health"]') });
+    await health.click();
+    await health.locator('.try-out__btn').click();
+    await health.locator('.execute').click();
+    await health.locator('.live-responses-table .response-col_status', { hasText: '200' }).waitFor();
+    assert.deepEqual([home.faults, home.foreign, outside], [[], [], []]);
+    await home.close();
+    proxy.closeAllConnections();
+    await new Promise((resolve) => proxy.close(resolve));
   });
 });

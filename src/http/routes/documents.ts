@@ -140,7 +140,7 @@ const signIn: ErrorRequestHandler = (error, request, response, next) => {
   // JSON comes first, as at the home page.
   if (request.accepts(['application/json', 'text/html']) !== 'text/html') return next(error);
   response.setHeader('Cache-Control', 'no-store');
-  response.setHeader('Location', '/?docs');
+  response.setHeader('Location', './?docs');
   response.status(303).end();
 };
 

@@ -2,7 +2,7 @@ import { startChat } from './chat/chat.js';
 import { copyOnClick } from './chat/dom.js';
 import { addressOf } from './conversations/api.js';
 import { startList } from './conversations/list.js';
-import { request } from './credentials.js';
+import { request, urlOf } from './credentials.js';
 import { watchHealth } from './health.js';
 import { initialLanguage, setLanguage, setText, translate } from './i18n.js';
 import { hasAccess, startKeyPanel } from './key-panel.js';
@@ -14,7 +14,7 @@ let keyHeader = '';
 
 function curl(path, flags) {
   const body = JSON.stringify({ message: translate('hello') });
-  return `curl ${flags} ${location.origin}${path} \\\n${keyHeader}  -H 'content-type: application/json' \\\n  -d '${body}'`;
+  return `curl ${flags} ${new URL(urlOf(path), location.href).href} \\\n${keyHeader}  -H 'content-type: application/json' \\\n  -d '${body}'`;
 }
 
 function showCommands() {

@@ -36,11 +36,14 @@ export function setKey(value) {
   }
 }
 
+/** The address of a path of this server, which a proxy can have below a prefix. All pages are at its top. */
+export const urlOf = (path) => `.${path}`;
+
 /** Fetches a path of this server with the key. A rejected key is removed. */
 export async function request(path, options = {}) {
   const sent = key;
   const headers = { ...options.headers, ...(sent === undefined ? {} : { authorization: `Bearer ${sent}` }) };
-  const response = await fetch(path, { ...options, headers });
+  const response = await fetch(urlOf(path), { ...options, headers });
   const { status } = response;
   // The response to a replaced key says nothing about the current one.
   if (sent !== key) return response;

@@ -1,4 +1,4 @@
-import { currentKey } from './credentials.js';
+import { currentKey, urlOf } from './credentials.js';
 
 /** Starts Swagger UI, which an earlier classic script has loaded. */
 const dark = matchMedia('(prefers-color-scheme: dark)').matches;
@@ -7,7 +7,7 @@ document.documentElement.classList.toggle('dark-mode', dark);
 const key = currentKey();
 
 const ui = globalThis.SwaggerUIBundle({
-  url: '/openapi.json',
+  url: urlOf('/openapi.json'),
   dom_id: '#docs',
   deepLinking: true,
   displayRequestDuration: true,

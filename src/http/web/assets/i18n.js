@@ -57,7 +57,7 @@ function stored() {
 
 /** Switches the page to a language. `keep` stores it for the next visit. */
 export async function setLanguage(language, keep) {
-  const response = await fetch(`/assets/texts/${language}.json`);
+  const response = await fetch(`./assets/texts/${language}.json`);
   texts = await response.json();
   current = language;
   document.documentElement.lang = language;

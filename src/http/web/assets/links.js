@@ -1,7 +1,7 @@
-import { currentKey, request } from './credentials.js';
+import { currentKey, request, urlOf } from './credentials.js';
 
 /** The home page with the policy of Swagger UI, where it replaces itself by /docs. */
-const DOCS_IN_PLACE = '/?docs';
+const DOCS_IN_PLACE = './?docs';
 
 export function isDocsInPlace() {
   return new URLSearchParams(location.search).has('docs');
@@ -14,7 +14,7 @@ async function open(path) {
   const keyed = currentKey() !== undefined;
   const response = await request(path, { method: keyed ? 'GET' : 'HEAD' }).catch(() => undefined);
   if (response && KEY_ERRORS.includes(response.status)) return;
-  if (!response || !keyed) location.assign(path);
+  if (!response || !keyed) location.assign(urlOf(path));
   else if (path === '/docs' && response.ok) location.assign(DOCS_IN_PLACE);
   else location.assign(URL.createObjectURL(await response.blob()));
 }
@@ -25,12 +25,13 @@ export function startLinks() {
     const opensElsewhere = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
     if (!link || opensElsewhere) return;
     event.preventDefault();
-    void open(link.getAttribute('href'));
+    // Without the point of urlOf.
+    void open(link.getAttribute('href').slice(1));
   });
 }
 
 /**
- * Replaces this page by /docs at `/?docs`, where there is a key.
+ * Replaces this page by /docs at DOCS_IN_PLACE, where there is a key.
  * @returns whether the page was replaced
  */
 export async function replaceByDocs() {

@@ -1,4 +1,5 @@
 import { pathOf, readMessages } from '../conversations/api.js';
+import { urlOf } from '../credentials.js';
 import { setText } from '../i18n.js';
 import { Composer } from './composer.js';
 import { Log } from './log.js';
@@ -372,7 +373,7 @@ class Chat {
     this.#conversation = conversation;
     this.#record.hidden = conversation === undefined;
     if (conversation === undefined) return;
-    this.#record.href = pathOf(conversation);
+    this.#record.href = urlOf(pathOf(conversation));
     this.#record.textContent = `…${conversation.slice(-8)}`;
   }
 

@@ -13,7 +13,7 @@ export const pathOf = (id) => `${LIST}/${encodeURIComponent(id)}`;
 export function addressOf(id) {
   const api = new URLSearchParams(location.search).get('api');
   const query = new URLSearchParams({ ...(api && { api }), ...(id && { c: id }) });
-  return query.size === 0 ? '/' : `/?${query}`;
+  return query.size === 0 ? './' : `./?${query}`;
 }
 
 /** @throws ChatError `failed` or `unreachable` */
