@@ -13,7 +13,7 @@ import { KnexApiKeys } from './access/api-keys.ts';
 import { KnexCounters } from './access/counters.ts';
 import { Secrets } from './access/secrets.ts';
 import { createKnex, type DatabaseOptions, describeTarget } from './core/client.ts';
-import { ConnectionGeneration } from './core/connection-generation.ts';
+import { ConnectionGeneration } from './core/connection/connection-generation.ts';
 import { dialectOf } from './core/dialect.ts';
 import { migrateLatest, pendingMigrations } from './core/migrations.ts';
 import { KnexExportJobs } from './exports/jobs.ts';

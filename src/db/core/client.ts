@@ -3,13 +3,13 @@ import openKnex, { type Knex } from 'knex';
 import type { Connection, RowDataPacket } from 'mysql2';
 import type { Logger } from 'pino';
 import { makeFolder } from '../../util/folders.ts';
-import { ConnectProgress } from './connect-progress.ts';
-import { ConnectionGeneration, type TrackedConnection } from './connection-generation.ts';
+import { ConnectProgress } from './connection/connect-progress.ts';
+import { ConnectionGeneration, type TrackedConnection } from './connection/connection-generation.ts';
+import { StatementKiller, withStatementTimeout } from './connection/statement-timeout.ts';
 import { needsNewConnection } from './error-classes.ts';
 import { QueueFullError, withFileLockRetry } from './errors.ts';
 import { migrationSettings } from './migrations.ts';
 import { parseMysqlUrl } from './mysql-url.ts';
-import { StatementKiller, withStatementTimeout } from './statement-timeout.ts';
 
 export interface DatabaseOptions {
   readonly target:

@@ -1,15 +1,15 @@
 import { pathOf, readMessages } from '../conversations/api.js';
 import { urlOf } from '../credentials.js';
 import { setText } from '../i18n.js';
+import { Reply } from '../replies/reply.js';
+import { foldedMessage } from '../replies/tools.js';
 import { Composer } from './composer.js';
 import { Log } from './log.js';
 import { OlderMessages } from './older.js';
 import { ChatError, errorBox } from './problem.js';
 import { Question, textOf } from './question.js';
-import { Reply } from './reply.js';
 import { Settings } from './settings.js';
 import { keepPending, newKey, pendingQuestion, ReplyStream } from './stream.js';
-import { foldedMessage } from './tools.js';
 
 const find = (id) => document.getElementById(id);
 

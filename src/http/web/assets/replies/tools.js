@@ -1,5 +1,5 @@
+import { button, element } from '../chat/dom.js';
 import { setText } from '../i18n.js';
-import { button, element } from './dom.js';
 
 /** Details that are folded, with a text key as their title. */
 export function folded(className, content, key, values) {

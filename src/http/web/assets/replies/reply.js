@@ -1,8 +1,8 @@
+import { button, copyButton, element, timeElement } from '../chat/dom.js';
+import { errorBox } from '../chat/problem.js';
 import { setText } from '../i18n.js';
-import { button, copyButton, element, timeElement } from './dom.js';
 import { feedbackOf } from './feedback.js';
 import { MarkdownView } from './markdown.js';
-import { errorBox } from './problem.js';
 import { folded, resultsForm, toolCall } from './tools.js';
 
 const FINISH = {

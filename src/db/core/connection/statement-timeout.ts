@@ -1,6 +1,6 @@
 /** The timeout of statements on MySQL. */
 import type { Connection, ConnectionOptions } from 'mysql2';
-import { errorCode } from '../../domain/errors.ts';
+import { errorCode } from '../../../domain/errors.ts';
 import { ConnectProgress } from './connect-progress.ts';
 
 /** A server that takes longer for a step of a new connection or a short statement counts as frozen. */

@@ -1,6 +1,6 @@
+import { button, element, label } from '../chat/dom.js';
 import { rateMessage } from '../conversations/api.js';
 import { setText } from '../i18n.js';
-import { button, element, label } from './dom.js';
 
 const COMMENT_CHARS = 2000;
 

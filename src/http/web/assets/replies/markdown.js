@@ -1,6 +1,6 @@
+import { copyButton, element, label } from '../chat/dom.js';
 import { Marked } from '../vendor/marked.js';
 import cjkFriendly from '../vendor/marked-cjk-friendly.js';
-import { copyButton, element, label } from './dom.js';
 
 const marked = new Marked(cjkFriendly(), { gfm: true });
 
