@@ -242,7 +242,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     assert.match(await page.content(), /"content":"word 0 word 1 word 2 "/);
     await page.goBack();
     await state(page).waitFor();
-    await page.locator('.links a[href="/openapi.json"]').click();
+    await page.locator('.links a[href="./openapi.json"]').click();
     await page.waitForURL(/^blob:/);
     assert.match(await page.content(), /"openapi":"3\.1\.0"/);
     assert.deepEqual(foreign, []);
@@ -253,11 +253,11 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     const mine = await create('reader of documents', 'read');
     const { page, faults, foreign, close } = await openWith(mine);
     const before = faults.length;
-    await page.locator('.links a[href="/docs"]').click();
+    await page.locator('.links a[href="./docs"]').click();
     await page.locator('.opblock').first().waitFor();
     await page.goBack();
     await state(page).filter({ hasText: mine.apiKey.prefix }).waitFor();
-    await page.locator('.links a[href="/docs"]').click();
+    await page.locator('.links a[href="./docs"]').click();
     const operation = page.locator('.opblock', { has: page.locator('[data-path="/api/conversations"]') });
     await operation.first().click();
     await operation.locator('.try-out__btn').click();
