@@ -268,7 +268,7 @@ for (const place of databases()) {
         [{ start_date: '2026-01-02', end_date: '2026-01-01' }, 'end_date'],
         [{ end_date: '9999-12-31T23:59:59-01:00' }, 'end_date'],
         [{ start_date: '0000-01-01T00:00:00+01:00' }, 'start_date'],
-        [{ role: 'system' }, 'role'],
+        [{ role: 'developer' }, 'role'],
         [{ status: ['complete'] }, 'status'],
         [{ csv: true, format: 'csv' }, 'csv'],
         [{ compression: 'br' }, 'compression'],

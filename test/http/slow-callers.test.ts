@@ -118,6 +118,9 @@ for (const place of databases()) {
           updated_at: TIME,
         });
       }
+      await knex('conversations')
+        .where({ id: large })
+        .update({ last_seq: 2 + 2 * DATA_MB });
       file = (await startJob(chat.url, { format: 'ndjson' })).id;
       await jobThatIs(chat.url, file);
     });
