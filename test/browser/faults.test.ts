@@ -42,7 +42,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
   }
 
   async function storedMessages(page: Page) {
-    const path = (await page.locator('#record').getAttribute('href')) ?? '';
+    const path = ((await page.locator('#record').getAttribute('href')) ?? '').slice(1);
     const answer = await server.get(path);
     const { messages }: { messages: { content: string; status: string }[] } = JSON.parse(await answer.text());
     return messages;

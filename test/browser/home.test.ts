@@ -78,7 +78,7 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
       questions.map(({ content }) => content),
       ['first question', 'second question'],
     );
-    assert.equal(await page.locator('#record').getAttribute('href'), `/api/conversations/${id}`);
+    assert.equal(await page.locator('#record').getAttribute('href'), `./api/conversations/${id}`);
     await page.locator('#renew').click();
     assert.equal(await page.locator('.question').count(), 0);
     await ask(page, 'third question');

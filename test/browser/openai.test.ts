@@ -106,7 +106,7 @@ describe('/v1 in a browser', { skip: chromium === undefined }, () => {
     assert.equal(address.searchParams.get('api'), 'v1');
     const id = address.searchParams.get('c') ?? '';
     const listed = page.locator(`#conversations a[data-id="${id}"]`);
-    assert.equal(await listed.getAttribute('href'), `/?api=v1&c=${id}`);
+    assert.equal(await listed.getAttribute('href'), `./?api=v1&c=${id}`);
     await page.reload();
     await ended.waitFor();
     const call = { index: 0, id: 'a', type: 'function', function: { name: 'add', arguments: '{}' } };

@@ -40,11 +40,13 @@ describe('the response cache', () => {
       cached: true,
       conversation_id: second.conversation_id,
       message_id: second.message_id,
+      question_id: second.question_id,
       expires_at: second.expires_at,
     };
     assert.deepEqual(second, { ...first, ...own });
     assert.notEqual(second.conversation_id, first.conversation_id);
     assert.notEqual(second.message_id, first.message_id);
+    assert.notEqual(second.question_id, first.question_id);
     assert.deepEqual(await stored(second.conversation_id), ['twice', 'echo: twice']);
   });
 
