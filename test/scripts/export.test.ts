@@ -181,7 +181,7 @@ describe('an invalid command line of an export', { concurrency: 4 }, () => {
     [['--start', '2024-02-30'], /^--start must be a day such as /],
     [['--end', '2024-03-21T10:00:00'], /^--end must be a day such as /],
     [['--start', '2024-03-02', '--end', '2024-03-01'], /^--end must not be before start_date\n$/],
-    [['--role', 'system', '--csv', 'yes'], /^--role must be .*\n--csv must be "raw".*\n$/],
+    [['--role', 'developer', '--csv', 'yes'], /^--role must be .*\n--csv must be "raw".*\n$/],
     [['--compression', 'br'], /^--compression must be /],
     [['--since', 'forged'], /^--since must be the cursor of a manifest/],
     [['--since', 'forged', '--format', 'csv'], /^--since must not be used with csv/],
