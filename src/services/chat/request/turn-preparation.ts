@@ -25,6 +25,8 @@ export interface RequestSettings {
   readonly model: string;
   readonly systemPrompt: string | undefined;
   readonly parameters: ModelParameters;
+  /** Otherwise `extra` of a conversation, which was stored while it was allowed, is not sent. */
+  readonly allowsExtra: boolean;
 }
 
 /** What a turn sends to the model and stores. */
@@ -105,10 +107,16 @@ export class TurnPreparation {
     const request: ModelRequest = {
       model: input.model ?? settings?.model ?? model,
       messages: [...system, ...(this.#filter?.maskHistory(history) ?? history), ...sent],
-      parameters: withChanges(withChanges(parameters, settings?.parameters), input.parameters),
+      parameters: this.#allowed(withChanges(withChanges(parameters, settings?.parameters), input.parameters)),
       ...(user && { user }),
     };
     return { request, history, stored, answers, pinned };
+  }
+
+  #allowed(parameters: ModelParameters): ModelParameters {
+    if (this.#settings.allowsExtra || !parameters.extra) return parameters;
+    const { extra: _, ...allowed } = parameters;
+    return allowed;
   }
 
   /** Undefined: a result of a tool, which is in the context. */

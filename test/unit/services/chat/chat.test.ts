@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import { createResponseCache } from '../../../../src/cache/response-cache.ts';
 import { UNRESTRICTED } from '../../../../src/domain/access/access.ts';
 import type { ChatModel, ModelRequest } from '../../../../src/domain/chat/model.ts';
+import type { ModelParameters } from '../../../../src/domain/chat/parameters.ts';
 import type {
   PendingTurns,
   ProgressOutcome,
@@ -34,6 +35,7 @@ const SETTINGS: ChatSettings = {
   model: 'm',
   systemPrompt: undefined,
   parameters: {},
+  allowsExtra: false,
   historyLimit: 10,
   historyMaxTokens: undefined,
   retention: new Retention(24 * HOUR),
@@ -91,6 +93,8 @@ const NOTHING_PENDING: PendingTurns = {
 function setUp(
   options: {
     settings?: Partial<ChatSettings>;
+    /** Of the conversation. */
+    parameters?: ModelParameters;
     history?: HistoryMessage[];
     model?: Partial<ChatModel>;
     pending?: Partial<PendingTurns>;
@@ -139,7 +143,10 @@ function setUp(
       setHistory: () => Promise.resolve(),
       context: (...args) => {
         histories.push(args);
-        return Promise.resolve({ settings: null, pinned: false, messages: options.history ?? [] });
+        const { parameters, history: messages = [] } = options;
+        const own = { user: null, metadata: null, system: null, model: null };
+        const settings = parameters ? { ...own, parameters } : null;
+        return Promise.resolve({ settings, pinned: false, messages });
       },
     },
     pending,
@@ -237,6 +244,15 @@ describe('a turn', () => {
       parameters: { temperature: 0.5, max_tokens: 9 },
     });
     assert.deepEqual(histories[0]?.slice(0, 4), ['c', UNRESTRICTED, 10, NOW - 24 * HOUR]);
+  });
+
+  it('sends extra of a conversation only while it is allowed', async () => {
+    const parameters = { top_p: 0.5, extra: { top_k: 20 } };
+    for (const allowsExtra of [true, false]) {
+      const { chat, requests } = setUp({ parameters, settings: { allowsExtra } });
+      await (await chat.begin(ask({ conversationId: 'c' }), 'whole')).result;
+      assert.deepEqual(requests[0]?.parameters, allowsExtra ? parameters : { top_p: 0.5 });
+    }
   });
 
   it('sends the system prompt of a conversation that is in the journal', async () => {
