@@ -125,6 +125,7 @@ function plainLine(message: unknown): string {
 type AfterCreate<C> = (connection: C, done: (error: Error | null, connection: C) => void) => void;
 
 interface SqliteConnection {
+  prepare(sql: string): object;
   pragma(source: string): unknown;
   close(): unknown;
 }
@@ -137,11 +138,34 @@ const SQLITE_SETTINGS = [
   'foreign_keys = ON',
 ];
 
+/** Statements that are kept, and the length of the longest one. Those of batches are of every length. */
+const KEPT_STATEMENTS = 64;
+const KEPT_SQL_CHARS = 2048;
+const CHANGES_SCHEMA = /^\s*(?:create|alter|drop)\b/i;
+
+/** Knex prepares each statement anew, which takes as long as running it. */
+function keepStatements(connection: SqliteConnection): void {
+  const kept = new Map<string, object>();
+  const prepare = connection.prepare.bind(connection);
+  connection.prepare = (sql) => {
+    // `SELECT *` can have other columns then.
+    if (CHANGES_SCHEMA.test(sql)) kept.clear();
+    if (sql.length > KEPT_SQL_CHARS) return prepare(sql);
+    const found = kept.get(sql);
+    if (found) return found;
+    const statement = prepare(sql);
+    if (kept.size >= KEPT_STATEMENTS) kept.clear();
+    kept.set(sql, statement);
+    return statement;
+  };
+}
+
 function sqliteConfig(file: string): Knex.Config {
   makeFolder(dirname(file));
   const afterCreate: AfterCreate<SqliteConnection> = (connection, done) => {
     try {
       for (const setting of SQLITE_SETTINGS) connection.pragma(setting);
+      keepStatements(connection);
       done(null, connection);
     } catch (error) {
       // Knex does not close a connection whose set-up failed.
