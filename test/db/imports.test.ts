@@ -26,16 +26,17 @@ function line(messages: number, length: number, id = v7()): string {
   return JSON.stringify({ conversation_id: id, created_at: AT, last_active: AT, messages: all });
 }
 
-async function* blocks(text: string): AsyncGenerator<Buffer> {
-  const bytes = Buffer.from(text);
+async function* blocks(bytes: Buffer): AsyncGenerator<Buffer> {
   for (let from = 0; from < bytes.length; from += 64 * 1024) yield bytes.subarray(from, from + 64 * 1024);
 }
 
 eachDatabase((_name, open) => {
   let database: Database;
   let service: ImportService;
-  const start = (lines: readonly string[], options: object = {}): Promise<ImportCounts> =>
-    service.run(importEntries(blocks(lines.join('\n'))), { ...OPTIONS, ...options });
+  const run = (bytes: Buffer, options: object = {}): Promise<ImportCounts> =>
+    service.run(importEntries(blocks(bytes)), { ...OPTIONS, ...options });
+  const start = (lines: readonly string[], options: object = {}) =>
+    run(Buffer.from(lines.join('\n')), options);
 
   before(() => {
     database = open();
@@ -48,12 +49,15 @@ eachDatabase((_name, open) => {
     ['long messages', 1, 2, 400_000],
   ];
   for (const [what, count, messages, length] of sizes) {
-    test(`no tick of an import of ${what} is long`, async () => {
-      const lines = Array.from({ length: count }, () => line(messages, length));
+    test(`no tick of an import of ${what} is long`, async (t) => {
+      // The time of compilation and of making the file does not count.
+      await start(Array.from({ length: 50 }, () => line(10, 100)));
+      const bytes = Buffer.from(Array.from({ length: count }, () => line(messages, length)).join('\n'));
       const ticks = await ticksDuring(async () => {
-        const counts = await start(lines);
+        const counts = await run(bytes);
         assert.deepEqual([counts.imported, counts.messages], [count, count * messages]);
       });
+      t.diagnostic(`${ticks.longest.toFixed(0)} ms`);
       assert.ok(ticks.longest < TICK_MS, `${ticks.longest.toFixed(0)} ms`);
     });
   }
