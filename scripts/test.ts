@@ -8,11 +8,13 @@ import { join, relative, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { type RunOptions, run } from 'node:test';
 import { spec, type TestEvent } from 'node:test/reporters';
+import { pathToFileURL } from 'node:url';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { globalSetup, globalTeardown } from '../test/support/global-setup.ts';
 
 const PROJECT = resolve(import.meta.dirname, '..');
 const BUNDLE = join(PROJECT, 'test', 'support', 'bundle.ts');
+const TEST_PROCESS = pathToFileURL(join(PROJECT, 'test', 'support', 'test-process.ts')).href;
 const TEST_TIMEOUT_MS = 120_000;
 const SLOWEST = 10;
 
@@ -87,7 +89,7 @@ async function runProcess(totals: Totals, files: readonly string[]): Promise<voi
     timeout: TEST_TIMEOUT_MS,
     concurrency: 1,
     // A failed test that left something open must not keep the run from ending.
-    execArgv: ['--test-force-exit'],
+    execArgv: ['--test-force-exit', '--import', TEST_PROCESS],
   });
   const add = (file: string, ms: number) =>
     totals.durations.set(file, (totals.durations.get(file) ?? 0) + ms);
@@ -99,7 +101,12 @@ async function runProcess(totals: Totals, files: readonly string[]): Promise<voi
     const all = { tests, suites, pass, fail, cancelled, skipped, todo };
     for (const name of COUNTS) totals.counts[name] += all[name];
   });
+  let unreported = 0;
+  stream.on('test:enqueue', () => {
+    unreported += 1;
+  });
   stream.on('test:complete', ({ file, details }) => {
+    unreported -= 1;
     // Not of suites: some are opened in test/support. Not of the process, which has the bundle's name.
     if (shared && file !== undefined && file !== BUNDLE && details.type !== 'suite')
       add(file, details.duration_ms);
@@ -116,6 +123,7 @@ async function runProcess(totals: Totals, files: readonly string[]): Promise<voi
   let said = '';
   for await (const text of Readable.from(withoutTotals(stream)).pipe(new spec())) said += text;
   process.stdout.write(said);
+  if (unreported !== 0) totals.failures.push(`${unreported} results are missing, of ${files.join(' ')}`);
 }
 
 /** The totals of a process; {@link report} prints those of the run. */
