@@ -52,6 +52,11 @@ for (const place of databases().slice(1)) {
       assert.match(streamed.text, /data: \[DONE\]\n\n$/);
       const ids = [whole, streamed].map(({ headers }) => String(headers['x-conversation-id']));
       assert.equal(new Set([id, ...ids]).size, 3);
+      const begun = await post([user('begun')]);
+      const journalled = { 'x-conversation-id': String(begun.headers['x-conversation-id']) };
+      const again = await post([user('begun'), said('echo: begun'), user('again')], {}, journalled);
+      assert.equal(again.status, 200, again.text);
+      assert.equal(again.headers['x-conversation-id'], journalled['x-conversation-id']);
       const events = await (await resumeStream(chat.url, String(streamed.headers['x-stream-id']))).rest();
       assert.deepEqual([checkStream(events).type, joined(events)], ['done', 'echo: other']);
 
