@@ -59,6 +59,38 @@ eachDatabase((_name, open, options) => {
       assert.equal(saved, 'saved');
       assert.ok(found.every((conversation) => conversation === null));
     });
+
+    test('a statement that is run again is not prepared again, unless it is long or many others ran', async () => {
+      const { knex } = open();
+      const connection = await knex.client.acquireConnection();
+      const other = (n: number) => `SELECT ${n}`;
+      const long = `SELECT '${'x'.repeat(3000)}'`;
+      assert.equal(connection.prepare(other(0)), connection.prepare(other(0)));
+      assert.notEqual(connection.prepare(long), connection.prepare(long));
+      const first = connection.prepare(other(0));
+      for (let n = 1; n < 100; n++) connection.prepare(other(n));
+      assert.notEqual(connection.prepare(other(0)), first);
+      await knex.client.releaseConnection(connection);
+    });
+
+    test('a statement that is run again returns the columns that the table has then', async () => {
+      const [{ knex }, other] = [open(), open()];
+      const all = () => knex.raw('SELECT * FROM kept');
+      await knex.raw('CREATE TABLE kept (a, b)');
+      await knex('kept').insert({ a: 1, b: 2 });
+      assert.deepEqual(await all(), [{ a: 1, b: 2 }]);
+      await other.knex.raw('ALTER TABLE kept DROP COLUMN a');
+      assert.deepEqual(await all(), [{ b: 2 }]);
+      await other.knex.raw('ALTER TABLE kept ADD COLUMN c DEFAULT 3');
+      assert.deepEqual(await all(), [{ b: 2, c: 3 }]);
+      await knex.raw('ALTER TABLE kept RENAME COLUMN c TO d');
+      assert.deepEqual(await all(), [{ b: 2, d: 3 }]);
+      await knex.raw('DROP TABLE kept');
+      await assert.rejects(all(), /no such table: kept/);
+      await knex.raw('CREATE TABLE kept (e)');
+      assert.deepEqual(await all(), []);
+      await knex.raw('DROP TABLE kept');
+    });
     return;
   }
 

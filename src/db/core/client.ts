@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import { makeFolder } from '../../util/folders.ts';
 import { ConnectProgress } from './connection/connect-progress.ts';
 import { ConnectionGeneration, type TrackedConnection } from './connection/connection-generation.ts';
+import { keepStatements, type PreparingConnection } from './connection/kept-statements.ts';
 import { StatementKiller, withStatementTimeout } from './connection/statement-timeout.ts';
 import { needsNewConnection } from './error-classes.ts';
 import { QueueFullError, withFileLockRetry } from './errors.ts';
@@ -124,8 +125,7 @@ function plainLine(message: unknown): string {
 
 type AfterCreate<C> = (connection: C, done: (error: Error | null, connection: C) => void) => void;
 
-interface SqliteConnection {
-  prepare(sql: string): object;
+interface SqliteConnection extends PreparingConnection {
   pragma(source: string): unknown;
   close(): unknown;
 }
@@ -137,28 +137,6 @@ const SQLITE_SETTINGS = [
   'synchronous = NORMAL',
   'foreign_keys = ON',
 ];
-
-/** Statements that are kept, and the length of the longest one. Those of batches are of every length. */
-const KEPT_STATEMENTS = 64;
-const KEPT_SQL_CHARS = 2048;
-const CHANGES_SCHEMA = /^\s*(?:create|alter|drop)\b/i;
-
-/** Knex prepares each statement anew, which takes as long as running it. */
-function keepStatements(connection: SqliteConnection): void {
-  const kept = new Map<string, object>();
-  const prepare = connection.prepare.bind(connection);
-  connection.prepare = (sql) => {
-    // `SELECT *` can have other columns then.
-    if (CHANGES_SCHEMA.test(sql)) kept.clear();
-    if (sql.length > KEPT_SQL_CHARS) return prepare(sql);
-    const found = kept.get(sql);
-    if (found) return found;
-    const statement = prepare(sql);
-    if (kept.size >= KEPT_STATEMENTS) kept.clear();
-    kept.set(sql, statement);
-    return statement;
-  };
-}
 
 function sqliteConfig(file: string): Knex.Config {
   makeFolder(dirname(file));
