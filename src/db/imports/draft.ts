@@ -43,7 +43,7 @@ export class Draft {
   readonly #now = toTime(Date.now());
   /** Ratings of the replies, by question. */
   readonly #ratings = new Map<string, string>();
-  /** Of its visible messages, unless it is long. */
+  /** The forms of its visible messages, unless it is long. */
   readonly #forms: string[] = [];
   #isRestart = false;
   epoch = 0;
@@ -60,24 +60,23 @@ export class Draft {
 
   begin(found: LockedConversation | undefined): {
     readonly outcome: ImportOutcome;
-    readonly epoch: number;
     readonly writes: readonly Statement[];
   } {
     const exists = found !== undefined && found.deleted_at === null;
-    if (exists && !this.#options.replace) return { outcome: 'skipped', epoch: 0, writes: [] };
+    if (exists && !this.#options.replace) return { outcome: 'skipped', writes: [] };
     this.#isRestart = found !== undefined;
     this.epoch = found ? found.epoch + (exists ? 1 : 0) : 0;
     this.#lastSeq = found?.last_seq ?? 0;
     const owner = exists && !this.#options.replacesOwner ? found.owner : this.#options.owner;
     const save = found ? this.#restart(owner) : this.#insert(owner);
     const writes = exists ? [this.#hide(), save] : [save];
-    return { outcome: exists ? 'replaced' : 'imported', epoch: this.epoch, writes };
+    return { outcome: exists ? 'replaced' : 'imported', writes };
   }
 
   /** All of a conversation whose id is free. @throws ImportError */
   async writes(): Promise<Statement[]> {
     const inserts: Statement[] = [];
-    for await (const slice of this.slices()) inserts.push(...this.insert(slice, 0));
+    for await (const slice of this.slices()) inserts.push(...this.insert(slice));
     return [...this.begin(undefined).writes, ...inserts, ...this.end()];
   }
 
@@ -106,10 +105,10 @@ export class Draft {
    * Only columns with a value: each null takes as long as a short text. Rows of an earlier epoch that are not removed
    * yet have the same ids.
    */
-  insert({ uids, rows, from }: Slice, epoch: number): Statement[] {
+  insert({ uids, rows, from }: Slice): Statement[] {
     const used = [...COLUMNS.keys()].filter((column) => rows.some((row) => row[column] !== null));
     const names = used.map((column) => COLUMNS[column]);
-    const tuple = `(${placeholders(used.length + 1)}, ${epoch})`;
+    const tuple = `(${placeholders(used.length + 1)}, ${this.epoch})`;
     const sql = `INSERT INTO messages (${names.join(', ')}, seq, epoch) VALUES ${repeated(tuple, rows.length)}`;
     const first = this.#lastSeq + from + 1;
     const bindings = rows.flatMap((row, index) => [
@@ -120,7 +119,7 @@ export class Draft {
     if (!this.#isRestart) return [insert];
     const remove = {
       sql: `DELETE FROM messages WHERE uid IN (${placeholders(uids.length)}) AND conversation_id = ? AND epoch < ?`,
-      bindings: [...uids, this.id, epoch],
+      bindings: [...uids, this.id, this.epoch],
     };
     return [remove, insert];
   }

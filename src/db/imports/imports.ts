@@ -133,7 +133,7 @@ export class KnexImports implements ImportStore {
             const [found] = rows as LockedConversation[];
             const plan = draft.begin(found);
             if (plan.outcome === 'skipped') return { writes: [], result: plan.outcome };
-            const writes = slices.flatMap((slice) => draft.insert(slice, plan.epoch));
+            const writes = slices.flatMap((slice) => draft.insert(slice));
             return { writes: [...plan.writes, ...writes, ...draft.end()], result: plan.outcome };
           }),
         );
@@ -152,13 +152,13 @@ export class KnexImports implements ImportStore {
     try {
       const outcome = await this.#knex.transaction(async (trx) => {
         const [found] = await this.#dialect.lockConversations(trx, [id]);
-        const { outcome, epoch, writes } = draft.begin(found);
+        const { outcome, writes } = draft.begin(found);
         if (outcome === 'skipped') return outcome;
         await runAll(trx, writes);
         for await (const slice of draft.slices()) {
           last = [slice];
           try {
-            await runAll(trx, draft.insert(slice, epoch));
+            await runAll(trx, draft.insert(slice));
           } catch (error) {
             if (isDuplicate(error)) await rejectRepeated(trx, draft, slice);
             throw error;
