@@ -2,7 +2,7 @@ import type { Knex } from 'knex';
 import type { Feedback } from '../../domain/conversations/conversation.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf } from '../core/dialect.ts';
-import { toAppError, transaction } from '../core/errors.ts';
+import { select, toAppError, transaction } from '../core/errors.ts';
 import type { MessageRow } from '../core/tables.ts';
 
 type Reply = Pick<MessageRow, 'id' | 'conversation_id' | 'epoch' | 'reply_to'>;
@@ -14,12 +14,13 @@ type Reply = Pick<MessageRow, 'id' | 'conversation_id' | 'epoch' | 'reply_to'>;
  */
 export async function saveFeedback(knex: Knex, uid: string, feedback: Feedback | null): Promise<boolean> {
   try {
+    const [reply] = await select<Reply>(
+      knex,
+      `SELECT id, conversation_id, epoch, reply_to FROM messages WHERE uid = ? AND role = 'assistant'`,
+      [uid],
+    );
+    if (!reply) return false;
     return await transaction(knex, async (trx) => {
-      const columns = ['id', 'conversation_id', 'epoch', 'reply_to'] as const;
-      const reply: Reply | undefined = await trx('messages')
-        .where({ uid, role: 'assistant' })
-        .first(...columns);
-      if (!reply) return false;
       // Of two ratings at the same time, the second one must see the first one to mark the question.
       const [locked] = await dialectOf(trx).lockConversations(trx, [reply.conversation_id]);
       if (locked?.deleted_at !== null || locked.epoch !== reply.epoch) return false;
