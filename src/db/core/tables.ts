@@ -177,9 +177,9 @@ export const TEXT_COLUMNS = ['content', 'reasoning', 'details'] as const;
 export const TEXT_BYTES =
   'OCTET_LENGTH(content) + COALESCE(OCTET_LENGTH(reasoning), 0) + COALESCE(OCTET_LENGTH(details), 0)';
 
-/** One of them; null when they have more bytes together. */
-export function shortText(column: string, maxBytes: number): string {
-  return `CASE WHEN ${TEXT_BYTES} <= ${maxBytes} THEN ${column} END AS ${column}`;
+/** One of them; null when they have more bytes together, or the row does not fulfil the condition. */
+export function shortText(column: string, maxBytes: number, condition = ''): string {
+  return `CASE WHEN ${condition} ${TEXT_BYTES} <= ${maxBytes} THEN ${column} END AS ${column}`;
 }
 
 /** `usage` is a keyword of MySQL; both databases accept backticks. */

@@ -48,8 +48,8 @@ export type MessageBody = Pick<
 };
 type LoadedMessage = MessageBody & { content: string };
 
-/** Messages of other epochs are not visible. Of more than a page, those after `last_seq` are left out. */
-type ConversationOf = Pick<ConversationRow, 'id' | 'epoch' | 'last_seq'>;
+/** The conversation whose messages are read: those of its epoch, and of more than a page those up to its `last_seq`. */
+type ExportedConversation = Pick<ConversationRow, 'id' | 'epoch' | 'last_seq'>;
 
 /** The last message of a window: what one statement looks at. */
 type WindowEnd = Pick<MessageRow, 'id' | 'seq' | 'conversation_id'>;
@@ -102,7 +102,7 @@ export class MessageReader {
    * The first conversation, by id, whose messages one statement cannot read together with those of the conversations
    * before it; null when there is none.
    */
-  async firstCut(scope: PageScope, conversations: readonly ConversationOf[]): Promise<string | null> {
+  async firstCut(scope: PageScope, conversations: readonly ExportedConversation[]): Promise<string | null> {
     const end = await this.#readEnd(scope, conversations, ALL);
     return end?.conversation_id ?? null;
   }
@@ -113,7 +113,7 @@ export class MessageReader {
    */
   messagePage(
     scope: PageScope,
-    conversations: readonly ConversationOf[],
+    conversations: readonly ExportedConversation[],
     range: MessageRange = ALL,
   ): Promise<MessageBody[]> {
     const of = messagesOf(conversations);
@@ -129,7 +129,7 @@ export class MessageReader {
   }
 
   /** All messages of a conversation of more than a page. */
-  async *pagesOf(scope: PageScope, conversation: ConversationOf): AsyncGenerator<ExportMessage[]> {
+  async *pagesOf(scope: PageScope, conversation: ExportedConversation): AsyncGenerator<ExportMessage[]> {
     const until = endOf(conversation);
     for (let after = FIRST; after < until; ) {
       const range = firstRange(after, until);
@@ -144,7 +144,7 @@ export class MessageReader {
   }
 
   /** Counts the visible messages, and the conversations that have any of them. */
-  async count(scope: PageScope, conversations: readonly ConversationOf[]): Promise<MessageCounts> {
+  async count(scope: PageScope, conversations: readonly ExportedConversation[]): Promise<MessageCounts> {
     const total = { conversations: 0, messages: 0 };
     for (const group of Map.groupBy(conversations, ({ epoch }) => epoch).values()) {
       for await (const found of this.#counts(scope, group)) add(total, found);
@@ -153,7 +153,10 @@ export class MessageReader {
   }
 
   /** The counts of disjoint groups of the conversations, which have the same epoch. */
-  async *#counts(scope: PageScope, conversations: readonly ConversationOf[]): AsyncGenerator<MessageCounts> {
+  async *#counts(
+    scope: PageScope,
+    conversations: readonly ExportedConversation[],
+  ): AsyncGenerator<MessageCounts> {
     for (let left = conversations.toSorted((a, b) => (a.id < b.id ? -1 : 1)); left.length > 0; ) {
       const end = await this.#countEnd(scope, left, ALL);
       const counted = end ? left.filter(({ id }) => id < end.conversation_id) : left;
@@ -166,7 +169,7 @@ export class MessageReader {
   }
 
   /** Counts the messages of a conversation of more than a window. */
-  async #countOne(scope: PageScope, conversation: ConversationOf): Promise<MessageCounts> {
+  async #countOne(scope: PageScope, conversation: ExportedConversation): Promise<MessageCounts> {
     const total = { conversations: 0, messages: 0 };
     const until = endOf(conversation);
     for (let after = FIRST; after < until; ) {
@@ -182,7 +185,7 @@ export class MessageReader {
 
   async #count(
     scope: PageScope,
-    conversations: readonly ConversationOf[],
+    conversations: readonly ExportedConversation[],
     range: MessageRange,
   ): Promise<MessageCounts> {
     const of = messagesOf(conversations);
@@ -198,7 +201,7 @@ export class MessageReader {
   }
 
   /** Where a statement that reads messages has to end; null: it can read all. */
-  #readEnd(scope: PageScope, conversations: readonly ConversationOf[], range: MessageRange) {
+  #readEnd(scope: PageScope, conversations: readonly ExportedConversation[], range: MessageRange) {
     if (!this.#dialect.pooled) return this.#endBySize(conversations, range);
     // Without a filter the LIMIT of the page suffices.
     return isFiltered(scope)
@@ -207,14 +210,14 @@ export class MessageReader {
   }
 
   /** Where a statement that counts messages has to end; null: it can count all. */
-  #countEnd(scope: PageScope, conversations: readonly ConversationOf[], range: MessageRange) {
+  #countEnd(scope: PageScope, conversations: readonly ExportedConversation[], range: MessageRange) {
     return isFiltered(scope)
       ? this.#readEnd(scope, conversations, range)
       : this.#endByIndex(conversations, range, this.pageSize * COUNT_PAGES);
   }
 
   async #endByIndex(
-    conversations: readonly ConversationOf[],
+    conversations: readonly ExportedConversation[],
     range: MessageRange,
     rows: number,
   ): Promise<WindowEnd | null> {
@@ -229,7 +232,10 @@ export class MessageReader {
   }
 
   /** At least one message, and not more than WINDOW_BYTES unless it is one. */
-  async #endBySize(conversations: readonly ConversationOf[], range: MessageRange): Promise<WindowEnd | null> {
+  async #endBySize(
+    conversations: readonly ExportedConversation[],
+    range: MessageRange,
+  ): Promise<WindowEnd | null> {
     const of = messagesOf(conversations);
     const rows = await select<WindowEnd & { size: number }>(
       this.#knex,

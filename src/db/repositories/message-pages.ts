@@ -26,11 +26,17 @@ const LONG = 32 * 1024;
 /** SQLite blocks the event loop, and reads a text to find the columns behind it: the first slice, and bytes of a later one. */
 const FIRST_SLICE = 16;
 const SLICE_BYTES = 8 * 1024 * 1024;
-const COLUMNS = `${MESSAGE_COLUMNS.split(', ')
-  .map((column) => (TEXT_COLUMNS.some((text) => text === column) ? shortText(column, LONG) : column))
-  .join(', ')}, rating, rating_comment, ${TEXT_BYTES} AS size`;
+const COLUMNS = columnsWith('');
 /** Without the texts of superseded messages, which are not shown. */
-const COLUMNS_OF_VISIBLE = COLUMNS.replaceAll('CASE WHEN', `CASE WHEN status <> 'superseded' AND`);
+const COLUMNS_OF_VISIBLE = columnsWith(`status <> 'superseded' AND`);
+
+/** @param condition of the messages whose texts are read */
+function columnsWith(condition: string): string {
+  const columns = MESSAGE_COLUMNS.split(', ').map((column) =>
+    TEXT_COLUMNS.some((text) => text === column) ? shortText(column, LONG, condition) : column,
+  );
+  return `${columns.join(', ')}, rating, rating_comment, ${TEXT_BYTES} AS size`;
+}
 
 /** The conversation whose messages are read. */
 type PageOf = Pick<FoundConversation, 'id' | 'createdAt' | 'epoch'>;
