@@ -316,15 +316,15 @@ eachDatabase((_name, open) => {
     test('says when there was nothing', async () => {
       assert.equal(await open().conversations.delete(newId(), UNRESTRICTED), false);
     });
+  });
 
-    test('goes on with its numbers when it begins anew', async () => {
-      const { conversations, writer } = open();
-      const { conversationId } = await writeTurn(writer, userMessage(newId()));
-      const last = (await messagesOf(conversations, conversationId, 0, 10)).at(-1)?.seq ?? 0;
-      await writeTurn(writer, userMessage(conversationId, { timestamp: NOON + 100 * HOUR }));
-      const [stored] = await messagesOf(conversations, conversationId, 0, 1);
-      assert.equal(stored?.seq, last + 1);
-    });
+  test('an expired conversation that starts again continues the numbers of its messages', async () => {
+    const { conversations, writer } = open();
+    const { conversationId } = await writeTurn(writer, userMessage(newId()));
+    const last = (await messagesOf(conversations, conversationId, 0, 10)).at(-1)?.seq ?? 0;
+    await writeTurn(writer, userMessage(conversationId, { timestamp: NOON + 100 * HOUR }));
+    const [stored] = await messagesOf(conversations, conversationId, 0, 1);
+    assert.equal(stored?.seq, last + 1);
   });
 
   test('a question is marked with both ratings when its replies are rated at the same time', async () => {

@@ -435,7 +435,7 @@ describe('a file', () => {
     assert.match(`${zipped}`, /^is a ZIP file: unpack it/);
   });
 
-  it('with items that fail has their numbers and goes on', async () => {
+  it('with invalid items gives an error with the number of each, and the other items', async () => {
     const bad = chatGpt([node(1, 0, 'user', 'q')], { create_time: null, update_time: null });
     const broken = { ...bad, mapping: { a: null } };
     assert.deepEqual(await errors([one(), broken, {}, null, one()]), [

@@ -50,7 +50,7 @@ export type ImportResult =
 export interface ImportStore {
   /**
    * Writes conversations with different ids, each in one transaction. The id of a deleted one is free.
-   * @returns a result for each: `MessageTakenError`, or an error that says that a message is too long for the database
+   * @returns a result for each, in order; an error when a message id is taken or occurs twice, or a message is too long
    * @throws AppError `database_unavailable`, `database_busy`
    */
   write(

@@ -38,7 +38,7 @@ interface Place {
   readonly kind: 'named' | 'continued' | 'new';
   /** The uid of the reply whose calls the new messages answer. */
   readonly answers: string | null;
-  /** The hash of the history that it must have; undefined: any. */
+  /** The turn is stored only while its history has this hash; undefined: with any history. */
   readonly expects?: string;
   /** The uid of the question, where the new messages are stored already. */
   readonly question?: string;

@@ -60,8 +60,7 @@ export async function findConversation(
 }
 
 /**
- * @param failed the uid of the reply to the same revision that failed; once it has taken its place, it is the one that
- * is made again
+ * @param failed the uid of the failed reply of the same revision; when it has taken its place already, it is regenerated
  * @throws AppError `conversation_not_found`, `message_not_found`, `message_superseded`, `validation` when the message is
  * of another kind, `database_unavailable`
  */
@@ -74,8 +73,8 @@ export async function findRevised(
   failed?: string,
 ): Promise<RevisedQuestion> {
   const conversation = await findConversation(parts, conversationId, access, activeSince);
-  const cut = failed === undefined ? null : await parts.conversations.message(conversation, failed);
-  const { kind, of } = cut?.status === 'incomplete' ? { kind: 'regenerate', of: cut.uid } : revision;
+  const earlier = failed === undefined ? null : await parts.conversations.message(conversation, failed);
+  const { kind, of } = earlier?.status === 'incomplete' ? { kind: 'regenerate', of: earlier.uid } : revision;
   const message = await parts.conversations.message(conversation, of);
   if (!message) throw messageNotFound();
   if (message.status === 'superseded') throw messageSuperseded();

@@ -120,8 +120,12 @@ export class ImportService {
 
   async #write(tally: Tally, batch: Batch, { pin, ...options }: ImportRequest): Promise<void> {
     const pinned = (one: ImportedConversation) => (pin ? { ...one, pinned: true } : one);
-    const results = await this.#store.write(batch.conversations().map(pinned), options);
-    for (const [at, { line, conversation, renamed }] of batch.entries().entries()) {
+    const { entries } = batch;
+    const results = await this.#store.write(
+      entries.map(({ conversation }) => pinned(conversation)),
+      options,
+    );
+    for (const [at, { line, conversation, renamed }] of entries.entries()) {
       let result = results[at];
       if (result && 'error' in result && result.error instanceof MessageTakenError && renamed) {
         [result] = await this.#store.write([pinned(renamed())], options);
@@ -150,6 +154,10 @@ class Batch {
     return this.#entries.size;
   }
 
+  get entries(): BatchEntry[] {
+    return [...this.#entries.values()];
+  }
+
   /** A long one is alone. The later one of two with the same id must find the earlier one. */
   accepts({ bytes }: ImportEntry, { id, isLong }: ImportedConversation): boolean {
     if (this.size === 0) return true;
@@ -165,14 +173,6 @@ class Batch {
   add(entry: ImportEntry, conversation: ImportedConversation): void {
     this.#entries.set(conversation.id, { ...entry, conversation });
     this.#bytes += entry.bytes;
-  }
-
-  conversations(): ImportedConversation[] {
-    return this.entries().map(({ conversation }) => conversation);
-  }
-
-  entries(): BatchEntry[] {
-    return [...this.#entries.values()];
   }
 }
 
