@@ -240,6 +240,16 @@ describe('tool calls', () => {
     assert.equal(read(signed({ a: 'x'.repeat(1000) }) + END, undefined, 1000), 'capped');
   });
 
+  it('with very many such members do not block the event loop', () => {
+    const others = Object.fromEntries(Array.from({ length: 8000 }, (_, n) => [`k${n}`, 1]));
+    const started = performance.now();
+    const outcome = read(calls({ ...BOTH[0], ...others }) + END, undefined, 1_000_000);
+    assert.ok(outcome !== 'capped' && !(outcome instanceof UpstreamError));
+    assert.deepEqual(outcome.toolCalls, [{ ...BOTH[0], ...others }]);
+    // Copying the members for each of them took 20 s.
+    assert.ok(performance.now() - started < 5000);
+  });
+
   it('with arguments that are nested too deeply have none', () => {
     const body = chunk({ tool_calls: [{ id: 'a', function: { name: 'weather', arguments: '@' } }] });
     const deep = body.replace('"@"', '['.repeat(9000) + ']'.repeat(9000));

@@ -12,9 +12,9 @@ interface Draft {
   id: string;
   name: string;
   args: string;
-  /** What its provider needs back with it, such as a signature. */
-  others: Json;
-  /** Whether the last piece of `args` ends with a brace: only then they are parsed, which takes time. */
+  /** Members that its provider needs back, such as a signature. */
+  readonly others: Json;
+  /** Whether the last piece of `args` ends with a brace. They are parsed only then, because that takes time. */
   endsWithBrace: boolean;
 }
 
@@ -85,7 +85,7 @@ export class ToolCalls {
     for (const [name, value] of Object.entries(others)) {
       if (value === null || name === '__proto__' || !isClean(name) || !isClean(value)) continue;
       this.#budget.take(name.length + Buffer.byteLength(jsonOf(value)));
-      draft.others = { ...draft.others, [name]: value };
+      draft.others[name] = value;
     }
   }
 
