@@ -360,6 +360,17 @@ describe('the framing', () => {
     ['words for each event', 'data: one\n\ndata: two\n\n', '', 'upstream_incomplete'],
   ]);
 
+  it('reads the log probabilities of very many events without blocking the event loop', () => {
+    const token = event({ choices: [{ delta: { content: 'a' }, logprobs: { content: [{}] } }] });
+    const reader = new ReplyReader('m', 1_000_000);
+    const started = performance.now();
+    reader.feed(token.repeat(40_000) + STOP);
+    assert.equal(reader.takeLogprobs()?.content.length, 40_000);
+    assert.equal(reader.takeLogprobs(), undefined);
+    // Copying the list for each event took 15 s.
+    assert.ok(performance.now() - started < 5000);
+  });
+
   it('shows each piece as it comes, also without empty lines', () => {
     const reader = new ReplyReader('m', 1000);
     const seen = lines.split(/(?<=\n)/).map((line) => {

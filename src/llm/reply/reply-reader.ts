@@ -6,11 +6,11 @@ import { type ReportedError, readReportedError } from '../reported-error.ts';
 import { meaningOf } from './finish-reasons.ts';
 import { type BodyEvents, Framing } from './framing.ts';
 import { ByteBudget, wireBytes } from './limits.ts';
+import { LogprobsReader } from './logprobs.ts';
 import { ReplyText } from './reply-text.ts';
 import {
   firstChoice,
   type Json,
-  logprobsOf,
   modelName,
   type Piece,
   pieceOf,
@@ -56,8 +56,7 @@ export class ReplyReader implements BodyEvents {
   /** What came in deltas. A message after them would repeat it. */
   readonly #inDeltas = { text: false, reasoning: false, calls: false };
   #isRefusal = false;
-  #logprobs: Logprobs | undefined;
-  readonly #logprobsBudget: ByteBudget;
+  readonly #logprobs: LogprobsReader;
   #hasEnded = false;
   /** What an object without choices said: the cause where no reply follows. */
   #remark: ReportedError | undefined;
@@ -67,7 +66,7 @@ export class ReplyReader implements BodyEvents {
   constructor(model: string, replyMaxBytes: number, reasoningTags = true) {
     this.#model = model;
     this.#budget = new ByteBudget(replyMaxBytes);
-    this.#logprobsBudget = new ByteBudget(wireBytes(replyMaxBytes));
+    this.#logprobs = new LogprobsReader(replyMaxBytes);
     this.#text = new ReplyText(this.#budget);
     this.#reasoning = new ReplyText(this.#budget);
     this.#calls = new ToolCalls(this.#budget);
@@ -121,9 +120,7 @@ export class ReplyReader implements BodyEvents {
 
   /** The log probabilities since the last call. */
   takeLogprobs(): Logprobs | undefined {
-    const logprobs = this.#logprobs;
-    this.#logprobs = undefined;
-    return logprobs;
+    return this.#logprobs.take();
   }
 
   /** Whether the model gave a sign of life since the last call. */
@@ -266,7 +263,7 @@ export class ReplyReader implements BodyEvents {
   #onChoice(choice: Json): void {
     const text = plainText(choice);
     const piece = text === '' ? pieceOf(choice) : undefined;
-    if (choice.logprobs) this.#addLogprobs(choice);
+    if (choice.logprobs) this.#logprobs.add(choice);
     const reason = reasonOf(choice);
     const meaning = reason && meaningOf(reason);
     if (meaning === 'error') this.stop(this.#errorInside(readReportedError(choice.error)));
@@ -282,17 +279,6 @@ export class ReplyReader implements BodyEvents {
     }
     // Before the first token an empty piece does not move the deadline; after it, every piece does.
     this.#isAlive ||= this.#hasStarted || this.#isFinal;
-  }
-
-  #addLogprobs(choice: Json): void {
-    const logprobs = logprobsOf(choice);
-    if (!logprobs || this.#logprobsBudget.isExceeded) return;
-    this.#logprobsBudget.take(Buffer.byteLength(JSON.stringify(logprobs)));
-    const { content, refusal } = this.#logprobs ?? { content: [], refusal: [] };
-    this.#logprobs = {
-      content: [...content, ...logprobs.content],
-      refusal: [...refusal, ...logprobs.refusal],
-    };
   }
 
   #takeDelta(text: string): true {

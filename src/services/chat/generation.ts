@@ -88,8 +88,9 @@ export class Generation {
 
   appendLogprobs({ content, refusal }: Logprobs): void {
     this.logprobs ??= { content: [], refusal: [] };
-    this.logprobs.content.push(...content);
-    this.logprobs.refusal.push(...refusal);
+    // Not push(...content): a function cannot have as many arguments as a long reply has tokens.
+    for (const token of content) this.logprobs.content.push(token);
+    for (const token of refusal) this.logprobs.refusal.push(token);
   }
 
   /** Of a reply, or a later part of one. */
