@@ -118,14 +118,18 @@ function stepOf({ recipient }: Members, content: Members, metadata: Members): st
   const said =
     text(content.text) || text(content.result) || text(content.summary) || textsIn(content, metadata);
   const isCode = content.content_type === 'code';
-  const language = isCode ? text(content.language).replace(/^unknown$|\W+/g, '') : '';
+  const language = isCode ? languageOf(content) : '';
   const called = isCode && typeof recipient === 'string' && recipient !== 'all' ? recipient : '';
   return paragraphs(called, fenced(said, language));
 }
 
 function textOf(content: Members, metadata: Members): string {
-  if (content.content_type === 'code') return fenced(text(content.text), text(content.language));
+  if (content.content_type === 'code') return fenced(text(content.text), languageOf(content));
   return plainText(content, metadata);
+}
+
+function languageOf({ language }: Members): string {
+  return text(language).replace(/^unknown$|\W+/g, '');
 }
 
 /** The parts; also of a kind of content that is not known here. */

@@ -1,4 +1,4 @@
-/** Reads members of files whose format nobody guarantees: what has another type counts as left out. */
+/** Reads JSON files whose format can change. A member of an unexpected type counts as missing. */
 
 export type Members = Readonly<Record<string, unknown>>;
 
@@ -33,11 +33,13 @@ export function time(value: unknown): number | null {
   return instant <= LATEST ? instant : null;
 }
 
-/** Code, or what a program printed, in a fence that is longer than those in it. */
+/** A code block. Its fence is longer than those inside it. */
 export function fenced(content: string, language = ''): string {
-  const longest = Math.max(2, ...(content.match(/`{3,}/g) ?? []).map(({ length }) => length));
-  const fence = '`'.repeat(longest + 1);
-  return content.trim() === '' ? '' : `${fence}${language}\n${content.replace(/\n+$/, '')}\n${fence}`;
+  const fences = content.match(/`{3,}/g) ?? [];
+  const fence = '`'.repeat(fences.reduce((longest, { length }) => Math.max(longest, length), 2) + 1);
+  // Without the lookbehind, the time grows with the square of a run of empty lines.
+  const code = content.replace(/(?<!\n)\n+$/, '');
+  return content.trim() === '' ? '' : `${fence}${language}\n${code}\n${fence}`;
 }
 
 /** The parts that are not empty, in paragraphs. */

@@ -150,7 +150,7 @@ function* inOrder({ nodes, current }: Tree): Generator<{ node: TreeNode; isVisib
   const left = newestFirst(null);
   for (let node = left.pop(); node; node = left.pop()) {
     yield { node, isVisible: visible.has(node.id) };
-    left.push(...newestFirst(node.id));
+    for (const child of newestFirst(node.id)) left.push(child);
   }
 }
 

@@ -178,6 +178,25 @@ describe('conversations.json of ChatGPT', () => {
     assert.deepEqual([messages[1]?.uid, messages[1]?.timestamp], [uuid(8), at(8.5)]);
   });
 
+  it('fences code that is a reply, and names no unknown language', async () => {
+    const code = { content_type: 'code', language: 'unknown', text: 'x' };
+    const { messages } = await only(chatGpt([node(1, 0, 'user', 'q'), node(2, 1, 'assistant', code)]));
+    assert.equal(messages[1]?.content, '```\nx\n```');
+  });
+
+  for (const [name, text] of Object.entries({
+    fences: '``` '.repeat(200_000),
+    'empty lines': `${'\n'.repeat(100_000)}x`,
+  })) {
+    it(`reads the output of a tool with very many ${name}`, async () => {
+      const output = node(2, 1, 'tool', { content_type: 'execution_output', text });
+      const started = performance.now();
+      const { messages } = await only(chatGpt([node(1, 0, 'user', 'q'), output]));
+      assert(messages[1]?.reasoning?.includes(text));
+      assert(performance.now() - started < 5000);
+    });
+  }
+
   it('leaves out what people do not see, and takes their instructions as the system prompt', async () => {
     const hidden = { metadata: { is_visually_hidden_from_conversation: true } };
     const nodes = [
