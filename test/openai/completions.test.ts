@@ -195,6 +195,13 @@ describe('/v1', () => {
     });
   }
 
+  it('passes on long URLs in parts that it does not know', async () => {
+    const url = `data:image/png;base64,${'A\n'.repeat(5000)}`;
+    const messages = [{ role: 'user', content: [{ type: 'input_image', image_url: { url } }] }];
+    assert.equal((await ask({ messages })).status, 200);
+    assert.deepEqual(chat.upstream.requests.at(-1)?.sentMessages, messages);
+  });
+
   it('streams a refusal as one, which the helper for structured output reads', async () => {
     const pieces = ['I will', ' not.'].map((refusal) => raw(chunk({ refusal })));
     chat.upstream.respond([script(role(), ...pieces, finish(), done())]);
@@ -230,6 +237,14 @@ describe('/v1', () => {
       if (text === 'ab') gate.open();
     }
     assert.deepEqual([text, tokens], ['abcd', probs('a', 'b', 'c').content]);
+  });
+
+  it('passes on more log probabilities than a call can have arguments', async () => {
+    const content = Array(150_000).fill(0);
+    const whole = { index: 0, message: { content: 'a' }, finish_reason: 'stop', logprobs: { content } };
+    chat.upstream.respond([json({ model: 'm', choices: [whole] })]);
+    const { choices } = await client.chat.completions.create({ model: 'm', messages: HELLO, logprobs: true });
+    assert.equal(choices[0]?.logprobs?.content?.length, content.length);
   });
 
   it('marks a refusal', async () => {

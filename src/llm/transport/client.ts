@@ -20,8 +20,8 @@ export interface ClientOptions {
 
 /** Longer ones are images: `https:` URLs have at most 8,192 characters. */
 const LONG_URL = 8193;
-/** What JSON escapes in a text. Base64 has none of it. */
-const ESCAPED = /["\\]/;
+/** A text that is the same in JSON, such as base64. */
+const PLAIN = /^[ !#-[\]-~]*$/;
 
 /** The calls to the model server. The SDK prepares one request per path; the transport sends each call. */
 export class ModelServerClient {
@@ -101,7 +101,7 @@ function chatJson(request: AdaptedRequest, stream: boolean): string | readonly s
 function cutUrl(part: unknown, mark: string, urls: string[]): unknown {
   if (!isObject(part) || !isObject(part.image_url)) return part;
   const url = textOf(part.image_url, 'url');
-  if (url.length < LONG_URL || ESCAPED.test(url)) return part;
+  if (url.length < LONG_URL || !PLAIN.test(url)) return part;
   urls.push(url);
   return { ...part, image_url: { ...part.image_url, url: mark } };
 }
