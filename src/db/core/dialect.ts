@@ -2,6 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import openKnex, { type Knex } from 'knex';
 import { syncToDisk } from '../../util/sync-to-disk.ts';
+import { type PacketLimit, packetLimit, packets, type Statement, UNLIMITED, type Value } from './packets.ts';
 import type { ConversationRow, CounterRow, HistoryColumns } from './tables.ts';
 
 /** Releases an advisory lock. Never rejects: a lock whose connection broke is free already. */
@@ -61,21 +62,6 @@ export interface Dialect {
   advisoryLock(knex: Knex, name: string, waitSeconds: number): Promise<ReleaseLock | null>;
 }
 
-type Value = string | number;
-
-export interface Statement {
-  readonly sql: string;
-  readonly bindings: readonly (Value | null)[];
-}
-
-/** What the server accepts on a connection. */
-export interface PacketLimit {
-  /** The longest text of one statement, in UTF-16 units. */
-  readonly chars: number;
-  /** `max_allowed_packet`, which limits the length of a value in UTF-8 too. */
-  readonly bytes: number;
-}
-
 /** From the rows of each read to the writes and the result. */
 type BatchPlan<T> = (
   rows: readonly unknown[][],
@@ -107,46 +93,6 @@ export function repeated(tuple: string, count: number): string {
 
 /** The maximum of a timer: an idle connection that holds a lock must not be closed. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
-
-const UNLIMITED: PacketLimit = { chars: Number.POSITIVE_INFINITY, bytes: Number.POSITIVE_INFINITY };
-/** Of a UTF-16 unit in UTF-8; escaped ASCII takes two. */
-const BYTES_PER_CHAR = 3;
-/** Of a statement and its values beside the text. */
-const STATEMENT_BYTES = 2048;
-const MIN_PART_CHARS = 64;
-
-function packetLimit(bytes: number): PacketLimit {
-  const chars = Math.floor((bytes / 2 - STATEMENT_BYTES) / BYTES_PER_CHAR);
-  return { chars: Math.max(MIN_PART_CHARS, chars), bytes };
-}
-
-/** Groups statements so that each group stays below half of `max_allowed_packet`. */
-function packets(statements: readonly Statement[], { bytes }: PacketLimit): Statement[][] {
-  const groups: Statement[][] = [];
-  let left = 0;
-  for (const statement of statements) {
-    const size = statementBytes(statement);
-    const last = groups.at(-1);
-    if (last && size <= left) last.push(statement);
-    else {
-      groups.push([statement]);
-      left = bytes / 2;
-    }
-    left -= size;
-  }
-  return groups;
-}
-
-/** At most. */
-function statementBytes({ sql, bindings }: Statement): number {
-  let bytes = sql.length + 2;
-  for (const value of bindings) {
-    bytes += typeof value === 'string' ? BYTES_PER_CHAR * value.length + 2 : MAX_NUMBER_BYTES;
-  }
-  return bytes;
-}
-
-const MAX_NUMBER_BYTES = 24;
 
 const BEGIN: Statement = { sql: 'START TRANSACTION', bindings: [] };
 const COMMIT: Statement = { sql: 'COMMIT', bindings: [] };

@@ -9,7 +9,8 @@ import {
 } from '../../domain/conversations/imports.ts';
 import { hashOf } from '../../util/hash-chain.ts';
 import { fromChanges, fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
-import { type LockedConversation, placeholders, repeated, type Statement } from '../core/dialect.ts';
+import { type LockedConversation, placeholders, repeated } from '../core/dialect.ts';
+import type { Statement } from '../core/packets.ts';
 import { UNKNOWN_HISTORY } from '../turns/history-chain.ts';
 import { messageChars } from '../turns/text-parts.ts';
 

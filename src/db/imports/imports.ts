@@ -11,15 +11,9 @@ import {
 } from '../../domain/conversations/imports.ts';
 import { errorCode } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
-import {
-  type Dialect,
-  dialectOf,
-  type LockedConversation,
-  type PacketLimit,
-  runAll,
-  type Statement,
-} from '../core/dialect.ts';
+import { type Dialect, dialectOf, type LockedConversation, runAll } from '../core/dialect.ts';
 import { databaseBusy, toAppError, withDeadlockRetry } from '../core/errors.ts';
+import type { PacketLimit, Statement } from '../core/packets.ts';
 import { removeDeleted } from '../repositories/deletions.ts';
 import { Draft, type Slice } from './draft.ts';
 

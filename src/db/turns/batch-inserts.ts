@@ -1,7 +1,8 @@
 /** The statements that write the conversations, their settings and the new messages of a batch of turns. */
 import { MAX_METADATA, type TurnWrite, type WriteOutcome } from '../../domain/chat/turns.ts';
 import { MESSAGE_INSERT_COLUMNS } from '../core/codec.ts';
-import { type Dialect, type PacketLimit, placeholders, repeated, type Statement } from '../core/dialect.ts';
+import { type Dialect, placeholders, repeated } from '../core/dialect.ts';
+import type { PacketLimit, Statement } from '../core/packets.ts';
 import { type HistoryColumns, SETTINGS_COLUMNS, TEXT_COLUMNS } from '../core/tables.ts';
 import { type Found, settingsOf } from './batch-reads.ts';
 

@@ -1,7 +1,8 @@
 /** The rows that a batch of turns reads before it writes. */
 import type { ReplyProgress, TurnStart, TurnWrite } from '../../domain/chat/turns.ts';
-import { type Dialect, type LockedConversation, placeholders, type Statement } from '../core/dialect.ts';
+import { type Dialect, type LockedConversation, placeholders } from '../core/dialect.ts';
 import { messageOrder } from '../core/order.ts';
+import type { Statement } from '../core/packets.ts';
 import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
 import type { KeyUse } from './key-claims.ts';
 import type { ReplyRow } from './reply-writes.ts';

@@ -2,7 +2,7 @@ import type { KeyClaim } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { errorCode } from '../../domain/errors.ts';
 import { toTime } from '../core/codec.ts';
-import type { Statement } from '../core/dialect.ts';
+import type { Statement } from '../core/packets.ts';
 import type { ConversationRow, IdempotencyKeyRow } from '../core/tables.ts';
 import { isPending, type ReplyRow } from './reply-writes.ts';
 

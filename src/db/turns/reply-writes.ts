@@ -1,8 +1,8 @@
 import type { ProgressOutcome, ReplyProgress, WriteOutcome } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { fromDetails, fromModel, fromUsage } from '../core/codec.ts';
-import type { PacketLimit, Statement } from '../core/dialect.ts';
 import { positionOf, slicesBetween } from '../core/order.ts';
+import type { PacketLimit, Statement } from '../core/packets.ts';
 import type { MessageRow } from '../core/tables.ts';
 import {
   appendDetails,

@@ -1,6 +1,6 @@
 /** Texts of messages, which can be longer than a packet of the database server. */
 import type { Message, MessageDetails } from '../../domain/conversations/conversation.ts';
-import type { PacketLimit, Statement } from '../core/dialect.ts';
+import type { PacketLimit, Statement } from '../core/packets.ts';
 
 /** The length of its texts, images and calls, about that of its row. */
 export function messageChars({

@@ -10,7 +10,8 @@ import type {
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import { fromMessage, toTime } from '../core/codec.ts';
-import type { Dialect, LockedConversation, PacketLimit, Statement } from '../core/dialect.ts';
+import type { Dialect, LockedConversation } from '../core/dialect.ts';
+import type { PacketLimit, Statement } from '../core/packets.ts';
 import type { HistoryColumns } from '../core/tables.ts';
 import {
   type Activity,
