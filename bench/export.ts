@@ -9,6 +9,7 @@ import { writeFile } from 'node:fs/promises';
 import { get } from 'node:http';
 import { availableParallelism, cpus, devNull } from 'node:os';
 import { readArguments } from '../src/util/command-line.ts';
+import { median } from './compare.ts';
 import { benchDatabases } from './databases.ts';
 import { fill, lastCreatedOf } from './export-data.ts';
 import { percentile, run } from './load.ts';
@@ -37,10 +38,6 @@ interface Run {
   readonly bytes: number;
   readonly peakMb: number;
   readonly loopP99Ms: number;
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
 
 /** Seconds that `mariadb --batch` takes; its output is discarded. */

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import packageJson from '../package.json' with { type: 'json' };
 import { readArguments } from '../src/util/command-line.ts';
+import { median } from './compare.ts';
 import { benchDatabases } from './databases.ts';
 import { fill } from './export-data.ts';
 import { startPeer, startSubject } from './processes.ts';
@@ -34,7 +35,6 @@ const PEAK = `data:text/javascript,process.on('exit', () => process.stderr.write
 interface Run {
   readonly seconds: number;
   readonly peakMb: number;
-  readonly stdout: string;
 }
 
 /** As npm runs it. */
@@ -43,20 +43,15 @@ async function command(script: 'import' | 'export', url: string, ...args: string
   const env = { ...process.env, DATABASE_URL: url, CONVERSATION_TTL_HOURS: '0' };
   const began = performance.now();
   const child = spawn(process.execPath, ['--import', PEAK, ...words, ...args], { cwd: ROOT, env });
-  const texts = { stdout: '', stderr: '' };
-  for (const name of ['stdout', 'stderr'] as const) {
-    child[name].setEncoding('utf8').on('data', (text: string) => {
-      texts[name] += text;
-    });
-  }
+  let errors = '';
+  child.stdout.resume();
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    errors += text;
+  });
   const [code] = await once(child, 'close');
-  if (code !== 0) throw new Error(`${script} ended with ${code}: ${texts.stderr}`);
-  const peak = Number(/peak (\d+)/.exec(texts.stderr)?.[1]);
-  return { seconds: (performance.now() - began) / 1000, peakMb: peak / 1024, stdout: texts.stdout };
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+  if (code !== 0) throw new Error(`${script} ended with ${code}: ${errors}`);
+  const peak = Number(/peak (\d+)/.exec(errors)?.[1]);
+  return { seconds: (performance.now() - began) / 1000, peakMb: peak / 1024 };
 }
 
 /** Milliseconds of the longest tick while a server on SQLite imports a file. */
