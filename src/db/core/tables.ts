@@ -170,18 +170,6 @@ export function columnsOf(table: string, columns: string): string {
     .join(', ');
 }
 
-/** The columns of a message that can be long. */
-export const TEXT_COLUMNS = ['content', 'reasoning', 'details'] as const;
-
-/** Their bytes together. */
-export const TEXT_BYTES =
-  'OCTET_LENGTH(content) + COALESCE(OCTET_LENGTH(reasoning), 0) + COALESCE(OCTET_LENGTH(details), 0)';
-
-/** One of them; null when they have more bytes together, or the row does not fulfil the condition. */
-export function shortText(column: string, maxBytes: number, condition = ''): string {
-  return `CASE WHEN ${condition} ${TEXT_BYTES} <= ${maxBytes} THEN ${column} END AS ${column}`;
-}
-
 /** `usage` is a keyword of MySQL; both databases accept backticks. */
 export const MESSAGE_COLUMNS =
   'id, seq, uid, conversation_id, role, content, timestamp, status, reply_to, model, finish_reason, `usage`, format, reasoning, details';

@@ -1,7 +1,8 @@
 import type { Knex } from 'knex';
 import { toTime } from '../core/codec.ts';
 import { dialectOf } from '../core/dialect.ts';
-import { type MessageRow, TEXT_BYTES } from '../core/tables.ts';
+import type { MessageRow } from '../core/tables.ts';
+import { TEXT_BYTES } from '../core/texts.ts';
 
 /** Of so many messages the shortest is marked: SQLite writes the whole row, which can have images. */
 const CANDIDATES = 10;

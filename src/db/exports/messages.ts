@@ -2,7 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import type { ExportMessage, MessageExtras } from '../../domain/exports/exports.ts';
 import { toDetails, toFeedback } from '../core/codec.ts';
-import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
+import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
 import {
   endOf,
@@ -13,13 +13,8 @@ import {
   messagesOf,
   positionOf,
 } from '../core/order.ts';
-import {
-  type ConversationRow,
-  type MessageRow,
-  shortText,
-  TEXT_BYTES,
-  TEXT_COLUMNS,
-} from '../core/tables.ts';
+import type { ConversationRow, MessageRow } from '../core/tables.ts';
+import { readTexts, shortText, TEXT_BYTES, TEXT_COLUMNS } from '../core/texts.ts';
 import { isFiltered, messageFilter, type PageScope } from './filters.ts';
 import { isoOf } from './times.ts';
 
@@ -271,12 +266,7 @@ export class MessageReader {
   async #loadContents(rows: readonly MessageBody[]): Promise<ExportMessage[]> {
     const long = rows.filter(({ content }) => content === null).map(({ id }) => id);
     if (long.length === 0) return loaded(rows);
-    const found = await select<Pick<MessageRow, 'id' | 'content' | 'reasoning' | 'details'>>(
-      this.#knex,
-      `SELECT id, ${TEXT_COLUMNS.join(', ')} FROM messages WHERE id IN (${placeholders(long.length)})`,
-      long,
-    );
-    const texts = new Map(found.map((row) => [row.id, row]));
+    const texts = await readTexts(this.#knex, long);
     return loaded(rows.map((row) => (row.content === null ? { ...row, ...texts.get(row.id) } : row)));
   }
 }

@@ -14,7 +14,8 @@ import {
   withReconnect,
 } from '../core/errors.ts';
 import { FIRST, firstRange, messageOrder, positionOf, readBetween } from '../core/order.ts';
-import { columnsOf, type MessageRow, SETTINGS_COLUMNS, TEXT_BYTES } from '../core/tables.ts';
+import { columnsOf, type MessageRow, SETTINGS_COLUMNS } from '../core/tables.ts';
+import { TEXT_BYTES } from '../core/texts.ts';
 import { removeDeleted } from './deletions.ts';
 
 /** `deletions.pending` of a conversation that is being written; its process changes or removes the row. */

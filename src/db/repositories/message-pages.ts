@@ -7,17 +7,11 @@ import type {
 } from '../../domain/conversations/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import { toFeedback, toMessage, toTime } from '../core/codec.ts';
-import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
+import { type Dialect, dialectOf } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
 import { FIRST, LAST, type MessageRange, messageOrder, positionOf, readBetween } from '../core/order.ts';
-import {
-  MESSAGE_COLUMNS,
-  type MessageRow,
-  type StoredMessage,
-  shortText,
-  TEXT_BYTES,
-  TEXT_COLUMNS,
-} from '../core/tables.ts';
+import { MESSAGE_COLUMNS, type MessageRow, type StoredMessage } from '../core/tables.ts';
+import { readTexts, shortText, TEXT_BYTES, TEXT_COLUMNS } from '../core/texts.ts';
 import { isPending } from '../turns/reply-writes.ts';
 
 /** Messages read by one statement, and the longest texts that it returns of one, bytes. */
@@ -44,7 +38,6 @@ type PageOf = Pick<FoundConversation, 'id' | 'createdAt' | 'epoch'>;
 const IS_PRESENT = 'id = ? AND created_at = ? AND epoch = ? AND deleted_at IS NULL';
 
 type Rated = Pick<MessageRow, 'rating' | 'rating_comment'>;
-type Texts = Pick<MessageRow, (typeof TEXT_COLUMNS)[number]>;
 /** Without its texts when they are long. */
 type SizedMessage = Omit<StoredMessage, 'content'> & Rated & { content: string | null; size: number };
 
@@ -143,22 +136,13 @@ export class MessagePages {
   /** Without messages that were deleted meanwhile. */
   async #withTexts(rows: readonly SizedMessage[]): Promise<SequencedMessage[]> {
     const ids = rows.filter(({ content }) => content === null).map(({ id }) => id);
-    const long = ids.length === 0 ? [] : await this.#texts(ids);
-    const texts = new Map(long.map(({ id, ...text }) => [id, text]));
+    const texts = await readTexts(this.#knex, ids);
     return rows.flatMap(({ size: _, content, rating, rating_comment, ...row }) => {
       const stored = content === null ? texts.get(row.id) : { content };
       if (stored === undefined) return [];
       const feedback = toFeedback(rating, rating_comment);
       return [{ ...toMessage({ ...row, ...stored }), ...(feedback && { feedback }) }];
     });
-  }
-
-  #texts(ids: readonly number[]): Promise<(Texts & Pick<MessageRow, 'id'>)[]> {
-    return select(
-      this.#knex,
-      `SELECT id, ${TEXT_COLUMNS.join(', ')} FROM messages WHERE id IN (${placeholders(ids.length)})`,
-      ids,
-    );
   }
 }
 

@@ -3,7 +3,8 @@ import { MAX_METADATA, type TurnWrite, type WriteOutcome } from '../../domain/ch
 import { MESSAGE_INSERT_COLUMNS } from '../core/codec.ts';
 import { type Dialect, placeholders, repeated } from '../core/dialect.ts';
 import type { PacketLimit, Statement } from '../core/packets.ts';
-import { type HistoryColumns, SETTINGS_COLUMNS, TEXT_COLUMNS } from '../core/tables.ts';
+import { type HistoryColumns, SETTINGS_COLUMNS } from '../core/tables.ts';
+import { TEXT_COLUMNS } from '../core/texts.ts';
 import { type Found, settingsOf } from './batch-reads.ts';
 
 export interface Activity {
