@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { describeTarget } from '../../src/db/core/client.ts';
-import { parseMysqlUrl } from '../../src/db/core/mysql-url.ts';
+import { parseMysqlUrl } from '../../src/db/core/connection/mysql-url.ts';
 
 describe('a mysql:// URL', () => {
   test('gives host, port, database, user and password, percent-decoded', () => {

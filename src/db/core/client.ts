@@ -6,11 +6,11 @@ import { makeFolder } from '../../util/folders.ts';
 import { ConnectProgress } from './connection/connect-progress.ts';
 import { ConnectionGeneration, type TrackedConnection } from './connection/connection-generation.ts';
 import { keepStatements, type PreparingConnection } from './connection/kept-statements.ts';
+import { parseMysqlUrl } from './connection/mysql-url.ts';
 import { StatementKiller, withStatementTimeout } from './connection/statement-timeout.ts';
 import { needsNewConnection } from './error-classes.ts';
 import { QueueFullError, withFileLockRetry } from './errors.ts';
 import { migrationSettings } from './migrations.ts';
-import { parseMysqlUrl } from './mysql-url.ts';
 
 export interface DatabaseOptions {
   readonly target:
