@@ -13,7 +13,7 @@ const NUMBERED = 2 ** 52;
 export const FIRST = 0;
 export const LAST = Number.MAX_SAFE_INTEGER;
 
-/** Distinct epochs by which one statement finds messages; with more it finds those of every epoch. */
+/** With more distinct epochs a statement reads the messages of every epoch. */
 const MAX_EPOCHS = 4;
 
 export interface Condition {
@@ -86,7 +86,7 @@ export async function readBetween<Row>(
   return rows;
 }
 
-/** All columns of the index: with less, MySQL sorts where the conversation comes from another table. */
+/** All columns of the index: with fewer, MySQL sorts when the conversation comes from another table. */
 export function messageOrder(direction: 'ASC' | 'DESC' = 'ASC', table = 'messages'): string {
   const columns = ['conversation_id', 'epoch', 'seq', 'id'];
   return `ORDER BY ${columns.map((column) => `${table}.${column} ${direction}`).join(', ')}`;

@@ -269,7 +269,7 @@ export interface ConversationRepository {
     user: string | null,
     activeSince: Instant,
   ): Promise<HashedConversation[]>;
-  /** Of a conversation whose hash is not known, unless it was used since it was found. */
+  /** Stores the hash of a conversation that has none. Does nothing when it was used since it was found. */
   setHistory(
     conversation: Pick<FoundConversation, 'id' | 'epoch' | 'lastActive'>,
     hash: string,

@@ -66,8 +66,8 @@ export async function findContinued(
 }
 
 /**
- * Makes a conversation known by its messages whose hash no turn has kept: a copy, or one with superseded messages or
- * another system prompt. Not one of more than a page. Never rejects.
+ * Computes the hash of a conversation that no turn has kept: of a copy, or of one with superseded messages or another
+ * system prompt, so that clients can continue it. Conversations of more than a page are left out. Never rejects.
  */
 export async function refreshHistory(
   conversations: Pick<ConversationRepository, 'find' | 'messages' | 'setHistory'>,
