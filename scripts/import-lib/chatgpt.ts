@@ -1,17 +1,18 @@
-/** A conversation of ChatGPT's `conversations.json` as one of our NDJSON exports. */
+/** Converts a conversation of ChatGPT's `conversations.json` into one of an NDJSON export. */
 import {
   fenced,
   isMembers,
   list,
   type Members,
   members,
+  modelOf,
   paragraphs,
   placeholder,
   text,
   time,
   titleOf,
 } from './loose-json.ts';
-import { messagesOf, type Said, type Tree, type TreeNode, uuidOf } from './tree.ts';
+import { conversationOf, type Said, type Tree, type TreeNode } from './tree.ts';
 
 export function isChatGpt(value: Members): boolean {
   return isMembers(value.mapping);
@@ -21,26 +22,16 @@ export function isChatGpt(value: Members): boolean {
 export function fromChatGpt(item: Members, keepIds: boolean): object {
   const tree = treeOf(item);
   const seed = JSON.stringify([item.title, item.create_time, tree.nodes[0]?.id]);
-  const id = uuidOf(text(item.conversation_id) || text(item.id) || seed, true);
-  const times = tree.nodes.flatMap((node) => node.time ?? []);
-  const created = time(item.create_time) ?? times.reduce(earlier, Number.POSITIVE_INFINITY);
-  const active = time(item.update_time) ?? times.reduce(later, created);
-  return {
-    conversation_id: id,
-    ...(Number.isFinite(created) && {
-      created_at: iso(created),
-      last_active: iso(Math.max(created, active)),
-    }),
+  const head = {
+    id: text(item.conversation_id) || text(item.id) || seed,
+    created: time(item.create_time),
+    updated: time(item.update_time),
     title: titleOf(item.title),
     system: instructions(item) || undefined,
     pinned: item.is_starred === true,
-    messages: Number.isFinite(created) ? messagesOf(tree, created, (node) => uuidOf(node, keepIds, id)) : [],
   };
+  return conversationOf(tree, head, keepIds);
 }
-
-const earlier = (a: number, b: number) => Math.min(a, b);
-const later = (a: number, b: number) => Math.max(a, b);
-const iso = (instant: number) => new Date(instant).toISOString();
 
 function treeOf(item: Members): Tree {
   const nodes = Object.entries(members(item.mapping)).map(([id, value]): TreeNode => {
@@ -51,7 +42,7 @@ function treeOf(item: Members): Tree {
   return { nodes, current: text(item.current_node) || null };
 }
 
-/** Of the user, which ChatGPT adds to each of its conversations. */
+/** The custom instructions of the user, which ChatGPT adds to each conversation. */
 function instructions(item: Members): string {
   for (const node of Object.values(members(item.mapping))) {
     const message = members(members(node).message);
@@ -66,7 +57,7 @@ function instructions(item: Members): string {
   return '';
 }
 
-/** Texts for the model that people do not see. */
+/** Kinds of content for the model that ChatGPT does not show. */
 const CONTEXT = ['user_editable_context', 'model_editable_context'];
 
 function saidIn(message: Members): Said | null {
@@ -97,7 +88,7 @@ function isForPeople({ recipient }: Members): boolean {
   return typeof recipient !== 'string' || recipient === 'all';
 }
 
-/** Kinds of content on the way to a reply. */
+/** Kinds of content that are steps on the way to a reply. */
 const STEPS = [
   'thoughts',
   'reasoning_recap',
@@ -132,7 +123,7 @@ function languageOf({ language }: Members): string {
   return text(language).replace(/^unknown$|\W+/g, '');
 }
 
-/** The parts; also of a kind of content that is not known here. */
+/** The texts of the parts, also of an unknown kind of content. */
 function plainText(content: Members, metadata: Members): string {
   const parts = list(content.parts).map((part) =>
     typeof part === 'string' ? text(part) : partOf(members(part)),
@@ -140,7 +131,7 @@ function plainText(content: Members, metadata: Members): string {
   return withoutMarks(paragraphs(...parts) || text(content.text), metadata);
 }
 
-/** Pictures that tools have made are part of the reply. */
+/** Without images: those that tools have made are part of the reply. */
 function textsIn(content: Members, metadata: Members): string {
   const parts = list(content.parts).filter((part) => typeof part === 'string' || !isImage(members(part)));
   return plainText({ ...content, parts }, metadata);
@@ -168,7 +159,7 @@ function attachments(metadata: Members): string[] {
   return files.filter((file) => !isPicture(file)).map(({ name }) => placeholder('file', text(name)));
 }
 
-/** Sources and names are marked with characters of the private use area; the metadata say what people see there. */
+/** References are marked with characters of the private use area. The metadata have the text that ChatGPT shows instead. */
 function withoutMarks(marked: string, metadata: Members): string {
   if (!/[\uE200-\uE206]/.test(marked)) return marked;
   let shown = marked;
@@ -186,10 +177,7 @@ const ENDS: Readonly<Record<string, Members>> = {
 
 function endOf({ status }: Members, metadata: Members): Members {
   const { type } = members(metadata.finish_details);
-  const model = text(metadata.model_slug).slice(0, MODEL_CHARS);
   const isRunning = status === 'in_progress';
   const end = isRunning ? { status: 'incomplete', finish_reason: 'error' } : ENDS[text(type)];
-  return { ...(model !== '' && { model }), ...(end ?? { status: 'complete', finish_reason: 'stop' }) };
+  return { ...modelOf(metadata.model_slug), ...(end ?? { status: 'complete', finish_reason: 'stop' }) };
 }
-
-const MODEL_CHARS = 255;

@@ -8,20 +8,20 @@ import { fromChatGpt, isChatGpt } from './chatgpt.ts';
 import { isMembers } from './loose-json.ts';
 import { fromOpenWebUi, isOpenWebUi } from './open-webui.ts';
 
-/** Bytes by which a format is recognized. */
+/** The format is recognized by so many bytes. */
 const SAMPLE = 4096;
 const ZIP = 'PK\u0003\u0004';
-/** A JSON export of this server; every other file that begins with a brace has lines. */
+/** A JSON export of this server. Every other file that begins with a brace is NDJSON. */
 const JSON_EXPORT = /^\{\s*"metadata"\s*:\s*\{\s*"format"\s*:\s*"json"/;
 const ZIPPED = 'is a ZIP file: unpack it and import the conversations.json in it';
 const UNKNOWN = 'is not an export of this server, of ChatGPT or of Open WebUI';
-/** Bytes of one conversation, which is in memory. */
+/** Maximum bytes of one conversation, which is in memory. */
 const MAX_ITEM = 256 * 1024 * 1024;
 const TOO_LONG = 'is longer than 256 MB; what follows cannot be read';
 const DAMAGED = 'is not JSON, or ends too early; what follows cannot be read';
 
 /**
- * The numbers of the entries are those of lines in NDJSON, else those of conversations.
+ * Entries are numbered by line in NDJSON, and by conversation in other files.
  * @param blocks each valid until the next one is requested
  */
 export async function* fileEntries(blocks: AsyncIterable<Buffer>): AsyncGenerator<ImportEntry> {
@@ -37,7 +37,7 @@ export async function* fileEntries(blocks: AsyncIterable<Buffer>): AsyncGenerato
   else yield { line: 1, bytes: 0, error: begin.startsWith(ZIP) ? ZIPPED : UNKNOWN };
 }
 
-/** An error is one of the rest, so that what is before it is imported. */
+/** Reading `all` throws an error of the source only after the bytes before it, so that these are imported. */
 async function firstBytes(source: AsyncIterator<Buffer>) {
   const blocks: Buffer[] = [];
   let size = 0;
@@ -60,7 +60,7 @@ async function* continued(first: Buffer, rest: AsyncIterator<Buffer>): AsyncGene
   yield* { [Symbol.asyncIterator]: () => rest };
 }
 
-/** Values of one JSON document. The first one tells whether all of them are of another program. */
+/** The conversations of one JSON document. When the format of the first one is unknown, the others are not read. */
 async function* itemEntries(blocks: AsyncIterable<Buffer>, path: string): AsyncGenerator<ImportEntry> {
   const items = new ItemReader(path);
   let line = 0;
@@ -87,7 +87,7 @@ class ItemReader {
   readonly #parser: JSONParser;
   readonly #found: unknown[] = [];
   #isBroken = false;
-  /** Of a value that has not ended. */
+  /** Of the value that is being read. */
   #bytes = 0;
 
   constructor(path: string) {
@@ -121,7 +121,7 @@ class ItemReader {
   }
 }
 
-/** Without conversation and error for a deletion of an incremental export. */
+/** Has neither conversation nor error for a deletion of an incremental export. */
 function converted(value: unknown): Pick<ImportEntry, 'conversation' | 'renamed' | 'error'> {
   const convert = converterOf(value);
   if (!convert) return { error: UNKNOWN };
@@ -134,7 +134,7 @@ function converted(value: unknown): Pick<ImportEntry, 'conversation' | 'renamed'
   }
 }
 
-/** @returns undefined for what no known program has written */
+/** @returns undefined for a value of an unknown format */
 function converterOf(value: unknown): ((keepIds: boolean) => unknown) | undefined {
   if (!isMembers(value)) return undefined;
   if (isChatGpt(value)) return (keepIds) => fromChatGpt(value, keepIds);

@@ -48,15 +48,25 @@ export function paragraphs(...parts: readonly string[]): string {
 }
 
 const TITLE_UNITS = 200;
+const MODEL_UNITS = 255;
 
 /** A title that is not too long; undefined when it is blank. */
 export function titleOf(value: unknown): string | undefined {
-  const title = text(value).trim();
-  if (title.length <= TITLE_UNITS) return title || undefined;
-  return title.slice(0, TITLE_UNITS).replace(/[\uD800-\uDBFF]$/, '');
+  return shortened(text(value).trim(), TITLE_UNITS) || undefined;
 }
 
-/** What stands for a picture or another file that the export does not contain. */
+/** The member `model` of a message; no member when it is empty. */
+export function modelOf(value: unknown): { model?: string } {
+  const model = shortened(text(value), MODEL_UNITS);
+  return model === '' ? {} : { model };
+}
+
+/** At most so many UTF-16 units, without half a surrogate pair at the end. */
+export function shortened(content: string, units: number): string {
+  return content.length <= units ? content : content.slice(0, units).replace(/[\uD800-\uDBFF]$/, '');
+}
+
+/** Takes the place of an image or another file that the export does not contain. */
 export function placeholder(kind: 'image' | 'audio' | 'file', name = ''): string {
   return name === '' ? `[${kind}]` : `[${kind}: ${name}]`;
 }

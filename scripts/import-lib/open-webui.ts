@@ -1,17 +1,19 @@
-/** A chat of Open WebUI's export as a conversation of our NDJSON exports. */
+/** Converts a chat of Open WebUI's export into a conversation of an NDJSON export. */
 import {
   fenced,
   isMembers,
   list,
   type Members,
   members,
+  modelOf,
   paragraphs,
   placeholder,
+  shortened,
   text,
   time,
   titleOf,
 } from './loose-json.ts';
-import { messagesOf, type Said, type Tree, type TreeNode, uuidOf } from './tree.ts';
+import { conversationOf, type Said, type Tree, type TreeNode } from './tree.ts';
 
 export function isOpenWebUi(value: Members): boolean {
   const { history, messages } = members(value.chat);
@@ -23,22 +25,16 @@ export function fromOpenWebUi(item: Members, keepIds: boolean): object {
   const chat = members(item.chat);
   const tree = treeOf(chat);
   const seed = JSON.stringify([chat.title, chat.timestamp, tree.nodes[0]?.id]);
-  const id = uuidOf(text(item.id) || text(chat.id) || seed, true);
-  const first = tree.nodes.find((node) => node.time !== null)?.time;
-  const created = time(item.created_at) ?? time(chat.timestamp) ?? first ?? undefined;
-  const active =
-    time(item.updated_at) ?? tree.nodes.reduce((last, node) => Math.max(last, node.time ?? 0), created ?? 0);
-  return {
-    conversation_id: id,
-    ...(created !== undefined && { created_at: iso(created), last_active: iso(Math.max(created, active)) }),
+  const head = {
+    id: text(item.id) || text(chat.id) || seed,
+    created: time(item.created_at) ?? time(chat.timestamp),
+    updated: time(item.updated_at),
     title: titleOf(item.title) ?? titleOf(chat.title),
     system: text(members(chat.params).system) || text(chat.system) || undefined,
     pinned: item.pinned === true,
-    messages: created === undefined ? [] : messagesOf(tree, created, (node) => uuidOf(node, keepIds, id)),
   };
+  return conversationOf(tree, head, keepIds);
 }
-
-const iso = (instant: number) => new Date(instant).toISOString();
 
 function treeOf({ history, messages }: Members): Tree {
   const { messages: tree, currentId } = members(history);
@@ -107,7 +103,7 @@ function filesIn(files: readonly Members[]): string[] {
   return named.map((file) => placeholder('file', text(file.name) || text(members(file.file).filename)));
 }
 
-/** What the model thought and the tools that it used are HTML in the text. */
+/** Reasoning and calls of tools are HTML in the text. */
 const DETAILS =
   /<details type="(?:reasoning|tool_calls|code_interpreter)"((?:\s+[\w-]+(?:="[^"]*"|='[^']*')?)*)\s*>(?:\n?<summary>[^<]*<\/summary>)?([\s\S]*?)(?:<\/details>\n*|$)/g;
 const ATTRIBUTE = /\s(name|arguments|result|output)=(?:"([^"]*)"|'([^']*)')/g;
@@ -127,7 +123,7 @@ function withoutDetails(content: string): { said: string; steps: string } {
   return { said: said.trim(), steps: paragraphs(...steps) };
 }
 
-/** Without the marks of a quote, where the whole text is one. */
+/** A text that is one block quote, without its `>`. */
 function unquoted(quote: string): string {
   const lines = quote.split('\n');
   return lines.every((line) => /^>|^$/.test(line))
@@ -172,15 +168,12 @@ function stepsOf(message: Members): string {
   return paragraphs(text(message.reasoning_content), ...steps);
 }
 
-const MODEL_CHARS = 255;
-
 function endOf({ model, error, done }: Members): object {
   const isBroken = Boolean(error) || done === false;
-  const name = text(model).slice(0, MODEL_CHARS);
   const end = isBroken
     ? { status: 'incomplete', finish_reason: 'error' }
     : { status: 'complete', finish_reason: 'stop' };
-  return { ...(name !== '' && { model: name }), ...end };
+  return { ...modelOf(model), ...end };
 }
 
 const COMMENT_CHARS = 2000;
@@ -188,7 +181,7 @@ const COMMENT_CHARS = 2000;
 function feedbackOf({ annotation }: Members): object {
   const { rating, comment } = members(annotation);
   if (rating !== 1 && rating !== -1) return {};
-  const said = text(comment).slice(0, COMMENT_CHARS).toWellFormed();
+  const said = shortened(text(comment), COMMENT_CHARS);
   return { feedback: { rating: rating === 1 ? 'up' : 'down', comment: said || null } };
 }
 

@@ -1,13 +1,13 @@
-/** Conversations of other programs are trees of messages; ours are lists in which superseded messages stay. */
+/** Turns the trees of messages of other programs into the lists of this server, in which superseded messages stay. */
 import { v5 } from 'uuid';
 
-/** What a program has at one place of the tree. */
+/** The message at one node of a tree. */
 export interface Said {
   readonly role: 'user' | 'assistant' | 'system';
   readonly text: string;
   /** Thoughts, calls of tools and their results: the steps on the way to a reply. */
   readonly steps: string;
-  /** Data URLs; of questions. */
+  /** `data:` URLs. Only questions have them. */
   readonly images: readonly string[];
   /** Further members of a message of an NDJSON export. */
   readonly more: Readonly<Record<string, unknown>>;
@@ -16,9 +16,9 @@ export interface Said {
 export interface TreeNode {
   readonly id: string;
   readonly parent: string | null;
-  /** Milliseconds since 1970; null: that of the message before. */
+  /** Milliseconds since 1970; null: the time of the message before. */
   readonly time: number | null;
-  /** Null: nothing of it is imported. */
+  /** Null: the node has no message to import. */
   readonly said: Said | null;
 }
 
@@ -29,15 +29,49 @@ export interface Tree {
   readonly current: string | null;
 }
 
-/** Of this program, so that an id gives the same UUID in every import. */
+/** The namespace of the UUIDs, so that an id gives the same UUID in every import. */
 const NAMESPACE = '5b1c1a2e-6d0f-4f5e-9f6a-0c1d7c9f3a41';
 const UUID = /^[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}$/i;
 
+/** The members of a conversation beside its messages. */
+interface Head {
+  /** Becomes a UUID when it is none. */
+  readonly id: string;
+  /** Milliseconds since 1970; null: the time of the first message. */
+  readonly created: number | null;
+  /** Null: the time of the last message. */
+  readonly updated: number | null;
+  readonly title: string | undefined;
+  readonly system: string | undefined;
+  readonly pinned: boolean;
+}
+
+/**
+ * A conversation of an NDJSON export. One without any time has no messages, and its import fails.
+ * @param keepIds whether message ids that are UUIDs stay as they are
+ */
+export function conversationOf(tree: Tree, head: Head, keepIds: boolean): object {
+  const { id, created, updated, ...settings } = head;
+  const uid = uuidOf(id, true);
+  const times = tree.nodes.flatMap(({ time }) => time ?? []);
+  const start = created ?? times.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
+  if (!Number.isFinite(start)) return { conversation_id: uid, ...settings, messages: [] };
+  const end = updated ?? times.reduce((a, b) => Math.max(a, b), start);
+  return {
+    conversation_id: uid,
+    created_at: new Date(start).toISOString(),
+    last_active: new Date(Math.max(start, end)).toISOString(),
+    ...settings,
+    messages: messagesOf(tree, start, (node) => uuidOf(node, keepIds, uid)),
+  };
+}
+
 /** @param keep whether an id that is a UUID stays as it is */
-export function uuidOf(id: string, keep: boolean, within = ''): string {
+function uuidOf(id: string, keep: boolean, within = ''): string {
   return keep && UUID.test(id) ? id.toLowerCase() : v5(`${within}/${id}`, NAMESPACE);
 }
 
+/** A message of the list. */
 interface Line {
   uid: string;
   time: number | null;
@@ -52,6 +86,7 @@ interface Line {
   tail: string;
 }
 
+/** Where a node continues the list. */
 interface Place {
   readonly question: string | undefined;
   readonly reply: Line | undefined;
@@ -59,10 +94,10 @@ interface Place {
 
 /**
  * The messages of an NDJSON export. A reply has the messages of one turn: what the model said between calls of tools is
- * joined. Branches that the program does not show are superseded, before those that took their place.
+ * joined. Branches that the program does not show are superseded, and come before those that replaced them.
  * @param start of the conversation, for messages without a time before them
  */
-export function messagesOf(tree: Tree, start: number, uid: (id: string) => string): object[] {
+function messagesOf(tree: Tree, start: number, uid: (id: string) => string): object[] {
   const places = new Map<string, Place>();
   const lines: Line[] = [];
   for (const { node, isVisible } of inOrder(tree)) {
@@ -89,7 +124,7 @@ export function messagesOf(tree: Tree, start: number, uid: (id: string) => strin
   });
 }
 
-/** The reply that the node continues, when nothing else does. */
+/** The reply that the node continues; undefined when another node does. */
 function continued(reply: Line | undefined, { id, parent }: TreeNode, isVisible: boolean): Line | undefined {
   if (!reply || reply.tail !== parent || reply.isVisible !== isVisible) return undefined;
   reply.tail = id;
@@ -107,7 +142,7 @@ function lineOf(
   return { ...line, texts: text === '' ? [] : [text], steps: steps === '' ? [] : [steps] };
 }
 
-/** The reply has the id, the time and the end of its last words. */
+/** The reply takes the id, the time and the end of its last text. */
 function extend(
   reply: Line,
   { text, steps, more }: Said,
@@ -154,7 +189,7 @@ function* inOrder({ nodes, current }: Tree): Generator<{ node: TreeNode; isVisib
   }
 }
 
-/** Without a known end: to the newest message. */
+/** The ids from `current` up to the root; without a known `current`, from the newest message. */
 function pathTo(
   current: string | null,
   nodes: readonly TreeNode[],
