@@ -1,6 +1,7 @@
 import { pathOf, readMessages } from '../conversations/api.js';
 import { urlOf } from '../credentials.js';
 import { setText } from '../i18n.js';
+import { Replacement } from '../replies/replacement.js';
 import { Reply } from '../replies/reply.js';
 import { foldedMessage } from '../replies/tools.js';
 import { Composer } from './composer.js';
@@ -21,7 +22,7 @@ function streamOf(question) {
   return openAi && !isRevision ? new openAi.OpenAiStream(question) : new ReplyStream(question);
 }
 
-/** Something else than the page uses Esc. */
+/** While one of these is open, Esc closes it. */
 const ESCAPABLE = 'dialog[open], :popover-open, .sidebar.open';
 
 /** The chat box, with one conversation and one reply at a time. */
@@ -41,10 +42,8 @@ class Chat {
   #opening;
   /** The last question while it has no text of a reply: sending it again repeats it, with its idempotency key. */
   #unanswered;
-  /** What the running reply replaces, until it has text, and the results of tools that it was given. */
-  #replaced = [];
-  #given = [];
-  /** The newest one. */
+  #replacement = new Replacement();
+  /** The newest question. */
   #question;
   #actions = {
     onGrow: () => this.#log.follow(),
@@ -116,8 +115,7 @@ class Chat {
     }
     this.#older.stop();
     this.#unanswered = undefined;
-    this.#replaced = [];
-    this.#given = [];
+    this.#replacement.begin();
     this.#question = undefined;
     this.#box.replaceChildren(this.#empty);
     this.#log.toEnd();
@@ -157,7 +155,7 @@ class Chat {
     const isShown = last?.role === 'user' && last.content === textOf(message ?? '');
     if (message && !isShown) this.#addQuestion(message);
     await this.#show(streamOf(question), this.#newReply(), question);
-    // What it has replaced is still shown.
+    // The replaced messages are still shown.
     if (
       (question.body.edit || !message) &&
       this.#conversation === question.body.conversation_id &&
@@ -212,30 +210,22 @@ class Chat {
 
   /**
    * Sends a question. Its first text takes the place of the nodes that it replaces.
-   * @param given the boxes of the results of tools
+   * @param results the boxes of the results of tools
    */
-  async #send(question, replaced = [], given = []) {
+  async #send(question, replaced = [], results = []) {
     this.#unanswered = question;
     // Only the native routes do a request with the same key once.
     if (!openAi) keepPending(question);
     this.#empty.remove();
     // Repeating an earlier question would change what came before later ones.
     for (const button of this.#box.querySelectorAll('.retry')) button.remove();
-    for (const node of this.#given) node.remove();
-    this.#replaced = replaced;
-    this.#given = given;
-    this.#log.append(...given);
-    this.#swap(true);
+    this.#replacement.begin(replaced, results);
+    this.#log.append(...results);
+    this.#replacement.show(true);
     if (question.body.message) this.#addQuestion(question.body.message);
     this.#log.toEnd();
     await this.#show(streamOf(question), this.#newReply(), question);
     this.#log.follow();
-  }
-
-  /** What is replaced is hidden while the reply that replaces it is on its way; what was given is shown only then. */
-  #swap(isOnItsWay) {
-    for (const node of this.#replaced) node.hidden = isOnItsWay;
-    for (const node of this.#given) node.hidden = !isOnItsWay;
   }
 
   /** The old reply stays until the new one has text. */
@@ -251,7 +241,7 @@ class Chat {
     await this.#send({ body, key: newKey() }, this.#from(box));
   }
 
-  /** The form stays, hidden, for when the model does not get the results. */
+  /** The form is only hidden, because it is shown again when the request fails. */
   async #giveResults(results, form) {
     if (this.#isBusy()) return;
     const body = { tool_results: results, ...this.#turn() };
@@ -289,21 +279,21 @@ class Chat {
     if (error.key === 'cutOff') reply.failed(error, 'resume', () => this.#show(stream, reply, question));
     else if (
       question &&
-      (reply.hasOutput || this.#composer.message !== undefined || this.#replaced.length > 0)
+      (reply.hasOutput || this.#composer.message !== undefined || !this.#replacement.isEmpty)
     )
       reply.failed(error, 'retry', () => this.#retry(reply, question));
     else {
       reply.failed(error);
       if (question?.body.message) this.#composer.message = question.body.message;
     }
-    this.#swap(false);
+    this.#replacement.show(false);
   }
 
   /** With the same key, so that the question is stored once and the new reply replaces what came of the first. */
   async #retry(reply, question) {
     if (this.#reading) return;
     this.#unanswered = question;
-    this.#swap(true);
+    this.#replacement.show(true);
     reply.clear();
     await this.#show(streamOf(question), reply, question);
   }
@@ -326,15 +316,14 @@ class Chat {
     if (body.content || body.reasoning || type === 'done') {
       this.#unanswered = undefined;
       keepPending(undefined);
-      for (const node of this.#replaced.splice(0)) node.remove();
-      this.#given = [];
+      this.#replacement.commit();
       // Only the newest reply can get results.
       for (const form of this.#box.querySelectorAll('.results')) form.remove();
     }
     if (type === 'start') {
       if (!body.offset) reply.clearReasoning();
       reply.started(body);
-      // Of results of tools it is another message, but then the question is known.
+      // After results of tools it is the id of another message, but then the question has its id already.
       if (this.#question) this.#question.id = body.question_id;
       this.#begun(body.conversation_id);
     }

@@ -20,6 +20,8 @@ export class Log {
   constructor(box, jump) {
     this.box = box;
     this.#jump = jump;
+    // The keyboard must reach what scrolls.
+    box.tabIndex = 0;
     box.addEventListener('scroll', () => this.#onScroll(), { passive: true });
     for (const type of USER_INPUT) {
       box.addEventListener(type, () => this.#touch(), { passive: true });

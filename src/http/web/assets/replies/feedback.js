@@ -40,7 +40,7 @@ export function feedbackOf(id, stored) {
     const comment = field.value.trim();
     try {
       await rateMessage(id, next && { rating: next, ...(comment && { comment }) });
-      // The form is there for what was pressed now, and leaves when its comment is stored.
+      // The form is shown after a new rating, and hidden when its comment is stored.
       const isNew = next !== rating;
       rating = next;
       show(isNew && next !== undefined);

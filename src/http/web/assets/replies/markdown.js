@@ -87,8 +87,8 @@ function html({ text, block }) {
 const parent = (name) => (token) => element(name, '', ...children(token));
 
 /**
- * What is shown for each type of token: a node, a text, or several. Nothing else is made, and no HTML is parsed. An image becomes a link: loading it
- * would tell its server what the model was made to put into the address.
+ * Makes nodes or texts of each type of token. Other types are shown as their source, and no HTML is parsed. An image
+ * becomes a link: loading it would send its server whatever the model was made to put into the address.
  */
 const NODES = {
   paragraph: parent('p'),
