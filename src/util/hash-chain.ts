@@ -5,7 +5,7 @@ export function hashOf(texts: readonly string[]): string {
   return texts.reduce(chained, '');
 }
 
-/** Of the list so far, and of its next text. */
+/** The hash of a longer list: of the hash so far, and the next text. */
 export function chained(before: string, text: string): string {
   return hash('sha256', `${before} ${text}`, 'hex');
 }

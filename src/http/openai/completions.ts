@@ -46,7 +46,7 @@ export interface CompletionParts {
   readonly v1: V1Settings;
 }
 
-/** Members that this server uses itself; all but these and the known parameters go to the model server as they are. */
+/** Members that this server uses itself. Unknown parameters go to the model server as they are. */
 const OWN: ReadonlySet<string> = new Set([
   'messages',
   'model',

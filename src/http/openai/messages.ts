@@ -51,7 +51,7 @@ function storedPart(part: SentPart): ContentPart {
   return { type, image_url: { url, detail } };
 }
 
-/** Of a call that is none of a function, its members are stored as the arguments. */
+/** The members of a call that is not a function call are stored as its arguments. */
 function storedCall({
   id,
   type,

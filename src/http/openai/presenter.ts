@@ -34,8 +34,9 @@ export function presentUsage(usage: Usage) {
 }
 
 /**
- * From so many tokens of each text on; null without any.
- * @param isFiltered where blocked words are removed from the text, the tokens would show them
+ * The log probabilities of the tokens; null without any.
+ * @param isFiltered whether blocked words are removed from the text: the tokens would show them
+ * @param from how many tokens of each text are left out, because they were sent before
  */
 export function presentLogprobs(
   { generation: { logprobs } }: Reply,

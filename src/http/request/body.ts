@@ -11,7 +11,7 @@ const CHARSET = /;\s*charset\s*=\s*"?([^";\s]+)/i;
 
 export type BodyReader = (request: Request) => Promise<unknown>;
 
-/** As many bodies can have images of the maximum size at the same time. */
+/** At most so many bodies with images of the maximum size are in memory at the same time. */
 const MAX_LARGE = 16;
 /** The memory of a buffer besides its bytes: a sender may send single bytes. */
 const BLOCK_OVERHEAD = 200;
@@ -22,7 +22,7 @@ const BLOCK_OVERHEAD = 200;
  * @param imageBytes how much longer a body may be by `data:` URLs of images in its message
  */
 export function createBodyReader(limit: number, imageBytes = 0): BodyReader {
-  /** What the bodies in memory have beyond the usual limit. */
+  /** How many bytes all bodies in memory have together beyond `limit` each. */
   let excess = 0;
   return async (request) => {
     const mayBeLarge = imageBytes > 0 && !hasLengthUpTo(limit, request);
@@ -127,7 +127,7 @@ async function readCut(
 /** @throws AppError `body_too_large` when URLs that are no images make it too long */
 async function parseCut(body: CutBody, limit: number): Promise<unknown> {
   const { bytes, restore } = body.rest();
-  // What the reader held back while the body arrived.
+  // The last bytes of the body were not counted while it arrived.
   if (bytes.length > limit) throw bodyTooLarge(limit);
   const parsed = parseJson(bytes);
   if (await restore(parsed)) return parsed;

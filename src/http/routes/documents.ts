@@ -35,7 +35,7 @@ const POLICY = [
   "frame-ancestors 'none'",
 ].join('; ');
 
-/** No text becomes HTML but the named characters of Markdown, one at a time. */
+/** Only the policy `entity` of the page may turn text into HTML: one named character of Markdown at a time. */
 const HOME_POLICY = `${POLICY}; require-trusted-types-for 'script'; trusted-types entity`;
 
 /** Swagger UI needs style attributes and icons from data: URLs. */

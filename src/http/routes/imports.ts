@@ -17,7 +17,7 @@ const TYPE = /^application\/(?:x-)?ndjson\s*(?:;|$)/i;
 
 /**
  * One import runs at a time in this process, because its body is in memory. Bodies that are still received take no
- * slot, so that a slow sender delays no other import; together with the one that is imported they have a limit.
+ * slot, so that a slow sender delays no other import. All bodies in memory together are limited.
  * @param maxBytes of a body, also after decompression
  */
 export function importRoute(imports: ImportService, maxBytes: number): Route {

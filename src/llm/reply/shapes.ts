@@ -163,7 +163,7 @@ function partReasoning(part: unknown): string {
     : textOf(part, part.type) || textOf(part, 'text');
 }
 
-/** Undefined without any. */
+/** The log probabilities of a choice; undefined without any. */
 export function logprobsOf({ logprobs }: Json): Logprobs | undefined {
   if (!isObject(logprobs)) return undefined;
   const { content, refusal } = logprobs;
