@@ -162,6 +162,8 @@ describe('without a manager', () => {
     const { fork } = await import('node:child_process');
     const folder = await mkdtemp(join(tmpdir(), 'chat-api-message-'));
     const child = fork(join(PROJECT, 'src', 'main.ts'), {
+      // Otherwise it has those of this process, which are for tests.
+      execArgv: [],
       env: { ...process.env, PORT: '0', DATA_DIR: folder },
       silent: true,
     });
