@@ -145,6 +145,12 @@ describe('/docs in a browser', { skip: chromium === undefined }, () => {
     await health.locator('.execute').click();
     await health.locator('.live-responses-table .response-col_status', { hasText: '200' }).waitFor();
     assert.deepEqual([home.faults, home.foreign, outside], [[], [], []]);
+    // The health of a server that refuses the key is asked for without it.
+    const refused = { status: 429, contentType: 'application/problem+json', body: '{}' };
+    await home.page.route('**/health/ready', (route) => route.fulfill(refused), { times: 1 });
+    await home.page.goto(`${prefix}/`);
+    await home.page.locator('[data-part="service"][data-state="good"]').waitFor();
+    assert.deepEqual(outside, []);
     await home.close();
     proxy.closeAllConnections();
     await new Promise((resolve) => proxy.close(resolve));

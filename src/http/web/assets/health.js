@@ -1,4 +1,4 @@
-import { request } from './credentials.js';
+import { request, urlOf } from './credentials.js';
 import { setText } from './i18n.js';
 
 export const HEALTH = '/health/ready';
@@ -38,7 +38,7 @@ async function report() {
     const response = await request(HEALTH, options);
     // A problem is about the key, so the request is repeated without it.
     const problem = response.headers.get('content-type')?.startsWith('application/problem+json');
-    return await (problem ? await fetch(HEALTH, options) : response).json();
+    return await (problem ? await fetch(urlOf(HEALTH), options) : response).json();
   } catch {
     return undefined;
   }
