@@ -239,6 +239,15 @@ const mysql: Dialect = {
  */
 const TAKE_WRITE_LOCK = 'UPDATE conversations SET last_active = last_active WHERE 0';
 
+/** What {@link Dialect.batch} uses of better-sqlite3. */
+interface SqliteConnection {
+  readonly inTransaction: boolean;
+  prepare(sql: string): {
+    run(bindings?: Statement['bindings']): unknown;
+    all(bindings: Statement['bindings']): unknown[];
+  };
+}
+
 const sqlite: Dialect = {
   product: 'SQLite',
   pooled: false,
@@ -260,15 +269,25 @@ const sqlite: Dialect = {
   // The lock of the file is held already.
   skipLocked: '',
 
-  batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {
-    return knex.transaction(async (trx) => {
-      const rows: unknown[][] = [];
-      if (reads.length > 0) await trx.raw(TAKE_WRITE_LOCK);
-      for (const { sql, bindings } of reads) rows.push(await trx.raw(sql, [...bindings]));
-      const { writes, result } = plan(rows, UNLIMITED);
-      await runAll(trx, writes);
+  // On the connection itself: Knex's transaction costs as much as its statements.
+  async batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {
+    const connection: SqliteConnection = await knex.client.acquireConnection();
+    try {
+      connection.prepare('BEGIN IMMEDIATE').run();
+      const { writes, result } = plan(
+        reads.map(({ sql, bindings }) => connection.prepare(sql).all(bindings)),
+        UNLIMITED,
+      );
+      await inTurns(writes, ({ sql, bindings }) => connection.prepare(sql).run(bindings));
+      connection.prepare('COMMIT').run();
       return result;
-    });
+    } catch (error) {
+      // SQLite ends the transaction itself after some errors.
+      if (connection.inTransaction) connection.prepare('ROLLBACK').run();
+      throw error;
+    } finally {
+      await knex.client.releaseConnection(connection);
+    }
   },
 
   async transactions(knex, transactions) {
@@ -320,10 +339,17 @@ const sqlite: Dialect = {
 const TURN_MS = 10;
 
 /** Runs the statements one after the other. */
-export async function runAll(trx: Knex, statements: readonly Statement[]): Promise<void> {
+export function runAll(trx: Knex, statements: readonly Statement[]): Promise<void> {
+  return inTurns(statements, ({ sql, bindings }) => trx.raw(sql, [...bindings]));
+}
+
+async function inTurns(
+  statements: readonly Statement[],
+  run: (statement: Statement) => unknown,
+): Promise<void> {
   let turn = performance.now();
-  for (const { sql, bindings } of statements) {
-    await trx.raw(sql, [...bindings]);
+  for (const statement of statements) {
+    await run(statement);
     if (performance.now() - turn < TURN_MS) continue;
     await nextTurn();
     turn = performance.now();
