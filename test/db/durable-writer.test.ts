@@ -22,7 +22,7 @@ import type {
 import type { Message } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase, optionsFor, silent } from '../support/databases.ts';
 import { findMariadbd, startMariadb } from '../support/mariadb.ts';
-import { contents, newId, replyTo, startOf, userMessage } from './fixtures.ts';
+import { contents, newId, onStatement, replyTo, startOf, userMessage } from './fixtures.ts';
 
 const MANY_BYTES = 100_000_000;
 const AWAY = { code: 'database_unavailable' };
@@ -650,7 +650,7 @@ eachDatabase((_name, open) => {
     assert(written.every((outcome) => outcome === 'journalled'));
     gate.mode = 'up';
     let statements = 0;
-    database.knex.on('query', () => {
+    onStatement(database.knex, () => {
       statements += 1;
     });
     await writer.flush(60_000);

@@ -121,3 +121,25 @@ export async function fillConversation(knex: Knex, id: string, count: number): P
   }));
   await insertRows(knex, 'messages', rows);
 }
+
+/** Calls `heard` with the SQL of each statement. A batch on SQLite goes to the connection itself, past Knex. */
+export function onStatement(knex: Knex, heard: (sql: string) => void): void {
+  const { client } = knex;
+  if (client.driverName !== 'better-sqlite3') {
+    knex.on('query', ({ sql }: { sql: string }) => heard(sql));
+    return;
+  }
+  const known = new WeakSet();
+  const acquire: () => Promise<{ prepare(sql: string): unknown }> = client.acquireConnection.bind(client);
+  client.acquireConnection = async () => {
+    const connection = await acquire();
+    if (known.has(connection)) return connection;
+    known.add(connection);
+    const prepare = connection.prepare.bind(connection);
+    connection.prepare = (sql) => {
+      heard(sql);
+      return prepare(sql);
+    };
+    return connection;
+  };
+}

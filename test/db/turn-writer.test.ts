@@ -15,6 +15,7 @@ import {
   messagesOf,
   NOON,
   newId,
+  onStatement,
   replyTo,
   startOf,
   userMessage,
@@ -24,7 +25,7 @@ import {
 /** The commits, and the codes of the errors, that go through a Knex instance. */
 function watched(knex: Knex): { commits: number; errors: unknown[] } {
   const seen = { commits: 0, errors: [] as unknown[] };
-  knex.on('query', ({ sql }: { sql: string }) => {
+  onStatement(knex, (sql) => {
     if (/\bCOMMIT;?$/.test(sql)) seen.commits += 1;
   });
   knex.on('query-error', ({ code }: { code: unknown }) => seen.errors.push(code));

@@ -10,12 +10,16 @@ const RULE = 'must be sent once, as 1 to 255 visible ASCII characters, bare or i
  * The request's `Idempotency-Key`; undefined without one. A quoted key (a structured field, as in the IETF draft) equals
  * the same bare key. Keys of different owners of API keys are independent. So are those of unrestricted keys, whose
  * conversation can belong to another owner.
- * @param input everything that must match for a request to count as a repetition
+ * @param input to everything that must match for a request to count as a repetition
  * @throws AppError `validation`
  */
-export function idempotencyKey(request: Request, access: Access, input: unknown): IdempotencyKey | undefined {
-  const sent = request.headersDistinct['idempotency-key'];
-  if (sent === undefined) return undefined;
+export function idempotencyKey(
+  request: Request,
+  access: Access,
+  input: () => unknown,
+): IdempotencyKey | undefined {
+  if (request.headers['idempotency-key'] === undefined) return undefined;
+  const sent = request.headersDistinct['idempotency-key'] ?? [];
   const key = sent.length === 1 ? unquoted(sent[0] ?? '') : undefined;
   if (key === undefined) {
     throw new AppError('validation', `Idempotency-Key ${RULE}`, {
@@ -23,7 +27,7 @@ export function idempotencyKey(request: Request, access: Access, input: unknown)
     });
   }
   const { owner, unrestricted } = access;
-  return { id: sha256([request.path, key, owner, unrestricted]), bodyHash: sha256(input) };
+  return { id: sha256([request.path, key, owner, unrestricted]), bodyHash: sha256(input()) };
 }
 
 function unquoted(text: string): string | undefined {

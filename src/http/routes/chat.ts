@@ -76,12 +76,14 @@ async function contentOf(message: NonNullable<ChatRequest['message']>) {
 
 /** Covers the whole body. What a body leaves out is not part of it, so that it stays the same in later versions. */
 function keyOf(request: Request, { access, question, wantsReasoning, ...others }: ChatInput) {
-  const { kind, ...about } = question;
-  const parts = 'parts' in question ? question.parts?.map(hashedPart) : undefined;
-  const message = kind === 'message' ? (parts ?? question.content) : undefined;
-  const asked = kind === 'message' ? {} : { kind, ...about, ...(parts && { parts }) };
-  const more = { ...asked, ...(wantsReasoning && { wantsReasoning }) };
-  return idempotencyKey(request, access, { message, ...others, ...more });
+  return idempotencyKey(request, access, () => {
+    const { kind, ...about } = question;
+    const parts = 'parts' in question ? question.parts?.map(hashedPart) : undefined;
+    const message = kind === 'message' ? (parts ?? question.content) : undefined;
+    const asked = kind === 'message' ? {} : { kind, ...about, ...(parts && { parts }) };
+    const more = { ...asked, ...(wantsReasoning && { wantsReasoning }) };
+    return { message, ...others, ...more };
+  });
 }
 
 /** A replayed turn has `Idempotent-Replayed` in place of the `Cache-Status` of the original request. */

@@ -32,7 +32,8 @@ const MAX_HEAD_CHARS = 64 * 1024;
 export class Framing {
   readonly #on: BodyEvents;
   readonly #maxChars: number;
-  readonly #parser: EventSourceParser;
+  /** Made when events come: a body that is one JSON text needs none. */
+  #parser: EventSourceParser | undefined;
   #form: Form = 'unknown';
   /** The body before its first event. Undefined when its form is settled. */
   #head: string | undefined = '';
@@ -45,11 +46,6 @@ export class Framing {
   constructor(maxChars: number, on: BodyEvents) {
     this.#maxChars = maxChars;
     this.#on = on;
-    this.#parser = createParser({
-      maxBufferSize: maxChars,
-      onEvent: ({ data, event }) => this.#onData(data, event),
-      onError: ({ type }) => type === 'max-buffer-size-exceeded' && on.tooLong(),
-    });
   }
 
   /** Whether the body holds text that is no JSON and no event. */
@@ -63,7 +59,7 @@ export class Framing {
   }
 
   feed(text: string): void {
-    if (this.#head === undefined && this.#form === 'events') this.#parser.feed(text);
+    if (this.#head === undefined && this.#form === 'events') this.#parse(text);
     else this.#feedSlowly(text);
   }
 
@@ -72,9 +68,18 @@ export class Framing {
     const rest = this.#pieces.join('');
     this.#pieces = [];
     // The last event may lack its empty line.
-    if (this.#form === 'events') this.#parser.feed('\n\n');
+    if (this.#form === 'events') this.#parse('\n\n');
     else if (this.#form === 'lines') this.#onLine(rest);
     else if (rest !== '') this.#onValue(rest);
+  }
+
+  #parse(text: string): void {
+    this.#parser ??= createParser({
+      maxBufferSize: this.#maxChars,
+      onEvent: ({ data, event }) => this.#onData(data, event),
+      onError: ({ type }) => type === 'max-buffer-size-exceeded' && this.#on.tooLong(),
+    });
+    this.#parser.feed(text);
   }
 
   #feedSlowly(text: string): void {
@@ -102,7 +107,7 @@ export class Framing {
       return;
     }
     this.#head = head.length < MAX_HEAD_CHARS ? head : undefined;
-    this.#parser.feed(text);
+    this.#parse(text);
     if (this.#hasValues) this.#head = undefined;
   }
 
@@ -140,7 +145,7 @@ export class Framing {
 
   /** One JSON text, perhaps with `data: [DONE]` behind it. */
   #onValue(text: string): void {
-    const at = text.search(/^data:/m);
+    const at = text.includes('data:') ? text.search(/^data:/m) : -1;
     this.#onData(at < 0 ? text : text.slice(0, at), undefined);
     if (at >= 0) for (const line of text.slice(at).split(LINE_END)) this.#onLine(line);
   }
