@@ -7,6 +7,7 @@ import type { Database } from '../../src/db/database.ts';
 import type { ExportFilter, ExportScope } from '../../src/domain/exports/exports.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { store, stored, storedConversation } from '../support/export-data.ts';
+import { ticksDuring } from '../support/ticks.ts';
 
 const EVERYTHING: ExportFilter = { owner: null, from: null, to: null, role: null, status: null };
 const HOUR = 3_600_000;
@@ -36,24 +37,6 @@ function rowsPerStatement({ client }: Knex): () => number {
     return result;
   };
   return () => most;
-}
-
-/** The longest turn of the event loop, in CPU time, so that other programs do not count. */
-async function longestTick(work: () => Promise<unknown>): Promise<number> {
-  const cpu = () => process.threadCpuUsage().user / 1000 + process.threadCpuUsage().system / 1000;
-  let most = 0;
-  let last = cpu();
-  let isOver = false;
-  const look = () => {
-    const now = cpu();
-    most = Math.max(most, now - last);
-    last = now;
-    if (!isOver) setImmediate(look);
-  };
-  setImmediate(look);
-  await work();
-  isOver = true;
-  return most;
 }
 
 eachDatabase((_name, open) => {
@@ -86,7 +69,7 @@ eachDatabase((_name, open) => {
         ['everything', await source().scope(EVERYTHING, null, 0), MESSAGES],
       ];
       for (const [name, scope, messages] of scopes) {
-        const tick = await longestTick(async () => {
+        const { longest: tick } = await ticksDuring(async () => {
           assert.equal((await source().count(scope)).messages, messages, name);
           assert.equal(await read(scope), messages, name);
         });

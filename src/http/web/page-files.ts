@@ -15,26 +15,44 @@ const SCRIPTS: ReadonlySet<string> = new Set(
 const STYLES = ['style', 'list', 'chat', 'text', 'panels'];
 const TEXTS: Readonly<Record<string, 0 | 1>> = { '/texts/zh-CN.json': 0, '/texts/en.json': 1 };
 
+interface PageFile {
+  readonly body: string;
+  readonly etag: string;
+}
+
 /** Serves them below the path where it is mounted. Their names have no version, so browsers must revalidate them. */
 export function pageFiles(): RequestHandler {
+  // By path. Like the code of the server, they are read once.
+  const files = new Map<string, Promise<PageFile>>();
   return async (request, response, next) => {
     const { path } = request;
-    const body = await bodyOf(path);
-    if (body === undefined) return next();
+    if (!isPageFile(path)) return next();
+    const loading = files.get(path) ?? load(path);
+    files.set(path, loading);
+    loading.catch(() => files.delete(path));
+    const { body, etag } = await loading;
     response.setHeader('Cache-Control', 'no-cache');
-    response.setHeader('ETag', `"${createHash('sha256').update(body).digest('base64url')}"`);
+    response.setHeader('ETag', etag);
     response.type(extname(path)).send(body);
   };
 }
 
-async function bodyOf(path: string): Promise<string | undefined> {
+function isPageFile(path: string): boolean {
+  return SCRIPTS.has(path) || path === '/style.css' || Object.hasOwn(TEXTS, path);
+}
+
+async function load(path: string): Promise<PageFile> {
+  const body = await bodyOf(path);
+  return { body, etag: `"${createHash('sha256').update(body).digest('base64url')}"` };
+}
+
+async function bodyOf(path: string): Promise<string> {
   if (SCRIPTS.has(path)) return withoutComments(await source(`assets${path}`));
   if (path === '/style.css') {
     const sources = await Promise.all(STYLES.map((name) => source(`styles/${name}.css`)));
     return withoutComments(sources.join('\n'));
   }
-  const language = Object.hasOwn(TEXTS, path) ? TEXTS[path] : undefined;
-  return language === undefined ? undefined : texts(language);
+  return texts(TEXTS[path] ?? 0);
 }
 
 function source(path: string): Promise<string> {

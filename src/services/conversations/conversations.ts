@@ -25,7 +25,7 @@ import { TextSearch } from './text-search.ts';
 const PAGE_BYTES = 4 * 1024 * 1024;
 
 /** The work of one search, and the conversations that it lists at a time. */
-const SEARCH_MS = 1000;
+const SEARCH_MS = 900;
 const SEARCHED = 200;
 /** Before every conversation of a list. */
 const NEWEST: ConversationCursor = {
