@@ -220,6 +220,17 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     await close();
   });
 
+  test('keeps the text that was not sent, also when the page is loaded again', async () => {
+    const { page, close } = await openPage(browser, server.url);
+    await page.locator('#message').fill('not yet');
+    await page.reload();
+    assert.equal(await page.locator('#message').inputValue(), 'not yet');
+    await ask(page, 'not yet, but now');
+    await page.reload();
+    assert.equal(await page.locator('#message').inputValue(), '');
+    await close();
+  });
+
   test('deletes a conversation after a second click', async () => {
     const { page, close } = await openPage(browser, server.url);
     await ask(page, 'to be deleted');

@@ -2,17 +2,21 @@
 import assert from 'node:assert/strict';
 import { before, describe, it, type TestContext } from 'node:test';
 import fc from 'fast-check';
+import { dialectOf } from '../../src/db/core/dialect.ts';
 import type { Database } from '../../src/db/database.ts';
+import { KnexExportSource } from '../../src/db/exports/reader.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
+import type { ExportFilter } from '../../src/domain/exports/exports.ts';
 import { eachDatabase } from '../support/databases.ts';
-import { stored } from '../support/export-data.ts';
+import { store, stored, storedConversation } from '../support/export-data.ts';
 import { rounds } from '../support/random.ts';
 import { original } from '../support/replica.ts';
 import { type Clock, clockOf, Follower, World } from './changes.ts';
-import { newId } from './fixtures.ts';
+import { newId, onStatement } from './fixtures.ts';
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
+const EVERYTHING: ExportFilter = { owner: null, from: null, to: null, role: null, status: null };
 
 const KINDS = [
   ...['begin', 'go on', 'begin anew', 'replay', 'stream', 'stream', 'grow', 'grow', 'end', 'fail', 'stop'],
@@ -66,6 +70,31 @@ eachDatabase((_name, open) => {
         }),
         { numRuns: rounds(8, 200) },
       );
+    });
+
+    it('look at messages in windows, and at the conversations that changed, unless these are too many', async () => {
+      await empty();
+      const old = Date.UTC(2024, 0, 1);
+      const many = Array.from({ length: 150 }, (_, n) => storedConversation(old + n, ['question', 'reply']));
+      await store(database, many);
+      // With pages of one message, 20 messages are a window and 140 conversations are remembered.
+      const source = new KnexExportSource(database.knex, 1);
+      const countSince = async (at: number) => source.count(await source.scope(EVERYTHING, null, 0, { at }));
+      assert.deepEqual(await countSince(old - HOUR), { conversations: 150, messages: 300 });
+      assert.deepEqual(await countSince(old + HOUR), { conversations: 0, messages: 0 });
+      const changed = [0, 77, 149].map((n) => many[n]?.messages[1]?.uid ?? assert.fail());
+      await database
+        .knex('messages')
+        .whereIn('uid', changed)
+        .update({ updated_at: stored(old + 2 * HOUR) });
+      let counted = 0;
+      onStatement(database.knex, (sql) => {
+        if (sql.includes('COUNT(DISTINCT')) counted += 1;
+      });
+      const found = await countSince(old + HOUR);
+      database.knex.removeAllListeners('query');
+      assert.deepEqual(found, { conversations: 3, messages: 3 });
+      if (dialectOf(database.knex).pooled) assert.ok(counted <= 3, `${counted} statements`);
     });
 
     it('hold only what is new, once that has settled', async (t) => {

@@ -23,6 +23,7 @@ import {
   SETTINGS_COLUMNS,
   type StoredSettings,
 } from '../core/tables.ts';
+import { changedConversations } from './changed.ts';
 import { isFiltered, type PageScope, renewedColumn, SETTLED_MS } from './filters.ts';
 import { hasContent, loaded, type MessageBody, MessageReader } from './messages.ts';
 import { prefetch } from './prefetch.ts';
@@ -36,6 +37,9 @@ type ConversationHead = Pick<
 
 const CONVERSATIONS = 500;
 const CURSOR_PAGE = 1000;
+/** Pages of messages that one statement looks at for changes, and pages of changed conversations. */
+const CHANGE_PAGES = 20;
+const CHANGED_PAGES = 140;
 
 /** Raw SQL: `npm run bench:export` measures this path. */
 export class KnexExportSource implements ExportSource {
@@ -103,6 +107,7 @@ export class KnexExportSource implements ExportSource {
     for await (const { heads } of this.#conversationPages(scope, null)) {
       signal?.throwIfAborted();
       onPage?.();
+      if (heads.length === 0) continue;
       const found = await this.#messages.count(pageScope(scope, heads), heads);
       total.conversations += filtered ? found.conversations : heads.length;
       total.messages += found.messages;
@@ -116,7 +121,7 @@ export class KnexExportSource implements ExportSource {
     let step = 20;
     for await (const { heads, last } of this.#conversationPages(scope, position)) {
       // An empty page tells the caller that the export makes progress.
-      if (heads.length === 0) yield { parts: [], position: positionOf(last) };
+      if (heads.length === 0) yield { parts: [], position: last && positionOf(last) };
       const page = pageScope(scope, heads);
       for (let at = 0; at < heads.length; ) {
         const wanted = heads.slice(at, at + step);
@@ -142,20 +147,29 @@ export class KnexExportSource implements ExportSource {
 
   /**
    * Conversations by age. A page is so many rows of the index, of which expired and deleted ones are left out: a LIMIT
-   * on those that match could look at all of them.
+   * on those that match could look at all of them. While changes are looked for, pages without a position come first.
    */
   async *#conversationPages(
     scope: ExportScope,
     position: ExportPosition | null,
-  ): AsyncGenerator<{ readonly heads: readonly ConversationHead[]; readonly last: ConversationHead }> {
+  ): AsyncGenerator<{ readonly heads: readonly ConversationHead[]; readonly last: ConversationHead | null }> {
     const activeSince = toTime(scope.activeSince);
+    const { pageSize } = this.#messages;
+    const limits = { window: CHANGE_PAGES * pageSize, conversations: CHANGED_PAGES * pageSize };
+    const changes = changedConversations(this.#knex, scope.since, limits);
+    let search = await changes.next();
+    for (; !search.done; search = await changes.next()) yield { heads: [], last: null };
+    const changed = search.value;
     let after = position && { created_at: columnOf(position.createdAt), id: position.id };
     for (;;) {
       const heads = await this.#conversationPage(scope, after);
       const last = heads.at(-1);
       if (!last) return;
       const live = heads.filter(
-        (head) => (head.pinned === 1 || head.last_active >= activeSince) && head.deleted_at === null,
+        (head) =>
+          (head.pinned === 1 || head.last_active >= activeSince) &&
+          head.deleted_at === null &&
+          (changed === null || changed.has(head.id) || head.renewed === 1),
       );
       yield { heads: live, last };
       if (heads.length < CONVERSATIONS) return;

@@ -4,6 +4,26 @@ import { imageData, MAX_IMAGES, showableUrl } from './images.js';
 
 const find = (id) => document.getElementById(id);
 
+const DRAFT = 'draft';
+
+/** The text that was not sent before this tab was loaded again. */
+function draft() {
+  try {
+    return sessionStorage.getItem(DRAFT) ?? '';
+  } catch {
+    return '';
+  }
+}
+
+function keepDraft(text) {
+  try {
+    if (text) sessionStorage.setItem(DRAFT, text);
+    else sessionStorage.removeItem(DRAFT);
+  } catch {
+    // Storage is not allowed, or full.
+  }
+}
+
 /** Whether a key event sends: Enter without Shift, outside of a composition. */
 export function isSubmit(event) {
   // Safari ends the composition before this event. Its key code 229 marks keys of the IME.
@@ -40,6 +60,8 @@ export class Composer {
       event.preventDefault();
       onSubmit();
     });
+    this.#input.value ||= draft();
+    this.#input.addEventListener('input', () => keepDraft(this.#input.value));
     this.#input.addEventListener('paste', (event) => {
       // Office programs add a picture of the text.
       if (!event.clipboardData.types.includes('text/plain')) this.#take(event, event.clipboardData);
@@ -65,6 +87,7 @@ export class Composer {
   set message(message) {
     const parts = typeof message === 'string' ? [{ type: 'text', text: message }] : (message ?? []);
     this.#input.value = parts.map(({ text }) => text ?? '').join('');
+    keepDraft(this.#input.value);
     this.#urls = parts.flatMap((part) => part.image_url?.url ?? []);
     this.#show();
   }
