@@ -38,10 +38,13 @@ const TIMED: ReadonlySet<string> = new Set([
  */
 const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['faults', 1],
+  ['deploy', 1],
+  ['security', 2],
   ['pm2', 1],
   ['browser', Number.POSITIVE_INFINITY],
   ['http', 5],
   ['clients', Number.POSITIVE_INFINITY],
+  ['openai', 3],
   ['db', 5],
   ['scripts', 3],
   ['docs', 1],

