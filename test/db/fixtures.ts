@@ -122,12 +122,22 @@ export async function fillConversation(knex: Knex, id: string, count: number): P
   await insertRows(knex, 'messages', rows);
 }
 
-/** Calls `heard` with the SQL of each statement. A batch on SQLite goes to the connection itself, past Knex. */
-export function onStatement(knex: Knex, heard: (sql: string) => void): void {
+/**
+ * Calls `heard` with the SQL of each statement, until the returned function is called. A batch on SQLite goes to the
+ * connection itself, past Knex.
+ */
+export function onStatement(knex: Knex, heard: (sql: string) => void): () => void {
+  let isOver = false;
+  const hear = (sql: string) => {
+    if (!isOver) heard(sql);
+  };
+  const end = () => {
+    isOver = true;
+  };
   const { client } = knex;
   if (client.driverName !== 'better-sqlite3') {
-    knex.on('query', ({ sql }: { sql: string }) => heard(sql));
-    return;
+    knex.on('query', ({ sql }: { sql: string }) => hear(sql));
+    return end;
   }
   const known = new WeakSet();
   const acquire: () => Promise<{ prepare(sql: string): unknown }> = client.acquireConnection.bind(client);
@@ -137,9 +147,10 @@ export function onStatement(knex: Knex, heard: (sql: string) => void): void {
     known.add(connection);
     const prepare = connection.prepare.bind(connection);
     connection.prepare = (sql) => {
-      heard(sql);
+      hear(sql);
       return prepare(sql);
     };
     return connection;
   };
+  return end;
 }

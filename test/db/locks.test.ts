@@ -7,6 +7,7 @@ import { setTimeout as delay, setImmediate as immediate } from 'node:timers/prom
 import Sqlite from 'better-sqlite3';
 import mysql from 'mysql2/promise';
 import type { DatabaseOptions } from '../../src/db/core/client.ts';
+import { dialectOf } from '../../src/db/core/dialect.ts';
 import { type Durability, openDurability } from '../../src/db/durability.ts';
 import { LockedTurns } from '../../src/db/turns/locked-turns.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
@@ -248,6 +249,8 @@ eachDatabase((_name, open, options) => {
     const single = database.knex('conversations').where({ id: newId() }).delete();
     const began = performance.now();
     assert.equal((await contents(database.conversations, conversationId)).length, 2);
+    const nothing = { writes: [], result: 'nothing to write' };
+    assert.equal(await dialectOf(database.knex).batch(database.knex, [], () => nothing), nothing.result);
     assert.ok(performance.now() - began < 500, 'readers do not wait');
     await delay(2500);
     other.exec('ROLLBACK');

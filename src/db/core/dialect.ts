@@ -271,19 +271,19 @@ const sqlite: Dialect = {
 
   // On the connection itself: Knex's transaction costs as much as its statements.
   async batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {
+    const planned = reads.length === 0 ? plan([], UNLIMITED) : undefined;
+    if (planned?.writes.length === 0) return planned.result;
     const connection: SqliteConnection = await knex.client.acquireConnection();
     try {
       connection.prepare('BEGIN IMMEDIATE').run();
-      const { writes, result } = plan(
-        reads.map(({ sql, bindings }) => connection.prepare(sql).all(bindings)),
-        UNLIMITED,
-      );
-      await inTurns(writes, ({ sql, bindings }) => connection.prepare(sql).run(bindings));
+      const rows = reads.map(({ sql, bindings }) => connection.prepare(sql).all(bindings));
+      const { writes, result } = planned ?? plan(rows, UNLIMITED);
+      await runYielding(writes, ({ sql, bindings }) => connection.prepare(sql).run(bindings));
       connection.prepare('COMMIT').run();
       return result;
     } catch (error) {
       // SQLite ends the transaction itself after some errors.
-      if (connection.inTransaction) connection.prepare('ROLLBACK').run();
+      if (connection.inTransaction) rollBack(connection);
       throw error;
     } finally {
       await knex.client.releaseConnection(connection);
@@ -338,12 +338,22 @@ const sqlite: Dialect = {
 /** How long statements run on SQLite, where they block the event loop, before other work gets its turn. */
 const TURN_MS = 10;
 
-/** Runs the statements one after the other. */
-export function runAll(trx: Knex, statements: readonly Statement[]): Promise<void> {
-  return inTurns(statements, ({ sql, bindings }) => trx.raw(sql, [...bindings]));
+/** The error before it is the one that counts. */
+function rollBack(connection: SqliteConnection): void {
+  try {
+    connection.prepare('ROLLBACK').run();
+  } catch {
+    // The next transaction fails to begin.
+  }
 }
 
-async function inTurns(
+/** Runs the statements one after the other. */
+export function runAll(trx: Knex, statements: readonly Statement[]): Promise<void> {
+  return runYielding(statements, ({ sql, bindings }) => trx.raw(sql, [...bindings]));
+}
+
+/** Lets other work of the event loop run between statements, after TURN_MS. */
+async function runYielding(
   statements: readonly Statement[],
   run: (statement: Statement) => unknown,
 ): Promise<void> {

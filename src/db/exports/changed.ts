@@ -6,16 +6,18 @@ import { dialectOf } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
 import { SETTLED_MS } from './filters.ts';
 
-/** Of messages that one statement looks at, and of conversations that are remembered. */
 export interface ChangeLimits {
+  /** Messages that one statement looks at. */
   readonly window: number;
+  /** Conversations that are remembered. */
   readonly conversations: number;
 }
 
 /**
- * The conversations with messages that were written or changed after the cursor; null when they are more than the
- * limit, without a cursor, or on SQLite, where such a statement would read through long contents. In the order in which the server stores
- * messages, which is several times faster than conversation by conversation. Yields after each statement.
+ * The conversations with messages that were written or changed after the cursor. It reads the messages in the order in
+ * which the server stores them, which is several times faster than conversation by conversation. Null: there is no
+ * cursor, more changed than the limit, or this is SQLite, where such a statement would read through long contents.
+ * Yields after each statement.
  */
 export async function* changedConversations(
   knex: Knex,

@@ -16,6 +16,12 @@ export function isFiltered({ filter, since }: ExportScope): boolean {
   return filter.role !== null || filter.status !== null || isRated(filter) || since !== null;
 }
 
+/** Whether the conversations of all owners and times are looked at. */
+export function hasAllConversations({ filter, conversationId }: ExportScope): boolean {
+  // Jobs stored by versions without owners have no owner in their filter.
+  return (filter.owner ?? filter.from ?? filter.to ?? conversationId) === null;
+}
+
 /** The scope of one page of conversations. */
 export interface PageScope extends ExportScope {
   /** Those of the page whose id was deleted and used again, or of which a reply was replaced, since the cursor. */

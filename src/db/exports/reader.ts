@@ -24,7 +24,7 @@ import {
   type StoredSettings,
 } from '../core/tables.ts';
 import { changedConversations } from './changed.ts';
-import { isFiltered, type PageScope, renewedColumn, SETTLED_MS } from './filters.ts';
+import { hasAllConversations, isFiltered, type PageScope, renewedColumn, SETTLED_MS } from './filters.ts';
 import { hasContent, loaded, type MessageBody, MessageReader } from './messages.ts';
 import { prefetch } from './prefetch.ts';
 import { columnOf, isoOf } from './times.ts';
@@ -37,9 +37,9 @@ type ConversationHead = Pick<
 
 const CONVERSATIONS = 500;
 const CURSOR_PAGE = 1000;
-/** Pages of messages that one statement looks at for changes, and pages of changed conversations. */
-const CHANGE_PAGES = 20;
-const CHANGED_PAGES = 140;
+/** For each message of a page: messages that one statement looks at for changes, and changed conversations. */
+const SEARCH_WINDOW = 20;
+const MAX_CHANGED = 140;
 
 /** Raw SQL: `npm run bench:export` measures this path. */
 export class KnexExportSource implements ExportSource {
@@ -155,8 +155,9 @@ export class KnexExportSource implements ExportSource {
   ): AsyncGenerator<{ readonly heads: readonly ConversationHead[]; readonly last: ConversationHead | null }> {
     const activeSince = toTime(scope.activeSince);
     const { pageSize } = this.#messages;
-    const limits = { window: CHANGE_PAGES * pageSize, conversations: CHANGED_PAGES * pageSize };
-    const changes = changedConversations(this.#knex, scope.since, limits);
+    const limits = { window: SEARCH_WINDOW * pageSize, conversations: MAX_CHANGED * pageSize };
+    const isWhole = position === null && hasAllConversations(scope);
+    const changes = changedConversations(this.#knex, isWhole ? scope.since : null, limits);
     let search = await changes.next();
     for (; !search.done; search = await changes.next()) yield { heads: [], last: null };
     const changed = search.value;

@@ -13,15 +13,9 @@ export const UNKNOWN_HISTORY: HistoryColumns = {
 
 type ComparedMessage = Pick<Message, 'uid' | 'role' | 'content' | 'details'>;
 
-/** The last start and its hash: mostly the next conversation has the same one. */
-const last = { start: '', hash: '' };
-
 /** Of a conversation without messages. */
 export function newHistory(owner: string | null, user: string | null, system: string | null): HistoryColumns {
-  const start = historyStart(owner, user, system);
-  const text = start.join('\n');
-  if (last.start !== text) Object.assign(last, { start: text, hash: hashOf(start) });
-  return { ...UNKNOWN_HISTORY, history_hash: last.hash };
+  return { ...UNKNOWN_HISTORY, history_hash: hashOf(historyStart(owner, user, system)) };
 }
 
 /**

@@ -10,7 +10,7 @@ const RULE = 'must be sent once, as 1 to 255 visible ASCII characters, bare or i
  * The request's `Idempotency-Key`; undefined without one. A quoted key (a structured field, as in the IETF draft) equals
  * the same bare key. Keys of different owners of API keys are independent. So are those of unrestricted keys, whose
  * conversation can belong to another owner.
- * @param input to everything that must match for a request to count as a repetition
+ * @param input returns everything that must match for a request to count as a repetition
  * @throws AppError `validation`
  */
 export function idempotencyKey(

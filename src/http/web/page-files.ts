@@ -22,28 +22,30 @@ interface PageFile {
 
 /** Serves them below the path where it is mounted. Their names have no version, so browsers must revalidate them. */
 export function pageFiles(): RequestHandler {
-  // By path. Like the code of the server, they are read once.
-  const files = new Map<string, Promise<PageFile>>();
+  // Read once and together, so that they fit each other while the files are replaced.
+  let files: Promise<ReadonlyMap<string, PageFile>> | undefined;
   return async (request, response, next) => {
-    const { path } = request;
-    if (!isPageFile(path)) return next();
-    const loading = files.get(path) ?? load(path);
-    files.set(path, loading);
-    loading.catch(() => files.delete(path));
-    const { body, etag } = await loading;
+    files ??= loadAll();
+    files.catch(() => {
+      files = undefined;
+    });
+    const file = (await files).get(request.path);
+    if (file === undefined) return next();
+    const { body, etag } = file;
     response.setHeader('Cache-Control', 'no-cache');
     response.setHeader('ETag', etag);
-    response.type(extname(path)).send(body);
+    response.type(extname(request.path)).send(body);
   };
 }
 
-function isPageFile(path: string): boolean {
-  return SCRIPTS.has(path) || path === '/style.css' || Object.hasOwn(TEXTS, path);
-}
-
-async function load(path: string): Promise<PageFile> {
-  const body = await bodyOf(path);
-  return { body, etag: `"${createHash('sha256').update(body).digest('base64url')}"` };
+/** By path. */
+async function loadAll(): Promise<ReadonlyMap<string, PageFile>> {
+  const paths = [...SCRIPTS, '/style.css', ...Object.keys(TEXTS)];
+  const load = async (path: string): Promise<[string, PageFile]> => {
+    const body = await bodyOf(path);
+    return [path, { body, etag: `"${createHash('sha256').update(body).digest('base64url')}"` }];
+  };
+  return new Map(await Promise.all(paths.map(load)));
 }
 
 async function bodyOf(path: string): Promise<string> {

@@ -1,5 +1,5 @@
 /**
- * `npm run bench:embedded`: large databases on SQLite. Searches 100,000 messages of one owner, for a word that all have
+ * `npm run bench:sqlite`: large databases on SQLite. Searches 100,000 messages of one owner, for a word that all have
  * and for one that none has, while /health is asked, and times a backup and a restore of 1,000,000 messages.
  */
 import { execFile } from 'node:child_process';
@@ -8,7 +8,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { createKnex } from '../src/db/core/client.ts';
+import { readArguments } from '../src/util/command-line.ts';
 import { startPeer, startSubject } from './processes.ts';
+
+const USAGE = 'usage: npm run bench:sqlite';
+readArguments(USAGE, {});
 
 const SEARCHED = 100_000;
 const RESTORED = 1_000_000;
