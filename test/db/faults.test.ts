@@ -15,7 +15,7 @@ import { AppError, isUnavailable } from '../../src/domain/errors.ts';
 import { eachDatabase, optionsFor, serverUrls, silent } from '../support/databases.ts';
 import { startFaultProxy } from '../support/fault-proxy.ts';
 import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
-import { contents, newId, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
+import { contents, newId, onStatement, replyTo, startOf, userMessage, writeTurn } from './fixtures.ts';
 
 const PROCESSES = 'SELECT id FROM information_schema.processlist WHERE id = ?';
 const AWAY = { code: 'database_unavailable', retryAfter: 2 };
@@ -361,12 +361,12 @@ describe('a private database server', { timeout: 90_000 }, () => {
       await knex.destroy();
     });
     const writer = new GroupCommitWriter(knex, silent);
-    knex.on('query', ({ sql }: { sql: string }) => {
+    const stop = onStatement(knex, (sql) => {
       if (/\bCOMMIT;?$/.test(sql)) server.freeze();
     });
     await assert.rejects(writer.write({ start: startOf(userMessage(newId())) }), AWAY);
     server.thaw();
-    knex.removeAllListeners('query');
+    stop();
     assert.equal(await writer.write({ start: startOf(userMessage(newId())) }), 'saved');
   });
 

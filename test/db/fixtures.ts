@@ -123,34 +123,37 @@ export async function fillConversation(knex: Knex, id: string, count: number): P
 }
 
 /**
- * Calls `heard` with the SQL of each statement, until the returned function is called. A batch on SQLite goes to the
- * connection itself, past Knex.
+ * Calls `heard` with the SQL of each statement, and on MySQL `failed` with each error, until the returned function is
+ * called. Batches go to the connection itself, past Knex.
  */
-export function onStatement(knex: Knex, heard: (sql: string) => void): () => void {
+export function onStatement(
+  { client }: Knex,
+  heard: (sql: string) => void,
+  failed: (error: { code?: string }) => void = () => {},
+): () => void {
   let isOver = false;
-  const hear = (sql: string) => {
-    if (!isOver) heard(sql);
-  };
-  const end = () => {
-    isOver = true;
-  };
-  const { client } = knex;
-  if (client.driverName !== 'better-sqlite3') {
-    knex.on('query', ({ sql }: { sql: string }) => hear(sql));
-    return end;
-  }
+  const name = client.driverName === 'better-sqlite3' ? 'prepare' : 'query';
   const known = new WeakSet();
-  const acquire: () => Promise<{ prepare(sql: string): unknown }> = client.acquireConnection.bind(client);
+  const acquire: () => Promise<object> = client.acquireConnection.bind(client);
   client.acquireConnection = async () => {
     const connection = await acquire();
     if (known.has(connection)) return connection;
     known.add(connection);
-    const prepare = connection.prepare.bind(connection);
-    connection.prepare = (sql) => {
-      hear(sql);
-      return prepare(sql);
+    const run = Reflect.get(connection, name).bind(connection);
+    const listen = (first: string | { sql: string }, ...rest: unknown[]) => {
+      if (!isOver) heard(typeof first === 'string' ? first : first.sql);
+      const done = rest.at(-1);
+      if (typeof done === 'function') {
+        rest[rest.length - 1] = (error: { code?: string } | null, ...results: unknown[]) => {
+          if (error && !isOver) failed(error);
+          done(error, ...results);
+        };
+      }
+      return run(first, ...rest);
     };
-    return connection;
+    return Object.assign(connection, { [name]: listen });
   };
-  return end;
+  return () => {
+    isOver = true;
+  };
 }

@@ -25,10 +25,13 @@ import {
 /** The commits, and the codes of the errors, that go through a Knex instance. */
 function watched(knex: Knex): { commits: number; errors: unknown[] } {
   const seen = { commits: 0, errors: [] as unknown[] };
-  onStatement(knex, (sql) => {
-    if (/\bCOMMIT;?$/.test(sql)) seen.commits += 1;
-  });
-  knex.on('query-error', ({ code }: { code: unknown }) => seen.errors.push(code));
+  onStatement(
+    knex,
+    (sql) => {
+      if (/\bCOMMIT;?$/.test(sql)) seen.commits += 1;
+    },
+    ({ code }) => seen.errors.push(code),
+  );
   return seen;
 }
 

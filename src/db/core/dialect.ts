@@ -100,16 +100,23 @@ const ROLLBACK: Statement = { sql: 'ROLLBACK', bindings: [] };
 const COMMITTED: Statement = { sql: 'SELECT @committed AS committed', bindings: [] };
 const committed = (count: number): Statement => ({ sql: `SET @committed = ${count}`, bindings: [] });
 
+/** What packets use of mysql2. */
+interface MysqlConnection {
+  readonly maxAllowedPacket: number;
+  query(
+    packet: { readonly sql: string; readonly values: Statement['bindings'] },
+    done: (error: Error | null, results: unknown[][]) => void,
+  ): void;
+  destroy(): void;
+}
+
 /** Several statements in one round trip. After an error the server skips the others. */
-async function runPacket(
-  knex: Knex,
-  connection: unknown,
-  statements: readonly Statement[],
-): Promise<unknown[][]> {
+function runPacket(connection: MysqlConnection, statements: readonly Statement[]): Promise<unknown[][]> {
   const sql = statements.map((statement) => statement.sql).join(';\n');
-  const bindings = statements.flatMap((statement) => statement.bindings);
-  const [answers = []] = await knex.raw<[unknown[][]]>(sql, bindings).connection(connection);
-  return answers;
+  const values = statements.flatMap((statement) => statement.bindings);
+  return new Promise((resolve, reject) => {
+    connection.query({ sql, values }, (error, results) => (error ? reject(error) : resolve(results)));
+  });
 }
 
 /** The hint makes all processes lock in the order of the primary key, also in small tables. */
@@ -139,8 +146,8 @@ const mysql: Dialect = {
   // Several statements in one packet: round trips are half of the cost of a small transaction. After an error the
   // server skips the rest of the packet and the transaction stays open.
   async batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T> {
-    const connection = await knex.client.acquireConnection();
-    const run = (statements: readonly Statement[]) => runPacket(knex, connection, statements);
+    const connection: MysqlConnection = await knex.client.acquireConnection();
+    const run = (statements: readonly Statement[]) => runPacket(connection, statements);
     const packet = packetLimit(connection.maxAllowedPacket);
     const write = async (statements: readonly Statement[]): Promise<void> => {
       for (const group of packets(statements, packet)) await run(group);
@@ -156,10 +163,7 @@ const mysql: Dialect = {
       await write([...writes, COMMIT]);
       return result;
     } catch (error) {
-      await knex
-        .raw('ROLLBACK')
-        .connection(connection)
-        .catch(() => connection.destroy());
+      await run([ROLLBACK]).catch(() => connection.destroy());
       throw error;
     } finally {
       await knex.client.releaseConnection(connection);
@@ -168,16 +172,16 @@ const mysql: Dialect = {
 
   // The connection itself counts, because after an error the results of the packet are lost.
   async transactions(knex, transactions) {
-    const connection = await knex.client.acquireConnection();
+    const connection: MysqlConnection = await knex.client.acquireConnection();
     const statements = transactions.flatMap((writes, at) => [BEGIN, ...writes, COMMIT, committed(at + 1)]);
     try {
       for (const group of packets([committed(0), ...statements], packetLimit(connection.maxAllowedPacket))) {
-        await runPacket(knex, connection, group);
+        await runPacket(connection, group);
       }
       return transactions.length;
     } catch (error) {
       const undo = [ROLLBACK, COMMITTED];
-      const [, rows] = await runPacket(knex, connection, undo).catch(() => {
+      const [, rows] = await runPacket(connection, undo).catch(() => {
         connection.destroy();
         throw error;
       });
