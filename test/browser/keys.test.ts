@@ -147,7 +147,11 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
       const before = sent.length;
       await give(page, ` ${key}\t`);
       await state(page).filter({ hasText: 'rejected the key (401)' }).waitFor();
-      assert.equal(await stored(page), '[{},""]');
+      assert.equal(
+        await stored(page),
+        '[{"draft":"Hello"},""]',
+        'the message that was not sent, not the key',
+      );
       await until(page, "document.activeElement.id === 'key-input'");
       await ask(page, 'Hello');
       const shown = await Promise.all(
