@@ -40,12 +40,6 @@ export interface Dialect {
    * @throws the driver's error
    */
   batch<T>(knex: Knex, reads: readonly Statement[], plan: BatchPlan<T>): Promise<T>;
-  /**
-   * Runs transactions of plain SQL one after the other in as few round trips as possible, and stops at one that fails.
-   * @returns how many are committed
-   * @throws the driver's error when that is unknown
-   */
-  transactions(knex: Knex, transactions: readonly (readonly Statement[])[]): Promise<number>;
   /** Waits while another program has locked SQLite's file. Servers wait by themselves. @throws the driver's error */
   waitForWriteLock(knex: Knex): Promise<void>;
   /**
@@ -97,8 +91,6 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 const BEGIN: Statement = { sql: 'START TRANSACTION', bindings: [] };
 const COMMIT: Statement = { sql: 'COMMIT', bindings: [] };
 const ROLLBACK: Statement = { sql: 'ROLLBACK', bindings: [] };
-const COMMITTED: Statement = { sql: 'SELECT @committed AS committed', bindings: [] };
-const committed = (count: number): Statement => ({ sql: `SET @committed = ${count}`, bindings: [] });
 
 /** What packets use of mysql2. */
 interface MysqlConnection {
@@ -165,27 +157,6 @@ const mysql: Dialect = {
     } catch (error) {
       await run([ROLLBACK]).catch(() => connection.destroy());
       throw error;
-    } finally {
-      await knex.client.releaseConnection(connection);
-    }
-  },
-
-  // The connection itself counts, because after an error the results of the packet are lost.
-  async transactions(knex, transactions) {
-    const connection: MysqlConnection = await knex.client.acquireConnection();
-    const statements = transactions.flatMap((writes, at) => [BEGIN, ...writes, COMMIT, committed(at + 1)]);
-    try {
-      for (const group of packets([committed(0), ...statements], packetLimit(connection.maxAllowedPacket))) {
-        await runPacket(connection, group);
-      }
-      return transactions.length;
-    } catch (error) {
-      const undo = [ROLLBACK, COMMITTED];
-      const [, rows] = await runPacket(connection, undo).catch(() => {
-        connection.destroy();
-        throw error;
-      });
-      return Number((rows as { committed: number | string }[])[0]?.committed);
     } finally {
       await knex.client.releaseConnection(connection);
     }
@@ -292,18 +263,6 @@ const sqlite: Dialect = {
     } finally {
       await knex.client.releaseConnection(connection);
     }
-  },
-
-  async transactions(knex, transactions) {
-    for (const [at, writes] of transactions.entries()) {
-      try {
-        await this.batch(knex, [], () => ({ writes, result: undefined }));
-        await nextTurn();
-      } catch {
-        return at;
-      }
-    }
-    return transactions.length;
   },
 
   async addPoints(knex, counter) {

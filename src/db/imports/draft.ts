@@ -35,6 +35,37 @@ export interface Slice {
   readonly from: number;
 }
 
+interface NumberedRow {
+  readonly row: Row;
+  readonly seq: number;
+}
+
+/** The parts of its statements, in their order. */
+export interface WholeConversation {
+  readonly begin: readonly Statement[];
+  readonly rows: readonly NumberedRow[];
+  readonly end: readonly Statement[];
+}
+
+/** Conversations whose ids are free, with few statements for their messages. */
+export function wholeWrites(all: readonly WholeConversation[]): Statement[] {
+  const rows = all.flatMap((one) => one.rows);
+  const slices = Array.from({ length: Math.ceil(rows.length / SLICE) }, (_, at) =>
+    insertRows(rows.slice(at * SLICE, (at + 1) * SLICE), 0),
+  );
+  return [...all.flatMap(({ begin }) => begin), ...slices, ...all.flatMap(({ end }) => end)];
+}
+
+/** Only columns with a value: each null takes as long as a short text. */
+function insertRows(rows: readonly NumberedRow[], epoch: number): Statement {
+  const used = [...COLUMNS.keys()].filter((column) => rows.some(({ row }) => row[column] !== null));
+  const names = used.map((column) => COLUMNS[column]);
+  const tuple = `(${placeholders(used.length + 1)}, ${epoch})`;
+  const sql = `INSERT INTO messages (${names.join(', ')}, seq, epoch) VALUES ${repeated(tuple, rows.length)}`;
+  const bindings = rows.flatMap(({ row, seq }) => [...used.map((column) => row[column] ?? null), seq]);
+  return { sql, bindings };
+}
+
 /** Reads the messages of a conversation once. */
 export class Draft {
   readonly id: string;
@@ -75,10 +106,10 @@ export class Draft {
   }
 
   /** All of a conversation whose id is free. @throws ImportError */
-  async writes(): Promise<Statement[]> {
-    const inserts: Statement[] = [];
-    for await (const slice of this.slices()) inserts.push(...this.insert(slice));
-    return [...this.begin(undefined).writes, ...inserts, ...this.end()];
+  async whole(): Promise<WholeConversation> {
+    const rows: NumberedRow[] = [];
+    for await (const slice of this.slices()) rows.push(...this.#numbered(slice));
+    return { begin: this.begin(undefined).writes, rows, end: this.end() };
   }
 
   async *slices(): AsyncGenerator<Slice> {
@@ -102,22 +133,11 @@ export class Draft {
     if (rows.length > 0) yield { uids, rows, from: this.count - rows.length };
   }
 
-  /**
-   * Only columns with a value: each null takes as long as a short text. Rows of an earlier epoch that are not removed
-   * yet have the same ids.
-   */
-  insert({ uids, rows, from }: Slice): Statement[] {
-    const used = [...COLUMNS.keys()].filter((column) => rows.some((row) => row[column] !== null));
-    const names = used.map((column) => COLUMNS[column]);
-    const tuple = `(${placeholders(used.length + 1)}, ${this.epoch})`;
-    const sql = `INSERT INTO messages (${names.join(', ')}, seq, epoch) VALUES ${repeated(tuple, rows.length)}`;
-    const first = this.#lastSeq + from + 1;
-    const bindings = rows.flatMap((row, index) => [
-      ...used.map((column) => row[column] ?? null),
-      first + index,
-    ]);
-    const insert = { sql, bindings };
+  /** Rows of an earlier epoch that are not removed yet have the same ids. */
+  insert(slice: Slice): Statement[] {
+    const insert = insertRows(this.#numbered(slice), this.epoch);
     if (!this.#isRestart) return [insert];
+    const { uids } = slice;
     const remove = {
       sql: `DELETE FROM messages WHERE uid IN (${placeholders(uids.length)}) AND conversation_id = ? AND epoch < ?`,
       bindings: [...uids, this.id, this.epoch],
@@ -142,6 +162,11 @@ export class Draft {
       }
     }
     return statements;
+  }
+
+  #numbered({ rows, from }: Slice): NumberedRow[] {
+    const first = this.#lastSeq + from + 1;
+    return rows.map((row, index) => ({ row, seq: first + index }));
   }
 
   #row(message: ImportedMessage): Row {

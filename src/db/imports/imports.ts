@@ -12,10 +12,11 @@ import {
 import { errorCode } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
 import { type Dialect, dialectOf, type LockedConversation, runAll } from '../core/dialect.ts';
-import { databaseBusy, toAppError, withDeadlockRetry } from '../core/errors.ts';
-import type { PacketLimit, Statement } from '../core/packets.ts';
+import type { ErrorClass } from '../core/error-classes.ts';
+import { classifyError, databaseBusy, toAppError, withDeadlockRetry } from '../core/errors.ts';
+import type { PacketLimit } from '../core/packets.ts';
 import { removeDeleted } from '../repositories/deletions.ts';
-import { Draft, type Slice } from './draft.ts';
+import { Draft, type Slice, type WholeConversation, wholeWrites } from './draft.ts';
 
 /** How often a conversation is tried that another process creates or locks. */
 const ATTEMPTS = 20;
@@ -59,8 +60,8 @@ export class KnexImports implements ImportStore {
   }
 
   /**
-   * Those whose ids are free, in about one round trip, up to one that fails, and those that are skipped. What it leaves
-   * out is written with locks, one by one.
+   * Those whose ids are free, in one transaction and about one round trip, and those that are skipped. What it leaves
+   * out, which is all when one of them fails, is written with locks, one by one.
    */
   async #writeFree(
     conversations: readonly ImportedConversation[],
@@ -75,18 +76,23 @@ export class KnexImports implements ImportStore {
       if (deleted_at === null && !options.replace) results.set(id, SKIPPED);
     }
     const found = new Set(existing.map(({ id }) => id));
-    const drafts: { readonly draft: Draft; readonly writes: readonly Statement[] }[] = [];
+    const wholes = new Map<Draft, WholeConversation>();
     for (const conversation of conversations) {
       if (found.has(conversation.id)) continue;
       const draft = new Draft(conversation, options, maxBytes);
-      const writes = await draft.writes().catch(() => undefined);
-      if (writes) drafts.push({ draft, writes });
+      const whole = await draft.whole().catch(() => undefined);
+      if (whole) wholes.set(draft, whole);
     }
-    const transactions = drafts.map(({ writes }) => writes);
-    const committed = await this.#dialect.transactions(this.#batches, transactions);
-    for (const { draft } of drafts.slice(0, committed)) {
-      results.set(draft.id, { outcome: 'imported', messages: draft.count });
+    const writes = wholeWrites([...wholes.values()]);
+    // The statements of SQLite block the event loop too.
+    await nextTurn();
+    try {
+      await this.#dialect.batch(this.#batches, [], () => ({ writes, result: undefined }));
+    } catch (error) {
+      if (!ROLLED_BACK.includes(classifyError(error))) throw error;
+      return results;
     }
+    for (const { id, count } of wholes.keys()) results.set(id, { outcome: 'imported', messages: count });
     return results;
   }
 
@@ -214,6 +220,9 @@ async function rejectRepeated(trx: Knex, { id, epoch }: Draft, { uids }: Slice):
   const [repeated] = await trx('messages').whereIn('uid', uids).where(written).select('uid').limit(1);
   if (repeated) throw occursTwice(repeated.uid);
 }
+
+/** After other errors it is unknown whether the transaction was committed. */
+const ROLLED_BACK: readonly (ErrorClass | undefined)[] = [undefined, 'transient', 'locked'];
 
 const DUPLICATES = ['ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_UNIQUE', 'SQLITE_CONSTRAINT_PRIMARYKEY'];
 

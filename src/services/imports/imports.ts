@@ -38,7 +38,7 @@ export interface ImportRequest extends ImportOptions {
 const MAX_ERRORS = 100;
 /** Of the lines that are written together. */
 const BATCH_ENTRIES = 32;
-const BATCH_BYTES = 32 * 1024;
+const BATCH_BYTES = 64 * 1024;
 /** How long entries are processed before others are served. */
 const TURN_MS = 10;
 
