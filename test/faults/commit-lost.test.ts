@@ -1,5 +1,6 @@
 /** Row "COMMIT lost": the connection breaks while a transaction is under way. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { balance } from '../support/balance.ts';
 import { takeBaseline } from '../support/baseline.ts';
@@ -81,6 +82,33 @@ for (const place of databases().slice(1)) {
         await baseline.back();
       }),
     );
+
+    it('ends an import with an error, and the same file completes it', async () => {
+      const lines = Array.from({ length: 20 }, (_, n) => {
+        const at = new Date(Date.now() - 1000 * n).toISOString();
+        const message = { id: randomUUID(), role: 'user', content: `question ${n}`, timestamp: at };
+        const head = { conversation_id: randomUUID(), created_at: at, last_active: at };
+        return JSON.stringify({ ...head, messages: [message] });
+      });
+      const post = async () => {
+        const response = await fetch(`${cluster.at(0).url}/api/imports`, {
+          method: 'POST',
+          headers: { 'content-type': 'application/x-ndjson' },
+          body: lines.join('\n'),
+        });
+        return { status: response.status, body: await response.json() };
+      };
+      let isAnswer = false;
+      proxy.watch((piece, direction) => {
+        isAnswer ||= direction === 'toServer' && piece.includes('INSERT INTO messages');
+        return isAnswer && direction === 'toClient' ? 0 : undefined;
+      });
+      const cut = await post();
+      proxy.watch(undefined);
+      assert.deepEqual([cut.status, cut.body.code], [503, 'database_unavailable']);
+      const { status, body } = await post();
+      assert.deepEqual([status, body.imported + body.skipped, body.failed], [200, 20, 0]);
+    });
   });
 }
 
