@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import type { ImportCounts } from '../../src/services/imports/imports.ts';
 import { balance } from '../support/balance.ts';
 import { takeBaseline } from '../support/baseline.ts';
 import { ask, stream } from '../support/caller.ts';
@@ -96,7 +97,10 @@ for (const place of databases().slice(1)) {
           headers: { 'content-type': 'application/x-ndjson' },
           body: lines.join('\n'),
         });
-        return { status: response.status, body: await response.json() };
+        return {
+          status: response.status,
+          body: (await response.json()) as Record<string, unknown> & ImportCounts,
+        };
       };
       let isAnswer = false;
       proxy.watch((piece, direction) => {
