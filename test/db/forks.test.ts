@@ -157,7 +157,7 @@ eachDatabase((_name, open) => {
       [NOON + 300_000, 4],
       [NOON + 3_600_000, 0],
     ] as const) {
-      await purge.abandonForks(now);
+      await purge.abandonUnfinished(now);
       await purge.remove(await purge.pendingDeletions(0, 10), {});
       const rows = await knex('messages').where({ conversation_id: id });
       assert.equal(rows.length, left);

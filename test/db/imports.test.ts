@@ -3,15 +3,30 @@ import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 import { v7 } from 'uuid';
 import type { Database } from '../../src/db/database.ts';
+import {
+  ImportError,
+  type ImportedConversation,
+  type ImportResult,
+} from '../../src/domain/conversations/imports.ts';
 import { Retention } from '../../src/domain/conversations/retention.ts';
 import { importEntries } from '../../src/http/request/import-file.ts';
 import { type ImportCounts, ImportService } from '../../src/services/imports/imports.ts';
 import { eachDatabase } from '../support/databases.ts';
 import { ticksDuring } from '../support/ticks.ts';
+import { NOON, newId, startOf, userMessage } from './fixtures.ts';
 
 const AT = '2026-03-21T08:30:00.000Z';
 const OPTIONS = { owner: null, pin: false, replace: false, replacesOwner: false };
 const TICK_MS = 50;
+const ROUNDS = 5;
+const NO_SETTINGS = {
+  title: null,
+  user: null,
+  metadata: null,
+  system: null,
+  model: null,
+  parameters: null,
+};
 
 /** A line of an export. */
 function line(messages: number, length: number, id = v7()): string {
@@ -45,8 +60,7 @@ eachDatabase((_name, open) => {
 
   const sizes: [name: string, lines: number, messages: number, length: number][] = [
     ['many conversations', 400, 10, 300],
-    // SQLite commits it in one step: 5 MB in about 25 ms.
-    ['a long conversation', 1, 2000, 1000],
+    ['a long conversation', 1, 4000, 1000],
     ['long messages', 1, 2, 400_000],
   ];
   for (const [what, count, messages, length] of sizes) {
@@ -61,8 +75,10 @@ eachDatabase((_name, open) => {
         });
         return ticks.longest;
       };
-      // A long tick of the code is in both; one whose code was compiled anew is not.
-      const tick = Math.min(await longest(), await longest());
+      // A long tick of the code is in every round; one whose code was compiled anew is not.
+      let tick = Number.POSITIVE_INFINITY;
+      for (let round = 0; round < ROUNDS && tick >= TICK_MS; round += 1)
+        tick = Math.min(tick, await longest());
       t.diagnostic(`${tick.toFixed(0)} ms`);
       assert.ok(tick < TICK_MS, `${tick.toFixed(0)} ms`);
     });
@@ -90,6 +106,83 @@ eachDatabase((_name, open) => {
     assert.deepEqual([again.imported, again.skipped], [1, 3]);
     const replaced = await start([first, third, line(2, 20)], { replace: true });
     assert.deepEqual([replaced.replaced, replaced.imported], [2, 1]);
+  });
+
+  /** A long conversation of 200 messages; `half` runs when it is half read. */
+  function longOne(half: () => Promise<unknown>): ImportedConversation {
+    const id = newId();
+    async function* messages() {
+      for (let n = 0; n < 200; n += 1) {
+        if (n === 100) await half();
+        yield { ...userMessage(id, { content: `message ${n}` }), feedback: null };
+      }
+    }
+    const times = { createdAt: NOON, lastActive: NOON, pinned: false };
+    return { id, ...times, settings: NO_SETTINGS, messages: messages(), isLong: true };
+  }
+  const rowsOf = async (id: string) => ({
+    conversations: (await database.knex('conversations').where({ id })).length,
+    messages: (await database.knex('messages').where({ conversation_id: id })).length,
+    marks: (await database.knex('deletions').where({ conversation_id: id })).length,
+  });
+  const NOTHING = { conversations: 0, messages: 0, marks: 0 };
+
+  test('others are served while a long conversation is imported, which is invisible until its end', async () => {
+    const message = userMessage(newId());
+    const long = longOne(async () => {
+      await database.writer.write({ start: startOf(message) });
+      assert.equal(await database.conversations.find(long.id), null);
+      assert((await rowsOf(long.id)).messages > 0);
+    });
+    assert.deepEqual(await database.imports.write([long], OPTIONS), [{ outcome: 'imported', messages: 200 }]);
+    assert.deepEqual(await rowsOf(message.conversationId), { conversations: 1, messages: 1, marks: 0 });
+    assert.deepEqual(await rowsOf(long.id), { conversations: 1, messages: 200, marks: 0 });
+    const found = await database.conversations.find(long.id);
+    assert.deepEqual([found?.epoch, found?.createdAt], [0, NOON]);
+    const { conversationId, uid } = userMessage(long.id);
+    await database.writer.write({ start: startOf(userMessage(conversationId, { uid, timestamp: NOON })) });
+    const [next] = await database.knex('messages').where({ uid }).select('seq');
+    assert.equal(next?.seq, 201);
+  });
+
+  test('nothing is left of a long conversation that cannot be read to its end', async () => {
+    const long = longOne(() => Promise.reject(new ImportError('is cut')));
+    assert.deepEqual(await database.imports.write([long], OPTIONS), [{ error: new ImportError('is cut') }]);
+    assert.deepEqual(await rowsOf(long.id), NOTHING);
+  });
+
+  test('a turn that begins the conversation while it is imported stays', async () => {
+    for (const replace of [false, true]) {
+      const long = longOne(() => database.writer.write({ start: startOf(userMessage(long.id)) }));
+      const [result] = await database.imports.write([long], { ...OPTIONS, replace });
+      const used = new ImportError('the conversation was used while it was imported; import it again');
+      assert.deepEqual(result, replace ? { error: used } : { outcome: 'skipped', messages: 0 });
+      assert.deepEqual(await rowsOf(long.id), { conversations: 1, messages: 1, marks: 0 });
+      assert((await database.conversations.find(long.id)) !== null);
+    }
+  });
+
+  test('the same long conversation imported twice at the same time is there once', async () => {
+    let other: unknown;
+    const long = longOne(async () => {
+      const messages = longOne(async () => {}).messages;
+      other = await database.imports.write([{ ...long, messages }], OPTIONS);
+    });
+    const results = [...(await database.imports.write([long], OPTIONS)), ...(other as ImportResult[])];
+    const outcomes = results.map((result) => ('outcome' in result ? result.outcome : result.error.message));
+    assert.deepEqual(outcomes.sort(), ['imported', 'skipped']);
+    assert.deepEqual(await rowsOf(long.id), { conversations: 1, messages: 200, marks: 0 });
+  });
+
+  test('the rows of a long import whose process died are removed', async () => {
+    const long = longOne(async () => {
+      await database.purge.abandonUnfinished(Date.now() + 3_600_000);
+      await database.purge.remove(await database.purge.pendingDeletions(0, 10), {});
+      assert.deepEqual(await rowsOf(long.id), { ...NOTHING, marks: 1 });
+    });
+    // Here the process only was slow.
+    await assert.rejects(database.imports.write([long], OPTIONS), { code: 'database_busy' });
+    assert.deepEqual(await rowsOf(long.id), { ...NOTHING, marks: 1 });
   });
 
   test('a batch finds ids that are deleted, and one that occurs twice', async () => {

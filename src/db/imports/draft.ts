@@ -11,6 +11,7 @@ import { hashOf } from '../../util/hash-chain.ts';
 import { fromChanges, fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
 import { type LockedConversation, placeholders, repeated } from '../core/dialect.ts';
 import type { Statement } from '../core/packets.ts';
+import { markUnfinished, UNFINISHED_EPOCH } from '../repositories/unfinished.ts';
 import { UNKNOWN_HISTORY } from '../turns/history-chain.ts';
 import { messageChars } from '../turns/text-parts.ts';
 
@@ -103,6 +104,16 @@ export class Draft {
     const save = found ? this.#restart(owner) : this.#insert(owner);
     const writes = exists ? [this.#hide(), save] : [save];
     return { outcome: exists ? 'replaced' : 'imported', writes };
+  }
+
+  get replaces(): boolean {
+    return this.#options.replace;
+  }
+
+  /** Of a long conversation whose id is free. */
+  beginUnfinished(): Statement[] {
+    const hidden = { epoch: UNFINISHED_EPOCH, deleted_at: this.#now };
+    return [this.#insert(this.#options.owner, hidden), markUnfinished(this.id, Date.now())];
   }
 
   /** All of a conversation whose id is free. @throws ImportError */
@@ -211,8 +222,8 @@ export class Draft {
     };
   }
 
-  #insert(owner: string | null): Statement {
-    const columns = { id: this.id, ...this.#columns(owner) };
+  #insert(owner: string | null, more: Record<string, string | number> = {}): Statement {
+    const columns = { id: this.id, ...this.#columns(owner), ...more };
     const names = Object.keys(columns);
     const sql = `INSERT INTO conversations (${names.join(', ')}) VALUES (${placeholders(names.length)})`;
     return { sql, bindings: Object.values(columns) };

@@ -13,9 +13,16 @@ import { errorCode } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
 import { type Dialect, dialectOf, type LockedConversation, runAll } from '../core/dialect.ts';
 import type { ErrorClass } from '../core/error-classes.ts';
-import { classifyError, databaseBusy, toAppError, withDeadlockRetry } from '../core/errors.ts';
-import type { PacketLimit } from '../core/packets.ts';
+import { classifyError, databaseBusy, toAppError, transaction, withDeadlockRetry } from '../core/errors.ts';
+import type { PacketLimit, Statement } from '../core/packets.ts';
 import { removeDeleted } from '../repositories/deletions.ts';
+import {
+  discard,
+  finish,
+  isUnfinished,
+  keepUnfinished,
+  SETTLED_AFTER_MS,
+} from '../repositories/unfinished.ts';
 import { Draft, type Slice, type WholeConversation, wholeWrites } from './draft.ts';
 
 /** How often a conversation is tried that another process creates or locks. */
@@ -23,6 +30,10 @@ const ATTEMPTS = 20;
 const RETRY_MS = 50;
 /** How long an import removes the rows of a replaced conversation; the rest is removed in the background. */
 const REMOVE_MS = 300;
+
+/** How often the mark of an unfinished conversation is renewed. */
+const KEEP_MS = 60_000;
+const USED = 'the conversation was used while it was imported; import it again';
 
 const SKIPPED: ImportResult = { outcome: 'skipped', messages: 0 };
 
@@ -148,6 +159,72 @@ export class KnexImports implements ImportStore {
   async #writeLong(conversation: ImportedConversation, options: ImportOptions, maxBytes: number) {
     const { id } = conversation;
     const draft = new Draft(conversation, options, maxBytes);
+    const [found] = await this.#knex('conversations').where({ id }).select('id');
+    if (!found && (await this.#begin(draft))) return this.#writeUnfinished(draft);
+    return this.#writeOver(draft);
+  }
+
+  /** @returns false when another process has just created the conversation */
+  async #begin(draft: Draft): Promise<boolean> {
+    try {
+      await this.#commit(draft.beginUnfinished());
+      return true;
+    } catch (error) {
+      if (!isDuplicate(error)) throw error;
+      return false;
+    }
+  }
+
+  /** In a transaction for each slice: one for all of them would keep others waiting, on SQLite every one. */
+  async #writeUnfinished(draft: Draft): Promise<ImportResult> {
+    const started = Date.now();
+    let kept = started;
+    let last: Slice[] = [];
+    try {
+      for await (const slice of draft.slices()) {
+        last = [slice];
+        const isOld = Date.now() - kept > KEEP_MS;
+        if (isOld) kept = Date.now();
+        await this.#commit([...draft.insert(slice), ...(isOld ? [keepUnfinished(draft.id, kept)] : [])]);
+      }
+      for (const statement of draft.end()) await this.#commit([statement]);
+      if (await this.#show(draft, Date.now() - started > SETTLED_AFTER_MS ? Date.now() : null)) {
+        return { outcome: 'imported', messages: draft.count };
+      }
+      if (draft.replaces) throw new ImportError(USED);
+      return SKIPPED;
+    } catch (error) {
+      if (isDuplicate(error)) for (const slice of last) await rejectRepeated(this.#knex, draft, slice);
+      if (NO_CONVERSATION.includes(errorCode(error) ?? '')) throw databaseBusy(error);
+      await this.#explain(error, draft.id, last, ATTEMPTS);
+      throw error;
+    } finally {
+      // Unless it is shown.
+      await discard(this.#knex, draft.id).catch(() => {});
+    }
+  }
+
+  /** @returns false when a turn or another import has begun the conversation meanwhile */
+  #show({ id, count }: Draft, renewed: number | null): Promise<boolean> {
+    return transaction(this.#knex, async (trx) => {
+      const [found] = await this.#dialect.lockConversations(trx, [id]);
+      if (!found || !isUnfinished(found) || !(await finish(trx, id, renewed))) return false;
+      const visible = { epoch: 0, deleted_at: null, last_seq: count };
+      await trx('conversations').where({ id }).update(visible);
+      return true;
+    });
+  }
+
+  /** Others are served before the next one. */
+  async #commit(writes: readonly Statement[]): Promise<void> {
+    await withDeadlockRetry(() =>
+      this.#dialect.batch(this.#batches, [], () => ({ writes, result: undefined })),
+    );
+    await nextTurn();
+  }
+
+  async #writeOver(draft: Draft): Promise<ImportResult> {
+    const { id } = draft;
     let last: Slice[] = [];
     try {
       const outcome = await this.#knex.transaction(async (trx) => {
@@ -214,7 +291,7 @@ function occursTwice(uid: string): ImportError {
   return new ImportError(`the message ${uid} occurs twice`);
 }
 
-/** Only the transaction itself sees the slices that it has written. @throws ImportError */
+/** The slices before have the message too. @throws ImportError */
 async function rejectRepeated(trx: Knex, { id, epoch }: Draft, { uids }: Slice): Promise<void> {
   const written = { conversation_id: id, epoch };
   const [repeated] = await trx('messages').whereIn('uid', uids).where(written).select('uid').limit(1);
@@ -223,6 +300,9 @@ async function rejectRepeated(trx: Knex, { id, epoch }: Draft, { uids }: Slice):
 
 /** After other errors it is unknown whether the transaction was committed. */
 const ROLLED_BACK: readonly (ErrorClass | undefined)[] = [undefined, 'transient', 'locked'];
+
+/** It took so long that it was removed as abandoned. */
+const NO_CONVERSATION = ['ER_NO_REFERENCED_ROW_2', 'SQLITE_CONSTRAINT_FOREIGNKEY'];
 
 const DUPLICATES = ['ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_UNIQUE', 'SQLITE_CONSTRAINT_PRIMARYKEY'];
 

@@ -4,24 +4,15 @@ import type { Knex } from 'knex';
 import type { Instant } from '../../domain/conversations/conversation.ts';
 import type { Fork, ForkOutcome, ForkStore } from '../../domain/conversations/forks.ts';
 import { toTime } from '../core/codec.ts';
-import { type Dialect, dialectOf } from '../core/dialect.ts';
-import {
-  databaseBusy,
-  select,
-  toAppError,
-  transaction,
-  withDeadlockRetry,
-  withReconnect,
-} from '../core/errors.ts';
+import { type Dialect, dialectOf, runAll } from '../core/dialect.ts';
+import { databaseBusy, select, toAppError, transaction, withDeadlockRetry } from '../core/errors.ts';
 import { FIRST, firstRange, messageOrder, positionOf, readBetween } from '../core/order.ts';
 import { columnsOf, type MessageRow, SETTINGS_COLUMNS } from '../core/tables.ts';
 import { TEXT_BYTES } from '../core/texts.ts';
-import { removeDeleted } from './deletions.ts';
+import { discard, finish, markUnfinished, SETTLED_AFTER_MS, UNFINISHED_EPOCH } from './unfinished.ts';
 
-/** `deletions.pending` of a conversation that is being written; its process changes or removes the row. */
-const BEING_WRITTEN = 2;
-/** A fork that takes longer is given up. An incremental export could miss its first messages. */
-const MAX_MS = 300_000;
+/** A fork that takes longer is given up. */
+const MAX_MS = SETTLED_AFTER_MS;
 /** Messages that one statement copies, and the bytes; on SQLite a statement blocks the event loop. */
 const SLICE = 100;
 const SLICE_BYTES = 1_000_000;
@@ -33,10 +24,7 @@ const COPIED =
 
 type SourceRow = Pick<MessageRow, 'id' | 'seq' | 'uid' | 'reply_to' | 'status'> & { readonly size: number };
 
-/**
- * Copies conversations. The copy is stored like a deleted conversation, with messages of an earlier epoch, until it is
- * complete; {@link removeDeleted} removes the rows of one whose process died.
- */
+/** Copies conversations. The copy is unfinished until it is complete. */
 export class KnexForks implements ForkStore {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
@@ -51,10 +39,10 @@ export class KnexForks implements ForkStore {
       const until = await this.#lastMessage(fork);
       await this.#begin(fork);
       const outcome = await this.#copy(fork, until).catch(async (error: unknown) => {
-        await this.#giveUp(fork).catch(() => {});
+        await discard(this.#knex, fork.id).catch(() => {});
         throw error;
       });
-      if (outcome !== 'forked') await this.#giveUp(fork);
+      if (outcome !== 'forked') await discard(this.#knex, fork.id);
       return outcome;
     } catch (error) {
       throw toAppError(error);
@@ -97,16 +85,11 @@ export class KnexForks implements ForkStore {
     return transaction(this.#knex, async (trx) => {
       await trx.raw(
         `INSERT INTO conversations (id, owner, created_at, last_active, epoch, deleted_at, title, ${SETTINGS})
-         SELECT ?, owner, ?, ?, 1, ?, COALESCE(?, title), ${SETTINGS}
+         SELECT ?, owner, ?, ?, ${UNFINISHED_EPOCH}, ?, COALESCE(?, title), ${SETTINGS}
          FROM conversations WHERE id = ?`,
         [id, time, time, time, title, source.id],
       );
-      await trx('deletions').insert({
-        conversation_id: id,
-        deleted_at: time,
-        renewed: 0,
-        pending: BEING_WRITTEN,
-      });
+      await runAll(trx, [markUnfinished(id, at)]);
     });
   }
 
@@ -168,41 +151,14 @@ export class KnexForks implements ForkStore {
         [source.id, source.epoch, ...bindings],
       );
       if (until > FIRST && last.length === 0) return false;
-      const marks = await trx('deletions').where({ conversation_id: id, pending: BEING_WRITTEN }).delete();
-      if (marks === 0) return false;
+      if (!(await finish(trx, id))) return false;
       await trx('conversations')
         .where({ id })
         .update({ epoch: 0, deleted_at: null, last_active: toTime(at), last_seq: copied });
       return true;
     });
   }
-
-  async #giveUp({ id }: Fork): Promise<void> {
-    const where = { conversation_id: id, pending: BEING_WRITTEN };
-    await this.#knex('deletions').where(where).update({ pending: 1 });
-    const [row] = await this.#knex('deletions').where({ conversation_id: id, pending: 1 }).select('id');
-    if (!row) return;
-    await removeDeleted(this.#knex, [{ seq: row.id, conversationId: id, epoch: 1 }], {});
-    // No caller got the id, so that no incremental export has to report its deletion.
-    await this.#knex('deletions').where({ conversation_id: id, pending: 0 }).delete();
-  }
 }
-
-/** Marks forks whose process died, so that their rows are removed like those of deleted conversations. */
-export async function abandonForks(knex: Knex, now: Instant): Promise<void> {
-  const index = dialectOf(knex).forceIndex('deletions_pending');
-  const ids = await withReconnect(() =>
-    knex
-      .from(knex.raw(`deletions ${index}`))
-      .where('pending', BEING_WRITTEN)
-      .whereBetween('deleted_at', [toTime(now - ABANDONED_SINCE_MS), toTime(now - 2 * MAX_MS)])
-      .pluck<number[]>('id'),
-  );
-  if (ids.length > 0) await knex('deletions').whereIn('id', ids).update({ pending: 1 });
-}
-
-/** Bounds what is searched where the marks have no index. */
-const ABANDONED_SINCE_MS = 7 * 86_400_000;
 
 /** A UUIDv7 that follows from the two ids, so that references need no table of what was copied. */
 function copiedId(fork: string, uid: string, at: Instant): string {

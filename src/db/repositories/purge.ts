@@ -16,7 +16,7 @@ import { FileLock } from '../core/file-lock.ts';
 import { FIRST, LAST, messageOrder, positionOf, readBetween } from '../core/order.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
 import { hideConversations, pendingDeletions, removeDeleted } from './deletions.ts';
-import { abandonForks } from './forks.ts';
+import { abandonUnfinished } from './unfinished.ts';
 
 type IdleRow = Pick<ConversationRow, 'id' | 'last_active' | 'pinned' | 'deleted_at'>;
 
@@ -89,8 +89,8 @@ export class KnexPurgeStore implements PurgeStore {
     }
   }
 
-  abandonForks(now: Instant): Promise<void> {
-    return abandonForks(this.#knex, now);
+  abandonUnfinished(now: Instant): Promise<void> {
+    return abandonUnfinished(this.#knex, now);
   }
 
   pendingDeletions(after: number, limit: number): Promise<PendingDeletion[]> {

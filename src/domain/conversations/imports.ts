@@ -49,7 +49,7 @@ export type ImportResult =
 
 export interface ImportStore {
   /**
-   * Writes conversations with different ids, each in one transaction. The id of a deleted one is free.
+   * Writes conversations with different ids, each whole or not at all. The id of a deleted one is free.
    * @returns a result for each, in order; an error when a message id is taken or occurs twice, or a message is too long
    * @throws AppError `database_unavailable`, `database_busy`
    */

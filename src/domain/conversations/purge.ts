@@ -42,7 +42,7 @@ export interface PurgeStore {
     versions?: ConversationVersions,
   ): Promise<readonly PendingDeletion[]>;
   /** Counts conversations as deleted that a process began to copy and left incomplete. */
-  abandonForks(now: Instant): Promise<void>;
+  abandonUnfinished(now: Instant): Promise<void>;
   /** @param after the `seq` of the last one of the page before; 0: from the first */
   pendingDeletions(after: number, limit: number): Promise<readonly PendingDeletion[]>;
   /** Removes the rows of deleted conversations in slices. @returns false when it was ended early */

@@ -89,7 +89,7 @@ export class PurgeService {
   }
 
   async #purge(cutoff: Instant, signal: AbortSignal, count: (removed: PurgeCount) => void): Promise<void> {
-    await this.#store.abandonForks(this.#clock.now());
+    await this.#store.abandonUnfinished(this.#clock.now());
     await this.#removeDeleted(signal, count);
     if (this.#retention.isForever) return;
     const size = this.#archiver ? ARCHIVE_BATCH : BATCH;

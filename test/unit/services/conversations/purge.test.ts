@@ -23,7 +23,7 @@ function setUp(rows: number, { ttlMs = DAY, busy = false, archiver }: Options = 
   let left = rows;
   let hidden = 0;
   const store: PurgeStore = {
-    abandonForks: async () => {},
+    abandonUnfinished: async () => {},
     countExpired: async () => ({ conversations: left, messages: left * 2 }),
     countLeft: async () => left + hidden,
     async candidates(cutoff, after, limit) {
