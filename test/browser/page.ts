@@ -52,7 +52,7 @@ export async function textOf(element: Locator): Promise<string> {
   return (await element.innerText()).replace(/\n+/g, '\n');
 }
 
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 30_000;
 
 /** Waits until a JavaScript expression holds in the page, looking at every frame; rejects after ten seconds. */
 export async function until(page: Page, condition: string): Promise<void> {

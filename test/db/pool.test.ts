@@ -28,7 +28,7 @@ const used = (knex: Knex): number => knex.client.pool.numUsed();
 
 /** The pool counts a connection as used for some ticks after its statement has ended. */
 async function idle(knex: Knex): Promise<void> {
-  const deadline = performance.now() + 10_000;
+  const deadline = performance.now() + 30_000;
   while (used(knex) + pending(knex) > 0) {
     assert.ok(performance.now() < deadline, `${used(knex)} used, ${pending(knex)} waiting`);
     await delay(5);

@@ -4,7 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { type End, type Entry, excerpt, type Ledger, type Telling } from './ledger.ts';
 import { type Snapshot, type StoredIn, type StoredMessage, takeSnapshot } from './snapshot.ts';
 
-const SETTLE_MS = 10_000;
+const SETTLE_MS = 30_000;
 const SHOWN_PROBLEMS = 12;
 
 export interface BalanceOptions {

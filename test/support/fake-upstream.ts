@@ -70,7 +70,7 @@ export interface FakeUpstream {
 }
 
 /** How long a `waitFor…` waits before it says what did not come. */
-const WAIT_MS = 10_000;
+const WAIT_MS = 30_000;
 
 export async function startFakeUpstream(): Promise<FakeUpstream> {
   const requests: RecordedRequest[] = [];

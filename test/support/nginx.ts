@@ -13,7 +13,7 @@ import { provideProgram } from './debian.ts';
 import { freePort } from './ports.ts';
 
 const NAME = 'chat.example.com';
-const START_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 30_000;
 
 /** Undefined, said loudly: nginx or what makes a certificate is not here. */
 export function provideNginx(): Programs | undefined {

@@ -9,7 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { findProgram, provide } from './debian.ts';
 import { freePort } from './ports.ts';
 
-const START_TIMEOUT_MS = 20_000;
+const START_TIMEOUT_MS = 30_000;
 /** Must never be seen in a log. */
 export const REDIS_PASSWORD = 'red1s-5ecret';
 

@@ -7,7 +7,7 @@ import { openWordSource, WordListError, type WordSource } from '../../../src/fil
 import { silentLog } from '../../support/fakes.ts';
 
 const LOOK_EVERY_MS = 5;
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 30_000;
 
 async function until(condition: () => boolean): Promise<void> {
   const deadline = performance.now() + PATIENCE_MS;
