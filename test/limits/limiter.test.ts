@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { hash } from 'node:crypto';
 import { describe, it, type TestContext } from 'node:test';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setTimeout as delay, setImmediate as immediate } from 'node:timers/promises';
 import fc from 'fast-check';
 import type { Decision, WindowPolicy } from '../../src/domain/access/limits.ts';
 import { Limiter } from '../../src/limits/limiter.ts';
@@ -47,7 +47,7 @@ const times = <T>(n: number, make: () => T): T[] => Array.from({ length: n }, ma
 const allowed = (decisions: readonly Decision[]) => decisions.filter((decision) => decision.allowed).length;
 
 async function until(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 10_000;
+  const deadline = performance.now() + 30_000;
   while (!condition()) {
     assert.ok(performance.now() < deadline, 'it did not happen in time');
     await delay(2);
@@ -191,7 +191,8 @@ describe('limiters of several processes', () => {
     assert.equal((await at(1).check(TOKENS, 'a')).remaining, 1000);
     at(0).charge(TOKENS, 'a', 1000);
     await until(() => store.total === 1000);
-    await delay(1000);
+    // A timer may be a millisecond early.
+    await delay(1010);
     assert.equal((await at(1).check(TOKENS, 'a')).allowed, false);
   });
 
@@ -254,9 +255,9 @@ describe('a limiter whose store is down', () => {
     assert.equal(allowed(await Promise.all([...first, ...late])), 5);
     const waited = performance.now() - began;
     assert.ok(waited > 400 && waited < 3000, `${waited}`);
-    const again = performance.now();
-    assert.equal((await limiter.take(EXPORTS, 'b')).remaining, 4);
-    assert.ok(performance.now() - again < 400);
+    // Decided before anything that takes time.
+    const again = await Promise.race([limiter.take(EXPORTS, 'b'), immediate(undefined)]);
+    assert.equal(again?.remaining, 4);
     assert.deepEqual(lines, ['rate limit store unavailable, counting locally']);
     store.state = 'up';
     store.thaw();

@@ -65,19 +65,18 @@ test('the demo model repeats a short piece of the question and counts the messag
   assert.match(third.content, /“again”.*\*\*2\*\* earlier messages/);
 });
 
-test('the streamed demo reply equals the whole one, in many small pieces, within four seconds', async () => {
+test('the streamed demo reply equals the whole one, in many small pieces, of which there are not too many', async () => {
   const request = ask('请用中文介绍一下你自己 😀');
   const pieces: string[] = [];
-  const start = performance.now();
   const outcome = await model.stream(
     request,
     textReader((text) => pieces.push(text)),
     never(),
   );
-  assert.ok(performance.now() - start < 4000);
   const whole = await model.complete(request, never());
   assert.equal(pieces.join(''), whole.content);
-  assert.ok(pieces.length > 20);
+  // One comes each 25 ms.
+  assert.ok(pieces.length > 20 && pieces.length <= 90, `${pieces.length} pieces`);
   assert.deepEqual(outcome.usage, whole.usage);
   assert.ok((outcome.usage?.completion_tokens ?? 0) > 20);
 });
