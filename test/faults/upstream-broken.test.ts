@@ -11,7 +11,8 @@ import { type Entry, Ledger } from '../support/ledger.ts';
 import { randomised, rounds } from '../support/random.ts';
 import { question } from '../support/story.ts';
 
-const IDLE_MS = 700;
+/** Longer than a busy machine takes for a piece that is not delayed on purpose. */
+const IDLE_MS = 2000;
 const CUTS = rounds(12, 30);
 
 describe('a connection to the model', () => {
@@ -24,7 +25,7 @@ describe('a connection to the model', () => {
       {
         OPENAI_IDLE_TIMEOUT_MS: String(IDLE_MS),
         OPENAI_FIRST_TOKEN_TIMEOUT_MS: String(IDLE_MS),
-        OPENAI_TIMEOUT_MS: '8000',
+        OPENAI_TIMEOUT_MS: '60000',
         OPENAI_MAX_RETRIES: '1',
         SSE_OPEN_MS: '600000',
       },
@@ -70,7 +71,8 @@ describe('a connection to the model', () => {
       assert.equal(callsFor(entry), 1);
     }
     const took = performance.now() - began;
-    assert(took >= IDLE_MS - 50 && took < IDLE_MS * 4, `${took} ms`);
+    // Not at once, and not by the timeout of the whole call.
+    assert(took > IDLE_MS / 2 && took < IDLE_MS * 10, `${took} ms`);
     cluster.upstreamProxy.resume();
     await balance(ledger, cluster.place);
     await baseline.back();
