@@ -155,7 +155,7 @@ eachDatabase((_name, open, options) => {
     assert.notEqual(await connection(), before);
     const admin = open().knex;
     const running = async () => (await admin.raw(PROCESSES, [before]))[0].length;
-    for (const deadline = performance.now() + 5000; (await running()) > 0; await delay(20)) {
+    for (const deadline = performance.now() + 20_000; (await running()) > 0; await delay(20)) {
       assert.ok(performance.now() < deadline, 'the server still executes the statement');
     }
   });
@@ -167,7 +167,7 @@ eachDatabase((_name, open, options) => {
     late.port = String(proxy.port);
     proxy.delay(300);
     const target = { kind: 'mysql' as const, url: late.href };
-    const own = createKnex({ ...options, target, queryTimeoutMs: 900 });
+    const own = createKnex({ ...options, target, queryTimeoutMs: 2000 });
     t.after(async () => {
       proxy.delay(0);
       await own.destroy();
@@ -313,9 +313,9 @@ describe('a private database server', { timeout: 90_000 }, () => {
   test('that freezes fails reads and writes at their timeouts, and serves again when it resumes', async (t) => {
     const options = {
       ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),
-      queryTimeoutMs: 300,
+      queryTimeoutMs: 1000,
     };
-    const database = openDatabase({ ...options, acquireTimeoutMs: 300 }, silent);
+    const database = openDatabase({ ...options, acquireTimeoutMs: 1000 }, silent);
     t.after(async () => {
       server.thaw();
       await database.close();
@@ -344,7 +344,8 @@ describe('a private database server', { timeout: 90_000 }, () => {
       away.map((result) => result.status === 'rejected' && result.reason.code),
       ['database_unavailable', 'database_unavailable', 'database_unavailable'],
     );
-    assert.ok(took < 5000, `took ${took} ms`);
+    // One after the other they take minutes.
+    assert.ok(took < 20_000, `took ${took} ms`);
     assert.ok(await database.conversations.find(question.conversationId));
     assert.equal(await database.writer.write({ start: startOf(late) }), 'saved');
     assert.equal((await contents(database.conversations, late.conversationId)).length, 1);
@@ -353,9 +354,9 @@ describe('a private database server', { timeout: 90_000 }, () => {
   test('that freezes at COMMIT does not block the writer for ever', async (t) => {
     const options = {
       ...optionsFor({ kind: 'mysql' as const, url: `${server.url}/chat` }),
-      queryTimeoutMs: 300,
+      queryTimeoutMs: 1000,
     };
-    const knex = createKnex({ ...options, acquireTimeoutMs: 300, poolMax: 1, batches: true });
+    const knex = createKnex({ ...options, acquireTimeoutMs: 1000, poolMax: 1, batches: true });
     t.after(async () => {
       server.thaw();
       await knex.destroy();

@@ -88,7 +88,7 @@ eachDatabase((_name, open, options) => {
 
     const lockRow = (id: string) => `SELECT id FROM conversations WHERE id = '${id}' FOR UPDATE`;
 
-    /** Writes turns in new conversations one after the other; one may be slow because the machine is busy. */
+    /** Writes turns in new conversations one after the other; some may be slow because the machine is busy. */
     async function assertOthersAreQuick(writer: Durability['writer'], count: number): Promise<void> {
       const times: number[] = [];
       for (let i = 0; i < count; i++) {
@@ -98,7 +98,7 @@ eachDatabase((_name, open, options) => {
         await delay(5);
       }
       const slow = times.filter((ms) => ms > 400);
-      assert.ok(slow.length <= 1, `${slow}`);
+      assert.ok(slow.length <= count / 4, `${slow}`);
     }
 
     test('a locked conversation delays its own turn only', async (t) => {
@@ -149,7 +149,7 @@ eachDatabase((_name, open, options) => {
       // The time of the first ones counts for the last.
       await Promise.all([start(), start(), start()].map((started) => assert.rejects(started, BUSY)));
       const took = performance.now() - began;
-      assert.ok(took > 4000 && took < 8000, `${took} ms`);
+      assert.ok(took > 4000 && took < 20_000, `${took} ms`);
       assert.equal(writer.state().turns, 0);
       assert.equal(await writer.write(newTurn()), 'saved');
     });
@@ -157,11 +157,11 @@ eachDatabase((_name, open, options) => {
     test('a server that answers every statement late is slow: turns are stored, and none is journaled', async (t) => {
       const proxy = await startFaultProxy(Number(new URL(url).port));
       t.after(() => proxy.delay(0));
-      proxy.delay(100);
+      proxy.delay(250);
       const slow = new URL(url);
       slow.port = String(proxy.port);
       // Longer than a round trip, and shorter than opening a connection.
-      const over = { target: { kind: 'mysql', url: slow.href }, acquireTimeoutMs: 450 } as const;
+      const over = { target: { kind: 'mysql', url: slow.href }, acquireTimeoutMs: 1200 } as const;
       const { writer, database } = await durable(t, over);
       t.after(async () => {
         await database.close();
@@ -180,7 +180,7 @@ eachDatabase((_name, open, options) => {
       const proxy = await startFaultProxy(Number(new URL(url).port));
       const slow = new URL(url);
       slow.port = String(proxy.port);
-      const database = open({ target: { kind: 'mysql', url: slow.href }, acquireTimeoutMs: 300 });
+      const database = open({ target: { kind: 'mysql', url: slow.href }, acquireTimeoutMs: 1000 });
       t.after(async () => {
         await database.close();
         await proxy.close();
@@ -192,7 +192,7 @@ eachDatabase((_name, open, options) => {
       await Promise.all(
         [database.writer.write(newTurn()), ...reads].map((each) => assert.rejects(each, away)),
       );
-      assert.ok(performance.now() - began < 3000);
+      assert.ok(performance.now() - began < 15_000);
       proxy.resume();
       assert.equal(await database.conversations.find(newId()), null);
     });
@@ -251,7 +251,8 @@ eachDatabase((_name, open, options) => {
     assert.equal((await contents(database.conversations, conversationId)).length, 2);
     const nothing = { writes: [], result: 'nothing to write' };
     assert.equal(await dialectOf(database.knex).batch(database.knex, [], () => nothing), nothing.result);
-    assert.ok(performance.now() - began < 500, 'readers do not wait');
+    // Those that wait do so for five seconds: the lock stays until they have read.
+    assert.ok(performance.now() - began < 4000, 'readers do not wait');
     await delay(2500);
     other.exec('ROLLBACK');
     assert.deepEqual(await Promise.all(writes), ['saved', 'saved', 'saved']);
@@ -260,7 +261,8 @@ eachDatabase((_name, open, options) => {
     const texts = await contents(database.conversations, conversationId);
     assert.deepEqual(texts.slice(2), ['one', 'two', 'three']);
     assert.equal(writer.state().turns, 0);
-    assert.ok(longest < 1000, `${longest} ms`);
+    // A wait of SQLite itself would be one of 5 s, because this thread holds the lock.
+    assert.ok(longest < 2500, `${longest} ms`);
   });
 });
 

@@ -109,8 +109,8 @@ eachDatabase((_name, open, options) => {
       const refused = await Promise.allSettled(
         Array.from({ length: 300 }, () => conversations.find(newId())),
       );
-      // Far less than the acquire timeout.
-      assert.ok(performance.now() - began < 1000);
+      // Less than the acquire timeout, 5 s.
+      assert.ok(performance.now() - began < 4000);
       assert.deepEqual(new Set(codes(refused)), new Set([AWAY.code]));
       await assert.rejects(conversations.delete(newId(), UNRESTRICTED), AWAY);
       await assert.rejects(
@@ -180,8 +180,8 @@ describe('a private database server that freezes', { timeout: 90_000 }, () => {
       {
         ...optionsFor({ kind: 'mysql', url: `${server.url}/chat` }),
         poolMax: POOL,
-        queryTimeoutMs: 500,
-        acquireTimeoutMs: 500,
+        queryTimeoutMs: 2000,
+        acquireTimeoutMs: 2000,
       },
       silent,
     );
@@ -207,7 +207,8 @@ describe('a private database server that freezes', { timeout: 90_000 }, () => {
     assert.ok(pending(knex) <= QUEUE);
     assert.ok(atOnce >= 500 - QUEUE - POOL, `${atOnce}`);
     assert.deepEqual(new Set(await Promise.all(reads)), new Set([AWAY.code]));
-    assert.ok(performance.now() - began < 5000);
+    // One after the other they take minutes.
+    assert.ok(performance.now() - began < 30_000);
     server.thaw();
     assert.ok(await conversations.find(question.conversationId));
     assert.equal(await writer.write({ reply: replyTo(question) }), 'saved');

@@ -718,7 +718,7 @@ eachDatabase((_name, open, options) => {
 
     test('works while every connection of the pool is busy', { timeout: 20_000 }, async () => {
       if (options.target.kind === 'sqlite') return; // one connection, which is busy for microseconds at a time
-      const database = open({ poolMax: 2, acquireTimeoutMs: 300 });
+      const database = open({ poolMax: 2, acquireTimeoutMs: 1000 });
       const held = await Promise.all([database.knex.transaction(), database.knex.transaction()]);
       await assert.rejects(database.conversations.find(newId()), {
         code: 'database_unavailable',

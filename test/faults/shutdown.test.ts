@@ -38,9 +38,10 @@ for (const place of databases()) {
         const exit = await member.stop();
         const took = performance.now() - began;
         assert.deepEqual(exit, { code: 0, signal: null });
-        assert(took < GRACE_MS + 3000, `it took ${took} ms`);
+        // The streams that are ended would go on for minutes.
+        assert(took < GRACE_MS + 20_000, `it took ${took} ms`);
         // Who had not read the last bytes yet reads them now.
-        const outcomes = await Promise.race([Promise.all(readings), pause(5000)]);
+        const outcomes = await Promise.race([Promise.all(readings), pause(30_000)]);
         assert(outcomes, 'a stream is open although its server has gone');
         assert.deepEqual(new Set(outcomes), new Set(['ended']));
         const ends = ledger.entries.map(({ end }) => (end?.kind === 'error' ? end.code : end?.finishReason));

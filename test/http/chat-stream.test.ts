@@ -270,8 +270,8 @@ describe('POST /api/chat-stream with a failing model server', () => {
   before(async () => {
     chat = await startChat({
       SSE_OPEN_MS: '600000',
-      OPENAI_FIRST_TOKEN_TIMEOUT_MS: '400',
-      OPENAI_IDLE_TIMEOUT_MS: '400',
+      OPENAI_FIRST_TOKEN_TIMEOUT_MS: '1000',
+      OPENAI_IDLE_TIMEOUT_MS: '1000',
     });
   });
   after(() => chat.stop());
@@ -405,7 +405,7 @@ describe('POST /api/chat-stream opened early', () => {
   });
 
   it('cuts a reply at REPLY_MAX_BYTES or REPLY_MAX_MS: done, length, stored as incomplete', async (t) => {
-    const capped = await startChat({ REPLY_MAX_BYTES: '1024', REPLY_MAX_MS: '300', CACHE_MAX_BYTES: '0' });
+    const capped = await startChat({ REPLY_MAX_BYTES: '1024', REPLY_MAX_MS: '1500', CACHE_MAX_BYTES: '0' });
     t.after(() => capped.stop());
     const slow = script(delta('slow 😀'), silence());
     for (const [handler, least] of [

@@ -30,7 +30,14 @@ async function slowestHealth(chat: ChatServer, work: Promise<unknown>): Promise<
   return slowest;
 }
 
-const MOMENT_MS = 1500;
+/** Ends when /health has answered: if that waited for the lock too, what waits for it would be refused after 5 s. */
+async function momentOf(chat: ChatServer): Promise<void> {
+  for (const ms of [0, 1500]) {
+    await pause(ms);
+    assert.equal((await chat.call('GET', '/health')).status, 200);
+  }
+}
+
 const LONG_MS = 9000;
 /** What a busy machine may need; a server that waits for the lock takes as long as the lock. */
 const PROMPT_MS = 4000;
@@ -107,10 +114,9 @@ for (const place of databases().slice(1)) {
         const release = await locking(t, `LOCK TABLES ${table} WRITE`);
         const message = `while ${table} is locked`;
         const asked = settled(requests(message));
-        const slowest = await slowestHealth(chat, pause(MOMENT_MS));
+        await momentOf(chat);
         await release();
         const answers = await asked;
-        assert(slowest < MOMENT_MS, `/health took ${slowest} ms`);
         for (const [kind, { status, text }] of Object.entries(answers)) {
           assert([200, 201, 202].includes(status), `${kind}: ${status} ${text}`);
         }
@@ -155,12 +161,11 @@ for (const place of databases().slice(1)) {
       const altered = session.query('ALTER TABLE messages ADD COLUMN of_another_program INT NULL');
       await pause(200);
       const asked = settled(requests('during a change'));
-      const slowest = await slowestHealth(chat, pause(MOMENT_MS));
+      await momentOf(chat);
       await reader();
       const answers = await asked;
       await altered;
       await session.query('ALTER TABLE messages DROP COLUMN of_another_program');
-      assert(slowest < MOMENT_MS, `/health took ${slowest} ms`);
       for (const [kind, { status, text }] of Object.entries(answers)) {
         assert([200, 201, 202].includes(status), `${kind}: ${status} ${text}`);
       }

@@ -245,14 +245,15 @@ describe('node src/main.ts', () => {
     t.after(() => silent.close());
     const address = silent.address();
     assert(address !== null && typeof address === 'object');
-    const child = folder.start({ DATABASE_URL: `mysql://u:p@127.0.0.1:${address.port}/x` });
+    const DATABASE_URL = `mysql://u:p@127.0.0.1:${address.port}/x`;
+    const child = folder.start({ DATABASE_URL, DB_ACQUIRE_TIMEOUT_MS: '60000' });
     const [socket]: Socket[] = await once(silent, 'connection');
     t.after(() => socket?.destroy());
     const began = performance.now();
     child.process.send?.('shutdown');
     assert.deepEqual(await child.exited(), { code: 0, signal: null });
-    // The driver waits for DB_ACQUIRE_TIMEOUT_MS, 5 s.
-    assert(performance.now() - began < 3000);
+    // The driver waits for DB_ACQUIRE_TIMEOUT_MS.
+    assert(performance.now() - began < 20_000);
     assert.equal(child.lines.at(-1)?.msg, 'stopped');
   });
 

@@ -80,7 +80,8 @@ describe('a server at its connection limit', () => {
     const silent = await open(url);
     const began = performance.now();
     await once(silent, 'close');
-    assert(performance.now() - began < 5000);
+    // A whole head may take 15 s.
+    assert(performance.now() - began < 12_000);
     first.destroy();
   });
 
