@@ -25,7 +25,7 @@ describe('the fallback model server', () => {
       OPENAI_MAX_RETRIES: '0',
       OPENAI_FALLBACK_BASE_URL: second.baseUrl,
       OPENAI_FALLBACK_MODEL: 'second',
-      SSE_OPEN_MS: '100',
+      SSE_OPEN_MS: '1000',
     });
   });
   after(async () => {

@@ -23,7 +23,7 @@ import {
 import { silentLog } from '../support/fakes.ts';
 import { HELLO, never, setUp } from './setup.ts';
 
-const FIRST_TOKEN_MS = 300;
+const FIRST_TOKEN_MS = 1000;
 const isCode = (code: string) => (error: unknown) => error instanceof AppError && error.code === code;
 
 /** @param name the model at the fallback; undefined: the same */

@@ -40,7 +40,7 @@ interface Fault {
 }
 
 /** Long enough for a busy machine to send the request, short enough to wait for. */
-const SHORT = { firstTokenTimeoutMs: 250, idleTimeoutMs: 250 };
+const SHORT = { firstTokenTimeoutMs: 500, idleTimeoutMs: 500 };
 const html = { 'content-type': 'text/html' };
 
 const ERRORS: readonly Fault[] = [
@@ -57,14 +57,14 @@ const ERRORS: readonly Fault[] = [
     handler: script(role(), role(), raw(': ping\n\n'), silence()),
     code: 'upstream_timeout',
     said: '',
-    options: { firstTokenTimeoutMs: 250 },
+    options: { firstTokenTimeoutMs: 500 },
   },
   {
     name: 'silence between tokens',
     handler: thenSilence('one', ' two'),
     code: 'upstream_timeout',
     said: 'one two',
-    options: { idleTimeoutMs: 250 },
+    options: { idleTimeoutMs: 500 },
   },
   {
     name: 'comments instead of tokens',
@@ -201,7 +201,7 @@ test('a reply of exactly the limit is whole', async (t) => {
 });
 
 test('a reply is cut at the time limit', async (t) => {
-  const { model, upstream } = await setUp(t, { replyMaxMs: 400 });
+  const { model, upstream } = await setUp(t, { replyMaxMs: 800 });
   upstream.respond(thenSilence('one'));
   const { deltas, outcome } = startStream(model);
   const { finishReason, truncated } = await outcome;
@@ -211,7 +211,7 @@ test('a reply is cut at the time limit', async (t) => {
 });
 
 test('the time limit without text is a timeout; reasoning is kept, as text would be', async (t) => {
-  const { model, upstream } = await setUp(t, { replyMaxMs: 250 });
+  const { model, upstream } = await setUp(t, { replyMaxMs: 800 });
   upstream.respond([headersThenSilence(), script(reasoning('hm'), silence())]);
   await assert.rejects(startStream(model).outcome, { code: 'upstream_timeout' });
   const { reasoning: thought, outcome } = startStream(model);

@@ -236,7 +236,7 @@ test('an empty reply is an error, unless the content filter made it so', async (
 });
 
 test('after finish_reason no error counts: a reset, no [DONE], garbage, silence', async (t) => {
-  const { model, upstream } = await setUp(t, { idleTimeoutMs: 250 });
+  const { model, upstream } = await setUp(t, { idleTimeoutMs: 500 });
   upstream.respond([
     script(delta('whole'), finish(), usage(), arrive(), reset()),
     script(delta('whole'), finish(), usage()),
@@ -264,8 +264,8 @@ for (const [form, sign] of [
   ['a tool call', raw(chunk({ tool_calls: [{ index: 0, id: 'x' }] }))],
 ] as const) {
   test(`${form} counts as the first token and is not passed on`, async (t) => {
-    const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 300 });
-    upstream.respond(script(sign, wait(450), delta('so'), finish(), done()));
+    const { model, upstream } = await setUp(t, { firstTokenTimeoutMs: 700 });
+    upstream.respond(script(sign, wait(900), delta('so'), finish(), done()));
     const { deltas, outcome } = startStream(model);
     await outcome;
     assert.deepEqual(deltas, ['so']);
