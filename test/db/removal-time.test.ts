@@ -17,12 +17,20 @@ import {
 
 const LATER = NOON + 100 * HOUR;
 
+const TICK_MS = 50;
+/** Of rounds; the first that meets the limit is enough, because what is slow is so in each. */
+const MOST = 5;
+
 /**
- * Resolves to the longest turn of the event loop while `work` runs, in milliseconds of CPU: other load does not count.
- * Work is rehearsed with little data before, because code that runs for the first time is compiled.
+ * That no turn of the event loop takes long in the work that `prepare` resolves to, in milliseconds of CPU: other load
+ * does not count. Work is rehearsed with little data before, because code that runs for the first time is compiled.
  */
-async function longestTick(work: () => Promise<unknown>): Promise<number> {
-  return (await ticksDuring(work)).longest;
+async function assertShortTicks(prepare: () => Promise<() => Promise<unknown>>): Promise<void> {
+  const ticks: number[] = [];
+  while (!ticks.some((ms) => ms < TICK_MS)) {
+    assert.ok(ticks.length < MOST, `${ticks} ms`);
+    ticks.push((await ticksDuring(await prepare())).longest);
+  }
 }
 
 eachDatabase((_name, open, options) => {
@@ -44,23 +52,19 @@ eachDatabase((_name, open, options) => {
       await startAnew(id);
       return performance.now() - began;
     };
-    let id = '';
-    const times: string[] = [];
-    // The first of several rounds that meets the limit: the machine or its disk may be busy.
-    for (let met = false; !met; ) {
-      assert.ok(times.length < 5, `took ${times}`);
-      if (id !== '') await read(id);
-      const small = newId();
+    const rounds: string[] = [];
+    for (let isMet = false; !isMet; ) {
+      assert.ok(rounds.length < MOST, `took ${rounds}`);
+      const [small, id] = [newId(), newId()];
       const few = await timed(small, 40);
       await read(small);
-      id = newId();
       const many = await timed(id, 40_000);
-      met = many < Math.max(150, 3 * few);
-      times.push(`${many} ms, with few messages ${few} ms`);
+      const { longest } = await ticksDuring(() => read(id));
+      assert.equal((await knex('messages').where({ conversation_id: id })).length, 1);
+      // To remove them takes longer.
+      isMet = many < Math.max(150, 3 * few) && (longest < TICK_MS || options.target.kind === 'mysql');
+      rounds.push(`${many} ms, with few messages ${few} ms; blocked for ${longest} ms`);
     }
-    const tick = await longestTick(() => read(id));
-    if (options.target.kind === 'sqlite') assert.ok(tick < 50, `${tick} ms`);
-    assert.equal((await knex('messages').where({ conversation_id: id })).length, 1);
   });
 
   if (options.target.kind === 'mysql') return;
@@ -73,12 +77,13 @@ eachDatabase((_name, open, options) => {
         await purge.remove(await purge.pendingDeletions(0, 10), {});
         assert.deepEqual(await knex('messages').where({ conversation_id: id }), []);
       };
-      const [small, id] = [newId(), newId()];
-      await fillConversation(knex, small, 40);
-      await fillConversation(knex, id, 40_000);
-      await remove(small);
-      const tick = await longestTick(() => remove(id));
-      assert.ok(tick < 50, `${tick} ms`);
+      const filled = async (count: number) => {
+        const id = newId();
+        await fillConversation(knex, id, count);
+        return () => remove(id);
+      };
+      await (await filled(40))();
+      await assertShortTicks(() => filled(40_000));
     });
 
     test('while 200 conversations of 200 messages are purged', async () => {
@@ -92,8 +97,7 @@ eachDatabase((_name, open, options) => {
         };
       };
       await (await purgeAll(2, 20))();
-      const tick = await longestTick(await purgeAll(200, 200));
-      assert.ok(tick < 50, `${tick} ms`);
+      await assertShortTicks(() => purgeAll(200, 200));
     });
 
     test('while 40,000 messages become superseded', async () => {
@@ -112,10 +116,11 @@ eachDatabase((_name, open, options) => {
         return () => writer.write({ reply: end });
       };
       await (await supersede(newId(), 40))();
-      const id = newId();
-      const end = await supersede(id, 40_000);
-      const tick = await longestTick(end);
-      assert.ok(tick < 50, `${tick} ms`);
+      let id = '';
+      await assertShortTicks(() => {
+        id = newId();
+        return supersede(id, 40_000);
+      });
       const left = await knex('messages').where({ conversation_id: id }).whereNot({ status: 'superseded' });
       assert.equal(left.length, 2);
     });

@@ -40,7 +40,7 @@ interface Fault {
 }
 
 /** Long enough for a busy machine to send the request, short enough to wait for. */
-const SHORT = { firstTokenTimeoutMs: 500, idleTimeoutMs: 500 };
+const SHORT = { firstTokenTimeoutMs: 1000, idleTimeoutMs: 1000 };
 const html = { 'content-type': 'text/html' };
 
 const ERRORS: readonly Fault[] = [

@@ -159,9 +159,14 @@ describe('the cost is linear in the length', () => {
   for (const [name, make] of Object.entries({ ...REPLIES, ...SHAPES })) {
     it(`for ${name}`, () => {
       // Four times the length costs four times as much if linear, sixteen times if quadratic.
-      const small = cost(make(40_000));
-      const large = cost(make(160_000));
-      assert.ok(large < Math.max(small * 9, ALWAYS_FINE), `${large} ms against ${small} ms`);
+      const costs: string[] = [];
+      // The first of five rounds that is fine: what is quadratic is so in each.
+      for (let isFine = false; !isFine; ) {
+        assert.ok(costs.length < 5, `${costs}`);
+        const [small, large] = [cost(make(40_000)), cost(make(160_000))];
+        isFine = large < Math.max(small * 9, ALWAYS_FINE);
+        costs.push(`${large} ms against ${small} ms`);
+      }
     });
   }
 
