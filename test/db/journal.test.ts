@@ -11,6 +11,7 @@ import Sqlite from 'better-sqlite3';
 import { Journal } from '../../src/db/journal/journal.ts';
 import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { TurnWrite } from '../../src/domain/chat/turns.ts';
+import { cpuMs } from '../support/ticks.ts';
 import { newId, replyTo, startOf, userMessage } from './fixtures.ts';
 
 const MODULE = new URL('../../src/db/journal/journal.ts', import.meta.url).href;
@@ -507,9 +508,9 @@ describe('the journalled turns of a conversation', () => {
 
   test('are cheap to look up in an empty journal', (t) => {
     const journal = place(t).open();
-    const began = performance.now();
+    const began = cpuMs();
     for (let index = 0; index < 10_000; index += 1) journal.has('x');
-    assert(performance.now() - began < 1000, 'under 100 µs each, of which a few are expected');
+    assert(cpuMs() - began < 1000, 'under 100 µs each, of which a few are expected');
   });
 });
 

@@ -96,7 +96,8 @@ describe('counters in Redis', { skip: program === undefined }, () => {
     try {
       const began = performance.now();
       await assert.rejects(counters.add(addition('d', 1)), /^Error: Redis command failed: timeout$/);
-      assert.ok(performance.now() - began < 6000);
+      // Without a timeout it never ends.
+      assert.ok(performance.now() - began < 20_000);
     } finally {
       redis.thaw();
     }

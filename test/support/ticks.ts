@@ -66,8 +66,8 @@ export async function ticksDuring(work: () => Promise<unknown>): Promise<Ticks> 
   return { count, longest, total };
 }
 
-/** Of this thread. */
-function cpuMs(): number {
+/** CPU time of this thread, milliseconds: other programs on the machine do not count. */
+export function cpuMs(): number {
   const { user, system } = process.threadCpuUsage();
   return (user + system) / 1000;
 }

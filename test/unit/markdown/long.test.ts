@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { createTextFormat } from '../../../src/markdown/index.ts';
 import { MAX_HELD } from '../../../src/markdown/inline/inline.ts';
+import { cpuMs } from '../../support/ticks.ts';
 
 const format = createTextFormat();
 const LENGTH = 6 * MAX_HELD;
@@ -86,9 +87,4 @@ function stepsOf(text: string): number[] {
   stream.end();
   steps.push(cpuMs() - start);
   return steps;
-}
-
-function cpuMs(): number {
-  const { user, system } = process.threadCpuUsage();
-  return (user + system) / 1000;
 }

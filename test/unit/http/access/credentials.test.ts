@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { presentedKey } from '../../../../src/http/access/credentials.ts';
+import { cpuMs } from '../../../support/ticks.ts';
 
 const keyOf = (...headers: [name: string, value: string][]) => presentedKey({ rawHeaders: headers.flat() });
 
@@ -57,9 +58,9 @@ describe('the key of a request', () => {
       }),
       { numRuns: 1000 },
     );
-    const began = performance.now();
+    const began = cpuMs();
     keyOf(['Authorization', `Bearer ${'a='.repeat(1_000_000)}`]);
     keyOf(['Authorization', `Bearer${' '.repeat(1_000_000)}`]);
-    assert.ok(performance.now() - began < 500);
+    assert.ok(cpuMs() - began < 500);
   });
 });

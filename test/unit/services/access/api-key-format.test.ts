@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { hashOf, looksLikeKey, makeKey } from '../../../../src/services/access/api-key-format.ts';
+import { cpuMs } from '../../../support/ticks.ts';
 
 const LENGTH = 61;
 
@@ -52,8 +53,8 @@ describe('the text of an API key', () => {
         assert.equal(looksLikeKey(`ck_${text}`), false);
       }),
     );
-    const began = performance.now();
+    const began = cpuMs();
     for (let round = 0; round < 1000; round++) looksLikeKey('ck_A'.repeat(1_000_000));
-    assert.ok(performance.now() - began < 1000);
+    assert.ok(cpuMs() - began < 1000);
   });
 });
