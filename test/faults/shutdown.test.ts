@@ -49,8 +49,11 @@ for (const place of databases()) {
         t.diagnostic(
           `${ends.filter((end) => end === 'stop').length} finished, stopped in ${Math.round(took)} ms`,
         );
-        await balance(ledger, cluster.place, { withinMs: 0 });
+        // What is not saved 1.5 s after the grace period is in the journal, for the next process: the machine is busy.
+        ledger.databaseWasAway = took > GRACE_MS + 1500;
+        if (!ledger.databaseWasAway) await balance(ledger, cluster.place, { withinMs: 0 });
         await member.start();
+        await balance(ledger, cluster.place);
         const [cut] = ledger.entries.filter(({ end }) => end?.kind === 'error');
         assert(cut);
         cut.reply.end = undefined;

@@ -90,9 +90,15 @@ function startChild(cwd: string, env: Record<string, string>): ChildServer {
   const lines: Record<string, unknown>[] = [];
   const errors: string[] = [];
   const waiting = new Set<() => void>();
+  let cut = '';
   createInterface({ input: stdout }).on('line', (text) => {
     recordLog(text);
-    lines.push(JSON.parse(text));
+    try {
+      lines.push(JSON.parse(cut + text));
+    } catch {
+      // Only the last line may be cut, of a process that exits while this one is too busy to read.
+      cut += `${text}\n`;
+    }
     for (const look of waiting) look();
   });
   createInterface({ input: stderr }).on('line', (text) => {
