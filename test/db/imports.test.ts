@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 import { v7 } from 'uuid';
+import { dialectOf } from '../../src/db/core/dialect.ts';
 import type { Database } from '../../src/db/database.ts';
 import {
   ImportError,
@@ -83,6 +84,27 @@ eachDatabase((_name, open) => {
       assert.ok(tick < TICK_MS, `${tick.toFixed(0)} ms`);
     });
   }
+
+  test('a statement of a long conversation reads its own messages only', async () => {
+    const { knex } = database;
+    const text = line(2000, 200);
+    await start([text]);
+    const statements: { sql: string; bindings: string[] }[] = [];
+    knex.on('query', (query) => {
+      if (/^(DELETE|UPDATE).* uid IN/.test(query.sql)) statements.push(query);
+    });
+    assert.equal((await start([text], { replace: true })).replaced, 1);
+    knex.removeAllListeners('query');
+    const [first, last] = [statements.at(0), statements.at(-1)];
+    assert(first && last);
+    assert.match(`${first.sql}${last.sql}`, /^DELETE.*UPDATE/);
+    const dialect = dialectOf(knex);
+    const explain = dialect.pooled ? 'EXPLAIN' : 'EXPLAIN QUERY PLAN';
+    for (const { sql, bindings } of [first, last]) {
+      const plan = await dialect.select<object>(knex, `${explain} ${sql}`, bindings);
+      assert.match(JSON.stringify(plan), /"key":"messages_uid|INDEX sqlite_autoindex_messages_1/);
+    }
+  });
 
   test('imports at the same time write each conversation once', async () => {
     const lines = Array.from({ length: 200 }, () => line(4, 20));

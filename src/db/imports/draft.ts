@@ -144,13 +144,16 @@ export class Draft {
     if (rows.length > 0) yield { uids, rows, from: this.count - rows.length };
   }
 
-  /** Rows of an earlier epoch that are not removed yet have the same ids. */
+  /**
+   * Rows of an earlier epoch that are not removed yet have the same ids. The + makes SQLite find them by these: by their
+   * conversation it would read all of it.
+   */
   insert(slice: Slice): Statement[] {
     const insert = insertRows(this.#numbered(slice), this.epoch);
     if (!this.#isRestart) return [insert];
     const { uids } = slice;
     const remove = {
-      sql: `DELETE FROM messages WHERE uid IN (${placeholders(uids.length)}) AND conversation_id = ? AND epoch < ?`,
+      sql: `DELETE FROM messages WHERE uid IN (${placeholders(uids.length)}) AND +conversation_id = ? AND epoch < ?`,
       bindings: [...uids, this.id, this.epoch],
     };
     return [remove, insert];
@@ -167,7 +170,7 @@ export class Draft {
       for (let from = 0; from < rated.length; from += SLICE) {
         const uids = rated.slice(from, from + SLICE).map(([uid]) => uid);
         statements.push({
-          sql: `UPDATE messages SET rating = ? WHERE uid IN (${placeholders(uids.length)}) AND conversation_id = ?`,
+          sql: `UPDATE messages SET rating = ? WHERE uid IN (${placeholders(uids.length)}) AND +conversation_id = ?`,
           bindings: [rating, ...uids, this.id],
         });
       }

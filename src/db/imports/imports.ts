@@ -293,8 +293,11 @@ function occursTwice(uid: string): ImportError {
 
 /** The slices before have the message too. @throws ImportError */
 async function rejectRepeated(trx: Knex, { id, epoch }: Draft, { uids }: Slice): Promise<void> {
-  const written = { conversation_id: id, epoch };
-  const [repeated] = await trx('messages').whereIn('uid', uids).where(written).select('uid').limit(1);
+  const [repeated] = await trx('messages')
+    .whereIn('uid', uids)
+    .whereRaw('+conversation_id = ? AND epoch = ?', [id, epoch])
+    .select('uid')
+    .limit(1);
   if (repeated) throw occursTwice(repeated.uid);
 }
 
