@@ -2,11 +2,15 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { Knex } from 'knex';
+import { dialectOf } from '../../src/db/core/dialect.ts';
+import { Reads } from '../../src/db/turns/batch-reads.ts';
 import { type Access, UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { KeyClaim, ReplyProgress, TurnWrite, TurnWriter } from '../../src/domain/chat/turns.ts';
 import type { Message } from '../../src/domain/conversations/conversation.ts';
 import { eachDatabase } from '../support/databases.ts';
-import { contents, HOUR, NOON, newId, replyTo, startOf, userMessage } from './fixtures.ts';
+import { insertRows } from '../support/export-data.ts';
+import { ticksDuring } from '../support/ticks.ts';
+import { contents, HOUR, messagesOf, NOON, newId, replyTo, startOf, userMessage } from './fixtures.ts';
 
 const WORKER = newId();
 const BOB: Access = { owner: 'bob', unrestricted: false };
@@ -231,6 +235,43 @@ eachDatabase((_name, open) => {
     assert.equal(await writer.write(regenerate(turn.question)), 'busy');
     await writer.write(endOf(reply));
     assert.equal(await writer.write(regenerate(turn.question)), 'saved');
+  });
+
+  test('whether a conversation is busy is read from the running replies only', async () => {
+    const { writer, knex } = open();
+    const [turn] = await conversationOf(writer, 50);
+    assert(turn);
+    const dialect = dialectOf(knex);
+    const { statements } = new Reads(dialect, { turns: [regenerate(turn.question)], progress: [] });
+    const busy = statements.find(({ sql }) => /worker IS NOT NULL/.test(sql));
+    assert(busy);
+    const explain = dialect.pooled ? 'EXPLAIN' : 'EXPLAIN QUERY PLAN';
+    const bindings = busy.bindings.filter((value) => value !== null);
+    const plan = await dialect.select<object>(knex, `${explain} ${busy.sql}`, bindings);
+    assert.match(JSON.stringify(plan), /"key":"messages_worker|INDEX messages_worker/);
+  });
+
+  test('many superseded messages block the event loop neither for a page nor for a rating', async () => {
+    const { conversations, writer, knex } = open();
+    const [turn] = await conversationOf(writer, 1);
+    assert(turn);
+    const { conversationId } = turn.question;
+    const time = '2024-03-21 12:00:00.000';
+    const rows = Array.from({ length: 8000 }, (_, at) => ({
+      ...{ uid: newId(), conversation_id: conversationId, seq: 3 + at, role: 'user', content: '' },
+      ...{ status: 'superseded', timestamp: time, updated_at: time },
+    }));
+    await insertRows(knex, 'messages', rows);
+    const last = { last_seq: 2 + rows.length };
+    await knex('conversations').where({ id: conversationId }).update(last);
+    const page = await ticksDuring(async () =>
+      assert.equal((await messagesOf(conversations, conversationId, 0, 10)).length, 2),
+    );
+    const rating = await ticksDuring(async () =>
+      assert(await conversations.rate(turn.reply.uid, { rating: 'up', comment: null })),
+    );
+    assert.ok(page.count > 50, `${page.count} turns`);
+    assert.ok(rating.count > 4, `${rating.count} turns`);
   });
 
   test('of revisions at the same time through several processes one wins', async () => {

@@ -1,9 +1,14 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
 import type { Feedback } from '../../domain/conversations/conversation.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf } from '../core/dialect.ts';
 import { select, toAppError, transaction } from '../core/errors.ts';
-import type { MessageRow } from '../core/tables.ts';
+import { endOf, FIRST, slicesBetween } from '../core/order.ts';
+import type { ConversationRow, MessageRow } from '../core/tables.ts';
+
+/** Messages that one statement looks at: SQLite blocks the event loop. */
+const SLICE = 2000;
 
 type Reply = Pick<MessageRow, 'id' | 'conversation_id' | 'epoch' | 'reply_to'>;
 
@@ -30,7 +35,7 @@ export async function saveFeedback(knex: Knex, uid: string, feedback: Feedback |
         .where({ id: reply.id })
         .update({ ...rated, updated_at });
       if (count > 0 && reply.reply_to !== null) {
-        const marked = { rating: await markOf(trx, reply, reply.reply_to), updated_at };
+        const marked = { rating: await markOf(trx, reply.reply_to, locked), updated_at };
         await trx('messages').where({ uid: reply.reply_to }).update(marked);
       }
       return count > 0;
@@ -43,14 +48,21 @@ export async function saveFeedback(knex: Knex, uid: string, feedback: Feedback |
 /** The rating of the question: `both` with replies of either. */
 async function markOf(
   trx: Knex,
-  { conversation_id, epoch }: Reply,
   question: string,
+  conversation: Pick<ConversationRow, 'id' | 'epoch' | 'last_seq'>,
 ): Promise<string | null> {
-  const ratings: string[] = await trx
-    .from(trx.raw(`messages ${dialectOf(trx).forceIndex('messages_conversation')}`))
-    .where({ conversation_id, epoch, reply_to: question, role: 'assistant' })
-    .whereNotNull('rating')
-    .distinct()
-    .pluck('rating');
-  return ratings.length > 1 ? 'both' : (ratings[0] ?? null);
+  const dialect = dialectOf(trx);
+  const ratings = new Set<string>();
+  for (const { sql, bindings } of slicesBetween(FIRST, endOf(conversation), SLICE)) {
+    const rows = await dialect.select<{ rating: string }>(
+      trx,
+      `SELECT DISTINCT rating FROM messages ${dialect.forceIndex('messages_conversation')}
+       WHERE conversation_id = ? AND epoch = ? ${sql} AND reply_to = ? AND role = 'assistant' AND rating IS NOT NULL`,
+      [conversation.id, conversation.epoch, ...bindings, question],
+    );
+    for (const { rating } of rows) ratings.add(rating);
+    await nextTurn();
+  }
+  const [rating = null] = ratings;
+  return ratings.size > 1 ? 'both' : rating;
 }

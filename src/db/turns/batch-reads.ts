@@ -70,6 +70,7 @@ export class Reads {
          FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
          WHERE m.uid IN (${placeholders(count)}) AND c.deleted_at IS NULL`,
     );
+    // The + makes SQLite read the running replies, which are few, and not all messages of the conversation.
     this.#add(
       'busy',
       turns.flatMap(({ start, revision, reply }) =>
@@ -77,7 +78,7 @@ export class Reads {
       ),
       (count) => `SELECT conversation_id FROM messages ${dialect.forceIndex('messages_worker')}
          WHERE worker IS NOT NULL AND status IN ('streaming', 'superseded')
-           AND conversation_id IN (${placeholders(count)})`,
+           AND +conversation_id IN (${placeholders(count)})`,
     );
     this.#add(
       'answered',
