@@ -9,7 +9,6 @@ import {
   openAiErrorOf,
   problemOf,
   startChat,
-  until,
 } from '../support/chat-server.ts';
 import { createGate, json, reply, status } from '../support/fake-upstream.ts';
 import { type LockedServer, type Person, startLocked } from '../support/keys.ts';
@@ -49,12 +48,6 @@ for (const place of databases()) {
       const rows = await chat.server.database.knex('messages').where({ conversation_id: id }).orderBy('id');
       return rows.map(({ details }) => JSON.parse(details ?? '{}').imported ?? false);
     };
-    /** Waits until the conversation is found by its messages, which a revision makes it after its end. */
-    const known = (id: string) =>
-      until('the hash of the messages', async () => {
-        const [row] = await chat.server.database.knex('conversations').where({ id });
-        return row?.history_hash !== null;
-      });
     /** A conversation of one turn, and its history. */
     const begin = async (text: string) => {
       const id = await ask([user(text)]);
@@ -205,9 +198,20 @@ for (const place of databases()) {
       const question = (await chat.rows(id)).find(({ uid }) => uid === message_id)?.reply_to;
       await chat.ask({ conversation_id: id, edit: question, message: 'instead' });
       assert.notEqual(await ask([...longer, user('fifth')]), id);
-      await known(id);
       const edited = [...longer.slice(0, 4), user('instead'), said('echo: instead')];
       assert.equal(await ask([...edited, user('fifth')]), id);
+    });
+
+    it('continues a revised conversation as soon as its reply has come', async () => {
+      const { id, history } = await begin(fresh('revised'));
+      for (let round = 0; round < 5; round++) {
+        await ask([...history, user(`${round}`)]);
+        const regenerate = (await chat.read(id)).messages.at(-1)?.id;
+        await chat.ask({ conversation_id: id, regenerate });
+        history.push(user(`${round}`), said(`echo: ${round}`));
+        assert.equal(await ask([...history, user(`after ${round}`)]), id);
+        history.push(user(`after ${round}`), said(`echo: after ${round}`));
+      }
     });
 
     it('continues a conversation whose system prompt was changed, by the new one', async () => {

@@ -13,6 +13,7 @@ import type {
 import type { Retention } from '../../domain/conversations/retention.ts';
 import { AppError, conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
+import { within } from '../../util/timers.ts';
 import { refreshHistory } from '../conversations/client-history.ts';
 import { ContextHistory, type HistoryLimits } from '../conversations/context-history.ts';
 import { findRevised, type RevisedQuestion } from '../conversations/revisions.ts';
@@ -26,7 +27,7 @@ import { emptyReply, newMessage } from './request/new-messages.ts';
 import { type PreparedTurn, type RequestSettings, TurnPreparation } from './request/turn-preparation.ts';
 import type { TurnObserver } from './timing/turn-observer.ts';
 import { TurnTimes } from './timing/turn-times.ts';
-import type { Turn } from './turn.ts';
+import { type Turn, withoutUnhandledRejection } from './turn.ts';
 import { KeyInUseError, type NewTurn, type TurnRecorder } from './turn-recorder.ts';
 
 export interface ChatSettings extends HistoryLimits, RequestSettings {
@@ -51,6 +52,9 @@ interface ChatParts {
   readonly clock: Clock;
   readonly ids: IdSource;
 }
+
+/** How long the end of a revision waits for the hash of its messages. */
+const REFRESH_MS = 1000;
 
 /** Starts turns: loads the context, calls the model, stores user message and reply. */
 export class ChatService {
@@ -103,16 +107,23 @@ export class ChatService {
           )
         : await this.#begin(input, mode, times);
       this.#observer.began(turn);
-      if (input.question.kind === 'regenerate' || input.question.kind === 'edit')
-        void turn.result.then(
-          () => refreshHistory(this.#revisions.conversations, turn.conversationId),
-          () => {},
-        );
-      return turn;
+      const { kind } = input.question;
+      return kind === 'regenerate' || kind === 'edit' ? this.#withHistory(turn) : turn;
     } catch (error) {
       this.#observer.failed(input.model ?? this.#settings.model, error, times);
       throw error;
     }
+  }
+
+  /** A revision, which ends when clients find its conversation by the messages. */
+  #withHistory(turn: Turn): Turn {
+    const refresh = () =>
+      within(REFRESH_MS, refreshHistory(this.#revisions.conversations, turn.conversationId), () => {});
+    const result = turn.result.then(
+      (ended) => refresh().then(() => ended),
+      (error) => refresh().then(() => Promise.reject(error)),
+    );
+    return { ...turn, result: withoutUnhandledRejection(result) };
   }
 
   async #begin(input: ChatInput, mode: ReplyMode, times: TurnTimes): Promise<Turn> {
