@@ -99,7 +99,7 @@ eachDatabase((_name, open) => {
     assert(first && last);
     assert.match(`${first.sql}${last.sql}`, /^DELETE.*UPDATE/);
     const dialect = dialectOf(knex);
-    const explain = dialect.pooled ? 'EXPLAIN' : 'EXPLAIN QUERY PLAN';
+    const explain = dialect.pooled ? 'EXPLAIN FORMAT=TRADITIONAL' : 'EXPLAIN QUERY PLAN';
     for (const { sql, bindings } of [first, last]) {
       const plan = await dialect.select<object>(knex, `${explain} ${sql}`, bindings);
       assert.match(JSON.stringify(plan), /"key":"messages_uid|INDEX sqlite_autoindex_messages_1/);

@@ -245,7 +245,7 @@ eachDatabase((_name, open) => {
     const { statements } = new Reads(dialect, { turns: [regenerate(turn.question)], progress: [] });
     const busy = statements.find(({ sql }) => /worker IS NOT NULL/.test(sql));
     assert(busy);
-    const explain = dialect.pooled ? 'EXPLAIN' : 'EXPLAIN QUERY PLAN';
+    const explain = dialect.pooled ? 'EXPLAIN FORMAT=TRADITIONAL' : 'EXPLAIN QUERY PLAN';
     const bindings = busy.bindings.filter((value) => value !== null);
     const plan = await dialect.select<object>(knex, `${explain} ${busy.sql}`, bindings);
     assert.match(JSON.stringify(plan), /"key":"messages_worker|INDEX messages_worker/);

@@ -384,7 +384,7 @@ eachDatabase((_name, _open, options) => {
       for (const worker of [one, one, two, two, two]) await beginReply(knex, worker);
       assert.equal(statements.length, 4 + 2 * 3, 'a look each, a list and two updates for each of the dead');
       for (const { sql, bindings } of statements) {
-        const explain = single ? 'EXPLAIN QUERY PLAN' : 'EXPLAIN';
+        const explain = single ? 'EXPLAIN QUERY PLAN' : 'EXPLAIN FORMAT=TRADITIONAL';
         const rows = await dialectOf(knex).select<object>(knex, `${explain} ${sql}`, bindings);
         const plan = JSON.stringify(rows);
         const good = single ? /INDEX messages_worker/ : /"key":"messages_worker"/;
