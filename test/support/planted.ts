@@ -28,7 +28,7 @@ const ALWAYS: readonly Pattern[] = [
 const IN_LOGS: readonly Pattern[] = [
   ...ALWAYS,
   // But not the one that a message shows as an example.
-  ['a password in a URL', /\b[a-z][a-z\d+.-]*:\/\/[^\s/:@"']*:(?!pass(?:word)?@)[^\s/:@"'[]+@/i],
+  ['a password in a URL', /(?<=\b[a-z][a-z\d+.-]*):\/\/[^\s/:@"']*:(?!pass(?:word)?@)[^\s/:@"'[]+@/i],
   ['a password', /hunter2/],
 ];
 
