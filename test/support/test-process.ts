@@ -1,5 +1,12 @@
 /** Loaded into each process of `npm test`, so that none of its results is lost without a failure. */
-import { after } from 'node:test';
+import asyncHooks from 'node:async_hooks';
+
+// The test runner follows every promise, to name the test of an error that nobody caught. That takes a third of the
+// CPU, and such an error fails the process anyway.
+const { createHook } = asyncHooks;
+asyncHooks.createHook = (callbacks) => createHook({ ...callbacks, trackPromises: false });
+const { after } = await import('node:test');
+asyncHooks.createHook = createHook;
 
 // A process that is made to exit loses what its standard output has not taken yet.
 const { _handle: handle } = process.stdout as unknown as { _handle?: { setBlocking?(on: boolean): void } };
