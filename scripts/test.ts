@@ -2,7 +2,7 @@
  * `npm test [-- FILE|FOLDER …]`: runs the tests, prints the ten slowest files and the totals, and exits with 1 when
  * anything failed. TEST_CONCURRENCY says how many processes run tests at the same time.
  */
-import { existsSync, globSync, statSync } from 'node:fs';
+import { existsSync, globSync, rmSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import { Readable } from 'node:stream';
@@ -11,6 +11,7 @@ import { spec, type TestEvent } from 'node:test/reporters';
 import { pathToFileURL } from 'node:url';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { globalSetup, globalTeardown } from '../test/support/global-setup.ts';
+import { memoryFolder } from '../test/support/memory-folder.ts';
 
 const PROJECT = resolve(import.meta.dirname, '..');
 const BUNDLE = join(PROJECT, 'test', 'support', 'bundle.ts');
@@ -165,6 +166,9 @@ if (missing !== undefined) failUsage(`There is no ${missing}`, USAGE);
 // The cache of compiled code, for the test files and every process that they start.
 process.env.NODE_COMPILE_CACHE ??= join(PROJECT, 'node_modules', '.cache', 'compile-cache');
 
+const memory = process.env.TMPDIR === undefined ? memoryFolder() : undefined;
+if (memory !== undefined) process.env.TMPDIR = memory;
+
 const began = performance.now();
 const totals: Totals = {
   counts: { tests: 0, suites: 0, pass: 0, fail: 0, cancelled: 0, skipped: 0, todo: 0 },
@@ -182,6 +186,8 @@ try {
   await globalTeardown().catch(() => {
     process.exitCode = 1;
   });
+  // The logs stay where a secret is in them.
+  if (memory !== undefined && process.exitCode !== 1) rmSync(memory, { recursive: true, force: true });
 }
 report(totals, performance.now() - began);
 const { tests, fail, cancelled } = totals.counts;
