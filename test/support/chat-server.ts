@@ -160,11 +160,12 @@ export async function until<T>(
   condition: () => T | undefined | false | Promise<T | undefined | false>,
 ): Promise<T> {
   const deadline = performance.now() + 60_000;
-  for (;;) {
+  // What takes long is not asked for so often: the questions would take its CPU.
+  for (let ms = 5; ; ms = Math.min(ms * 1.05, 50)) {
     const value = await condition();
     if (value !== undefined && value !== false) return value;
     assert(performance.now() < deadline, `${what} did not come about in time`);
-    await pause(5);
+    await pause(ms);
   }
 }
 
