@@ -6,10 +6,10 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { unpacked } from '../../scripts/export-lib/unpack.ts';
 import { storedConversation } from '../support/export-data.ts';
-import { randomised } from '../support/random.ts';
+import { randomised, rounds } from '../support/random.ts';
 import { type Script, scriptFolder } from '../support/script.ts';
 
-const KILLS = 10;
+const KILLS = rounds(6, 10);
 
 const folder = scriptFolder();
 const file = (name: string) => join(folder.path, name);
@@ -63,7 +63,7 @@ function left(name: string): string[] {
 
 describe('npm run export, interrupted,', () => {
   it(
-    'resumes after ten kills at random moments, to the same bytes',
+    `resumes after ${KILLS} kills at random moments, to the same bytes`,
     randomised(async (random, t) => {
       const args = ['--format', 'ndjson', '--compression', 'zstd', '--out', 'killed'];
       assert.equal((await run('--format', 'ndjson', '--out', 'reference')).code, 0);

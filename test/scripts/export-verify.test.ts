@@ -232,7 +232,7 @@ describe('npm run export:verify', () => {
     );
   });
 
-  it('needs no more memory for a conversation of 200 megabytes than for a small file', async () => {
+  it('needs no more memory for a conversation of 100 megabytes than for a small file', async () => {
     const head = '{"conversation_id":"c","messages":[';
     const message = `{"id":"m","content":${JSON.stringify('好 "x" \\ '.repeat(20_000))}}`;
     const hash = createHash('sha256');
@@ -244,7 +244,7 @@ describe('npm run export:verify', () => {
     };
     write(head);
     let messages = 0;
-    for (; bytes < 200e6; messages += 1) write(`${messages > 0 ? ',' : ''}${message}`);
+    for (; bytes < 100e6; messages += 1) write(`${messages > 0 ? ',' : ''}${message}`);
     write(']}\n');
     closeSync(handle);
     const manifest = {
