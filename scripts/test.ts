@@ -23,11 +23,9 @@ const SLOWEST = 10;
 const TIMED: ReadonlySet<string> = new Set([
   'test/db/pool.test.ts',
   'test/faults/shutdown.test.ts',
-  'test/db/imports.test.ts',
   'test/db/removal-time.test.ts',
   'test/http/export-throttle.test.ts',
   'test/http/limits-shared.test.ts',
-  'test/http/search.test.ts',
   'test/security/slow-clients.test.ts',
   'test/unit/markdown/promptness.test.ts',
 ]);
