@@ -2,7 +2,7 @@
  * `npm test [-- FILE|FOLDER …]`: runs the tests, prints the ten slowest files and the totals, and exits with 1 when
  * anything failed. TEST_CONCURRENCY says how many processes run tests at the same time.
  */
-import { existsSync, globSync, rmSync, statSync } from 'node:fs';
+import { existsSync, globSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import { Readable } from 'node:stream';
@@ -11,7 +11,7 @@ import { spec, type TestEvent } from 'node:test/reporters';
 import { pathToFileURL } from 'node:url';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
 import { globalSetup, globalTeardown } from '../test/support/global-setup.ts';
-import { memoryFolder } from '../test/support/memory-folder.ts';
+import { memoryFolder, removeMemoryFolder } from '../test/support/memory-folder.ts';
 
 const PROJECT = resolve(import.meta.dirname, '..');
 const BUNDLE = join(PROJECT, 'test', 'support', 'bundle.ts');
@@ -185,7 +185,7 @@ try {
     process.exitCode = 1;
   });
   // The logs stay where a secret is in them.
-  if (memory !== undefined && process.exitCode !== 1) rmSync(memory, { recursive: true, force: true });
+  if (memory !== undefined && process.exitCode !== 1) removeMemoryFolder(memory);
 }
 report(totals, performance.now() - began);
 const { tests, fail, cancelled } = totals.counts;
