@@ -7,7 +7,8 @@ import { fileURLToPath } from 'node:url';
 import { provideProgram } from '../support/debian.ts';
 import { startServer, type TestServer } from '../support/server.ts';
 
-const QUESTION = 'Hello from an example';
+/** Of each program another one: the server finds a conversation by its messages. */
+const questionOf = (file: string) => `Hello from ${file}`;
 
 describe('the examples of clients', { concurrency: true }, () => {
   let server: TestServer;
@@ -20,14 +21,14 @@ describe('the examples of clients', { concurrency: true }, () => {
   async function run(program: string, file: string): Promise<string> {
     const path = fileURLToPath(new URL(`../../examples/${file}`, import.meta.url));
     const env = { ...process.env, API_URL: server.url, no_proxy: '*' };
-    const child = spawn(program, [path, QUESTION], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(program, [path, questionOf(file)], { env, stdio: ['ignore', 'pipe', 'inherit'] });
     return readText(child.stdout);
   }
 
   for (const file of ['openai.mjs', 'ai-sdk.mjs', 'langchain.mjs']) {
     it(`${file} streams, continues, and uses a tool`, async () => {
       const output = await run(process.execPath, file);
-      assert.match(output, new RegExp(`“${QUESTION}”.*“And again\\?”.*Paris: 21 °C, sunny`, 's'));
+      assert.match(output, new RegExp(`“${questionOf(file)}”.*“And again\\?”.*Paris: 21 °C, sunny`, 's'));
       const conversations = [...output.matchAll(/\[conversation (\S+)\]/g)].map(([, id]) => id);
       // LangChain shows no headers.
       if (file !== 'langchain.mjs') assert.equal(conversations.length, 2, output);
@@ -43,7 +44,7 @@ describe('the examples of clients', { concurrency: true }, () => {
       messages.map(({ role, content }: { role: string; content: string }) =>
         role === 'user' ? content : role,
       ),
-      [QUESTION, 'assistant', 'And again?', 'assistant'],
+      [questionOf('curl.sh'), 'assistant', 'And again?', 'assistant'],
     );
   });
 });
