@@ -4,17 +4,22 @@
  * 250,000 messages is deleted, each against a quiet time of the same run; `purge` the time of `npm run purge` for 200
  * conversations of 2,500 messages with default settings. These three run without names. `export` measures an
  * incremental export of 5,000,000 messages of which none has changed, `million` the deletion of a conversation of
- * 1,000,000 messages, `many` the purge of 1,000,000 conversations of one message. `migrations` applies the migrations
+ * 1,000,000 messages, `many` the purge of 1,000,000 conversations of one message. `history` measures the read of a
+ * context where 100 replies were regenerated, or one reply 100 times, against a plain one. `migrations` applies the migrations
  * of this checkout one by one to 1,000,000 messages while chats run in the checkout of an earlier version.
  */
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import mysql from 'mysql2/promise';
+import { pino } from 'pino';
 import { createKnex } from '../src/db/core/client.ts';
 import { migrationSettings, pendingMigrations } from '../src/db/core/migrations.ts';
+import { openDatabase } from '../src/db/database.ts';
+import { UNRESTRICTED } from '../src/domain/access/access.ts';
 import { createIdSource } from '../src/ids.ts';
 import { readArguments } from '../src/util/command-line.ts';
+import { median } from './compare.ts';
 import { benchDatabases } from './databases.ts';
 import { fill } from './export-data.ts';
 import { percentile, run } from './load.ts';
@@ -53,6 +58,39 @@ async function addConversation(messages: number, time: string): Promise<string> 
       [rows],
     );
   }
+  return id;
+}
+
+/** 100 turns; of each the reply was regenerated once, or of the last turn so often. */
+async function addRegenerated(times: number): Promise<string> {
+  const id = ids.next();
+  const time = now();
+  const rows: (string | number | null)[][] = [];
+  const add = (role: string, status: string, replyTo: string | null): string => {
+    const uid = ids.next();
+    rows.push([
+      uid,
+      id,
+      role,
+      'a text of some words '.repeat(20),
+      time,
+      status,
+      time,
+      rows.length + 1,
+      replyTo,
+    ]);
+    return uid;
+  };
+  for (let turn = 1; turn <= 100; turn += 1) {
+    const question = add('user', 'complete', null);
+    const old = times === 1 || turn === 100 ? times : 0;
+    for (let n = 0; n < old; n += 1) add('assistant', 'superseded', question);
+    add('assistant', 'complete', question);
+  }
+  const columns = 'uid, conversation_id, role, content, timestamp, status, updated_at, seq, reply_to';
+  const row = [id, time, time, rows.length];
+  await admin.query('INSERT INTO conversations (id, created_at, last_active, last_seq) VALUES (?)', [row]);
+  await admin.query(`INSERT INTO messages (${columns}) VALUES ?`, [rows]);
   return id;
 }
 
@@ -207,6 +245,32 @@ const SCENARIOS: Readonly<Record<string, (server: Measured) => Promise<void>>> =
     const seconds = (performance.now() - began) / 1000;
     const slowest = await slowestStatement();
     console.log(`incremental export of ${messages} messages: ${seconds.toFixed(1)} s, ${slowest}`);
+  },
+  async history() {
+    const last = { plain: 0, each: 1, one: 100 };
+    const reads = new Map<string, number[]>();
+    const options = { poolMin: 0, poolMax: 1, acquireTimeoutMs: 5000, queryTimeoutMs: 0 };
+    const database = openDatabase({ target: { kind: 'mysql', url }, ...options }, pino({ level: 'silent' }));
+    try {
+      const conversations = await Promise.all(
+        Object.entries(last).map(async ([kind, times]) => [kind, await addRegenerated(times)] as const),
+      );
+      for (let n = 0; n < 600; n += 1) {
+        for (const [kind, id] of conversations) {
+          const began = performance.now();
+          const { messages } = await database.conversations.context(id, UNRESTRICTED, 10, 0);
+          if (messages.length !== 10) throw new Error(`${messages.length} messages`);
+          if (n >= 100) reads.set(kind, [...(reads.get(kind) ?? []), performance.now() - began]);
+        }
+      }
+    } finally {
+      await database.close();
+    }
+    const [plain = 0, each = 0, one = 0] = Object.keys(last).map((kind) => median(reads.get(kind) ?? []));
+    const ratio = (ms: number) => `${(ms / plain).toFixed(2)} ×`;
+    console.log(
+      `history: ${plain.toFixed(2)} ms; 100 replies regenerated ${ratio(each)}, the last one 100 times ${ratio(one)}`,
+    );
   },
   async migrations(server) {
     await fill(url, 1_000_000, false);
