@@ -91,13 +91,13 @@ eachDatabase((_name, open) => {
     await start([text]);
     const statements: { sql: string; bindings: string[] }[] = [];
     knex.on('query', (query) => {
-      if (/^(DELETE|UPDATE).* uid IN/.test(query.sql)) statements.push(query);
+      if (/^(DELETE|UPDATE).* uid IN/s.test(query.sql)) statements.push(query);
     });
     assert.equal((await start([text], { replace: true })).replaced, 1);
     knex.removeAllListeners('query');
     const [first, last] = [statements.at(0), statements.at(-1)];
     assert(first && last);
-    assert.match(`${first.sql}${last.sql}`, /^DELETE.*UPDATE/);
+    assert.match(`${first.sql}${last.sql}`, /^DELETE.*UPDATE/s);
     const dialect = dialectOf(knex);
     const explain = dialect.pooled ? 'EXPLAIN FORMAT=TRADITIONAL' : 'EXPLAIN QUERY PLAN';
     for (const { sql, bindings } of [first, last]) {
@@ -181,6 +181,8 @@ eachDatabase((_name, open) => {
       assert.deepEqual(result, replace ? { error: used } : { outcome: 'skipped', messages: 0 });
       assert.deepEqual(await rowsOf(long.id), { conversations: 1, messages: 1, marks: 0 });
       assert((await database.conversations.find(long.id)) !== null);
+      const [row] = await database.knex('conversations').where({ id: long.id }).select('last_seq');
+      assert.equal(row?.last_seq, 1);
     }
   });
 

@@ -159,19 +159,23 @@ export class Draft {
     return [remove, insert];
   }
 
-  /** Questions are marked with the ratings of their replies, as feedback does. */
+  /** The transaction must have locked the conversation. */
   end(): Statement[] {
+    if (!this.#conversation.isLong) return this.ratings();
+    const sql = 'UPDATE conversations SET last_seq = ? WHERE id = ?';
+    return [{ sql, bindings: [this.#lastSeq + this.count, this.id] }, ...this.ratings()];
+  }
+
+  /** Questions are marked with the ratings of their replies, as feedback does. */
+  ratings(): Statement[] {
     const statements: Statement[] = [];
-    if (this.#conversation.isLong) {
-      const sql = 'UPDATE conversations SET last_seq = ? WHERE id = ?';
-      statements.push({ sql, bindings: [this.#lastSeq + this.count, this.id] });
-    }
     for (const [rating, rated] of Map.groupBy(this.#ratings, ([, rating]) => rating)) {
       for (let from = 0; from < rated.length; from += SLICE) {
         const uids = rated.slice(from, from + SLICE).map(([uid]) => uid);
         statements.push({
-          sql: `UPDATE messages SET rating = ? WHERE uid IN (${placeholders(uids.length)}) AND +conversation_id = ?`,
-          bindings: [rating, ...uids, this.id],
+          sql: `UPDATE messages SET rating = ?
+            WHERE uid IN (${placeholders(uids.length)}) AND +conversation_id = ? AND epoch = ?`,
+          bindings: [rating, ...uids, this.id, this.epoch],
         });
       }
     }

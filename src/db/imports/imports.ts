@@ -187,7 +187,8 @@ export class KnexImports implements ImportStore {
         if (isOld) kept = Date.now();
         await this.#commit([...draft.insert(slice), ...(isOld ? [keepUnfinished(draft.id, kept)] : [])]);
       }
-      for (const statement of draft.end()) await this.#commit([statement]);
+      // Without `last_seq`: a turn may have begun the conversation meanwhile, and has its own.
+      for (const statement of draft.ratings()) await this.#commit([statement]);
       if (await this.#show(draft, Date.now() - started > SETTLED_AFTER_MS ? Date.now() : null)) {
         return { outcome: 'imported', messages: draft.count };
       }
