@@ -94,6 +94,7 @@ export class KnexImports implements ImportStore {
       const whole = await draft.whole().catch(() => undefined);
       if (whole) wholes.set(draft, whole);
     }
+    if (wholes.size === 0) return results;
     const writes = wholeWrites([...wholes.values()]);
     // The statements of SQLite block the event loop too.
     await nextTurn();
