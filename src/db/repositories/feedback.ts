@@ -7,7 +7,7 @@ import { select, toAppError, transaction } from '../core/errors.ts';
 import { endOf, FIRST, slicesBetween } from '../core/order.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
 
-/** Messages that one statement looks at: SQLite blocks the event loop. */
+/** Messages that one statement reads; on SQLite it blocks the event loop. */
 const SLICE = 2000;
 
 type Reply = Pick<MessageRow, 'id' | 'conversation_id' | 'epoch' | 'reply_to'>;

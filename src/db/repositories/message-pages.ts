@@ -106,7 +106,7 @@ export class MessagePages {
       const last = slice.at(-1);
       if (!last || slice.length < wanted) return { rows, hasMore: false, statements };
       [after, until] = boundsOf(positionOf(last), view);
-      // Superseded ones can be any number.
+      // Any number of superseded messages can come before the next visible one.
       await nextTurn();
       size = this.#dialect.pooled ? MESSAGE_SLICE : sliceAfter(slice);
     }

@@ -53,7 +53,7 @@ interface ChatParts {
   readonly ids: IdSource;
 }
 
-/** How long the end of a revision waits for the hash of its messages. */
+/** How long the end of a revision waits for the hash of the messages. */
 const REFRESH_MS = 1000;
 
 /** Starts turns: loads the context, calls the model, stores user message and reply. */
@@ -108,15 +108,15 @@ export class ChatService {
         : await this.#begin(input, mode, times);
       this.#observer.began(turn);
       const { kind } = input.question;
-      return kind === 'regenerate' || kind === 'edit' ? this.#withHistory(turn) : turn;
+      return kind === 'regenerate' || kind === 'edit' ? this.#withRefreshedHistory(turn) : turn;
     } catch (error) {
       this.#observer.failed(input.model ?? this.#settings.model, error, times);
       throw error;
     }
   }
 
-  /** A revision, which ends when clients find its conversation by the messages. */
-  #withHistory(turn: Turn): Turn {
+  /** Delays the end of a revision until clients can find the conversation by its messages. */
+  #withRefreshedHistory(turn: Turn): Turn {
     const refresh = () =>
       within(REFRESH_MS, refreshHistory(this.#revisions.conversations, turn.conversationId), () => {});
     const result = turn.result.then(
