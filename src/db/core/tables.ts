@@ -67,7 +67,7 @@ export interface DeletionRow {
   owner: string | null;
   deleted_at: string;
   renewed: number;
-  /** 1 until the rows of the conversation are removed. */
+  /** 1 until the rows of the conversation are removed; 2: see `unfinished.ts`. */
   pending: number;
 }
 

@@ -41,14 +41,14 @@ interface NumberedRow {
   readonly seq: number;
 }
 
-/** The parts of its statements, in their order. */
+/** A conversation whose id is free: the statements before and after its messages, and the rows of these. */
 export interface WholeConversation {
   readonly begin: readonly Statement[];
   readonly rows: readonly NumberedRow[];
   readonly end: readonly Statement[];
 }
 
-/** Conversations whose ids are free, with few statements for their messages. */
+/** The messages of all conversations share statements. */
 export function wholeWrites(all: readonly WholeConversation[]): Statement[] {
   const rows = all.flatMap((one) => one.rows);
   const slices = Array.from({ length: Math.ceil(rows.length / SLICE) }, (_, at) =>
@@ -110,13 +110,13 @@ export class Draft {
     return this.#options.replace;
   }
 
-  /** Of a long conversation whose id is free. */
+  /** The start of a long conversation whose id is free. */
   beginUnfinished(): Statement[] {
     const hidden = { epoch: UNFINISHED_EPOCH, deleted_at: this.#now };
     return [this.#insert(this.#options.owner, hidden), markUnfinished(this.id, Date.now())];
   }
 
-  /** All of a conversation whose id is free. @throws ImportError */
+  /** @throws ImportError */
   async whole(): Promise<WholeConversation> {
     const rows: NumberedRow[] = [];
     for await (const slice of this.slices()) rows.push(...this.#numbered(slice));
@@ -145,8 +145,8 @@ export class Draft {
   }
 
   /**
-   * Rows of an earlier epoch that are not removed yet have the same ids. The + makes SQLite find them by these: by their
-   * conversation it would read all of it.
+   * Rows of an earlier epoch that are not removed yet can have the same ids. The + makes SQLite use the index of the ids
+   * instead of reading the whole conversation; MySQL ignores it.
    */
   insert(slice: Slice): Statement[] {
     const insert = insertRows(this.#numbered(slice), this.epoch);

@@ -17,10 +17,10 @@ import { classifyError, databaseBusy, toAppError, transaction, withDeadlockRetry
 import type { PacketLimit, Statement } from '../core/packets.ts';
 import { removeDeleted } from '../repositories/deletions.ts';
 import {
-  discard,
-  finish,
+  completeUnfinished,
+  discardUnfinished,
   isUnfinished,
-  keepUnfinished,
+  renewUnfinished,
   SETTLED_AFTER_MS,
 } from '../repositories/unfinished.ts';
 import { Draft, type Slice, type WholeConversation, wholeWrites } from './draft.ts';
@@ -32,7 +32,7 @@ const RETRY_MS = 50;
 const REMOVE_MS = 300;
 
 /** How often the mark of an unfinished conversation is renewed. */
-const KEEP_MS = 60_000;
+const RENEW_MS = 60_000;
 const USED = 'the conversation was used while it was imported; import it again';
 
 const SKIPPED: ImportResult = { outcome: 'skipped', messages: 0 };
@@ -71,8 +71,8 @@ export class KnexImports implements ImportStore {
   }
 
   /**
-   * Those whose ids are free, in one transaction and about one round trip, and those that are skipped. What it leaves
-   * out, which is all when one of them fails, is written with locks, one by one.
+   * Writes those whose ids are free, in one transaction and about one round trip, and skips those that exist. The
+   * others, or all of them when the transaction fails, have no result: they are written with locks, one by one.
    */
   async #writeFree(
     conversations: readonly ImportedConversation[],
@@ -96,7 +96,7 @@ export class KnexImports implements ImportStore {
     }
     if (wholes.size === 0) return results;
     const writes = wholeWrites([...wholes.values()]);
-    // The statements of SQLite block the event loop too.
+    // Building the statements blocks the event loop, and so does running them on SQLite.
     await nextTurn();
     try {
       await this.#dialect.batch(this.#batches, [], () => ({ writes, result: undefined }));
@@ -176,17 +176,20 @@ export class KnexImports implements ImportStore {
     }
   }
 
-  /** In a transaction for each slice: one for all of them would keep others waiting, on SQLite every one. */
+  /** In a transaction for each slice: one for all would hold the lock of SQLite's file, and its only connection. */
   async #writeUnfinished(draft: Draft): Promise<ImportResult> {
     const started = Date.now();
-    let kept = started;
+    let renewedAt = started;
     let last: Slice[] = [];
     try {
       for await (const slice of draft.slices()) {
         last = [slice];
-        const isOld = Date.now() - kept > KEEP_MS;
-        if (isOld) kept = Date.now();
-        await this.#commit([...draft.insert(slice), ...(isOld ? [keepUnfinished(draft.id, kept)] : [])]);
+        const writes = draft.insert(slice);
+        if (Date.now() - renewedAt > RENEW_MS) {
+          renewedAt = Date.now();
+          writes.push(renewUnfinished(draft.id, renewedAt));
+        }
+        await this.#commit(writes);
       }
       // Without `last_seq`: a turn may have begun the conversation meanwhile, and has its own.
       for (const statement of draft.ratings()) await this.#commit([statement]);
@@ -201,8 +204,8 @@ export class KnexImports implements ImportStore {
       await this.#explain(error, draft.id, last, ATTEMPTS);
       throw error;
     } finally {
-      // Unless it is shown.
-      await discard(this.#knex, draft.id).catch(() => {});
+      // Does nothing when it is visible.
+      await discardUnfinished(this.#knex, draft.id).catch(() => {});
     }
   }
 
@@ -210,7 +213,7 @@ export class KnexImports implements ImportStore {
   #show({ id, count }: Draft, renewed: number | null): Promise<boolean> {
     return transaction(this.#knex, async (trx) => {
       const [found] = await this.#dialect.lockConversations(trx, [id]);
-      if (!found || !isUnfinished(found) || !(await finish(trx, id, renewed))) return false;
+      if (!found || !isUnfinished(found) || !(await completeUnfinished(trx, id, renewed))) return false;
       const visible = { epoch: 0, deleted_at: null, last_seq: count };
       await trx('conversations').where({ id }).update(visible);
       return true;
@@ -306,7 +309,7 @@ async function rejectRepeated(trx: Knex, { id, epoch }: Draft, { uids }: Slice):
 /** After other errors it is unknown whether the transaction was committed. */
 const ROLLED_BACK: readonly (ErrorClass | undefined)[] = [undefined, 'transient', 'locked'];
 
-/** It took so long that it was removed as abandoned. */
+/** The conversation was removed as abandoned, because its import took too long. */
 const NO_CONVERSATION = ['ER_NO_REFERENCED_ROW_2', 'SQLITE_CONSTRAINT_FOREIGNKEY'];
 
 const DUPLICATES = ['ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_UNIQUE', 'SQLITE_CONSTRAINT_PRIMARYKEY'];

@@ -9,7 +9,13 @@ import { databaseBusy, select, toAppError, transaction, withDeadlockRetry } from
 import { FIRST, firstRange, messageOrder, positionOf, readBetween } from '../core/order.ts';
 import { columnsOf, type MessageRow, SETTINGS_COLUMNS } from '../core/tables.ts';
 import { TEXT_BYTES } from '../core/texts.ts';
-import { discard, finish, markUnfinished, SETTLED_AFTER_MS, UNFINISHED_EPOCH } from './unfinished.ts';
+import {
+  completeUnfinished,
+  discardUnfinished,
+  markUnfinished,
+  SETTLED_AFTER_MS,
+  UNFINISHED_EPOCH,
+} from './unfinished.ts';
 
 /** A fork that takes longer is given up. */
 const MAX_MS = SETTLED_AFTER_MS;
@@ -24,7 +30,7 @@ const COPIED =
 
 type SourceRow = Pick<MessageRow, 'id' | 'seq' | 'uid' | 'reply_to' | 'status'> & { readonly size: number };
 
-/** Copies conversations. The copy is unfinished until it is complete. */
+/** Copies conversations. A copy is invisible until it is complete, see `unfinished.ts`. */
 export class KnexForks implements ForkStore {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
@@ -39,10 +45,10 @@ export class KnexForks implements ForkStore {
       const until = await this.#lastMessage(fork);
       await this.#begin(fork);
       const outcome = await this.#copy(fork, until).catch(async (error: unknown) => {
-        await discard(this.#knex, fork.id).catch(() => {});
+        await discardUnfinished(this.#knex, fork.id).catch(() => {});
         throw error;
       });
-      if (outcome !== 'forked') await discard(this.#knex, fork.id);
+      if (outcome !== 'forked') await discardUnfinished(this.#knex, fork.id);
       return outcome;
     } catch (error) {
       throw toAppError(error);
@@ -151,7 +157,7 @@ export class KnexForks implements ForkStore {
         [source.id, source.epoch, ...bindings],
       );
       if (until > FIRST && last.length === 0) return false;
-      if (!(await finish(trx, id))) return false;
+      if (!(await completeUnfinished(trx, id))) return false;
       await trx('conversations')
         .where({ id })
         .update({ epoch: 0, deleted_at: null, last_active: toTime(at), last_seq: copied });

@@ -1,6 +1,7 @@
 /**
- * Conversations that are written in several transactions. Until it is complete, one is stored like a deleted
- * conversation, with messages of an earlier epoch; {@link removeDeleted} removes the rows of one whose process died.
+ * Conversations that are written in several transactions: forks and long imports. Until it is complete, such a
+ * conversation is stored like a deleted one, with messages of an earlier epoch, and a row in `deletions` marks it. The
+ * rows of one whose process died are removed by {@link removeDeleted}.
  */
 import type { Knex } from 'knex';
 import type { Instant } from '../../domain/conversations/conversation.ts';
@@ -10,13 +11,16 @@ import { withReconnect } from '../core/errors.ts';
 import type { Statement } from '../core/packets.ts';
 import { removeDeleted } from './deletions.ts';
 
-/** `deletions.pending` of one that is being written; its process changes or removes the row. */
+/** `deletions.pending` of a mark; the process that writes the conversation changes or removes the row. */
 const BEING_WRITTEN = 2;
-/** The epoch of the row of the conversation; its messages have 0. */
+/** The epoch of the conversation; its messages have 0. */
 export const UNFINISHED_EPOCH = 1;
-/** Messages that are visible later than this after they were written could be missed by an incremental export. */
+/**
+ * An incremental export could miss messages that become visible later than this after they were written. Less than the
+ * exports' `SETTLED_MS`.
+ */
 export const SETTLED_AFTER_MS = 300_000;
-/** One that is not kept for so long has no process any more. */
+/** The process of a mark that was not renewed for this long has died. */
 const ABANDONED_MS = 2 * SETTLED_AFTER_MS;
 /** Bounds what is searched where the marks have no index. */
 const ABANDONED_SINCE_MS = 7 * 86_400_000;
@@ -27,8 +31,8 @@ export function markUnfinished(id: string, at: Instant): Statement {
   return { sql, bindings: [id, toTime(at), BEING_WRITTEN] };
 }
 
-/** Once a minute for one that takes long. */
-export function keepUnfinished(id: string, at: Instant): Statement {
+/** Renews the mark, so that the conversation is not taken for abandoned. */
+export function renewUnfinished(id: string, at: Instant): Statement {
   const sql = 'UPDATE deletions SET deleted_at = ? WHERE conversation_id = ? AND pending = ?';
   return { sql, bindings: [toTime(at), id, BEING_WRITTEN] };
 }
@@ -38,18 +42,24 @@ export function isUnfinished({ deleted_at, epoch }: LockedConversation): boolean
 }
 
 /**
- * Removes the mark. The conversation must be locked, and is then to be made visible.
- * @param renewed incremental exports have all its messages as changed now
+ * Removes the mark, before the same transaction makes the conversation visible. The conversation must be locked.
+ * @param renewed if given, incremental exports read all its messages as changed at this time
  * @returns false when it was taken for abandoned
  */
-export async function finish(trx: Knex, id: string, renewed: Instant | null = null): Promise<boolean> {
+export async function completeUnfinished(
+  trx: Knex,
+  id: string,
+  renewed: Instant | null = null,
+): Promise<boolean> {
   const mark = trx('deletions').where({ conversation_id: id, pending: BEING_WRITTEN });
   if (renewed === null) return (await mark.delete()) > 0;
   return (await mark.update({ pending: 0, renewed: 1, deleted_at: toTime(renewed) })) > 0;
 }
 
-/** Removes what is written. Nothing of it was visible, so that no incremental export has to report its deletion. */
-export async function discard(knex: Knex, id: string): Promise<void> {
+/**
+ * Removes the rows and the mark, if there is one. Nothing was visible, so no incremental export has to report a deletion.
+ */
+export async function discardUnfinished(knex: Knex, id: string): Promise<void> {
   const [mark] = await knex('deletions')
     .where({ conversation_id: id, pending: BEING_WRITTEN })
     .select('id')
@@ -60,7 +70,7 @@ export async function discard(knex: Knex, id: string): Promise<void> {
   await knex('deletions').where({ id: mark.id, pending: 0 }).delete();
 }
 
-/** Marks those whose process died, so that their rows are removed like those of deleted conversations. */
+/** Counts those whose process died as deleted, so that their rows are removed. */
 export async function abandonUnfinished(knex: Knex, now: Instant): Promise<void> {
   const index = dialectOf(knex).forceIndex('deletions_pending');
   const ids = await withReconnect(() =>

@@ -41,7 +41,7 @@ export interface PurgeStore {
     cutoff: Instant,
     versions?: ConversationVersions,
   ): Promise<readonly PendingDeletion[]>;
-  /** Counts conversations as deleted that a process began to copy and left incomplete. */
+  /** Counts conversations as deleted that a process began to copy or import and did not complete. */
   abandonUnfinished(now: Instant): Promise<void>;
   /** @param after the `seq` of the last one of the page before; 0: from the first */
   pendingDeletions(after: number, limit: number): Promise<readonly PendingDeletion[]>;
