@@ -90,14 +90,15 @@ function startChild(cwd: string, env: Record<string, string>): ChildServer {
   const lines: Record<string, unknown>[] = [];
   const errors: string[] = [];
   const waiting = new Set<() => void>();
-  let cut = '';
+  let cut: string | undefined;
   createInterface({ input: stdout }).on('line', (text) => {
     recordLog(text);
+    assert(cut === undefined, `not JSON: ${cut}`);
     try {
-      lines.push(JSON.parse(cut + text));
+      lines.push(JSON.parse(text));
     } catch {
-      // Only the last line may be cut, of a process that exits while this one is too busy to read.
-      cut += `${text}\n`;
+      // Only the last line may be cut: the process exited before this one had read all of its output.
+      cut = text;
     }
     for (const look of waiting) look();
   });
