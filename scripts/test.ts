@@ -184,7 +184,7 @@ try {
   await globalTeardown().catch(() => {
     process.exitCode = 1;
   });
-  // The logs stay where a secret is in them.
+  // The logs are in it: they stay when they contain a secret.
   if (memory !== undefined && process.exitCode !== 1) removeMemoryFolder(memory);
 }
 report(totals, performance.now() - began);
