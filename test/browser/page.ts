@@ -54,7 +54,7 @@ export async function textOf(element: Locator): Promise<string> {
 
 const PATIENCE_MS = 30_000;
 
-/** Waits until a JavaScript expression holds in the page, looking at every frame; rejects after ten seconds. */
+/** Waits until a JavaScript expression holds in the page, looking at every frame; rejects after PATIENCE_MS. */
 export async function until(page: Page, condition: string): Promise<void> {
   await page.evaluate(`new Promise((resolve, reject) => {
     const end = performance.now() + ${PATIENCE_MS};

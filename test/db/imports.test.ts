@@ -85,7 +85,7 @@ eachDatabase((_name, open) => {
     });
   }
 
-  test('a statement of a long conversation reads its own messages only', async () => {
+  test('the statements of a replaced conversation find its messages by their ids', async () => {
     const { knex } = database;
     const text = line(2000, 200);
     await start([text]);
@@ -204,7 +204,7 @@ eachDatabase((_name, open) => {
       await database.purge.remove(await database.purge.pendingDeletions(0, 10), {});
       assert.deepEqual(await rowsOf(long.id), { ...NOTHING, marks: 1 });
     });
-    // Here the process only was slow.
+    // Here the process was only slow.
     await assert.rejects(database.imports.write([long], OPTIONS), { code: 'database_busy' });
     assert.deepEqual(await rowsOf(long.id), { ...NOTHING, marks: 1 });
   });

@@ -18,17 +18,17 @@ import {
 const LATER = NOON + 100 * HOUR;
 
 const TICK_MS = 50;
-/** Of rounds; the first that meets the limit is enough, because what is slow is so in each. */
-const MOST = 5;
+/** The first round that meets the limit is enough, because slow code is slow in each. */
+const MAX_ROUNDS = 5;
 
 /**
- * That no turn of the event loop takes long in the work that `prepare` resolves to, in milliseconds of CPU: other load
- * does not count. Work is rehearsed with little data before, because code that runs for the first time is compiled.
+ * Runs the work that `prepare` resolves to, and asserts that no turn of the event loop takes TICK_MS of CPU time: other
+ * load does not count. Run the work with little data before, because code that runs for the first time is compiled.
  */
 async function assertShortTicks(prepare: () => Promise<() => Promise<unknown>>): Promise<void> {
   const ticks: number[] = [];
   while (!ticks.some((ms) => ms < TICK_MS)) {
-    assert.ok(ticks.length < MOST, `${ticks} ms`);
+    assert.ok(ticks.length < MAX_ROUNDS, `${ticks} ms`);
     ticks.push((await ticksDuring(await prepare())).longest);
   }
 }
@@ -45,7 +45,7 @@ eachDatabase((_name, open, options) => {
       assert.deepEqual((await conversations.context(id, UNRESTRICTED, 10, 0)).messages, []);
       assert.equal(await purge.remove(await purge.pendingDeletions(0, 10), {}), true);
     };
-    /** How long it takes for a conversation of so many messages. */
+    /** How long a conversation of `count` messages takes to start anew, ms. */
     const timed = async (id: string, count: number) => {
       await fillConversation(knex, id, count);
       const began = performance.now();
@@ -54,14 +54,14 @@ eachDatabase((_name, open, options) => {
     };
     const rounds: string[] = [];
     for (let isMet = false; !isMet; ) {
-      assert.ok(rounds.length < MOST, `took ${rounds}`);
+      assert.ok(rounds.length < MAX_ROUNDS, `took ${rounds}`);
       const [small, id] = [newId(), newId()];
       const few = await timed(small, 40);
       await read(small);
       const many = await timed(id, 40_000);
       const { longest } = await ticksDuring(() => read(id));
       assert.equal((await knex('messages').where({ conversation_id: id })).length, 1);
-      // To remove them takes longer.
+      // Removing 40,000 messages takes longer than both.
       isMet = many < Math.max(150, 3 * few) && (longest < TICK_MS || options.target.kind === 'mysql');
       rounds.push(`${many} ms, with few messages ${few} ms; blocked for ${longest} ms`);
     }

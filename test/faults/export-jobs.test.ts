@@ -42,7 +42,10 @@ async function fill(target: DatabaseOptions['target'], messages = MESSAGES): Pro
   await database.close();
 }
 
-/** The file of the job is whole, proven, and what a direct export gives: one of each format, as nothing is said. */
+/**
+ * Checks that the file of a job is complete, matches its manifest and equals a direct export. No message is written
+ * meanwhile, so there is one direct export of each format.
+ */
 function fileCheck() {
   const direct = new Map<string, string>();
   return async (url: string, id: string, format: string): Promise<void> => {

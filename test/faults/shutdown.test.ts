@@ -49,7 +49,7 @@ for (const place of databases()) {
         t.diagnostic(
           `${ends.filter((end) => end === 'stop').length} finished, stopped in ${Math.round(took)} ms`,
         );
-        // What is not saved 1.5 s after the grace period is in the journal, for the next process: the machine is busy.
+        // On a busy machine, what is not saved 1.5 s after the grace period is in the journal for the next process.
         ledger.databaseWasAway = took > GRACE_MS + 1500;
         if (!ledger.databaseWasAway) await balance(ledger, cluster.place, { withinMs: 0 });
         await member.start();

@@ -71,7 +71,7 @@ describe('a connection to the model', () => {
       assert.equal(callsFor(entry), 1);
     }
     const took = performance.now() - began;
-    // Not at once, and not by the timeout of the whole call.
+    // Not immediately, and not by the timeout of the whole call.
     assert(took > IDLE_MS / 2 && took < IDLE_MS * 5, `${took} ms`);
     cluster.upstreamProxy.resume();
     await balance(ledger, cluster.place);

@@ -30,7 +30,10 @@ async function slowestHealth(chat: ChatServer, work: Promise<unknown>): Promise<
   return slowest;
 }
 
-/** Ends when /health has answered: if that waited for the lock too, what waits for it would be refused after 5 s. */
+/**
+ * Waits for two responses of /health. If /health waited for the lock, the lock would be held until then, and the
+ * requests that wait for it would fail after 5 s.
+ */
 async function momentOf(chat: ChatServer): Promise<void> {
   for (const ms of [0, 1500]) {
     await pause(ms);

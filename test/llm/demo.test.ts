@@ -65,7 +65,7 @@ test('the demo model repeats a short piece of the question and counts the messag
   assert.match(third.content, /“again”.*\*\*2\*\* earlier messages/);
 });
 
-test('the streamed demo reply equals the whole one, in many small pieces, of which there are not too many', async () => {
+test('the streamed demo reply equals the whole one, in 21 to 90 small pieces', async () => {
   const request = ask('请用中文介绍一下你自己 😀');
   const pieces: string[] = [];
   const outcome = await model.stream(
@@ -75,7 +75,7 @@ test('the streamed demo reply equals the whole one, in many small pieces, of whi
   );
   const whole = await model.complete(request, never());
   assert.equal(pieces.join(''), whole.content);
-  // One comes each 25 ms.
+  // One comes every 25 ms, so that the reply takes at most a few seconds.
   assert.ok(pieces.length > 20 && pieces.length <= 90, `${pieces.length} pieces`);
   assert.deepEqual(outcome.usage, whole.usage);
   assert.ok((outcome.usage?.completion_tokens ?? 0) > 20);

@@ -11,7 +11,7 @@ export interface Ticks {
   readonly count: number;
   /**
    * CPU time of the longest turn, milliseconds. Other programs on the machine do not count, nor does the collection of
-   * garbage: most of that comes from the hooks with which the test runner follows each promise.
+   * garbage, which depends on what else the process has in memory.
    */
   readonly longest: number;
   readonly total: number;
