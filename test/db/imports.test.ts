@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 import { v7 } from 'uuid';
+import { toTime } from '../../src/db/core/codec.ts';
 import { dialectOf } from '../../src/db/core/dialect.ts';
 import type { Database } from '../../src/db/database.ts';
 import {
@@ -196,6 +197,21 @@ eachDatabase((_name, open) => {
     const outcomes = results.map((result) => ('outcome' in result ? result.outcome : result.error.message));
     assert.deepEqual(outcomes.sort(), ['imported', 'skipped']);
     assert.deepEqual(await rowsOf(long.id), { conversations: 1, messages: 200, marks: 0 });
+  });
+
+  test('a long conversation that took longer than five minutes is new for incremental exports', async (t) => {
+    let passed = 0;
+    const { now } = Date;
+    t.mock.method(Date, 'now', () => now() + passed);
+    const began = Date.now();
+    const long = longOne(async () => {
+      passed = 360_000;
+    });
+    assert.deepEqual(await database.imports.write([long], OPTIONS), [{ outcome: 'imported', messages: 200 }]);
+    const [mark, ...others] = await database.knex('deletions').where({ conversation_id: long.id });
+    assert.deepEqual([mark?.renewed, mark?.pending, others], [1, 0, []]);
+    assert((mark?.deleted_at ?? '') > toTime(began + 300_000));
+    assert((await database.conversations.find(long.id)) !== null);
   });
 
   test('the rows of a long import whose process died are removed', async () => {
