@@ -11,7 +11,7 @@ import { hashOf } from '../../util/hash-chain.ts';
 import { fromChanges, fromMessage, MESSAGE_INSERT_COLUMNS, toTime } from '../core/codec.ts';
 import { type LockedConversation, placeholders, repeated } from '../core/dialect.ts';
 import type { Statement } from '../core/packets.ts';
-import { markUnfinished, UNFINISHED_EPOCH } from '../repositories/unfinished.ts';
+import { isUnfinished, markUnfinished, UNFINISHED_EPOCH } from '../repositories/unfinished.ts';
 import { UNKNOWN_HISTORY } from '../turns/history-chain.ts';
 import { messageChars } from '../turns/text-parts.ts';
 
@@ -108,6 +108,11 @@ export class Draft {
 
   get replaces(): boolean {
     return this.#options.replace;
+  }
+
+  /** Whether a long conversation is still the one that {@link beginUnfinished} has begun. */
+  owns(found: LockedConversation): boolean {
+    return isUnfinished(found, this.#now);
   }
 
   /** The start of a long conversation whose id is free. */

@@ -19,7 +19,7 @@ import { removeDeleted } from '../repositories/deletions.ts';
 import {
   completeUnfinished,
   discardUnfinished,
-  isUnfinished,
+  markOf,
   renewUnfinished,
   SETTLED_AFTER_MS,
 } from '../repositories/unfinished.ts';
@@ -33,7 +33,7 @@ const REMOVE_MS = 300;
 
 /** How often the mark of an unfinished conversation is renewed. */
 const RENEW_MS = 60_000;
-const USED = 'the conversation was used while it was imported; import it again';
+const USED = 'the conversation was used or removed while it was imported; import it again';
 
 const SKIPPED: ImportResult = { outcome: 'skipped', messages: 0 };
 
@@ -167,8 +167,9 @@ export class KnexImports implements ImportStore {
 
   /** @returns false when another process has just created the conversation */
   async #begin(draft: Draft): Promise<boolean> {
+    const writes = draft.beginUnfinished();
     try {
-      await this.#commit(draft.beginUnfinished());
+      await this.#dialect.batch(this.#batches, [], () => ({ writes, result: undefined }));
       return true;
     } catch (error) {
       if (!isDuplicate(error)) throw error;
@@ -181,51 +182,72 @@ export class KnexImports implements ImportStore {
     const started = Date.now();
     let renewedAt = started;
     let last: Slice[] = [];
+    const mark = await markOf(this.#knex, draft.id);
     try {
       for await (const slice of draft.slices()) {
         last = [slice];
         const writes = draft.insert(slice);
         if (Date.now() - renewedAt > RENEW_MS) {
           renewedAt = Date.now();
-          writes.push(renewUnfinished(draft.id, renewedAt));
+          writes.push(renewUnfinished(mark, renewedAt));
         }
-        await this.#commit(writes);
+        if (!(await this.#commit(draft, writes))) return await this.#used(draft);
       }
       // Without `last_seq`: a turn may have begun the conversation meanwhile, and has its own.
-      for (const statement of draft.ratings()) await this.#commit([statement]);
-      if (await this.#show(draft, Date.now() - started > SETTLED_AFTER_MS ? Date.now() : null)) {
-        return { outcome: 'imported', messages: draft.count };
+      for (const statement of draft.ratings()) {
+        if (!(await this.#commit(draft, [statement]))) return await this.#used(draft);
       }
-      if (draft.replaces) throw new ImportError(USED);
-      return SKIPPED;
+      const renewed = Date.now() - started > SETTLED_AFTER_MS ? Date.now() : null;
+      if (!(await this.#show(draft, mark, renewed))) return await this.#used(draft);
+      return { outcome: 'imported', messages: draft.count };
     } catch (error) {
       if (isDuplicate(error)) for (const slice of last) await rejectRepeated(this.#knex, draft, slice);
-      if (NO_CONVERSATION.includes(errorCode(error) ?? '')) throw databaseBusy(error);
       await this.#explain(error, draft.id, last, ATTEMPTS);
       throw error;
     } finally {
       // Does nothing when it is visible.
-      await discardUnfinished(this.#knex, draft.id).catch(() => {});
+      await discardUnfinished(this.#knex, draft.id, mark).catch(() => {});
     }
   }
 
-  /** @returns false when a turn or another import has begun the conversation meanwhile */
-  #show({ id, count }: Draft, renewed: number | null): Promise<boolean> {
+  /** A turn or another import has begun the conversation, or it was removed as abandoned. */
+  async #used({ id, replaces }: Draft): Promise<ImportResult> {
+    const [found] = await this.#knex('conversations').where({ id, deleted_at: null }).select('id');
+    if (!found || replaces) throw new ImportError(USED);
+    return SKIPPED;
+  }
+
+  /** @returns false when the conversation is not this import's any more */
+  #show(draft: Draft, mark: number, renewed: number | null): Promise<boolean> {
+    const { id, count } = draft;
     return transaction(this.#knex, async (trx) => {
       const [found] = await this.#dialect.lockConversations(trx, [id]);
-      if (!found || !isUnfinished(found) || !(await completeUnfinished(trx, id, renewed))) return false;
+      if (!found || !draft.owns(found) || !(await completeUnfinished(trx, mark, renewed))) return false;
       const visible = { epoch: 0, deleted_at: null, last_seq: count };
       await trx('conversations').where({ id }).update(visible);
       return true;
     });
   }
 
-  /** Others are served before the next one. */
-  async #commit(writes: readonly Statement[]): Promise<void> {
-    await withDeadlockRetry(() =>
-      this.#dialect.batch(this.#batches, [], () => ({ writes, result: undefined })),
-    );
-    await nextTurn();
+  /**
+   * Others are served before the next one.
+   * @returns false, and writes nothing, when the conversation is not this import's any more
+   */
+  async #commit(draft: Draft, writes: readonly Statement[]): Promise<boolean> {
+    const read = { sql: this.#dialect.lockSql(1), bindings: [draft.id] };
+    for (let attempt = 1; ; attempt++) {
+      const found = await withDeadlockRetry(() =>
+        this.#dialect.batch(this.#batches, [read], ([rows = []]) => {
+          const [row] = rows as LockedConversation[];
+          return { writes: row && draft.owns(row) ? writes : [], result: row };
+        }),
+      );
+      await nextTurn();
+      if (found) return draft.owns(found);
+      // It is gone, or somebody has locked it.
+      if (attempt === ATTEMPTS) return false;
+      await pause(RETRY_MS);
+    }
   }
 
   async #writeOver(draft: Draft): Promise<ImportResult> {
@@ -308,9 +330,6 @@ async function rejectRepeated(trx: Knex, { id, epoch }: Draft, { uids }: Slice):
 
 /** After other errors it is unknown whether the transaction was committed. */
 const ROLLED_BACK: readonly (ErrorClass | undefined)[] = [undefined, 'transient', 'locked'];
-
-/** The conversation was removed as abandoned, because its import took too long. */
-const NO_CONVERSATION = ['ER_NO_REFERENCED_ROW_2', 'SQLITE_CONSTRAINT_FOREIGNKEY'];
 
 const DUPLICATES = ['ER_DUP_ENTRY', 'SQLITE_CONSTRAINT_UNIQUE', 'SQLITE_CONSTRAINT_PRIMARYKEY'];
 

@@ -12,6 +12,7 @@ import { TEXT_BYTES } from '../core/texts.ts';
 import {
   completeUnfinished,
   discardUnfinished,
+  markOf,
   markUnfinished,
   SETTLED_AFTER_MS,
   UNFINISHED_EPOCH,
@@ -44,18 +45,19 @@ export class KnexForks implements ForkStore {
     try {
       const until = await this.#lastMessage(fork);
       await this.#begin(fork);
-      const outcome = await this.#copy(fork, until).catch(async (error: unknown) => {
-        await discardUnfinished(this.#knex, fork.id).catch(() => {});
+      const mark = await markOf(this.#knex, fork.id);
+      const outcome = await this.#copy(fork, until, mark).catch(async (error: unknown) => {
+        await discardUnfinished(this.#knex, fork.id, mark).catch(() => {});
         throw error;
       });
-      if (outcome !== 'forked') await discardUnfinished(this.#knex, fork.id);
+      if (outcome !== 'forked') await discardUnfinished(this.#knex, fork.id, mark);
       return outcome;
     } catch (error) {
       throw toAppError(error);
     }
   }
 
-  async #copy(fork: Fork, until: number): Promise<ForkOutcome> {
+  async #copy(fork: Fork, until: number, mark: number): Promise<ForkOutcome> {
     const started = performance.now();
     let copied = 0;
     for (let after = FIRST; after < until; ) {
@@ -71,7 +73,7 @@ export class KnexForks implements ForkStore {
       after = positionOf(last);
       await nextTurn();
     }
-    return (await withDeadlockRetry(() => this.#finish(fork, until, copied))) ? 'forked' : 'changed';
+    return (await withDeadlockRetry(() => this.#finish(fork, until, copied, mark))) ? 'forked' : 'changed';
   }
 
   /** The position of the last message to copy. */
@@ -144,7 +146,7 @@ export class KnexForks implements ForkStore {
   }
 
   /** @returns false when the source is not as it was, or the copy was taken for abandoned */
-  #finish({ source, id, at }: Fork, until: number, copied: number): Promise<boolean> {
+  #finish({ source, id, at }: Fork, until: number, copied: number, mark: number): Promise<boolean> {
     return transaction(this.#knex, async (trx) => {
       const locked = await this.#dialect.lockConversations(trx, [source.id, id].sort());
       const [from, copy] = [source.id, id].map((wanted) => locked.find((row) => row.id === wanted));
@@ -157,7 +159,7 @@ export class KnexForks implements ForkStore {
         [source.id, source.epoch, ...bindings],
       );
       if (until > FIRST && last.length === 0) return false;
-      if (!(await completeUnfinished(trx, id))) return false;
+      if (!(await completeUnfinished(trx, mark))) return false;
       await trx('conversations')
         .where({ id })
         .update({ epoch: 0, deleted_at: null, last_active: toTime(at), last_seq: copied });

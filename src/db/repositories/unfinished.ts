@@ -12,7 +12,7 @@ import type { Statement } from '../core/packets.ts';
 import { removeDeleted } from './deletions.ts';
 
 /** `deletions.pending` of a mark; the process that writes the conversation changes or removes the row. */
-const BEING_WRITTEN = 2;
+export const BEING_WRITTEN = 2;
 /** The epoch of the conversation; its messages have 0. */
 export const UNFINISHED_EPOCH = 1;
 /**
@@ -25,20 +25,27 @@ const ABANDONED_MS = 2 * SETTLED_AFTER_MS;
 /** Bounds what is searched where the marks have no index. */
 const ABANDONED_SINCE_MS = 7 * 86_400_000;
 
-/** Belongs to the transaction that inserts the conversation. */
+/** Belongs to the transaction that inserts the conversation. Renewed: no replay of turns takes it for a deletion. */
 export function markUnfinished(id: string, at: Instant): Statement {
-  const sql = 'INSERT INTO deletions (conversation_id, deleted_at, renewed, pending) VALUES (?, ?, 0, ?)';
+  const sql = 'INSERT INTO deletions (conversation_id, deleted_at, renewed, pending) VALUES (?, ?, 1, ?)';
   return { sql, bindings: [id, toTime(at), BEING_WRITTEN] };
 }
 
-/** Renews the mark, so that the conversation is not taken for abandoned. */
-export function renewUnfinished(id: string, at: Instant): Statement {
-  const sql = 'UPDATE deletions SET deleted_at = ? WHERE conversation_id = ? AND pending = ?';
-  return { sql, bindings: [toTime(at), id, BEING_WRITTEN] };
+/** The id of the mark that this process has just made. */
+export async function markOf(knex: Knex, id: string): Promise<number> {
+  const [mark] = await knex('deletions').where({ conversation_id: id, pending: BEING_WRITTEN }).select('id');
+  return mark?.id ?? 0;
 }
 
-export function isUnfinished({ deleted_at, epoch }: LockedConversation): boolean {
-  return deleted_at !== null && epoch === UNFINISHED_EPOCH;
+/** Renews the mark, so that the conversation is not taken for abandoned. */
+export function renewUnfinished(mark: number, at: Instant): Statement {
+  const sql = 'UPDATE deletions SET deleted_at = ? WHERE id = ? AND pending = ?';
+  return { sql, bindings: [toTime(at), mark, BEING_WRITTEN] };
+}
+
+/** Whether it is still the one that was begun at this time, and not one that a turn or another import has begun. */
+export function isUnfinished({ deleted_at, epoch }: LockedConversation, begun: string): boolean {
+  return deleted_at === begun && epoch === UNFINISHED_EPOCH;
 }
 
 /**
@@ -48,26 +55,22 @@ export function isUnfinished({ deleted_at, epoch }: LockedConversation): boolean
  */
 export async function completeUnfinished(
   trx: Knex,
-  id: string,
+  mark: number,
   renewed: Instant | null = null,
 ): Promise<boolean> {
-  const mark = trx('deletions').where({ conversation_id: id, pending: BEING_WRITTEN });
-  if (renewed === null) return (await mark.delete()) > 0;
-  return (await mark.update({ pending: 0, renewed: 1, deleted_at: toTime(renewed) })) > 0;
+  const marks = trx('deletions').where({ id: mark, pending: BEING_WRITTEN });
+  if (renewed === null) return (await marks.delete()) > 0;
+  return (await marks.update({ pending: 0, deleted_at: toTime(renewed) })) > 0;
 }
 
 /**
  * Removes the rows and the mark, if there is one. Nothing was visible, so no incremental export has to report a deletion.
  */
-export async function discardUnfinished(knex: Knex, id: string): Promise<void> {
-  const [mark] = await knex('deletions')
-    .where({ conversation_id: id, pending: BEING_WRITTEN })
-    .select('id')
-    .limit(1);
-  if (!mark) return;
-  await knex('deletions').where('id', mark.id).update({ pending: 1 });
-  await removeDeleted(knex, [{ seq: mark.id, conversationId: id, epoch: UNFINISHED_EPOCH }], {});
-  await knex('deletions').where({ id: mark.id, pending: 0 }).delete();
+export async function discardUnfinished(knex: Knex, id: string, mark: number): Promise<void> {
+  const where = { id: mark, pending: BEING_WRITTEN };
+  if ((await knex('deletions').where(where).update({ pending: 1 })) === 0) return;
+  await removeDeleted(knex, [{ seq: mark, conversationId: id, epoch: UNFINISHED_EPOCH }], {});
+  await knex('deletions').where({ id: mark, pending: 0 }).delete();
 }
 
 /** Counts those whose process died as deleted, so that their rows are removed. */
