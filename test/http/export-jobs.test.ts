@@ -237,7 +237,7 @@ for (const place of databases()) {
       }
       gate.open();
       await until('its file to go', async () => (await filesOf(running.id)).length === 0);
-      // Files that nobody knows of are looked for every ten minutes.
+      // Files without a job are looked for every ten minutes.
       assert(performance.now() - began < 10_000, `${performance.now() - began} ms`);
       const next = await made(chat.url, { format: 'csv' });
       assert.equal((await jobOf(chat.url, queued.id)).status, 'cancelled');

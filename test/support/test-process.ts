@@ -1,8 +1,8 @@
 /** Loaded into each process of `npm test`, so that none of its results is lost without a failure. */
 import asyncHooks from 'node:async_hooks';
 
-// The test runner follows every promise, to name the test of an error that nobody caught. That takes a third of the
-// CPU, and such an error fails the process anyway.
+// The test runner tracks every promise, to attribute an uncaught error to its test. That takes a third of the CPU, and
+// an uncaught error fails the process anyway.
 const { createHook } = asyncHooks;
 asyncHooks.createHook = (callbacks) => createHook({ ...callbacks, trackPromises: false });
 const { after } = await import('node:test');

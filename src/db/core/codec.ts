@@ -21,7 +21,7 @@ import type { ConversationRow, StoredConversation, StoredMessage, StoredSettings
 const EARLIEST = Date.UTC(1000, 0, 1);
 const LATEST = Date.UTC(9999, 11, 31, 23, 59, 59, 999);
 const DAY_MS = 86_400_000;
-/** The day of the last time: `Date` takes 2 µs to write a time, and a turn has several of the same day. */
+/** The day that was written last. `Date` takes 2 µs to write a time, and a turn writes several of the same day. */
 let day = { number: Number.NaN, text: '' };
 
 /**

@@ -119,11 +119,7 @@ export class ChatService {
   #withRefreshedHistory(turn: Turn): Turn {
     const refresh = () =>
       within(REFRESH_MS, refreshHistory(this.#revisions.conversations, turn.conversationId), () => {});
-    const result = turn.result.then(
-      (ended) => refresh().then(() => ended),
-      (error) => refresh().then(() => Promise.reject(error)),
-    );
-    return { ...turn, result: withoutUnhandledRejection(result) };
+    return { ...turn, result: withoutUnhandledRejection(turn.result.finally(refresh)) };
   }
 
   async #begin(input: ChatInput, mode: ReplyMode, times: TurnTimes): Promise<Turn> {
