@@ -27,7 +27,7 @@ import {
 const RENEW_MS = 60_000;
 const USED = 'the conversation was used or removed while it was imported; import it again';
 
-/** Writes conversations that are too long for one transaction, message by message. */
+/** Writes long conversations, whose messages are read one by one. */
 export class LongImports {
   readonly #knex: Knex;
   readonly #batches: Knex;
