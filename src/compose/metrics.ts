@@ -80,11 +80,11 @@ export async function composeScrapes(
   opened.defer(() => scraper.close());
   const scrape: ScrapeMetrics = async (format) => ({
     type: CONTENT_TYPES[format],
-    text: await scraper.scrape(format),
+    pieces: await scraper.scrape(format),
   });
   const scrapeOwn: ScrapeMetrics = async (format) => ({
     type: CONTENT_TYPES[format],
-    text: await scraper.scrapeOwn(format),
+    pieces: await scraper.scrapeOwn(format),
   });
   return { scrape, scrapeOwn, index: store?.index ?? config.metrics.workerIndex ?? 0 };
 }

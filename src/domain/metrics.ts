@@ -94,32 +94,48 @@ export interface Metrics {
   rowsExported(rows: number): void;
 }
 
-/** The metrics of one worker, in the text format of Prometheus. */
+/** A metric: all its series. */
+export interface Family {
+  readonly name: string;
+  readonly help: string;
+  readonly type: 'counter' | 'gauge' | 'histogram';
+  /** Of the buckets of a histogram, without the last one, which has none. */
+  readonly bounds?: readonly number[];
+  readonly series: readonly Series[];
+}
+
+/**
+ * Labels in the text format, without braces and without the worker's. One value; or of a histogram the count of each
+ * bucket alone, then the sum of what was observed.
+ */
+export type Series = readonly [labels: string, values: readonly number[]];
+
+/** The metrics of one worker. */
 export interface WorkerSnapshot {
   readonly id: string;
   /** Its place among the workers of the host. While a worker replaces another one, both have the same. */
   readonly index: number;
-  readonly text: string;
+  readonly families: readonly Family[];
 }
 
 export interface HostSnapshot {
-  /** Of living workers, without the text of this one, by index, a replacing worker before the one that it replaces. */
+  /** Of living workers, without the values of this one, by index, a replacing worker before the one that it replaces. */
   readonly workers: readonly WorkerSnapshot[];
   /** The counters of workers that ended. */
-  readonly ended: string;
+  readonly ended: readonly Family[];
 }
 
 /** The metrics of all workers of a host. Each worker changes its own; those of dead workers are added to `ended`. */
 export interface SnapshotStore {
   readonly index: number;
   /** Rejects when they cannot be stored, soon when another process has the file locked. */
-  save(text: string): Promise<void>;
+  save(families: readonly Family[]): Promise<void>;
   /** Rejects when they cannot be read. */
   read(): Promise<HostSnapshot>;
   /** Ids of the other workers. */
   others(): readonly string[];
   /** Adds this worker's counters to `ended`. Rejects when that cannot be stored. */
-  end(text: string): Promise<void>;
+  end(families: readonly Family[]): Promise<void>;
   /** Whether the name may become a label: it has a place, or one was left. */
   admitModel(kind: ModelKind, name: string): boolean;
 }

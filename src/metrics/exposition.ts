@@ -1,10 +1,5 @@
-/** Merges the metrics of several workers. Input and output are in the text format of Prometheus. */
-
-interface Family {
-  readonly type: string;
-  readonly head: string;
-  readonly samples: string;
-}
+/** The text formats of Prometheus and OpenMetrics, for the metrics of several workers. */
+import type { Family, Series } from '../domain/metrics.ts';
 
 export type TextFormat = 'prometheus' | 'openmetrics';
 
@@ -13,78 +8,89 @@ export const CONTENT_TYPES: Readonly<Record<TextFormat, string>> = {
   openmetrics: 'application/openmetrics-text; version=1.0.0; charset=utf-8',
 };
 
-const ENDED = 'ended';
-
-/** Skips whole labels, so that the values of others are not searched: callers choose some of them. */
-const WORKER = /^(\w+\{(?:\w+="(?:[^"\\\n]|\\.)*",)*?)worker="[^"]*"/gm;
-
-/** The families of all workers; series of one family stand together. Yields in pieces. */
-export function* mergeWorkers(all: readonly string[], format: TextFormat): Generator<string> {
-  const texts = all.filter((text) => text !== '');
-  if (texts.length === 1 && format === 'prometheus') return yield* texts;
-  const parsed: ReadonlyMap<string, Family>[] = [];
-  for (const text of texts) {
-    parsed.push(familiesOf(text));
-    yield '';
-  }
-  for (const name of new Set(parsed.flatMap((families) => [...families.keys()]))) {
-    const found = parsed.flatMap((families) => families.get(name) ?? []);
-    const [first] = found;
-    if (!first) continue;
-    yield format === 'openmetrics' ? openMetricsHead(first) : first.head;
-    for (const { samples } of found) yield samples;
-  }
-  if (format === 'openmetrics') yield '# EOF\n';
+export interface LabelledFamilies {
+  /** The value of the label `worker`. */
+  readonly worker: string;
+  readonly families: readonly Family[];
 }
 
-/** The text with another value of the label `worker`. */
-export function withLabel(text: string, worker: string): string {
-  return text.replace(WORKER, (_match, start: string) => `${start}worker="${worker}"`);
-}
-
-/**
- * Adds up counters and histograms, under the label of ended workers. Gauges end with their workers.
- * @param ended earlier sums
- */
-export function addTotals(ended: string, text: string): string {
-  const sums = new Map<string, { readonly head: string; readonly values: Map<string, number> }>();
-  const relabelled = withLabel(text, ENDED);
-  for (const [name, { head, type, samples }] of [...familiesOf(ended), ...familiesOf(relabelled)]) {
-    if (type !== 'counter' && type !== 'histogram') continue;
-    const { values } = sums.get(name) ?? { values: new Map<string, number>() };
-    sums.set(name, { head, values });
-    for (const sample of samples.split('\n')) {
-      const at = sample.lastIndexOf(' ');
-      if (at < 0) continue;
-      const series = sample.slice(0, at);
-      values.set(series, (values.get(series) ?? 0) + Number(sample.slice(at + 1)));
+/** The lines of all workers, in pieces of one series. The series of one metric stand together. */
+export function* format(workers: readonly LabelledFamilies[], as: TextFormat): Generator<string> {
+  const byName = new Map<string, (readonly [worker: string, family: Family])[]>();
+  for (const { worker, families } of workers) {
+    for (const family of families) {
+      const found = byName.get(family.name);
+      if (found) found.push([worker, family]);
+      else byName.set(family.name, [[worker, family]]);
     }
   }
-  let total = '';
-  for (const { head, values } of sums.values()) {
-    total += head;
-    for (const [series, value] of values) total += `${series} ${value}\n`;
+  for (const found of byName.values()) {
+    const [first] = found;
+    if (!first) continue;
+    yield head(first[1], as);
+    for (const [worker, family] of found) yield* lines(worker, family);
   }
-  return total;
-}
-
-/** Each begins with a line `# HELP` and one `# TYPE`. */
-function familiesOf(text: string): Map<string, Family> {
-  const families = new Map<string, Family>();
-  let begin = text.startsWith('# HELP ') ? 0 : -1;
-  while (begin >= 0) {
-    const next = text.indexOf('\n# HELP ', begin);
-    const end = next < 0 ? text.length : next + 1;
-    const typeAt = text.indexOf('\n# TYPE ', begin) + 1;
-    const samplesAt = text.indexOf('\n', typeAt) + 1;
-    const [, , name = '', type = ''] = text.slice(typeAt, samplesAt - 1).split(' ');
-    families.set(name, { type, head: text.slice(begin, samplesAt), samples: text.slice(samplesAt, end) });
-    begin = next < 0 ? -1 : end;
-  }
-  return families;
+  if (as === 'openmetrics') yield '# EOF\n';
 }
 
 /** OpenMetrics names the family of a counter without the `_total` of its samples. */
-function openMetricsHead({ type, head }: Family): string {
-  return type === 'counter' ? head.replace(/^(# (?:HELP|TYPE) \S+)_total /gm, '$1 ') : head;
+function head({ name, help, type }: Family, as: TextFormat): string {
+  const family = as === 'openmetrics' && type === 'counter' ? name.replace(/_total$/, '') : name;
+  return `# HELP ${family} ${help}\n# TYPE ${family} ${type}\n`;
+}
+
+function* lines(worker: string, { name, bounds, series }: Family): Generator<string> {
+  const bucketEnds = bounds && [...bounds, '+Inf'].map((bound) => `,le="${bound}"} `);
+  for (const [labels, values] of series) {
+    const all = `{worker="${worker}"${labels && ','}${labels}`;
+    if (!bucketEnds) {
+      yield `${name}${all}} ${values[0]}\n`;
+      continue;
+    }
+    const bucket = `${name}_bucket${all}`;
+    let text = '';
+    let count = 0;
+    for (const [index, end] of bucketEnds.entries()) {
+      count += values[index] ?? 0;
+      text += `${bucket}${end}${count}\n`;
+    }
+    yield `${text}${name}_sum${all}} ${values.at(-1)}\n${name}_count${all}} ${count}\n`;
+  }
+}
+
+/**
+ * Adds up counters and histograms. Gauges end with their workers.
+ * @param ended earlier sums
+ */
+export function addTotals(ended: readonly Family[], families: readonly Family[]): Family[] {
+  const sums = new Map(ended.map((family) => [family.name, family]));
+  for (const family of families) {
+    if (family.type === 'gauge') continue;
+    const sum = sums.get(family.name);
+    sums.set(family.name, sum ? { ...family, series: addSeries(sum, family) } : family);
+  }
+  return [...sums.values()];
+}
+
+function addSeries(earlier: Family, { bounds = [], series }: Family): Series[] {
+  const sums = new Map(earlier.series);
+  if (earlier.bounds && String(earlier.bounds) !== String(bounds)) {
+    for (const [labels, values] of sums) sums.set(labels, rebucket(values, earlier.bounds, bounds));
+  }
+  for (const [labels, values] of series) {
+    const sum = sums.get(labels);
+    sums.set(labels, sum ? values.map((value, index) => value + (sum[index] ?? 0)) : values);
+  }
+  return [...sums];
+}
+
+/** The values of a version with other buckets: each count goes into the bucket that holds its own whole. */
+function rebucket(values: readonly number[], from: readonly number[], to: readonly number[]): number[] {
+  const counts = new Array<number>(to.length + 1).fill(0);
+  for (const [index, count] of values.slice(0, -1).entries()) {
+    const at = to.findIndex((bound) => bound >= (from[index] ?? Number.POSITIVE_INFINITY));
+    const bucket = at < 0 ? to.length : at;
+    counts[bucket] = (counts[bucket] ?? 0) + count;
+  }
+  return [...counts, values.at(-1) ?? 0];
 }

@@ -1,34 +1,26 @@
+import type { Family, Series } from '../domain/metrics.ts';
+
 /**
- * Counters, gauges and histograms in the text format of Prometheus. prom-client looks the labels up for each value,
- * which costs 2 µs and would be 4 % of a cached chat (ADR 26).
+ * Counters, gauges and histograms. prom-client looks the labels up for each value, which costs 2 µs and would be 4 % of
+ * a cached chat (ADR 26).
  */
 export interface Instrument {
   readonly name: string;
-  /**
-   * Its lines, `# HELP` and `# TYPE` included.
-   * @param worker the value of the label `worker`
-   * @param isScrape whether the values are scraped now; else they are only stored
-   */
-  text(worker: string, isScrape: boolean): string | Promise<string>;
+  /** @param isScrape whether the values are scraped now; else they are only stored */
+  read(isScrape: boolean): Family | Promise<Family>;
 }
 
 type LabelValues = readonly string[];
 
-/** The values under one combination of labels. */
-abstract class Series {
-  /** Its lines; undefined: it has changed since they were made. Most series do not change between two scrapes. */
-  lines: string | undefined;
-}
-
-abstract class Labelled<Kind extends Series> {
+abstract class Labelled<Kind> {
   readonly name: string;
-  readonly #head: string;
+  protected readonly help: string;
   readonly #labelNames: readonly string[];
   readonly #series = new Map<string, { readonly labels: string; readonly series: Kind }>();
 
-  constructor(type: string, name: string, help: string, labelNames: readonly string[]) {
+  constructor(name: string, help: string, labelNames: readonly string[]) {
     this.name = name;
-    this.#head = `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`;
+    this.help = help;
     this.#labelNames = labelNames;
   }
 
@@ -43,32 +35,25 @@ abstract class Labelled<Kind extends Series> {
     return found.series;
   }
 
-  /** The label of the worker is the same in each call. */
-  text(worker: string): string {
-    let text = this.#head;
-    for (const { labels, series } of this.#series.values()) {
-      series.lines ??= this.format(`worker="${worker}"${labels}`, series);
-      text += series.lines;
-    }
-    return text;
-  }
-
   protected abstract create(): Kind;
-  protected abstract format(labels: string, series: Kind): string;
+
+  /** Everything that was counted so far. */
+  protected all(values: (series: Kind) => readonly number[]): Series[] {
+    return [...this.#series.values()].map(({ labels, series }) => [labels, values(series)]);
+  }
 }
 
-export class Counted extends Series {
+export class Counted {
   value = 0;
 
   add(count = 1): void {
     this.value += count;
-    this.lines = undefined;
   }
 }
 
 export class Counter extends Labelled<Counted> implements Instrument {
   constructor(name: string, help: string, labelNames: readonly string[] = []) {
-    super('counter', name, help, labelNames);
+    super(name, help, labelNames);
     if (labelNames.length === 0) this.labels();
   }
 
@@ -77,23 +62,23 @@ export class Counter extends Labelled<Counted> implements Instrument {
     this.labels().add(count);
   }
 
+  read(): Family {
+    const { name, help } = this;
+    return { name, help, type: 'counter', series: this.all(({ value }) => [value]) };
+  }
+
   protected create(): Counted {
     return new Counted();
   }
-
-  protected format(labels: string, { value }: Counted): string {
-    return `${this.name}{${labels}} ${value}\n`;
-  }
 }
 
-export class Distribution extends Series {
+export class Distribution {
   readonly bounds: readonly number[];
   /** The last one: above all bounds. */
   readonly counts: Float64Array;
   sum = 0;
 
   constructor(bounds: readonly number[]) {
-    super();
     this.bounds = bounds;
     this.counts = new Float64Array(bounds.length + 1);
   }
@@ -104,7 +89,6 @@ export class Distribution extends Series {
     while (index < bounds.length && value > (bounds[index] ?? 0)) index += 1;
     counts[index] = (counts[index] ?? 0) + 1;
     this.sum += value;
-    this.lines = undefined;
   }
 }
 
@@ -112,26 +96,19 @@ export class Histogram extends Labelled<Distribution> implements Instrument {
   readonly #bounds: readonly number[];
 
   constructor(name: string, help: string, bounds: readonly number[], labelNames: readonly string[] = []) {
-    super('histogram', name, help, labelNames);
+    super(name, help, labelNames);
     this.#bounds = bounds;
     if (labelNames.length === 0) this.labels();
   }
 
-  protected create(): Distribution {
-    return new Distribution(this.#bounds);
+  read(): Family {
+    const { name, help } = this;
+    const series = this.all(({ counts, sum }) => [...counts, sum]);
+    return { name, help, type: 'histogram', bounds: this.#bounds, series };
   }
 
-  protected format(labels: string, { bounds, counts, sum }: Distribution): string {
-    const bucket = `${this.name}_bucket{${labels},le="`;
-    let lines = '';
-    let total = 0;
-    for (const [index, bound] of bounds.entries()) {
-      total += counts[index] ?? 0;
-      lines += `${bucket}${bound}"} ${total}\n`;
-    }
-    total += counts[bounds.length] ?? 0;
-    lines += `${bucket}+Inf"} ${total}\n`;
-    return `${lines}${this.name}_sum{${labels}} ${sum}\n${this.name}_count{${labels}} ${total}\n`;
+  protected create(): Distribution {
+    return new Distribution(this.#bounds);
   }
 }
 
@@ -141,7 +118,7 @@ export type Readings = Iterable<readonly [labels: LabelValues, value: number]>;
 /** Read when it is scraped. */
 export class Gauge implements Instrument {
   readonly name: string;
-  readonly #head: string;
+  readonly #help: string;
   readonly #labelNames: readonly string[];
   readonly #read: (isScrape: boolean) => Readings | Promise<Readings>;
 
@@ -152,25 +129,25 @@ export class Gauge implements Instrument {
     labelNames: readonly string[] = [],
   ) {
     this.name = name;
-    this.#head = `# HELP ${name} ${help}\n# TYPE ${name} gauge\n`;
-    this.#labelNames = labelNames;
+    this.#help = help;
     this.#read = read;
+    this.#labelNames = labelNames;
   }
 
-  async text(worker: string, isScrape = true): Promise<string> {
-    let text = this.#head;
-    for (const [labels, value] of await this.#read(isScrape)) {
-      text += `${this.name}{worker="${worker}"${formatLabels(this.#labelNames, labels)}} ${value}\n`;
-    }
-    return text;
+  async read(isScrape: boolean): Promise<Family> {
+    const readings = [...(await this.#read(isScrape))];
+    const series = readings.map(
+      ([labels, value]): Series => [formatLabels(this.#labelNames, labels), [value]],
+    );
+    return { name: this.name, help: this.#help, type: 'gauge', series };
   }
 }
 
-/** Each after a comma, for behind the label `worker`. */
-function formatLabels(names: readonly string[], values: LabelValues): string {
+/** Without those that have no value. */
+export function formatLabels(names: readonly string[], values: LabelValues): string {
   return names
-    .flatMap((name, index) => (values[index] ? `,${name}="${escapeValue(values[index])}"` : []))
-    .join('');
+    .flatMap((name, index) => (values[index] ? `${name}="${escapeValue(values[index])}"` : []))
+    .join(',');
 }
 
 const ESCAPES: Readonly<Record<string, string>> = { '\\': '\\\\', '\n': '\\n', '"': '\\"' };

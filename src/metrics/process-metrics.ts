@@ -1,50 +1,94 @@
+import { readdir } from 'node:fs/promises';
 import { setImmediate as nextTick } from 'node:timers/promises';
+import type { Gauge, Metric, Registry } from 'prom-client';
+import type { Family } from '../domain/metrics.ts';
+import { formatLabels } from './instruments.ts';
 
 /**
- * prom-client's metrics of the process, the event loop and the garbage collector, as text. The library is loaded with
- * the first scrape: it takes a fifth of the CPU time of a start.
+ * Gauges with the suffix of a counter, and lists of every open socket, of which `nodejs_active_resources` is one
+ * already.
+ */
+const LEFT_OUT = /^nodejs_active_(?:handles|requests|\w+_total)$/;
+
+/**
+ * prom-client's metrics of the process, the event loop and the garbage collector. The library is loaded with the first
+ * scrape: it takes a fifth of the CPU time of a start.
  */
 export class ProcessMetrics {
-  #read: Promise<() => Promise<string>> | undefined;
+  #read: Promise<() => Promise<Family[]>> | undefined;
 
-  /**
-   * @param worker the value of the label `worker`
-   * @param load whether to load the library; until then the text is empty
-   */
-  async text(worker: string, load: boolean): Promise<string> {
+  /** @param load whether to load the library; until then there are none */
+  async read(load: boolean): Promise<readonly Family[]> {
     if (load) {
-      this.#read ??= open(worker).catch((error: unknown) => {
+      this.#read ??= open().catch((error: unknown) => {
         this.#read = undefined;
         throw error;
       });
     }
     const read = await this.#read;
-    return read ? read() : '';
+    return read ? read() : [];
   }
 }
 
-async function open(worker: string): Promise<() => Promise<string>> {
+async function open(): Promise<() => Promise<Family[]>> {
   // In steps, because one import blocks the event loop for all of it.
   await import('@opentelemetry/api');
   await nextTick();
   const { default: promClient } = await import('prom-client');
   await nextTick();
   const registry = new promClient.Registry();
-  promClient.collectDefaultMetrics({ register: registry, labels: { worker } });
+  promClient.collectDefaultMetrics({ register: registry });
+  countOpenFiles(registry, promClient.Gauge);
   const names = registry.getMetricsAsArray().map(({ name }) => name);
-  // Gauges with the suffix of a counter. They also list every open socket at each scrape.
-  for (const name of names.filter(isMisnamed)) registry.removeSingleMetric(name);
+  const metrics = names.flatMap((name) =>
+    LEFT_OUT.test(name) ? [] : (registry.getSingleMetric(name) ?? []),
+  );
   return async () => {
-    const texts: string[] = [];
-    for (const name of names) {
-      if (isMisnamed(name)) continue;
-      texts.push(`${await registry.getSingleMetricAsString(name)}\n`);
+    const families: Family[] = [];
+    for (const metric of metrics) {
+      families.push(await familyOf(metric));
       await nextTick();
     }
-    return texts.join('');
+    return families;
   };
 }
 
-function isMisnamed(name: string): boolean {
-  return /^nodejs_active_\w+_total$/.test(name);
+/** prom-client blocks the event loop for it, for milliseconds where thousands of streams are open. */
+function countOpenFiles(registry: Registry, PromGauge: typeof Gauge): void {
+  const own = registry.getMetricsAsArray().find(({ name }) => name === 'process_open_fds');
+  // Only Linux has it.
+  if (!own) return;
+  const { name, help } = own;
+  registry.removeSingleMetric(name);
+  new PromGauge({
+    name,
+    help,
+    registers: [registry],
+    async collect() {
+      const files = await readdir('/proc/self/fd');
+      // One of them is that of this reading.
+      this.set(files.length - 1);
+    },
+  });
+}
+
+/** Of a histogram, prom-client gives the sums of its buckets, each as a value of its own. */
+export async function familyOf(metric: Metric): Promise<Family> {
+  const { name, help, type, values } = await metric.get();
+  const series = new Map<string, number[]>();
+  const bounds = new Set<number>();
+  for (const { value, labels, ...rest } of values) {
+    const { le, ...own } = labels;
+    const kind = 'metricName' in rest ? rest.metricName : name;
+    // What is not known yet is not a number there.
+    if (kind === `${name}_count` || !Number.isFinite(value)) continue;
+    const key = formatLabels(Object.keys(own), Object.values(own).map(String));
+    const found = series.get(key) ?? [];
+    series.set(key, found);
+    found.push(kind === `${name}_bucket` ? value - found.reduce((sum, count) => sum + count, 0) : value);
+    if (typeof le === 'number') bounds.add(le);
+  }
+  const family = { name, help, series: [...series] };
+  if (type.toString() === 'histogram') return { ...family, type: 'histogram', bounds: [...bounds] };
+  return { ...family, type: type.toString() === 'counter' ? 'counter' : 'gauge' };
 }

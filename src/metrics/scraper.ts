@@ -1,7 +1,7 @@
 import { setImmediate as nextTick } from 'node:timers/promises';
-import type { SnapshotStore, WorkerSnapshot } from '../domain/metrics.ts';
+import type { Family, SnapshotStore, WorkerSnapshot } from '../domain/metrics.ts';
 import type { Log } from '../domain/runtime.ts';
-import { mergeWorkers, type TextFormat, withLabel } from './exposition.ts';
+import { format, type LabelledFamilies, type TextFormat } from './exposition.ts';
 import type { Instrument } from './instruments.ts';
 import { askPeer, forgetPeer, type Listener, listenForPeers } from './peers.ts';
 import type { ProcessMetrics } from './process-metrics.ts';
@@ -11,6 +11,10 @@ const SAVE_MS = 5000;
 const SAVE_UNASKED_MS = 1000;
 /** Work of one tick. */
 const SLICE_MS = 5;
+/** Characters of a piece of the text. One text of all would be copied whole when it is sent. */
+const PIECE = 64 * 1024;
+/** The label of counters of workers that ended. */
+const ENDED = 'ended';
 
 export interface ScraperParts {
   readonly instruments: readonly Instrument[];
@@ -28,9 +32,9 @@ export class Scraper {
   readonly #parts: ScraperParts;
   #listener: Listener | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #saving: Promise<string> | undefined;
-  #nextSave: Promise<string> | undefined;
-  #scraping: Promise<readonly string[]> | undefined;
+  #saving: Promise<readonly Family[]> | undefined;
+  #nextSave: Promise<readonly Family[]> | undefined;
+  #scraping: Promise<readonly LabelledFamilies[]> | undefined;
   #isFailing = false;
 
   constructor(parts: ScraperParts) {
@@ -47,19 +51,19 @@ export class Scraper {
   }
 
   /**
-   * The metrics of all workers. Scrapes at the same time share the work. Rejects when those of the others cannot be
-   * read: without them, sums would decrease.
+   * The metrics of all workers, in pieces. Scrapes at the same time share the work. Rejects when those of the others
+   * cannot be read: without them, sums would decrease.
    */
-  async scrape(format: TextFormat): Promise<string> {
+  async scrape(as: TextFormat): Promise<string[]> {
     this.#scraping ??= this.#collect().finally(() => {
       this.#scraping = undefined;
     });
-    return this.#merged(await this.#scraping, format);
+    return inPieces(format(await this.#scraping, as));
   }
 
   /** The metrics of this worker. */
-  async scrapeOwn(format: TextFormat): Promise<string> {
-    return this.#merged([await this.#render(true)], format);
+  async scrapeOwn(as: TextFormat): Promise<string[]> {
+    return inPieces(format([this.#labelled(await this.#read(true))], as));
   }
 
   /** Leaves the counters to the other workers. */
@@ -68,24 +72,28 @@ export class Scraper {
     clearInterval(this.#timer);
     await this.#listener?.close();
     await this.#saving;
-    await store?.end(await this.#render(false)).catch((error: unknown) => this.#saveFailed(error));
+    await store?.end(await this.#read(false)).catch((error: unknown) => this.#saveFailed(error));
   }
 
-  async #collect(): Promise<readonly string[]> {
+  async #collect(): Promise<readonly LabelledFamilies[]> {
     const { store, folder, worker } = this.#parts;
-    if (!store) return [await this.#render(true)];
+    if (!store) return [this.#labelled(await this.#read(true))];
     const others = store.others();
     const [own] = await Promise.all([this.#save(), ...others.map((id) => askPeer(folder, id))]);
     const { workers, ended } = await store.read();
     const living = new Set(workers.map(({ id }) => id));
     for (const id of others) if (!living.has(id)) forgetPeer(folder, id);
     // This worker's own values are shown also when they could not be stored.
-    const texts = workers.map((one) => (one.id === worker ? { ...one, text: own } : one));
-    return [...distinct(texts), ended];
+    const all = workers.map((one) => (one.id === worker ? { ...one, families: own } : one));
+    return [...labelled(all), { worker: ENDED, families: ended }];
+  }
+
+  #labelled(families: readonly Family[]): LabelledFamilies {
+    return { worker: String(this.#parts.store?.index ?? 0), families };
   }
 
   /** Each call stores values that are read after it; calls while one is running share the next one. */
-  #save(): Promise<string> {
+  #save(): Promise<readonly Family[]> {
     if (!this.#saving) return this.#saveOnce(true);
     this.#nextSave ??= this.#saving.then(() => {
       this.#nextSave = undefined;
@@ -94,50 +102,37 @@ export class Scraper {
     return this.#nextSave;
   }
 
-  #saveOnce(isAsked: boolean): Promise<string> {
+  #saveOnce(isAsked: boolean): Promise<readonly Family[]> {
     this.#saving ??= this.#store(isAsked).finally(() => {
       this.#saving = undefined;
     });
     return this.#saving;
   }
 
-  /** Never rejects. @returns the text, stored or not */
-  async #store(isAsked: boolean): Promise<string> {
-    const text = await this.#render(isAsked);
+  /** Never rejects. @returns the values, stored or not */
+  async #store(isAsked: boolean): Promise<readonly Family[]> {
+    const families = await this.#read(isAsked);
     try {
-      await this.#parts.store?.save(text);
+      await this.#parts.store?.save(families);
       this.#isFailing = false;
     } catch (error) {
       this.#saveFailed(error);
     }
-    return text;
+    return families;
   }
 
   /** @param isAsked whether this is a scrape; else libraries for that are not loaded */
-  async #render(isAsked: boolean): Promise<string> {
-    const { instruments, process, store } = this.#parts;
-    const label = String(store?.index ?? 0);
-    let text = '';
+  async #read(isAsked: boolean): Promise<readonly Family[]> {
+    const { instruments, process } = this.#parts;
+    const families: Family[] = [];
     let began = performance.now();
     for (const instrument of instruments) {
-      text += await instrument.text(label, isAsked);
+      families.push(await instrument.read(isAsked));
       if (performance.now() - began < SLICE_MS) continue;
       await nextTick();
       began = performance.now();
     }
-    return text + (await process.text(label, isAsked));
-  }
-
-  async #merged(texts: readonly string[], format: TextFormat): Promise<string> {
-    let text = '';
-    let began = performance.now();
-    for (const part of mergeWorkers(texts, format)) {
-      text += part;
-      if (performance.now() - began < SLICE_MS) continue;
-      await nextTick();
-      began = performance.now();
-    }
-    return text;
+    return [...families, ...(await process.read(isAsked))];
   }
 
   #saveFailed(error: unknown): void {
@@ -147,11 +142,27 @@ export class Scraper {
 }
 
 /** A worker that is being replaced gets a label of its own, so that no two series are equal. */
-function distinct(workers: readonly WorkerSnapshot[]): string[] {
+function labelled(workers: readonly WorkerSnapshot[]): LabelledFamilies[] {
   const seen = new Map<number, number>();
-  return workers.map(({ index, text }) => {
+  return workers.map(({ index, families }) => {
     const older = seen.get(index) ?? 0;
     seen.set(index, older + 1);
-    return older === 0 ? text : withLabel(text, `${index}-old${older === 1 ? '' : older}`);
+    return { worker: `${index}${['', '-old'][older] ?? `-old${older}`}`, families };
   });
+}
+
+async function inPieces(lines: Iterable<string>): Promise<string[]> {
+  const pieces: string[] = [];
+  let piece = '';
+  let began = performance.now();
+  for (const line of lines) {
+    piece += line;
+    if (piece.length < PIECE) continue;
+    pieces.push(piece);
+    piece = '';
+    if (performance.now() - began < SLICE_MS) continue;
+    await nextTick();
+    began = performance.now();
+  }
+  return [...pieces, piece];
 }

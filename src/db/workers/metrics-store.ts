@@ -1,6 +1,7 @@
 import { dirname } from 'node:path';
 import Sqlite, { type Database } from 'better-sqlite3';
 import {
+  type Family,
   type HostSnapshot,
   MAX_MODEL_NAMES,
   type ModelKind,
@@ -11,17 +12,18 @@ import { makeFolder } from '../../util/folders.ts';
 import { withFileLockRetry } from '../core/errors.ts';
 
 const SCHEMA = `
-  CREATE TABLE IF NOT EXISTS workers (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "index" INTEGER NOT NULL, text TEXT NOT NULL
+  CREATE TABLE IF NOT EXISTS snapshots (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "index" INTEGER NOT NULL, families TEXT NOT NULL
   );
-  CREATE TABLE IF NOT EXISTS ended (text TEXT NOT NULL);
+  CREATE TABLE IF NOT EXISTS totals (families TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS models (kind TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (kind, name));
 `;
 
 const LOCK_WAIT_MS = 500;
 
-interface Text {
-  readonly text: string;
+/** As JSON. */
+interface Stored {
+  readonly families: string;
 }
 
 export interface MetricsStoreOptions {
@@ -32,7 +34,7 @@ export interface MetricsStoreOptions {
   readonly index: number | undefined;
   readonly isAlive: (worker: string) => boolean;
   /** Adds up counters. */
-  readonly add: (ended: string, text: string) => string;
+  readonly add: (ended: readonly Family[], families: readonly Family[]) => Family[];
 }
 
 /**
@@ -76,9 +78,10 @@ export class MetricsStore implements SnapshotStore {
     return this.#index;
   }
 
-  save(text: string): Promise<void> {
+  save(families: readonly Family[]): Promise<void> {
+    const json = JSON.stringify(families);
     return this.#write(() => {
-      this.#file.prepare('UPDATE workers SET text = ? WHERE id = ?').run(text, this.#options.worker);
+      this.#file.prepare('UPDATE snapshots SET families = ? WHERE id = ?').run(json, this.#options.worker);
     });
   }
 
@@ -93,8 +96,8 @@ export class MetricsStore implements SnapshotStore {
     return this.#file.transaction(() => ({ workers: this.#workers(), ended: this.#ended() }))();
   }
 
-  end(text: string): Promise<void> {
-    return this.#write(() => this.#bury(this.#options.worker, text));
+  end(families: readonly Family[]): Promise<void> {
+    return this.#write(() => this.#bury(this.#options.worker, families));
   }
 
   /** Without waiting: while another worker writes, the name gets its place with a later call. */
@@ -125,11 +128,13 @@ export class MetricsStore implements SnapshotStore {
     const { worker, index: wanted, isAlive } = this.#options;
     const living = this.#listed().filter(({ id }) => isAlive(id));
     if (living.length > 0) this.#buryDead();
-    else this.#file.exec('DELETE FROM workers; DELETE FROM ended; DELETE FROM models');
+    else this.#file.exec('DELETE FROM snapshots; DELETE FROM totals; DELETE FROM models');
     const taken = new Set(living.map(({ index }) => index));
     let index = wanted ?? 0;
     while (wanted === undefined && taken.has(index)) index += 1;
-    this.#file.prepare(`INSERT INTO workers (id, "index", text) VALUES (?, ?, '')`).run(worker, index);
+    this.#file
+      .prepare(`INSERT INTO snapshots (id, "index", families) VALUES (?, ?, '[]')`)
+      .run(worker, index);
     return index;
   }
 
@@ -142,35 +147,37 @@ export class MetricsStore implements SnapshotStore {
     for (const id of this.#dead()) {
       this.#bury(
         id,
-        this.#file.prepare<[string], Text>('SELECT text FROM workers WHERE id = ?').get(id)?.text ?? '',
+        parse(this.#file.prepare<[string], Stored>('SELECT families FROM snapshots WHERE id = ?').get(id)),
       );
     }
   }
 
-  #bury(id: string, text: string): void {
-    const { changes } = this.#file.prepare('DELETE FROM workers WHERE id = ?').run(id);
+  #bury(id: string, families: readonly Family[]): void {
+    const { changes } = this.#file.prepare('DELETE FROM snapshots WHERE id = ?').run(id);
     if (changes === 0) return;
-    const ended = this.#options.add(this.#ended(), text);
-    this.#file.exec('DELETE FROM ended');
-    this.#file.prepare('INSERT INTO ended VALUES (?)').run(ended);
+    const total = this.#options.add(this.#ended(), families);
+    this.#file.exec('DELETE FROM totals');
+    this.#file.prepare('INSERT INTO totals VALUES (?)').run(JSON.stringify(total));
   }
 
   #listed(): Pick<WorkerSnapshot, 'id' | 'index'>[] {
     return this.#file
-      .prepare<[], Pick<WorkerSnapshot, 'id' | 'index'>>('SELECT id, "index" FROM workers')
+      .prepare<[], Pick<WorkerSnapshot, 'id' | 'index'>>('SELECT id, "index" FROM snapshots')
       .all();
   }
 
   #workers(): WorkerSnapshot[] {
     return this.#file
-      .prepare<[string], WorkerSnapshot>(
-        `SELECT id, "index", CASE id WHEN ? THEN '' ELSE text END AS text FROM workers ORDER BY "index", seq DESC`,
+      .prepare<[string], Omit<WorkerSnapshot, 'families'> & Stored>(
+        `SELECT id, "index", CASE id WHEN ? THEN '[]' ELSE families END AS families
+        FROM snapshots ORDER BY "index", seq DESC`,
       )
-      .all(this.#options.worker);
+      .all(this.#options.worker)
+      .map((row) => ({ ...row, families: parse(row) }));
   }
 
-  #ended(): string {
-    return this.#file.prepare<[], Text>('SELECT text FROM ended').get()?.text ?? '';
+  #ended(): Family[] {
+    return parse(this.#file.prepare<[], Stored>('SELECT families FROM totals').get());
   }
 
   #models(kind: ModelKind): Set<string> {
@@ -179,4 +186,9 @@ export class MetricsStore implements SnapshotStore {
       .all(kind);
     return new Set(rows.map(({ name }) => name));
   }
+}
+
+/** Only {@link MetricsStore} writes into the file. */
+function parse(row: Stored | undefined): Family[] {
+  return row ? JSON.parse(row.families) : [];
 }

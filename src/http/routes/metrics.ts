@@ -1,9 +1,12 @@
+import { pipeline } from 'node:stream/promises';
 import type { Route } from '../route.ts';
 
 type Format = 'prometheus' | 'openmetrics';
 
-/** Resolves to the text of a scrape and its media type. */
-export type ScrapeMetrics = (format: Format) => Promise<{ readonly type: string; readonly text: string }>;
+/** Resolves to the text of a scrape, in pieces, and its media type. */
+export type ScrapeMetrics = (
+  format: Format,
+) => Promise<{ readonly type: string; readonly pieces: readonly string[] }>;
 
 export function metricsRoute(scrape: ScrapeMetrics): Route {
   return {
@@ -27,12 +30,15 @@ export function metricsRoute(scrape: ScrapeMetrics): Route {
       },
     },
     async handle(request, response) {
-      const { type, text } = await scrape(formatOf(request.headers.accept ?? ''));
+      const { type, pieces } = await scrape(formatOf(request.headers.accept ?? ''));
       response.setHeader('Content-Type', type);
       response.setHeader('Cache-Control', 'no-store');
       response.setHeader('Vary', 'Accept');
-      response.setHeader('Content-Length', Buffer.byteLength(text));
-      response.end(text);
+      const length = pieces.reduce((sum, piece) => sum + Buffer.byteLength(piece), 0);
+      response.setHeader('Content-Length', length);
+      await pipeline(pieces, response).catch(() => {
+        // The client has left.
+      });
     },
   };
 }

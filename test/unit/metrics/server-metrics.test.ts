@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { CallReport, TurnReport } from '../../../src/domain/metrics.ts';
+import { format } from '../../../src/metrics/exposition.ts';
 import { type Readers, ServerMetrics } from '../../../src/metrics/server-metrics.ts';
 
 const usage = { prompt_tokens: 10, completion_tokens: 5, total_tokens: 15 };
@@ -50,10 +51,13 @@ function createMetrics(newNames = false) {
     },
   });
   const text = async () => {
-    const texts = await Promise.all(
-      metrics.instruments(readers).map((instrument) => instrument.text('0', true)),
+    const families = await Promise.all(
+      metrics.instruments(readers).map((instrument) => instrument.read(true)),
     );
-    return texts.join('').replaceAll('worker="0",', '').replaceAll('{worker="0"}', '');
+    return [...format([{ worker: '0', families }], 'prometheus')]
+      .join('')
+      .replaceAll('worker="0",', '')
+      .replaceAll('{worker="0"}', '');
   };
   return { metrics, text };
 }
