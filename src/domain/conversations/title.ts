@@ -6,7 +6,8 @@ const PREVIEW_UNITS = 120;
 export const EXCERPT_CHARS = 1000;
 
 const LINE_BREAK = /[\n\r\u2028\u2029]/;
-const graphemes = new Intl.Segmenter(undefined, { granularity: 'grapheme' });
+/** Made when it is used: it loads tables for 30 ms, a twentieth of a start. */
+let graphemes: Intl.Segmenter | undefined;
 
 /** The first line with text of a question; null without any. @param text its first {@link EXCERPT_CHARS} */
 export function defaultTitle(text: string): string | null {
@@ -22,6 +23,7 @@ export function preview(text: string): string {
 /** At most `max` UTF-16 units, cut between graphemes. */
 function cut(text: string, max: number): string {
   if (text.length <= max) return text;
+  graphemes ??= new Intl.Segmenter(undefined, { granularity: 'grapheme' });
   const end = graphemes.segment(text).containing(max)?.index ?? max;
   // One grapheme can be longer than that: cut it between code points.
   return (end > 0 ? text.slice(0, end) : text.slice(0, max).replace(/[\uD800-\uDBFF]$/, '')).trimEnd();
