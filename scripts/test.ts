@@ -48,7 +48,7 @@ const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['scripts', 3],
   ['docs', 1],
   ['supply', 1],
-  ['unit', 1],
+  ['unit', 5],
   ['llm', Number.POSITIVE_INFINITY],
   ['', Number.POSITIVE_INFINITY],
 ];

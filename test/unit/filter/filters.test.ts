@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import type { FilterStream, WordFilter } from '../../../src/domain/filter.ts';
 import { createWordFilters, Fold } from '../../../src/filter/index.ts';
+import { rounds } from '../../support/random.ts';
 import { expected } from './oracle.ts';
 
 const fold = new Fold();
@@ -97,7 +98,7 @@ describe('a whole text', () => {
         const { text: output, hits } = expected(text, words, fold);
         assert.deepEqual(filterOf(...words).whole(text, 'mask'), { text: output, hits });
       }),
-      { numRuns: 5000 },
+      { numRuns: rounds(1000, 5000) },
     );
   });
 });
@@ -125,7 +126,7 @@ describe('a stream', () => {
           }
         },
       ),
-      { numRuns: 5000 },
+      { numRuns: rounds(1000, 5000) },
     );
   });
 
@@ -140,7 +141,7 @@ describe('a stream', () => {
           assert.equal(output, expected(said, words, fold).decided);
         }
       }),
-      { numRuns: 3000 },
+      { numRuns: rounds(600, 3000) },
     );
   });
 

@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createWordFilters, Fold } from '../../../src/filter/index.ts';
 import { createTextFormat } from '../../../src/markdown/index.ts';
+import { rounds } from '../../support/random.ts';
 
 const fold = new Fold();
 const format = createTextFormat();
@@ -100,7 +101,7 @@ describe('a filter of Markdown', () => {
           assert.equal(stream.found, whole.hits.length > 0);
         }
       }),
-      { numRuns: 5000 },
+      { numRuns: rounds(1000, 5000) },
     );
   });
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createTextFormat } from '../../../src/markdown/index.ts';
+import { rounds } from '../../support/random.ts';
 import { anyText, blockMarkdown, formulas, inlineMarkdown, markdown } from './generator.ts';
 import { SAMPLES } from './samples.ts';
 
@@ -61,7 +62,7 @@ describe('the streamed text equals the text of the whole document', () => {
           assert.equal(streamed(cut(document, sizes)), format.whole(document));
           assert.equal(streamed(document.split('')), format.whole(document));
         }),
-        { numRuns: 2000 },
+        { numRuns: rounds(400, 2000) },
       );
     });
   }
@@ -77,7 +78,7 @@ describe('a stream', () => {
       fc.property(anyText, lengths, (text, sizes) => {
         streamed(cut(text, sizes));
       }),
-      { numRuns: 3000 },
+      { numRuns: rounds(600, 3000) },
     );
   });
 
@@ -92,7 +93,7 @@ describe('a stream', () => {
         for (const chunk of chunks) assert.ok(stream.push(chunk).isWellFormed());
         assert.ok(stream.end().isWellFormed());
       }),
-      { numRuns: 1000 },
+      { numRuns: rounds(200, 1000) },
     );
   });
 

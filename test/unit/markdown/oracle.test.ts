@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { createTextFormat } from '../../../src/markdown/index.ts';
+import { rounds } from '../../support/random.ts';
 import { blockMarkdown, formulas, inlineMarkdown, isExempt, markdown } from './generator.ts';
 import { oracle } from './oracle.ts';
 import { SAMPLES } from './samples.ts';
 
 const format = createTextFormat();
-const RUNS = 2000;
+const RUNS = rounds(400, 2000);
 
 describe('the text equals the oracle for', () => {
   for (const [name, sample] of Object.entries(SAMPLES)) {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { parseJson } from '../../../../src/http/request/json.ts';
+import { rounds } from '../../../support/random.ts';
 
 function errorOf(text: string): string | undefined {
   try {
@@ -80,7 +81,7 @@ describe('the error of malformed JSON', () => {
           assert.ok(position >= 0 && position <= text.length, message);
         },
       ),
-      { numRuns: 5000 },
+      { numRuns: rounds(1000, 5000) },
     );
   });
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { readTarget } from '../../../../src/http/request/target.ts';
+import { rounds } from '../../../support/random.ts';
 
 describe('a request target', () => {
   for (const url of [
@@ -93,7 +94,7 @@ describe('a request target', () => {
         assert.match(target.location, /^\/(?![/\\])/);
         assert.deepEqual(readTarget(target.location), { kind: 'route', url: target.location });
       }),
-      { numRuns: 2000 },
+      { numRuns: rounds(400, 2000) },
     );
   });
 });
