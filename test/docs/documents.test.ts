@@ -178,6 +178,11 @@ describe('the documents', () => {
     });
   }
 
+  it('tell a newcomer what they need in 150 lines', () => {
+    for (const file of ['README.md', 'README.zh-CN.md'])
+      assert.ok(read(file).split('\n').length <= 151, file);
+  });
+
   it('number the decisions without a gap', () => {
     const numbers = RECORDS.map((file) => Number(/(\d{4})-[\w-]+\.md$/.exec(file)?.[1])).sort(
       (a, b) => a - b,
