@@ -1,6 +1,8 @@
 /** Row "kill -9 during the deletion of a long conversation". */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { z } from 'zod';
+import type { DatabaseOptions } from '../../src/db/core/client.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { fillConversation } from '../db/fixtures.ts';
 import { databases, until } from '../support/chat-server.ts';
@@ -10,8 +12,17 @@ import { Ledger } from '../support/ledger.ts';
 import { query, type StoredIn } from '../support/snapshot.ts';
 import { question, replyTo } from '../support/story.ts';
 
-/** More than a DELETE removes before it responds. */
-const MESSAGES = { sqlite: 80_000, mysql: 20_000 } as const;
+const MESSAGES = 4000;
+/** The removal cannot pass this message: the kill and the next question find it half done, however fast it is. */
+const HELD = {
+  on: 'CREATE TRIGGER held BEFORE DELETE ON messages',
+  seq: MESSAGES / 2,
+  off: 'DROP TRIGGER held',
+};
+const FAIL = {
+  sqlite: `WHEN OLD.seq = ${HELD.seq} BEGIN SELECT RAISE(ABORT, 'held'); END`,
+  mysql: `FOR EACH ROW IF OLD.seq = ${HELD.seq} THEN SIGNAL SQLSTATE '45000'; END IF`,
+} as const;
 
 describe('kill -9 during the deletion of a long conversation', { concurrency: 2 }, () => {
   for (const place of databases()) {
@@ -24,13 +35,17 @@ describe('kill -9 during the deletion of a long conversation', { concurrency: 2 
       });
       const member = cluster.at(0);
       const id = crypto.randomUUID();
-      const total = await fill(cluster.place, id);
+      const target = targetOf(cluster.place);
+      const database = openDatabase(optionsFor(target), silent);
+      t.after(() => database.close());
+      await fillConversation(database.knex, id, MESSAGES);
+      await database.knex.raw(`${HELD.on} ${FAIL[target.kind]}`);
       const left = async () => {
         const rows = await query(
           cluster.place,
-          `SELECT id FROM messages WHERE conversation_id = '${id}' AND content = 'an old message'`,
+          `SELECT COUNT(*) AS count FROM messages WHERE conversation_id = '${id}' AND content = 'an old message'`,
         );
-        return rows.length;
+        return z.tuple([z.object({ count: z.number() })]).parse(rows)[0].count;
       };
       const read = (path: string) => fetch(`${member.url}${path}`);
       const assertInvisible = async () => {
@@ -41,7 +56,7 @@ describe('kill -9 during the deletion of a long conversation', { concurrency: 2 
 
       const deleted = await fetch(`${member.url}/api/conversations/${id}`, { method: 'DELETE' });
       assert.equal(deleted.status, 200);
-      await until('some rows are removed', async () => (await left()) < total);
+      await until('some rows are removed', async () => (await left()) < MESSAGES);
       await assertInvisible();
       const ledger = new Ledger();
       await member.kill(ledger);
@@ -74,21 +89,14 @@ describe('kill -9 during the deletion of a long conversation', { concurrency: 2 
         sent?.map(({ content }) => content),
         [message],
       );
+      assert((await left()) > 0);
+      await database.knex.raw(HELD.off);
       await until('all old rows are removed', async () => (await left()) === 0);
       await assertNew();
     });
   }
 });
 
-/** @returns the number of messages */
-async function fill(place: StoredIn, id: string): Promise<number> {
-  const target =
-    'file' in place
-      ? ({ kind: 'sqlite', file: place.file } as const)
-      : ({ kind: 'mysql', url: place.url } as const);
-  const database = openDatabase(optionsFor(target), silent);
-  const total = MESSAGES[target.kind];
-  await fillConversation(database.knex, id, total);
-  await database.close();
-  return total;
+function targetOf(place: StoredIn): DatabaseOptions['target'] {
+  return 'file' in place ? { kind: 'sqlite', file: place.file } : { kind: 'mysql', url: place.url };
 }
