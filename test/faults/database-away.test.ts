@@ -1,6 +1,6 @@
 /** Rows "DB down at start, or gone later", "DB frozen" and "Pool exhausted". */
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { after, before, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { balance } from '../support/balance.ts';
 import { takeBaseline } from '../support/baseline.ts';
@@ -12,9 +12,8 @@ import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { Ledger } from '../support/ledger.ts';
 import { findMariadbd } from '../support/mariadb.ts';
 import { type OwnDatabase, startOwnDatabase } from '../support/own-database.ts';
+import { rounds } from '../support/random.ts';
 import { question } from '../support/story.ts';
-
-const away = () => Object.assign(new Ledger(), { databaseWasAway: true });
 
 /** Several times what the timeouts of the database allow; what has none waits for ever. */
 const WITHIN_MS = 30_000;
@@ -37,17 +36,24 @@ const post = (body: object, headers: Record<string, string> = {}): RequestInit =
 });
 
 if (serverUrls().length > 0 && findMariadbd()) {
+  /** Of all tests. */
+  let database: OwnDatabase;
+  const ledger = Object.assign(new Ledger(), { databaseWasAway: true });
+  /** Of those that need no settings of their own. */
+  let cluster: Cluster;
+  before(async () => {
+    database = await startOwnDatabase();
+    await database.server.kill();
+    cluster = await startCluster(2, database.env());
+  });
+  after(async () => {
+    await cluster.close();
+    await database.server.stop();
+  });
+
   describe('a database that is unavailable at startup', () => {
-    it('allows new conversations, rejects requests that need it before the model is called, and gets all turns when it is back', async (t) => {
-      const database = await startOwnDatabase();
-      await database.server.kill();
-      const cluster = await startCluster(2, database.env());
-      t.after(async () => {
-        await cluster.close();
-        await database.server.stop();
-      });
+    it('allows new conversations, rejects requests that need it before the model is called, and gets all turns when it is back', async () => {
       const { url } = cluster.at(0);
-      const ledger = away();
 
       assert.equal((await fetch(`${url}/health`)).status, 200);
       assert.equal((await fetch(`${url}/health/ready`)).status, 503);
@@ -84,15 +90,8 @@ if (serverUrls().length > 0 && findMariadbd()) {
 
   describe('a database that is frozen', () => {
     it('fails within the statement timeout, delays neither the event loop nor a stream, and has everything once after it resumes', async (t) => {
-      const database = await startOwnDatabase();
-      const cluster = await startCluster(2, database.env());
-      t.after(async () => {
-        database.server.thaw();
-        await cluster.close();
-        await database.server.stop();
-      });
+      t.after(() => database.server.thaw());
       const { url } = cluster.at(0);
-      const ledger = away();
       const warm = ledger.add(question({ pieces: 3, pace: 1 }));
       assert.equal(await ask(url, warm), 'ended');
       const baseline = await takeBaseline(cluster);
@@ -130,15 +129,8 @@ if (serverUrls().length > 0 && findMariadbd()) {
   });
 
   describe('a conversation that is still in the journal when the database is back', () => {
-    it('is not unknown: reads and deletions return its true state, and a deletion wins', async (t) => {
-      const database = await startOwnDatabase();
-      const cluster = await startCluster(2, database.env());
-      t.after(async () => {
-        await cluster.close();
-        await database.server.stop();
-      });
-      const ledger = away();
-      for (let n = 0; n < 6; n += 1) {
+    it('is not unknown: reads and deletions return its true state, and a deletion wins', async () => {
+      for (let n = 0; n < rounds(3, 6); n += 1) {
         await database.server.kill();
         const entries = Array.from({ length: 6 }, () => ledger.add(question({ pieces: 2, pace: 1 })));
         for (const entry of entries) assert.equal(await ask(cluster.at(0).url, entry), 'ended');
@@ -166,14 +158,10 @@ if (serverUrls().length > 0 && findMariadbd()) {
 
   describe('a full journal', () => {
     it('rejects new questions, reports replies that it cannot store, and leaves nothing open afterwards', async (t) => {
-      const database = await startOwnDatabase();
-      const cluster = await startCluster(1, database.env(), { JOURNAL_MAX_BYTES: '1mb' });
-      t.after(async () => {
-        await cluster.close();
-        await database.server.stop();
-      });
-      const { url } = cluster.at(0);
-      const ledger = away();
+      const small = await startCluster(1, database.env(), { JOURNAL_MAX_BYTES: '1mb' });
+      t.after(() => small.close());
+      const { url } = small.at(0);
+      const long = () => `${'满'.repeat(20_000)} ${question({ pieces: 2, pace: 0 })}`;
       const running = Array.from({ length: 4 }, () => {
         const entry = ledger.add(question({ pieces: 250, pace: 20 }));
         return [entry, stream(url, entry)] as const;
@@ -181,13 +169,14 @@ if (serverUrls().length > 0 && findMariadbd()) {
       await until('the streams', () => running.every(([{ shown }]) => shown.length > 100));
       await database.server.kill();
       const since = performance.now();
+      const before = ledger.entries.length;
       const answers = await until('a refusal', async () => {
-        const entry = ledger.add(question({ pieces: 3000, pace: 0 }));
+        const entry = ledger.add(long());
         await ask(url, entry);
-        return entry.refusals.length > 0 && ledger.entries.length - running.length;
+        return entry.refusals.length > 0 && ledger.entries.length - before;
       });
-      t.diagnostic(`${answers} large replies fill the journal`);
-      await unavailable(url, '/api/chat', post({ message: question({ pieces: 3000, pace: 0 }) }));
+      t.diagnostic(`${answers} long questions fill the journal`);
+      await unavailable(url, '/api/chat', post({ message: long() }));
       for (const [entry, outcome] of running) {
         assert.equal(await outcome, 'ended');
         assert.equal(entry.shown, entry.expected);
@@ -201,27 +190,29 @@ if (serverUrls().length > 0 && findMariadbd()) {
 
   describe('an exhausted pool', () => {
     it('delays requests for a bounded time, while running replies are saved', async (t) => {
-      const database = await startOwnDatabase();
       const proxy = await startFaultProxy(database.port);
       const env = { DB_POOL_MAX: '2', DB_ACQUIRE_TIMEOUT_MS: '500', DB_QUERY_TIMEOUT_MS: '20000' };
-      const cluster = await startCluster(1, database.env(proxy), env, database.place);
+      const small = await startCluster(1, database.env(proxy), env, database.place);
       t.after(async () => {
         proxy.resume();
-        await cluster.close();
+        await small.close();
         await proxy.close();
-        await database.server.stop();
       });
-      await exhaust(cluster, database, proxy);
+      await exhaust(small, ledger, proxy);
     });
   });
 }
 
-async function exhaust(cluster: Cluster, { place }: OwnDatabase, proxy: FaultProxy): Promise<void> {
+const SAVED = { kind: 'done', finishReason: 'stop', persisted: true };
+
+async function exhaust(cluster: Cluster, ledger: Ledger, proxy: FaultProxy): Promise<void> {
   const { url } = cluster.at(0);
-  const ledger = new Ledger();
   const held = ledger.add(question({ pieces: 2, pace: 1 }));
   const other = ledger.add(question({ pieces: 2, pace: 1 }));
-  for (const entry of [held, other]) assert.equal(await ask(url, entry), 'ended');
+  for (const entry of [held, other]) {
+    assert.equal(await ask(url, entry), 'ended');
+    assert.deepEqual(entry.end, SAVED);
+  }
   const running = Array.from({ length: 5 }, () => {
     const entry = ledger.add(question({ pieces: 60, pace: 20 }));
     return [entry, stream(url, entry)] as const;
@@ -241,12 +232,12 @@ async function exhaust(cluster: Cluster, { place }: OwnDatabase, proxy: FaultPro
   assert.equal((await fetch(`${url}/health`)).status, 200);
   for (const [entry, outcome] of running) {
     assert.equal(await outcome, 'ended');
-    assert.deepEqual(entry.end, { kind: 'done', finishReason: 'stop', persisted: true });
+    assert.deepEqual(entry.end, SAVED);
   }
   proxy.resume();
   for (const response of await Promise.all(stuck)) assert.equal(response.status, 200);
   assert.equal((await fetch(`${url}/api/conversations/${other.conversationId}`)).status, 200);
-  await balance(ledger, place);
+  await balance(ledger, cluster.place);
 }
 
 /** Read to its end, so that its connection is free again. */
