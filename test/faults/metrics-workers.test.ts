@@ -1,9 +1,9 @@
 /** Metrics of several workers on one host: kill -9, graceful ends, replacements and a worker that does not answer. */
 import assert from 'node:assert/strict';
-import { describe, it, type TestContext } from 'node:test';
+import { after, before, describe, it } from 'node:test';
 import { isDeepStrictEqual } from 'node:util';
 import { until } from '../support/chat-server.ts';
-import { type ChildServer, makeFolder } from '../support/child-server.ts';
+import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';
 import { Exposition } from '../support/exposition.ts';
 import { plantMessage } from '../support/planted.ts';
 import { randomised } from '../support/random.ts';
@@ -28,14 +28,14 @@ interface Worker {
   turns: number;
 }
 
-async function startWorkers(t: TestContext) {
-  const folder = await makeFolder();
-  t.after(() => folder.remove());
-  const start = async (env: Readonly<Record<string, string>> = {}): Promise<Worker> => {
-    const child = folder.start({ ...ENV, ...env });
-    return { child, url: await child.listening(), turns: 0 };
-  };
-  return { start };
+async function startIn(folder: ChildFolder, env: Readonly<Record<string, string>> = {}): Promise<Worker> {
+  const child = folder.start({ ...ENV, ...env });
+  return { child, url: await child.listening(), turns: 0 };
+}
+
+async function kill({ child }: Worker, signal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL'): Promise<void> {
+  child.process.kill(signal);
+  await child.exited();
 }
 
 async function scrape({ url }: Worker): Promise<Exposition> {
@@ -74,12 +74,20 @@ function decreased(
   return [...before].find(([key, value]) => (now.get(key) ?? 0) < value - 1e-9)?.[0];
 }
 
-describe('metrics of several workers', { concurrency: 2 }, () => {
+describe('metrics of several workers', () => {
+  let folder: ChildFolder;
+  /** Those that run after each test. */
+  const workers: Worker[] = [];
+  const start = () => startIn(folder);
+  before(async () => {
+    folder = await makeFolder();
+  });
+  after(() => folder.remove());
+
   it(
     'are exact for living ones and never decrease, with a kill, an end and restarts',
-    randomised(async (random, t) => {
-      const { start } = await startWorkers(t);
-      const workers = [await start(), await start()];
+    randomised(async (random) => {
+      workers.push(await start(), await start());
       let before = new Map<string, number>();
       const check = async (from: Worker) => {
         const all = await scrape(from);
@@ -102,8 +110,7 @@ describe('metrics of several workers', { concurrency: 2 }, () => {
         const victim = random.int(0, 1);
         const [dead, living] = [workers[victim], workers[1 - victim]];
         assert(dead && living);
-        dead.child.process.kill(round === 0 ? 'SIGKILL' : 'SIGTERM');
-        await dead.child.exited();
+        await kill(dead, round === 0 ? 'SIGKILL' : 'SIGTERM');
         assert.equal((await check(living))[String(victim)], undefined);
         workers[victim] = await start();
         await check(random.pick(workers));
@@ -115,44 +122,40 @@ describe('metrics of several workers', { concurrency: 2 }, () => {
     }),
   );
 
-  it('begin anew when all workers have ended', async (t) => {
-    const { start } = await startWorkers(t);
-    const first = await start();
-    await ask(first, 1);
-    await scrape(first);
-    first.child.process.kill('SIGKILL');
-    await first.child.exited();
+  it('include the stored ones of a worker that does not answer', { skip: WINDOWS }, async (t) => {
+    const [asked, frozen] = workers;
+    assert(asked && frozen);
+    await ask(frozen, 1);
+    const expected = { ...(await scrape(asked)).turns(), '1': frozen.turns };
+    await untilTurns(asked, expected);
+    frozen.child.process.kill('SIGSTOP');
+    t.after(() => frozen.child.process.kill('SIGCONT'));
+    await untilTurns(asked, expected);
+  });
+
+  it('begin anew when all workers have ended', async () => {
+    for (const worker of workers.splice(0)) await kill(worker);
     assert.deepEqual((await scrape(await start())).turns(), { '0': 0 });
   });
 
-  it('include the stored ones of a worker that does not answer', { skip: WINDOWS }, async (t) => {
-    const { start } = await startWorkers(t);
-    const [asked, frozen] = [await start(), await start()];
-    await ask(frozen, 1);
-    await untilTurns(asked, { '0': 0, '1': 1 });
-    frozen.child.process.kill('SIGSTOP');
-    t.after(() => frozen.child.process.kill('SIGCONT'));
-    await untilTurns(asked, { '0': 0, '1': 1 });
-  });
-
   it('are served on METRICS_PORT and the index of each worker, through a replacement by PM2', async (t) => {
-    const { start } = await startWorkers(t);
+    const own = await makeFolder();
+    t.after(() => own.remove());
     const port = 20_000 + (process.pid % 20_000);
-    const own = async (index: number) => {
+    const at = async (index: number) => {
       const response = await fetch(`http://127.0.0.1:${port + index}/metrics`);
       return new Exposition(await response.text()).turns();
     };
     const env = (index: string) => ({ METRICS_PORT: String(port), NODE_APP_INSTANCE: index });
-    const [first, second] = [await start(env('0')), await start(env('1'))];
+    const [first, second] = [await startIn(own, env('0')), await startIn(own, env('1'))];
     await ask(second, 1);
-    await until('the ports', async () => Promise.all([own(0), own(1)]).catch(() => false));
-    assert.deepEqual([await own(0), await own(1)], [{ '0': 0 }, { '1': 1 }]);
-    const successor = await start(env('0'));
+    await until('the ports', async () => Promise.all([at(0), at(1)]).catch(() => false));
+    assert.deepEqual([await at(0), await at(1)], [{ '0': 0 }, { '1': 1 }]);
+    const successor = await startIn(own, env('0'));
     await ask(successor, 1);
     await untilTurns(successor, { '0': 1, '0-old': 0, '1': 1 });
-    first.child.process.kill('SIGTERM');
-    await first.child.exited();
-    await until('the port of the successor', async () => (await own(0).catch(() => undefined))?.['0'] === 1);
+    await kill(first, 'SIGTERM');
+    await until('the port of the successor', async () => (await at(0).catch(() => undefined))?.['0'] === 1);
     await untilTurns(second, { '0': 1, '1': 1, ended: 0 });
   });
 });
