@@ -13,8 +13,8 @@ import { type OwnDatabase, startOwnDatabase } from '../support/own-database.ts';
 import { type Random, randomised, rounds } from '../support/random.ts';
 import { question } from '../support/story.ts';
 
-const KILLS = rounds(6, 20);
-const BOTH = rounds(3, 8);
+const KILLS = rounds(3, 20);
+const BOTH = rounds(2, 8);
 const REPLAYED_MS = 20_000;
 
 if (serverUrls().length > 0 && findMariadbd()) {
