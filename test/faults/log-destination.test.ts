@@ -40,10 +40,10 @@ interface Running {
 
 async function start(t: TestContext, env: NodeJS.ProcessEnv, stdout: number | 'pipe'): Promise<Running> {
   const port = await freePort();
-  const { PATH } = process.env;
+  const { PATH, NODE_COMPILE_CACHE } = process.env;
   const child = spawn(process.execPath, [MAIN], {
     cwd: folder,
-    env: { PATH, PORT: String(port), DATA_DIR: join(folder, String(port)), ...env },
+    env: { PATH, NODE_COMPILE_CACHE, PORT: String(port), DATA_DIR: join(folder, String(port)), ...env },
     stdio: ['ignore', stdout, 'ignore'],
   });
   t.after(() => child.kill('SIGKILL'));
