@@ -108,6 +108,8 @@ describe('an export job of a server that is killed', () => {
   });
   after(() => folder.remove());
   const files = () => readdir(join(folder.path, 'data', 'exports'));
+  /** What runs after the first test. */
+  let running: ChildServer | undefined;
 
   it(
     `${KILLS} times at random ends with a complete file`,
@@ -115,7 +117,7 @@ describe('an export job of a server that is killed', () => {
       let child = folder.start(QUICK);
       let url = await child.listening();
       const format = 'ndjson';
-      const started = [await startJob(url, { format })];
+      const started = [await startJob(url, { format }), await startJob(url, { format, compression: 'zstd' })];
       let gone = 0;
       for (let n = 0; n < KILLS; n += 1) {
         // Every other one when something is done, whatever the speed of the machine, and half of those when it is noted.
@@ -145,12 +147,12 @@ describe('an export job of a server that is killed', () => {
         (await files()).filter((name) => name.includes('.part')),
         [],
       );
-      await kill(child);
+      running = child;
     }),
   );
 
   it('and removed leaves no files', async () => {
-    let child = folder.start(QUICK);
+    let child = running ?? folder.start(QUICK);
     let url = await child.listening();
     slow(url);
     const { id } = await startJob(url, { format: 'json' });
