@@ -203,9 +203,9 @@ describe('a server whose SQLite file is locked by another program for nine secon
       ...['one', 'two'].map((message) => chat.call('POST', '/api/chat', { message, conversation_id })),
       chat.call('DELETE', `/api/conversations/${crypto.randomUUID()}`),
     ];
-    const keys = scripts.run('keys', 'create', '--owner', 'ops', '--scopes', 'chat');
-    const purge = scripts.run('purge');
-    const exported = scripts.run('export', '--format', 'ndjson');
+    const keys = scripts.start('keys', ['create', '--owner', 'ops', '--scopes', 'chat']).ended;
+    const purge = scripts.start('purge', []).ended;
+    const exported = scripts.start('export', ['--format', 'ndjson']).ended;
     const reads: number[] = [];
     const slowest = await slowestHealth(
       chat,

@@ -1,4 +1,4 @@
-/** `npm run backup` and `npm run restore`, as processes of their own. */
+/** `npm run backup` and `npm run restore`. */
 import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -55,7 +55,7 @@ describe('npm run backup', () => {
     const insert = writer.prepare('INSERT INTO pairs VALUES (?)');
     const pair = writer.transaction((n: number) => [insert.run(n), insert.run(n)]);
     let [running, pairs] = [true, 0];
-    const ended = folder.run('backup', target).finally(() => {
+    const ended = folder.start('backup', [target]).ended.finally(() => {
       running = false;
     });
     while (running) {
@@ -265,7 +265,7 @@ describe('a restored server', () => {
       await server.exited();
       rmSync(source.path, { recursive: true });
       mkdirSync(source.path);
-      const restored = await source.run('restore', backup);
+      const restored = await source.start('restore', [backup]).ended;
       assert.equal(restored.code, 0, restored.stderr);
       const again = await folder.start(settings).listening();
       const conversation = await (await fetch(`${again}/api/conversations/${conversation_id}`)).text();

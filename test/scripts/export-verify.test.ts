@@ -78,14 +78,20 @@ describe('npm run export:verify', () => {
   }
 
   it('prints one line for a complete file, and exits with 0', async () => {
-    const { code, stdout, stderr } = await folder.run('export-verify', 'csv.gzip', 'csv.gzip.manifest.json');
+    const { code, stdout, stderr } = await folder.start('export-verify', [
+      'csv.gzip',
+      'csv.gzip.manifest.json',
+    ]).ended;
     const { bytes, sha256 } = manifestOf('csv.gzip');
     const said = `csv.gzip is complete: 4 conversations, 25 messages, 0 deleted, ${bytes} bytes, sha256 ${sha256}\n`;
     assert.deepEqual([code, stdout.toString(), stderr], [0, said, '']);
   });
 
   it('prints one line for a wrong file, and exits with 1', async () => {
-    const { code, stdout, stderr } = await folder.run('export-verify', 'csv.none', 'json.none.manifest.json');
+    const { code, stdout, stderr } = await folder.start('export-verify', [
+      'csv.none',
+      'json.none.manifest.json',
+    ]).ended;
     assert.deepEqual([code, stdout.length, stderr.split('\n').length], [1, 0, 2]);
     assert.match(stderr, /^csv\.none does not match its manifest: bytes is \d+, not \d+; sha256 is /);
   });

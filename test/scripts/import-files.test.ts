@@ -104,8 +104,8 @@ describe('npm run import', () => {
 
   it('imports each conversation once when two processes read the same file', async () => {
     writeFileSync(path('file'), Array.from({ length: 300 }, () => line()).join('\n'));
-    const both = await Promise.all([folder.run('import', 'file'), folder.run('import', 'file')]);
-    const [one, two] = both.map(counts);
+    const both = [folder.start('import', ['file']), folder.start('import', ['file'])];
+    const [one, two] = (await Promise.all(both.map(({ ended }) => ended))).map(counts);
     assert.deepEqual([one.code, two.code, one.failed, two.failed], [0, 0, 0, 0]);
     assert.deepEqual([one.imported + two.imported, one.skipped + two.skipped], [300, 300]);
     assert.equal(one.messages + two.messages, 300);

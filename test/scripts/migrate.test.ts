@@ -19,7 +19,7 @@ describe('npm run migrate:rollback', () => {
   let folder: ScriptFolder;
   before(async () => {
     folder = scriptFolder();
-    assert.equal((await folder.run('migrate', 'latest')).code, 0);
+    assert.equal((await folder.start('migrate', ['latest']).ended).code, 0);
     folder.fill([conversation(1), conversation(2)]);
   });
   after(() => folder.remove());

@@ -1,5 +1,6 @@
-/** The command lines of scripts/, as processes of their own on a database in a folder of their own. */
-import { type ChildProcess, spawn } from 'node:child_process';
+/** The command lines of scripts/ on a database in a folder of their own. */
+import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import Sqlite from 'better-sqlite3';
 import { loadConfig } from '../../src/config/config.ts';
 import { type Database, openDatabase } from '../../src/db/database.ts';
+import type { Done, Order } from './command-host.ts';
 import { silent } from './databases.ts';
 import type { StoredConversation } from './export-data.ts';
 import { plantSettings, recordLog } from './planted.ts';
@@ -28,16 +30,47 @@ export interface ScriptFolder {
   open(): Database;
   /** Inserts many rows without Knex. */
   fill(conversations: readonly StoredConversation[]): void;
+  /** As a process of its own. */
   start(script: string, args: readonly string[], node?: readonly string[]): Script;
+  /** In a process that runs one command after another: for what is not about the process. */
   run(script: string, ...args: string[]): Promise<Ended>;
   remove(): void;
 }
 
+const HOST = fileURLToPath(new URL('./command-host.ts', import.meta.url));
+
+let host: ChildProcess | undefined;
+let idle: Promise<unknown> = Promise.resolve();
+
+/** The next command begins when the one before has ended. */
+function runInHost(order: Order): Promise<Ended> {
+  const ended = idle.then(async () => {
+    const env = { ...process.env, NODE_OPTIONS: '' };
+    const stdio = ['ignore', 'inherit', 'inherit', 'ipc'] as const;
+    const child = host ?? fork(HOST, { execArgv: [], env, serialization: 'advanced', stdio: [...stdio] });
+    host = child;
+    child.ref();
+    child.channel?.ref();
+    const gone = new AbortController();
+    const onExit = () => gone.abort();
+    child.once('exit', onExit).send(order);
+    const [done] = (await once(child, 'message', { signal: gone.signal })) as [Done];
+    child.off('exit', onExit).unref();
+    child.channel?.unref();
+    const { code, stdout, stderr } = done;
+    return { code, stdout: Buffer.from(stdout), stderr: Buffer.from(stderr).toString() };
+  });
+  idle = ended.catch(() => {
+    host = undefined;
+  });
+  return ended;
+}
+
 /** @param databaseUrl unset: a file in the folder */
-export function scriptFolder(databaseUrl = ''): ScriptFolder {
+export function scriptFolder(databaseUrl = '', settings: Record<string, string> = {}): ScriptFolder {
   const path = mkdtempSync(join(tmpdir(), 'chat-script-'));
   plantSettings({ DATABASE_URL: databaseUrl });
-  const env = { ...process.env, DATA_DIR: path, DATABASE_URL: databaseUrl, NODE_OPTIONS: '' };
+  const env = { ...process.env, DATA_DIR: path, DATABASE_URL: databaseUrl, NODE_OPTIONS: '', ...settings };
   const start = (script: string, args: readonly string[], node: readonly string[] = []): Script => {
     const file = fileURLToPath(new URL(`../../scripts/${script}.ts`, import.meta.url));
     const child = spawn(process.execPath, [...node, file, ...args], { cwd: path, env });
@@ -46,22 +79,25 @@ export function scriptFolder(databaseUrl = ''): ScriptFolder {
     child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk));
     const ended = new Promise<Ended>((resolve) => {
       child.once('close', (code) => {
-        const said = Buffer.concat(stderr).toString();
-        // What it writes to standard output is what was asked for, such as an export.
-        if (said !== '') recordLog(said);
-        resolve({ code, stdout: Buffer.concat(stdout), stderr: said });
+        resolve({ code, stdout: Buffer.concat(stdout), stderr: Buffer.concat(stderr).toString() });
       });
     });
-    return { child, ended };
+    return { child, ended: ended.then(recorded) };
   };
   return {
     path,
     open: () => openDatabase(loadConfig({ DATA_DIR: path }).database, silent),
     fill: (conversations) => insert(join(path, 'chat.sqlite'), conversations),
     start,
-    run: (script, ...args) => start(script, args).ended,
+    run: (script, ...args) => runInHost({ script, args, cwd: path, env }).then(recorded),
     remove: () => rmSync(path, { recursive: true, force: true }),
   };
+}
+
+/** What a command writes to standard output is what was asked for, such as an export. */
+function recorded(ended: Ended): Ended {
+  if (ended.stderr !== '') recordLog(ended.stderr);
+  return ended;
 }
 
 function insert(file: string, conversations: readonly StoredConversation[]): void {
