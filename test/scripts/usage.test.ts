@@ -1,12 +1,10 @@
 /** The command line of every npm script of this project. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { after, describe, it } from 'node:test';
 import packageJson from '../../package.json' with { type: 'json' };
+import { scriptFolder } from '../support/script.ts';
 
 const PROJECT = resolve(import.meta.dirname, '../..');
 
@@ -19,19 +17,18 @@ const SCRIPTS = Object.entries(packageJson.scripts).flatMap(([name, command]) =>
 });
 /** Starting these costs seconds, so only their source is read. */
 const SLOW = /^(bench|chaos)/;
+/** The server, and what does nothing where it is imported. */
+const ALONE = /main|licences/;
 
-describe('every npm script', { concurrency: true }, () => {
-  const folder = mkdtempSync(join(tmpdir(), 'chat-usage-'));
-  after(() => rmSync(folder, { recursive: true, force: true }));
+describe('every npm script', () => {
+  const folder = scriptFolder();
+  after(() => folder.remove());
 
   async function run(file: string, ...args: string[]) {
-    const child = spawn(process.execPath, [join(PROJECT, file), ...args], {
-      cwd: folder,
-      env: { ...process.env, NODE_OPTIONS: '', DATA_DIR: folder, DATABASE_URL: '' },
-    });
-    const exit = new Promise<number | null>((done) => child.once('close', done));
-    const [stdout, stderr, code] = await Promise.all([text(child.stdout), text(child.stderr), exit]);
-    return { code, stdout, stderr };
+    const script = `../${file.slice(0, -'.ts'.length)}`;
+    const ended = ALONE.test(file) ? folder.start(script, args).ended : folder.run(script, ...args);
+    const { code, stdout, stderr } = await ended;
+    return { code, stdout: stdout.toString(), stderr, files: readdirSync(folder.path) };
   }
 
   it('is found', () => {
@@ -58,9 +55,9 @@ describe('every npm script', { concurrency: true }, () => {
 
   for (const [name, file, args] of SCRIPTS.filter(([name]) => !SLOW.test(name))) {
     it(`refuses unknown arguments with its usage and does nothing: ${name}`, async () => {
-      const { code, stdout, stderr } = await run(file, ...args, '--no-such-option');
+      const { code, stdout, stderr, files } = await run(file, ...args, '--no-such-option');
       assert.match(stderr, /^Unknown option '--no-such-option'\nusage:/);
-      assert.deepEqual([code, stdout, readdirSync(folder)], [2, '', []]);
+      assert.deepEqual([code, stdout, files], [2, '', []]);
     });
   }
 
@@ -68,9 +65,9 @@ describe('every npm script', { concurrency: true }, () => {
     /^(start|keys|export|migrate(:rollback)?)$/.test(name),
   )) {
     it(`explains itself and does nothing: ${name} -- --help`, async () => {
-      const { code, stdout, stderr } = await run(file, ...args, '--help');
+      const { code, stdout, stderr, files } = await run(file, ...args, '--help');
       assert.match(stdout, /^usage:/);
-      assert.deepEqual([code, stderr, readdirSync(folder)], [0, '', []]);
+      assert.deepEqual([code, stderr, files], [0, '', []]);
     });
   }
 });
