@@ -1,22 +1,16 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { loadConfig } from '../../src/config/config.ts';
-import { openDatabase } from '../../src/db/database.ts';
+import { after, describe, it } from 'node:test';
+import Sqlite from 'better-sqlite3';
 import { newId, startOf, userMessage } from '../db/fixtures.ts';
 import { until } from '../support/chat-server.ts';
-import { silent } from '../support/databases.ts';
 import type { StoredConversation } from '../support/export-data.ts';
 import { scriptFolder } from '../support/script.ts';
 
-const SCRIPT = fileURLToPath(new URL('../../scripts/purge.ts', import.meta.url));
 const HOUR = 3_600_000;
 /** More than the command removes in the second after which it prints its progress. */
-const CONVERSATIONS = 600;
+const CONVERSATIONS = 150;
 const MESSAGES = 200;
 
 const STOPPED =
@@ -33,52 +27,46 @@ function expiredConversation(): StoredConversation {
 }
 
 describe('npm run purge', () => {
-  let folder: string;
-  const run = (...args: string[]) =>
-    spawnSync(process.execPath, [SCRIPT, ...args], {
-      cwd: folder,
-      env: { ...process.env, DATA_DIR: folder, DATABASE_URL: '' },
-      encoding: 'utf8',
-    });
+  const folder = scriptFolder();
+  after(() => folder.remove());
+  const run = async (...args: string[]) => {
+    const { code, stdout, stderr } = await folder.run('purge', ...args);
+    return { code, stdout: stdout.toString(), stderr };
+  };
 
   /** A question that was asked `age` milliseconds ago. */
   async function ask(age: number): Promise<void> {
-    const database = openDatabase(loadConfig({ DATA_DIR: folder }).database, silent);
+    const database = folder.open();
     const message = userMessage(newId(), { timestamp: Date.now() - age });
     await database.writer.write({ start: startOf(message, { named: false, expiredBefore: 0 }) });
     await database.close();
   }
 
-  before(async () => {
-    folder = await mkdtemp(join(tmpdir(), 'chat-api-purge-'));
-  });
-  after(() => rm(folder, { recursive: true, force: true }));
-
-  it('says in one line what to do while the schema is missing', () => {
-    const { status, stderr } = run();
-    assert.equal(status, 1);
+  it('says in one line what to do while the schema is missing', async () => {
+    const { code, stderr } = await run();
+    assert.equal(code, 1);
     assert.equal(stderr, 'The schema of the database is older than this version: run npm run migrate\n');
   });
 
   it('counts with --dry-run and deletes without, only expired conversations', async () => {
-    const database = openDatabase(loadConfig({ DATA_DIR: folder }).database, silent);
+    const database = folder.open();
     await database.migrate();
     await database.close();
     await ask(23 * HOUR);
     await ask(25 * HOUR);
     await ask(48 * HOUR);
-    assert.equal(run('--dry-run').stdout, '2 conversations with 2 messages would be removed.\n');
-    assert.equal(run().stdout, '2 conversations with 2 messages removed.\n');
-    assert.equal(run('--dry-run').stdout, '0 conversations with 0 messages would be removed.\n');
+    assert.equal((await run('--dry-run')).stdout, '2 conversations with 2 messages would be removed.\n');
+    assert.equal((await run()).stdout, '2 conversations with 2 messages removed.\n');
+    assert.equal((await run('--dry-run')).stdout, '0 conversations with 0 messages would be removed.\n');
   });
 
   it('asks for --yes where nearly all conversations are expired', async () => {
-    await writeFile(join(folder, '.env'), 'CONVERSATION_TTL_HOURS=0.001\n');
-    const { status, stderr } = run();
-    assert.deepEqual([status, /removes what is idle for 3\.6 s; repeat .* --yes/.test(stderr)], [1, true]);
-    assert.equal(run('--dry-run').stdout, '1 conversations with 1 messages would be removed.\n');
-    assert.equal(run('--yes').stdout, '1 conversations with 1 messages removed.\n');
-    await rm(join(folder, '.env'));
+    await writeFile(join(folder.path, '.env'), 'CONVERSATION_TTL_HOURS=0.001\n');
+    const { code, stderr } = await run();
+    assert.deepEqual([code, /removes what is idle for 3\.6 s; repeat .* --yes/.test(stderr)], [1, true]);
+    assert.equal((await run('--dry-run')).stdout, '1 conversations with 1 messages would be removed.\n');
+    assert.equal((await run('--yes')).stdout, '1 conversations with 1 messages removed.\n');
+    await rm(join(folder.path, '.env'));
   });
 
   it('prints its progress each second, and ends within a second after a signal with what is left', async (t) => {
@@ -88,6 +76,11 @@ describe('npm run purge', () => {
     await database.migrate();
     await database.close();
     script.fill(Array.from({ length: CONVERSATIONS }, expiredConversation));
+    // Slow rows, so that few are enough.
+    const slow = 'BEGIN SELECT hex(zeroblob(200000)); END';
+    const file = new Sqlite(join(script.path, 'chat.sqlite'));
+    file.exec(`CREATE TRIGGER slow AFTER DELETE ON messages ${slow}`);
+    file.close();
     let before = CONVERSATIONS;
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       const { child, ended } = script.start('purge', []);
@@ -112,9 +105,9 @@ describe('npm run purge', () => {
     }
   });
 
-  it('rejects an unknown option', () => {
-    const { status, stderr } = run('--dry');
-    assert.equal(status, 2);
+  it('rejects an unknown option', async () => {
+    const { code, stderr } = await run('--dry');
+    assert.equal(code, 2);
     assert.match(stderr, /^Unknown option '--dry'\nusage:/);
   });
 });
