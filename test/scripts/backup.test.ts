@@ -55,7 +55,7 @@ describe('npm run backup', () => {
     const insert = writer.prepare('INSERT INTO pairs VALUES (?)');
     const pair = writer.transaction((n: number) => [insert.run(n), insert.run(n)]);
     let [running, pairs] = [true, 0];
-    const ended = folder.start('backup', [target]).ended.finally(() => {
+    const ended = folder.run('backup', target).finally(() => {
       running = false;
     });
     while (running) {
@@ -256,7 +256,7 @@ describe('a restored server', () => {
         body: JSON.stringify({ message: 'Keep this' }),
       });
       const { conversation_id } = z.object({ conversation_id: z.string() }).parse(await asked.json());
-      const saved = await source.run('backup', backup);
+      const saved = await source.start('backup', [backup]).ended;
       assert.equal(saved.code, 0, saved.stderr);
       const refused = await source.run('restore', backup, '--yes');
       assert.equal(refused.code, 1);

@@ -88,10 +88,7 @@ describe('npm run export:verify', () => {
   });
 
   it('prints one line for a wrong file, and exits with 1', async () => {
-    const { code, stdout, stderr } = await folder.start('export-verify', [
-      'csv.none',
-      'json.none.manifest.json',
-    ]).ended;
+    const { code, stdout, stderr } = await folder.run('export-verify', 'csv.none', 'json.none.manifest.json');
     assert.deepEqual([code, stdout.length, stderr.split('\n').length], [1, 0, 2]);
     assert.match(stderr, /^csv\.none does not match its manifest: bytes is \d+, not \d+; sha256 is /);
   });
@@ -239,19 +236,20 @@ describe('npm run export:verify', () => {
   });
 
   it('needs no more memory for a conversation of 100 megabytes than for a small file', async () => {
-    const head = '{"conversation_id":"c","messages":[';
-    const message = `{"id":"m","content":${JSON.stringify('好 "x" \\ '.repeat(20_000))}}`;
+    // Escapes cost the reader ten times as much as other text.
+    const content = JSON.stringify(`好 "x" \\ ${'x'.repeat(200_000)}`);
+    const message = Buffer.from(`,{"id":"m","content":${content}}`);
     const hash = createHash('sha256');
     const handle = openSync(path('large'), 'w');
     let bytes = 0;
-    const write = (text: string) => {
-      hash.update(text);
-      bytes += writeSync(handle, text);
+    const write = (piece: Buffer) => {
+      hash.update(piece);
+      bytes += writeSync(handle, piece);
     };
-    write(head);
+    write(Buffer.from('{"conversation_id":"c","messages":['));
     let messages = 0;
-    for (; bytes < 100e6; messages += 1) write(`${messages > 0 ? ',' : ''}${message}`);
-    write(']}\n');
+    for (; bytes < 100e6; messages += 1) write(message.subarray(messages > 0 ? 0 : 1));
+    write(Buffer.from(']}\n'));
     closeSync(handle);
     const manifest = {
       ...manifestOf('ndjson.none'),

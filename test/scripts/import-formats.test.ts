@@ -286,10 +286,11 @@ describe('conversations.json of ChatGPT', () => {
   it('stays in bounds of cycles and of long branches', async () => {
     const cycle = [node(1, 2, 'user', 'q'), node(2, 1, 'assistant', 'a')];
     assert.deepEqual((await only(chatGpt(cycle))).messages, []);
-    const long = Array.from({ length: 20_000 }, (_, n) =>
+    // More than there is stack for calls.
+    const long = Array.from({ length: 12_000 }, (_, n) =>
       node(n + 1, n, n % 2 === 0 ? 'user' : 'assistant', 'x'),
     );
-    assert.equal((await only(chatGpt(long))).messages.length, 20_000);
+    assert.equal((await only(chatGpt(long))).messages.length, 12_000);
   });
 
   it('has other message ids, the same every time, for when they are taken', async () => {
