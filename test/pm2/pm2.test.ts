@@ -93,6 +93,7 @@ describe('under PM2', () => {
     };
     return (await run(process.execPath, [PM2, ...args], { cwd: PROJECT, env })).stdout;
   };
+  let worker: ListedProcess | undefined;
   const list = async (): Promise<ListedProcess[]> => JSON.parse(await pm2('jlist'));
   const logFiles = async () => new Set(await readdir(join(PROJECT, 'logs')).catch(() => []));
 
@@ -114,22 +115,22 @@ describe('under PM2', () => {
 
   it('starts in cluster mode and is ready when the command returns', async () => {
     await pm2('start', 'ecosystem.config.cjs');
-    const [worker] = await list();
+    [worker] = await list();
     assert.equal(worker?.pm2_env.status, 'online');
     assert.equal(worker?.pm2_env.exec_mode, 'cluster_mode');
     assert.equal((await fetch(`http://127.0.0.1:${port}/health/ready`)).status, 200);
   });
 
   it('reloads under load without losing a request, and lets a stream finish', async () => {
-    const [old] = await list();
+    const old = worker;
     const load = startLoad(port);
     const stream = readStream(port);
     await pm2('reload', 'ecosystem.config.cjs');
     const events = await stream;
     await fetch(`http://127.0.0.1:${port}/health`);
     const results = await load.stop();
-    const [fresh] = await list();
-    assert.notEqual(fresh?.pid, old?.pid);
+    [worker] = await list();
+    assert.notEqual(worker?.pid, old?.pid);
     assert.match(events, /event: done\n/);
     assert.ok(results.length > 20, `only ${results.length} calls`);
     assert.deepEqual(new Set(results), new Set([200]));
@@ -147,7 +148,6 @@ describe('under PM2', () => {
   });
 
   it('stops by itself within its grace period, and logs it', async () => {
-    const [worker] = await list();
     assert.ok(worker);
     await pm2('stop', 'chat-api');
     const log = await readFile(worker.pm2_env.pm_out_log_path, 'utf8');
