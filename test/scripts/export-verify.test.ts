@@ -78,10 +78,8 @@ describe('npm run export:verify', () => {
   }
 
   it('prints one line for a complete file, and exits with 0', async () => {
-    const { code, stdout, stderr } = await folder.start('export-verify', [
-      'csv.gzip',
-      'csv.gzip.manifest.json',
-    ]).ended;
+    const args = ['csv.gzip', 'csv.gzip.manifest.json'];
+    const { code, stdout, stderr } = await folder.start('export-verify', args).ended;
     const { bytes, sha256 } = manifestOf('csv.gzip');
     const said = `csv.gzip is complete: 4 conversations, 25 messages, 0 deleted, ${bytes} bytes, sha256 ${sha256}\n`;
     assert.deepEqual([code, stdout.toString(), stderr], [0, said, '']);
@@ -251,13 +249,8 @@ describe('npm run export:verify', () => {
     for (; bytes < 100e6; messages += 1) write(message.subarray(messages > 0 ? 0 : 1));
     write(Buffer.from(']}\n'));
     closeSync(handle);
-    const manifest = {
-      ...manifestOf('ndjson.none'),
-      bytes,
-      sha256: hash.digest('hex'),
-      messages,
-      conversations: 1,
-    };
+    const sha256 = hash.digest('hex');
+    const manifest = { ...manifestOf('ndjson.none'), bytes, sha256, messages, conversations: 1 };
     writeFileSync(
       path('large.manifest.json'),
       // No UUIDs here: what the ids are is not for the manifest's schema.

@@ -19,7 +19,6 @@ import { csvRows, inOrder, shown, store, storedConversation } from '../support/e
 import { scriptFolder } from '../support/script.ts';
 
 const EXPORTED = /^exported \d+ conversations, \d+ messages, \d+ bytes\n$/;
-
 const HOUR = 3_600_000;
 
 const folder = scriptFolder();
@@ -158,17 +157,15 @@ eachDatabase((_name, open, { target }) => {
     t.after(() => own.remove());
     const database = open();
     await store(database, conversations.slice(0, 60));
-    const clock = { now: () => Date.now() };
     const cursors = new CursorCodec(async () => [await database.secrets.get('link')]);
-    const exports = new ExportService(database.exports, cursors, clock, new Retention(24 * HOUR));
+    const exports = new ExportService(database.exports, cursors, Date, new Retention(24 * HOUR));
     for (const format of ['csv', 'ndjson'] as const) {
       const filter = { owner: null, from: null, to: null, role: null, status: null };
       const { chunks } = await exports.start({ filter }, { format, raw: false });
       const direct = await buffer(chunks);
       const args = ['--format', format, '--out', 'x'];
-      const { code, stderr } = await (format === 'csv'
-        ? own.start('export', args).ended
-        : own.run('export', ...args));
+      const ended = format === 'csv' ? own.start('export', args).ended : own.run('export', ...args);
+      const { code, stderr } = await ended;
       assert.equal(code, 0);
       assert.match(stderr, EXPORTED);
       assert.ok(direct.length > 10_000 && direct.equals(readFileSync(join(own.path, 'x'))));

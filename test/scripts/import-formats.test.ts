@@ -261,13 +261,8 @@ describe('conversations.json of ChatGPT', () => {
       node(1, 9, 'user', 'q', { create_time: null }),
       node(2, 1, 'assistant', 'a', { create_time: null }),
     ];
-    const over = {
-      current_node: null,
-      conversation_id: undefined,
-      id: 'WEB:1',
-      update_time: null,
-      title: null,
-    };
+    const missing = { update_time: null, title: null };
+    const over = { ...missing, current_node: null, conversation_id: undefined, id: 'WEB:1' };
     const { conversation, messages } = await only(chatGpt(nodes, over));
     assert.deepEqual(said(messages), [
       ['user', 'q', 'complete'],
