@@ -22,9 +22,9 @@ export async function runCommand(work: () => Promise<void>): Promise<void> {
   }
 }
 
-/** The present time for names of files: `20260321T101500Z`. */
+/** The present time for names of files: `20260321T101500123Z`. With milliseconds, because a command may be repeated. */
 export function fileStamp(): string {
-  return new Date().toISOString().replace(/[-:]|\.\d+/g, '');
+  return new Date().toISOString().replace(/[-:.]/g, '');
 }
 
 /**
