@@ -8,7 +8,6 @@ import type {
   SequencedMessage,
 } from '../../src/domain/conversations/conversation.ts';
 import type { PurgeCount, PurgeStore } from '../../src/domain/conversations/purge.ts';
-import { insertRows } from '../support/export-data.ts';
 
 export const HOUR = 3_600_000;
 /** With milliseconds, and not of today: nothing here may depend on the clock. */
@@ -111,15 +110,22 @@ export async function contents(repository: ConversationRepository, id: string): 
   return (await messagesOf(repository, id, 0, 1000)).map((message) => message.content);
 }
 
-/** A conversation of `count` user messages, last active at {@link NOON}, in few statements. */
+/** A conversation of `count` user messages, last active at {@link NOON}: each statement doubles them. */
 export async function fillConversation(knex: Knex, id: string, count: number): Promise<void> {
   const time = '2024-03-21 12:00:00.123';
   await knex('conversations').insert({ id, created_at: time, last_active: time, last_seq: count });
-  const rows = Array.from({ length: count }, (_, index) => ({
-    ...{ uid: newId(), conversation_id: id, role: 'user', content: 'an old message' },
-    ...{ timestamp: time, updated_at: time, status: 'complete', length: 14, seq: index + 1 },
-  }));
-  await insertRows(knex, 'messages', rows);
+  const message = { role: 'user', content: 'an old message', length: 14, status: 'complete' };
+  const first = { conversation_id: id, ...message, timestamp: time, updated_at: time };
+  await knex('messages').insert({ ...first, uid: newId(), seq: 1 });
+  const columns = Object.keys(first).join(', ');
+  const uids = newId().slice(0, -12);
+  for (let made = 1; made < count; made *= 2) {
+    await knex.raw(
+      `INSERT INTO messages (uid, seq, ${columns}) SELECT CONCAT(?, ${100_000_000_000 + made} + seq), seq + ${made}, ${columns}
+       FROM messages WHERE conversation_id = ? AND seq <= ?`,
+      [uids, id, count - made],
+    );
+  }
 }
 
 /**

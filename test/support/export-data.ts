@@ -50,10 +50,11 @@ export async function store({ knex }: Database, conversations: readonly StoredCo
     return { id, created_at, last_active, last_seq: messages.length };
   });
   await insertRows(knex, 'conversations', heads);
-  const longest = Math.max(0, ...conversations.map(({ messages }) => messages.length));
   const rows: Record<string, string | number>[] = [];
-  for (let index = 0; index < longest; index += 1) {
-    for (const { id, messages } of conversations) {
+  let left = conversations;
+  for (let index = 0; left.length > 0; index += 1) {
+    left = left.filter(({ messages }) => index < messages.length);
+    for (const { id, messages } of left) {
       const message = messages[index];
       if (!message) continue;
       rows.push({ ...message, conversation_id: id, seq: index + 1, updated_at: message.timestamp });
