@@ -94,7 +94,7 @@ describe('npm run migrate:rollback', () => {
   });
 });
 
-for (const place of databases().slice(1)) {
+for (const place of databases(false).slice(1)) {
   describe(`npm run migrate on ${place.name}`, () => {
     it('tells a taken lock from one that cannot be written, and rolls back without a copy', async (t) => {
       const { DATABASE_URL = '' } = await place.create();

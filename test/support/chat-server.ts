@@ -14,6 +14,7 @@ import { problem } from '../../src/http/schemas/common.ts';
 import { conversation } from '../../src/http/schemas/conversations.ts';
 import { serverUrls } from './databases.ts';
 import { type FakeUpstream, startFakeUpstream } from './fake-upstream.ts';
+import { fillMysql } from './migrated.ts';
 import { plantMessage } from './planted.ts';
 import { startServer, type TestServer } from './server.ts';
 
@@ -169,8 +170,8 @@ export async function until<T>(
   }
 }
 
-/** The databases to run a suite on: SQLite, and a fresh one on each server that there is. */
-export function databases(): {
+/** The databases to run a suite on: SQLite, and a fresh one on each server that there is, migrated or without tables. */
+export function databases(migrated = true): {
   name: string;
   create(): Promise<Record<string, string>>;
   drop(): Promise<void>;
@@ -188,6 +189,7 @@ export function databases(): {
       name: `MySQL ${url.host}`,
       create: async () => {
         await run(`CREATE DATABASE ${database}`);
+        if (migrated) await fillMysql(url.href);
         return { DATABASE_URL: url.href, DB_AUTO_MIGRATE: 'on' };
       },
       drop: () => run(`DROP DATABASE ${database}`),

@@ -8,6 +8,7 @@ import mysql from 'mysql2/promise';
 import { pino } from 'pino';
 import type { DatabaseOptions } from '../../src/db/core/client.ts';
 import { type Database, openDatabase } from '../../src/db/database.ts';
+import { createSqlite, fillMysql } from './migrated.ts';
 
 export const silent = pino({ level: 'silent' });
 
@@ -52,7 +53,9 @@ export function eachDatabase(suite: Suite, { migrated = true }: SuiteOptions = {
       };
       before(async () => {
         await place.create();
-        if (migrated) await open().migrate();
+        const { target } = place;
+        if (!migrated) return;
+        await (target.kind === 'sqlite' ? createSqlite(target.file) : fillMysql(target.url));
       });
       after(async () => {
         await Promise.all(opened.map((database) => database.close()));

@@ -17,10 +17,13 @@ const MAX_SHOWN = 20;
 
 let server: Mariadb | undefined;
 let logs: string | undefined;
+let templates: string | undefined;
 
 export async function globalSetup(): Promise<void> {
   logs = mkdtempSync(join(tmpdir(), 'chat-test-logs-'));
   process.env.TEST_LOG_DIR = logs;
+  templates = mkdtempSync(join(tmpdir(), 'chat-templates-'));
+  process.env.TEST_TEMPLATES = templates;
   recordOutput();
   await provideDatabase();
 }
@@ -41,6 +44,7 @@ async function provideDatabase(): Promise<void> {
 /** @throws Error when a secret was logged; the logs then stay for inspection */
 export async function globalTeardown(): Promise<void> {
   await server?.stop();
+  if (templates !== undefined) rmSync(templates, { recursive: true, force: true });
   if (logs === undefined) return;
   delete process.env.TEST_LOG_DIR;
   const { leaks, files, characters, planted } = searchLogs(logs);

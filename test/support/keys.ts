@@ -12,6 +12,7 @@ import { ApiKeyService, type CreatedKey } from '../../src/services/access/api-ke
 import { type Answer, type ChatServer, type databases, startChat } from './chat-server.ts';
 import { silent } from './databases.ts';
 import { silentLog } from './fakes.ts';
+import { createSqlite } from './migrated.ts';
 
 /** Every scope but admin. */
 export const USER: readonly Scope[] = ['chat', 'read', 'export', 'metrics'];
@@ -98,9 +99,11 @@ export async function startLocked(
 
 /** As `npm run keys` does before the first start. */
 async function firstKey(env: Record<string, string>): Promise<Holder> {
-  const database = openDatabase(loadConfig(env).database, silent);
+  const { database: options } = loadConfig(env);
+  const { target } = options;
+  if (target.kind === 'sqlite') await createSqlite(target.file);
+  const database = openDatabase(options, silent);
   try {
-    await database.migrate();
     return holderOf(
       await keysOf(database.apiKeys).create({ owner: 'root', scopes: ['admin'], expiresAt: null }),
     );

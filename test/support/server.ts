@@ -5,6 +5,7 @@ import { startServer as compose, type Overrides, type RunningServer } from '../.
 import { loadConfig } from '../../src/config/config.ts';
 import { createLogger } from '../../src/logger.ts';
 import { RequestContext } from '../../src/request-context.ts';
+import { createSqlite } from './migrated.ts';
 import { plantMessage, plantSettings, recordLog } from './planted.ts';
 
 export interface TestServer extends RunningServer {
@@ -24,6 +25,8 @@ export async function startServer(
   overrides: Overrides = {},
 ): Promise<TestServer> {
   const folder = await mkdtemp(join(tmpdir(), 'chat-api-test-'));
+  const own = ['DATABASE_URL', 'DATA_DIR', 'DB_AUTO_MIGRATE'].every((name) => env[name] === undefined);
+  if (own) await createSqlite(join(folder, 'chat.sqlite'));
   const lines: Record<string, unknown>[] = [];
   const context = new RequestContext();
   plantSettings(env);
