@@ -10,18 +10,23 @@ import { stripVTControlCharacters } from 'node:util';
 import { makeFolder } from '../support/child-server.ts';
 import { provideProgram } from '../support/debian.ts';
 
-const CONNECTIONS = 300;
-/** Longer than the 15 s after which a head must be whole; slowhttptest reports every 5 s. */
-const SECONDS = 23;
+/** More than the threads, connections of the database and sockets of an agent that they could hold. */
+const CONNECTIONS = 100;
+/** Longer than the 15 s after which a head must be whole. */
+const HEADS_SECONDS = '23';
+/** The program takes half a core, however many connections it holds, and reports every 5 s. */
+const SECONDS = '7';
 const CLIENTS = 2;
 /** Between two requests of a client: people are no load test. */
-const PAUSE_MS = 50;
+const PAUSE_MS = 150;
 
 const MODES: Readonly<Record<string, (url: string) => string[]>> = {
-  'slow headers': (url) => ['-H', '-u', `${url}/`],
-  'slow bodies': (url) => ['-B', '-f', 'application/json', '-u', `${url}/api/chat`],
+  'slow headers': (url) => ['-H', '-l', HEADS_SECONDS, '-u', `${url}/`],
+  'slow bodies': (url) => ['-B', '-l', SECONDS, '-f', 'application/json', '-u', `${url}/api/chat`],
   'slow readers': (url) => [
     '-X',
+    '-l',
+    SECONDS,
     '-n',
     '2',
     '-w',
@@ -44,7 +49,7 @@ interface Attack {
 }
 
 async function attack(program: string, args: readonly string[]): Promise<Attack> {
-  const shape = ['-c', String(CONNECTIONS), '-r', '150', '-l', String(SECONDS), '-i', '2', '-p', '10'];
+  const shape = ['-c', String(CONNECTIONS), '-r', '50', '-i', '2', '-p', '10'];
   const child = spawn(program, [...shape, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
   const [coloured] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
   const output = stripVTControlCharacters(coloured);
@@ -96,10 +101,8 @@ describe('slowhttptest', { skip: program === undefined && 'there is no slowhttpt
     ).finally(() => done.abort());
     const [all, told] = await Promise.all([clients, attacks]);
     const taken = all.flat().sort((a, b) => a - b);
-    const p99 = taken[Math.floor(taken.length * 0.99)] ?? Number.POSITIVE_INFINITY;
-    t.diagnostic(
-      `${taken.length} requests, p99 ${Math.round(p99)} ms, slowest ${Math.round(taken.at(-1) ?? 0)} ms`,
-    );
+    const slowest = taken.at(-1) ?? Number.POSITIVE_INFINITY;
+    t.diagnostic(`${taken.length} requests, the slowest ${Math.round(slowest)} ms`);
     for (const [mode, { connected, available }] of told) {
       assert(connected >= CONNECTIONS * 0.9, `${mode}: only ${connected} connections were made`);
       assert(available.length > 0);
@@ -111,8 +114,8 @@ describe('slowhttptest', { skip: program === undefined && 'there is no slowhttpt
     }
     const heads = told.find(([mode]) => mode === 'slow headers');
     assert.equal(heads?.[1].end, 'No open connections left', 'heads that are not whole in 15 s are not cut');
-    // Who has to wait for the slow ones waits for the 15 s of a head.
+    // Who has to wait for the slow ones waits for the 7 s of a body, or the 15 s of a head.
     assert(taken.length > 60, `only ${taken.length} requests were answered`);
-    assert(p99 < 5000, `p99 is ${p99} ms`);
+    assert(slowest < 5000, `the slowest request took ${slowest} ms`);
   });
 });
