@@ -1,4 +1,4 @@
-/** A server with a `max_allowed_packet` of 1 MiB: see docs/deployment.md. */
+/** A server with a `max_allowed_packet` of 256 KiB: see docs/deployment.md. */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -16,7 +16,7 @@ import { delta, done, finish, reply, role, script } from '../support/fake-upstre
 import { findMariadbd, type Mariadb, startMariadb } from '../support/mariadb.ts';
 import { contents, messagesOf, newId, replyTo, startOf, userMessage } from './fixtures.ts';
 
-const PACKET = 1_048_576;
+const PACKET = 262_144;
 const WORKER = newId();
 
 /** Each character takes the most bytes: in UTF-8, as an escape, and as a pair that must not be split. */
@@ -61,9 +61,9 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
   const stored = async ({ conversationId }: Message) =>
     (await messagesOf(database.conversations, conversationId, 0, 10))[1];
 
-  test('25 replies with 200 KB of new text each are saved, without a failed batch', async () => {
+  test('25 replies with 50 KB of new text each are saved, without a failed batch', async () => {
     const turns = Array.from({ length: 25 }, streamingTurn);
-    const text = textOf(200_000);
+    const text = textOf(50_000);
     await Promise.all(
       turns.map(({ question, reply: one }) =>
         database.writer.write({ start: startOf(question), reply: one, worker: WORKER }),
@@ -93,12 +93,12 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
     assert.deepEqual(warnings, []);
   });
 
-  test('a journal with 25 replies of 200 KB is replayed after an outage', async () => {
+  test('a journal with 25 replies of 50 KB is replayed after an outage', async () => {
     const journal = new Journal(join(folder, 'journal.sqlite'), 1e9);
     const writer = new DurableWriter(database.writer, journal, logger, { retryMs: 60_000 });
     await server.kill();
-    const text = textOf(200_000);
-    const questions = Array.from({ length: 25 }, () => userMessage(newId(), { content: textOf(30_000) }));
+    const text = textOf(50_000);
+    const questions = Array.from({ length: 25 }, () => userMessage(newId(), { content: textOf(8000) }));
     for (const question of questions) {
       const unit = { start: startOf(question), reply: replyTo(question, { content: text }) };
       assert.equal(await writer.write(unit), 'journalled');
@@ -153,7 +153,7 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
   test('reasoning of the length of a packet is stored in parts, and longer reasoning as far as it fits', async () => {
     for (const [bytes, status] of [
       [PACKET, 'complete'],
-      [2_000_000, 'incomplete'],
+      [500_000, 'incomplete'],
     ] as const) {
       const reasoning = textOf(bytes);
       const whole = userMessage(newId());
@@ -186,7 +186,7 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
 
   test('a longer reply is stored as far as it fits, as incomplete; a longer message is refused', async () => {
     const question = userMessage(newId());
-    const content = textOf(2_000_000);
+    const content = textOf(500_000);
     assert.equal(
       await database.writer.write({ start: startOf(question), reply: replyTo(question, { content }) }),
       'saved',
@@ -208,7 +208,7 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
   test('calls of the length of a packet are stored in parts, longer ones not at all', async () => {
     for (const [bytes, status] of [
       [PACKET * 0.7, 'complete'],
-      [2_000_000, 'incomplete'],
+      [500_000, 'incomplete'],
     ] as const) {
       const tool_calls = [call(textOf(bytes)), call('{}')];
       const details = { wants_reasoning: true } as const;
@@ -279,18 +279,18 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
     assert(sent.startsWith(`[{"role":"user","content":${JSON.stringify(message)}}`));
   });
 
-  test('the start warns once; a reply of 2 MB ends with length for its caller too', async (t) => {
+  test('the start warns once; a reply of 500 KB ends with length for its caller too', async (t) => {
     const chat = await startChat({
       DATABASE_URL: url,
       SSE_OPEN_MS: '0',
       BODY_LIMIT: '8mb',
-      MESSAGE_MAX_CHARS: '2000000',
+      MESSAGE_MAX_CHARS: '500000',
     });
     t.after(() => chat.stop());
     const warned = chat.server.lines.filter(({ msg }) => /max_allowed_packet/.test(String(msg)));
     assert.equal(warned.length, 1);
     assert.equal(warned[0]?.max_allowed_packet, PACKET);
-    const text = 'x'.repeat(2_000_000);
+    const text = 'x'.repeat(500_000);
     const kept = text.slice(0, PACKET);
     chat.upstream.respond((exchange) =>
       exchange.request.body.stream
@@ -306,7 +306,7 @@ describe('with a small max_allowed_packet', { skip: findMariadbd() === undefined
       const [, row] = await chat.rows(conversation);
       assert.deepEqual([row?.content === kept, row?.status], [true, 'incomplete']);
     }
-    const long = await chat.call('POST', '/api/chat-stream', { message: 'y'.repeat(1_500_000) });
+    const long = await chat.call('POST', '/api/chat-stream', { message: 'y'.repeat(400_000) });
     problemOf(long, 413, 'body_too_large');
   });
 });

@@ -49,9 +49,10 @@ function archived({ id, created_at, last_active, messages }: StoredConversation)
 }
 
 function conversations(count: number, at: number, over: Partial<StoredConversation> = {}) {
-  return Array.from({ length: count }, (_, index) =>
-    storedConversation(at + index, ['a question', '答え 😀 "=1+1"\r\n', 'x'.repeat(20_000), ''], over),
-  );
+  return Array.from({ length: count }, (_, index) => {
+    const text = 'x'.repeat(index % 10 === 0 ? 20_000 : 20);
+    return storedConversation(at + index, ['a question', '答え 😀 "=1+1"\r\n', text, ''], over);
+  });
 }
 
 const byId = (list: readonly { readonly conversation_id: string }[]) =>
