@@ -17,7 +17,7 @@ import {
 
 const ROUTES = ['/api/chat', '/api/chat-stream'] as const;
 const TWO_DAYS = 2 * 86_400_000;
-const ROUNDS = 50;
+const ROUNDS = 20;
 
 const begun = async (person: Person, message: string): Promise<string> =>
   bodyOf(await person.call('POST', '/api/chat', { message })).conversation_id;
