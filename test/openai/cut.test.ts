@@ -88,7 +88,8 @@ describe('a stream of the model server that is cut at every byte', () => {
         ends[id === null ? 'refused' : 'broken'] += 1;
       }
       if (id === null) return assert.equal(text, '');
-      assert.equal((await chat.rows(id))[1]?.content, text);
+      // A failed reply without text is not stored. A slow one may be open before it fails.
+      assert.equal((await chat.rows(id))[1]?.content ?? '', text);
     });
     assert(ends.refused > 0 && ends.broken > 0 && ends.whole > 0, JSON.stringify(ends));
   });
