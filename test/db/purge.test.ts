@@ -105,7 +105,7 @@ eachDatabase((_name, open, options) => {
         } else {
           await knex('messages')
             .where({ conversation_id: changed, role: 'assistant' })
-            .update({ content: 'more', updated_at: '2026-03-21 12:00:00.000' });
+            .update({ content: 'more', updated_at: '2099-03-21 12:00:00.000' });
         }
         assert.equal((await purge.hide(candidates, cutoff, versions)).length, 1);
         assert.ok(await conversations.find(changed));
