@@ -4,7 +4,7 @@ import { MetricsStore } from '../db/workers/metrics-store.ts';
 import type { SnapshotStore } from '../domain/metrics.ts';
 import type { ScrapeMetrics } from '../http/routes/metrics.ts';
 import type { Logger } from '../logger.ts';
-import { addTotals, CONTENT_TYPES } from '../metrics/exposition.ts';
+import { addTotals, CONTENT_TYPES, type TextFormat } from '../metrics/exposition.ts';
 import { ProcessMetrics } from '../metrics/process-metrics.ts';
 import { Scraper } from '../metrics/scraper.ts';
 import { type Readers, ServerMetrics } from '../metrics/server-metrics.ts';
@@ -78,14 +78,11 @@ export async function composeScrapes(
   const scraper = new Scraper({ instruments, process: new ProcessMetrics(), store, folder, worker, log });
   await scraper.start();
   opened.defer(() => scraper.close());
-  const scrape: ScrapeMetrics = async (format) => ({
-    type: CONTENT_TYPES[format],
-    pieces: await scraper.scrape(format),
-  });
-  const scrapeOwn: ScrapeMetrics = async (format) => ({
-    type: CONTENT_TYPES[format],
-    pieces: await scraper.scrapeOwn(format),
-  });
+  const scrapeOf =
+    (piecesIn: (format: TextFormat) => Promise<string[]>): ScrapeMetrics =>
+    async (format) => ({ type: CONTENT_TYPES[format], pieces: await piecesIn(format) });
+  const scrape = scrapeOf((format) => scraper.scrape(format));
+  const scrapeOwn = scrapeOf((format) => scraper.scrapeOwn(format));
   return { scrape, scrapeOwn, index: store?.index ?? config.metrics.workerIndex ?? 0 };
 }
 

@@ -75,6 +75,8 @@ function countOpenFiles(registry: Registry, PromGauge: typeof Gauge): void {
 /** Of a histogram, prom-client gives the sums of its buckets, each as a value of its own. */
 export async function familyOf(metric: Metric): Promise<Family> {
   const { name, help, type, values } = await metric.get();
+  // Its types say a number, and it is a word.
+  const word = String(type);
   const series = new Map<string, number[]>();
   const bounds = new Set<number>();
   for (const { value, labels, ...rest } of values) {
@@ -89,6 +91,6 @@ export async function familyOf(metric: Metric): Promise<Family> {
     if (typeof le === 'number') bounds.add(le);
   }
   const family = { name, help, series: [...series] };
-  if (type.toString() === 'histogram') return { ...family, type: 'histogram', bounds: [...bounds] };
-  return { ...family, type: type.toString() === 'counter' ? 'counter' : 'gauge' };
+  if (word === 'histogram') return { ...family, type: 'histogram', bounds: [...bounds] };
+  return { ...family, type: word === 'counter' ? 'counter' : 'gauge' };
 }

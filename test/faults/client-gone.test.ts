@@ -134,7 +134,7 @@ async function cutOne(cluster: Cluster, ledger: Ledger, proxy: FaultProxy, rando
 }
 
 describe('slow readers', () => {
-  /** The reply is of 8 MB: a connection that nobody reads takes 6 MB before its writer has to wait. */
+  /** A reply of 8 MB: the buffers of a connection that is not read hold 6 MB of it. */
   const PIECES = 400_000;
   const READERS = 2;
   let cluster: Cluster;

@@ -61,7 +61,7 @@ for (const place of databases().slice(1)) {
       const entries = calls.map(() =>
         ledger.add(question({ pieces: 5, pace: 1 }), { key: newKey(), server: 1 }),
       );
-      /** The same at this server, of which nobody may see a difference. */
+      /** Sends the same requests to this server, which must give equal replies. */
       const repeat = async (server: number) => {
         for (const [n, entry] of entries.entries()) {
           const one = again(entry);

@@ -91,13 +91,13 @@ export class MetricsStore implements SnapshotStore {
 
   async read(): Promise<HostSnapshot> {
     // While the file is locked, a dead worker is shown as it was.
-    if (this.#dead().length > 0) await this.#write(() => this.#buryDead()).catch(() => {});
+    if (this.#dead().length > 0) await this.#write(() => this.#addDead()).catch(() => {});
     // One transaction, so that no worker is seen twice or not at all.
     return this.#file.transaction(() => ({ workers: this.#workers(), ended: this.#ended() }))();
   }
 
   end(families: readonly Family[]): Promise<void> {
-    return this.#write(() => this.#bury(this.#options.worker, families));
+    return this.#write(() => this.#addToTotals(this.#options.worker, families));
   }
 
   /** Without waiting: while another worker writes, the name gets its place with a later call. */
@@ -127,7 +127,7 @@ export class MetricsStore implements SnapshotStore {
   #register(): number {
     const { worker, index: wanted, isAlive } = this.#options;
     const living = this.#listed().filter(({ id }) => isAlive(id));
-    if (living.length > 0) this.#buryDead();
+    if (living.length > 0) this.#addDead();
     else this.#file.exec('DELETE FROM snapshots; DELETE FROM totals; DELETE FROM models');
     const taken = new Set(living.map(({ index }) => index));
     let index = wanted ?? 0;
@@ -143,16 +143,12 @@ export class MetricsStore implements SnapshotStore {
     return this.#listed().flatMap(({ id }) => (id === worker || isAlive(id) ? [] : id));
   }
 
-  #buryDead(): void {
-    for (const id of this.#dead()) {
-      this.#bury(
-        id,
-        parse(this.#file.prepare<[string], Stored>('SELECT families FROM snapshots WHERE id = ?').get(id)),
-      );
-    }
+  #addDead(): void {
+    const stored = this.#file.prepare<[string], Stored>('SELECT families FROM snapshots WHERE id = ?');
+    for (const id of this.#dead()) this.#addToTotals(id, parse(stored.get(id)));
   }
 
-  #bury(id: string, families: readonly Family[]): void {
+  #addToTotals(id: string, families: readonly Family[]): void {
     const { changes } = this.#file.prepare('DELETE FROM snapshots WHERE id = ?').run(id);
     if (changes === 0) return;
     const total = this.#options.add(this.#ended(), families);
