@@ -37,6 +37,8 @@ const LEAST_TEXT = 20;
 const LEAST_SECRET = 6;
 /** Of a long text the beginning is enough. */
 const MOST = 64;
+const WARNING = /"level":"(?:warn|error|fatal)"/;
+const MOST_WARNINGS = 20;
 
 const planted = z.object({ kind: z.string(), text: z.string() });
 
@@ -71,8 +73,13 @@ function append(name: string, text: string): void {
   writeSync(file, text);
 }
 
+/** What servers of this process last warned of; shown with a test that fails. */
+export const recentWarnings: string[] = [];
+
 /** Writes down what a server said: whole lines. */
 export function recordLog(lines: string): void {
+  recentWarnings.push(...lines.split('\n').filter((line) => WARNING.test(line)));
+  recentWarnings.splice(0, recentWarnings.length - MOST_WARNINGS);
   append(here + LOG, lines.endsWith('\n') ? lines : `${lines}\n`);
 }
 

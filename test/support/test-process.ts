@@ -5,8 +5,14 @@ import asyncHooks from 'node:async_hooks';
 // an uncaught error fails the process anyway.
 const { createHook } = asyncHooks;
 asyncHooks.createHook = (callbacks) => createHook({ ...callbacks, trackPromises: false });
-const { after } = await import('node:test');
+const { after, afterEach } = await import('node:test');
 asyncHooks.createHook = createHook;
+
+afterEach(async (test) => {
+  if (!('passed' in test) || test.passed) return;
+  const { recentWarnings } = await import('./planted.ts');
+  for (const line of recentWarnings.splice(0)) process.stdout.write(`${line}\n`);
+});
 
 // A process that is made to exit loses what its standard output has not taken yet.
 const { _handle: handle } = process.stdout as unknown as { _handle?: { setBlocking?(on: boolean): void } };
