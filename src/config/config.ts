@@ -35,7 +35,7 @@ export interface Config {
   readonly workers: number;
   readonly database: DatabaseConfig;
   readonly model: {
-    /** Neither key nor base URL: the built-in demo model. */
+    /** The built-in demo model. */
     readonly demo: boolean;
     readonly apiKey: string | undefined;
     readonly baseUrl: string | undefined;
@@ -176,8 +176,13 @@ function trimmed(environment: Environment): Record<string, string> {
   return withoutEmpty({ ...Object.fromEntries(texts), SYSTEM_PROMPT });
 }
 
+/** Neither key nor base URL. */
+function isDemo({ OPENAI_API_KEY, OPENAI_BASE_URL }: Settings): boolean {
+  return OPENAI_API_KEY === undefined && OPENAI_BASE_URL === undefined;
+}
+
 function modelConfig(settings: Settings, environment: Environment): Config['model'] {
-  const demo = settings.OPENAI_API_KEY === undefined && settings.OPENAI_BASE_URL === undefined;
+  const demo = isDemo(settings);
   const usesProxy = environment.NODE_USE_ENV_PROXY === '1' && !demo;
   return {
     demo,
@@ -209,7 +214,7 @@ function fallbackConfig(settings: Settings): Config['model']['fallback'] {
 
 function chatConfig(settings: Settings, loopback: boolean): Config['chat'] {
   return {
-    model: settings.OPENAI_MODEL,
+    model: settings.OPENAI_MODEL ?? (isDemo(settings) ? 'demo' : 'gpt-4o-mini'),
     systemPrompt: settings.SYSTEM_PROMPT,
     parameters: {
       ...(settings.OPENAI_TEMPERATURE !== undefined && { temperature: settings.OPENAI_TEMPERATURE }),

@@ -35,7 +35,7 @@ export const settingsSchema = z.object({
   DB_AUTO_MIGRATE: onOff().optional(),
   OPENAI_API_KEY: apiKey().optional(),
   OPENAI_BASE_URL: baseUrl().optional(),
-  OPENAI_MODEL: text().default('gpt-4o-mini'),
+  OPENAI_MODEL: text().optional(),
   OPENAI_TIMEOUT_MS: integer(1, MAX_MS).default(60_000),
   OPENAI_FIRST_TOKEN_TIMEOUT_MS: integer(1, MAX_MS).default(30_000),
   OPENAI_IDLE_TIMEOUT_MS: integer(1, MAX_MS).default(30_000),

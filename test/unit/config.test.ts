@@ -257,6 +257,11 @@ describe('settings that can never work', () => {
     assert.equal(config.chat.model, 'gpt-4o-mini');
   });
 
+  it('name the demo model where there is no other', () => {
+    assert.equal(loadConfig({}).chat.model, 'demo');
+    assert.equal(loadConfig({ OPENAI_MODEL: 'mine' }).chat.model, 'mine');
+  });
+
   it('do not include a URL with parameters, a path with @ or an encoded password', () => {
     for (const [text, used] of [
       ['HTTP://H', 'http://h'],
