@@ -70,9 +70,10 @@ export class ContextReader {
     let page = Math.min(Math.max(limit, 1), FIRST_PAGE);
     const until = options.before === undefined ? LAST : options.before - 1;
     const first = await this.#newestFirst<Row & Head>(id, page, until, activeSince, HEAD_COLUMNS);
-    const head = first[0] ?? (await this.#head(id, activeSince));
+    const known = first[0] ?? (await this.#head(id, activeSince));
+    const head = known && 'expired' in known && known.expired === 1 ? undefined : known;
     for (let rows: readonly Row[] = first; ; ) {
-      const conversation = rows[0] ?? head;
+      const conversation = rows[0] ?? known;
       if (conversation && !canAccess(access, conversation.owner)) throw conversationNotFound();
       for (const row of rows) {
         if (row.details_bytes !== null) long.set(row.uid, { id: row.id, bytes: row.details_bytes });
@@ -117,12 +118,13 @@ export class ContextReader {
     );
   }
 
-  /** Of a conversation without messages. */
-  async #head(id: string, activeSince: Instant): Promise<Head | undefined> {
-    const [head] = await select<Head>(
+  /** Of a conversation without messages, or of an expired one, which keeps its owner until it is purged. */
+  async #head(id: string, activeSince: Instant): Promise<(Head & { expired: number }) | undefined> {
+    const [head] = await select<Head & { expired: number }>(
       this.#knex,
-      `SELECT ${HEAD_COLUMNS} FROM conversations c WHERE c.id = ? AND c.deleted_at IS NULL AND ${isUnexpired('c')}`,
-      [id, toTime(activeSince)],
+      `SELECT ${HEAD_COLUMNS}, CASE WHEN ${isUnexpired('c')} THEN 0 ELSE 1 END AS expired
+       FROM conversations c WHERE c.id = ? AND c.deleted_at IS NULL`,
+      [toTime(activeSince), id],
     );
     return head;
   }
