@@ -8,11 +8,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, beforeEach, describe, it } from 'node:test';
 import Sqlite from 'better-sqlite3';
-import { startServer } from '../../src/compose/index.ts';
-import { loadConfig } from '../../src/config/config.ts';
+import { type RunningServer, startServer } from '../../src/compose/index.ts';
+import { type Config, loadConfig } from '../../src/config/config.ts';
 import { Journal } from '../../src/db/journal/journal.ts';
 import { createLogger } from '../../src/logger.ts';
 import { RequestContext } from '../../src/request-context.ts';
+import { StartError } from '../../src/startup/start-error.ts';
 import { newId, startOf, userMessage } from '../db/fixtures.ts';
 import { databases, until } from '../support/chat-server.ts';
 import { type ChildFolder, type ChildServer, makeFolder } from '../support/child-server.ts';
@@ -30,6 +31,21 @@ function openHandles(folder: string): string[] {
   });
   const resources = process.getActiveResourcesInfo().filter((kind) => /TCP|Watch|FSEvent/.test(kind));
   return [...resources, ...files.filter((file) => file.startsWith(folder))].sort();
+}
+
+function startHere(config: Config): Promise<RunningServer> {
+  const log = createLogger({ level: 'silent', file: undefined }, () => ({}));
+  return startServer(config, '0.0.0-test', log, new RequestContext());
+}
+
+/** Of most refusals the message is enough: what the process does with it is shown once, and costs its start. */
+function refusesHere(env: Record<string, string>, wanted: RegExp): Promise<void> {
+  return assert.rejects(startHere(loadConfig({ PORT: '0', ...env })), (error) => {
+    assert(error instanceof StartError, String(error));
+    assert.match(error.message, wanted);
+    assert.doesNotMatch(error.message, /\n/);
+    return true;
+  });
 }
 
 describe('node src/main.ts', () => {
@@ -134,8 +150,8 @@ describe('node src/main.ts', () => {
     await once(other, 'listening');
     const address = other.address();
     assert(address !== null && typeof address === 'object');
-    const child = folder.start({ PORT: String(address.port) });
-    await refuses(child, new RegExp(`^The server cannot start: port ${address.port} on 127.0.0.1 is in use`));
+    const env = { PORT: String(address.port), DATA_DIR: folder.path };
+    await refusesHere(env, new RegExp(`^port ${address.port} on 127.0.0.1 is in use`));
     other.close();
   });
 
@@ -155,15 +171,9 @@ describe('node src/main.ts', () => {
     const LOG_FILE = join(path, 'chat.log');
     await Promise.all([
       ...[join(folder.path, 'file'), join(folder.path, 'file', 'x'), path, join(path, 'x')].map((DATA_DIR) =>
-        refuses(
-          folder.start({ DATA_DIR }),
-          /^The server cannot start: DATA_DIR \S+ cannot be used: E[A-Z]+: /,
-        ),
+        refusesHere({ DATA_DIR }, /^DATA_DIR \S+ cannot be used: E[A-Z]+: /),
       ),
-      refuses(
-        folder.start({ DATABASE_URL }),
-        /^The server cannot start: the database cannot be opened: E[A-Z]+: /,
-      ),
+      refusesHere({ DATA_DIR: folder.path, DATABASE_URL }, /^the database cannot be opened: E[A-Z]+: /),
       refuses(
         folder.start({ LOG_FILE }),
         /^The server cannot start: LOG_FILE \S+ cannot be opened: E[A-Z]+: /,
@@ -172,21 +182,19 @@ describe('node src/main.ts', () => {
   });
 
   it('waits for a database or journal that another program has locked, and then says so', async (t) => {
-    const [one, other] = [await makeFolder(), await makeFolder()];
-    folders.push(one, other);
-    const lock = async ({ path }: ChildFolder, name: string) => {
-      await mkdir(join(path, 'data'));
-      const file = new Sqlite(join(path, 'data', name));
+    const lock = async (name: string) => {
+      const DATA_DIR = join(folder.path, name);
+      await mkdir(DATA_DIR);
+      const file = new Sqlite(join(DATA_DIR, `${name}.sqlite`));
       t.after(() => file.close());
       file.exec('BEGIN EXCLUSIVE');
+      return { DATA_DIR };
     };
-    await lock(one, 'chat.sqlite');
-    await lock(other, 'journal.sqlite');
     await Promise.all([
-      refuses(one.start(), /^The server cannot start: the database file is locked by another program$/),
-      refuses(
-        other.start(),
-        /^The server cannot start: DATA_DIR \S+ cannot be used: its journal.sqlite is locked by another program$/,
+      refusesHere(await lock('chat'), /^the database file is locked by another program$/),
+      refusesHere(
+        await lock('journal'),
+        /^DATA_DIR \S+ cannot be used: its journal.sqlite is locked by another program$/,
       ),
     ]);
   });
@@ -197,46 +205,40 @@ describe('node src/main.ts', () => {
     const disk = smallDisk(64);
     if (!disk) return t.skip('needs root on Linux');
     t.after(() => disk.remove());
-    const refusal = /^The server cannot start: DATA_DIR \S+ cannot be used: /;
+    const refusal = /^DATA_DIR \S+ cannot be used: /;
     await writeFile(join(disk.folder, 'filler'), Buffer.alloc(60 * 1024));
-    await refuses(folder.start({ DATA_DIR: disk.folder }), refusal);
+    await refusesHere({ DATA_DIR: disk.folder }, refusal);
     const DATABASE_URL = `sqlite:${join(disk.folder, 'chat.sqlite')}`;
-    const full = /^The server cannot start: the database file cannot be used \(SQLITE_(FULL|IOERR\w*)\)$/;
-    await refuses(folder.start({ DATABASE_URL }), full);
+    const full = /^the database file cannot be used \(SQLITE_(FULL|IOERR\w*)\)$/;
+    await refusesHere({ DATA_DIR: folder.path, DATABASE_URL }, full);
     spawnSync('mount', ['-o', 'remount,ro', disk.folder]);
     const paths = [disk.folder, join(disk.folder, 'data')];
-    await Promise.all(paths.map((DATA_DIR) => refuses(folder.start({ DATA_DIR }), refusal)));
+    await Promise.all(paths.map((DATA_DIR) => refusesHere({ DATA_DIR }, refusal)));
   });
 
   it('rejects a DATA_DIR that holds turns, or a running server, of another database', async () => {
     const child = folder.start();
     await child.listening();
-    const other = { DATABASE_URL: `sqlite:${join(folder.path, 'other.sqlite')}`, DATA_DIR: 'data' };
+    const DATA_DIR = join(folder.path, 'data');
+    const other = { DATABASE_URL: `sqlite:${join(folder.path, 'other.sqlite')}`, DATA_DIR };
     const wanted =
-      /^The server cannot start: DATA_DIR .* cannot be used: it holds turns, or a running server, of another database \(SQLite .*chat\.sqlite\)\. Give each database a DATA_DIR of its own/;
-    await refuses(folder.start(other), wanted);
+      /^DATA_DIR .* cannot be used: it holds turns, or a running server, of another database \(SQLite .*chat\.sqlite\)\. Give each database a DATA_DIR of its own/;
+    await refusesHere(other, wanted);
     // Of the same database there can be many.
-    await folder.start().listening();
+    await (await startHere(loadConfig({ PORT: '0', DATA_DIR }))).stop();
     child.process.kill('SIGKILL');
     await child.exited();
   });
 
   it('takes over a DATA_DIR without turns from another database, and rejects one with turns', async () => {
-    const data = join(folder.path, 'data');
-    const first = folder.start();
-    await first.listening();
-    first.process.send?.('shutdown');
-    await first.exited();
-    const other = { DATABASE_URL: `sqlite:${join(folder.path, 'other.sqlite')}`, DATA_DIR: 'data' };
-    const second = folder.start(other);
-    await second.listening();
-    second.process.send?.('shutdown');
-    await second.exited();
-    const journal = new Journal(join(data, 'journal.sqlite'), 1e6);
+    const first = { PORT: '0', DATA_DIR: join(folder.path, 'data') };
+    const second = { ...first, DATABASE_URL: `sqlite:${join(folder.path, 'other.sqlite')}` };
+    for (const env of [first, second]) await (await startHere(loadConfig(env))).stop();
+    const journal = new Journal(join(first.DATA_DIR, 'journal.sqlite'), 1e6);
     await journal.append({ start: startOf(userMessage(newId())) });
     await journal.close();
-    await refuses(folder.start(), /another database \(SQLite .*other\.sqlite\)/);
-    assert.match(await readFile(join(data, 'database.txt'), 'utf8'), /other\.sqlite$/m);
+    await refusesHere(first, /another database \(SQLite .*other\.sqlite\)/);
+    assert.match(await readFile(join(first.DATA_DIR, 'database.txt'), 'utf8'), /other\.sqlite$/m);
   });
 
   it('ends on a signal while it waits for a database that does not respond', async (t) => {
@@ -264,10 +266,8 @@ describe('node src/main.ts', () => {
     const settings = { PORT: '0', DATA_DIR: path, CONTENT_FILTER_FILE: join(path, 'words.txt') };
     const { http, ...config } = loadConfig(settings);
     const broken = { ...config, http: { ...http, trustProxy: ['no address'] } };
-    const context = new RequestContext();
-    const log = createLogger({ level: 'silent', file: undefined }, () => ({}));
     const before = openHandles(path);
-    await assert.rejects(startServer(broken, '0.0.0-test', log, context), /no address/);
+    await assert.rejects(startHere(broken), /no address/);
     await until('nothing is open', () => openHandles(path).length <= before.length);
     assert.deepEqual(openHandles(path), before);
     assert.deepEqual(await readdir(join(path, 'workers')), []);
@@ -277,12 +277,12 @@ describe('node src/main.ts', () => {
     it(`refuses to start while migrations are pending on ${place.name}, naming the command`, async (t) => {
       const { DATABASE_URL = '' } = await place.create();
       t.after(() => place.drop());
-      const refused = folder.start({ DATABASE_URL });
-      await refuses(refused, /^The server cannot start: .*\d+ migrations are pending.*"npm run migrate"/);
-      const migrated = folder.start({ DATABASE_URL, DB_AUTO_MIGRATE: 'on' });
-      const { database } = await migrated.line(/ listens on /);
-      assert.match(String(database), /^MySQL 127\.0\.0\.1:\d+\/chat_http_\w+$/);
-      assert.equal((await chat(await migrated.listening(), { message: 'x' })).status, 200);
+      const env = { PORT: '0', DATA_DIR: folder.path, DATABASE_URL };
+      await refusesHere(env, /^.*\d+ migrations are pending.*"npm run migrate"/);
+      const migrated = await startHere(loadConfig({ ...env, DB_AUTO_MIGRATE: 'on' }));
+      assert.match(migrated.database.describe(), /^MySQL 127\.0\.0\.1:\d+\/chat_http_\w+$/);
+      assert.equal((await chat(migrated.url, { message: 'x' })).status, 200);
+      await migrated.stop();
     });
   }
 });
