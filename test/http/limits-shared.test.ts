@@ -13,9 +13,9 @@ import { provideRedis, REDIS_PASSWORD, type RedisServer, startRedis } from '../s
 import { query } from '../support/snapshot.ts';
 import { question } from '../support/story.ts';
 
-const WORKERS = 4;
+const WORKERS = 3;
 const STORE_DOWN = /^rate limit store unavailable, counting locally$/;
-const REQUESTS = 50;
+const REQUESTS = 30;
 const EXPORTS = 10;
 const STREAMS = 10;
 const LIMITS = {
@@ -90,7 +90,7 @@ function assertThrough(statuses: readonly number[], limit: number): void {
   assert.equal(through, limit);
 }
 
-/** The suite of four processes that share their counts one way or the other. */
+/** The suite of processes that share their counts one way or the other. */
 function sharing(name: string, start: () => Promise<Cluster>, end: () => Promise<void>): void {
   describe(name, () => {
     let cluster: Cluster;
