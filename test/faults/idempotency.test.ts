@@ -99,33 +99,32 @@ for (const place of databases().slice(1)) {
       }),
     );
 
-    for (const when of ['while its lease runs', 'after its lease'] as const) {
-      it(`whose process is killed during the reply has one visible reply when it is repeated ${when}`, async () => {
-        const calls = [ask, stream];
-        const entries = calls.map(() =>
-          ledger.add(question({ pieces: 30, pace: 40 }), { key: newKey(), server: 2 }),
-        );
-        const first = entries.map((entry, n) => calls[n]?.(url(2), entry));
-        const running = async () => {
-          const rows = await query(cluster.place, "SELECT content FROM messages WHERE status = 'streaming'");
-          return rows.map((row) => z.object({ content: z.string() }).parse(row).content.length);
-        };
-        // The text of a whole reply comes at its end.
-        await until('both replies have begun', async () => {
-          const lengths = await running();
-          return lengths.length === 2 && lengths.some((length) => length > 0);
-        });
-        await cluster.at(2).kill(ledger);
-        await Promise.all(first);
-        if (when === 'after its lease') {
-          await until('the replies are closed', async () => (await running()).length === 0);
-        }
-        await Promise.all(entries.map((entry, n) => insist(entry, WORKERS - 1, calls[n])));
-        await cluster.at(2).start();
-        for (const entry of entries) await assertOneReply(entry);
-        await balance(ledger, cluster.place);
+    it('whose process is killed during the reply has one visible reply when it is repeated while its lease runs, and after it', async () => {
+      const calls = [ask, stream, ask, stream];
+      const entries = calls.map(() =>
+        ledger.add(question({ pieces: 30, pace: 40 }), { key: newKey(), server: 2 }),
+      );
+      const first = entries.map((entry, n) => calls[n]?.(url(2), entry));
+      const running = async () => {
+        const rows = await query(cluster.place, "SELECT content FROM messages WHERE status = 'streaming'");
+        return rows.map((row) => z.object({ content: z.string() }).parse(row).content.length);
+      };
+      // The text of a whole reply comes at its end.
+      await until('all replies have begun', async () => {
+        const lengths = await running();
+        return lengths.length === 4 && lengths.filter((length) => length > 0).length === 2;
       });
-    }
+      await cluster.at(2).kill(ledger);
+      await Promise.all(first);
+      const repeat = (some: readonly Entry[]) =>
+        Promise.all(some.map((entry, n) => insist(entry, WORKERS - 1, calls[n])));
+      const early = repeat(entries.slice(0, 2));
+      await until('the replies are closed', async () => (await running()).length === 0);
+      await Promise.all([early, repeat(entries.slice(2))]);
+      await cluster.at(2).start();
+      for (const entry of entries) await assertOneReply(entry);
+      await balance(ledger, cluster.place);
+    });
 
     /** In the conversation, in an export and in what the model is sent with the next question. */
     async function assertOneReply(entry: Entry): Promise<void> {

@@ -78,7 +78,9 @@ describe('metrics of several workers', () => {
   let folder: ChildFolder;
   /** Those that run after each test. */
   const workers: Worker[] = [];
-  const start = () => startIn(folder);
+  const start = (env?: Readonly<Record<string, string>>) => startIn(folder, env);
+  const port = 20_000 + (process.pid % 20_000);
+  const env = (index: string) => ({ METRICS_PORT: String(port), NODE_APP_INSTANCE: index });
   before(async () => {
     folder = await makeFolder();
   });
@@ -135,23 +137,21 @@ describe('metrics of several workers', () => {
 
   it('begin anew when all workers have ended', async () => {
     for (const worker of workers.splice(0)) await kill(worker);
-    assert.deepEqual((await scrape(await start())).turns(), { '0': 0 });
+    workers[0] = await start(env('0'));
+    assert.deepEqual((await scrape(workers[0])).turns(), { '0': 0 });
   });
 
-  it('are served on METRICS_PORT and the index of each worker, through a replacement by PM2', async (t) => {
-    const own = await makeFolder();
-    t.after(() => own.remove());
-    const port = 20_000 + (process.pid % 20_000);
+  it('are served on METRICS_PORT and the index of each worker, through a replacement by PM2', async () => {
     const at = async (index: number) => {
       const response = await fetch(`http://127.0.0.1:${port + index}/metrics`);
       return new Exposition(await response.text()).turns();
     };
-    const env = (index: string) => ({ METRICS_PORT: String(port), NODE_APP_INSTANCE: index });
-    const [first, second] = [await startIn(own, env('0')), await startIn(own, env('1'))];
+    const [first, second] = [workers[0], await start(env('1'))];
+    assert(first);
     await ask(second, 1);
     await until('the ports', async () => Promise.all([at(0), at(1)]).catch(() => false));
     assert.deepEqual([await at(0), await at(1)], [{ '0': 0 }, { '1': 1 }]);
-    const successor = await startIn(own, env('0'));
+    const successor = await start(env('0'));
     await ask(successor, 1);
     await untilTurns(successor, { '0': 1, '0-old': 0, '1': 1 });
     await kill(first, 'SIGTERM');

@@ -156,23 +156,3 @@ describe('under PM2', () => {
     assert.match(log, /"path":"\/api\/chat"/);
   });
 });
-
-describe('without a manager', () => {
-  it('the message that PM2 sends on Windows stops the server cleanly', async () => {
-    const { fork } = await import('node:child_process');
-    const folder = await mkdtemp(join(tmpdir(), 'chat-api-message-'));
-    const child = fork(join(PROJECT, 'src', 'main.ts'), {
-      // Otherwise it has those of this process, which are for tests.
-      execArgv: [],
-      env: { ...process.env, PORT: '0', DATA_DIR: folder },
-      silent: true,
-    });
-    await new Promise((resolve) =>
-      child.on('message', (message) => message === 'ready' && resolve(undefined)),
-    );
-    child.send('shutdown');
-    const code = await new Promise((resolve) => child.on('exit', resolve));
-    await rm(folder, { recursive: true, force: true });
-    assert.equal(code, 0);
-  });
-});
