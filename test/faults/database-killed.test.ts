@@ -13,8 +13,8 @@ import { type OwnDatabase, startOwnDatabase } from '../support/own-database.ts';
 import { type Random, randomised, rounds } from '../support/random.ts';
 import { question } from '../support/story.ts';
 
-const KILLS = rounds(3, 20);
-const BOTH = rounds(2, 8);
+const KILLS = rounds(2, 20);
+const BOTH = rounds(1, 8);
 const REPLAYED_MS = 20_000;
 
 if (serverUrls().length > 0 && findMariadbd()) {
@@ -107,12 +107,9 @@ if (serverUrls().length > 0 && findMariadbd()) {
           await pause(random.int(50, 500));
           await Promise.all(cluster.members.map((member) => member.kill(ledger, away)));
           await Promise.all([...running, ...short].map(([, outcome]) => outcome));
-          const starts = [
-            () => database.server.start(),
-            ...cluster.members.map((member) => () => member.start()),
-          ];
-          if (random.chance(0.5)) starts.reverse();
-          for (const start of starts) await start();
+          // One server before the database, one after it.
+          const [early, late] = random.chance(0.5) ? cluster.members : cluster.members.toReversed();
+          for (const one of [early, database.server, late]) await one?.start();
         }
         await balance(ledger, database.place, { withinMs: REPLAYED_MS });
       }),
@@ -132,7 +129,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
           }
         };
         const lanes = Array.from({ length: 8 }, () => lane(random.fork()));
-        for (let n = 0; n < 3; n += 1) {
+        for (let n = 0; n < 2; n += 1) {
           await pause(300);
           await database.server.restart();
         }

@@ -22,7 +22,7 @@ const HOUR = 3_600_000;
 const MESSAGES = 10_000;
 /** So much text that a process that held all of it would need more than its heap has room for, and would end. */
 const LARGE = Array(2500).fill('今天天气很好 "quoted" '.repeat(400));
-const KILLS = rounds(4, 10);
+const KILLS = rounds(2, 10);
 /** A job notes every half second where it is to be resumed. */
 const NOTED_MS = 700;
 const ALL = '/api/conversations/export-all';
@@ -295,7 +295,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
   });
 }
 
-const disk = smallDisk(8 * 1024);
+const disk = smallDisk(4 * 1024);
 if (disk) {
   describe('an export job on a disk that is full', () => {
     after(() => disk.remove());
@@ -317,7 +317,7 @@ if (disk) {
         const at = Date.now() - 2 * HOUR;
         await store(chat.server.database, [
           storedConversation(at, texts(10)),
-          storedConversation(at + HOUR, texts(shared ? 330 : 500)),
+          storedConversation(at + HOUR, texts(shared ? 160 : 250)),
         ]);
         for (const compression of ['none', 'gzip']) {
           const { id } = await startJob(chat.url, { format: 'csv', compression });

@@ -18,7 +18,7 @@ import { question } from '../support/story.ts';
 /** The long run has two parts, which make 26 kills on every database. */
 const PARTS = ['first', 'second'].slice(0, rounds(1, 2));
 /** Of each part. */
-const KILLS = rounds(3, 13);
+const KILLS = rounds(2, 13);
 const STREAMS = 6;
 const READ_MS = 60_000;
 
@@ -50,7 +50,7 @@ async function killAgainAndAgain(cluster: Cluster, random: Random, t: TestContex
   const readers: Promise<void>[] = [];
   for (let n = 0; n < KILLS; n += 1) {
     const member = random.pick(cluster.members);
-    const long = n % 5 === 2;
+    const long = n % 5 === 1;
     const entries = Array.from({ length: STREAMS }, () => open(member, ledger, random, long));
     // In some rounds a reader has had text for longer than the time between two checkpoints.
     if (long) await until('some text', async () => entries.some(({ shown }) => shown !== ''));

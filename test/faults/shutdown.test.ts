@@ -11,7 +11,7 @@ import { randomised, rounds } from '../support/random.ts';
 import { question } from '../support/story.ts';
 
 /** Far more than the connections of a pool, each of which saves once. */
-const STREAMS = rounds(250, 1000);
+const STREAMS = rounds(100, 1000);
 const GRACE_MS = 4000;
 
 for (const place of databases()) {
