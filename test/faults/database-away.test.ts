@@ -130,7 +130,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
 
   describe('a conversation that is still in the journal when the database is back', () => {
     it('is not unknown: reads and deletions return its true state, and a deletion wins', async () => {
-      for (let n = 0; n < rounds(3, 6); n += 1) {
+      for (let n = 0; n < rounds(2, 6); n += 1) {
         await database.server.kill();
         const entries = Array.from({ length: 6 }, () => ledger.add(question({ pieces: 2, pace: 1 })));
         for (const entry of entries) assert.equal(await ask(cluster.at(0).url, entry), 'ended');
