@@ -1,14 +1,17 @@
 /** Clients that send a byte now and then, or stop reading, on every route where that can last. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
-import { request } from 'node:http';
+import { request, type ServerResponse } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { after, before, describe, it } from 'node:test';
-import { setTimeout as pause } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises';
 import { type ChatServer, databases, startChat, until } from '../support/chat-server.ts';
 import { store, storedConversation } from '../support/export-data.ts';
 import { download, jobThatIs, startJob } from '../support/export-jobs.ts';
+import { reply } from '../support/fake-upstream.ts';
+import { joined, resumeStream } from '../support/sse-client.ts';
 
 const ID = '0198f6f0-0000-7000-8000-000000000000';
 
@@ -93,6 +96,31 @@ const MB = 1024 * 1024;
 /** More than the buffers of the system take for a client that does not read. */
 const DATA_MB = 24;
 const TIME = '2026-01-01 00:00:00.000';
+
+describe('a reader of a stream that stops reading', () => {
+  it('makes the server wait with the rest, which it gets when it reads again', async (t) => {
+    const chat = await startChat({ REPLY_MAX_BYTES: '15mb' });
+    t.after(() => chat.stop());
+    // More than the buffers of a connection, which hold about 6 MB.
+    const text = '很长'.repeat(2 * MB);
+    chat.upstream.respond(reply(text));
+    const { message_id: id } = await chat.ask({ message: 'a long one' });
+    chat.upstream.respond(reply('short'));
+    let response: ServerResponse | undefined;
+    const note = (message: unknown) => {
+      ({ response } = message as { response: ServerResponse });
+    };
+    subscribe('http.server.request.start', note);
+    const reader = await resumeStream(chat.url, id);
+    unsubscribe('http.server.request.start', note);
+    await until('the connection is full', () => response?.writableNeedDrain);
+    // The session could write a part in each of these turns of the event loop.
+    for (let turn = 0; turn < 2000; turn++) await nextTurn();
+    assert((response?.writableLength ?? text.length) < MB / 4, `${response?.writableLength} bytes wait`);
+    assert.equal((await chat.ask({ message: 'others are served' })).response, 'short');
+    assert.equal(joined(await reader.rest()), text);
+  });
+});
 
 for (const place of databases()) {
   describe(`clients of exports, on ${place.name},`, () => {
