@@ -1,4 +1,5 @@
 import fc from 'fast-check';
+import { anyCharacter } from '../../support/any-character.ts';
 
 const FORMULAS = [
   '$',
@@ -131,7 +132,7 @@ export const markdown = joined([...INLINE, ...BLOCKS, ...BLOCKS], 24);
 
 /** Arbitrary text, including lone surrogates and control characters. */
 export const anyText = fc.oneof(
-  fc.string({ unit: 'binary', maxLength: 40 }),
+  fc.string({ unit: anyCharacter, maxLength: 40 }),
   fc
     .array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 30 })
     .map((units) => String.fromCharCode(...units)),
