@@ -209,13 +209,16 @@ for (const place of databases()) {
         'not the same in both headers': { ...bearer(alice.key), 'x-api-key': bob.key },
         'the same, but one is wrong': { ...bearer(alice.key), 'x-api-key': wrong },
       };
+      // The others do not reach the database.
+      if (place.name !== 'SQLite')
+        bad = { wrong: bearer(wrong), expired: bad.expired ?? {}, revoked: bad.revoked ?? {} };
     });
     after(() => chat.stop());
 
     /** How much there is of everything that a request could make or take away. */
     const inventory = async () => {
       const tables = ['conversations', 'messages', 'export_jobs', 'idempotency_keys', 'deletions'];
-      const counts = tables.map(async (table) => (await chat.server.database.knex(table).select('*')).length);
+      const counts = tables.map((table) => chat.server.database.knex(table).count('* as count'));
       const keys = await chat.server.database.knex('api_keys').select('id', 'revoked_at').orderBy('id');
       return { counts: await Promise.all(counts), keys, calls: chat.upstream.requests.length };
     };

@@ -149,7 +149,10 @@ for (const place of databases()) {
       });
 
       it(`at every offset of a running reply, as ${format}`, async () => {
-        await inParts(offsetsOf(OUTPUTS[format]), 100, async (part) => {
+        // Of what is in memory: on the other databases a sample of it.
+        const step = place.name === 'SQLite' ? 1 : 9;
+        const offsets = offsetsOf(OUTPUTS[format]).filter((at) => at % step === 0);
+        await inParts(offsets, 100, async (part) => {
           const gate = createGate();
           chat.upstream.respond([interrupted(MARKDOWN, gate)]);
           const first = await openStream(chat.url, { message: 'live', format, cache: false });
