@@ -44,7 +44,7 @@ describe('the streamed text equals the text of the whole document', () => {
         const document = some.join('\n\n');
         assert.equal(streamed(cut(document, sizes)), format.whole(document));
       }),
-      { numRuns: 300 },
+      { numRuns: rounds(100, 300) },
     );
   });
 
@@ -62,7 +62,7 @@ describe('the streamed text equals the text of the whole document', () => {
           assert.equal(streamed(cut(document, sizes)), format.whole(document));
           assert.equal(streamed(document.split('')), format.whole(document));
         }),
-        { numRuns: rounds(400, 2000) },
+        { numRuns: rounds(250, 2000) },
       );
     });
   }
@@ -78,7 +78,7 @@ describe('a stream', () => {
       fc.property(anyText, lengths, (text, sizes) => {
         streamed(cut(text, sizes));
       }),
-      { numRuns: rounds(600, 3000) },
+      { numRuns: rounds(300, 3000) },
     );
   });
 

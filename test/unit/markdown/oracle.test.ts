@@ -8,7 +8,7 @@ import { oracle } from './oracle.ts';
 import { SAMPLES } from './samples.ts';
 
 const format = createTextFormat();
-const RUNS = rounds(400, 2000);
+const RUNS = rounds(250, 2000);
 
 describe('the text equals the oracle for', () => {
   for (const [name, sample] of Object.entries(SAMPLES)) {
