@@ -89,7 +89,7 @@ eachDatabase((_name, open) => {
 
   test('the statements of a replaced conversation find its messages by their ids', async () => {
     const { knex } = database;
-    const text = line(2000, 200);
+    const text = line(800, 200);
     await start([text]);
     const statements: { sql: string; bindings: string[] }[] = [];
     knex.on('query', (query) => {
