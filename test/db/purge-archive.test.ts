@@ -122,11 +122,11 @@ eachDatabase((_name, open) => {
   describe('what is purged', () => {
     test('is in the archive of its day, whole, with a manifest that is true, and the rest is not', async (t) => {
       const { run, folder, left, save } = await setUp(t);
-      const old = conversations(450, NOW - 3 * DAY);
+      const old = conversations(150, NOW - 3 * DAY);
       const fresh = conversations(2, NOW - 1000);
       await save([...old, ...fresh]);
       const { outcome, ...count } = await run();
-      assert.deepEqual([outcome, count], ['done', { conversations: 450, messages: 1800 }]);
+      assert.deepEqual([outcome, count], ['done', { conversations: 150, messages: 600 }]);
       assert.deepEqual(byId(proven(folder)), byId(old.map(archived)));
       assert.deepEqual((await left()).sort(), fresh.map(({ id }) => id).sort());
       assert.deepEqual(readdirSync(folder).sort(), [MANIFEST, FILE].sort());
