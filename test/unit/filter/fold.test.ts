@@ -44,9 +44,11 @@ describe('two words differ', () => {
 });
 
 describe('a folded character', () => {
-  it('is at most one code point, for every code point', () => {
+  it('is at most one code point, for every code point that has a meaning', () => {
     for (let codePoint = 0; codePoint <= 0x10ffff; codePoint += codePoint === 0xd7ff ? 0x801 : 1) {
-      const folded = fold.word(String.fromCodePoint(codePoint));
+      const char = String.fromCodePoint(codePoint);
+      if (/[\p{Unassigned}\p{Private_Use}]/u.test(char)) continue;
+      const folded = fold.word(char);
       assert.ok(Array.from(folded).length <= 1 && folded.isWellFormed(), codePoint.toString(16));
     }
   });
