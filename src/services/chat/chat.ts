@@ -32,7 +32,7 @@ import { KeyInUseError, type NewTurn, type TurnRecorder } from './turn-recorder.
 
 export interface ChatSettings extends HistoryLimits, RequestSettings {
   readonly retention: Retention;
-  /** Whether owners share no cached replies. */
+  /** Whether each owner has cached replies of its own. */
   readonly cacheByOwner: boolean;
 }
 
@@ -53,7 +53,7 @@ interface ChatParts {
   readonly ids: IdSource;
 }
 
-/** How long the end of a revision waits for the hash of the messages. */
+/** Limit of the delay in {@link ChatService.begin} of a regenerated reply or an edited question. */
 const REFRESH_MS = 1000;
 
 /** Starts turns: loads the context, calls the model, stores user message and reply. */
@@ -89,8 +89,8 @@ export class ChatService {
   /**
    * Starts a turn, or joins the one that has the idempotency key.
    * @throws AppError `database_unavailable`, `capacity`, `idempotency_mismatch`, `conversation_not_found` (also when
-   * another owner has the conversation), `content_blocked` (before anything is stored or sent); of a revision also
-   * `message_not_found`, `message_superseded`, `conversation_busy`
+   * another owner has the conversation), `content_blocked` (before anything is stored or sent); for `regenerate` and
+   * `edit` also `message_not_found`, `message_superseded`, `conversation_busy`
    */
   async begin(
     input: ChatInput,
@@ -115,7 +115,9 @@ export class ChatService {
     }
   }
 
-  /** Delays the end of a revision until clients can find the conversation by its messages. */
+  /**
+   * Delays the result until the history hash is stored again, so that a client's next messages find the conversation.
+   */
   #withRefreshedHistory(turn: Turn): Turn {
     const refresh = () =>
       within(REFRESH_MS, refreshHistory(this.#revisions.conversations, turn.conversationId), () => {});
@@ -127,7 +129,7 @@ export class ChatService {
     if (client) return this.#client.begin(input, client, this.#cacheSharing(input), mode, times);
     if (question.kind !== 'message') {
       const turn = await this.#beginRecorded(input, mode, times);
-      // Only a turn with a key can be another request's.
+      // Impossible: this turn has no key.
       if (turn === KEY_IN_USE) throw new AppError('internal');
       return turn;
     }
@@ -150,9 +152,9 @@ export class ChatService {
   }
 
   /**
-   * Stores the start before it calls the model, so that of equal requests with a key, and of revisions of one
-   * conversation, only one calls it, whichever worker has them.
-   * @param failed the turn with this key whose reply failed
+   * Stores the start before it calls the model. Of several requests with the same key, or several revisions of one
+   * conversation, on any worker, only the one whose start was stored then calls the model.
+   * @param failed the earlier turn with this key, whose reply failed
    */
   async #beginRecorded(
     input: ChatInput,
@@ -218,7 +220,7 @@ export class ChatService {
     return findRevised(this.#revisions, question, conversationId, access, since, failed?.replyId);
   }
 
-  /** Another reply to the same question is never a cached one. */
+  /** Undefined bypasses the cache, also for `regenerate`: it must not return the same reply again. */
   #cacheSharing({ cache, access, question, client }: ChatInput): CacheSharing | undefined {
     return cache && question.kind !== 'regenerate'
       ? { owner: this.#settings.cacheByOwner ? access.owner : null, ...(client && { isSolitary: true }) }
@@ -257,7 +259,7 @@ export class ChatService {
         pinned,
         reply: { ...reply, details: { ...reply.details, supersedes: revised.uid } },
         times,
-        // The question of a reply that is made again is stored.
+        // Undefined for `regenerate`: the question is stored already.
         revision: {
           by: access,
           expiredBefore,

@@ -6,11 +6,11 @@ import type { Log } from '../../domain/runtime.ts';
 import type { Reply } from './reply.ts';
 import { missingReply } from './turn.ts';
 
-/** The longest interval, so that a crash loses a second and the time of a write at most. */
+/** The longest interval. A crash loses at most the text of this time and of one write. */
 const MAX_INTERVAL_MS = 1000;
-/** A reply without new text is checked this often, because its conversation may be deleted meanwhile. */
+/** How often a reply without new text is checked for a deletion of its conversation. */
 const IDLE_CHECK_MS = 1000;
-/** Each reply of a checkpoint lengthens the interval: at most two thousand rows a second. */
+/** The interval grows with the number of replies, so that at most 2,000 rows a second are written. */
 const MS_PER_REPLY = 0.5;
 
 interface Followed {
@@ -103,7 +103,7 @@ export class Checkpoints {
     }
   }
 
-  /** Finds stopped replies that have no new text to save. */
+  /** Also finds stopped replies without new text, which `#save` does not write. */
   async #stopEndedElsewhere(): Promise<void> {
     try {
       for (const uid of await this.#replies.endedElsewhere(this.#worker)) {
@@ -114,7 +114,7 @@ export class Checkpoints {
     }
   }
 
-  /** The writer logs that the database is unavailable; a locked row is not an error. */
+  /** Ignores errors of the database: the writer logs an outage, and the next checkpoint retries a locked row. */
   #logError(error: unknown): void {
     if (!isDatabaseError(error)) this.#log.error({ err: error }, 'checkpoint failed');
   }

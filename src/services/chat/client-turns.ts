@@ -36,19 +36,20 @@ interface ClientTurnParts {
 interface Place {
   readonly conversationId: string;
   readonly kind: 'named' | 'continued' | 'new';
-  /** The uid of the reply whose calls the new messages answer. */
+  /** The uid of the reply whose tool calls the new messages answer. */
   readonly answers: string | null;
-  /** The turn is stored only while its history has this hash; undefined: with any history. */
+  /** The turn is stored only if the conversation's history has this hash; undefined: not checked. */
   readonly expects?: string;
-  /** The uid of the question, where the new messages are stored already. */
+  /** The uid of the question, if the new messages are stored already. */
   readonly question?: string;
   /** Whether it never expires. */
   readonly pinned: boolean;
 }
 
 /**
- * Turns of callers that send their whole context along. The model gets that; the turn is added to the conversation that
- * it continues, or begins one with the caller's history.
+ * Turns of callers that send the whole conversation with each request, as OpenAI's clients do. The model gets these
+ * messages. The turn is added to the stored conversation that they continue; if there is none, all of them begin a new
+ * one.
  */
 export class ClientTurns {
   readonly #settings: ClientTurnSettings;
@@ -86,14 +87,16 @@ export class ClientTurns {
     return this.#recordContinued(turn, opened, begun);
   }
 
-  /** The model already works while the messages are being stored. */
   #record(turn: NewTurn, opened: OpenedGeneration, inOneWrite: boolean): Turn {
     const { recorder } = this.#parts;
     if (inOneWrite || !opened.generation.running) return recorder.trackInOneWrite(turn, opened);
     return recorder.track(turn, opened, recorder.recordStart(turn));
   }
 
-  /** @param begun the turn as the first one of a new conversation, for when another turn continued the same history first */
+  /**
+   * @param begun makes the turn the first one of a new conversation, used if another turn continued the same history
+   * first
+   */
   async #recordContinued(turn: NewTurn, opened: OpenedGeneration, begun: () => NewTurn): Promise<Turn> {
     const { recorder } = this.#parts;
     try {
@@ -110,7 +113,7 @@ export class ClientTurns {
     if (!client.isStored) return this.#newPlace();
     if (conversationId === undefined) return (await this.#continued(input, prepared)) ?? this.#newPlace();
     const question = { conversationId, model, access, activeSince: this.#activeSince() };
-    // The model gets the messages of the client: of the stored ones only the calls that they answer matter.
+    // The model gets the client's messages, so only the stored reply whose calls they answer is needed.
     const answersCalls = prepared.asked[0]?.role === 'tool';
     const { context } = this.#parts;
     const { settings, pinned, open } = await (answersCalls
@@ -121,7 +124,10 @@ export class ClientTurns {
     return { conversationId, kind: 'named', answers: open?.uid ?? null, pinned };
   }
 
-  /** Undefined: the turn begins a conversation. While the database is unavailable, too: its client has the whole history. */
+  /**
+   * Undefined: the turn begins a conversation. So does one during an outage of the database, because its client sends
+   * the whole history.
+   */
   async #continued({ access, user }: ChatInput, prepared: PreparedContext): Promise<Place | undefined> {
     const { owner } = access;
     const client = { owner, user: user ?? null, ...prepared };
@@ -211,13 +217,16 @@ export class ClientTurns {
   }
 }
 
-/** The uid of the message that the reply belongs to. */
+/** The uid of the message that the reply answers. */
 function questionOf({ earlier = [], message }: TurnStart): string {
   const asked = [...earlier, message].findLast(({ role }) => role === 'user' || role === 'tool');
   return (asked ?? message).uid;
 }
 
-/** Gives messages their ids and what they reply to. @param answers the uid of the reply whose calls the first ones answer */
+/**
+ * Gives the messages ids and `replyTo`.
+ * @param answers the uid of the reply whose tool calls the first messages answer
+ */
 function chain(
   messages: readonly NewMessage[],
   answers: string | null,

@@ -3,20 +3,20 @@ import { isDatabaseError } from '../../domain/errors.ts';
 import type { Log } from '../../domain/runtime.ts';
 
 const RETRY_MS = 1000;
-/** For an error of the unit itself: the database may have been changed meanwhile. */
+/** Applies to errors that the write itself caused; another writer may remove their cause. */
 const MAX_ATTEMPTS = 10;
 /** In UTF-16 units. */
 const MAX_LENGTH = 32 * 1024 * 1024;
 
 interface FailedWrite {
   readonly unit: TurnWrite;
-  /** Those that failed because of the unit, not of the database. */
+  /** Failures that the write caused. Failures of the database do not count. */
   attempts: number;
 }
 
 /**
- * Ends of replies that neither database nor journal accepted, as on a full disk. They are retried, because their rows
- * would stay `streaming` as long as this process runs.
+ * Retries writes of ended replies that neither the database nor the journal accepted, as on a full disk. Without a
+ * retry their rows would stay `streaming` as long as this process runs.
  */
 export class FailedWriteQueue {
   readonly #writer: Pick<TurnWriter, 'write'>;
@@ -46,7 +46,7 @@ export class FailedWriteQueue {
     this.#timer = setTimeout(() => void this.#retry(), RETRY_MS).unref();
   }
 
-  /** Together, so that a unit that is locked or rejected delays no other. */
+  /** Retries all writes at the same time, so that a locked or rejected one does not delay the others. */
   async #retry(): Promise<void> {
     await Promise.all([...this.#waiting].map(([uid, write]) => this.#write(uid, write)));
     this.#timer = undefined;

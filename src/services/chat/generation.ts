@@ -2,26 +2,27 @@ import type { Logprobs, ModelOutcome, ModelReply, Upstream } from '../../domain/
 import type { AppError } from '../../domain/errors.ts';
 
 /**
- * One call to the model, read by any number of readers: pieces are kept in order, and each reader remembers its own
- * position. (A growing string would be flattened at every read, which makes long replies quadratic.)
+ * One call to the model and the pieces of its reply. Any number of readers can read it; each remembers its own position.
+ * The text is not one growing string, because V8 copies such a string at every read, so that the time for a long reply
+ * would grow with the square of its length.
  */
 export class Generation {
   readonly conversationId: string | undefined;
   readonly pieces: string[] = [];
   /** In UTF-16 units. */
   length = 0;
-  /** What the model says before its reply, in pieces too. */
+  /** The pieces of the model's reasoning, which comes before the reply. */
   readonly reasoningPieces: string[] = [];
   reasoningLength = 0;
-  /** When the request of the last attempt was on its connection, on the monotonic clock. */
+  /** When the last attempt had a connection for its request, on the monotonic clock. */
   connectedAt: number | undefined;
-  /** Which model server replies, where there are two and it is known. */
+  /** Which of two model servers replies; undefined if there is one, or until it is known. */
   upstream: Upstream | undefined;
-  /** Whether the text that comes is the model's refusal. */
+  /** Whether the text is the model's refusal to answer. */
   refuses = false;
-  /** Undefined where the model server sends none. */
+  /** Undefined if the model server sends none. */
   logprobs: { readonly [Text in keyof Logprobs]: unknown[] } | undefined;
-  /** When the first piece came, of text or of reasoning. */
+  /** When the first piece of text or reasoning came, on the monotonic clock. */
   firstAt: number | undefined;
   /** Set when the reply ended, also when a limit of this server cut it. */
   outcome: ModelOutcome | undefined;
@@ -88,12 +89,12 @@ export class Generation {
 
   appendLogprobs({ content, refusal }: Logprobs): void {
     this.logprobs ??= { content: [], refusal: [] };
-    // Not push(...content): a function cannot have as many arguments as a long reply has tokens.
+    // Not push(...content): the number of arguments is limited, and a long reply has more tokens.
     for (const token of content) this.logprobs.content.push(token);
     for (const token of refusal) this.logprobs.refusal.push(token);
   }
 
-  /** Of a reply, or a later part of one. */
+  /** Appends the texts of a whole reply, or of a later part of it. */
   addTexts({ content, reasoning }: { readonly content: string; readonly reasoning?: string | null }): void {
     if (reasoning) this.appendReasoning(reasoning);
     if (content !== '') this.append(content);

@@ -7,7 +7,7 @@ import type { Log } from '../../domain/runtime.ts';
 import { Generation } from './generation.ts';
 
 const STARTS_WITH_WORD = /^[\p{L}\p{N}]/u;
-/** A longer start without text is not cached, whatever follows. */
+/** Only this much of a reply is searched for text. A reply with more empty Markdown at its start is not cached. */
 const MAX_EMPTY_CHARS = 4096;
 
 /** `whole`: the caller waits for the whole reply; `stream`: it reads while the reply is generated. */
@@ -19,11 +19,11 @@ export type CacheUse =
   | { readonly kind: 'collapsed' }
   | { readonly kind: 'bypass' };
 
-/** Who shares cached replies and running calls. */
+/** Which callers share cached replies and running calls. */
 export interface CacheSharing {
   /** Callers of this owner; null: all callers. */
   readonly owner: string | null;
-  /** The call joins no equal one that is running. */
+  /** The turn joins no running call with the same key, and no other turn joins its call. */
   readonly isSolitary?: true;
 }
 
@@ -33,11 +33,11 @@ export interface OpenedGeneration {
 }
 
 interface Shared extends CacheSharing {
-  /** Of the request in the cache. */
+  /** The cache key of the request. */
   readonly key: string;
 }
 
-/** Starts replies, by the response cache, a running call or a new one, and knows the calls of this process. */
+/** Takes replies from the response cache, a running call or a new call, and lists the running calls of this process. */
 export class Generations {
   readonly #model: ChatModel;
   readonly #cache: ResponseCache;
@@ -49,7 +49,7 @@ export class Generations {
   readonly #flights: Record<ReplyMode, Map<string, Generation>> = { whole: new Map(), stream: new Map() };
 
   /**
-   * @param text the form in which a reply can be empty though its Markdown is not
+   * @param text decides whether a reply has text: Markdown can consist of marks alone
    * @param max concurrent calls to the model
    */
   constructor(model: ChatModel, cache: ResponseCache, text: TextFormat, max: number, log: Log) {
@@ -66,7 +66,6 @@ export class Generations {
 
   /**
    * @param sharing undefined: bypass the cache
-   * @param conversationId of the turn
    * @throws AppError `capacity` when too many calls are open
    */
   start(
@@ -87,7 +86,7 @@ export class Generations {
     return { generation: this.#call(request, mode, conversationId, shared), cache: { kind: 'miss' } };
   }
 
-  /** The cached reply, if there is one; nothing is started. */
+  /** The cached reply, if there is one. Does not call the model. */
   cached(request: ModelRequest, sharing: CacheSharing | undefined): OpenedGeneration | undefined {
     if (!sharing || !this.#cache.enabled) return undefined;
     return this.#hit(this.#cache.keyOf(request, sharing.owner));
@@ -151,19 +150,20 @@ export class Generations {
     end();
   }
 
-  /** Under the key of the context that was sent, which is shorter than the requested one when the model refused that. */
+  /**
+   * The cache key is that of the messages that were sent: fewer than requested if the model rejected them as too long.
+   */
   #store(request: ModelRequest, shared: Shared, outcome: ModelOutcome, generation: Generation): void {
     const { text: content, reasoning } = generation;
     const { omitted = 0, upstream, ...reply } = outcome;
-    // The fallback replied in the place of another model.
-    // Log probabilities are not kept.
+    // A reply of the fallback is of another model than the key says. Log probabilities are not cached.
     if (upstream === 'fallback' || generation.logprobs || !this.#isReadable(content)) return;
     const sent = omitted > 0 ? { ...request, messages: withoutOldest(request.messages, omitted) } : request;
     const key = sent === request ? shared.key : this.#cache.keyOf(sent, shared.owner);
     this.#cache.set(key, { ...reply, content, ...(reasoning !== '' && { reasoning }) });
   }
 
-  /** Whether the reply has text in every form. Most replies begin with a letter, which no form removes. */
+  /** Whether the reply has text in both formats. Most replies begin with a letter, which the text format keeps. */
   #isReadable(content: string): boolean {
     return (
       STARTS_WITH_WORD.test(content) || this.#text.whole(content.slice(0, MAX_EMPTY_CHARS)).trim() !== ''

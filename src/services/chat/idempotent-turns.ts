@@ -8,13 +8,16 @@ import type { TurnRecorder } from './turn-recorder.ts';
 /** Another request claimed the key at the same time. */
 export const KEY_IN_USE = Symbol('key in use');
 
-/** Starts the turn and claims the key; `failed` is the turn with this key whose reply failed. */
+/** Starts the turn and claims the key; `failed` is the earlier turn with this key if its reply failed. */
 type Start = (failed: StoredKey | null) => Promise<Turn | typeof KEY_IN_USE>;
 
-/** After a lost claim the winner's turn is found. A claim is lost repeatedly only when turns fail as fast as they start. */
+/**
+ * After a lost claim the turn of the other request is looked up. Claims fail repeatedly only if turns fail as fast as
+ * they start.
+ */
 const MAX_CLAIMS = 5;
 
-/** Of all requests with one key, on all workers, one creates a turn and the others join it. */
+/** Makes sure that one of all requests with the same key, on all workers, creates a turn and the others join it. */
 export class IdempotentTurns {
   readonly #replies: ReplyStore;
   readonly #recorder: TurnRecorder;
@@ -37,7 +40,7 @@ export class IdempotentTurns {
     }
     if (running) {
       const turn = await running.turn;
-      // A turn that was read from the store has one release() for each reader.
+      // A turn from the store (without `cache`) counts its readers, so each request must open it itself.
       return turn.cache ? { ...turn, replayed: true } : this.#findOrStart(key, activeSince, start);
     }
     const turn = this.#findOrStart(key, activeSince, start);

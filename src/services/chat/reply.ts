@@ -3,7 +3,7 @@ import type { FinishReason, MessageStatus } from '../../domain/conversations/con
 import { AppError } from '../../domain/errors.ts';
 import type { Generation } from './generation.ts';
 
-/** How a reply ended: with an outcome of the model, with the error that broke it, or because it was stopped. */
+/** How a reply ended: with the model's outcome, with an error, or because it was stopped. */
 export type ReplyEnd = ModelOutcome | AppError | 'stopped';
 
 interface EarlyEnd {
@@ -15,8 +15,8 @@ interface EarlyEnd {
 }
 
 /**
- * One turn's share of a generation that other turns may share. It can end before the generation does, and then has no
- * later pieces.
+ * One turn's view of a generation, which other turns may share. It can end before the generation does, and then does not
+ * show later pieces.
  */
 export class Reply {
   readonly generation: Generation;
@@ -84,7 +84,7 @@ export class Reply {
     return this.reasoningLength === 0 ? null : this.reasoningAfter(0);
   }
 
-  /** The text after the first `length` UTF-16 units. Its cost is that of the result, not of the reply. */
+  /** The text after the first `length` UTF-16 units. Takes time in proportion to this text, not to the whole reply. */
   after(length: number): string {
     return lastUnits(this.generation.pieces, this.count, this.length - length);
   }

@@ -14,7 +14,7 @@ import { Generation } from './generation.ts';
 import { Reply } from './reply.ts';
 import { missingReply, type Turn, type TurnResult, withoutUnhandledRejection } from './turn.ts';
 
-/** Poll interval while a reply of another process grows; otherwise the interval increases. */
+/** Poll interval while a reply of another process grows. After polls without new text it increases. */
 const POLL_MS = 200;
 const MAX_POLL_MS = 1000;
 
@@ -29,7 +29,7 @@ interface StoredParts {
   readonly log: Log;
 }
 
-/** Turns whose replies are not generated in this process. */
+/** Opens replies that are stored, or that another process generates, as turns. */
 export class StoredStreams {
   readonly #replies: StoredParts['replies'];
   readonly #pending: StoredParts['pending'];
@@ -69,7 +69,7 @@ export class StoredStreams {
     const turn = toTurn(message, conversation.owner, generation, result, release);
     const followed: Followed = { turn, readers: 1 };
     this.#followed.set(message.uid, followed);
-    // Without it, only a caller that disconnects can end the reply too early.
+    // An error is ignored: the generating process may then stop the reply when its own caller disconnects.
     if (!message.details?.followed) this.#replies.noteFollowed(message).catch(() => {});
     void this.#poll(message, generation, followed);
     return turn;
@@ -94,13 +94,13 @@ export class StoredStreams {
     this.#followed.delete(message.uid);
   }
 
-  /** The end of the reply has changed the conversation's last activity. */
+  /** Reads the conversation again, because the end of the reply has changed its last activity. */
   async #latest(uid: string, before: Conversation): Promise<Conversation> {
     const reply = await this.#replies.find(uid).catch(() => null);
     return reply?.conversation ?? before;
   }
 
-  /** An error if it is not stored any more, undefined if the database is unavailable. */
+  /** The text after `after`. An error if the reply is no longer stored, undefined if the database is unavailable. */
   async #tail(message: Message, after: TailPosition): Promise<ReplyTail | AppError | undefined> {
     const { uid } = message;
     const journalled = this.#pending.reply(uid);
@@ -191,7 +191,7 @@ function finish(
   });
 }
 
-/** Code points, as databases count. */
+/** Counts code points, as the databases do. */
 function countChars(text: string): number {
   let count = text.length;
   for (let at = 1; at < text.length; at++) if (isPair(text, at)) count -= 1;
@@ -204,7 +204,7 @@ function afterCodePoints(text: string, chars: number): string {
   return text.slice(at);
 }
 
-/** Whether a surrogate pair has its second half at this position. */
+/** Whether the second half of a surrogate pair is at this position. */
 function isPair(text: string, at: number): boolean {
   return (text.charCodeAt(at) & 0xfc00) === 0xdc00 && (text.charCodeAt(at - 1) & 0xfc00) === 0xd800;
 }

@@ -29,7 +29,7 @@ interface StreamParts {
   readonly clock: Clock;
 }
 
-/** Resumes and stops replies, whichever process generates them. */
+/** Resumes and stops replies of this and of other processes. */
 export class StreamService {
   readonly #recorder: TurnRecorder;
   readonly #stored: StoredStreams;
@@ -70,7 +70,7 @@ export class StreamService {
     return { conversationId, stopped: false, status: after.message.status };
   }
 
-  /** The caller of a turn has left: its reply is stopped, unless its stream has readers. Never rejects. */
+  /** Stops the reply of a caller that has disconnected, unless its stream has readers in any process. Never rejects. */
   async abandon({ reply, messageId, isStored }: Turn): Promise<void> {
     if (!reply.running || reply.readers > 0) return;
     const isFollowed = isStored && (await this.#isFollowed(messageId));
@@ -90,8 +90,8 @@ export class StreamService {
   }
 
   /**
-   * A reply that has ended and is in the journal. Of a conversation that began earlier, only the database knows the
-   * owner.
+   * An ended reply in the journal. The journal knows the owner only of a conversation that began in it; for others the
+   * owner counts as null.
    */
   #journalled(id: string, access: Access): StoredReply | null {
     const message = this.#pending.reply(id);

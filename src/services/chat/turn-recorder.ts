@@ -24,7 +24,7 @@ import {
   withoutUnhandledRejection,
 } from './turn.ts';
 
-/** A turn to be stored: its user message, unless that is stored already, and its reply, still empty. */
+/** A turn to be stored. Its reply is empty; it has no user message when that is stored already. */
 export interface NewTurn extends Pick<TurnWrite, 'start' | 'revision' | 'key' | 'expects'> {
   readonly reply: Message & { readonly model: string };
   /** As {@link Turn.owner}. */
@@ -42,7 +42,7 @@ interface RecorderParts {
   readonly log: Log;
 }
 
-/** Stores turns, and knows those that run in this process. */
+/** Stores turns, and keeps a list of those that run in this process. */
 export class TurnRecorder {
   readonly #writer: TurnWriter;
   readonly #checkpoints: Checkpoints;
@@ -65,8 +65,8 @@ export class TurnRecorder {
 
   /**
    * Stores the user message and the row of its reply.
-   * @throws AppError `conversation_not_found` when another owner has the conversation, `database_unavailable`; of a
-   * revision also `message_not_found`, `message_superseded`, `conversation_busy`
+   * @throws AppError `conversation_not_found` when another owner has the conversation, `database_unavailable`; for a
+   * regenerated reply or an edited question also `message_not_found`, `message_superseded`, `conversation_busy`
    */
   async recordStart(turn: NewTurn): Promise<WriteOutcome> {
     const outcome = await this.#writer.write({ ...startOf(turn), reply: turn.reply, worker: this.#worker });
@@ -91,14 +91,14 @@ export class TurnRecorder {
     return this.#add(turn, reply, opened, result, result);
   }
 
-  /** Knows the turn until its end, and stores nothing. */
+  /** Lists the turn as running until its end, and stores nothing. */
   trackUnstored(turn: NewTurn, opened: OpenedGeneration): Turn {
     const reply = new Reply(opened.generation);
     const result = reply.ended.then(() => this.#recordEnd(turn, reply, undefined));
     return { ...this.#add(turn, reply, opened, Promise.resolve(), result), isStored: false };
   }
 
-  /** Ends a stored turn whose reply cannot be generated. */
+  /** Stores a failed reply for a turn whose start is stored, but whose generation could not begin. */
   async recordFailure({ reply }: NewTurn): Promise<void> {
     const failed: Message = { ...reply, status: 'incomplete', finishReason: 'error' };
     await this.#write(failed, { reply: failed, activeAt: this.#clock.now() });
@@ -166,7 +166,10 @@ export class TurnRecorder {
     return this.#recordEnd(turn, reply, { worker: this.#worker });
   }
 
-  /** @param start the start of the turn, or the worker that has stored the start; undefined: nothing is stored */
+  /**
+   * @param start members of the write besides the reply: the start of the turn, or the worker if the start is stored;
+   * undefined stores nothing
+   */
   async #recordEnd(turn: NewTurn, reply: Reply, start: TurnWrite | undefined): Promise<TurnResult> {
     turn.times.replyEnded();
     const { end } = reply;
@@ -231,7 +234,7 @@ export class TurnRecorder {
   }
 }
 
-/** @throws AppError when the turn is not possible as it was asked for */
+/** @throws AppError for an outcome that means that nothing was written */
 function throwRefusal(outcome: WriteOutcome): void {
   if (outcome === 'foreign') throw conversationNotFound();
   if (outcome === 'missing') throw messageNotFound();

@@ -24,12 +24,12 @@ export interface TurnResult {
   readonly refusal?: true | undefined;
   readonly usage: Usage | null;
   readonly model: string;
-  /** False: the turn is in this host's journal and not in the database yet. */
+  /** False: the turn is in the journal of this host, and not yet in the database. */
   readonly persisted: boolean;
   readonly expiresAt: Instant | null;
 }
 
-/** A user message and its reply, which is generated in this process or in another one, or is stored. */
+/** A user message and its reply. The reply is being generated in this process or in another one, or has ended. */
 export interface Turn {
   readonly conversationId: string;
   /** Null when the caller has access to every conversation; then only the database knows the owner. */
@@ -48,7 +48,7 @@ export interface Turn {
   /** Resolves when the user message is stored; rejects when it cannot be stored. */
   readonly started: Promise<unknown>;
   /**
-   * Resolves when the reply has ended and is saved. Rejects with the AppError that broke the reply, after its text was
+   * Resolves when the reply has ended and is saved. Rejects with the AppError of a failed reply, after its text was
    * saved, or with the error of the save.
    */
   readonly result: Promise<TurnResult>;
@@ -62,7 +62,7 @@ export interface Turn {
   readonly cached: boolean;
   /** Whether an earlier request with the same idempotency key created the turn. */
   readonly replayed: boolean;
-  /** Called by each reader when it has finished. */
+  /** Each reader calls it once, when it has finished. */
   release(): void;
 }
 
@@ -70,14 +70,16 @@ export function conversationDeleted(): AppError {
   return new AppError('conversation_not_found', 'The conversation was deleted');
 }
 
-/** A request with the same idempotency key has another reply, or the reply failed before its first word. */
+/**
+ * For a reply that is no longer stored: a request with the same idempotency key replaced it, or it failed without text.
+ */
 export function replyRemoved(): AppError {
   const detail =
     'The reply broke off and is not stored; read the conversation for one that has replaced it, or ask again';
   return new AppError('reply_incomplete', detail);
 }
 
-/** The error of a reply that is not stored any more. Rejects with AppError `database_unavailable`. */
+/** Which error a reply gets that is no longer stored. Rejects with AppError `database_unavailable`. */
 export async function missingReply(
   replies: Pick<ReplyStore, 'wasRemovedAlone'>,
   reply: Pick<Message, 'conversationId' | 'timestamp'>,

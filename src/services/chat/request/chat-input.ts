@@ -24,11 +24,11 @@ export interface ToolResult {
 /** A message of a caller that brings its own context. */
 export interface ClientMessage extends ContextMessage {
   readonly wire: JsonObject;
-  /** Of a reply: its text is the model's refusal. */
+  /** For a reply: its text is the model's refusal to answer. */
   readonly isRefusal?: true;
 }
 
-/** The context of a caller that sends it along with every turn. */
+/** The messages of a caller that sends the whole conversation with every turn. */
 export interface ClientContext {
   /** In the order of the caller, the question included. */
   readonly messages: readonly ClientMessage[];
@@ -44,9 +44,9 @@ export interface ChatInput {
   readonly model: string | undefined;
   /** False bypasses the response cache. */
   readonly cache: boolean;
-  /** The system prompt, over that of the conversation and of the settings. */
+  /** Overrides the system prompt of the conversation and of the settings. */
   readonly system?: string;
-  /** Over those of the conversation and of the settings. */
+  /** Override those of the conversation and of the settings. */
   readonly parameters?: ParameterChanges;
   /** The caller's end user. */
   readonly user?: string;
@@ -55,11 +55,11 @@ export interface ChatInput {
   /** Whether the caller wants the model's reasoning. */
   readonly wantsReasoning: boolean;
   readonly access: Access;
-  /** Undefined: the context is the stored one. */
+  /** Undefined: the context is read from the stored conversation. */
   readonly client?: ClientContext;
 }
 
-/** The text of a question, for a count; none of one that is stored. */
+/** The text of a question, for counting tokens; '' for a question that is stored already. */
 export function questionText(question: ChatQuestion): string {
   if (question.kind === 'regenerate') return '';
   if (question.kind !== 'tools') return question.content;

@@ -4,14 +4,14 @@ import type { ClientMessage } from './chat-input.ts';
 import { changeTexts, type InputFilter } from './input-filter.ts';
 import type { NewMessage } from './new-messages.ts';
 
-/** The context of a client: what the model gets, and what a conversation gets that has none of it yet. */
+/** The messages that a client sent: `sent` goes to the model, the rest is stored. */
 export interface PreparedContext {
   readonly sent: readonly ContextMessage[];
-  /** A leading system message with text alone. */
+  /** The first message, if it is a system message without parts. */
   readonly system: string | undefined;
-  /** What comes before the new messages, as it is stored. */
+  /** The messages before the new ones. Stored only when the turn begins a conversation. */
   readonly history: readonly NewMessage[];
-  /** The new messages: from the last question on, or the results of tools that end the context. At least one. */
+  /** The new messages: from the last user message on, or the tool results at the end. At least one. */
   readonly asked: readonly NewMessage[];
 }
 
@@ -36,7 +36,7 @@ export function prepareContext(
   };
 }
 
-/** Where the new messages begin; 0 without any question. */
+/** The index of the first new message; 0 if there is no user message. */
 function firstNew(messages: readonly ClientMessage[]): number {
   if (messages.at(-1)?.role !== 'tool')
     return Math.max(
@@ -73,7 +73,7 @@ function withTexts(wire: JsonObject, change: (text: string) => string): JsonObje
   return { ...wire, content: parts };
 }
 
-/** Replies that come with a request were not generated here. */
+/** Replies and earlier messages are marked as imported, because this server did not generate or receive them. */
 function toStored(message: ClientMessage, isPast: boolean): NewMessage {
   const { role, content, parts, toolCalls, toolCallId, reasoning, isRefusal } = message;
   const details: MessageDetails = {

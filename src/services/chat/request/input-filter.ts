@@ -21,13 +21,13 @@ export class InputFilter {
     return { sent: text, stored: this.#storesOriginal ? message : text };
   }
 
-  /** Of an earlier message: it is masked, also where the action is `block`. */
+  /** For an earlier message: masks it, even if the action is `block`. */
   mask(message: string): { readonly sent: string; readonly stored: string } {
     const { text } = this.#rule.words.filters.text.whole(message, 'mask');
     return { sent: text, stored: this.#storesOriginal ? message : text };
   }
 
-  /** Masks earlier messages, also where the action is `block`: the conversation could not continue otherwise. */
+  /** Masks earlier messages, even if the action is `block`, because otherwise the conversation could not continue. */
   maskHistory(messages: readonly HistoryMessage[]): HistoryMessage[] {
     const masked = (text: string) => this.mask(text).sent;
     return messages.map((message) => {

@@ -25,7 +25,7 @@ export interface RequestSettings {
   readonly model: string;
   readonly systemPrompt: string | undefined;
   readonly parameters: ModelParameters;
-  /** Otherwise `extra` of a conversation, which was stored while it was allowed, is not sent. */
+  /** False: `extra` that a conversation has stored from a time when it was allowed is not sent. */
   readonly allowsExtra: boolean;
 }
 
@@ -35,13 +35,13 @@ export interface PreparedTurn {
   readonly history: readonly HistoryMessage[];
   /** The question, or the results of tools; empty when they are stored already. */
   readonly stored: readonly NewMessage[];
-  /** The uid of the reply whose calls they answer. */
+  /** The uid of the reply whose tool calls `stored` answers. */
   readonly answers: string | undefined;
-  /** The conversation does not expire. */
+  /** Whether the conversation is pinned, so that it does not expire. */
   readonly pinned: boolean;
 }
 
-/** The caller's messages, as they are sent and as they are stored. */
+/** The caller's messages. The content filter can make the sent form differ from the stored one. */
 interface Asked {
   readonly sent: readonly ContextMessage[];
   readonly stored: readonly NewMessage[];
@@ -69,9 +69,9 @@ export class TurnPreparation {
   }
 
   /**
-   * @throws AppError `conversation_not_found`, `content_blocked`, `user_mismatch`, `validation` for results that do not
-   * answer the calls of the newest reply or too much metadata, `conversation_busy` for results while a reply is being
-   * generated, `database_unavailable`
+   * @throws AppError `conversation_not_found`, `content_blocked`, `user_mismatch`, `database_unavailable`; `validation`
+   * for too much metadata, and for tool results that do not answer the calls of the newest reply; `conversation_busy` for
+   * tool results while a reply is being generated
    */
   async prepare(input: ChatInput, place: Place): Promise<PreparedTurn> {
     const { question, access, model } = input;
@@ -119,7 +119,7 @@ export class TurnPreparation {
     return allowed;
   }
 
-  /** Undefined: a result of a tool, which is in the context. */
+  /** Undefined when the reply answers tool results, which the context contains. */
   #question({ question }: ChatInput, revised: RevisedQuestion | undefined): Asked | undefined {
     if (revised?.isResult || question.kind === 'tools') return undefined;
     const isStored = question.kind === 'regenerate';
@@ -163,7 +163,7 @@ function contextOptions({ question }: ChatInput, { failed, revised }: Place): Co
   return { open: failed ? { result: failed.questionId } : 'calls' };
 }
 
-/** The transaction that stores the turn checks it again. */
+/** Checks early, before the model is called. The transaction that stores the turn checks again. */
 function checkSettings({ user, metadata }: ChatInput, { settings }: ConversationContext): void {
   if (!settings) return;
   if (user !== undefined && settings.user !== null && settings.user !== user) throw userMismatch();

@@ -23,7 +23,7 @@ export class TurnTimes {
     this.#historyAt = performance.now();
   }
 
-  /** The reply was asked for: of the model, of another call or of the cache. */
+  /** The reply was requested from the cache, from a running call or from the model. */
   called(): void {
     this.#calledAt = performance.now();
   }
@@ -41,12 +41,14 @@ export class TurnTimes {
     this.#storedAt = performance.now();
   }
 
-  /** Until now, or until the turn was stored. */
+  /** From the request until the turn was stored, or until now. */
   get totalMs(): number {
     return (this.#storedAt ?? performance.now()) - this.receivedAt;
   }
 
-  /** Until the first text or reasoning could be sent; undefined for whole replies, and without any. */
+  /**
+   * From the request until the first text or reasoning could be sent; undefined for whole replies and for empty ones.
+   */
   firstMs({ firstAt }: Generation): number | undefined {
     if (this.#mode === 'whole' || firstAt === undefined) return undefined;
     return Math.max(firstAt, this.#calledAt ?? 0, this.#startedAt ?? 0) - this.receivedAt;
