@@ -48,8 +48,8 @@ function isFields(value: unknown): value is Fields {
 }
 
 /**
- * Earlier versions journalled no access at all, or `all` instead of `unrestricted`, and messages without reasoning and
- * details.
+ * Converts entries of earlier versions. They have no access, or `all` instead of `unrestricted`, and messages without
+ * reasoning and details.
  */
 function upgraded(unit: unknown): unknown {
   if (!isFields(unit)) return unit;
@@ -98,7 +98,7 @@ function isAccess(value: unknown): value is Access {
   );
 }
 
-/** Checks types only: the database checks the values. */
+/** Checks types only, because the database checks the values. */
 function isMessage(value: unknown): value is Message {
   if (!isFields(value)) return false;
   const text = [value.uid, value.conversationId, value.role, value.content, value.status];

@@ -5,11 +5,14 @@ import { makeFolder } from '../../util/folders.ts';
 
 const VERSION = 1;
 const PAGE_BYTES = 4096;
-/** Room beyond the limit of entries: rejected entries, indexes, and the ends of replies that arrive after it. */
+/**
+ * The file may be larger than the limit of entries: it also has indexes, rejected entries, and ends of replies beyond
+ * the limit.
+ */
 const FILE_SHARE = 2;
 const FILE_EXTRA_BYTES = 16 * 1024 * 1024;
 
-/** Triggers maintain `total`: summing up a full journal costs more than writing to it. */
+/** Triggers maintain `total`, because a sum over a full journal takes longer than a write to it. */
 const SCHEMA = `
   CREATE TABLE entries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -45,8 +48,8 @@ const SCHEMA = `
 `;
 
 /**
- * Creates folder and tables where they are missing. The size of the file is limited somewhat above `maxBytes`. Waits
- * for no lock, because that would block the event loop.
+ * Opens the file; creates its folder and tables if they are missing. The size of the file is limited to twice `maxBytes`
+ * and 16 MiB. Does not wait for a lock, because that would block the event loop.
  * @throws the driver's error, also when the file is locked; Error when a newer version of this program wrote the file
  */
 export function openJournalFile(path: string, maxBytes: number): Sqlite.Database {
@@ -56,7 +59,7 @@ export function openJournalFile(path: string, maxBytes: number): Sqlite.Database
     file.pragma('journal_mode = WAL');
     file.pragma('synchronous = FULL');
     file.pragma(`max_page_count = ${Math.ceil((maxBytes * FILE_SHARE + FILE_EXTRA_BYTES) / PAGE_BYTES)}`);
-    // A file that is ready needs no lock.
+    // Only a file without tables must be locked.
     if (versionOf(file) !== VERSION) file.transaction(prepare).immediate(file);
     return file;
   } catch (error) {
@@ -75,7 +78,7 @@ function versionOf(file: Sqlite.Database): unknown {
   return file.pragma('user_version', { simple: true });
 }
 
-/** Whether the row caused the error, so that other rows can still be written; false when the file did. */
+/** Whether the error concerns one row, so that other rows can still be written. False for an error of the file. */
 export function isRowError(error: unknown): boolean {
   if (!(error instanceof Sqlite.SqliteError)) return true;
   return /^SQLITE_(FULL|TOOBIG|CONSTRAINT|MISMATCH)/.test(error.code);

@@ -4,7 +4,7 @@ import { errorCode } from '../../domain/errors.ts';
 
 const FILE = 'database.txt';
 
-/** The folder belongs to another database. */
+/** DATA_DIR is in use by another database. */
 export class ForeignFolderError extends Error {
   constructor(owner: string, file: string) {
     super(
@@ -16,10 +16,10 @@ export class ForeignFolderError extends Error {
 }
 
 /**
- * Records whose journal and export files are in the folder: replayed into another database, or removed by its server,
- * they would be lost.
+ * Records in the folder to which database its journal and export files belong. They would be lost if the journal were
+ * replayed into another database, or if the server of another database removed the files.
  * @param database its name, without user and password
- * @param isInUse whether the folder has anything of the database that is recorded
+ * @param isInUse whether the folder has turns or a running server of the recorded database
  * @throws ForeignFolderError; the system's error
  */
 export function claimFolder(folder: string, database: string, isInUse: () => boolean): void {

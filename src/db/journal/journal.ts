@@ -8,14 +8,14 @@ import { isRowError, openJournalFile } from './file.ts';
 import { prepareStatements, type StoredEntry } from './statements.ts';
 import { WriteQueue } from './write-queue.ts';
 
-/** Limit for the bodies of one {@link Journal.take}, so that many long replies do not fill the memory. */
+/** Limit of the bodies that one {@link Journal.take} returns, which are in memory. */
 const TAKE_BYTES = 8_000_000;
 
 export interface JournalEntry {
   /** Increases in the order in which the units were appended. */
   readonly seq: number;
   readonly conversationId: string;
-  /** Of the reply; without one, of the question. */
+  /** The id of the reply; without one, that of the question. */
   readonly uid: string | null;
   /** Null when it cannot be read. */
   readonly unit: TurnWrite | null;
@@ -30,7 +30,7 @@ interface PendingAppend {
 
 /** Appends that share a transaction. */
 interface Batch {
-  /** Each leaves when it is settled. */
+  /** An append is removed when it is settled. */
   readonly appends: Set<PendingAppend>;
   isQueued: boolean;
 }
@@ -49,7 +49,7 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
   readonly #writes = new WriteQueue();
   /** Appends that are not written yet, by conversation. */
   readonly #pending = new Map<string, Set<PendingAppend>>();
-  /** What the next append joins. */
+  /** The batch that the next append joins. */
   #batch: Batch | undefined;
 
   /**
@@ -64,14 +64,14 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     this.#lock = new FileLock(`${path}.lock`);
   }
 
-  /** The constructor, which is repeated for some seconds while another program has locked the file. */
+  /** Calls the constructor, and repeats it for some seconds while another program has locked the file. */
   static open(path: string, maxBytes: number): Promise<Journal> {
     return withFileLockRetry(async () => new Journal(path, maxBytes));
   }
 
   /**
-   * Resolves when the unit is on disk. Units of the same turn of the event loop share one transaction, and so do those
-   * that wait for the lock of the file.
+   * Resolves when the unit is on disk. Units that arrive in the same iteration of the event loop, or while the file is
+   * locked, share one transaction.
    * @throws AppError `database_unavailable` when the journal is full or its file fails
    */
   append(unit: TurnWrite): Promise<void> {
@@ -207,7 +207,10 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     }
   }
 
-  /** Writes pending appends first; immediately, when the file is not locked. Entries stay for the next start. */
+  /**
+   * Writes pending appends, then closes the file. Waits while another program has locked it. Entries stay for the next
+   * start.
+   */
   close(): Promise<void> {
     return this.#write(() => {
       this.#lock.close();
@@ -229,7 +232,7 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     }
   }
 
-  /** After all earlier writes. */
+  /** Runs `work` after all earlier writes. */
   async #write<T>(work: () => T): Promise<T> {
     this.#flush();
     this.#seal(this.#batch);
@@ -288,7 +291,7 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     }
   }
 
-  /** The append is settled. */
+  /** Removes a settled append from its batch and from the pending ones. */
   #end(batch: Batch, append: PendingAppend): PendingAppend {
     const { conversationId } = append.row;
     batch.appends.delete(append);
@@ -321,7 +324,7 @@ export class Journal implements Omit<PendingTurns, 'flush'> {
     try {
       this.#file.pragma('wal_checkpoint(TRUNCATE)');
     } catch (error) {
-      // The next one truncates it.
+      // The log is truncated after a later write.
       if (!isBusy(error)) throw error;
     }
   }

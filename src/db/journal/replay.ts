@@ -20,13 +20,13 @@ export interface ReplayRun {
   readonly turns: number;
   /** The outage that ended the replay early. */
   readonly failure: unknown;
-  /** Entries were left because their rows are locked. */
+  /** Whether entries remain because their rows are locked. */
   readonly busy: boolean;
 }
 
 /**
- * Writes the entries to the database, oldest first, until the journal is empty. An entry is removed after its commit; a
- * crash in between repeats it, which changes nothing. Within a conversation entries are removed in order.
+ * Writes the entries to the database, oldest first, until the journal is empty. An entry is removed after its commit.
+ * After a crash in between it is written again, which changes nothing. Entries of one conversation are removed in order.
  * @throws AppError when the journal itself fails
  */
 export async function replay(parts: ReplayParts): Promise<ReplayRun> {
@@ -43,7 +43,7 @@ export async function replay(parts: ReplayParts): Promise<ReplayRun> {
 
 type Settled = { readonly outcome: WriteOutcome } | { readonly error: unknown };
 
-/** Every call makes progress: the first entry is saved or rejected, or the replay ends. */
+/** Each call saves or rejects at least the first entry, or ends the replay. */
 async function replayBatch(parts: ReplayParts, entries: readonly JournalEntry[]) {
   const settled = await Promise.all(entries.map(({ unit }) => attempt(parts, unit)));
   const done: number[] = [];
@@ -98,7 +98,10 @@ class UnreadableEntryError extends Error {
   override readonly name = 'unreadable';
 }
 
-/** Whether its question, or the reply whose calls it answers, is missing because that was rejected, not deleted. */
+/**
+ * Whether the entry's question, or the reply whose calls it answers, is missing because it was rejected and not
+ * deleted.
+ */
 function isOrphan(journal: Journal, { conversationId, unit }: JournalEntry): boolean {
   const missing = unit?.start ? unit.start.answers : unit?.reply?.replyTo;
   return typeof missing === 'string' && journal.wasRejected(conversationId, missing);

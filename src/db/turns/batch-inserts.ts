@@ -11,7 +11,7 @@ export interface Activity {
   readonly created: string;
   last: string;
   readonly owner: string | null;
-  /** It was not found, but another process may create it at the same time. */
+  /** Whether it was not found although its id is not new, so that another process may create it at the same time. */
   readonly unseen: boolean;
   history: HistoryColumns;
   /** The `seq` of its newest message. */
@@ -33,7 +33,10 @@ export function hideExpired(expired: ReadonlyMap<string, string>, at: string): S
   ];
 }
 
-/** Their earlier messages stay invisible, because the epoch is another one. Their settings are cleared. */
+/**
+ * Starts deleted or expired conversations again, without settings. The new epoch keeps their earlier messages
+ * invisible.
+ */
 export function restart(
   restarts: ReadonlyMap<string, number>,
   activity: ReadonlyMap<string, Activity>,
@@ -60,9 +63,9 @@ const MESSAGE_COLUMN_COUNT = MESSAGE_COLUMNS.split(',').length;
 const MESSAGE_TUPLE = `(${placeholders(MESSAGE_COLUMN_COUNT)})`;
 
 /**
- * Existing conversations get a newer activity, their history and their last `seq`; restarted ones are up to date. An
- * unseen one must still not exist: another process may have created it for another owner, and the plain INSERT then
- * fails.
+ * Inserts new conversations, and updates activity, history and last `seq` of existing ones. Restarted ones were updated
+ * by {@link restart}. For an unseen one the INSERT must fail if it exists, because another process may have created it
+ * for another owner.
  */
 export function saveConversations(
   dialect: Dialect,
@@ -86,7 +89,7 @@ function insertConversations(rows: readonly (readonly [string, Activity])[], onK
   return [{ sql, bindings }];
 }
 
-/** What a turn can change of its conversation. */
+/** The settings of a conversation that a turn can change. */
 interface OwnSettings {
   readonly user: string | null;
   readonly metadata: Readonly<Record<string, string>> | null;
@@ -94,23 +97,26 @@ interface OwnSettings {
 
 const NO_SETTINGS: OwnSettings = { user: null, metadata: null };
 
-/** The settings of the conversations of a batch, as its turns change them one after the other. */
+/** The settings of a batch's conversations, updated by each of its turns in order. */
 export class BatchSettings {
   readonly #known = new Map<string, OwnSettings>();
 
-  /** @param rows of the conversations that continue */
+  /** @param rows of the conversations that exist and are not restarted */
   constructor(rows: Found['settings']) {
     for (const { id, user_id, metadata } of rows) {
       this.#known.set(id, { user: user_id, metadata: metadata === null ? null : JSON.parse(metadata) });
     }
   }
 
-  /** Whether the conversation continues and has no end user yet. */
+  /** Whether the conversation exists and has no end user. */
   hasNoUser(conversationId: string): boolean {
     return this.#known.get(conversationId)?.user === null;
   }
 
-  /** Undefined: they can be saved. A turn from the journal is never refused. */
+  /**
+   * The outcome if the turn's settings are refused; undefined if they can be saved. A turn from the journal is never
+   * refused.
+   */
   refusal(unit: TurnWrite): WriteOutcome | undefined {
     const changed = settingsOf(unit);
     if (!changed || unit.replayed) return undefined;
@@ -141,7 +147,7 @@ export class BatchSettings {
 }
 
 const LONG_COLUMNS = TEXT_COLUMNS.map((name) => MESSAGE_COLUMNS.split(', ').indexOf(name));
-/** Of the other columns, together. */
+/** The length of all other columns of a row. */
 const ROW_CHARS = 300;
 
 export function saveMessages(

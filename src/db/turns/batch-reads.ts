@@ -13,26 +13,26 @@ export interface WriteBatch {
   readonly progress: readonly ReplyProgress[];
 }
 
-/** The existing rows that the batch concerns. */
+/** The existing rows that the batch needs. */
 export interface Found {
   /** Locked until the transaction ends. */
   readonly conversations: readonly LockedConversation[];
-  /** Also those that others have locked. */
+  /** Also those that other sessions have locked. */
   readonly everyConversation: readonly Pick<ConversationRow, 'id'>[];
   /** Replies that may be updated, locked until the transaction ends. */
   readonly replies: readonly Pick<MessageRow, 'uid'>[];
   readonly messages: readonly ReplyRow[];
   /** Conversations with a reply that is being generated. */
   readonly busy: readonly Pick<MessageRow, 'conversation_id'>[];
-  /** Replies that have a later one. */
+  /** Replies after which the conversation has another reply. */
   readonly answered: readonly Pick<MessageRow, 'uid'>[];
-  /** What turns change of their conversations. */
+  /** The settings that the turns change. */
   readonly settings: readonly Pick<ConversationRow, 'id' | 'user_id' | 'metadata'>[];
   readonly keys: readonly KeyUse[];
   readonly deletions: readonly Pick<DeletionRow, 'conversation_id' | 'deleted_at'>[];
 }
 
-/** The statements that read {@link Found}, only those that the batch needs. The first one locks. */
+/** The statements that read {@link Found}; those without ids are left out. The first one locks the conversations. */
 export class Reads {
   readonly statements: Statement[] = [];
   readonly #kinds: (keyof Found)[] = [];
@@ -70,7 +70,8 @@ export class Reads {
          FROM messages m JOIN conversations c ON c.id = m.conversation_id AND c.epoch = m.epoch
          WHERE m.uid IN (${placeholders(count)}) AND c.deleted_at IS NULL`,
     );
-    // The + makes SQLite read the running replies, which are few, and not all messages of the conversation.
+    // The + excludes an index of SQLite, so that it reads the few running replies and not all messages of the
+    // conversation.
     this.#add(
       'busy',
       turns.flatMap(({ start, revision, reply }) =>
@@ -144,12 +145,12 @@ function concernedConversations(turns: readonly TurnWrite[]): string[] {
   return [...ids].sort();
 }
 
-/** The caller named the conversation, or could use its id while the turn was in the journal. */
+/** Whether the conversation can exist: the caller named it, or learned its id while the turn was in the journal. */
 export function mayExist({ start, replayed }: TurnWrite): boolean {
   return start?.named === true || replayed === true;
 }
 
-/** What the turn says about its conversation; undefined: nothing. */
+/** The settings that the turn changes; undefined: none. */
 export function settingsOf({ start, revision, reply }: TurnWrite): OwnChanges | undefined {
   const { user, metadata } = start ?? revision ?? {};
   const system = start?.system;
@@ -165,7 +166,7 @@ interface OwnChanges {
   readonly system: TurnStart['system'];
 }
 
-/** Replies without their question, which can be stored already. */
+/** Replies that are written without their question, so that their row can exist. */
 function updatedReplies(turns: readonly TurnWrite[], progress: readonly ReplyProgress[]): string[] {
   const ends = turns.flatMap(({ start, revision, reply }) =>
     !start && !revision && reply ? [reply.uid] : [],
@@ -173,12 +174,12 @@ function updatedReplies(turns: readonly TurnWrite[], progress: readonly ReplyPro
   return [...ends, ...progress.map(({ uid }) => uid)];
 }
 
-/** The question of a reply that comes without it. */
+/** The question of a reply that is written without it. */
 function questionOf({ start, reply }: TurnWrite): string[] {
   return !start && reply?.replyTo ? [reply.replyTo] : [];
 }
 
-/** The first of the messages that a reply takes the place of. */
+/** For each reply that replaces messages, the first of these. */
 function supersededMessages(turns: readonly TurnWrite[], progress: readonly ReplyProgress[]): string[] {
   const uids = turns.map(({ reply }) => reply?.details?.supersedes);
   return [...uids, ...progress.map(({ supersedes }) => supersedes)].filter((uid) => uid !== undefined);
@@ -188,7 +189,7 @@ function replacedReply({ key }: TurnWrite): string[] {
   return key?.replaces ? [key.replaces] : [];
 }
 
-/** The rows that exist, less those that could be locked. */
+/** The rows that exist but were not locked by this transaction, because SKIP LOCKED left them out. */
 export function lockedByOthers({ turns, progress }: WriteBatch, found: Found): ReadonlySet<string> {
   const locked = new Set(found.everyConversation.map(({ id }) => id));
   for (const { id } of found.conversations) locked.delete(id);

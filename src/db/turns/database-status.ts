@@ -23,7 +23,7 @@ export class DatabaseStatus {
     this.#logger.warn({ err: error }, 'database unavailable, journaling');
   }
 
-  /** The database answers. The outage is over only when a write succeeds. */
+  /** A probe succeeded, so writes are tried again. The outage ends with the first successful write. */
   markProbed(): void {
     this.#isDown = false;
   }

@@ -67,10 +67,10 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   }
 
   /**
-   * `journalled` when the database is unavailable or earlier writes of the conversation are in the journal. A claim of
-   * an idempotency key and a revision are never journalled, because only the database knows whether they are possible.
-   * @throws AppError `database_unavailable` when the journal fails too, or must not be used; `database_busy` when
-   * its rows stay locked, which is no outage; other errors of the database unchanged
+   * `journalled` when the database is unavailable or earlier writes of the conversation are in the journal. Claims of an
+   * idempotency key and revisions are never journalled, because only the database knows whether they are possible.
+   * @throws AppError `database_unavailable` when the journal fails too or must not be used; `database_busy` when the
+   * rows stay locked, which does not count as an outage; other errors of the database unchanged
    */
   write(unit: TurnWrite): Promise<WriteOutcome> {
     if (this.#closed) return Promise.reject(databaseUnavailable('the writer is closed'));
@@ -79,7 +79,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
 
   /**
    * Fails immediately while the database is unavailable. Checkpoints are not journalled, because the end of the reply
-   * is. A failure does not mark the database as down: checkpoints give way to writes and can fail by being late.
+   * has the same text. A failure does not mark the database as down: writes go first, so checkpoints can time out.
    */
   async progress(reply: ReplyProgress): Promise<ProgressOutcome> {
     if (this.#status.isDown || this.#isStartJournalled(reply.uid)) throw databaseUnavailable(undefined);
@@ -122,7 +122,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     if (this.#journal.isEmpty()) return;
     const deadline = performance.now() + ms;
     const late = delay(ms, undefined, { ref: false });
-    // A replay under way may have met the outage a moment before its end: run another one after it.
+    // A running replay may already have failed at the end of the outage, so another one follows it.
     if (this.#replaying) await Promise.race([this.#replaying, late]);
     await Promise.race([this.#probeAndReplay(), late]);
     while (!this.#journal.isEmpty()) {
@@ -136,7 +136,9 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     }
   }
 
-  /** Moves writes that wait for the database to the journal, and later ones too. The replay finds what was stored twice. */
+  /**
+   * Sends waiting and later writes to the journal. If the database stores one of them too, its replay changes nothing.
+   */
   abandonDatabase(): void {
     this.#isAbandoned = true;
     if (this.#waiting.size === 0) return;
@@ -169,8 +171,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   }
 
   /**
-   * Waits for earlier writes of the same conversation. Sharing their transaction would save a commit, but when the
-   * question fails its reply would get the outcome `gone`.
+   * Waits for earlier writes of the same conversation. In one transaction they would need one commit less, but if the
+   * write of a question failed, its reply would get the outcome `gone` instead of that error.
    */
   async #writeInOrder(unit: TurnWrite): Promise<WriteOutcome> {
     const conversationId = conversationOf(unit);
@@ -180,7 +182,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     const { before, leave } = this.#queues.enter(conversationId);
     try {
       await before;
-      // A new id cannot be in the journal. The query would take 6 % of the time of a cached chat.
+      // A new id cannot be in the journal. Leaving the query out saves 6 % of the time of a cached chat.
       const isJournalled = unit.start?.named !== false && this.#journal.has(conversationId);
       if (!this.#status.isDown && !isJournalled && !this.#isAbandoned) {
         const outcome = await this.#writeToDatabase(unit, since);
@@ -217,7 +219,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     });
   }
 
-  /** @param leave called as soon as the place in the journal is fixed */
+  /** @param leave called as soon as the position of the write in the journal is fixed */
   async #writeToJournal(unit: TurnWrite, leave: () => void): Promise<WriteOutcome> {
     if (needsDatabase(unit)) throw databaseUnavailable(undefined);
     if (unit.reply?.status === 'streaming') this.#journalledReplies.add(unit.reply.uid);
@@ -256,11 +258,11 @@ export class DurableWriter implements TurnWriter, PendingTurns {
       if (isEmpty && !this.#status.isDown) return;
       if (!(await this.#isReachable())) return;
       const replayed = !isEmpty && (await this.#journal.exclusively(() => this.#replay()));
-      // Without a replay of its own this process knows only that the database answers.
+      // Another process may replay; then this one knows only that the database responds.
       if (!replayed) this.#status.markProbed();
       this.#lastReplayError = undefined;
     } catch (error) {
-      // The journal is closed under a replay that does not end.
+      // After abandonDatabase() the journal is closed while a replay still runs, so its error is expected.
       if (!this.#isAbandoned) this.#logReplayError(error);
     }
   }
@@ -286,7 +288,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     this.#replayed.turns += run.turns;
     this.#replayed.ms += performance.now() - began;
     if (run.failure !== undefined) this.#status.markDown(run.failure);
-    // The database serves others.
+    // Locked rows are no outage.
     else if (run.busy) this.#status.markProbed();
     else if (!this.#quit.signal.aborted) this.#logReplayed();
   }
@@ -297,7 +299,7 @@ export class DurableWriter implements TurnWriter, PendingTurns {
     this.#logger.info({ turns, ms: Math.round(ms) }, 'journal replayed');
   }
 
-  /** Logs an error once: a broken journal fails with every attempt. */
+  /** Logs the same error once only, because a broken journal fails with every attempt. */
   #logReplayError(error: unknown): void {
     const cause = error instanceof Error ? error.cause : undefined;
     const reason = errorCode(cause) ?? String(error);

@@ -1,10 +1,13 @@
-/** The hash of the visible messages of a conversation, kept by the transactions that change them. */
+/**
+ * A hash of the visible messages of a conversation, by which clients find it. Each transaction that changes messages
+ * updates it.
+ */
 import type { Message } from '../../domain/conversations/conversation.ts';
 import { historyStart, storedForm } from '../../domain/conversations/history.ts';
 import { chained, hashOf } from '../../util/hash-chain.ts';
 import type { HistoryColumns } from '../core/tables.ts';
 
-/** Another order, or another change, than the chain can follow: the conversation is found by its id alone. */
+/** After a change that the hash cannot follow. The conversation can then be found by its id only. */
 export const UNKNOWN_HISTORY: HistoryColumns = {
   history_hash: null,
   history_open: null,
@@ -13,14 +16,15 @@ export const UNKNOWN_HISTORY: HistoryColumns = {
 
 type ComparedMessage = Pick<Message, 'uid' | 'role' | 'content' | 'details'>;
 
-/** Of a conversation without messages. */
+/** The hash of a conversation without messages. */
 export function newHistory(owner: string | null, user: string | null, system: string | null): HistoryColumns {
   return { ...UNKNOWN_HISTORY, history_hash: hashOf(historyStart(owner, user, system)) };
 }
 
 /**
- * A reply begins to the new messages, or to the last stored one where there are none. Two replies at the same time have
- * no order. Repeating the write of a turn changes nothing.
+ * Adds new messages and the start of their reply. Without new messages the reply answers the last stored one. While a
+ * reply runs, the start of another one makes the hash unknown, because the order of their ends is unknown. Repeating the
+ * write of a turn changes nothing.
  */
 export function withStart(
   history: HistoryColumns,
@@ -35,7 +39,7 @@ export function withStart(
     : { history_hash: null, history_open: open, history_reply: replyUid };
 }
 
-/** The reply has ended with this text, or failed without any. */
+/** Adds a reply that has ended, with text or without. */
 export function withEnd(history: HistoryColumns, reply: ComparedMessage): HistoryColumns {
   const { history_open: open, history_reply: newest } = history;
   if (newest !== reply.uid) return UNKNOWN_HISTORY;

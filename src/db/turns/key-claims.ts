@@ -6,16 +6,16 @@ import type { Statement } from '../core/packets.ts';
 import type { ConversationRow, IdempotencyKeyRow } from '../core/tables.ts';
 import { isPending, type ReplyRow } from './reply-writes.ts';
 
-/** A stored key with the activity of its conversation; null when that was deleted, so that the key is free. */
+/** A stored key and the activity of its conversation, which is null after a deletion; the key is then free. */
 export type KeyUse = Pick<IdempotencyKeyRow, 'id' | 'reply_uid'> & {
   readonly last_active: ConversationRow['last_active'] | null;
   readonly pinned: ConversationRow['pinned'];
 };
 
 /**
- * The statements that claim the key for the turn; undefined when another turn has it. A replaced reply is deleted, so
- * that the question has one. A claim of another transaction makes the INSERT fail, and with it this transaction: see
- * {@link isConflict}.
+ * The statements that claim the key for the turn; undefined when another turn has it. They delete a replaced reply, so
+ * that the question has only one. If another transaction claims the key at the same time, the INSERT and this whole
+ * transaction fail; see {@link isConflict}.
  */
 export function claimKey(
   key: KeyClaim,
@@ -27,7 +27,7 @@ export function claimKey(
 ): Statement[] | undefined {
   if (key.replaces !== null) {
     if (!known?.last_active || known.reply_uid !== key.replaces) return undefined;
-    // Its worker was taken for dead, and has written to it meanwhile.
+    // Otherwise a worker whose lease had expired is writing to the reply again.
     const hasFailed =
       !replaced || replaced.status === 'incomplete' || (isPending(replaced) && !replaced.worker);
     if (!hasFailed) return undefined;
@@ -61,7 +61,9 @@ export function claimKey(
   ];
 }
 
-/** Incremental exports may have delivered the text of the replaced reply: they deliver the conversation anew. */
+/**
+ * Makes incremental exports deliver the whole conversation again, because an earlier one may have the replaced reply.
+ */
 function recordReplacement({ conversationId }: Message, at: string): Statement {
   const sql = `INSERT INTO deletions (conversation_id, owner, deleted_at, renewed, pending)
      SELECT id, owner, ?, 1, 0 FROM conversations WHERE id = ?`;

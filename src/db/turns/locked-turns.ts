@@ -1,23 +1,28 @@
 import type { TurnWrite, WriteOutcome } from '../../domain/chat/turns.ts';
 import { databaseBusy } from '../core/errors.ts';
 
-/** How long a turn waits for a row that another session has locked: longer when a reply would have to be kept here. */
+/**
+ * How long a turn waits for a row that another session has locked. The end of a reply waits longer, because its text
+ * exists only in this process.
+ */
 const START_WAIT_MS = 5000;
 const END_WAIT_MS = 10_000;
 const MIN_RETRY_MS = 5;
 const MAX_RETRY_MS = 250;
-/** Connections that turns can occupy while they wait for a table. */
+/** How many turns are tried at the same time. Each occupies a connection while it waits for a table lock. */
 const PARALLEL = 2;
 
 export interface WaitingTurn {
   readonly unit: TurnWrite;
-  /** When it arrived, on the monotonic clock: the wait for earlier turns of the conversation counts. */
+  /**
+   * When it arrived, on the monotonic clock. The time limit includes the wait for earlier turns of the conversation.
+   */
   readonly since: number;
   readonly resolve: (outcome: WriteOutcome) => void;
   readonly reject: (reason: unknown) => void;
 }
 
-/** Settles the turn in a transaction of its own; resolves to false when it is still locked. Never rejects. */
+/** Writes and settles the turn in its own transaction; resolves to false when it is still locked. Never rejects. */
 type Attempt = (turn: WaitingTurn) => Promise<boolean>;
 
 interface Line {
@@ -26,7 +31,7 @@ interface Line {
   retryMs: number;
 }
 
-/** Turns that wait for a lock of another session, by conversation and in order, each tried alone. */
+/** Retries turns that wait for a lock of another session: each alone, those of one conversation in order. */
 export class LockedTurns {
   readonly #attempt: Attempt;
   readonly #lines = new Map<unknown, Line>();
@@ -65,7 +70,7 @@ export class LockedTurns {
     if (this.#lines.size > 0) await this.#idle.promise;
   }
 
-  /** From now on a turn that is still locked fails instead of waiting. */
+  /** After this call a turn that is still locked fails instead of waiting. */
   close(): void {
     this.#closed = true;
   }

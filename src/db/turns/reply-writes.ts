@@ -30,21 +30,22 @@ export type ReplyRow = Pick<
 >;
 
 /**
- * A reply that takes the place of others and has no text yet. It is stored like what is superseded, so that no reader
- * shows it. An ended reply has a finish reason. Without a worker it failed, as its process did.
+ * Whether the reply of a revision has no text yet. It is stored as `superseded`, so that no reader shows it before it
+ * replaces other messages. Superseded replies that have ended have a finish reason. A pending reply without a worker has
+ * failed together with its process.
  */
 export function isPending({ status, finish_reason }: Pick<ReplyRow, 'status' | 'finish_reason'>): boolean {
   return status === 'superseded' && finish_reason === null;
 }
 
-/** Messages that one statement supersedes: on SQLite it blocks the event loop. */
+/** How many messages one statement supersedes. The limit is for SQLite, where a statement blocks the event loop. */
 const SUPERSEDED_SLICE = 2000;
 
 /**
- * The statements by which a pending reply and its edited question become visible, and what they take the place of
- * leaves the conversation. The status of the reply itself is not changed.
- * @param from the edited question, or the question that has another reply
- * @returns undefined when another revision has taken the place already
+ * The statements that make an edited question visible and supersede the messages that the revision replaces. The caller
+ * changes the status of the pending reply itself.
+ * @param from the edited question, or the question that gets another reply
+ * @returns undefined when another revision has replaced the same messages already
  */
 export function takePlace(
   reply: ReplyRow,
@@ -73,9 +74,10 @@ export function takePlace(
 }
 
 /**
- * Appends new text and reasoning to the reply. The stored lengths decide what is new, so that a commit whose
- * confirmation was lost is not repeated. A reply that was closed because the lease of its worker had expired continues.
- * @param from the first of the messages that a pending reply takes the place of
+ * Appends new text and reasoning to the reply. The stored lengths decide what is new, so that text of a commit whose
+ * confirmation was lost is not appended twice. Also continues a reply that was closed because the lease of its worker
+ * had expired.
+ * @param from the first of the messages that a pending reply replaces
  */
 export function extendReply(
   reply: ReplyProgress,
@@ -90,17 +92,17 @@ export function extendReply(
     return { outcome: known.finish_reason === 'cancelled' ? 'stopped' : 'gone', statements: [] };
   }
   const isShown = known.status !== 'superseded';
-  // After the lease of its worker expired, another revision can have begun: its end decides.
+  // A pending reply whose worker is another one stays hidden: the lease expired, and another revision may have begun.
   const place = isShown ? [] : known.worker === reply.worker ? takePlace(known, from, written) : undefined;
   if (!place || known.status === 'complete') return { outcome: 'saved', statements: [] };
   const extend = (column: TextColumn, stored: number, after: (length: number) => string) => {
     const text = after(stored);
-    // The end of the reply cuts what is too long.
+    // endReply() cuts a text that is too long.
     const cannotGrow = stored + text.length > packet.bytes / 3 && isTooLong(after(0), packet);
     return text === '' || cannotGrow ? [] : appendText(reply, column, stored, text, written, packet, isShown);
   };
   const content = extend(CONTENT, known.length ?? 0, (length) => reply.after(length));
-  // A pending reply takes its place with its first text.
+  // A pending reply becomes visible with its first text.
   if (!isShown && content.length === 0) return { outcome: 'saved', statements: [] };
   const reasoning = extend(REASONING, known.reasoning_length ?? 0, (length) => reply.reasoningAfter(length));
   return { outcome: 'saved', statements: [...place, ...reasoning, ...content] };
@@ -141,7 +143,7 @@ export function endReply(
 ): { readonly outcome: WriteOutcome; readonly statements: Statement[] } {
   const hasEnded = known.status === 'complete' || (known.status === 'superseded' && hasSucceeded(known));
   if (hasEnded) return { outcome: 'saved', statements: [] };
-  // A pending reply that failed before its first text takes no place.
+  // A pending reply that failed before its first text replaces nothing.
   const hasFailed = isEmptyFailure(isPending(known) ? { ...reply, reasoning: null } : reply);
   if (hasFailed) {
     const sql = `DELETE FROM messages WHERE uid = ? AND length = 0 AND status <> 'cancelled'`;
@@ -170,7 +172,7 @@ export function endReply(
     { sql, bindings },
     ...appendRest(uid, content, first.length, 0, packet),
   ];
-  // The others are stored since the start.
+  // The other details were stored with the start.
   if (reply.details?.tool_calls || reply.details?.refusal) statements.push(...endDetails(reply, packet));
   if (reasoning) statements.push(...endReasoning(uid, reasoning, packet));
   return { outcome, statements };

@@ -2,7 +2,7 @@
 import type { Message, MessageDetails } from '../../domain/conversations/conversation.ts';
 import type { PacketLimit, Statement } from '../core/packets.ts';
 
-/** The length of its texts, images and calls, about that of its row. */
+/** The length of the message's texts, images and tool calls: about the length of its row. */
 export function messageChars({
   content,
   reasoning,
@@ -33,9 +33,9 @@ export const CONTENT: TextColumn = { text: 'content', length: 'length' };
 export const REASONING: TextColumn = { text: 'reasoning', length: 'reasoning_length' };
 
 /**
- * Appends the rest of a text of which the first part is written, in statements that fit into one packet each.
- * @param done how much of the text is written
- * @param before the length of the row without the text
+ * The statements that append the rest of a text after its first part. Each fits into one packet.
+ * @param done the length of the first part
+ * @param before the length of the stored text before the first part
  */
 export function appendRest(
   uid: string,
@@ -69,7 +69,7 @@ export function appendDetails(uid: string, json: string, done: number, packet: P
   return statements;
 }
 
-/** A text longer than `max_allowed_packet` cannot be stored. */
+/** Whether the text is longer than `max_allowed_packet`, so that it cannot be stored. */
 export function isTooLong(text: string, { bytes }: PacketLimit): boolean {
   return text.length > bytes / 3 && Buffer.byteLength(text) > bytes;
 }
@@ -84,7 +84,7 @@ export function storable(reply: Message, packet: PacketLimit): Message {
   return reply.status === 'complete' ? { ...kept, status: 'incomplete', finishReason: 'length' } : kept;
 }
 
-/** Calls are stored all or none: part of one is not JSON. */
+/** Tool calls are dropped together if they are too long, because a part of their JSON is invalid. */
 function detailsThatFit(details: MessageDetails | null, packet: PacketLimit): MessageDetails | null {
   if (!details?.tool_calls || !isTooLong(JSON.stringify(details), packet)) return details;
   const { tool_calls: _, ...others } = details;

@@ -27,9 +27,11 @@ import { claimKey, isConflict, type KeyUse } from './key-claims.ts';
 import { endReply, extendReply, isEmptyFailure, type ReplyRow } from './reply-writes.ts';
 import { appendDetails, appendRest, firstPart, isTooLong, REASONING, storable } from './text-parts.ts';
 
-/** Each retry can meet another key of the batch that another process has claimed. */
+/** Each attempt can fail because of one key that another process has claimed; a batch has several keys. */
 const CLAIM_RETRIES = 3;
-/** After an outage many replies have much new text; together it must fit into a packet. */
+/**
+ * Limit of the checkpoints in a batch: after an outage many replies have much new text, which must fit into one packet.
+ */
 const PROGRESS_CHARS = 1_000_000;
 
 export interface BatchOutcomes {
@@ -37,13 +39,13 @@ export interface BatchOutcomes {
   readonly progress: (ProgressOutcome | typeof LOCKED)[];
 }
 
-/** Another session has locked a row that the unit needs, or the batch is full: nothing was written for it. */
+/** Nothing was written for the unit, because another session has locked one of its rows or the batch is full. */
 export const LOCKED = Symbol('locked');
 
 /**
- * Writes the batch in one transaction, with one INSERT per table. Plain SQL: on this path Knex's builder costs more than
- * everything else. Conversations are locked and written in the order of their ids, so that processes do not deadlock;
- * messages are numbered in the order of the units, which is their order in the conversation.
+ * Writes the batch in one transaction, with one INSERT per table. Uses plain SQL, because here Knex's builder takes more
+ * time than all other work. Conversations are locked and written in the order of their ids, so that processes do not
+ * deadlock. Messages are numbered in the order of the units, which is their order in the conversation.
  * @throws the driver's error
  */
 export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch): Promise<BatchOutcomes> {
@@ -61,31 +63,34 @@ export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch
   }
 }
 
-/** Decides from the existing rows what is written. */
+/** Decides from the existing rows which statements are executed. */
 class Plan {
   readonly #dialect: Dialect;
   readonly #batch: WriteBatch;
   readonly #packet: PacketLimit;
-  /** Of every conversation that exists, visible or not. */
+  /** The newest `seq` of every conversation that exists, visible or not. */
   readonly #lastSeqs: ReadonlyMap<string, number>;
-  /** The visible ones. */
+  /** The visible conversations. */
   readonly #conversations: ReadonlyMap<string, LockedConversation>;
   /** Deleted or expired conversations, which start again with a turn: id → the epoch of their new messages. */
   readonly #restarts = new Map<string, number>();
   readonly #messages: Map<string, ReplyRow>;
   /** Conversations with a reply that is being generated. */
   readonly #busy: Set<string>;
-  /** Replies that have a later one. */
+  /** Replies after which the conversation has another reply. */
   readonly #answered: Set<string>;
   readonly #settings: BatchSettings;
   readonly #keys: Map<string, KeyUse>;
   readonly #deletions: Map<string, string>;
-  /** Ids of conversations and replies that others have locked. */
+  /** Ids of conversations and replies that other sessions have locked. */
   readonly #locked: ReadonlySet<string>;
   /** Expired conversations that start again: id → cutoff of their last activity. */
   readonly #expired: ReadonlyMap<string, string>;
   readonly #activity = new Map<string, Activity>();
-  /** The time of the write, which incremental exports need: a turn from the journal is a change now. */
+  /**
+   * The time of the write. Incremental exports need it instead of the time of the turn, which may come from the
+   * journal.
+   */
   readonly #written = toTime(Date.now());
   readonly #inserts: (string | number | null)[] = [];
   readonly #updates: Statement[] = [];
@@ -121,7 +126,7 @@ class Plan {
     let progressChars = 0;
     const progress = this.#batch.progress.map((reply) => {
       if (this.#locked.has(reply.uid)) return LOCKED;
-      // The packet is full: the next checkpoint writes the text.
+      // The packet is full; the next checkpoint writes this text.
       if (progressChars > PROGRESS_CHARS) return LOCKED;
       const known = this.#messages.get(reply.uid);
       const from = this.#messages.get(reply.supersedes ?? '');
@@ -172,7 +177,7 @@ class Plan {
         this.#chainEnd(reply);
         return 'saved';
       }
-      // Its worker has stored the row, and another request with the same key has replaced the reply.
+      // Its worker has stored the row, so its absence means that a request with the same key replaced the reply.
       if (reply.status !== 'streaming' && unit.worker !== undefined && !start) return 'replaced';
       this.#insert(reply, unit);
       if (reply.status !== 'streaming' && !isRepeated) this.#chainEnd(reply);
@@ -186,12 +191,14 @@ class Plan {
     const from = this.#messages.get(reply.details?.supersedes ?? '');
     const { outcome, statements } = endReply(end, known, this.#written, this.#packet, from);
     this.#updates.push(...statements);
-    // A pending reply changes the history when it takes its place.
+    // A pending reply changes the history only when it becomes visible.
     if (statements.length > 0 && known.status !== 'superseded') this.#chainEnd(reply);
     return outcome;
   }
 
-  /** Another reply to a stored question. Only a turn that expects the history knows that it ends with the question. */
+  /**
+   * The history hash for another reply to a stored question. `expects` proves that the history ends with this question.
+   */
   #askedAgain(history: HistoryColumns, { expects }: TurnWrite, { uid }: Message): HistoryColumns {
     return expects === undefined ? UNKNOWN_HISTORY : withStart(history, [], uid);
   }
@@ -205,13 +212,13 @@ class Plan {
     this.#chain(reply.conversationId, (history) => withEnd(history, reply));
   }
 
-  /** The activity of the conversation is known: every write touches it, unless nothing is written. */
+  /** Every write has added the activity of its conversation; without one nothing is written, so no history changes. */
   #chain(conversationId: string, change: (history: HistoryColumns) => HistoryColumns): void {
     const activity = this.#activity.get(conversationId);
     if (activity) activity.history = change(activity.history);
   }
 
-  /** Another turn was faster, or the conversation is gone. */
+  /** Whether another turn has changed the history since it was read, or the conversation was deleted. */
   #hasMoved({ start, reply, expects, replayed }: TurnWrite): boolean {
     const id = start?.conversationId ?? reply?.conversationId;
     if (expects === undefined || replayed || id === undefined) return false;
@@ -220,7 +227,9 @@ class Plan {
     return history.history_hash !== expects && history.history_reply !== reply?.uid;
   }
 
-  /** The conversation is locked, so that of two revisions the second one finds the reply of the first one. */
+  /**
+   * Stores the start of a revision. The conversation is locked, so a second revision finds the reply of the first one.
+   */
   #revise(unit: TurnWrite, { by, expiredBefore, message }: Revision, reply: Message): WriteOutcome {
     const { uid, conversationId, details } = reply;
     if (this.#messages.has(uid)) return 'saved';
@@ -241,7 +250,10 @@ class Plan {
     return 'saved';
   }
 
-  /** The reply whose calls are answered is missing, or the conversation has a later one. */
+  /**
+   * The outcome if tool results cannot be stored: the reply with the calls is missing, or the conversation has a later
+   * reply.
+   */
   #unanswerable(
     { replayed }: TurnWrite,
     { answers, conversationId, message }: TurnStart,
@@ -314,7 +326,7 @@ class Plan {
     if (reasoning && firstReasoning)
       this.#updates.push(...appendRest(uid, reasoning, firstReasoning.length, 0, this.#packet, REASONING));
     if (status === 'streaming') this.#busy.add(conversationId);
-    // A row that exists stays as it is.
+    // The INSERT does not change a row that exists.
     const known = this.#messages.get(uid);
     this.#messages.set(uid, {
       id: known?.id ?? 0,
@@ -331,10 +343,13 @@ class Plan {
     });
   }
 
-  /** Details are the last column. @throws AppError `body_too_large` when they are longer than `max_allowed_packet` */
+  /**
+   * Cuts the last column, `details`, to fit into a packet.
+   * @throws AppError `body_too_large` when it is longer than `max_allowed_packet`
+   */
   #cutDetails(uid: string, row: (string | number | null)[]): void {
     const json = String(row.at(-1));
-    // The text is in the same packet.
+    // The other half of the packet is for the text.
     const rest = { ...this.#packet, chars: Math.floor(this.#packet.chars / 2) };
     if (json.length <= rest.chars) return;
     if (isTooLong(json, this.#packet)) throw messageTooLong();
@@ -351,7 +366,7 @@ class Plan {
     const existing = this.#conversations.get(conversationId);
     if (!existing || this.#restarts.has(conversationId))
       return newHistory(owner, start?.user ?? null, start?.system ?? null);
-    // The hash begins with the end user.
+    // The hash begins with the end user, so it is wrong when the turn sets one.
     const isNamed = start?.user !== undefined && this.#settings.hasNoUser(conversationId);
     return isNamed ? UNKNOWN_HISTORY : existing;
   }

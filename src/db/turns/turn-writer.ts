@@ -28,8 +28,8 @@ const BATCH_CHARS = 1_000_000;
 const BATCH_PROGRESS = 25;
 
 /**
- * For the writer on MySQL: each of the two lanes, two turns that wait for a lock, and the heartbeats, none of which may
- * delay another.
+ * Connections of the writer on MySQL, so that none delays another: one per lane, two for locked turns, one for
+ * heartbeats.
  */
 export const WRITER_CONNECTIONS = 5;
 
@@ -57,12 +57,14 @@ export class GroupCommitWriter implements TurnWriter {
   readonly #logger: Logger;
   readonly #metrics: WriterMetrics | undefined;
   readonly #main: Lane;
-  /** Turns that need further tables, so that a lock on one of these delays no other turn. */
+  /**
+   * Turns that need further tables, such as those with an idempotency key. A lock on these tables delays no other turn.
+   */
   readonly #keyed: Lane;
   readonly #locked: LockedTurns;
   #closed = false;
 
-  /** @param knex with connections of its own where possible, so that readers cannot delay writes */
+  /** @param knex with its own connections on MySQL, so that readers cannot delay writes */
   constructor(knex: Knex, logger: Logger, metrics?: WriterMetrics) {
     this.#knex = knex;
     this.#dialect = dialectOf(knex);
@@ -113,7 +115,7 @@ export class GroupCommitWriter implements TurnWriter {
       for (const [index, turn] of batch.turns.entries()) this.#settleTurn(turn, outcomes.turns[index]);
       for (const [index, progress] of batch.progress.entries()) {
         const outcome = outcomes.progress[index];
-        // The next checkpoint repeats it.
+        // The next checkpoint writes the same text.
         if (outcome === LOCKED) progress.reject(databaseBusy(undefined));
         else settle(progress, outcome);
       }
@@ -129,7 +131,7 @@ export class GroupCommitWriter implements TurnWriter {
     for (const { since } of turns) this.#metrics.writeWaited(now - since);
   }
 
-  /** Keeps the order within a conversation. */
+  /** Lets the turn wait behind an earlier, locked turn of its conversation, to keep their order. */
   #isBehindLock(turn: WaitingTurn): boolean {
     if (!this.#locked.has(turn.unit)) return false;
     this.#locked.add(turn);
@@ -162,10 +164,13 @@ export class GroupCommitWriter implements TurnWriter {
     for (const waiting of progress) await this.#settle({ turns: [], progress: [waiting] });
   }
 
-  /** A table or an unconfirmed row is locked, or a statement took too long: perhaps because of one unit. */
+  /**
+   * A table or an uncommitted row is locked, or a statement took too long. One unit may be the cause, so each is tried
+   * alone.
+   */
   #settleBusy({ turns, progress }: WaitingBatch, error: Error): void {
     for (const { reject } of progress) reject(error);
-    // On SQLite the lock concerns everything, and has been waited for.
+    // On SQLite the lock is on the whole file, and the transaction has already waited for it.
     const canRetry = this.#dialect.pooled && (turns.length > 1 || isLock(error));
     for (const turn of turns) {
       if (canRetry) this.#locked.add(turn);
@@ -193,7 +198,7 @@ export class GroupCommitWriter implements TurnWriter {
   }
 }
 
-/** One transaction at a time, in the order of arrival. */
+/** Runs one transaction at a time, with units in the order of arrival. */
 class Lane {
   readonly #settle: (batch: WaitingBatch) => Promise<void>;
   #turns: WaitingTurn[] = [];
