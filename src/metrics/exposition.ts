@@ -14,7 +14,7 @@ export interface LabelledFamilies {
   readonly families: readonly Family[];
 }
 
-/** The lines of all workers, in pieces of one series. The series of one metric stand together. */
+/** The lines of all workers, one series at a time. All series of one metric are together. */
 export function* format(workers: readonly LabelledFamilies[], as: TextFormat): Generator<string> {
   const byName = new Map<string, (readonly [worker: string, family: Family])[]>();
   for (const { worker, families } of workers) {
@@ -59,8 +59,8 @@ function* lines(worker: string, { name, bounds, series }: Family): Generator<str
 }
 
 /**
- * Adds up counters and histograms. Gauges end with their workers.
- * @param ended earlier sums
+ * Adds the counters and histograms of a worker to `ended`. Gauges are left out, because they describe a running worker.
+ * @param ended the sums of workers that have ended
  */
 export function addTotals(ended: readonly Family[], families: readonly Family[]): Family[] {
   const sums = new Map(ended.map((family) => [family.name, family]));
@@ -84,7 +84,10 @@ function addSeries(earlier: Family, { bounds = [], series }: Family): Series[] {
   return [...sums];
 }
 
-/** The values of a version with other buckets: each count goes into the bucket that holds its own whole. */
+/**
+ * Converts values of a version with other buckets. Each count goes into the smallest bucket that contains the whole old
+ * one.
+ */
 function rebucket(values: readonly number[], from: readonly number[], to: readonly number[]): number[] {
   const counts = new Array<number>(to.length + 1).fill(0);
   for (const [index, count] of values.slice(0, -1).entries()) {

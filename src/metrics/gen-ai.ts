@@ -1,16 +1,16 @@
-/** OpenTelemetry's metrics of generative AI, in both generations of their names. */
+/** OpenTelemetry's metrics of generative AI, under their older and their newer names. */
 import type { CallReport, FailureCode, TurnReport } from '../domain/metrics.ts';
 import { Counter, type Distribution, Histogram, type Instrument } from './instruments.ts';
 import type { ModelNames } from './model-names.ts';
 
-/** The buckets of the conventions, in seconds and in tokens. */
+/** The buckets of OpenTelemetry's semantic conventions, in seconds; those of `TOKENS` in tokens. */
 const DURATION = Array.from({ length: 14 }, (_, n) => 2 ** n / 100);
 const FIRST_TOKEN = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10];
 const PER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5];
 const TOKENS = Array.from({ length: 14 }, (_, n) => 4 ** n);
 
 export const OPERATION = 'chat';
-/** Of the protocol: which company runs a compatible server is not known here. */
+/** The provider of the protocol. Which company runs a compatible server is not known here. */
 export const PROVIDER = 'openai';
 
 const COMMON = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model'];
@@ -19,7 +19,7 @@ const CLIENT = [...COMMON, 'gen_ai_response_model', 'server_address'];
 export interface GenAiOptions {
   /** The host of the model server. */
   readonly serverAddress: string;
-  /** Whether the newer names are added. */
+  /** Whether values are also reported under the newer names. */
   readonly newNames: boolean;
 }
 
@@ -65,7 +65,7 @@ export class GenAiMetrics {
     [...COMMON, 'gen_ai_token_type'],
   );
   readonly #inference: InferenceMetrics | undefined;
-  /** By requested model, then by the model of the response. */
+  /** By requested model, then by the model that the response names. */
   readonly #calls = new Map<string, Map<string, Series>>();
   readonly #turns = new Map<string, Series>();
 
@@ -143,7 +143,10 @@ export class GenAiMetrics {
   }
 }
 
-/** Those of one model, found once: a look-up by all labels takes longer than the rest of an observation. */
+/**
+ * The instruments of one model. They are looked up once, because a look-up by all labels takes longer than an
+ * observation.
+ */
 interface Series {
   readonly labels: readonly string[];
   duration?: Distribution;
@@ -159,7 +162,7 @@ function durationIn(series: Series, histogram: Histogram, failure: FailureCode |
   return series.duration;
 }
 
-/** The names since `gen_ai.client.inference.*`. */
+/** The metrics `gen_ai.client.inference.*`, which are the newer names. */
 class InferenceMetrics {
   readonly #duration = new Histogram(
     'gen_ai_client_inference_duration_seconds',

@@ -1,12 +1,12 @@
 import type { Family, Series } from '../domain/metrics.ts';
 
 /**
- * Counters, gauges and histograms. prom-client looks the labels up for each value, which costs 2 µs and would be 4 % of
- * a cached chat (ADR 26).
+ * A counter, gauge or histogram. prom-client is not used for these, because it looks up the labels for each value: 2 µs,
+ * which would be 4 % of a cached chat (ADR 26).
  */
 export interface Instrument {
   readonly name: string;
-  /** @param isScrape whether the values are scraped now; else they are only stored */
+  /** @param isScrape true: the values go to a scraper; false: they are only stored */
   read(isScrape: boolean): Family | Promise<Family>;
 }
 
@@ -24,7 +24,7 @@ abstract class Labelled<Kind> {
     this.#labelNames = labelNames;
   }
 
-  /** @param values in the order of the label names; an empty one counts as no label */
+  /** @param values in the order of the label names; an empty value leaves its label out */
   labels(...values: LabelValues): Kind {
     const key = values.length === 1 ? (values[0] ?? '') : values.join('\0');
     let found = this.#series.get(key);
@@ -37,7 +37,7 @@ abstract class Labelled<Kind> {
 
   protected abstract create(): Kind;
 
-  /** Everything that was counted so far. */
+  /** The values of all series. */
   protected all(values: (series: Kind) => readonly number[]): Series[] {
     return [...this.#series.values()].map(({ labels, series }) => [labels, values(series)]);
   }
@@ -57,7 +57,7 @@ export class Counter extends Labelled<Counted> implements Instrument {
     if (labelNames.length === 0) this.labels();
   }
 
-  /** Of a counter without labels. */
+  /** For a counter without labels. */
   add(count = 1): void {
     this.labels().add(count);
   }
@@ -74,7 +74,7 @@ export class Counter extends Labelled<Counted> implements Instrument {
 
 export class Distribution {
   readonly bounds: readonly number[];
-  /** The last one: above all bounds. */
+  /** Counts per bucket, not cumulative. The last bucket is above all bounds. */
   readonly counts: Float64Array;
   sum = 0;
 
@@ -115,7 +115,7 @@ export class Histogram extends Labelled<Distribution> implements Instrument {
 /** The values by their label values. */
 export type Readings = Iterable<readonly [labels: LabelValues, value: number]>;
 
-/** Read when it is scraped. */
+/** Its values are read by a function at each {@link Gauge.read}. */
 export class Gauge implements Instrument {
   readonly name: string;
   readonly #help: string;
@@ -143,7 +143,7 @@ export class Gauge implements Instrument {
   }
 }
 
-/** Without those that have no value. */
+/** The labels as text. Labels without a value are left out. */
 export function formatLabels(names: readonly string[], values: LabelValues): string {
   return names
     .flatMap((name, index) => (values[index] ? `${name}="${escapeValue(values[index])}"` : []))

@@ -2,16 +2,16 @@ import type { ChatModel, ModelOutcome } from '../domain/chat/model.ts';
 import { AppError } from '../domain/errors.ts';
 import type { FailureCode, Metrics } from '../domain/metrics.ts';
 
-/** Reports each call to the model when it has ended. */
+/** Wraps the model so that each call is reported when it has ended. */
 export function measureCalls(model: ChatModel, metrics: Pick<Metrics, 'callEnded'>): ChatModel {
   return {
     async complete(request, signal, context) {
       const call = new MeasuredCall(request.model, metrics);
-      return call.until(model.complete(request, signal, context), signal);
+      return call.reportEnd(model.complete(request, signal, context), signal);
     },
     async stream(request, on, signal, context) {
       const call = new MeasuredCall(request.model, metrics);
-      const take = {
+      const measured = {
         content(text: string) {
           call.received();
           on.content(text);
@@ -21,7 +21,7 @@ export function measureCalls(model: ChatModel, metrics: Pick<Metrics, 'callEnded
           on.reasoning(text);
         },
       };
-      return call.until(model.stream(request, take, signal, context), signal);
+      return call.reportEnd(model.stream(request, measured, signal, context), signal);
     },
     probe: (signal) => model.probe(signal),
     openCircuits: () => model.openCircuits(),
@@ -45,7 +45,7 @@ class MeasuredCall {
     this.#chunks += 1;
   }
 
-  async until<O extends ModelOutcome>(outcome: Promise<O>, signal: AbortSignal): Promise<O> {
+  async reportEnd<O extends ModelOutcome>(outcome: Promise<O>, signal: AbortSignal): Promise<O> {
     try {
       const ended = await outcome;
       this.#end(ended, undefined);

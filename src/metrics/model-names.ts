@@ -8,12 +8,14 @@ export class ModelNames {
   readonly #admit: (name: string) => boolean;
   readonly #admitted = new Set<string>();
 
-  /** @param admit asks for one of the places that the workers of this host share */
+  /** @param admit adds a name to those that all workers of this host share; false when the limit is reached */
   constructor(admit: (name: string) => boolean) {
     this.#admit = admit;
   }
 
-  /** @param answered whether the model has answered: names of models that do not exist take no place */
+  /**
+   * @param answered whether the model has replied. Otherwise the name is not added, because the model may not exist.
+   */
   label(name: string, answered: boolean): string {
     if (this.#admitted.has(name)) return name;
     if (!answered || this.#admitted.size >= MAX_MODEL_NAMES || !this.#admit(name)) return OTHER;

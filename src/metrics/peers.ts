@@ -1,4 +1,7 @@
-/** Workers of one host ask each other to store their metrics, over a Unix domain socket or a named pipe. */
+/**
+ * With these functions workers of one host ask each other to store their metrics, over a Unix domain socket or named
+ * pipe.
+ */
 import { rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
@@ -11,7 +14,7 @@ export interface Listener {
   close(): Promise<void>;
 }
 
-/** Calls `save` for each connection, and closes it afterwards. Resolves also when it cannot listen. */
+/** Calls `save` for each connection, then closes the connection. Also resolves when it cannot listen. */
 export async function listenForPeers(
   folder: string,
   worker: string,
@@ -47,12 +50,12 @@ export function askPeer(folder: string, worker: string): Promise<void> {
   });
 }
 
-/** Removes what a dead worker has left. */
+/** Removes the socket file of a dead worker. */
 export function forgetPeer(folder: string, worker: string): void {
   if (process.platform !== 'win32') rmSync(addressOf(folder, worker), { force: true });
 }
 
-/** The last part of the id is random, and paths of sockets are limited to about a hundred bytes. */
+/** Uses only the last part of the worker's id, which is random, because socket paths are limited to about 100 bytes. */
 function addressOf(folder: string, worker: string): string {
   const name = worker.slice(-12);
   return process.platform === 'win32' ? `\\\\.\\pipe\\chat-api-${name}` : join(folder, `${name}.sock`);

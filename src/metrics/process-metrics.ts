@@ -5,19 +5,19 @@ import type { Family } from '../domain/metrics.ts';
 import { formatLabels } from './instruments.ts';
 
 /**
- * Gauges with the suffix of a counter, and lists of every open socket, of which `nodejs_active_resources` is one
- * already.
+ * Left out: gauges whose names end like those of counters, and two lists of all open sockets, which
+ * `nodejs_active_resources` contains already.
  */
 const LEFT_OUT = /^nodejs_active_(?:handles|requests|\w+_total)$/;
 
 /**
- * prom-client's metrics of the process, the event loop and the garbage collector. The library is loaded with the first
- * scrape: it takes a fifth of the CPU time of a start.
+ * prom-client's metrics of the process, the event loop and the garbage collector. The first scrape loads the library,
+ * because loading it takes a fifth of the CPU time of a start.
  */
 export class ProcessMetrics {
   #read: Promise<() => Promise<Family[]>> | undefined;
 
-  /** @param load whether to load the library; until then there are none */
+  /** @param load whether to load the library. Without it the result is empty. */
   async read(load: boolean): Promise<readonly Family[]> {
     if (load) {
       this.#read ??= open().catch((error: unknown) => {
@@ -31,7 +31,7 @@ export class ProcessMetrics {
 }
 
 async function open(): Promise<() => Promise<Family[]>> {
-  // In steps, because one import blocks the event loop for all of it.
+  // In steps, because a single import would block the event loop until everything is loaded.
   await import('@opentelemetry/api');
   await nextTick();
   const { default: promClient } = await import('prom-client');
@@ -53,10 +53,10 @@ async function open(): Promise<() => Promise<Family[]>> {
   };
 }
 
-/** prom-client blocks the event loop for it, for milliseconds where thousands of streams are open. */
+/** Replaces prom-client's gauge, which reads the folder synchronously: milliseconds with thousands of open streams. */
 function countOpenFiles(registry: Registry, PromGauge: typeof Gauge): void {
   const own = registry.getMetricsAsArray().find(({ name }) => name === 'process_open_fds');
-  // Only Linux has it.
+  // Only on Linux.
   if (!own) return;
   const { name, help } = own;
   registry.removeSingleMetric(name);
@@ -66,23 +66,23 @@ function countOpenFiles(registry: Registry, PromGauge: typeof Gauge): void {
     registers: [registry],
     async collect() {
       const files = await readdir('/proc/self/fd');
-      // One of them is that of this reading.
+      // One of them was opened by readdir itself.
       this.set(files.length - 1);
     },
   });
 }
 
-/** Of a histogram, prom-client gives the sums of its buckets, each as a value of its own. */
+/** Converts a metric of prom-client. Its histograms have one value per bucket, which is cumulative. */
 export async function familyOf(metric: Metric): Promise<Family> {
   const { name, help, type, values } = await metric.get();
-  // Its types say a number, and it is a word.
+  // prom-client's types declare a number, but it is a string.
   const word = String(type);
   const series = new Map<string, number[]>();
   const bounds = new Set<number>();
   for (const { value, labels, ...rest } of values) {
     const { le, ...own } = labels;
     const kind = 'metricName' in rest ? rest.metricName : name;
-    // What is not known yet is not a number there.
+    // Values that are not known yet are NaN.
     if (kind === `${name}_count` || !Number.isFinite(value)) continue;
     const key = formatLabels(Object.keys(own), Object.values(own).map(String));
     const found = series.get(key) ?? [];

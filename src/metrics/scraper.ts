@@ -6,16 +6,19 @@ import type { Instrument } from './instruments.ts';
 import { askPeer, forgetPeer, type Listener, listenForPeers } from './peers.ts';
 import type { ProcessMetrics } from './process-metrics.ts';
 
-/** How much a killed worker loses. A worker that others cannot ask stores its metrics more often. */
+/**
+ * How often a worker stores its metrics. A killed worker loses what it counted since. If others cannot ask it, it
+ * stores more often.
+ */
 const SAVE_MS = 5000;
 const SAVE_UNASKED_MS = 1000;
-/** Work of one tick. */
+/** The longest work before other work of the event loop runs. */
 const SLICE_MS = 5;
-/** Bytes of a piece of the text. */
+/** The size of a piece of the text, in bytes. */
 const PIECE = 256 * 1024;
-/** Of a UTF-16 unit in UTF-8. */
+/** The most bytes of one UTF-16 unit in UTF-8. */
 const MAX_BYTES = 3;
-/** The label of counters of workers that ended. */
+/** The label `worker` of the sums of workers that have ended. */
 const ENDED = 'ended';
 
 export interface ScraperParts {
@@ -23,13 +26,13 @@ export interface ScraperParts {
   readonly process: ProcessMetrics;
   /** Undefined: it could not be opened, and a scrape shows this worker alone. */
   readonly store: SnapshotStore | undefined;
-  /** Of the sockets. */
+  /** The folder of the sockets. */
   readonly folder: string;
   readonly worker: string;
   readonly log: Log;
 }
 
-/** Answers scrapes with the metrics of all workers of the host. */
+/** Responds to scrapes with the metrics of all workers of the host. */
 export class Scraper {
   readonly #parts: ScraperParts;
   #listener: Listener | undefined;
@@ -53,8 +56,8 @@ export class Scraper {
   }
 
   /**
-   * The metrics of all workers, in pieces. Scrapes at the same time share the work. Rejects when those of the others
-   * cannot be read: without them, sums would decrease.
+   * The metrics of all workers, in pieces. Scrapes at the same time share the work. Rejects when the metrics of other
+   * workers cannot be read, because sums without them would decrease.
    */
   async scrape(as: TextFormat): Promise<string[]> {
     this.#scraping ??= this.#collect().finally(() => {
@@ -68,7 +71,7 @@ export class Scraper {
     return inPieces(format([this.#labelled(await this.#read(true))], as));
   }
 
-  /** Leaves the counters to the other workers. */
+  /** Ends the saves, and adds this worker's counters to those of ended workers. */
   async close(): Promise<void> {
     const { store } = this.#parts;
     clearInterval(this.#timer);
@@ -94,7 +97,7 @@ export class Scraper {
     return { worker: String(this.#parts.store?.index ?? 0), families };
   }
 
-  /** Each call stores values that are read after it; calls while one is running share the next one. */
+  /** Stores values that are read after this call. Calls during a running save share the next one. */
   #save(): Promise<readonly Family[]> {
     if (!this.#saving) return this.#saveOnce(true);
     this.#nextSave ??= this.#saving.then(() => {
@@ -123,7 +126,7 @@ export class Scraper {
     return families;
   }
 
-  /** @param isAsked whether this is a scrape; else libraries for that are not loaded */
+  /** @param isAsked true for a scrape; otherwise libraries that only a scrape needs are not loaded */
   async #read(isAsked: boolean): Promise<readonly Family[]> {
     const { instruments, process } = this.#parts;
     const families: Family[] = [];
@@ -143,7 +146,7 @@ export class Scraper {
   }
 }
 
-/** A worker that is being replaced gets a label of its own, so that no two series are equal. */
+/** Two workers have the same index while one replaces the other. The label of the older one gets a suffix. */
 function labelled(workers: readonly WorkerSnapshot[]): LabelledFamilies[] {
   const seen = new Map<number, number>();
   return workers.map(({ index, families }) => {
@@ -153,7 +156,9 @@ function labelled(workers: readonly WorkerSnapshot[]): LabelledFamilies[] {
   });
 }
 
-/** Through bytes, because adding many lines to one string costs twice the CPU and most of it as garbage. */
+/**
+ * Collects the lines in a buffer. Adding them to a string takes twice the CPU time, most of it in garbage collection.
+ */
 async function inPieces(lines: Iterable<string>): Promise<string[]> {
   const pieces: string[] = [];
   let bytes = Buffer.allocUnsafe(PIECE);

@@ -1,4 +1,4 @@
-/** Every metric of this server but those of generative AI and of the process. docs/metrics.md lists all. */
+/** All metrics of this server except those of generative AI and of the process. docs/metrics.md lists all. */
 import type { ErrorCode } from '../domain/errors.ts';
 import {
   type CallReport,
@@ -22,14 +22,14 @@ const PART_SECONDS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5
 const WAIT_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const BATCH_UNITS = [1, 2, 5, 10, 25, 50, 100];
 
-/** Others share one label, because callers can send any word. */
+/** Other methods share one label, because callers can send any word. */
 const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']);
 
 const CIRCUIT_VALUES: Readonly<Record<CircuitState, number>> = { closed: 0, half_open: 1, open: 2 };
 
-/** What is read when it is scraped. */
+/** Functions that read the values of gauges. */
 export interface Readers {
-  /** Calls to the model. */
+  /** The number of running calls to the model. */
   generations(): number;
   journal(): { readonly turns: number; readonly bytes: number; readonly oldest: number | null };
   /** Wall clock, epoch milliseconds. */
@@ -44,7 +44,7 @@ export interface Readers {
 
 export interface MetricsOptions extends GenAiOptions {
   readonly version: string;
-  /** Gives a model one of the places for names, if one is left. */
+  /** Whether the name may become a label: at most a fixed number of names do. */
   readonly admitModel: (kind: ModelKind, name: string) => boolean;
 }
 

@@ -12,8 +12,8 @@ export interface TraceOptions {
 }
 
 /**
- * Sends the caller's trace on to the model server. Where an OpenTelemetry SDK is registered, each call has a span, and
- * the model server gets that as its parent.
+ * Passes the caller's trace context to the model server. If an OpenTelemetry SDK is registered, each call has a span,
+ * which is the parent that the model server gets.
  */
 export function traceCalls(model: ChatModel, options: TraceOptions): ChatModel {
   const traced = <O extends ModelOutcome>(
@@ -37,10 +37,10 @@ export function traceCalls(model: ChatModel, options: TraceOptions): ChatModel {
   };
 }
 
-/** Where all versions of the API keep what is registered. */
+/** The global symbol under which all versions of `@opentelemetry/api` keep the registered SDK. */
 const REGISTERED = Symbol.for('opentelemetry.js.api.1');
 
-/** Without an SDK nothing is loaded. */
+/** Looks at the global symbol, so that `@opentelemetry/api` is not loaded without an SDK. */
 function isSdkRegistered(): boolean {
   const registered: unknown = Reflect.get(globalThis, REGISTERED);
   return typeof registered === 'object' && registered !== null && 'trace' in registered;
@@ -55,7 +55,7 @@ async function withSpan<O extends ModelOutcome>(
 ): Promise<O> {
   const api = await import('@opentelemetry/api');
   const active = api.context.active();
-  // A span of the request, where the operator instruments HTTP, is the parent; else the caller's.
+  // The parent is the span of the HTTP request if the operator instruments HTTP, otherwise the caller's span.
   const parent = api.trace.getSpan(active) ? active : api.propagation.extract(active, context.headers ?? {});
   const attributes: Attributes = {
     'gen_ai.operation.name': OPERATION,

@@ -12,7 +12,7 @@ import { presentOpenAiError } from './errors.ts';
 import {
   type CompletionReason,
   completionId,
-  emptinessOf,
+  emptyReplyError,
   nowInSeconds,
   presentLogprobs,
   presentReason,
@@ -21,7 +21,7 @@ import {
 
 const DONE = 'data: [DONE]\n\n';
 
-/** The head of the response that has the ids of a stored turn. */
+/** The response headers with the ids of a stored turn and the model server that replied. */
 export function turnHeaders({ isStored, conversationId, messageId, reply }: Turn): Record<string, string> {
   const { upstream } = reply.generation;
   return {
@@ -37,7 +37,7 @@ export class ChunkStream implements StreamForm {
   readonly #includesUsage: boolean;
   readonly #created = nowInSeconds();
   readonly #isFiltered: boolean;
-  /** The numbers of log probabilities that are sent. */
+  /** How many log probabilities were sent. */
   #sent = { content: 0, refusal: 0 };
 
   /** @param includesUsage whether the last chunk has the token counts */
@@ -45,7 +45,7 @@ export class ChunkStream implements StreamForm {
     this.#response = response;
     this.#turn = turn;
     this.#includesUsage = includesUsage;
-    // Made once: what a chunk costs is the JSON of its piece.
+    // Made once, so that each chunk needs only the JSON of its piece.
     const [head, tail] = this.#frame(turn.model);
     const [content, reasoning, end] = [`${head}{"content":`, `${head}{"reasoning_content":`, `}${tail}`];
     const rendered = renderer.stream(turn.reply, turn.format);
@@ -77,7 +77,7 @@ export class ChunkStream implements StreamForm {
     const { offset, blocked } = this.encoder;
     if (result.status === 'rejected') return this.#error(result.reason);
     const { value } = result;
-    const empty = emptinessOf(value, offset === 0 ? '' : 'text', blocked);
+    const empty = emptyReplyError(value, offset === 0 ? '' : 'text', blocked);
     if (empty) return this.#error(empty);
     noteTurn(this.#response, this.#turn, value, firstTokenAt);
     const { model, usage } = value;
@@ -100,7 +100,7 @@ export class ChunkStream implements StreamForm {
     return head + lineJson(delta) + tail;
   }
 
-  /** A chunk with the log probabilities that have come since the last one. */
+  /** A chunk with the log probabilities that came since the last chunk. */
   #piece(model: string, delta: object, reason: CompletionReason | null = null): string {
     const { reply } = this.#turn;
     const logprobs = presentLogprobs(reply, this.#isFiltered, this.#sent);
@@ -114,7 +114,7 @@ export class ChunkStream implements StreamForm {
     return `${this.#head(model)}"choices":[],"usage":${lineJson(usage)}}\n\n`;
   }
 
-  /** What stands before and after the delta. */
+  /** The JSON before and after the delta. */
   #frame(
     model: string,
     reason: CompletionReason | null = null,

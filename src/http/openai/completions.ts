@@ -25,7 +25,7 @@ import { openAiErrors } from './openapi.ts';
 import { presentCompletion, presentLogprobs } from './presenter.ts';
 import { type CompletionRequest, completion, completionChunk, completionRequest } from './schemas.ts';
 
-/** How the routes below `/v1` work. */
+/** Settings of the routes below `/v1`. */
 export interface V1Settings {
   /** Whether turns are stored, unless a call says otherwise. */
   readonly store: boolean;
@@ -46,7 +46,7 @@ export interface CompletionParts {
   readonly v1: V1Settings;
 }
 
-/** Members that this server uses itself. Unknown parameters go to the model server as they are. */
+/** Members that this server reads itself. All others are passed on to the model server unchanged. */
 const OWN: ReadonlySet<string> = new Set([
   'messages',
   'model',
@@ -62,12 +62,12 @@ function parametersOf(body: CompletionRequest): NonNullable<ChatInput['parameter
   const sent = Object.entries(body).filter(([name, value]) => value !== undefined && !OWN.has(name));
   const known = Object.fromEntries(sent.filter(([name]) => Object.hasOwn(KNOWN, name)));
   const extra = Object.fromEntries(sent.filter(([name]) => !Object.hasOwn(KNOWN, name)));
-  // A caller with the newer name does not get the OPENAI_MAX_TOKENS of the older one beside it.
+  // OPENAI_MAX_TOKENS must not be sent as `max_tokens` beside the newer `max_completion_tokens` of the caller.
   const hasLimit = typeof extra.max_completion_tokens === 'number';
   return { ...(hasLimit && { max_tokens: null }), ...known, extra };
 }
 
-/** @throws AppError `validation` for an image that is none, `conversation_not_found` for an id that is none */
+/** @throws AppError `validation` for an invalid image, `conversation_not_found` for a malformed conversation id */
 async function inputOf(
   request: Request,
   body: CompletionRequest,
@@ -175,7 +175,7 @@ async function streamReply(
   }
 }
 
-/** A caller that has left cancels its call, unless others read the stream. */
+/** Stops the reply if the caller has disconnected and the stream has no other reader. */
 function cancelUnread({ streams, v1 }: CompletionParts, response: Response, turn: Turn): void {
   if (v1.cancelOnDisconnect && !response.writableEnded) void streams.abandon(turn);
 }

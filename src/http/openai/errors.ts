@@ -15,7 +15,7 @@ const TYPES: Readonly<Record<number, string>> = {
   429: 'rate_limit_error',
 };
 
-/** The same call would fail again, though its status is one that SDKs repeat calls for. */
+/** SDKs would repeat calls with the statuses of these errors, but the same call would fail again. */
 const FINAL: ReadonlySet<ErrorCode> = new Set(['upstream_rejected', 'upstream_quota', 'internal']);
 
 export function presentOpenAiError({ status, message, code, errors }: AppError) {
@@ -23,7 +23,7 @@ export function presentOpenAiError({ status, message, code, errors }: AppError) 
   return { error: { message, type, param: errors?.[0]?.path || null, code } };
 }
 
-/** Tells SDKs not to repeat the call. */
+/** Tells OpenAI's SDKs not to repeat the call. */
 export function setRetryHint(response: Response, { code }: AppError): void {
   if (FINAL.has(code)) response.setHeader('X-Should-Retry', 'false');
 }

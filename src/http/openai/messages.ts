@@ -1,4 +1,4 @@
-/** OpenAI's messages → messages of the domain. */
+/** Converts OpenAI's messages into messages of the domain. */
 import { hash } from 'node:crypto';
 import type { JsonObject } from '../../domain/chat/parameters.ts';
 import type { ContentPart, ToolCall } from '../../domain/conversations/conversation.ts';
@@ -18,7 +18,7 @@ const ROLES = {
   function: 'tool',
 } as const;
 
-/** @param message is passed on to the model server as it is */
+/** The message in the form that is stored. `wire` is what the model server gets: the message as the client sent it. */
 export function clientMessage(message: SentMessage): ClientMessage {
   const { role, content, refusal, reasoning_content, tool_calls, tool_call_id } = message;
   const parts = typeof content === 'object' && content ? content.map(storedPart) : undefined;
@@ -37,7 +37,7 @@ export function clientMessage(message: SentMessage): ClientMessage {
   };
 }
 
-/** Of a part that is neither text nor an image, its type and a digest are stored. */
+/** The stored form of a part. If it is neither text nor an image, only its type and a digest are stored. */
 function storedPart(part: SentPart): ContentPart {
   const { type, text, refusal, image_url } = part;
   if (/text$/.test(type) && text !== undefined) return { type: 'text', text };
@@ -51,7 +51,7 @@ function storedPart(part: SentPart): ContentPart {
   return { type, image_url: { url, detail } };
 }
 
-/** The members of a call that is not a function call are stored as its arguments. */
+/** The stored form of a tool call. If it is no function call, its members are stored as arguments. */
 function storedCall({
   id,
   type,

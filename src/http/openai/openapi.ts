@@ -2,7 +2,7 @@ import type { ZodOpenApiResponsesObject } from 'zod-openapi';
 import { problems } from '../schemas/openapi.ts';
 import { openAiError } from './schemas.ts';
 
-/** As `problems`, in the form of OpenAI. */
+/** The responses of `problems()`, with OpenAI's error as their body. */
 export function openAiErrors(...statuses: Parameters<typeof problems>): ZodOpenApiResponsesObject {
   const described = Object.entries(problems(...statuses)).map(([status, { description = '' }]) => [
     status,

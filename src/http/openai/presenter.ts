@@ -17,7 +17,7 @@ export function nowInSeconds(): number {
   return Math.floor(Date.now() / 1000);
 }
 
-/** A reply that was stopped has ended; one whose end is not known counts as cut. */
+/** OpenAI has no reason for a stopped reply, which gets `stop`, nor for an unknown end, which gets `length`. */
 export function presentReason({ finishReason }: TurnResult, blocked: boolean): CompletionReason {
   if (blocked) return 'content_filter';
   if (finishReason === 'cancelled') return 'stop';
@@ -35,8 +35,8 @@ export function presentUsage(usage: Usage) {
 
 /**
  * The log probabilities of the tokens; null without any.
- * @param isFiltered whether blocked words are removed from the text: the tokens would show them
- * @param from how many tokens of each text are left out, because they were sent before
+ * @param isFiltered whether the content filter changes the text; the result is then null, as tokens would show the words
+ * @param from how many tokens of each text were sent before, and are left out
  */
 export function presentLogprobs(
   { generation: { logprobs } }: Reply,
@@ -49,8 +49,8 @@ export function presentLogprobs(
   return { content: content.length > 0 ? content : null, refusal: refusal.length > 0 ? refusal : null };
 }
 
-/** The error of a reply in which the caller would see nothing. */
-export function emptinessOf(result: TurnResult, text: string, blocked: boolean): AppError | undefined {
+/** The error of a reply in which the caller would see nothing; undefined for any other reply. */
+export function emptyReplyError(result: TurnResult, text: string, blocked: boolean): AppError | undefined {
   return text.trim() === '' && !blocked && mustHaveText(result) ? emptyReply() : undefined;
 }
 
@@ -65,7 +65,7 @@ export function presentCompletion(
   reasoning: string | undefined,
   logprobs: CompletionBody['choices'][number]['logprobs'],
 ): CompletionBody {
-  const empty = emptinessOf(result, text, blocked);
+  const empty = emptyReplyError(result, text, blocked);
   if (empty) throw empty;
   const { refusal, toolCalls, usage, model } = result;
   const calls = blocked ? undefined : toolCalls;

@@ -1,4 +1,4 @@
-/** The bodies of OpenAI's chat completions API. What this server does not know of a request is passed on. */
+/** The bodies of OpenAI's chat completions API. Unknown members of a request are passed on to the model server. */
 import { z } from 'zod';
 import { base64Bytes } from '../request/images.ts';
 import { MAX_USER_CHARS, metadata, modelName } from '../schemas/chat.ts';
@@ -64,12 +64,12 @@ function message(limits: MessageLimits) {
 
 type SentMessage = z.output<ReturnType<typeof message>>;
 
-/** The text of a message. Of a part that is neither text nor an image, nothing. */
+/** The text of a message. Parts without text add nothing. */
 export function textOf(content: SentMessage['content']): string {
   return typeof content === 'string' ? content : textOfParts(content ?? []);
 }
 
-/** Each result of a tool answers a call of the reply before it. */
+/** The index of the first tool result that answers no call of the reply before it; -1 if there is none. */
 function unansweredResult(messages: readonly SentMessage[]): number {
   let calls = new Set<string>();
   return messages.findIndex(({ role, tool_calls, tool_call_id }) => {
