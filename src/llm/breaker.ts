@@ -5,13 +5,13 @@ import type { Log } from '../domain/runtime.ts';
 import { UpstreamError } from './errors.ts';
 import { isTooLong } from './refusals.ts';
 
-/** Milliseconds, but for `minCalls`. */
+/** All times are in milliseconds. */
 export interface BreakerOptions {
-  /** The circuit opens by the results of this span. */
+  /** Only results of this last period count. */
   readonly windowMs: number;
-  /** It does not open before this many results. */
+  /** The circuit does not open before this many results. */
   readonly minCalls: number;
-  /** It stays open for a random time between the two, so that processes do not probe together. */
+  /** The circuit stays open for a random time between the two, so that processes do not probe at the same time. */
   readonly openMinMs: number;
   readonly openMaxMs: number;
   /** A monotonic clock. */
@@ -28,13 +28,13 @@ const DEFAULTS: BreakerOptions = {
 /** The circuit opens when this share of the calls failed. */
 const FAILURE_RATIO = 0.5;
 const BUCKETS = 5;
-/** Callers choose the names of models, so their number has a bound; the least recently used circuit is dropped. */
+/** Callers choose the names of models, so the number of circuits is limited. The least recently used one is dropped. */
 const MAX_CIRCUITS = 500;
 
 /**
  * How the circuit counts an attempt. `failed`: no connection, a response of 5xx, or no first token in time. `worked`:
- * any other response, also 429, because a server that limits requests is healthy. `unknown`, which is not counted: the
- * caller stopped it, or it failed on this side.
+ * any other response, also 429, because a server that limits requests is healthy. `unknown`: the caller stopped the
+ * attempt, or this server caused the failure; it is not counted.
  */
 type Verdict = 'worked' | 'failed' | 'unknown';
 
@@ -56,7 +56,7 @@ export class CircuitBreakers {
     this.#options = options;
   }
 
-  /** The models that are not called at present. */
+  /** The models whose circuit is open. */
   get open(): string[] {
     return [...this.#circuits.entries()].filter(([, circuit]) => circuit.isOpen).map(([model]) => model);
   }
@@ -78,8 +78,8 @@ export class CircuitBreakers {
 }
 
 /**
- * Rejects calls while a model keeps failing before its first token. When the circuit has been open for its time, one
- * probe decides whether it closes. A result counts when it is known, not when its call began.
+ * Rejects calls while a model keeps failing before its first token. After the open time, one call is the probe that
+ * decides whether the circuit closes. A result counts at the time when it is known, not when its call began.
  */
 export class CircuitBreaker {
   readonly #model: string;
@@ -98,7 +98,7 @@ export class CircuitBreaker {
     this.#counts = new RollingCounts(this.#options.windowMs);
   }
 
-  /** `half_open`: the next call, or one that runs, is the probe. */
+  /** `half_open`: the next call is the probe, or the probe is running. */
   get state(): CircuitState {
     if (!this.#open) return 'closed';
     return this.#probing || this.#options.now() >= this.#probeAt ? 'half_open' : 'open';
@@ -144,13 +144,13 @@ export class CircuitBreaker {
   #settle(call: Call, verdict: Verdict): void {
     if (call.settled) return;
     call.settled = true;
-    // While the circuit is open only the probe counts, not calls that began before.
+    // While the circuit is open only the probe counts, not calls that began before it opened.
     if (call.openings !== this.#openings) return;
     if (call.isProbe) this.#settleProbe(verdict);
     else if (verdict !== 'unknown') this.#count(verdict === 'failed');
   }
 
-  /** A failed probe is not logged: the attempt has its own line. */
+  /** Does not log a failed probe, because the failed attempt is logged. */
   #settleProbe(verdict: Verdict): void {
     this.#probing = false;
     if (verdict === 'failed') this.#openCircuit();
@@ -211,7 +211,7 @@ function verdictOn(error: unknown): Verdict {
   const { code } = error.error;
   // Without a response, an error that is neither retryable nor a timeout means that nothing was sent.
   if (code === 'upstream_timeout') return 'failed';
-  // Some servers report it as 500.
+  // Some servers report a request that is too long as 500.
   if (isTooLong(error.details)) return 'worked';
   if (status === undefined) return error.retryable ? 'failed' : 'unknown';
   return status >= 500 ? 'failed' : 'worked';

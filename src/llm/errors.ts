@@ -7,7 +7,7 @@ import { type ReportedError, readErrorBody } from './reported-error.ts';
 export interface UpstreamErrorDetails {
   readonly status?: number | undefined;
   readonly requestId?: string | undefined;
-  /** What happened, in our own words, or the system's error code. */
+  /** What happened: a fixed phrase of this server, or the system's error code. */
   readonly reason?: string | undefined;
   /** What the model server said. */
   readonly reported?: ReportedError | undefined;
@@ -22,7 +22,7 @@ interface UpstreamErrorOptions extends UpstreamErrorDetails {
 /** `Retry-After` for callers when a busy model server sent none. */
 const DEFAULT_BUSY_SECONDS = 5;
 
-/** One failed attempt: the error for the caller if it was the last, and whether to retry. */
+/** A failed attempt. `error` is for the caller if no attempt follows. */
 export class UpstreamError extends Error {
   readonly error: AppError;
   readonly retryable: boolean;
@@ -34,7 +34,7 @@ export class UpstreamError extends Error {
     super(code);
     this.name = 'UpstreamError';
     const seconds = retryAfterMs === undefined ? DEFAULT_BUSY_SECONDS : Math.ceil(retryAfterMs / 1000);
-    // No cause: errors of the HTTP layer may quote the headers, and with them the key.
+    // Without `cause`: errors of the HTTP client may quote the headers, which contain the API key.
     this.error = new AppError(code, detail, code === 'upstream_busy' ? { retryAfter: seconds } : {});
     this.retryable = retryable;
     this.retryAfterMs = retryAfterMs;
@@ -43,27 +43,29 @@ export class UpstreamError extends Error {
   }
 }
 
-/** The status of the response that an error of a call is due to. */
+/** For an error of a call, the status of the response that caused it. */
 const statuses = new WeakMap<AppError, number>();
 
-/** Whether the model server said that the request is wrong, so that another one would say the same. */
+/**
+ * Whether the model server rejected the request as invalid (400 or 422), so that another server would reject it too.
+ */
 export function rejectsTheRequest(error: unknown): boolean {
   const status = error instanceof AppError ? statuses.get(error) : undefined;
   return status === 400 || status === 422;
 }
 
-/** What an error response says besides its body. */
+/** The facts about an error response besides its body. */
 interface ResponseFacts {
-  /** Of the response; undefined: the one that the error is classified by. */
+  /** The status of the response. Undefined: it is the status that the error is classified by. */
   readonly httpStatus?: number | undefined;
   readonly requestId: string | undefined;
-  /** Undefined: by the status. */
+  /** Undefined: the status decides. */
   readonly retryable?: boolean | undefined;
   readonly retryAfterMs?: number | undefined;
   readonly reason?: string;
 }
 
-/** The error of a response whose status is not 2xx, with what the body says. */
+/** The error for a response whose status is not 2xx. */
 export function classifyResponse(response: IncomingMessage, body: string): UpstreamError {
   return classifyError(response.statusCode ?? 0, readErrorBody(body), {
     requestId: requestIdOf(response),
@@ -72,7 +74,7 @@ export function classifyResponse(response: IncomingMessage, body: string): Upstr
   });
 }
 
-/** The error for a status and for what the model server says about it. */
+/** The error for a status and the error that the model server reports. */
 export function classifyError(
   status: number,
   reported: ReportedError | undefined,
@@ -100,7 +102,7 @@ interface Cause {
   readonly status?: number;
   /** Matches `code` and `type` without punctuation. */
   readonly names?: RegExp;
-  /** Matches the message where the status is not a transient one, for servers that have no code. */
+  /** Matches the message, for servers that send no code. Not used with a transient status. */
   readonly words?: RegExp;
 }
 

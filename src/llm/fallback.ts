@@ -1,4 +1,4 @@
-/** A second model server, which gets the calls that the first one does not answer. */
+/** A second model server, which gets the calls that fail at the first one. */
 import type { CallContext, ModelOutcome, ModelRequest } from '../domain/chat/model.ts';
 import { AppError } from '../domain/errors.ts';
 import type { CircuitState, Metrics } from '../domain/metrics.ts';
@@ -14,9 +14,9 @@ export interface FallbackOptions {
 }
 
 /**
- * The same call goes to the fallback when the first server is out of retries, its circuit is open, or it gives no first
- * token in time; never after the first token, nor when the request itself was rejected (400 and 422). The first server
- * must give up whole replies after half of the caller's time by itself.
+ * Repeats a call at the fallback when the retries of the first server have failed, its circuit is open, or its first
+ * token is late. Does not do so after the first token, or if the request was rejected as invalid (400 and 422). The
+ * timeout of the first server's whole replies must be half of the caller's time, because here it is not limited.
  */
 export function withFallback(
   primary: OpenedModel,
@@ -25,7 +25,7 @@ export function withFallback(
   log: Log,
   metrics?: Pick<Metrics, 'fallbackCalled'>,
 ): OpenedModel {
-  const second = <O extends ModelOutcome>(
+  const callFallback = <O extends ModelOutcome>(
     request: ModelRequest,
     { code }: AppError,
     context: CallContext | undefined,
@@ -44,13 +44,13 @@ export function withFallback(
       } catch (error) {
         if (signal.aborted || !isForFallback(error)) throw error;
         const call = (changed: ModelRequest) => fallback.complete(changed, signal, context);
-        return { ...(await second(request, error, context, call)), upstream: 'fallback' };
+        return { ...(await callFallback(request, error, context, call)), upstream: 'fallback' };
       }
     },
 
     async stream(request, on, signal, context) {
       const late = new AbortController();
-      // An error of the model server, which its circuit counts.
+      // An UpstreamError, so that the circuit counts it as a failure of the model server.
       const expire = () => late.abort(new UpstreamError('upstream_timeout', { reason: 'no first token' }));
       const timer = setTimeout(expire, firstTokenTimeoutMs);
       let hasStarted = false;
@@ -64,11 +64,11 @@ export function withFallback(
         const outcome = await primary.stream(request, on, either, { ...context, started });
         return { ...outcome, upstream: 'primary' };
       } catch (raw) {
-        // A wait before a retry rejects with the reason of the abort.
+        // Aborted during a wait before a retry, the call rejects with the UpstreamError itself.
         const error = raw instanceof UpstreamError ? raw.error : raw;
         if (hasStarted || signal.aborted || !isForFallback(error)) throw error;
         const call = (changed: ModelRequest) => fallback.stream(changed, on, signal, context);
-        return { ...(await second(request, error, context, call)), upstream: 'fallback' };
+        return { ...(await callFallback(request, error, context, call)), upstream: 'fallback' };
       } finally {
         clearTimeout(timer);
       }
@@ -99,7 +99,7 @@ export function withFallback(
   };
 }
 
-/** Whether another model server may reply. Errors of this server are passed on. */
+/** Whether the fallback gets the call. Internal errors and rejected requests are passed to the caller. */
 function isForFallback(error: unknown): error is AppError {
   return error instanceof AppError && !rejectsTheRequest(error);
 }

@@ -1,4 +1,4 @@
-/** The chat model of any server with OpenAI's chat completions API. */
+/** The port `ChatModel` for model servers with OpenAI's chat completions API. */
 import type { IncomingMessage } from 'node:http';
 import type {
   ChatModel,
@@ -24,16 +24,16 @@ import { type Attempt, runAttempt } from './transport/attempt.ts';
 import type { ClientOptions, ModelServerClient } from './transport/client.ts';
 import { IdleTimeout } from './transport/idle-timeout.ts';
 
-/** Times are milliseconds. */
+/** Times are in milliseconds. */
 export interface ModelOptions extends ClientOptions, ReplyLimits {
-  /** Of `complete()`, retries included; in `stream()` no retry begins later. */
+  /** Limit of `complete()`, retries included. In `stream()` no retry begins later. */
   readonly timeoutMs: number;
   readonly maxRetries: number;
   /** Members that no model of this server accepts. */
   readonly refused: readonly OptionalMember[];
   /** The first wait before a retry, doubled each time. */
   readonly retryBaseMs?: number;
-  /** Whether the log has what the model server says about errors. */
+  /** Whether the error messages of the model server are logged. */
   readonly logErrors: boolean;
   /** Differences from the defaults, for tests. */
   readonly breaker?: Partial<BreakerOptions>;
@@ -45,20 +45,20 @@ const PROBE_MS = 3000;
 interface Call {
   readonly client: ModelServerClient;
   readonly asked: AdaptedRequest;
-  /** Of the first attempt, on the monotonic clock. */
+  /** When the first attempt began, on the monotonic clock. */
   readonly startedAt: number;
-  /** The first token has come. */
+  /** Called when the first token has come. */
   readonly accepted: () => void;
-  /** As in the plan of its retries. */
+  /** As in {@link RetryPlan}. */
   readonly describe: RetryPlan['describe'];
 }
 
 export interface OpenedModel extends ChatModel {
   /** Loads what the first call needs, in small steps. Never rejects. */
   warmUp(): Promise<void>;
-  /** What the model server offers. Rejects where it does not say. */
+  /** The models of the model server. Rejects if it gives no list. */
   listModels(): Promise<readonly ListedModel[]>;
-  /** Of the models that were called lately. */
+  /** The circuits of the models that were called recently. */
   circuits(): Iterable<readonly [model: string, state: CircuitState]>;
   close(): Promise<void>;
 }
@@ -69,7 +69,7 @@ export function createChatModel(
   metrics?: Pick<Metrics, 'attemptFailed'>,
 ): OpenedModel {
   let opening: Promise<ModelServerClient> | undefined;
-  // On the first call: the SDK takes a fifth of the CPU time of a start.
+  // Imported on the first call, because loading the SDK takes a fifth of the CPU time of a start.
   const openClient = () => {
     opening ??= import('./transport/client.ts').then(({ ModelServerClient }) =>
       ModelServerClient.open(options),
@@ -99,7 +99,7 @@ export function createChatModel(
         : {},
   });
 
-  /** Repeats one attempt until it succeeds, each time in the form that the model is known to accept. */
+  /** Runs attempts until one succeeds, each with the form of the request that the model is known to accept. */
   async function call<T extends ModelOutcome>(
     request: ModelRequest,
     signal: AbortSignal,
@@ -124,7 +124,7 @@ export function createChatModel(
     return form.omitted > 0 ? { ...outcome, omitted: form.omitted } : outcome;
   }
 
-  /** Asks for the list of models, in a short time. */
+  /** Requests the list of models, with a short timeout. */
   async function askModels<T>(
     signal: AbortSignal,
     read: (response: IncomingMessage, attempt: Attempt) => Promise<T>,

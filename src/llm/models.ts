@@ -14,7 +14,7 @@ const listed = z.looseObject({
 });
 const list = z.looseObject({ data: z.array(z.unknown()) });
 
-/** Reads OpenAI's list of models. @throws UpstreamError when it is none */
+/** Reads a list of models in OpenAI's form. @throws UpstreamError for any other response */
 export async function readModels(response: IncomingMessage): Promise<readonly ListedModel[]> {
   const fail = (reason: string) =>
     new UpstreamError('upstream_error', { status: response.statusCode, reason });

@@ -1,4 +1,4 @@
-/** What a model server refuses of a request, read from its error. */
+/** Finds in an error of a model server what it refuses: a member of the request, or its length. */
 import type { ReportedError } from './reported-error.ts';
 
 interface Failure {
@@ -6,7 +6,7 @@ interface Failure {
   readonly reported?: ReportedError | undefined;
 }
 
-/** Of the response, or the one that an error inside a 200 names. */
+/** The status of the response, or the one that is named by an error in a response of 200. */
 function statusOf({ status, reported }: Failure): number | undefined {
   return status !== undefined && status >= 300 ? status : reported?.status;
 }
@@ -19,19 +19,19 @@ export type OptionalMember =
   | 'temperature'
   | 'user';
 
-/** How errors write them. */
+/** How error messages spell these members. */
 const SPELLINGS: readonly (readonly [OptionalMember, RegExp])[] = [
   ['stream_options', /(?<![a-z])(?:stream[_ -]?options?|include[_ -]?usage)(?![a-z])/i],
   ['max_tokens', /(?<![a-z])max[_ -]?tokens(?![a-z])/i],
   ['max_completion_tokens', /(?<![a-z])max[_ -]?completion[_ -]?tokens(?![a-z])/i],
   ['temperature', /(?<![a-z])temperature(?![a-z])/i],
-  // Bare it is a role or a person.
+  // Without quotes it can mean the role or a person.
   ['user', /^user$|["'`]user["'`]/],
 ];
 
 /**
- * The member that a 400 or 422 names, or an error without a status. Undefined: none.
- * @param sent has the members of the request
+ * The member of the request that the error names. Undefined: none, or the status is neither 400 nor 422 nor missing.
+ * @param sent the members that the request has
  */
 export function refusedMember(
   failure: Failure,
@@ -42,7 +42,7 @@ export function refusedMember(
   if (!reported || (status !== undefined && status !== 400 && status !== 422)) return undefined;
   const { param = '', message = '' } = reported;
   const text = /^(?:none|null)?$/i.test(param) ? message : param;
-  // The first one: the message may continue with the name of the successor, or quote the request.
+  // The first one named counts: the message may then name the newer member to use, or quote the request.
   const named = SPELLINGS.filter(([member]) => member in sent)
     .map(([member, spelling]) => ({ member, at: text.search(spelling) }))
     .filter(({ at }) => at >= 0)
@@ -53,13 +53,17 @@ export function refusedMember(
 const TOO_LONG_NAMES =
   /context_?(?:length|window|size)_?exceeded|exceed(?:s|ed)?_?context|(?:prompt|input|request|string)_?(?:is_?)?(?:too_?(?:long|large)|above_max_length)|prompt_tokens_exceeded|^1261\b/i;
 
-/** `tokens` and limits in the words of OpenAI, Azure, Anthropic, Google, Mistral, vLLM, SGLang, TGI, llama.cpp and others. */
+/**
+ * `tokens` and limits in the words of OpenAI, Azure, Anthropic, Google, Mistral, vLLM, SGLang, TGI, llama.cpp and
+ * others.
+ */
 const TOO_LONG_WORDS: readonly RegExp[] = [
   // "This model's maximum context length is …", "exceeds the context window", "greater than the context length"
   /\b(?:max(?:imum)?|exceed(?:s|ed|ing)?|than|available|limited?|full|only|overflows?)\b[^.]{0,60}\bcontext[ _-]?(?:length|window|size|limit)/i,
   // "Context length exceeded", "context size has been exceeded", "n_ctx too small"
   /\b(?:context[ _-]?(?:length|window|size|limit)|n_ctx)\b[^.]{0,60}\b(?:exceed(?:s|ed|ing)?|full|only|too small|overflow)/i,
-  // "prompt is too long", "The input (5000 tokens) is longer than …", "Prompt contains 40000 tokens …, too large for model"
+  // "prompt is too long", "The input (5000 tokens) is longer than …", "Prompt contains 40000 tokens …, too large for
+  // model"
   /\b(?:prompt|input|inputs|messages|conversation|chat history)\b[^.]{0,80}\b(?:too (?:long|large)|exceed(?:s|ed|ing)?|longer than|(?:must|should|can)\W?(?:not|n't) exceed|tokens too many)\b/i,
   // "maximum prompt length is 131072", "the maximum model length of 4096", "max_input_len"
   /\bmax(?:imum)?[ _](?:allowed )?(?:prompt|input|model|sequence)[ _](?:token )?len(?:gth)?\b/i,
@@ -74,7 +78,7 @@ const TOO_LONG_WORDS: readonly RegExp[] = [
   /(?:超长|过长|超出|超过)[^。]{0,30}(?:上下文|长度|限制)|(?:上下文|输入|提示词|prompt)[^。]{0,30}(?:超长|过长|超出|超过)/i,
 ];
 
-/** Never about the length, whatever their words say. */
+/** Errors with these statuses are not about the length, whatever their message says. */
 const OTHER_STATUSES: ReadonlySet<number> = new Set([401, 402, 403, 404, 408, 409]);
 const RATE_LIMITED = 429;
 
@@ -85,13 +89,13 @@ export function isTooLong(failure: Failure): boolean {
   if (status === 413) return true;
   if (!reported || (status !== undefined && OTHER_STATUSES.has(status))) return false;
   const { code = '', type = '', message = '' } = reported;
-  // A single request beyond the limit of a minute; every other 429 passes with time.
+  // One request that exceeds the limit per minute. Any other 429 passes with time.
   if (status === RATE_LIMITED) return /\brequest too large\b/i.test(message);
   if (TOO_LONG_NAMES.test(`${code} ${type}`)) return true;
   return TOO_LONG_WORDS.some((words) => words.test(message));
 }
 
-/** Whether the request would fit with a smaller limit of the reply, as in vLLM's "'max_tokens' … is too large". */
+/** Whether the request would fit with a smaller `max_tokens`, as in vLLM's "'max_tokens' … is too large". */
 export function isReplyLimitTooLarge({ reported }: Failure): boolean {
   return /^\W*max_(?:completion_)?tokens\b/i.test(reported?.message ?? '');
 }
@@ -99,8 +103,8 @@ export function isReplyLimitTooLarge({ reported }: Failure): boolean {
 const MIN_SHARE = 0.1;
 
 /**
- * The share of the request that fits, by the two largest numbers of an error: the tokens of the request, and the limit.
- * Undefined where they are missing or mean something else.
+ * Which share of the request fits (0 to 1). The two largest numbers in an error are taken as the tokens of the request
+ * and the limit. Undefined if they are missing or implausible.
  */
 export function shareThatFits({ reported }: Failure): number | undefined {
   const message = (reported?.message ?? '')

@@ -1,4 +1,6 @@
-/** What model servers say about errors: read for decisions and for the log, never passed to callers. */
+/**
+ * Reads the errors that model servers report. They are used for decisions and in the log, and never passed to callers.
+ */
 import { isObject, type Json, parseJson } from './reply/shapes.ts';
 
 export interface ReportedError {
@@ -14,10 +16,10 @@ export interface ReportedError {
 const MAX_NAME_CHARS = 100;
 /** Longer messages are cut before they are searched for secrets. */
 const MAX_MESSAGE_CHARS = 4000;
-/** Members that hold the error itself; the last one that says something counts. */
+/** Members that contain the error. If several do, the last one overrides the others. */
 const WRAPPERS = ['error', 'errors', 'detail', 'message'] as const;
 const MAX_DEPTH = 4;
-/** Identifiers that stand for a status where no number is given. */
+/** Names in `code` or `type` that mean a status, used if the error has no number. */
 const STATUS_NAMES: readonly (readonly [RegExp, number])[] = [
   [/rate_?limit|too_?many_?requests|resource_?exhausted|throttl/i, 429],
   [/overloaded|unavailable/i, 503],
@@ -33,7 +35,7 @@ export function readErrorBody(text: string): ReportedError | undefined {
 
 /**
  * Reads the errors of OpenAI, Azure, Anthropic, Google, FastAPI (vLLM, Mistral), DashScope, Databricks and Ollama.
- * Undefined when nothing is said, as in `{}`, `false` or an error whose members are empty.
+ * Undefined when there is no error, as in `{}`, `false` or an object whose members are empty.
  */
 export function readReportedError(value: unknown): ReportedError | undefined {
   const { message, code, type, param, status } = membersOf(value, 0);
@@ -95,16 +97,16 @@ function statusOf(value: unknown): number | undefined {
 
 const MAX_LOGGED_CHARS = 500;
 const HIDDEN = '[hidden]';
-/** So much of the start of a prompt identifies a quotation of it. */
+/** How many characters of the start of a prompt identify a quotation of it. */
 const QUOTE_CHARS = 16;
 const SECRETS: readonly RegExp[] = [
-  // Keys by their usual prefixes, JSON web tokens, long runs of hex or base64.
+  // API keys by their usual prefixes, JSON web tokens, long hexadecimal or base64 strings.
   /\b(?:sk|pk|rk|ck|gsk|hf|ghp|xai|nvapi|r8|key|tok)[-_][\w*-]{6,}/gi,
   /\bAIza[\w-]{20,}/g,
   /\beyJ[\w-]{8,}(?:\.[\w-]+)*/g,
   /\b(?=\w*\d)[A-Za-z0-9+/]{32,}={0,2}/g,
   /\b(?:Bearer|Basic)\s+[\w.~+/=-]{6,}/gi,
-  // user:password@ and parameters of an address, and members of quoted JSON.
+  // user:password@ in a URL, query parameters, members of quoted JSON.
   /(?<=:\/\/)[^\s/@]+(?=@)/g,
   /(?<=\b(?:api[-_ ]?key|access[-_ ]?token|token|secret|password|authorization|key|sig)["']?\s*[=:]\s*["']?)[^\s"'&,;}]+/gi,
 ];
@@ -139,7 +141,7 @@ function hideSecrets(text: string, { secrets, prompts }: Hidden): string {
   return safe;
 }
 
-/** Hides a short prompt, and all that follows a quotation of the start of a long one, also of one in JSON. */
+/** Hides a short prompt, or everything from a quotation of the start of a long prompt on, also inside JSON. */
 function hideQuotation(text: string, prompt: string): string {
   const start = prompt.slice(0, QUOTE_CHARS);
   if (start.length < 4) return text;

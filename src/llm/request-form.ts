@@ -33,10 +33,12 @@ export function optionalMembers(
 /** Callers choose the names of models. */
 const MAX_MODELS = 500;
 const MAX_SHORTENINGS = 3;
-/** Leaves room, so that not every later turn of the conversation is refused again. */
+/**
+ * How much of the model's limit is filled. The rest is room for the next turns, which would be refused again otherwise.
+ */
 const FILL_SHARE = 0.9;
 
-/** What the models of one model server refuse: by the settings, and learned from its errors. */
+/** Which members the models of one model server refuse: those of the settings, and those learned from its errors. */
 export class RequestForms {
   readonly #always: ReadonlySet<OptionalMember>;
   readonly #learned = new LRUCache<string, ReadonlySet<OptionalMember>>({ max: MAX_MODELS });
@@ -58,7 +60,7 @@ export class RequestForms {
   }
 }
 
-/** One request, adapted to each error of the model server that says what it refuses. */
+/** One request. It is changed after each error in which the model server says what it refuses. */
 export class RequestForm {
   readonly #original: ModelRequest;
   readonly #learn: (refused: OptionalMember) => void;
@@ -87,8 +89,8 @@ export class RequestForm {
   }
 
   /**
-   * The model server has begun to reply: the request stays as it is, and what was refused is remembered. Not earlier,
-   * because an error may name a member that is not its cause.
+   * Called when the model server has begun to reply. The request is then no longer changed, and the refused members are
+   * remembered for the model. Not before, because an error may name a member that is not its cause.
    */
   accept(): void {
     if (this.#accepted) return;

@@ -24,10 +24,13 @@ export interface RetryPlan {
 }
 
 const MAX_BACKOFF_MS = 8000;
-/** A longer `Retry-After` is passed to the caller instead of waited for. */
+/** After a longer `Retry-After` there is no retry; the caller gets it. */
 const MAX_RETRY_AFTER_MS = 20_000;
 
-/** Repeats `attempt` after transient errors, and immediately when the request was adapted. Rejects with the AppError of the last UpstreamError; other errors pass. */
+/**
+ * Repeats `attempt` after transient errors, and immediately when the request was adapted. Rejects with the AppError of
+ * the last UpstreamError; other errors are not changed.
+ */
 export async function withRetries<T>(plan: RetryPlan, attempt: () => Promise<T>): Promise<T> {
   for (let tried = 1; ; ) {
     try {

@@ -58,7 +58,10 @@ function trailingResults(conversation: readonly unknown[]): string[] {
   return conversation.slice(last + 1).map(contentOf);
 }
 
-/** Calls each tool that the question names; not after results, as the reply to them would call again. */
+/**
+ * Calls for the tools that the question or `tool_choice` asks for. None after tool results, which would repeat the
+ * calls.
+ */
 function callsFor(body: Json, conversation: readonly unknown[], question: string): DemoCall[] {
   const tools = toolsOf(body);
   const { tool_choice: choice } = body;

@@ -113,7 +113,7 @@ function head(object: string): object {
   return { id: 'chatcmpl-demo', object, created: Math.floor(Date.now() / 1000), model: MODEL };
 }
 
-/** A rough count: a token for a Chinese character, or for four others. */
+/** An estimate: one token for each Chinese character, and for each four other characters. */
 function usage(messages: unknown[], { reasoning, content, calls }: DemoAnswer): object {
   const prompt = messages.reduce<number>((sum, message) => sum + tokens(contentOf(message)), 0);
   const called = calls.map(({ function: call }) => `${call.name}${call.arguments}`).join('');

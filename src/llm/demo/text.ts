@@ -24,7 +24,7 @@ export function demoResults(question: string, results: readonly string[]): strin
 }
 
 export interface ShownImage {
-  /** Such as `PNG`; `link` for an address. */
+  /** The format, such as `PNG`; `link` for an image that is given as an address. */
   readonly type: string;
   readonly bytes: number;
 }

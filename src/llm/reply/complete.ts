@@ -10,7 +10,7 @@ import { IdleTimeout } from '../transport/idle-timeout.ts';
 import { type ReplyLimits, wireBytes } from './limits.ts';
 import { ReplyReader, type ResponseDetails } from './reply-reader.ts';
 
-/** A reply, with the error of one that did not end as it should. */
+/** A reply. `error` is set if its `finish_reason` is missing or unknown. */
 interface Completed {
   readonly reply: ModelReply;
   readonly error?: UpstreamError;
@@ -82,7 +82,7 @@ function replyOf(body: string, reader: ReplyReader, details: ResponseDetails): C
   }
   const outcome = reader.outcome();
   if (!(outcome instanceof UpstreamError)) return { reply: { ...texts, ...outcome } };
-  // The response is whole, only its `finish_reason` is missing or unknown: the text is not thrown away.
+  // Only the `finish_reason` is missing or unknown, so the text is kept.
   if (outcome.error.code !== 'upstream_incomplete' || !hasOutput) throw outcome;
   return { reply: { ...texts, ...reader.truncatedOutcome('error') }, error: outcome };
 }

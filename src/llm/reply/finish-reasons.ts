@@ -2,7 +2,10 @@ import type { FinishReason } from '../../domain/conversations/conversation.ts';
 
 type Meaning = FinishReason | 'none';
 
-/** What model servers call each end, in lower case and without punctuation, and what they write for "no reason". */
+/**
+ * The names that model servers use for each reason, in lower case and without punctuation. `none` means "no reason
+ * yet".
+ */
 const NAMES: readonly (readonly [Meaning, string])[] = [
   [
     'stop',
@@ -30,7 +33,7 @@ const MEANINGS: ReadonlyMap<string, Meaning> = new Map(
   NAMES.flatMap(([meaning, names]) => names.split(/\s+/).map((name) => [name, meaning])),
 );
 
-/** What a `finish_reason` means. Undefined: unknown, so the reply must not be taken for whole. */
+/** What a `finish_reason` means. Undefined: unknown, so the reply must not count as complete. */
 export function meaningOf(reason: string): Meaning | undefined {
   return MEANINGS.get(reason) ?? MEANINGS.get(reason.replaceAll(/[^a-z]/gi, '').toLowerCase());
 }

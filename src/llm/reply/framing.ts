@@ -1,7 +1,7 @@
 import { createParser, type EventSourceParser } from 'eventsource-parser';
 import { isObject, type Json, parseJson, parseObject } from './shapes.ts';
 
-/** What a body holds, in its order. */
+/** The callbacks for what a body contains, called in its order. */
 export interface BodyEvents {
   chunk(object: Json): void;
   /** `[DONE]`. */
@@ -10,7 +10,7 @@ export interface BodyEvents {
   failure(value: unknown): void;
   /** A chunk is not JSON, so text may be missing. */
   broken(): void;
-  /** One event or JSON text exceeds the limit; nothing follows. */
+  /** One event or JSON text exceeds the limit. No other callback follows. */
   tooLong(): void;
 }
 
@@ -19,25 +19,26 @@ type Form = 'unknown' | 'events' | 'lines' | 'value';
 
 const DONE = '[DONE]';
 const LINE_END = /\r\n|\r|\n/;
-/** Two lines of data in one event, perhaps with other fields between them. */
+/** Two `data:` lines of one event, perhaps with other fields between them. */
 const JOINED_DATA = /^data: ?(.*)(?:\r\n|\r|\n)(?:(?!data:).+(?:\r\n|\r|\n))*data:/m;
 const SSE_FIELD = /^\ufeff?(?:data|event|id|retry)?:/m;
-/** Comments before the first event are not searched beyond it. */
+/** How much of the body is searched for its first event, behind comments. */
 const MAX_HEAD_CHARS = 64 * 1024;
 
 /**
- * Reads the objects of a response body, by what comes and not by what was asked for: server-sent events, also without
- * the empty lines between them, one JSON text, or a JSON text on each line. Events that are no chunks are skipped.
+ * Reads the JSON objects of a response body. It detects the form of the body, because some servers send another one than
+ * was requested: server-sent events, also without empty lines between them, one JSON text, or a JSON text on each line.
+ * Events that are no chunks are skipped.
  */
 export class Framing {
   readonly #on: BodyEvents;
   readonly #maxChars: number;
-  /** Made when events come: a body that is one JSON text needs none. */
+  /** Created with the first event, because a body that is one JSON text needs none. */
   #parser: EventSourceParser | undefined;
   #form: Form = 'unknown';
-  /** The body before its first event. Undefined when its form is settled. */
+  /** The body before its first event. Undefined when the form of the body is known. */
   #head: string | undefined = '';
-  /** Of a JSON text, or of an unfinished line. */
+  /** The pieces of an unfinished JSON text or line. */
   #pieces: string[] = [];
   #size = 0;
   #eventName: string | undefined;
@@ -48,7 +49,7 @@ export class Framing {
     this.#on = on;
   }
 
-  /** Whether the body holds text that is no JSON and no event. */
+  /** Whether the body has text that is neither JSON nor an event. */
   get isForeign(): boolean {
     return this.#head !== undefined && this.#head.trim() !== '' && !SSE_FIELD.test(this.#head);
   }
@@ -96,7 +97,7 @@ export class Framing {
     this.#feedSlowly(this.#form === 'value' ? text.trimStart() : text);
   }
 
-  /** Some servers end an event with one line break, so that all events would be one that ends with the body. */
+  /** Some servers end an event with a single line break. The parser would then read the whole body as one event. */
   #feedFirstEvents(text: string): void {
     const head = (this.#head ?? '') + text;
     const joined = JOINED_DATA.exec(head)?.[1];
@@ -124,7 +125,7 @@ export class Framing {
   #cutLines(last: string): void {
     if (!LINE_END.test(last)) return;
     const lines = this.#pieces.join('').split(LINE_END);
-    // A first line that is an object begins a list of them; otherwise the body is one text over many lines.
+    // If the first line is an object, each line is one; otherwise the body is one JSON text of many lines.
     if (this.#form === 'value') {
       this.#head = undefined;
       if (!parseObject(lines[0] ?? '')) return;
@@ -169,7 +170,7 @@ export class Framing {
     else this.#on.chunk(object);
   }
 
-  /** Several texts in one event, or numbers that JSON does not have. */
+  /** Reads an event with several JSON texts, or with `NaN` and `Infinity`, which JSON does not have. */
   #onBroken(text: string, event: string | undefined): void {
     const lines = text.split(LINE_END);
     const isJoined = lines.length > 1 && lines.every((line) => line.trim() === DONE || parseObject(line));

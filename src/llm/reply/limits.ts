@@ -1,4 +1,4 @@
-/** Bounds on one reply. Milliseconds and bytes of UTF-8. */
+/** Limits of one reply, in milliseconds and bytes of UTF-8. */
 export interface ReplyLimits {
   readonly firstTokenTimeoutMs: number;
   readonly idleTimeoutMs: number;
@@ -8,7 +8,7 @@ export interface ReplyLimits {
   readonly reasoningTags: boolean;
 }
 
-/** The bytes of UTF-8 that the texts of a reply may have together. */
+/** The bytes of UTF-8 that all texts of a reply may have in total. */
 export class ByteBudget {
   #left: number;
 
@@ -29,7 +29,7 @@ export class ByteBudget {
   }
 }
 
-/** The largest JSON of a reply of `replyMaxBytes`: six bytes for each when every character is escaped. */
+/** The largest JSON of a reply of `replyMaxBytes`. An escaped character takes six bytes. */
 export function wireBytes(replyMaxBytes: number): number {
   return 6 * replyMaxBytes + 64 * 1024;
 }

@@ -2,7 +2,7 @@ import type { Logprobs } from '../../domain/chat/model.ts';
 import { ByteBudget, wireBytes } from './limits.ts';
 import { type Json, logprobsOf } from './shapes.ts';
 
-/** Collects the log probabilities of a reply. Those beyond its size are dropped. */
+/** Collects the log probabilities of a reply. Those beyond the size limit are dropped. */
 export class LogprobsReader {
   readonly #budget: ByteBudget;
   #pending: { readonly [Text in keyof Logprobs]: unknown[] } | undefined;

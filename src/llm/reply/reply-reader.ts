@@ -33,14 +33,14 @@ const TOKEN_LIMIT =
   'The model reached its token limit before it wrote a reply; raise OPENAI_MAX_TOKENS or shorten the conversation.';
 const NO_TEXT = 'The model sent reasoning or tool calls, but no reply.';
 
-/** Reads one reply out of the body of a response, be it a stream of chunks or one object. Sets no timers. */
+/** Reads one reply from the body of a response: a stream of chunks or one object. Sets no timers. */
 export class ReplyReader implements BodyEvents {
   readonly #framing: Framing;
   readonly #budget: ByteBudget;
   readonly #text: ReplyText;
   readonly #reasoning: ReplyText;
   readonly #calls: ToolCalls;
-  /** Undefined: tags in the text mean nothing. */
+  /** Undefined: tags stay in the text. */
   readonly #tags: ThinkTags | undefined;
   #response: ResponseDetails = { status: undefined, requestId: undefined };
   #model: string;
@@ -53,12 +53,12 @@ export class ReplyReader implements BodyEvents {
   #pendingReasoning = '';
   #isAlive = false;
   #hasStarted = false;
-  /** What came in deltas. A message after them would repeat it. */
+  /** What came in deltas. A whole message after them repeats it and is ignored. */
   readonly #inDeltas = { text: false, reasoning: false, calls: false };
   #isRefusal = false;
   readonly #logprobs: LogprobsReader;
   #hasEnded = false;
-  /** What an object without choices said: the cause where no reply follows. */
+  /** The error in an object without choices: the cause if no reply follows. */
   #remark: ReportedError | undefined;
   #verdict: Verdict | undefined;
 
@@ -97,8 +97,9 @@ export class ReplyReader implements BodyEvents {
   }
 
   /**
-   * Whether a `finish_reason` came for itself and nothing followed: the reply is whole, whatever fails later. A reason
-   * beside text, as in servers that send one with every chunk, counts only when the response ends.
+   * Whether a `finish_reason` came in a chunk without text and no text followed. The reply is then complete, even if the
+   * connection fails later. A reason in a chunk with text counts only when the response ends, because some servers send
+   * one with every chunk.
    */
   get isFinal(): boolean {
     return this.#isFinal;
@@ -123,7 +124,7 @@ export class ReplyReader implements BodyEvents {
     return this.#logprobs.take();
   }
 
-  /** Whether the model gave a sign of life since the last call. */
+  /** Whether the model was active since the last call. */
   takeSignOfLife(): boolean {
     const isAlive = this.#isAlive;
     this.#isAlive = false;
@@ -148,7 +149,7 @@ export class ReplyReader implements BodyEvents {
   }
 
   /**
-   * The last text, when nothing can follow.
+   * The text that was held back, after the last piece.
    * @param isWhole false: the response was cut, perhaps inside a character
    */
   takeRest(isWhole = true): string {
@@ -166,7 +167,7 @@ export class ReplyReader implements BodyEvents {
     if (!this.#verdict) this.#framing.feed(text);
   }
 
-  /** The body has ended as its HTTP framing demands. */
+  /** Called when the body has ended without an error of HTTP's framing. */
   end(): void {
     this.#hasEnded = true;
     if (!this.#verdict) this.#framing.end();
@@ -174,7 +175,7 @@ export class ReplyReader implements BodyEvents {
     else this.fail('upstream_error', 'the response is neither JSON nor an event stream');
   }
 
-  /** Ends reading, unless the reply is whole or has failed already. */
+  /** Ends reading. A reply that is final counts as ended. */
   stop(verdict: 'capped' | UpstreamError): void {
     this.#verdict ??= this.#isFinal ? 'ended' : verdict;
   }
@@ -188,11 +189,11 @@ export class ReplyReader implements BodyEvents {
     return new UpstreamError(code, { ...this.#response, reason, reported, ...(detail ? { detail } : {}) });
   }
 
-  /** Of a response that has ended. */
+  /** The outcome of a response that has ended. */
   outcome(): ModelOutcome | UpstreamError {
     const reason = this.#reason === undefined ? undefined : meaningOf(this.#reason);
     if (reason === undefined || reason === 'none') return this.#unfinished();
-    // A limit or the filter may have cut the arguments.
+    // With other reasons the arguments of a call may be cut.
     const toolCalls = reason === 'stop' || reason === 'tool_calls' ? this.#calls.finished() : [];
     if (toolCalls.length > 0) return { ...this.#outcome('tool_calls', false), toolCalls };
     if (!this.hasOutput && reason !== 'content_filter') {
@@ -202,7 +203,7 @@ export class ReplyReader implements BodyEvents {
     return this.#outcome(reason === 'tool_calls' ? 'stop' : reason, false);
   }
 
-  /** Of a reply that is not whole, or not known to be. */
+  /** The outcome of a reply that is incomplete, or not known to be complete. */
   truncatedOutcome(reason: 'length' | 'error'): ModelOutcome {
     return this.#outcome(reason, true);
   }
@@ -239,7 +240,7 @@ export class ReplyReader implements BodyEvents {
     if (usage) this.#usage = usage;
     if (choice) this.#onChoice(choice);
     else if (!usage) this.#remark ??= readReportedError(object);
-    // Token counts for themselves come after the last piece.
+    // A chunk with token counts and no choice comes after the last piece.
     else if (this.#reason !== undefined) this.#isFinal = true;
   }
 
@@ -252,7 +253,7 @@ export class ReplyReader implements BodyEvents {
   }
 
   broken(): void {
-    // The end of a stream may have cut its last event; then the missing end is the error.
+    // The end of a stream may have cut its last event. Then the missing `finish_reason` is reported.
     if (!this.#hasEnded || this.#framing.isValue) this.fail('upstream_error', 'a chunk is not a JSON object');
   }
 
@@ -274,7 +275,8 @@ export class ReplyReader implements BodyEvents {
       this.#hasStarted = true;
       this.#isFinal = false;
     } else if (isEnd) {
-      // Before the first token it is one of those that come with every chunk, but a filter may leave nothing.
+      // Before the first token a reason does not count, as some servers send one with every chunk; a filter may leave
+      // no text.
       this.#isFinal = this.#hasStarted || meaning === 'content_filter';
     }
     // Before the first token an empty piece does not move the deadline; after it, every piece does.
@@ -315,7 +317,7 @@ export class ReplyReader implements BodyEvents {
       httpStatus,
       requestId,
       reason: 'error inside the response',
-      // What the caller has got cannot be taken back.
+      // After the first token the caller has text, so the call cannot be repeated.
       retryable: this.#hasStarted ? false : undefined,
     });
   }

@@ -6,8 +6,8 @@ const REPLACEMENT = '\ufffd';
 const VISIBLE = /[^\s\p{Cc}\p{Cf}]/u;
 
 /**
- * Cleans the pieces of one text of a reply: no split surrogate pair, no lone surrogate, no NUL, and at most the bytes of
- * the budget.
+ * Cleans the pieces of one text of a reply. They contain no split surrogate pair, no lone surrogate and no NUL, and are
+ * cut at the byte limit.
  */
 export class ReplyText {
   readonly #budget: ByteBudget;
@@ -19,7 +19,7 @@ export class ReplyText {
     this.#budget = budget;
   }
 
-  /** Whether any text was returned that a reader sees. */
+  /** Whether visible text was returned. */
   get hasText(): boolean {
     return this.#hasText;
   }
@@ -50,7 +50,7 @@ export class ReplyText {
   }
 }
 
-/** Without lone surrogates, and without NUL, at which some databases and languages end a string. */
+/** Replaces lone surrogates, and NUL, which ends a string in some databases and languages. */
 export function cleanText(text: string): string {
   const whole = text.toWellFormed();
   return whole.includes(NUL) ? whole.replaceAll(NUL, REPLACEMENT) : whole;

@@ -10,7 +10,7 @@ export function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** The value of a JSON text, or undefined when it is none. */
+/** The value of a JSON text; undefined for other text. */
 export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
@@ -19,13 +19,13 @@ export function parseJson(text: string): unknown {
   }
 }
 
-/** The object in a JSON text, or undefined when there is none. */
+/** The object of a JSON text; undefined for other values and text. */
 export function parseObject(text: string): Json | undefined {
   const value = parseJson(text);
   return isObject(value) ? value : undefined;
 }
 
-/** The requests ask for one choice. */
+/** The only choice: no request asks for more. */
 export function firstChoice(body: Json): Json | undefined {
   const first: unknown = Array.isArray(body.choices) ? body.choices[0] : undefined;
   return isObject(first) ? first : undefined;
@@ -59,15 +59,15 @@ export interface Piece {
   readonly reasoning: string;
   /** Entries of `tool_calls`. */
   readonly calls: readonly unknown[];
-  /** It holds reasoning or a tool call of any form: the model works, though there may be no text. */
+  /** Whether it has reasoning or a tool call in any form, so that the model is working even without text. */
   readonly isActive: boolean;
-  /** It was no delta. */
+  /** Whether it came as a whole message and not as a delta. */
   readonly isMessage: boolean;
 }
 
 /**
- * The piece in a choice of any shape: a delta, or a message that stands in its place; with a text, a list of typed
- * parts or a refusal; or the `text` of the older completions API.
+ * The piece in a choice: a delta, a whole message in its place, or the `text` of the older completions API. The content
+ * of a delta or message is text, a list of typed parts, or a refusal.
  */
 export function pieceOf(choice: Json): Piece {
   const piece = isObject(choice.delta) ? bodyPiece(choice.delta, false) : NOTHING;
@@ -104,11 +104,11 @@ function bodyPiece(body: Json, isMessage: boolean): Piece {
 
 function callsOf({ tool_calls, function_call }: Json): readonly unknown[] {
   if (Array.isArray(tool_calls)) return tool_calls;
-  // The second one is that of the older API.
+  // `function_call` belongs to the older API.
   return [tool_calls, function_call].filter(isObject).slice(0, 1);
 }
 
-/** The first one of its names: some servers send the same text under two. */
+/** Reads the first member that has text, because some servers send the same reasoning in two members. */
 function reasoningText(body: Json): string {
   for (const name of ['reasoning_content', 'reasoning', 'thinking']) {
     const text = textOf(body, name);
@@ -173,7 +173,7 @@ export function logprobsOf({ logprobs }: Json): Logprobs | undefined {
   return found.content.length + found.refusal.length === 0 ? undefined : found;
 }
 
-/** Deeper values cannot be written as JSON. */
+/** Much deeper values overflow the stack of JSON.stringify. */
 const MAX_DEPTH = 100;
 
 export function isShallow(value: unknown, depth = MAX_DEPTH): boolean {
@@ -181,7 +181,7 @@ export function isShallow(value: unknown, depth = MAX_DEPTH): boolean {
   return depth > 0 && Object.values(value).every((member) => isShallow(member, depth - 1));
 }
 
-/** The `finish_reason`, under any of its names and places. */
+/** The `finish_reason`, in any of the members that servers use for it. */
 export function reasonOf(choice: Json): string | undefined {
   const reason = choice.finish_reason ?? choice.finishReason;
   if (typeof reason === 'string') return reason === '' ? undefined : reason;

@@ -8,12 +8,13 @@ import { IdleTimeout } from '../transport/idle-timeout.ts';
 import type { ReplyLimits } from './limits.ts';
 import { ReplyReader, type Verdict } from './reply-reader.ts';
 
-/** How long the token counts may take after a `finish_reason` that came for itself. */
+/** How long to wait for the token counts after the chunk with the `finish_reason`. */
 const USAGE_WAIT_MS = 5000;
 
 /**
- * Reads one streamed response in time. All events of one network read are parsed, then their text is passed on in one
- * piece at the end of the tick, and only then the verdict takes effect: no error drops text that came before it.
+ * Reads one streamed response within its timeouts. The events of one network read are parsed together, and their text is
+ * passed on as one piece at the end of the tick. Only then the verdict takes effect, so that no error drops text that
+ * came before it.
  */
 export class StreamedReply {
   readonly #limits: ReplyLimits;
@@ -64,7 +65,7 @@ export class StreamedReply {
     return this.#result.promise;
   }
 
-  /** Must follow every use, also when no response came. */
+  /** Stops the timer. Must be called after each attempt, also without a response. */
   close(): void {
     this.#timeout.stop();
   }
@@ -104,7 +105,7 @@ export class StreamedReply {
       if (reasoning !== '') this.#on.reasoning(reasoning);
       if (text !== '') this.#on.content(text);
     } catch (error) {
-      // Thrown inside a tick, it would end the process.
+      // Caught here, because an error thrown in a tick ends the process.
       this.#attempt.stop(error);
     }
   }

@@ -1,15 +1,15 @@
 const OPEN = '<think>';
 const CLOSE = '</think>';
-/** White space is held back no further. */
+/** At most so much white space is held back. */
 const MAX_BLANK = 1024;
 
 /** Separates the reasoning in `<think>…</think>` at the start of a text from the text, however its pieces are cut. */
 export class ThinkTags {
   readonly #onReasoning: (text: string) => void;
   #state: 'start' | 'inside' | 'after' | 'done' = 'start';
-  /** What may still become a tag, or white space before it. */
+  /** Text that may be the beginning of a tag, or white space before one. */
   #held = '';
-  /** White space at the start of the reasoning: where nothing follows, there was none. */
+  /** White space at the start of the reasoning, which is dropped if nothing follows it. Undefined after other text. */
   #blank: string | undefined = '';
 
   constructor(onReasoning: (text: string) => void) {
@@ -30,7 +30,7 @@ export class ThinkTags {
     return this.#afterTag(this.#state === 'inside' ? this.#inside(text) : text);
   }
 
-  /** The last text, when nothing can follow. */
+  /** The text that was held back, after the last piece. */
   end(): string {
     const held = this.#held;
     const state = this.#state;

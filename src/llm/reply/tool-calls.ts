@@ -4,7 +4,7 @@ import type { ByteBudget } from './limits.ts';
 import { cleanText } from './reply-text.ts';
 import { isObject, isShallow, type Json, parseObject, textOf } from './shapes.ts';
 
-/** Of a call in the budget, beside its texts. */
+/** How many bytes of the budget a call takes besides its texts. */
 const CALL_BYTES = 64;
 
 interface Draft {
@@ -12,9 +12,9 @@ interface Draft {
   id: string;
   name: string;
   args: string;
-  /** Members that its provider needs back, such as a signature. */
+  /** Members that the provider requires in the next request, such as a signature. */
   readonly others: Json;
-  /** Whether the last piece of `args` ends with a brace. They are parsed only then, because that takes time. */
+  /** Whether the last piece of `args` ends with a brace. Only then `args` is parsed, which takes time. */
   endsWithBrace: boolean;
 }
 
@@ -28,8 +28,8 @@ interface Piece {
 }
 
 /**
- * Puts tool calls together from their pieces. Model servers leave out the index or the id, repeat id and name, send all
- * calls under one index, or whole calls with their arguments as an object.
+ * Assembles tool calls from their pieces. Some model servers leave out the index or the id, repeat id and name, send all
+ * calls under one index, or send whole calls with their arguments as an object.
  */
 export class ToolCalls {
   readonly #budget: ByteBudget;
@@ -41,7 +41,7 @@ export class ToolCalls {
 
   /** @param entries the `tool_calls` of one piece of the reply */
   add(entries: readonly unknown[]): void {
-    /** Without an index, the entries of one list are different calls. */
+    // A named entry of the same list is another call.
     const touched = new Set<Draft>();
     for (const [position, entry] of entries.entries()) {
       if (!isObject(entry) || this.#budget.isExceeded) continue;
@@ -75,12 +75,12 @@ export class ToolCalls {
     const last = this.#drafts.at(-1);
     const byId = id === '' ? undefined : this.#drafts.find((draft) => draft.id === id);
     if (byId) return byId;
-    // A call begins with its name. Some servers make up an id for every piece.
+    // A piece without a name continues a call. Its id is not compared, because some servers invent one for every piece.
     if (name === '') return position === undefined ? last : this.#drafts[position];
     return id === '' ? last : undefined;
   }
 
-  /** Of each member the last value. */
+  /** Keeps the last value of each member. */
   #addOthers(draft: Draft, others: Json): void {
     for (const [name, value] of Object.entries(others)) {
       if (value === null || name === '__proto__' || !isClean(name) || !isClean(value)) continue;
@@ -110,7 +110,7 @@ function pieceOf(entry: Json): Piece {
   };
 }
 
-/** Whether the named piece begins another call than the one that has its index, or was the last one. */
+/** Whether a piece with a name begins a new call, and does not continue `draft`. */
 function startsAnother(draft: Draft, { id, name, args }: Piece): boolean {
   if (id !== '' && draft.id !== '') return id !== draft.id;
   return draft.endsWithBrace && !(name === draft.name && args === draft.args) && isWhole(draft.args);
@@ -119,7 +119,7 @@ function startsAnother(draft: Draft, { id, name, args }: Piece): boolean {
 function extend(draft: Draft, { id, name, args }: Piece): void {
   const isRepeated = name !== '' && name === draft.name && args === draft.args && isWhole(args);
   draft.id ||= id;
-  // A name comes in pieces, or again with every piece.
+  // Some servers send a name in pieces, others repeat it with every piece.
   if (name.startsWith(draft.name)) draft.name = name;
   else if (draft.args === '') draft.name += name;
   if (isRepeated) return;
@@ -127,12 +127,12 @@ function extend(draft: Draft, { id, name, args }: Piece): void {
   if (args.trim() !== '') draft.endsWithBrace = /\}\s*$/.test(args.slice(-16));
 }
 
-/** '' for what is nested too deeply to be written. */
+/** The JSON text; '' for a value that is nested too deeply. */
 function jsonOf(value: unknown): string {
   return isShallow(value) ? JSON.stringify(value) : '';
 }
 
-/** Whether it can be stored and imported as it is. */
+/** Whether the value can be stored and imported unchanged. */
 function isClean(value: unknown): boolean {
   if (typeof value === 'string') return cleanText(value) === value;
   return !isNested(value) || (isShallow(value) && Object.entries(value).flat().every(isClean));

@@ -1,13 +1,13 @@
 import type { IncomingMessage } from 'node:http';
 
-/** A response that takes longer to drain closes its connection. */
+/** If the rest of a response takes longer than this, its connection is closed. */
 const DRAIN_MS = 1000;
 
 export class Attempt {
   readonly #controller = new AbortController();
   #stopped: { readonly reason: unknown } | undefined;
 
-  /** Its abort closes the connection. */
+  /** Aborting it closes the connection. */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
@@ -16,7 +16,7 @@ export class Attempt {
     return this.#stopped !== undefined;
   }
 
-  /** Rejects the attempt with `reason`, also where its work has succeeded. The first reason counts. */
+  /** Rejects the attempt with `reason`, even if its work succeeds. The first reason counts. */
   stop(reason: unknown): void {
     this.#stopped ??= { reason };
     this.#controller.abort();
@@ -41,7 +41,7 @@ export class Attempt {
   }
 }
 
-/** Runs one attempt. The signal stops it. */
+/** Runs one attempt, which the signal stops. */
 export async function runAttempt<T>(signal: AbortSignal, work: (attempt: Attempt) => Promise<T>): Promise<T> {
   signal.throwIfAborted();
   const attempt = new Attempt();

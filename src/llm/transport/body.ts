@@ -10,13 +10,13 @@ import {
 } from 'node:zlib';
 import { UpstreamError } from '../errors.ts';
 
-/** A stream that ends without its last bytes is read as far as it goes; HTTP's own framing reports a lost end. */
+/** Data without its last bytes is decompressed as far as possible. HTTP's framing reports a response that was cut. */
 const LENIENT = { finishFlush: constants.Z_SYNC_FLUSH };
 const TEXT = 'text';
 
 /**
- * The body of a response, decompressed. The requests accept no compression, but some proxies compress anyway, and some
- * keep the header of a body that they have decompressed. Errors of the response are errors of the result.
+ * The decompressed body of a response. The requests accept no compression, but some proxies compress anyway, and some
+ * leave `Content-Encoding` on a body that they have decompressed. Errors of the response become errors of the result.
  */
 export function decodedBody(response: IncomingMessage): Readable {
   const encoding = (response.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
@@ -36,7 +36,7 @@ export function decodedBody(response: IncomingMessage): Readable {
   return body;
 }
 
-/** By the first bytes where they tell, else by the header. */
+/** Chooses the decoder by the first bytes if they identify the format, otherwise by the header. */
 function decoderFor(encoding: string, first: Buffer): Transform | typeof TEXT | undefined {
   const isZlib = ((first[0] ?? 0) & 0x0f) === 8 && first.length > 1 && first.readUInt16BE(0) % 31 === 0;
   switch (encoding) {
@@ -44,7 +44,7 @@ function decoderFor(encoding: string, first: Buffer): Transform | typeof TEXT | 
     case 'x-gzip':
       return first[0] === 0x1f && first[1] === 0x8b ? createGunzip(LENIENT) : TEXT;
     case 'deflate':
-      // RFC 9110 means the zlib format, some servers send the bare one.
+      // RFC 9110 means the zlib format; some servers send raw deflate data.
       return isZlib ? createInflate(LENIENT) : createInflateRaw(LENIENT);
     case 'br':
       return createBrotliDecompress({ finishFlush: constants.BROTLI_OPERATION_FLUSH });

@@ -18,9 +18,9 @@ export interface ClientOptions {
   readonly proxyEnv?: ProxyEnv | undefined;
 }
 
-/** Longer ones are images: `https:` URLs have at most 8,192 characters. */
+/** From this length on a URL is an image (`data:`), because `https:` URLs have at most 8,192 characters. */
 const LONG_URL = 8193;
-/** A text that is the same in JSON, such as base64. */
+/** Text that needs no escapes in JSON, such as base64. */
 const PLAIN = /^[ !#-[\]-~]*$/;
 
 /** The calls to the model server. The SDK prepares one request per path; the transport sends each call. */
@@ -80,7 +80,7 @@ export class ModelServerClient {
   }
 }
 
-/** The body as JSON, with each long URL of an image as a piece of its own. */
+/** The body as JSON. Each long URL of an image is a separate piece, so that it is not copied. */
 function chatJson(request: AdaptedRequest, stream: boolean): string | readonly string[] {
   const body = chatBody(request, stream);
   if (!body.messages.some(({ content }) => Array.isArray(content))) return JSON.stringify(body);
@@ -97,7 +97,7 @@ function chatJson(request: AdaptedRequest, stream: boolean): string | readonly s
   return json.split(mark).flatMap((piece, at) => [piece, ...urls.slice(at, at + 1)]);
 }
 
-/** The part with `mark` in the place of a long URL, which is added to `urls`. */
+/** Replaces a long URL in the part by `mark`, and adds it to `urls`. */
 function cutUrl(part: unknown, mark: string, urls: string[]): unknown {
   if (!isObject(part) || !isObject(part.image_url)) return part;
   const url = textOf(part.image_url, 'url');
@@ -117,7 +117,7 @@ function wireMessage({ role, content, parts, toolCalls, toolCallId, reasoning, w
   if (wire) return wire;
   if (toolCallId !== undefined) return { role, tool_call_id: toolCallId, content };
   if (!toolCalls) return { role, content: parts ?? content };
-  // Some servers refuse an empty text.
+  // Some servers refuse an empty string beside tool calls.
   const text = content === '' ? null : content;
   return {
     role,
@@ -128,8 +128,8 @@ function wireMessage({ role, content, parts, toolCalls, toolCallId, reasoning, w
 }
 
 /**
- * The request that the SDK makes for a call: address, credentials and headers, which no later call changes. Its `fetch`
- * option takes the request and sends nothing. Sending every call through the SDK costs a third more CPU (ADR 4).
+ * The request that the SDK would send: address, credentials and headers, which are the same for every call. The `fetch`
+ * option captures it and sends nothing. Sending every call through the SDK would take a third more CPU time (ADR 4).
  */
 async function prepareRequest(
   { apiKey, baseUrl, headers }: ClientOptions,
@@ -144,7 +144,8 @@ async function prepareRequest(
   try {
     const sdk = new OpenAI({
       fetch,
-      // The SDK requires a key. Local servers often need none, and then none is sent.
+      // The SDK requires a key, but local servers often need none. `Authorization: null` below keeps it from being
+      // sent.
       apiKey: apiKey ?? 'none',
       defaultHeaders: apiKey === undefined ? { Authorization: null, ...headers } : headers,
       // null keeps the SDK from reading environment variables.
@@ -158,7 +159,7 @@ async function prepareRequest(
     });
     await call(sdk).asResponse();
   } catch {
-    // The SDK's errors may quote headers, and with them the key.
+    // Ignored: the SDK's errors may quote headers, which contain the API key.
   }
   if (!request) throw new UpstreamError('upstream_error', { reason: 'the request could not be made' });
   return request;

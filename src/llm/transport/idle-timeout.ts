@@ -1,6 +1,6 @@
 /**
- * A deadline that moves with every read. Moving it later costs an assignment: the timer is set again only when it fires
- * early or the deadline moves nearer. It uses the monotonic clock.
+ * A deadline that each read moves. Moving it later is only an assignment, because the timer is set again when it fires
+ * before the deadline, or when the deadline moves nearer. Uses the monotonic clock.
  */
 export class IdleTimeout {
   #due: number;

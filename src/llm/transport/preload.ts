@@ -1,6 +1,9 @@
 import { setImmediate as nextTick } from 'node:timers/promises';
 
-/** Groups of the SDK's modules, each a few milliseconds of work. In one import they block the event loop for 100 to 250 ms. */
+/**
+ * Groups of the SDK's modules. Each takes a few milliseconds to load; one import of all blocks the event loop for 100
+ * to 250 ms.
+ */
 const STEPS = [
   () => import('openai/uploads'),
   () => import('openai/resources/chat/completions/completions'),

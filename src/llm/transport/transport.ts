@@ -9,7 +9,7 @@ export interface WireRequest {
   readonly headers: Record<string, string>;
   /** In pieces when it is long. */
   readonly body?: string | readonly string[];
-  /** Called when the request is on its connection. */
+  /** Called when the request has a connection. */
   readonly connected?: () => void;
 }
 
@@ -22,7 +22,7 @@ const MAX_IDLE_SOCKETS = 512;
 
 /**
  * HTTP/1.1 with a keep-alive pool and one request per connection at a time, so that open streams never wait for each
- * other. The body is a Node stream: reading a web stream costs more than the rest of a reply.
+ * other. The body is a Node stream, because reading a web stream takes more CPU time than the rest of a reply.
  */
 export class Transport {
   readonly #proxyEnv: ProxyEnv | undefined;
@@ -45,7 +45,10 @@ export class Transport {
     this.#https = new https.Agent(options);
   }
 
-  /** Resolves with the head of the response, whatever its status. The signal closes the connection, also later. */
+  /**
+   * Resolves with the head of the response, whatever its status. The signal closes the connection, also while the body
+   * is read.
+   */
   async send(request: WireRequest, signal: AbortSignal): Promise<IncomingMessage> {
     const target = this.#target(request.url);
     const isHttps = target.protocol === 'https:';
