@@ -1,8 +1,8 @@
 import type { Family, Series } from '../domain/metrics.ts';
 
 /**
- * A counter, gauge or histogram. prom-client is not used for these, because it looks up the labels for each value: 2 µs,
- * which would be 4 % of a cached chat (ADR 26).
+ * A counter, gauge or histogram. prom-client is not used for these, because it looks up the labels for each value: 2
+ * µs, which would be 4 % of a cached chat (ADR 26).
  */
 export interface Instrument {
   readonly name: string;

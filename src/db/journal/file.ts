@@ -48,8 +48,8 @@ const SCHEMA = `
 `;
 
 /**
- * Opens the file; creates its folder and tables if they are missing. The size of the file is limited to twice `maxBytes`
- * and 16 MiB. Does not wait for a lock, because that would block the event loop.
+ * Opens the file; creates its folder and tables if they are missing. The size of the file is limited to twice
+ * `maxBytes` and 16 MiB. Does not wait for a lock, because that would block the event loop.
  * @throws the driver's error, also when the file is locked; Error when a newer version of this program wrote the file
  */
 export function openJournalFile(path: string, maxBytes: number): Sqlite.Database {

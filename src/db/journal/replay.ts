@@ -26,7 +26,8 @@ export interface ReplayRun {
 
 /**
  * Writes the entries to the database, oldest first, until the journal is empty. An entry is removed after its commit.
- * After a crash in between it is written again, which changes nothing. Entries of one conversation are removed in order.
+ * After a crash in between it is written again, which changes nothing. Entries of one conversation are removed in
+ * order.
  * @throws AppError when the journal itself fails
  */
 export async function replay(parts: ReplayParts): Promise<ReplayRun> {

@@ -13,8 +13,8 @@ interface Write {
 }
 
 /**
- * Runs writes to a SQLite file in order. Each is synchronous, and is repeated while another program holds the lock of the
- * file. SQLite's own busy timeout is not used, because it would block the event loop.
+ * Runs writes to a SQLite file in order. Each is synchronous, and is repeated while another program holds the lock of
+ * the file. SQLite's own busy timeout is not used, because it would block the event loop.
  */
 export class WriteQueue {
   readonly #waiting: Write[] = [];

@@ -67,8 +67,8 @@ export class DurableWriter implements TurnWriter, PendingTurns {
   }
 
   /**
-   * `journalled` when the database is unavailable or earlier writes of the conversation are in the journal. Claims of an
-   * idempotency key and revisions are never journalled, because only the database knows whether they are possible.
+   * `journalled` when the database is unavailable or earlier writes of the conversation are in the journal. Claims of
+   * an idempotency key and revisions are never journalled, because only the database knows whether they are possible.
    * @throws AppError `database_unavailable` when the journal fails too or must not be used; `database_busy` when the
    * rows stay locked, which does not count as an outage; other errors of the database unchanged
    */

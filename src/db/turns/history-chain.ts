@@ -23,8 +23,8 @@ export function newHistory(owner: string | null, user: string | null, system: st
 
 /**
  * Adds new messages and the start of their reply. Without new messages the reply answers the last stored one. While a
- * reply runs, the start of another one makes the hash unknown, because the order of their ends is unknown. Repeating the
- * write of a turn changes nothing.
+ * reply runs, the start of another one makes the hash unknown, because the order of their ends is unknown. Repeating
+ * the write of a turn changes nothing.
  */
 export function withStart(
   history: HistoryColumns,

@@ -31,8 +31,8 @@ export type ReplyRow = Pick<
 
 /**
  * Whether the reply of a revision has no text yet. It is stored as `superseded`, so that no reader shows it before it
- * replaces other messages. Superseded replies that have ended have a finish reason. A pending reply without a worker has
- * failed together with its process.
+ * replaces other messages. Superseded replies that have ended have a finish reason. A pending reply without a worker
+ * has failed together with its process.
  */
 export function isPending({ status, finish_reason }: Pick<ReplyRow, 'status' | 'finish_reason'>): boolean {
   return status === 'superseded' && finish_reason === null;

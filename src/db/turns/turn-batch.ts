@@ -43,9 +43,9 @@ export interface BatchOutcomes {
 export const LOCKED = Symbol('locked');
 
 /**
- * Writes the batch in one transaction, with one INSERT per table. Uses plain SQL, because here Knex's builder takes more
- * time than all other work. Conversations are locked and written in the order of their ids, so that processes do not
- * deadlock. Messages are numbered in the order of the units, which is their order in the conversation.
+ * Writes the batch in one transaction, with one INSERT per table. Uses plain SQL, because here Knex's builder takes
+ * more time than all other work. Conversations are locked and written in the order of their ids, so that processes do
+ * not deadlock. Messages are numbered in the order of the units, which is their order in the conversation.
  * @throws the driver's error
  */
 export async function writeBatch(knex: Knex, dialect: Dialect, batch: WriteBatch): Promise<BatchOutcomes> {

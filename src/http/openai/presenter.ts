@@ -35,7 +35,8 @@ export function presentUsage(usage: Usage) {
 
 /**
  * The log probabilities of the tokens; null without any.
- * @param isFiltered whether the content filter changes the text; the result is then null, as tokens would show the words
+ * @param isFiltered whether the content filter changes the text; the result is then null, as tokens would show the
+ * words
  * @param from how many tokens of each text were sent before, and are left out
  */
 export function presentLogprobs(

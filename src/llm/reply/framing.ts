@@ -26,9 +26,9 @@ const SSE_FIELD = /^\ufeff?(?:data|event|id|retry)?:/m;
 const MAX_HEAD_CHARS = 64 * 1024;
 
 /**
- * Reads the JSON objects of a response body. It detects the form of the body, because some servers send another one than
- * was requested: server-sent events, also without empty lines between them, one JSON text, or a JSON text on each line.
- * Events that are no chunks are skipped.
+ * Reads the JSON objects of a response body. It detects the form of the body, because some servers send another one
+ * than was requested: server-sent events, also without empty lines between them, one JSON text, or a JSON text on each
+ * line. Events that are no chunks are skipped.
  */
 export class Framing {
   readonly #on: BodyEvents;

@@ -97,9 +97,9 @@ export class ReplyReader implements BodyEvents {
   }
 
   /**
-   * Whether a `finish_reason` came in a chunk without text and no text followed. The reply is then complete, even if the
-   * connection fails later. A reason in a chunk with text counts only when the response ends, because some servers send
-   * one with every chunk.
+   * Whether a `finish_reason` came in a chunk without text and no text followed. The reply is then complete, even if
+   * the connection fails later. A reason in a chunk with text counts only when the response ends, because some servers
+   * send one with every chunk.
    */
   get isFinal(): boolean {
     return this.#isFinal;

@@ -12,9 +12,9 @@ import { ReplyReader, type Verdict } from './reply-reader.ts';
 const USAGE_WAIT_MS = 5000;
 
 /**
- * Reads one streamed response within its timeouts. The events of one network read are parsed together, and their text is
- * passed on as one piece at the end of the tick. Only then the verdict takes effect, so that no error drops text that
- * came before it.
+ * Reads one streamed response within its timeouts. The events of one network read are parsed together, and their text
+ * is passed on as one piece at the end of the tick. Only then the verdict takes effect, so that no error drops text
+ * that came before it.
  */
 export class StreamedReply {
   readonly #limits: ReplyLimits;

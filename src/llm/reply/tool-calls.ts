@@ -28,8 +28,8 @@ interface Piece {
 }
 
 /**
- * Assembles tool calls from their pieces. Some model servers leave out the index or the id, repeat id and name, send all
- * calls under one index, or send whole calls with their arguments as an object.
+ * Assembles tool calls from their pieces. Some model servers leave out the index or the id, repeat id and name, send
+ * all calls under one index, or send whole calls with their arguments as an object.
  */
 export class ToolCalls {
   readonly #budget: ByteBudget;

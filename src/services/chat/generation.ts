@@ -2,9 +2,9 @@ import type { Logprobs, ModelOutcome, ModelReply, Upstream } from '../../domain/
 import type { AppError } from '../../domain/errors.ts';
 
 /**
- * One call to the model and the pieces of its reply. Any number of readers can read it; each remembers its own position.
- * The text is not one growing string, because V8 copies such a string at every read, so that the time for a long reply
- * would grow with the square of its length.
+ * One call to the model and the pieces of its reply. Any number of readers can read it; each remembers its own
+ * position. The text is not one growing string, because V8 copies such a string at every read, so that the time for a
+ * long reply would grow with the square of its length.
  */
 export class Generation {
   readonly conversationId: string | undefined;

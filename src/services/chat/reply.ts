@@ -15,8 +15,8 @@ interface EarlyEnd {
 }
 
 /**
- * One turn's view of a generation, which other turns may share. It can end before the generation does, and then does not
- * show later pieces.
+ * One turn's view of a generation, which other turns may share. It can end before the generation does, and then does
+ * not show later pieces.
  */
 export class Reply {
   readonly generation: Generation;

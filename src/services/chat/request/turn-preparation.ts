@@ -70,8 +70,8 @@ export class TurnPreparation {
 
   /**
    * @throws AppError `conversation_not_found`, `content_blocked`, `user_mismatch`, `database_unavailable`; `validation`
-   * for too much metadata, and for tool results that do not answer the calls of the newest reply; `conversation_busy` for
-   * tool results while a reply is being generated
+   * for too much metadata, and for tool results that do not answer the calls of the newest reply; `conversation_busy`
+   * for tool results while a reply is being generated
    */
   async prepare(input: ChatInput, place: Place): Promise<PreparedTurn> {
     const { question, access, model } = input;
