@@ -5,7 +5,7 @@ import { CommandError } from './command.ts';
 
 export const MANIFEST = 'manifest.json';
 
-/** What a backup consists of. Written last, so a folder without it is no backup. */
+/** The list of a backup's files. It is written last, so a folder without it is no complete backup. */
 const manifestSchema = z.object({
   program: z.literal('chat-api-server'),
   version: z.string(),

@@ -25,7 +25,10 @@ interface Source {
   readonly path: string;
 }
 
-/** The journal first: a turn that is replayed in between is then in both copies, and replaying it again is harmless. */
+/**
+ * The journal is first. A turn that is replayed between the copies is then in both, and replaying it again changes
+ * nothing.
+ */
 function sourcesOf({ dataDir, database }: Config): Source[] {
   const journal = { name: 'journal.sqlite', path: join(dataDir, 'journal.sqlite') } as const;
   const sources = existsSync(journal.path) ? [journal] : [];
@@ -35,7 +38,7 @@ function sourcesOf({ dataDir, database }: Config): Source[] {
   return [...sources, { name: 'chat.sqlite', path: file }];
 }
 
-/** @throws CommandError when the backup would overwrite something, or become a part of the data itself */
+/** @throws CommandError when the folder is not empty, or is inside DATA_DIR */
 function prepareFolder(folder: string, dataDir: string): void {
   const inside = relative(dataDir, folder);
   if (inside === '' || !(inside.startsWith('..') || isAbsolute(inside))) {

@@ -1,4 +1,4 @@
-/** What the commands of this folder have in common: how they ask and how they fail. */
+/** Helpers of the commands in this folder: error output, confirmation, time stamps. */
 import { createInterface } from 'node:readline/promises';
 import { ConfigError } from '../src/config/environment.ts';
 import { DamagedFileError } from '../src/db/backup-file.ts';
@@ -7,12 +7,15 @@ import { PendingMigrationsError } from '../src/db/prepare-schema.ts';
 import { AppError, errorCode } from '../src/domain/errors.ts';
 import { explainDenied } from '../src/startup/database-error.ts';
 
-/** Printed without a stack trace. */
+/** An error that is printed without a stack trace. */
 export class CommandError extends Error {}
 
 const KNOWN = [CommandError, DamagedFileError, ConfigError, MigrationError, PendingMigrationsError];
 
-/** Runs a command. Prints errors that the user can mend in one line, others with their stack; the exit code is 1. */
+/**
+ * Runs a command. After an error the exit code is 1. An error that the user can fix is printed in one line, others with
+ * their stack.
+ */
 export async function runCommand(work: () => Promise<void>): Promise<void> {
   try {
     await work();
@@ -22,15 +25,15 @@ export async function runCommand(work: () => Promise<void>): Promise<void> {
   }
 }
 
-/** The present time for names of files: `20260321T101500123Z`. With milliseconds, because a command may be repeated. */
+/** The current time for file names: `20260321T101500123Z`. Milliseconds keep names of repeated commands apart. */
 export function fileStamp(): string {
   return new Date().toISOString().replace(/[-:.]/g, '');
 }
 
 /**
- * Lets a person confirm a destructive command.
- * @param refusal what is said when they do not: `Nothing was restored`
- * @throws CommandError when the answer is not yes, or nothing can be typed
+ * Asks the user to confirm a destructive command.
+ * @param refusal the message after any answer but yes: `Nothing was restored`
+ * @throws CommandError when the answer is not yes, or standard input is no terminal
  */
 export async function askFirst(refusal: string): Promise<void> {
   if (!process.stdin.isTTY)

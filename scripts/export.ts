@@ -74,7 +74,7 @@ await runCommand(async () => {
   try {
     await main();
   } catch (error) {
-    // The reader of the pipe has closed it.
+    // The program that reads the pipe has exited.
     if (errorCode(error) === 'EPIPE') process.exitCode = 1;
     else if (error instanceof Stopped) {
       process.exitCode = INTERRUPTED;

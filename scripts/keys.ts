@@ -62,7 +62,7 @@ function readScopes(text: string) {
   return SCOPES.filter((scope) => names.includes(scope));
 }
 
-/** NaN is refused with the range. */
+/** NaN for text that is no number; the check of the range rejects it. */
 function readLimit(text: string | undefined): number | null {
   if (text === undefined) return null;
   return /^\d+$/.test(text) ? Number(text) : Number.NaN;
@@ -80,7 +80,7 @@ function readTime(text: string | undefined): number | null {
   );
 }
 
-/** `Date.parse` accepts the 30th of February as a day in March. */
+/** Whether the text is a valid day. `Date.parse` alone accepts February 30 as a day in March. */
 function isDay(text: string): boolean {
   const instant = Date.parse(text);
   return !Number.isNaN(instant) && new Date(instant).toISOString().startsWith(text);

@@ -1,4 +1,4 @@
-/** Writes docs/licences.md: what this project depends on directly, under which licence, and why. `npm run licences` */
+/** `npm run licences`: writes docs/licences.md, the table of direct dependencies with their licences and purposes. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { z } from 'zod';
 import { readArguments } from '../src/util/command-line.ts';

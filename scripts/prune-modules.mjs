@@ -1,7 +1,7 @@
 /**
  * Removes from node_modules what a running server never reads: source maps, the sources of packages that ship compiled
- * code, and SQLite's C code. Runs after `npm ci --omit=dev` only, with any Node; an installation for development keeps
- * everything. See docs/operations.md, "What is installed".
+ * code, and SQLite's C code. Does so only after `npm ci --omit=dev`, or with `--force`. Must run with any version of
+ * Node. See docs/operations.md, "What is installed".
  */
 import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';

@@ -71,7 +71,7 @@ function refuseAlive({ dataDir }: Config): void {
   );
 }
 
-/** Every file is copied before the first one is renamed: a copy that fails leaves the old data in place. */
+/** Copies every file before it renames the first one, so that a failed copy leaves the old data in place. */
 function replace(files: readonly Restored[], existing: readonly string[]): void {
   const stamp = fileStamp();
   for (const { source, target } of files) {
@@ -101,9 +101,9 @@ async function main(): Promise<void> {
   const files = targetsOf(folder, manifest, config);
   for (const { source } of files) await refuseNewer(source);
   refuseAlive(config);
-  // Also a journal that the backup has none of: its turns are of the database that is replaced.
+  // An existing journal is moved away even if the backup has none, because its turns belong to the replaced database.
   const places = new Set([...files.map(({ target }) => target), join(config.dataDir, 'journal.sqlite')]);
-  // Also a -wal that was left alone: SQLite would replay it into the restored file.
+  // So is a -wal file without its database, because SQLite would replay it into the restored file.
   const existing = [...places].filter((path) => COMPANIONS.some((suffix) => existsSync(path + suffix)));
   for (const path of existing) console.log(`renames ${path}`);
   if (existing.length > 0 && !values.yes) await askFirst('Nothing was restored');

@@ -1,4 +1,4 @@
-/** `npm run migrate:rollback`: says what is lost, asks, copies SQLite's file, then rolls back. */
+/** `npm run migrate:rollback`: lists what is lost, asks for confirmation, copies SQLite's file, then rolls back. */
 import type { Knex } from 'knex';
 import type { Config } from '../src/config/config.ts';
 import { dialectOf } from '../src/db/core/dialect.ts';
@@ -23,7 +23,7 @@ export async function rollBack(
   for (const name of await migrateRollback(knex, all)) console.log(`rolled back  ${name}`);
 }
 
-/** A migration `…_create_<table>` drops that table; the others change tables. */
+/** Lists the migrations and the tables that are dropped: the rollback of `…_create_<table>` drops that table. */
 async function describeLoss(knex: Knex, names: readonly string[]): Promise<string[]> {
   const lines = [`reverts ${names.length} migrations:`, ...names.map((name) => `  ${name}`)];
   const tables = names.flatMap((name) => /_create_(\w+)$/.exec(name)?.[1] ?? []);

@@ -19,7 +19,10 @@ const TEST_PROCESS = pathToFileURL(join(PROJECT, 'test', 'support', 'test-proces
 const TEST_TIMEOUT_MS = 120_000;
 const SLOWEST = 10;
 
-/** These measure durations, so they run at the end, two at a time: they mostly wait. */
+/**
+ * These measure durations, so they run at the end, when other tests do not disturb them. Two at a time, because they
+ * mostly wait.
+ */
 const TIMED: ReadonlySet<string> = new Set([
   'test/db/pool.test.ts',
   'test/db/removal-time.test.ts',
@@ -30,9 +33,9 @@ const TIMED: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * By the beginning of their path, slowest first, so that no core is idle at the end; and how many files share a
- * process. A process costs half a second, and every file that has one of its own runs code that is not compiled yet.
- * Where the tests mostly wait, each file has its own.
+ * How many files share a process, by the folder in `test/`. The slowest folders come first, so that no core is idle at
+ * the end. A process takes half a second to start and must compile the code again. Files whose tests mostly wait have
+ * their own process, so that they wait at the same time.
  */
 const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['faults', 1],
@@ -56,7 +59,7 @@ const COUNTS = ['tests', 'suites', 'pass', 'fail', 'cancelled', 'skipped', 'todo
 
 interface Totals {
   readonly counts: Record<(typeof COUNTS)[number], number>;
-  /** By file, ms. */
+  /** Milliseconds by file. */
   readonly durations: Map<string, number>;
   readonly failures: string[];
 }
@@ -80,7 +83,7 @@ function processes(files: readonly string[]): string[][] {
   });
 }
 
-/** Runs files in one process; what it says is printed when it has ended. */
+/** Runs files in one process; its output is printed when it has ended. */
 async function runProcess(totals: Totals, files: readonly string[]): Promise<void> {
   const paths = files.map((file) => join(PROJECT, file));
   const shared = paths.length > 1;
@@ -89,7 +92,7 @@ async function runProcess(totals: Totals, files: readonly string[]): Promise<voi
     ...options,
     timeout: TEST_TIMEOUT_MS,
     concurrency: 1,
-    // A failed test that left something open must not keep the run from ending.
+    // A failed test that left a handle open must not keep the process running.
     execArgv: ['--test-force-exit', '--import', TEST_PROCESS],
   });
   const add = (file: string, ms: number) =>
@@ -108,14 +111,14 @@ async function runProcess(totals: Totals, files: readonly string[]): Promise<voi
   });
   stream.on('test:complete', ({ file, details }) => {
     unreported -= 1;
-    // Not of suites: some are opened in test/support. Not of the process, which has the bundle's name.
+    // Without suites, because some are defined in test/support, and without the process, which has the bundle's name.
     if (shared && file !== undefined && file !== BUNDLE && details.type !== 'suite')
       add(file, details.duration_ms);
   });
   stream.on('test:fail', ({ file, name, details }) => {
     if (details.type === 'suite') return;
     const { exitCode, signal } = details.error as { exitCode?: number | null; signal?: string | null };
-    // A process that ended by itself says nothing of its tests.
+    // A process that exited early does not report its tests.
     const end = signal ?? (exitCode == null ? undefined : `exit code ${exitCode}`);
     totals.failures.push(
       `${relative(PROJECT, file ?? '')}: ${name}${end === undefined ? '' : ` (${end}, of ${files.join(' ')})`}`,
@@ -127,7 +130,7 @@ async function runProcess(totals: Totals, files: readonly string[]): Promise<voi
   if (unreported !== 0) totals.failures.push(`${unreported} results are missing, of ${files.join(' ')}`);
 }
 
-/** The totals of a process; {@link report} prints those of the run. */
+/** Removes the totals of a process; {@link report} prints those of the whole run. */
 async function* withoutTotals(events: AsyncIterable<TestEvent>): AsyncGenerator<TestEvent> {
   for await (const event of events) {
     if (event.type !== 'test:diagnostic' || event.data.file !== undefined) yield event;
@@ -183,7 +186,7 @@ try {
   await globalTeardown().catch(() => {
     process.exitCode = 1;
   });
-  // The logs are in it: they stay when they contain a secret.
+  // The folder contains the logs, which are kept when a secret was found in them.
   if (memory !== undefined && process.exitCode !== 1) removeMemoryFolder(memory);
 }
 report(totals, performance.now() - began);

@@ -1,4 +1,4 @@
-/** The contents of a file, by the names of its manifest. */
+/** Counts of a file's contents, under the names that the manifest has. */
 export interface Counts {
   conversations: number;
   messages: number;
@@ -17,10 +17,10 @@ export function addMessage(counts: Counts, id: string): void {
   counts.last_message_id = id;
 }
 
-/** Rejects when the text is malformed. */
+/** Counts the contents of a file. Rejects when the text is malformed. */
 export type Counter = (blocks: AsyncIterable<Buffer>) => Promise<Counts>;
 
-/** The blocks unchanged. @throws Error when the last one does not end with `end` */
+/** Passes the blocks on unchanged. @throws Error when the last one does not end with `end` */
 export async function* endingWith(blocks: AsyncIterable<Buffer>, end: string): AsyncGenerator<Buffer> {
   let tail = '';
   for await (const block of blocks) {

@@ -10,10 +10,10 @@ const CONVERSATION = EXPORT_COLUMNS.indexOf('conversation_id');
 const MESSAGE = EXPORT_COLUMNS.indexOf('message_id');
 const CONTENT = EXPORT_COLUMNS.indexOf('content');
 
-/** RFC 4180, with byte order mark and escaped formulas. */
+/** Counts the rows of a CSV (RFC 4180) with byte order mark and escaped formulas. */
 export const countCsv: Counter = (blocks) => countRows(blocks, true);
 
-/** RFC 4180, unescaped. */
+/** Counts the rows of a CSV (RFC 4180) without these. */
 export const countRawCsv: Counter = (blocks) => countRows(blocks, false);
 
 async function countRows(blocks: AsyncIterable<Buffer>, isEscaped: boolean) {

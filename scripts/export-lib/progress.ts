@@ -8,11 +8,11 @@ export interface Progress {
   update(counts: Counts): void;
   /** The export is complete. */
   finish(): void;
-  /** Also after an error. The last state stays on the screen. */
+  /** Must also be called after an error. The last state stays on the screen. */
   end(): void;
 }
 
-/** Where no bar can be drawn: one line when the export is complete. */
+/** Without a terminal: prints one line when the export is complete. */
 function createCount(stream: NodeJS.WriteStream): Progress {
   let last: Counts = { conversations: 0, messages: 0, bytes: 0 };
   return {
@@ -52,7 +52,7 @@ export function createProgress(stream: NodeJS.WriteStream): Progress {
   };
   return {
     begin(total, done) {
-      // Without messages, conversations are counted.
+      // Progress counts messages; without any, conversations.
       if (total.messages === 0) rows = (counts) => counts.conversations;
       began = performance.now();
       from = rows(done);

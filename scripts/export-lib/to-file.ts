@@ -12,13 +12,13 @@ import type { Progress } from './progress.ts';
 
 interface Options {
   readonly request: ExportRequest;
-  /** Names the database without its password. */
+  /** The name of the database, without its password. */
   readonly database: string;
   readonly out: string;
   readonly restart: boolean;
 }
 
-/** FILE.part.json, the state of an interrupted run. */
+/** The content of FILE.part.json: the state of an interrupted run. */
 interface SavedRun extends FileExport {
   readonly database: string;
 }

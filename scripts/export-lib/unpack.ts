@@ -10,7 +10,7 @@ export function unpacked(source: AsyncIterable<Buffer>, compression: Compression
   return pipeline(Readable.from(copies(source), { objectMode: false }), transform, () => {});
 }
 
-/** A stream reads ahead, but the source reuses its block. */
+/** Copies each block, because a stream reads ahead and the source reuses its block. */
 export async function* copies(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   for await (const block of source) yield Buffer.from(block);
 }

@@ -19,7 +19,7 @@ export async function verifyExport(path: string, manifest: ExportManifest): Prom
     bytes += block.length;
   }
   const found = differences({ bytes, sha256: hash.digest('hex') }, manifest);
-  // The hash alone does not detect a file and manifest that were changed together.
+  // The counts detect a file and manifest that were changed together, which the hash does not.
   try {
     const counts = await counterOf(manifest)(unpacked(readBlocks(path), manifest.compression));
     return [...found, ...differences(counts, manifest)];

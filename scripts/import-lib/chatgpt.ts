@@ -57,7 +57,7 @@ function instructions(item: Members): string {
   return '';
 }
 
-/** Kinds of content for the model that ChatGPT does not show. */
+/** Types of content that ChatGPT sends to the model and does not show. */
 const CONTEXT = ['user_editable_context', 'model_editable_context'];
 
 function saidIn(message: Members): Said | null {
@@ -88,7 +88,7 @@ function isForPeople({ recipient }: Members): boolean {
   return typeof recipient !== 'string' || recipient === 'all';
 }
 
-/** Kinds of content that are steps on the way to a reply. */
+/** Types of content that are steps before a reply, such as reasoning and output of tools. */
 const STEPS = [
   'thoughts',
   'reasoning_recap',
@@ -123,7 +123,7 @@ function languageOf({ language }: Members): string {
   return text(language).replace(/^unknown$|\W+/g, '');
 }
 
-/** The texts of the parts, also of an unknown kind of content. */
+/** The texts of the parts, for any type of content. */
 function plainText(content: Members, metadata: Members): string {
   const parts = list(content.parts).map((part) =>
     typeof part === 'string' ? text(part) : partOf(members(part)),
@@ -131,7 +131,7 @@ function plainText(content: Members, metadata: Members): string {
   return withoutMarks(paragraphs(...parts) || text(content.text), metadata);
 }
 
-/** Without images: those that tools have made are part of the reply. */
+/** The texts without images. Images that tools have made are added to the reply instead. */
 function textsIn(content: Members, metadata: Members): string {
   const parts = list(content.parts).filter((part) => typeof part === 'string' || !isImage(members(part)));
   return plainText({ ...content, parts }, metadata);
@@ -159,7 +159,9 @@ function attachments(metadata: Members): string[] {
   return files.filter((file) => !isPicture(file)).map(({ name }) => placeholder('file', text(name)));
 }
 
-/** References are marked with characters of the private use area. The metadata have the text that ChatGPT shows instead. */
+/**
+ * Replaces references, which are marked with characters of the private use area, by the text for them in the metadata.
+ */
 function withoutMarks(marked: string, metadata: Members): string {
   if (!/[\uE200-\uE206]/.test(marked)) return marked;
   let shown = marked;

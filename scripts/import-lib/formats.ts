@@ -8,7 +8,7 @@ import { fromChatGpt, isChatGpt } from './chatgpt.ts';
 import { isMembers } from './loose-json.ts';
 import { fromOpenWebUi, isOpenWebUi } from './open-webui.ts';
 
-/** The format is recognized by so many bytes. */
+/** The format is recognized by this many bytes at the start. */
 const SAMPLE = 4096;
 const ZIP = 'PK\u0003\u0004';
 /** A JSON export of this server. Every other file that begins with a brace is NDJSON. */
@@ -37,7 +37,10 @@ export async function* fileEntries(blocks: AsyncIterable<Buffer>): AsyncGenerato
   else yield { line: 1, bytes: 0, error: begin.startsWith(ZIP) ? ZIPPED : UNKNOWN };
 }
 
-/** Reading `all` throws an error of the source only after the bytes before it, so that these are imported. */
+/**
+ * Reads a sample. `all` gives it again and then the rest; an error of the source is thrown only after the bytes before
+ * it.
+ */
 async function firstBytes(source: AsyncIterator<Buffer>) {
   const blocks: Buffer[] = [];
   let size = 0;
@@ -87,7 +90,7 @@ class ItemReader {
   readonly #parser: JSONParser;
   readonly #found: unknown[] = [];
   #isBroken = false;
-  /** Of the value that is being read. */
+  /** The number of bytes of the value that is being read. */
   #bytes = 0;
 
   constructor(path: string) {
@@ -121,7 +124,7 @@ class ItemReader {
   }
 }
 
-/** Has neither conversation nor error for a deletion of an incremental export. */
+/** The converted conversation, or an error; neither for a deletion in an incremental export. */
 function converted(value: unknown): Pick<ImportEntry, 'conversation' | 'renamed' | 'error'> {
   const convert = converterOf(value);
   if (!convert) return { error: UNKNOWN };

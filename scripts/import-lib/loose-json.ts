@@ -2,7 +2,7 @@
 
 export type Members = Readonly<Record<string, unknown>>;
 
-/** An object; an empty one for anything else. */
+/** The value if it is an object, otherwise an empty object. */
 export function members(value: unknown): Members {
   return isMembers(value) ? value : {};
 }
@@ -15,7 +15,7 @@ export function list(value: unknown): readonly unknown[] {
   return Array.isArray(value) ? value : [];
 }
 
-/** Text that the database holds; '' for anything else. */
+/** The value if it is text, without characters that the database does not store; otherwise ''. */
 export function text(value: unknown): string {
   return typeof value === 'string' ? value.replaceAll('\0', '').toWellFormed() : '';
 }
@@ -23,7 +23,9 @@ export function text(value: unknown): string {
 const MAX_SECONDS = 1e11;
 const LATEST = Date.UTC(9999, 11, 31);
 
-/** Seconds, milliseconds or a smaller unit since 1970, or a time as text → milliseconds; null for anything else. */
+/**
+ * Converts a time to milliseconds since 1970: text, or a number of seconds or a smaller unit. Null for any other value.
+ */
 export function time(value: unknown): number | null {
   if (typeof value === 'string') return time(Date.parse(value));
   if (typeof value !== 'number' || !(value > 0)) return null;
@@ -37,7 +39,7 @@ export function time(value: unknown): number | null {
 export function fenced(content: string, language = ''): string {
   const fences = content.match(/`{3,}/g) ?? [];
   const fence = '`'.repeat(fences.reduce((longest, { length }) => Math.max(longest, length), 2) + 1);
-  // Without the lookbehind, the time grows with the square of a run of empty lines.
+  // Without the lookbehind, a long run of empty lines takes quadratic time.
   const code = content.replace(/(?<!\n)\n+$/, '');
   return content.trim() === '' ? '' : `${fence}${language}\n${code}\n${fence}`;
 }
@@ -61,7 +63,7 @@ export function modelOf(value: unknown): { model?: string } {
   return model === '' ? {} : { model };
 }
 
-/** At most so many UTF-16 units, without half a surrogate pair at the end. */
+/** The first `units` UTF-16 units, without half a surrogate pair at the end. */
 export function shortened(content: string, units: number): string {
   return content.length <= units ? content : content.slice(0, units).replace(/[\uD800-\uDBFF]$/, '');
 }

@@ -83,7 +83,7 @@ function saidIn(message: Members): Said | null {
     : { role, text: shown, steps: before, images: [], more };
 }
 
-/** Text, or parts as in OpenAI's API. */
+/** Reads content, which is text or a list of parts as in OpenAI's API. */
 function contentOf(content: unknown): { text: string; images: string[] } {
   if (!Array.isArray(content)) return { text: text(content), images: [] };
   const parts = content.map(members);
@@ -103,7 +103,7 @@ function filesIn(files: readonly Members[]): string[] {
   return named.map((file) => placeholder('file', text(file.name) || text(members(file.file).filename)));
 }
 
-/** Reasoning and calls of tools are HTML in the text. */
+/** Matches reasoning and tool calls, which are HTML in the text. */
 const DETAILS =
   /<details type="(?:reasoning|tool_calls|code_interpreter)"((?:\s+[\w-]+(?:="[^"]*"|='[^']*')?)*)\s*>(?:\n?<summary>[^<]*<\/summary>)?([\s\S]*?)(?:<\/details>\n*|$)/g;
 const ATTRIBUTE = /\s(name|arguments|result|output)=(?:"([^"]*)"|'([^']*)')/g;
@@ -123,7 +123,7 @@ function withoutDetails(content: string): { said: string; steps: string } {
   return { said: said.trim(), steps: paragraphs(...steps) };
 }
 
-/** A text that is one block quote, without its `>`. */
+/** Removes the `>` of a text that is one block quote. */
 function unquoted(quote: string): string {
   const lines = quote.split('\n');
   return lines.every((line) => /^>|^$/.test(line))
@@ -145,7 +145,7 @@ function unescaped(html: string): string {
   return html.replace(/&(lt|gt|quot|apos|#39|#x27|amp);/g, (_, name: string) => ENTITIES[name] ?? '');
 }
 
-/** Arguments and results are JSON, and often JSON of JSON. */
+/** Reads arguments and results, which are JSON, often a JSON string with JSON in it. */
 function jsonText(json: string): string {
   try {
     const value: unknown = JSON.parse(json);
@@ -155,7 +155,7 @@ function jsonText(json: string): string {
   }
 }
 
-/** Newer versions keep the steps beside the text, as items of OpenAI's Responses API. */
+/** Reads the steps of newer versions, which keep them outside the text as items of OpenAI's Responses API. */
 function stepsOf(message: Members): string {
   const items = list(message.output).map(members);
   const texts = (value: unknown) => list(value).map((part) => text(members(part).text));

@@ -6,13 +6,13 @@ export interface ImportProgress {
   begin(total: number | undefined): void;
   read(bytes: number): void;
   update(counts: ImportCounts): void;
-  /** Also after an error. The last state stays on the screen. */
+  /** Must also be called after an error. The last state stays on the screen. */
   end(): void;
 }
 
 const FORMAT = '{bar} {percentage}% | {conversations} conversations | {messages} messages | {failed} failed';
 
-/** A progress bar on a terminal; nothing elsewhere, where the counts at the end are enough. */
+/** A progress bar on a terminal; without one nothing, because the counts are printed at the end. */
 export function createImportProgress(stream: NodeJS.WriteStream): ImportProgress {
   let bar: SingleBar | undefined;
   let done = 0;

@@ -5,7 +5,7 @@ import { unpacked } from '../export-lib/unpack.ts';
 export interface Source {
   /** Each is valid until the next one is requested. */
   readonly blocks: AsyncIterable<Buffer>;
-  /** Of the file as it is stored; undefined for standard input. */
+  /** The size of the stored file, before decompression; undefined for standard input. */
   readonly size: number | undefined;
 }
 
@@ -14,7 +14,7 @@ const BLOCK = 64 * 1024;
 const ZSTD = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
 
 /**
- * A file, or standard input for `-`, decompressed when its first bytes say so.
+ * Opens a file, or standard input for `-`. Its first bytes decide whether it is decompressed.
  * @param onRead called with the number of stored bytes
  * @throws the file system's error
  */
@@ -31,7 +31,7 @@ export async function openSource(path: string, onRead: (bytes: number) => void):
   return { blocks: all, size };
 }
 
-/** In the same memory: new blocks would be most of the memory of the process. */
+/** The blocks of a file, all in the same buffer: new ones would be most of the memory of the process. */
 async function* fileBlocks(path: string): AsyncGenerator<Buffer> {
   const file = await open(path);
   try {

@@ -1,11 +1,11 @@
-/** Turns the trees of messages of other programs into the lists of this server, in which superseded messages stay. */
+/** Converts the message trees of other programs into lists, in which hidden branches are superseded messages. */
 import { v5 } from 'uuid';
 
 /** The message at one node of a tree. */
 export interface Said {
   readonly role: 'user' | 'assistant' | 'system';
   readonly text: string;
-  /** Thoughts, calls of tools and their results: the steps on the way to a reply. */
+  /** The steps before a reply: reasoning, tool calls and their results. */
   readonly steps: string;
   /** `data:` URLs. Only questions have them. */
   readonly images: readonly string[];
@@ -29,13 +29,13 @@ export interface Tree {
   readonly current: string | null;
 }
 
-/** The namespace of the UUIDs, so that an id gives the same UUID in every import. */
+/** The namespace of the UUIDs (version 5), so that an id gives the same UUID in every import. */
 const NAMESPACE = '5b1c1a2e-6d0f-4f5e-9f6a-0c1d7c9f3a41';
 const UUID = /^[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}$/i;
 
 /** The members of a conversation beside its messages. */
 interface Head {
-  /** Becomes a UUID when it is none. */
+  /** Converted to a UUID if it is none. */
   readonly id: string;
   /** Milliseconds since 1970; null: the time of the first message. */
   readonly created: number | null;
@@ -82,20 +82,20 @@ interface Line {
   readonly steps: string[];
   images: readonly string[];
   more: Said['more'];
-  /** The node that continues a reply. */
+  /** The last node of the reply: a child of it can continue the reply. */
   tail: string;
 }
 
-/** Where a node continues the list. */
+/** The question and the reply to which the children of a node belong. */
 interface Place {
   readonly question: string | undefined;
   readonly reply: Line | undefined;
 }
 
 /**
- * The messages of an NDJSON export. A reply has the messages of one turn: what the model said between calls of tools is
- * joined. Branches that the program does not show are superseded, and come before those that replaced them.
- * @param start of the conversation, for messages without a time before them
+ * The messages of an NDJSON export. All assistant messages of one turn, with tool calls between them, become one reply.
+ * Hidden branches are superseded, and come before the branch that replaced them.
+ * @param start the time of the conversation's start, for messages at the beginning that have no time
  */
 function messagesOf(tree: Tree, start: number, uid: (id: string) => string): object[] {
   const places = new Map<string, Place>();
@@ -124,7 +124,7 @@ function messagesOf(tree: Tree, start: number, uid: (id: string) => string): obj
   });
 }
 
-/** The reply that the node continues; undefined when another node does. */
+/** The reply, if the node continues it. Only the first child of its last node does. */
 function continued(reply: Line | undefined, { id, parent }: TreeNode, isVisible: boolean): Line | undefined {
   if (!reply || reply.tail !== parent || reply.isVisible !== isVisible) return undefined;
   reply.tail = id;
@@ -142,7 +142,7 @@ function lineOf(
   return { ...line, texts: text === '' ? [] : [text], steps: steps === '' ? [] : [steps] };
 }
 
-/** The reply takes the id, the time and the end of its last text. */
+/** Adds a node to the reply, which gets the id and the time of its last node with text. */
 function extend(
   reply: Line,
   { text, steps, more }: Said,
@@ -172,7 +172,7 @@ function presented(line: Line, time: number): object {
   };
 }
 
-/** Depth first, with the visible branch behind its siblings, without recursion: branches are long. */
+/** The nodes, depth first, the visible branch after its siblings. Without recursion, because branches are long. */
 function* inOrder({ nodes, current }: Tree): Generator<{ node: TreeNode; isVisible: boolean }> {
   const byId = new Map(nodes.map((node) => [node.id, node]));
   const visible = pathTo(current, nodes, byId);
