@@ -4,7 +4,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { balance } from '../support/balance.ts';
 import { takeBaseline } from '../support/baseline.ts';
-import { ask, forget, stream } from '../support/caller.ts';
+import { ask, deleteConversation, stream } from '../support/caller.ts';
 import { until } from '../support/chat-server.ts';
 import { type Cluster, startCluster } from '../support/cluster.ts';
 import { serverUrls } from '../support/databases.ts';
@@ -144,7 +144,7 @@ if (serverUrls().length > 0 && findMariadbd()) {
             });
           }
           return until('a deletion', async () => {
-            const status = await forget(url, [entry]);
+            const status = await deleteConversation(url, [entry]);
             return status !== 503 && status;
           });
         });

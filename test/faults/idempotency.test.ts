@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { z } from 'zod';
 import { balance } from '../support/balance.ts';
-import { ask, forget, readToTheEnd, stream } from '../support/caller.ts';
+import { ask, deleteConversation, readToTheEnd, stream } from '../support/caller.ts';
 import { databases, until } from '../support/chat-server.ts';
 import { type Cluster, startCluster } from '../support/cluster.ts';
 import { status } from '../support/fake-upstream.ts';
@@ -170,7 +170,7 @@ for (const place of databases().slice(1)) {
       const key = newKey();
       const entry = ledger.add(question({ pieces: 3, pace: 1 }), { key });
       assert.equal(await ask(url(0), entry), 'ended');
-      assert.equal(await forget(url(1), [entry]), 200);
+      assert.equal(await deleteConversation(url(1), [entry]), 200);
       const next = ledger.add(question({ pieces: 4, pace: 1 }), { key });
       assert.equal(await ask(url(2), next), 'ended', String(next.refusals));
       await balance(ledger, cluster.place);

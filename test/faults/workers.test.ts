@@ -7,7 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { balance } from '../support/balance.ts';
 import { takeBaseline } from '../support/baseline.ts';
-import { ask, forget, readToTheEnd, resume, stop, stream } from '../support/caller.ts';
+import { ask, deleteConversation, readToTheEnd, resume, stop, stream } from '../support/caller.ts';
 import { databases, until } from '../support/chat-server.ts';
 import { type Cluster, startCluster } from '../support/cluster.ts';
 import { Entry, Ledger } from '../support/ledger.ts';
@@ -132,7 +132,7 @@ for (const place of databases().slice(1)) {
           assert.equal(await ask(cluster.at(2).url, other), 'ended');
           await pause(random.int(0, 600));
           const began = performance.now();
-          assert.equal(await forget(cluster.at(1 + (n % 2)).url, [entry, other]), 200);
+          assert.equal(await deleteConversation(cluster.at(1 + (n % 2)).url, [entry, other]), 200);
           assert.equal(await reading, 'ended');
           assert(performance.now() - began < TOLD_MS, 'the reader waited');
           assert.equal(entry.end?.kind, 'error');

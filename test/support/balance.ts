@@ -1,20 +1,20 @@
-/** Balances a ledger against the store: what every caller was told must be there, once, and nothing else. */
+/** Compares a ledger with the database: every turn that a caller was sent must be stored once, and nothing else. */
 import assert from 'node:assert/strict';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type End, type Entry, excerpt, type Ledger, type Telling } from './ledger.ts';
+import { type End, type Entry, excerpt, type Ledger, type ReceivedReply } from './ledger.ts';
 import { type Snapshot, type StoredIn, type StoredMessage, takeSnapshot } from './snapshot.ts';
 
 const SETTLE_MS = 30_000;
 const SHOWN_PROBLEMS = 12;
 
 export interface BalanceOptions {
-  /** For how long things may still change, milliseconds. */
+  /** How long to wait until everything is stored, in milliseconds. */
   readonly withinMs?: number;
-  /** Questions of which it is known that nothing may be stored. */
+  /** Questions that must not be stored. */
   readonly absent?: readonly string[];
 }
 
-/** Looks until everything balances; fails with what does not when the time is over. */
+/** Compares until there is no difference; fails with the differences when the time is over. */
 export async function balance(
   ledger: Ledger,
   place: StoredIn,
@@ -33,7 +33,7 @@ export async function balance(
   }
 }
 
-/** Everything that is wrong, a line each. */
+/** All differences, one line each. */
 export function discrepancies(ledger: Ledger, stored: Snapshot): string[] {
   const problems = integrityOf(stored);
   const questions = groupBy(stored.messages, ({ role, content }) => (role === 'user' ? content : undefined));
@@ -88,14 +88,14 @@ function problemsOf(
   ];
 }
 
-/** The one reply to a question. One that broke is gone when its key has been used again. */
+/** A question has one reply. A failed one was replaced if a request with the same key followed. */
 function answerProblems(ledger: Ledger, entry: Entry, answers: readonly StoredMessage[]): string[] {
   const { key, reply, end } = entry;
   const own = answers.find(({ uid }) => uid === reply.streamId);
   const others = answers.filter((answer) => answer !== own);
   const count = `has ${answers.length} replies`;
   if (!own && reply.streamId !== undefined && key !== undefined && end?.kind !== 'done') {
-    // No reader knows the id of the reply that replaced its own.
+    // The caller did not learn the id of the reply that replaced its own.
     const wrong = others.filter(({ content }) => !entry.expected.startsWith(content));
     const texts = wrong.map(({ content }) => `stored is ${excerpt(content, entry.expected)}`);
     return [...(others.length > 1 ? [count] : []), ...texts];
@@ -104,7 +104,7 @@ function answerProblems(ledger: Ledger, entry: Entry, answers: readonly StoredMe
   return [...(others.length > 0 ? [count] : []), ...replyProblems(ledger, entry, reply, own ?? unnamed)];
 }
 
-function replyProblems(ledger: Ledger, entry: Entry, reply: Telling, stored?: StoredMessage): string[] {
+function replyProblems(ledger: Ledger, entry: Entry, reply: ReceivedReply, stored?: StoredMessage): string[] {
   if (!stored) return absenceProblems(ledger, entry, reply);
   const { content, status } = stored;
   const problems: string[] = [];
@@ -113,15 +113,15 @@ function replyProblems(ledger: Ledger, entry: Entry, reply: Telling, stored?: St
   return [...problems, ...statusProblems(ledger, entry, reply.end, content, status)];
 }
 
-function absenceProblems(ledger: Ledger, entry: Entry, reply: Telling): string[] {
+function absenceProblems(ledger: Ledger, entry: Entry, reply: ReceivedReply): string[] {
   const { shown, end, streamId } = reply;
   const durable = ledger.durable(entry, reply) ?? shown.length;
   if (durable > 0 || end?.kind === 'done') return [`its reply ${streamId} was shown and is not stored`];
   return entry.mayBreak || entry.refusals.length > 0 || ledger.crashed(entry) ? [] : ['has no reply'];
 }
 
-/** For Markdown: what was shown and what is stored are the same text, up to what a crash excuses. */
-function shownProblems(ledger: Ledger, entry: Entry, reply: Telling, content: string): string[] {
+/** For Markdown: the received and the stored text must be equal, except for what a crash may lose. */
+function shownProblems(ledger: Ledger, entry: Entry, reply: ReceivedReply, content: string): string[] {
   const { shown, end } = reply;
   if (shown === content) return [];
   if (end?.kind === 'done') return [`was done with another text: ${excerpt(shown, content)}`];
@@ -150,7 +150,7 @@ function statusProblems(
     const wanted = { cancelled: 'cancelled', length: 'incomplete' }[end.finishReason] ?? 'complete';
     if (status !== wanted) problems.push(`was done with ${end.finishReason} and is stored as ${status}`);
   }
-  // What could be saved nowhere when its reader was told so may be saved later, when there is room.
+  // A reply that neither database nor journal accepted ends with an error, but a retry may save it later.
   if (end?.kind === 'error' && end.code !== 'database_unavailable' && status === 'complete')
     problems.push('ended with an error, stored as complete');
   if (status === 'complete' && content !== entry.expected) {
@@ -162,11 +162,14 @@ function statusProblems(
   return problems;
 }
 
-/** What was acknowledged stands before whatever was asked in the same conversation afterwards, replies behind their own. */
+/**
+ * An acknowledged question must be stored before later questions of its conversation, and each reply after its
+ * question.
+ */
 function disorder(ledger: Ledger, { messages }: Snapshot): string[] {
   const problems: string[] = [];
   const entries = new Map(ledger.entries.map((entry) => [entry.question, entry]));
-  /** By conversation: when the latest of those so far was asked. */
+  /** By conversation: when the latest question so far was asked. */
   const latest = new Map<string, number>();
   const seen = new Set<string>();
   for (const { uid, role, content, reply_to, conversation_id } of messages) {

@@ -1,4 +1,6 @@
-/** What a server process holds, seen from outside: after every fault it must come back to what it was. */
+/**
+ * Measures open files, memory and connections of server processes, which must return to their baseline after a fault.
+ */
 import assert from 'node:assert/strict';
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -7,22 +9,22 @@ import type { Cluster, Member } from './cluster.ts';
 import { query } from './snapshot.ts';
 
 const BACK_MS = 30_000;
-/** Connections that a pool, a keep-alive or the system may hold besides. */
+/** Further files that a pool, keep-alive connections or the system may hold open. */
 const SPARE_FILES = 12;
 const SPARE_MEMORY_KB = 200 * 1024;
 
 interface Held {
-  /** Undefined where the system does not tell. */
+  /** Undefined if the system does not report it. */
   readonly files: number | undefined;
   readonly memoryKb: number | undefined;
 }
 
 export interface Baseline {
-  /** Waits until everything is back, at most 30 s: what leaks never comes back. */
+  /** Waits until all values are back at the baseline; fails after 30 s, which means a leak. */
   back(): Promise<void>;
 }
 
-/** Takes the state of every process as the one to come back to. Take it after some calls, not before the first. */
+/** Measures the baseline of every process. Call it after some requests, because the first ones allocate more. */
 export async function takeBaseline(cluster: Cluster): Promise<Baseline> {
   const start = await Promise.all(cluster.members.map(held));
   return {

@@ -1,4 +1,4 @@
-/** A caller of the API who writes everything down in a ledger, and who may leave at any moment. */
+/** A caller of the API that records every response in a ledger, and can disconnect at any time. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { type IncomingMessage, request } from 'node:http';
@@ -9,13 +9,13 @@ import type { Entry } from './ledger.ts';
 import { SseReader, type StreamEvent } from './sse-client.ts';
 
 /**
- * `ended`: the stream's last event came. `cut`: the connection broke, or was left. `refused`: an answer that is no
- * reply, noted in the entry. `nothing`: a resumed stream had no more to say.
+ * `ended`: the stream's last event came. `cut`: the connection was lost, or the caller disconnected. `refused`: an
+ * error response, which the entry records. `nothing`: 204, because the whole reply was received before.
  */
 export type Outcome = 'ended' | 'cut' | 'refused' | 'nothing';
 
 export interface Leave {
-  /** Leaves after so many content events. */
+  /** Disconnects after this many content events. */
   readonly after?: number;
   readonly signal?: AbortSignal;
 }
@@ -31,18 +31,18 @@ const wholeReply = z.looseObject({
   persisted: z.boolean(),
 });
 
-/** POST /api/chat-stream, read to its end or until it is left. */
+/** POST /api/chat-stream, read to its end or until the caller disconnects. */
 export async function stream(url: string, entry: Entry, leave: Leave = {}): Promise<Outcome> {
   return read(url, 'POST', '/api/chat-stream', entry, leave);
 }
 
-/** GET of the same stream from where the entry is; without a last id from the beginning. */
+/** GET of the same stream, after the last received event id; without one from the beginning. */
 export async function resume(url: string, entry: Entry, leave: Leave = {}): Promise<Outcome> {
   assert(entry.streamId !== undefined, 'nothing to resume');
   return read(url, 'GET', `/api/chat-stream/${entry.streamId}`, entry, leave);
 }
 
-/** Resumes again and again, at one of the servers each time, until the end is known. */
+/** Resumes repeatedly, each time at the server that `pickUrl` returns, until the end is received. */
 export async function readToTheEnd(pickUrl: () => string, entry: Entry, withinMs = 20_000): Promise<void> {
   const deadline = performance.now() + withinMs;
   while (!entry.end && entry.problems.length === 0) {
@@ -76,17 +76,17 @@ export async function ask(url: string, entry: Entry, leave: Leave = {}): Promise
   return 'ended';
 }
 
-/** DELETE of the stream; resolves with the status, 0 when no answer came. */
+/** DELETE of the stream; resolves with the status, 0 without a response. */
 export async function stop(url: string, entry: Entry): Promise<number> {
   entry.stopAsked = true;
   return remove(`${url}/api/chat-stream/${entry.streamId}`);
 }
 
 /**
- * DELETE of the conversation with all its entries; resolves with the status, 0 when no answer came. Nothing is
- * promised of a question that was not acknowledged before: it may come after the deletion and begin anew.
+ * DELETE of the conversation with all its entries; resolves with the status, 0 without a response. A question that was
+ * not acknowledged before may be stored after the deletion, and then starts the conversation again.
  */
-export async function forget(url: string, entries: readonly Entry[]): Promise<number> {
+export async function deleteConversation(url: string, entries: readonly Entry[]): Promise<number> {
   const known = entries.filter(({ acknowledged }) => acknowledged);
   for (const entry of entries) if (entry.deletion === 'none') entry.deletion = 'asked';
   const status = await remove(`${url}/api/conversations/${entries[0]?.conversationId}`);
@@ -118,7 +118,7 @@ async function read(url: string, method: string, path: string, entry: Entry, lea
   return follow(entry, new SseReader(response), method === 'GET' ? entry.shown : '', leave.after);
 }
 
-/** Reads on one connection. @param base the text that the reader has; the stream must resume there */
+/** Reads one connection. @param base the text received before, after which the stream must continue */
 async function follow(entry: Entry, reader: SseReader, base: string, after?: number): Promise<Outcome> {
   const reading = new Reading(entry, base);
   for (let pieces = 0; ; ) {
@@ -167,7 +167,7 @@ class Reading {
     entry.show(this.#text);
     if (type === 'done') this.#done(event);
     if (type === 'error') this.#error(event);
-    // A reader of a cut reply has more than is stored; the event has the stored length.
+    // After `reply_cut` more text was received than is stored. The id of this event has the stored length.
     if (type === 'error' && data.code === 'reply_cut') return;
     const place = `${entry.streamId}:${this.#text.length}${this.ended ? ':end' : ''}`;
     if (event.id !== place && type !== 'start')
@@ -215,7 +215,7 @@ class Reading {
     this.#end({ kind: 'error', code, ...(length === undefined ? {} : { stored: length }) });
   }
 
-  /** Who reads a stream a second time must be told the same end. */
+  /** A stream that is read a second time must have the same end. */
   #end(end: NonNullable<Entry['end']>): void {
     this.ended = true;
     const before = this.#entry.end;
@@ -253,7 +253,7 @@ async function send(
   const outgoing = request(`${url}${path}`, { method, agent: false, headers, ...(signal ? { signal } : {}) });
   outgoing.end(method === 'POST' ? body : undefined);
   const [response] = await once(outgoing, 'response');
-  // The current read gets the error.
+  // Handled, because the current read rejects with the same error.
   outgoing.on('error', () => {});
   assert(isResponse(response));
   response.on('error', () => {});

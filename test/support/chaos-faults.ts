@@ -1,4 +1,4 @@
-/** A random sequence of faults against a cluster and its database, one after the other, each healed before its end. */
+/** Injects random faults into a cluster and its database. Each one is removed before the next one begins. */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Cluster, Member } from './cluster.ts';
 import type { FaultProxy } from './fault-proxy.ts';
@@ -6,19 +6,19 @@ import type { Ledger } from './ledger.ts';
 import type { OwnDatabase } from './own-database.ts';
 import type { Random } from './random.ts';
 
-/** After an outage it takes a moment until running replies are written on. */
+/** After an outage, running replies are saved again within this time. */
 const RECOVERY_MS = 3000;
 
 export class Faults {
   readonly counts = new Map<string, number>();
-  /** What is broken at this moment. */
+  /** The name of the current fault; empty without one. */
   now = '';
   readonly #cluster: Cluster;
   readonly #database: OwnDatabase;
   readonly #proxy: FaultProxy;
   readonly #ledger: Ledger;
   readonly #random: Random;
-  /** When the database was last in trouble. */
+  /** The last period in which the database had a fault. */
   #trouble = { from: Number.POSITIVE_INFINITY, until: Number.NEGATIVE_INFINITY };
 
   constructor(cluster: Cluster, database: OwnDatabase, proxy: FaultProxy, ledger: Ledger, random: Random) {
@@ -29,13 +29,13 @@ export class Faults {
     this.#random = random;
   }
 
-  /** Goes on until the signal; resolves when the last fault is healed. */
+  /** Runs until the signal; resolves when the last fault is removed. */
   async run(signal: AbortSignal): Promise<void> {
     const all: Record<string, () => Promise<void>> = {
       'server killed': () => this.#kill([this.#member()]),
       'all servers killed': () => this.#kill(this.#cluster.members),
       'server stopped': () => this.#stop(this.#member()),
-      'server standing still': () => this.#stun(this.#member()),
+      'server standing still': () => this.#pauseServer(this.#member()),
       'database killed': () => this.#databaseKilled(),
       'database restarted': () => this.#away(() => this.#database.server.restart()),
       'database frozen': () => this.#frozen(),
@@ -76,8 +76,8 @@ export class Faults {
     await member.start();
   }
 
-  /** For less than the lease, so that it is not reaped. */
-  async #stun({ pid }: Member): Promise<void> {
+  /** Pauses a server for less than its lease, so that its replies are not closed. */
+  async #pauseServer({ pid }: Member): Promise<void> {
     process.kill(pid, 'SIGSTOP');
     await pause(this.#random.int(100, 1000));
     process.kill(pid, 'SIGCONT');

@@ -1,4 +1,4 @@
-/** A server with a scriptable model behind it, and what tests of its HTTP side do all the time. */
+/** A server with a scriptable model, and helpers for tests of its HTTP interface. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -18,7 +18,7 @@ import { fillMysql } from './migrated.ts';
 import { plantMessage } from './planted.ts';
 import { startServer, type TestServer } from './server.ts';
 
-/** Must never be seen anywhere but by the model server. */
+/** The API key of the model server. No other output may contain it. */
 export const KEY = 'sk-test-5ecret-0f-this-server';
 
 export interface Answer {
@@ -42,9 +42,9 @@ export interface ChatServer {
   readonly url: string;
   /** One request on a connection of its own. */
   call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
-  /** POST /api/chat; its answer must be 200 and have exactly the members of the schema. */
+  /** POST /api/chat. The response must be 200 and have exactly the members of the schema. */
   ask(body: object): Promise<z.output<typeof chatReply>>;
-  /** GET of a conversation, in the same way. */
+  /** GET of a conversation, checked in the same way. */
   read(id: string, query?: string): Promise<z.output<typeof conversation>>;
   /** The rows of a conversation, as the database has them. */
   rows(id: string): Promise<StoredRow[]>;
@@ -79,7 +79,7 @@ export async function startChat(
         .join('conversations', 'conversations.id', 'conversation_id')
         .select('uid', 'role', 'content', 'status', 'finish_reason', 'reply_to')
         .where({ conversation_id: id })
-        // Of a conversation that has begun anew, the old rows go later.
+        // Without rows of an earlier epoch, which are removed later.
         .whereRaw('messages.epoch = conversations.epoch')
         .orderBy('messages.id'),
     countRows: async () => ({
@@ -111,7 +111,7 @@ async function send(
   return { status: response.statusCode ?? 0, headers: response.headers, text: await readText(response) };
 }
 
-/** The body of a 200 answer, checked to be exactly what the schema says. */
+/** The body of a 200 response, which must match the schema exactly. */
 export function shaped<S extends z.ZodObject>(schema: S, answer: Answer): z.output<S> {
   assert.equal(answer.status, 200, answer.text);
   assert.equal(answer.headers['content-type'], 'application/json; charset=utf-8');
@@ -120,7 +120,7 @@ export function shaped<S extends z.ZodObject>(schema: S, answer: Answer): z.outp
   return schema.parse(body);
 }
 
-/** The problem document of an answer, checked against its head. */
+/** The problem document of a response, checked against its status and headers. */
 export function problemOf(answer: Answer, status: number, code: string): z.output<typeof problem> {
   assert.equal(answer.status, status, answer.text);
   assert.match(answer.headers['content-type'] ?? '', /^application\/problem\+json/);
@@ -143,7 +143,7 @@ export function checkedProblem(
   return document;
 }
 
-/** The error of an answer of a route below `/v1`. */
+/** The error in a response of a route below `/v1`. */
 export function openAiErrorOf(answer: Answer, status: number, code: string) {
   assert.equal(answer.status, status, answer.text);
   assert.match(answer.headers['content-type'] ?? '', /^application\/json/);
@@ -155,13 +155,13 @@ export function openAiErrorOf(answer: Answer, status: number, code: string) {
   return error;
 }
 
-/** Repeats `condition` until it holds. The bound ends a wait for what never comes; it measures nothing. */
+/** Calls `condition` until its result is neither undefined nor false; fails after a minute. */
 export async function until<T>(
   what: string,
   condition: () => T | undefined | false | Promise<T | undefined | false>,
 ): Promise<T> {
   const deadline = performance.now() + 60_000;
-  // What takes long is not asked for so often: the questions would take its CPU.
+  // The interval grows, so that a long wait takes little CPU time from what it waits for.
   for (let ms = 5; ; ms = Math.min(ms * 1.05, 50)) {
     const value = await condition();
     if (value !== undefined && value !== false) return value;
@@ -170,7 +170,7 @@ export async function until<T>(
   }
 }
 
-/** The databases to run a suite on: SQLite, and a fresh one on each server that there is, migrated or without tables. */
+/** The databases to run a suite on: SQLite, and a new database on each available server, migrated or without tables. */
 export function databases(migrated = true): {
   name: string;
   create(): Promise<Record<string, string>>;

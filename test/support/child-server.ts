@@ -1,4 +1,4 @@
-/** The server as people start it: a process of its own, in a folder of its own. */
+/** The server as operators start it: in its own process and folder. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -25,18 +25,18 @@ export interface ChildServer {
   readonly lines: readonly Record<string, unknown>[];
   /** Lines on standard error so far. */
   readonly errors: readonly string[];
-  /** The first log line, come or still to come, whose message matches. */
+  /** Resolves with the first log line, past or future, whose message matches. */
   line(message: RegExp): Promise<Record<string, unknown>>;
-  /** The URL, as soon as the server has said that it listens. */
+  /** Resolves with the URL when the server has logged that it listens. */
   listening(): Promise<string>;
   exited(): Promise<Exit>;
 }
 
 export interface ChildFolder {
   readonly path: string;
-  /** Starts the server here. Nothing of the test's own environment but what a process needs to run is passed on. */
+  /** Starts the server here. Of the test's environment it gets only what a process needs to run. */
   start(env?: Record<string, string>): ChildServer;
-  /** Ends what still runs and removes the folder. */
+  /** Ends the processes that still run, and removes the folder. */
   remove(): Promise<void>;
 }
 
@@ -55,7 +55,7 @@ export async function makeFolder(): Promise<ChildFolder> {
         child.process.kill('SIGKILL');
         await child.exited();
       }
-      // Where they were told to write a file of their own.
+      // The log files that LOG_FILE names.
       for (const name of await readdir(path)) {
         if (name.endsWith('.log')) recordLog(await readFile(join(path, name), 'utf8'));
       }
@@ -97,7 +97,7 @@ function startChild(cwd: string, env: Record<string, string>): ChildServer {
     try {
       lines.push(JSON.parse(text));
     } catch {
-      // Only the last line may be cut: the process exited before this one had read all of its output.
+      // Only the last line may be cut, because the output of a process that exits can be lost.
       cut = text;
     }
     for (const look of waiting) look();

@@ -5,7 +5,7 @@ import { after } from 'node:test';
 import { type Browser, chromium } from 'playwright-core';
 import { install, provide } from './debian.ts';
 
-/** The first is Chromium without any window: half the CPU time of the others. */
+/** The headless shell comes first, because it takes half the CPU time of the others. */
 const NAMES = [
   'chromium-headless-shell',
   'chromium',
@@ -28,7 +28,7 @@ const ELSEWHERE = [
   }),
 ];
 
-/** Quiet and alone: no call home, no first-run page, no QUIC. */
+/** No requests to Google, no first-run page, no QUIC. */
 const FLAGS = [
   '--no-sandbox',
   '--disable-gpu',
@@ -62,7 +62,7 @@ export function provideChromium(): string | undefined {
   return provide(find, 'CHROMIUM', 'chromium-headless-shell');
 }
 
-/** Fonts for Chinese, which only a picture needs. */
+/** Installs Chinese fonts, which only screenshots need. */
 export function provideChineseFonts(): void {
   const found = () => {
     const { stdout } = spawnSync('fc-list', [':lang=zh', 'family'], { encoding: 'utf8' });
@@ -73,7 +73,7 @@ export function provideChineseFonts(): void {
 
 let shared: Promise<Browser> | undefined;
 
-/** One browser for all tests of this process; each opens a context of its own. */
+/** One browser for all tests of this process; each test opens its own context. */
 export function sharedChromium(executablePath: string): Promise<Browser> {
   shared ??= launchChromium(executablePath);
   return shared;

@@ -1,4 +1,4 @@
-/** Several server processes on one database and one folder, as PM2 starts them on a host, and their model. */
+/** Several server processes with one database and one folder, as PM2 starts them on a host, and a model server. */
 import assert from 'node:assert/strict';
 import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -11,7 +11,7 @@ import { SECRET_WORD } from './planted.ts';
 import { type StoredIn, storedIn } from './snapshot.ts';
 import { storyteller } from './story.ts';
 
-/** Short times, so that a test sees in seconds what takes minutes otherwise. */
+/** Short intervals, so that a test takes seconds instead of minutes. */
 const QUICK = {
   LOG_FORMAT: 'json',
   STREAM_LEASE_MS: '1500',
@@ -37,7 +37,7 @@ export class Member {
     this.#env = env;
   }
 
-  /** Of the process that runs, or ran last. */
+  /** The URL of the running process, or of the last one. */
   get url(): string {
     return this.#url;
   }
@@ -59,7 +59,7 @@ export class Member {
     this.#url = await child.listening();
   }
 
-  /** SIGKILL, noted in the ledger; see {@link Ledger.crash} for `writableUntil`. */
+  /** Sends SIGKILL and records it in the ledger; see {@link Ledger.crash} for `writableUntil`. */
   async kill(ledger: Ledger, writableUntil?: number): Promise<void> {
     this.#leaving = true;
     ledger.crash(this.index, writableUntil);
@@ -67,7 +67,7 @@ export class Member {
     await this.child.exited();
   }
 
-  /** SIGTERM; resolves with how it went. */
+  /** Sends SIGTERM; resolves with the exit of the process. */
   async stop(): Promise<Exit> {
     this.#leaving = true;
     this.child.process.kill('SIGTERM');
@@ -95,22 +95,22 @@ export class Member {
 export interface Cluster {
   readonly members: readonly Member[];
   readonly upstream: FakeUpstream;
-  /** Every call to the model goes through it. */
+  /** All calls to the model go through this proxy. */
   readonly upstreamProxy: FaultProxy;
-  /** Calls to the model that are answered at this moment. */
+  /** The number of running calls to the model. */
   openCalls(): number;
   readonly folder: string;
   readonly place: StoredIn;
   /** The nth server. */
   at(index: number): Member;
-  /** Ends all of it, after looking for processes and log lines that should not be. */
+  /** Stops everything, after a check for processes that ended early and for errors in the logs. */
   close(): Promise<void>;
 }
 
 /**
- * Starts the first server, which makes the tables, then the others. `database` is the environment that names the
- * database: nothing for SQLite.
- * @param place where the rows are read, when the servers go there through a proxy
+ * Starts the first server, which creates the tables, then the others. `database` has the environment variables of the
+ * database; empty for SQLite.
+ * @param place from where the tests read rows, if the servers reach the database through a proxy
  */
 export async function startCluster(
   size: number,
@@ -166,7 +166,7 @@ export async function startCluster(
   };
 }
 
-/** Copies a SQLite file with what belongs to it, as it lies there at this moment, and names the copy. */
+/** Copies a SQLite file and its companion files in their current state. @returns the place of the copy */
 export async function copySqlite(place: StoredIn, to: string): Promise<StoredIn> {
   assert('file' in place);
   const file = join(to, 'copy.sqlite');

@@ -1,7 +1,7 @@
 /**
- * Runs commands of scripts/ one after another in this process, which has loaded most of their code already: the start
- * of a process for each takes half a second of CPU. It is a child of script.ts, so that a command may have the
- * working directory, the environment, the streams and the exit code of a process.
+ * Runs commands of scripts/ one after another in this process, which has most of their code loaded. A new process for
+ * each would take half a second of CPU time. script.ts starts it as a child process, so that a command can have its own
+ * working directory, environment, streams and exit code.
  */
 import { Console } from 'node:console';
 import { Writable } from 'node:stream';
@@ -47,11 +47,11 @@ async function run({ script, args, cwd, env }: Order, number: number): Promise<D
   };
   let exited: Done | undefined;
   process.exit = (code) => {
-    // Whatever is said while the error passes through the command would not be said by a process that is gone.
+    // Output after process.exit(), while the error passes through the command, does not count.
     exited ??= soFar(code ?? process.exitCode);
     throw new Exit();
   };
-  // Another name is another module, which runs again.
+  // With another query the module is imported, and runs, again.
   file.search = String(number);
   await import(file.href).catch((error: unknown) => {
     process.stderr.write(`${inspect(error)}\n`);

@@ -1,4 +1,4 @@
-/** CSV read back by a parser of another make: Python's, where there is one. */
+/** Reads CSV with two independent parsers: a strict one, and Python's if Python is installed. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 
@@ -11,7 +11,7 @@ const PYTHON = ['python3', 'python'].find((name) => spawnSync(name, ['-c', 'impo
 
 const FIELD = /(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r\n)/y;
 
-/** Only what RFC 4180 allows: CRLF, quotes doubled, nothing bare that has to be quoted. */
+/** Accepts only what RFC 4180 allows: CRLF, doubled quotes, no unquoted text that must be quoted. */
 export function readStrictCsv(text: string): string[][] {
   const rows: string[][] = [];
   let row: string[] = [];

@@ -23,7 +23,7 @@ export function serverUrls(): string[] {
   return (list ?? '').split(',').filter((url) => url !== '');
 }
 
-/** Opens the suite's database anew, with a pool of its own; closed by itself at the end of the suite. */
+/** Opens the suite's database again, with its own pool. It is closed automatically at the end of the suite. */
 export type Open = (overrides?: Partial<DatabaseOptions>) => Database;
 
 type Suite = (name: string, open: Open, options: DatabaseOptions) => void;

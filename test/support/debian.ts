@@ -1,4 +1,4 @@
-/** Programs that tests need: found on this machine, or installed with apt-get where that is possible and allowed. */
+/** Finds programs that tests need on this machine, or installs them with apt-get if that is possible and allowed. */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,7 +7,7 @@ import Sqlite from 'better-sqlite3';
 
 const INSTALL_TIMEOUT_MS = 600_000;
 
-/** The first of the names that is on the PATH or where Debian keeps servers. */
+/** The first of the programs that is on the PATH or in Debian's folders for servers. */
 export function findProgram(...names: readonly string[]): string | undefined {
   const suffix = process.platform === 'win32' ? '.exe' : '';
   const path = (process.env.PATH ?? '').split(delimiter).filter((folder) => folder !== '');
@@ -19,7 +19,7 @@ export function findProgram(...names: readonly string[]): string | undefined {
 /**
  * The path of a program, after installing its packages if it is missing. Undefined when that is not possible; with
  * CI=true that is an error.
- * @param what the program, or what is not tested without it, for the message
+ * @param what names in the message what is missing: the program, or what is not tested without it
  */
 export function provide(
   find: () => string | undefined,
@@ -38,7 +38,7 @@ export function provideProgram(name: string, debianPackage: string): string | un
   return provide(() => findProgram(name), name.toUpperCase(), debianPackage);
 }
 
-/** Test files run at the same time, and apt-get does not wait for another one in every step. */
+/** Takes a lock first, because test files run at the same time and apt-get does not always wait for another one. */
 export function install(find: () => string | undefined, packages: readonly string[]): string | undefined {
   const possible = process.getuid?.() === 0 && existsSync('/usr/bin/apt-get');
   if (!possible || process.env.TEST_NO_INSTALL === '1') return undefined;

@@ -1,4 +1,4 @@
-/** Conversations put straight into the database, many at a time, for tests of exports. */
+/** Inserts many conversations directly into the database, for tests of exports. */
 import type { Knex } from 'knex';
 import { v7 } from 'uuid';
 import { dialectOf } from '../../src/db/core/dialect.ts';
@@ -44,7 +44,7 @@ export function storedConversation(
   };
 }
 
-/** In rounds, so that the messages of conversations lie between each other as they do in life. */
+/** Inserts the messages in rounds, so that those of different conversations are interleaved, as in real use. */
 export async function store({ knex }: Database, conversations: readonly StoredConversation[]): Promise<void> {
   const heads = conversations.map(({ id, created_at, last_active, messages }) => {
     return { id, created_at, last_active, last_seq: messages.length };
@@ -63,7 +63,7 @@ export async function store({ knex }: Database, conversations: readonly StoredCo
   await insertRows(knex, 'messages', rows);
 }
 
-/** Past Knex, which needs ten times as long for the same. All rows have the columns of the first. */
+/** Inserts without Knex, which takes ten times as long. All rows must have the columns of the first one. */
 export async function insertRows(
   knex: Knex,
   table: string,

@@ -18,7 +18,7 @@ export interface Download {
   readonly bytes: Buffer;
 }
 
-/** One request on a connection of its own, bytes as they come. */
+/** One request on its own connection; the body is not decoded. */
 export async function download(
   url: string,
   headers: Record<string, string> = {},
@@ -29,7 +29,7 @@ export async function download(
   return { status: response.statusCode ?? 0, headers: response.headers, bytes };
 }
 
-/** The head of an answer; its body is the caller's to read or to leave. */
+/** Resolves with the head of a response. The test reads or cancels its body. */
 export async function open(
   url: string,
   headers: Record<string, string> = {},
@@ -64,7 +64,7 @@ export async function jobOf(url: string, id: string): Promise<Job> {
   return shaped(exportJob, await fetch(`${url}/api/exports/${id}`));
 }
 
-/** The job as soon as it has this status; it must not end with another. */
+/** Waits until the job has this status; fails when it ends with another one. */
 export function jobThatIs(url: string, id: string, status: Job['status'] = 'done'): Promise<Job> {
   return until(`the export ${id}`, async () => {
     const job = await jobOf(url, id);
@@ -78,7 +78,7 @@ export async function manifestOf(url: string, id: string): Promise<Manifest> {
   return shaped(exportManifest, await fetch(`${url}/api/exports/${id}/manifest`));
 }
 
-/** Makes a file and takes it, checked against its job and its manifest. */
+/** Runs an export job and downloads its file, checked against the job and the manifest. */
 export async function made(url: string, body: object) {
   const { id } = await startJob(url, body);
   const job = await jobThatIs(url, id);
@@ -144,7 +144,7 @@ export interface JobEvent {
   readonly data: Record<string, unknown>;
 }
 
-/** The events of an answer, one after the other; pings are passed over. */
+/** The events of a response in order, without pings. */
 export async function* eventsOf(response: IncomingMessage): AsyncGenerator<JobEvent> {
   response.setEncoding('utf8');
   let text = '';

@@ -1,4 +1,4 @@
-/** Reads what /metrics sends: checked line by line against the text format of Prometheus, and by promtool. */
+/** Reads the response of /metrics, and checks it against Prometheus' text format and with promtool. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { provideProgram } from './debian.ts';
@@ -14,7 +14,7 @@ export interface Series {
 
 export class Exposition {
   readonly series: readonly Series[];
-  /** By family. */
+  /** The type of each metric family. */
   readonly types: ReadonlyMap<string, string>;
 
   constructor(text: string) {
@@ -93,7 +93,7 @@ function labelsOf(text: string): Record<string, string> {
   return labels;
 }
 
-/** Fails where `promtool check metrics` has something to say. */
+/** Fails when `promtool check metrics` reports a problem. */
 export function checkWithPromtool(text: string): void {
   const promtool = provideProgram('promtool', 'prometheus');
   if (promtool === undefined) return;

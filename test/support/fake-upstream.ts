@@ -1,6 +1,6 @@
 /**
- * A scriptable model server over real HTTP: it records requests, and responds or fails as scripted.
- * A handler answers one request; the ready-made ones are made of steps, and `script` makes new ones.
+ * A scriptable model server over real HTTP. It records requests, and responds or fails as scripted. A handler responds
+ * to one request. `script` makes a handler of steps; common handlers are at the end of this file.
  */
 import assert from 'node:assert/strict';
 import { EventEmitter, once } from 'node:events';
@@ -11,7 +11,7 @@ import { setImmediate as immediate, setTimeout as pause } from 'node:timers/prom
 import { z } from 'zod';
 import { plantText } from './planted.ts';
 
-/** Text, or the text of parts; empty where there is none. */
+/** Text, or the text of parts; empty without any. */
 const content = z.union([
   z.string(),
   z
@@ -32,11 +32,11 @@ export interface RecordedRequest {
   readonly body: z.output<typeof chatBody>;
   /** The messages of the body, unchanged. */
   readonly sentMessages: unknown;
-  /** Counts connections: equal numbers came over the same one. */
+  /** The number of the connection: requests with the same number used the same connection. */
   readonly connection: number;
   /** When it was complete, on the monotonic clock. */
   readonly at: number;
-  /** The caller went away before the answer was whole (or this side broke it off). */
+  /** Whether the connection was closed, by either side, before the response was complete. */
   closed: boolean;
 }
 
@@ -53,15 +53,15 @@ export interface FakeUpstream {
   readonly baseUrl: string;
   /** The chat requests, in the order in which they were complete. */
   readonly requests: readonly RecordedRequest[];
-  /** How often `GET /models` was asked. */
+  /** How often `GET /models` was called. */
   readonly modelRequests: number;
-  /** A handler answers everything from now on; a list answers the next requests, one each, before that. */
+  /** Sets the handler of all further requests. A list sets the handlers of the next requests, one each. */
   respond(handler: Handler | readonly Handler[]): void;
-  /** Answers `GET /models` from now on. */
+  /** Sets the handler of `GET /models`. */
   respondModels(handler: (response: ServerResponse) => void): void;
-  /** The nth chat request (from 1), as soon as it has come. */
+  /** Resolves with the nth chat request (from 1) when it has arrived. */
   waitForRequest(n: number): Promise<RecordedRequest>;
-  /** As soon as the caller of the nth chat request (from 1) has gone before the answer was whole. */
+  /** Resolves when the nth chat request (from 1) is `closed`. */
   waitForClosed(n: number): Promise<RecordedRequest>;
   /** Open connections. */
   readonly connections: number;
@@ -69,7 +69,7 @@ export interface FakeUpstream {
   close(): Promise<void>;
 }
 
-/** How long a `waitFor…` waits before it says what did not come. */
+/** How long a `waitFor…` waits before it fails. */
 const WAIT_MS = 30_000;
 
 export async function startFakeUpstream(): Promise<FakeUpstream> {
@@ -172,7 +172,7 @@ export function createGate(): Gate {
   return { opened: promise, open: () => resolve() };
 }
 
-// Steps: each does one thing to an answer that `script` has begun.
+// Steps: each sends or does one part of a response that `script` has begun.
 
 /** One chunk of the stream as text, for `raw` and `burst`. */
 export function chunk(delta: object, finishReason: string | null = null, more: object = {}): string {
@@ -214,11 +214,11 @@ export const wait =
     if (typeof until === 'number') await pause(until);
     else await ('opened' in until ? until.opened : until);
   };
-/** Lets what was written arrive: a few turns of the event loop, which a caller in this process shares. */
+/** Waits some turns of the event loop, in which a client in this process receives what was written. */
 export const arrive = (): Step => async () => {
   for (let turn = 0; turn < 5; turn++) await immediate();
 };
-/** Nothing more, until the caller goes. */
+/** Sends nothing more until the client disconnects. */
 export const silence =
   (): Step =>
   async ({ response }) => {
@@ -233,7 +233,7 @@ export const reset =
     response.socket?.resetAndDestroy();
   };
 
-/** An event stream of these steps, ended at the end when it still stands. */
+/** An event stream of these steps. It is ended after the last one, if the connection is still open. */
 export const script =
   (...steps: readonly Step[]): Handler =>
   async (exchange) => {
@@ -257,7 +257,7 @@ export interface ReplyOptions {
   readonly finishReason?: string;
 }
 
-/** A good reply, streamed or whole as the request wants it. */
+/** A valid reply, streamed or whole as the request asks. */
 export function reply(text: string, options: ReplyOptions = {}): Handler {
   const { chunks = 3, delayMs = 0, usage: counted = true, finishReason = 'stop' } = options;
   plantText(text);
@@ -285,7 +285,7 @@ function wholeReply(content: string | null, finishReason: string | null, counted
   });
 }
 
-/** A 200 answer that is this JSON. */
+/** A response of 200 with this JSON. */
 export const json = (body: unknown): Handler =>
   status(200, { 'content-type': 'application/json' }, JSON.stringify(body));
 
@@ -303,7 +303,7 @@ export const status =
     });
     response.end(body);
   };
-/** Takes the request and answers nothing. */
+/** Accepts the request and never responds. */
 export const hang =
   (): Handler =>
   async ({ response }) => {
@@ -319,7 +319,7 @@ export const thenGarbage = (...pieces: string[]): Handler =>
   script(...said(pieces), raw('data: {garbled\n\n'), silence());
 export const thenErrorObject = (...pieces: string[]): Handler =>
   script(...said(pieces), raw('data: {"error":{"message":"upstream says no","code":500}}\n\n'), silence());
-/** Chunks with nothing to say around a good reply. */
+/** A valid reply between chunks with an empty list of choices. */
 export const emptyChoices = (text: string): Handler =>
   script(
     raw('data: {"choices":[]}\n\n'),
@@ -329,7 +329,7 @@ export const emptyChoices = (text: string): Handler =>
     finish(),
     done(),
   );
-/** One line of so many bytes that never ends in a reply, after some pieces; then silence. */
+/** Some pieces, then a line of this many bytes without an end, then silence. */
 export const hugeLine = (bytes: number, ...pieces: string[]): Handler =>
   script(
     ...said(pieces),
@@ -337,11 +337,11 @@ export const hugeLine = (bytes: number, ...pieces: string[]): Handler =>
     flood('x'.repeat(65_536), bytes),
     silence(),
   );
-/** The same piece for ever, as fast as the caller reads. */
+/** Sends the same piece without end, as fast as the client reads. */
 export const endless = (piece: string): Handler =>
   script(flood(chunk({ content: piece }), Number.POSITIVE_INFINITY));
 
-/** Writes the text again and again, waiting for the caller to read, until so many bytes are out. */
+/** Writes the text repeatedly, with backpressure, until this many bytes are written. */
 export function flood(text: string, bytes: number): Step {
   return async ({ response }) => {
     const gone = once(response, 'close');

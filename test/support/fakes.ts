@@ -4,12 +4,12 @@ import type { Log } from '../../src/domain/runtime.ts';
 
 export const silentLog: Log = { info() {}, warn() {}, error() {} };
 
-/** Takes the text of a reply only. */
+/** A reader that ignores the reasoning of a reply. */
 export function textReader(content: (text: string) => void = () => {}): PieceReader {
   return { content, reasoning() {} };
 }
 
-/** Counts nothing. */
+/** Metrics that ignore all reports. */
 export const silentMetrics: Metrics = {
   requestEnded() {},
   rateLimited() {},

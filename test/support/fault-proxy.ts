@@ -1,4 +1,4 @@
-/** A TCP proxy on loopback that damages what goes through it: towards a database, a model server or a client. */
+/** A TCP proxy on loopback that injects faults into connections to a database, a model server or this server. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
@@ -7,32 +7,32 @@ import { setImmediate as immediate, setTimeout as pause } from 'node:timers/prom
 /** `toServer`: from the client to the target; `toClient`: from the target to the client. */
 export type Direction = 'toServer' | 'toClient';
 
-/** Looks at each piece on its way. A number lets that many bytes of it through and then cuts the connection. */
+/** Called with each piece. A returned number passes that many of its bytes and then cuts the connection. */
 export type Watch = (piece: Buffer, direction: Direction) => number | undefined;
 
 export interface FaultProxy {
   readonly port: number;
-  /** Open at this moment. */
+  /** The number of open connections. */
   connections(): number;
-  /** Resets every open connection, on both sides. New ones are still taken. */
+  /** Resets every open connection, on both sides. New connections are accepted. */
   cut(): void;
-  /** Lets exactly so many more bytes through in this direction, over all connections, and cuts where they end; once. */
+  /** Passes exactly this many more bytes in this direction, over all connections, then cuts the connection, once. */
   cutAfter(bytes: number, direction: Direction): void;
-  /** Asks `look` about every piece until it cuts once, or is taken back with undefined. */
+  /** Calls `look` for every piece until it cuts a connection. Undefined removes it. */
   watch(look: Watch | undefined): void;
-  /** Holds every piece back for so many milliseconds; 0 ends it. */
+  /** Delays every piece by this many milliseconds; 0 ends the delay. */
   delay(ms: number): void;
   /** Sends each piece in two halves, some milliseconds apart. */
   halve(on: boolean): void;
-  /** Nothing moves in this direction any more, while the connections stay open, until {@link resume}. */
+  /** Holds all data of this direction back, with open connections, until {@link resume}. */
   stall(direction: Direction): void;
-  /** From now on a connection over which this text goes to the target stops right before it, until {@link resume}. */
+  /** A piece to the target that contains this text, and everything after it, is held back until {@link resume}. */
   hold(text: string): void;
   resume(): void;
   /** Resets new connections immediately. The port stays bound, so that no other process gets it. */
   refuse(): void;
   accept(): void;
-  /** New connections go to this port. */
+  /** Connects new connections to this port. */
   lead(port: number): void;
   /** Cuts everything and stops listening. */
   close(): Promise<void>;
@@ -41,7 +41,7 @@ export interface FaultProxy {
 const HALF_MS = 3;
 const NOTHING = Buffer.alloc(0);
 
-/** The faults that are on at the moment, shared by all connections. */
+/** The current faults, which all connections share. */
 class Faults {
   delayMs = 0;
   halved = false;
@@ -85,7 +85,7 @@ class Pair {
     this.#server = connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
     this.#faults = faults;
     client.setNoDelay(true);
-    // A side that breaks takes the other with it: a reset must arrive as a reset.
+    // An error on one side resets the other side too, so that a reset is forwarded.
     client.on('error', () => this.cut());
     this.#server.on('error', () => this.cut());
     void this.#pump(client, this.#server, 'toServer');
@@ -129,7 +129,8 @@ class Pair {
     if (faults.halved && piece.length > 1) {
       await write(sink, piece.subarray(0, piece.length >> 1));
       await pause(HALF_MS);
-      // However late the timer is, the loop polls before this: a peer in this process has read the first half.
+      // The event loop polls before this, so that a peer in this process has read the first half even if the timer is
+      // late.
       await immediate();
       await write(sink, piece.subarray(piece.length >> 1));
     } else await write(sink, piece);
@@ -141,18 +142,20 @@ class Pair {
   }
 }
 
-/** A socket on whose way a FIN is cannot be reset any more: Node would leave it open for ever. */
+/**
+ * After end() a socket cannot be reset while its FIN is being sent: Node would never close it. It is destroyed instead.
+ */
 function reset(socket: Socket): void {
   if (socket.writableEnded && !socket.writableFinished) socket.destroy();
   else socket.resetAndDestroy();
 }
 
-/** Not `once`, which rejects when an error comes before. */
+/** Resolves at the close. Not `once`, which rejects after an error. */
 function closing(socket: Socket): Promise<void> {
   return new Promise((resolve) => void socket.once('close', () => resolve()));
 }
 
-/** Resolves when the system has taken it, so that a reset afterwards does not take it back. */
+/** Resolves when the system has accepted the data, so that a later reset does not discard it. */
 function write(sink: Socket, piece: Buffer): Promise<void> {
   if (piece.length === 0 || sink.destroyed) return Promise.resolve();
   return new Promise((resolve) => void sink.write(piece, () => resolve()));

@@ -1,4 +1,4 @@
-/** Servers that ask for API keys, and keys for them: good ones, bad ones, and what a request shows of them. */
+/** Servers that require API keys, and keys for them: valid, expired and revoked ones. */
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -14,10 +14,10 @@ import { silent } from './databases.ts';
 import { silentLog } from './fakes.ts';
 import { createSqlite } from './migrated.ts';
 
-/** Every scope but admin. */
+/** All scopes except admin. */
 export const USER: readonly Scope[] = ['chat', 'read', 'export', 'metrics'];
 
-/** Without limits, which have tests of their own. */
+/** Turns rate limits off; they have their own tests. */
 const UNLIMITED = {
   RATE_LIMIT_REQUESTS: '0',
   RATE_LIMIT_STREAMS: '0',
@@ -28,16 +28,16 @@ const UNLIMITED = {
 const DAY = 86_400_000;
 const ids = createIdSource();
 
-/** What a request says to show the key. */
+/** The header with the key. */
 export const bearer = (key: string) => ({ authorization: `Bearer ${key}` });
 
 interface Holder {
   readonly key: string;
-  /** Of the key. */
+  /** The id of the key. */
   readonly id: string;
 }
 
-/** Somebody with a key: their requests, with it. */
+/** A caller with a key, which `call` sends along. */
 export interface Person extends Holder {
   call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
 }
@@ -45,7 +45,7 @@ export interface Person extends Holder {
 /** A database that several servers share, in turn or at the same time. */
 export interface LockedPlace {
   readonly env: Readonly<Record<string, string>>;
-  /** Made before any server was started. */
+  /** The first key, created before any server was started. */
   readonly root: Holder;
   start(env?: Record<string, string>, overrides?: Overrides): Promise<LockedServer>;
   /** Removes the database and the folder; the servers must be stopped. */
@@ -53,13 +53,13 @@ export interface LockedPlace {
 }
 
 export interface LockedServer extends ChatServer {
-  /** Whoever made the first key: admin, of the owner `root`. */
+  /** The caller with the first key: scope admin, owner `root`. */
   readonly root: Person;
-  /** A new key of that owner; every scope but admin unless said otherwise. */
+  /** Creates a key of that owner. Default: all scopes except admin. */
   person(owner: string, scopes?: readonly Scope[]): Promise<Person>;
-  /** The same person, at this server. */
+  /** The same caller, at this server. */
   as(holder: Holder): Person;
-  /** A key of that owner with all scopes that was good yesterday. */
+  /** Creates a key of that owner with all scopes, which has expired. */
   expired(owner: string): Promise<string>;
   revoked(owner: string): Promise<string>;
 }
@@ -80,7 +80,7 @@ export async function lockedPlace(place: ReturnType<typeof databases>[number]): 
   };
 }
 
-/** A server on a place of its own. @returns also what removes both */
+/** Starts a server on its own database. Its `stop()` removes the database too. */
 export async function startLocked(
   place: ReturnType<typeof databases>[number],
   env: Record<string, string> = {},
@@ -97,7 +97,7 @@ export async function startLocked(
   };
 }
 
-/** As `npm run keys` does before the first start. */
+/** Creates the first key as `npm run keys` does before the first start. */
 async function firstKey(env: Record<string, string>): Promise<Holder> {
   const { database: options } = loadConfig(env);
   const { target } = options;
@@ -145,17 +145,19 @@ function locked(chat: ChatServer, root: Holder): LockedServer {
   };
 }
 
-/** Fields that are of one request only. */
+/** Headers that differ for each request. */
 const OF_THE_REQUEST = ['x-request-id', 'date', 'content-length'];
 
-/** What an answer says, without what tells one request from another: two that are equal give away nothing. */
+/**
+ * A response without the parts that differ for each request, to prove that two responses do not reveal a difference.
+ */
 export function essence({ status, headers, text }: Answer) {
   const { request_id: _id, instance: _instance, ...body } = JSON.parse(text === '' ? '{}' : text);
   const kept = Object.entries(headers).filter(([name]) => !OF_THE_REQUEST.includes(name));
   return { status, headers: Object.fromEntries(kept), body };
 }
 
-/** The body of an answer, which must have this status. */
+/** The body of a response, which must have this status. */
 export function bodyOf(answer: Answer, status = 200) {
   assert.equal(answer.status, status, answer.text);
   return JSON.parse(answer.text);

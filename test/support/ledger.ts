@@ -1,10 +1,10 @@
-/** What callers were told, to be compared with what is stored: one entry for each question. */
+/** Records what callers received, for a comparison with the database: one entry for each question. */
 import { piecesOf, plotOf } from './story.ts';
 
-/** How a reply ended, as its reader or the caller of a whole reply was told. */
+/** The end of a reply, as its caller received it. */
 export type End =
   | { readonly kind: 'done'; readonly finishReason: string; readonly persisted: boolean }
-  /** With code `reply_cut` also how much is stored, in units of its format. */
+  /** `stored`, for code `reply_cut`: the length of the stored text, in UTF-16 units of the format. */
   | { readonly kind: 'error'; readonly code: string; readonly stored?: number };
 
 interface Mark {
@@ -12,19 +12,19 @@ interface Mark {
   readonly length: number;
 }
 
-/** What may be missing of a running reply after its server was killed. */
+/** Text that was sent in this time before a crash may be missing. */
 const CHECKPOINT_MS = 1500;
 
-/** What was told of one reply. */
-export class Telling {
+/** What the caller received of one reply. */
+export class ReceivedReply {
   streamId: string | undefined;
-  /** Content units in the order in which they were shown, over all connections. */
+  /** The received text, over all connections. */
   shown = '';
   lastId: string | undefined;
   end: End | undefined;
   readonly #marks: Mark[] = [];
 
-  /** Takes note of the reply shown from its beginning up to here by one connection; false if it does not fit. */
+  /** Records the text from the beginning that one connection has received; false if it contradicts earlier text. */
   show(text: string): boolean {
     if (this.shown.startsWith(text)) return true;
     if (!text.startsWith(this.shown)) return false;
@@ -33,40 +33,40 @@ export class Telling {
     return true;
   }
 
-  /** The number of units shown, by monotonic time. */
+  /** How many UTF-16 units were received before this time of the monotonic clock. */
   shownAt(at: number): number {
     return this.#marks.findLast((mark) => mark.at <= at)?.length ?? 0;
   }
 }
 
-/** A question, and what became of it. */
+/** A question, its request, and what its caller received. */
 export class Entry {
   readonly question: string;
-  /** The whole reply as the model gives it, were it not for faults. */
+  /** The whole reply of the model, without faults. */
   readonly expected: string;
   readonly format: 'markdown' | 'text';
   readonly key: string | undefined;
-  /** The body of the request: the same whenever it is repeated. */
+  /** The body of the request, which is the same for each repetition. */
   readonly body: string;
-  /** Of the server that was asked, in its cluster. */
+  /** The index of the server in its cluster. */
   readonly server: number;
   readonly askedAt = performance.now();
   conversationId: string | undefined;
-  /** A `start` event or a whole reply has come: from then on the question must be stored. */
+  /** When a `start` event or a whole reply came. From then on the question must be stored. */
   acknowledgedAt: number | undefined;
-  reply = new Telling();
-  /** With a key: replies that broke, after which the same request was made again. */
-  readonly broken: Telling[] = [];
-  /** Status codes of answers that were no reply. */
+  reply = new ReceivedReply();
+  /** With a key: failed replies, after which the request was repeated. */
+  readonly broken: ReceivedReply[] = [];
+  /** Status codes of error responses. */
   readonly refusals: number[] = [];
-  /** Somebody asked for a stop, or for the deletion of the conversation, whatever the answer was. */
+  /** Whether a caller requested a stop, whatever the response was. */
   stopAsked = false;
   deletion: 'none' | 'asked' | 'done' | 'not found' = 'none';
-  /** Its server was told to stop, its connections to the model were cut, or the like: it may be incomplete. */
+  /** Whether a fault may leave the reply incomplete, such as a stopped server or a cut connection to the model. */
   mayBreak: boolean;
-  /** From when on nothing of it could be written, and its caller was told so by an error. */
+  /** Since when the server could store nothing of it, if its caller got an error about that. */
   unwritableSince: number | undefined;
-  /** What was wrong at the time. */
+  /** Problems that were found while the responses were read. */
   readonly problems: string[] = [];
 
   constructor(question: string, options: EntryOptions = {}) {
@@ -97,26 +97,26 @@ export class Entry {
     return this.reply.end;
   }
 
-  /** Takes note of which conversation and reply it is said to be. */
+  /** Records the ids of conversation and reply that the server sent. */
   acknowledge(conversationId: string, streamId: string): void {
     const { reply } = this;
     if (this.conversationId !== undefined && this.conversationId !== conversationId) {
       this.problems.push(`was in ${this.conversationId}, is said to be in ${conversationId}`);
     }
-    if (reply.streamId !== undefined && reply.streamId !== streamId) this.#anew(streamId);
+    if (reply.streamId !== undefined && reply.streamId !== streamId) this.#replaceReply(streamId);
     this.conversationId = conversationId;
     this.reply.streamId = streamId;
     this.acknowledgedAt ??= performance.now();
   }
 
-  /** Only the request with a key whose reply broke may be answered by another reply. */
-  #anew(streamId: string): void {
+  /** A second reply is allowed only for a request with a key whose first reply failed. */
+  #replaceReply(streamId: string): void {
     const { reply, key } = this;
     if (key === undefined || reply.end?.kind === 'done') {
       this.problems.push(`its reply was ${reply.streamId} and is said to be ${streamId}`);
     }
     this.broken.push(reply);
-    this.reply = new Telling();
+    this.reply = new ReceivedReply();
   }
 
   show(text: string): void {
@@ -135,13 +135,13 @@ export interface EntryOptions {
 interface Crash {
   readonly server: number;
   readonly at: number;
-  /** From when on nothing could be written any more: the crash itself, or something before it. */
+  /** The last time when the server could write to the database: that of the crash, or earlier. */
   readonly writableUntil: number;
 }
 
 export class Ledger {
   readonly entries: Entry[] = [];
-  /** Only then may a reply say that it is not persisted yet. */
+  /** Whether the database had an outage. Only then a reply may have `persisted: false`. */
   databaseWasAway = false;
   readonly #crashes: Crash[] = [];
 
@@ -151,16 +151,18 @@ export class Ledger {
     return entry;
   }
 
-  /** A server is about to be killed; `writableUntil` is earlier when the database had gone before. */
+  /**
+   * Records that a server is going to be killed. `writableUntil` is earlier if the database became unavailable before.
+   */
   crash(server: number, writableUntil = performance.now()): void {
     this.#crashes.push({ server, at: performance.now(), writableUntil });
   }
 
   /**
-   * How much of a shown reply must be stored, in units: all of it, unless a crash of its server excuses the last
-   * moments. Undefined: all.
+   * How many UTF-16 units of a received reply must be stored. After a crash of its server the last moments may be
+   * missing. Undefined: all must be stored.
    */
-  durable(entry: Entry, reply: Telling = entry.reply): number | undefined {
+  durable(entry: Entry, reply: ReceivedReply = entry.reply): number | undefined {
     const crash = this.#crashes.find(
       ({ server, at }) => (server === entry.server || entry.key !== undefined) && at >= entry.askedAt,
     );
@@ -172,13 +174,13 @@ export class Ledger {
     return until === Number.POSITIVE_INFINITY ? undefined : reply.shownAt(until - CHECKPOINT_MS);
   }
 
-  /** Whether its server crashed after it was asked, so that no end may have been made. */
+  /** Whether its server crashed after the request, so that the reply may have no end. */
   crashed(entry: Entry): boolean {
     return this.durable(entry) !== undefined;
   }
 }
 
-/** Where a text goes off the other, short enough to be read. */
+/** A short message with the first difference of two texts. */
 export function excerpt(text: string, other: string): string {
   let at = 0;
   while (at < text.length && text[at] === other[at]) at += 1;

@@ -10,8 +10,8 @@ import { findProgram } from './debian.ts';
 import { freePort } from './ports.ts';
 
 /**
- * Defaults that differ from what the program wants wherever a server's administrator could set them so: the tests
- * then show that it depends on none of them.
+ * Server defaults that an administrator could choose and that do not suit this program, so that the tests prove that it
+ * does not depend on defaults.
  */
 const UNFRIENDLY = [
   '--character-set-server=latin1',
@@ -31,7 +31,10 @@ const SMALL = [
 
 const START_TIMEOUT_MS = 60_000;
 
-/** Names the data of a new server, which every other server of the run begins with: to make them takes half a second. */
+/**
+ * Environment variable with the folder of a new server's data. Other servers of the run copy it, which saves half a
+ * second.
+ */
 const NEW_DATA = 'TEST_MARIADB_DATA';
 
 export function findMariadbd(): string | undefined {
@@ -39,7 +42,7 @@ export function findMariadbd(): string | undefined {
 }
 
 /**
- * Starts a server on a free loopback port with data of its own, both gone after {@link Mariadb.stop}.
+ * Starts a server with its own data on a free loopback port. {@link Mariadb.stop} removes both.
  * @throws Error when there is no server program, or with the end of its log when it does not start
  */
 export async function startMariadb(): Promise<Mariadb> {
@@ -51,7 +54,7 @@ export async function startMariadb(): Promise<Mariadb> {
 }
 
 export class Mariadb {
-  /** Without a database: tests make their own. */
+  /** Without the name of a database, because tests create their own. */
   readonly url: string;
   readonly #program: string;
   readonly #folder: string;
@@ -94,14 +97,14 @@ export class Mariadb {
     }
   }
 
-  /** Shuts the server down in order and removes its data. */
+  /** Shuts the server down and removes its data. */
   async stop(): Promise<void> {
     await this.#end('SIGTERM');
     process.off('exit', this.#atExit);
     this.#remove();
   }
 
-  /** As a power cut would: connections break and nothing is said. The data stay for {@link start}. */
+  /** Sends SIGKILL, like a crash. The data stay for {@link start}. */
   async kill(): Promise<void> {
     await this.#end('SIGKILL');
   }
@@ -111,8 +114,10 @@ export class Mariadb {
     await this.start();
   }
 
-  /** Connections stay open and nothing is answered any more. */
-  /** Returns when none of its threads runs any more: a signal alone lets those on other cores finish their answer. */
+  /**
+   * Sends SIGSTOP: connections stay open without responses. Returns when all threads have stopped, because after the
+   * signal threads on other cores can still finish a response.
+   */
   freeze(): void {
     const child = this.#process;
     if (!child?.kill('SIGSTOP')) return;
@@ -138,15 +143,15 @@ export class Mariadb {
     this.#remove();
   }
 
-  /** A server that was killed a moment ago may still be writing. */
+  /** Repeats the removal, because a killed server may still be writing. */
   #remove(): void {
     rmSync(this.#folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 });
   }
 
-  /** The server refuses to run as root unless told so. */
+  /** Common options. The server runs as root only with `--user=root`. */
   #base(): string[] {
     const root = process.getuid?.() === 0 ? ['--user=root'] : [];
-    // A temporary folder of its own: servers that start at the same moment take each other's files for their own.
+    // Its own temporary folder, because servers that start at the same time would use each other's files.
     const folders = [`--datadir=${join(this.#folder, 'data')}`, `--tmpdir=${this.#folder}`];
     return ['--no-defaults', ...folders, ...root];
   }
@@ -154,7 +159,7 @@ export class Mariadb {
   #initialize(): void {
     const data = join(this.#folder, 'data');
     const known = process.env[NEW_DATA] ?? '';
-    // Without a global setup it may be of a server that is gone.
+    // Without a global setup the folder may have been removed with its server.
     if (existsSync(known)) {
       cpSync(known, data, { recursive: true });
       return;
@@ -181,7 +186,7 @@ function run(program: string, args: readonly string[]): void {
   execFileSync(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
 }
 
-/** Whether every thread of the process is stopped, by what Linux says of each: `pid (name) state …`. */
+/** Whether every thread of the process has stopped, by its state in /proc: `pid (name) state …`. */
 function hasStopped(pid: number): boolean {
   const folder = `/proc/${pid}/task`;
   if (!existsSync(folder)) return true;
@@ -190,7 +195,7 @@ function hasStopped(pid: number): boolean {
       const stat = readFileSync(join(folder, thread, 'stat'), 'utf8');
       return /^[TtZX]/.test(stat.slice(stat.lastIndexOf(')') + 2));
     } catch {
-      // It ended meanwhile.
+      // The thread has ended since the folder was listed.
       return true;
     }
   });

@@ -4,14 +4,14 @@ import { join } from 'node:path';
 
 /** Where Linux keeps files in memory. */
 const PLACE = '/dev/shm';
-/** How much must be free; the tests need a fraction of it. */
+/** The free memory that is required; the tests use a fraction of it. */
 const LEAST_BYTES = 8 * 2 ** 30;
-/** Followed by the id of the process. */
+/** The beginning of the folder's name, before the process id. */
 const NAME = 'chat-tests-';
 
 /**
- * Makes the folder. In memory no commit waits for a disk, and files outlive a killed process as on a disk. Undefined
- * where there is too little memory, or where programs cannot be run from it.
+ * Creates the folder. In memory a commit does not wait for a disk, and files still outlive a killed process. Undefined
+ * if there is too little memory, or if programs cannot run from there.
  */
 export function memoryFolder(): string | undefined {
   const mounts = existsSync('/proc/mounts') ? readFileSync('/proc/mounts', 'utf8').split('\n') : [];
@@ -19,7 +19,7 @@ export function memoryFolder(): string | undefined {
   if (mount === undefined || /\b(noexec|ro)\b/.test(mount)) return undefined;
   for (const name of readdirSync(PLACE)) {
     const pid = name.slice(NAME.length);
-    // Of a run that was killed, also of one that had the id of this process.
+    // Removes folders of killed runs, even of one whose process id this process has now.
     if (name.startsWith(NAME) && (pid === String(process.pid) || !existsSync(`/proc/${pid}`)))
       removeMemoryFolder(join(PLACE, name));
   }
@@ -32,7 +32,7 @@ export function memoryFolder(): string | undefined {
   return folder;
 }
 
-/** Leaves a folder in which a disk is mounted or to which a process still writes. */
+/** Removes the folder. Prints a message if that fails, as with a mounted disk or a process that still writes. */
 export function removeMemoryFolder(folder: string): void {
   try {
     rmSync(folder, { recursive: true, force: true });

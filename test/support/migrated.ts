@@ -1,4 +1,6 @@
-/** Migrated databases. The first of a run is migrated, the others are copies of it: that takes less CPU. */
+/**
+ * Migrated databases. Only the first one of a run is migrated; the others are copies of it, which takes less CPU time.
+ */
 import {
   copyFileSync,
   existsSync,
@@ -14,7 +16,7 @@ import mysql from 'mysql2/promise';
 import { pino } from 'pino';
 import { openDatabase } from '../../src/db/database.ts';
 
-/** Of the run; of the process where a file is run without the global setup. */
+/** The folder of the templates: of the run, or of this process if a file is run without the global setup. */
 const folder = process.env.TEST_TEMPLATES ?? ownFolder();
 const OPTIONS = { poolMin: 0, poolMax: 1, acquireTimeoutMs: 5000, queryTimeoutMs: 10_000 };
 
@@ -27,7 +29,7 @@ export async function createSqlite(file: string): Promise<void> {
     (template) => copyFileSync(template, file),
     async (template) => {
       await migrate({ kind: 'sqlite', file });
-      // Nothing is in its write-ahead log any more.
+      // Its write-ahead log is empty, so copying the file is enough.
       copyFileSync(file, template);
     },
   );
@@ -62,7 +64,7 @@ export async function fillMysql(url: string): Promise<void> {
   }
 }
 
-/** @param make makes the database and the template */
+/** @param make creates the database and its template */
 async function fromTemplate(
   name: string,
   copy: (template: string) => unknown,
@@ -73,7 +75,7 @@ async function fromTemplate(
     await copy(template);
     return;
   }
-  // Another process may be making it too.
+  // Under its own name first, because another process may create the template too.
   const own = `${template}-${process.pid}-${crypto.randomUUID()}`;
   await make(own);
   renameSync(own, template);

@@ -15,7 +15,7 @@ import { freePort } from './ports.ts';
 const NAME = 'chat.example.com';
 const START_TIMEOUT_MS = 30_000;
 
-/** Undefined, said loudly: nginx or what makes a certificate is not here. */
+/** The programs nginx and openssl. Undefined, with a warning, if one is missing; see {@link provideProgram}. */
 export function provideNginx(): Programs | undefined {
   const nginx = provideProgram('nginx', 'nginx-light');
   const openssl = provideProgram('openssl', 'openssl');
@@ -33,11 +33,11 @@ export interface NginxRequest extends Pick<RequestOptions, 'method' | 'localAddr
 }
 
 export interface Nginx {
-  /** Over TLS, as {@link NAME}, on a connection of its own. */
+  /** Sends a request over TLS, to the host {@link NAME}, on its own connection. */
   send(path: string, options?: NginxRequest): Promise<IncomingMessage>;
-  /** To the port without TLS. */
+  /** Sends a request to the port without TLS. */
   sendPlain(path: string, headers?: Record<string, string>): Promise<IncomingMessage>;
-  /** What the configuration has logged so far. */
+  /** The access log so far. */
   accessLog(): string;
   stop(): Promise<void>;
 }
@@ -45,7 +45,7 @@ export interface Nginx {
 /**
  * @param site the block for `http { … }`, as an operator copies it
  * @param upstream where the server listens: `127.0.0.1:5010`
- * @param changes further places to change, each of which must be there
+ * @param changes further replacements in the site; each text must be found
  */
 export async function startNginx(
   programs: Programs,
@@ -92,7 +92,7 @@ export async function startNginx(
   };
 }
 
-/** What every installation has around it, without a place outside of the folder. */
+/** The whole configuration around the site; all paths are inside the folder. */
 function whole(site: string, folder: string): string {
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
     (kind) => `${kind}_temp_path ${join(folder, kind)};`,

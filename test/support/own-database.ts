@@ -1,4 +1,4 @@
-/** A database server of the test's own, with a database in it, for tests that kill, freeze or lose it. */
+/** A separate database server with a database, for tests that kill or freeze it or cut its connections. */
 import mysql from 'mysql2/promise';
 import type { FaultProxy } from './fault-proxy.ts';
 import { type Mariadb, startMariadb } from './mariadb.ts';
@@ -6,9 +6,9 @@ import type { StoredIn } from './snapshot.ts';
 
 export interface OwnDatabase {
   readonly server: Mariadb;
-  /** Where the rows are read. */
+  /** From where the tests read rows. */
   readonly place: StoredIn & { readonly url: string };
-  /** What the servers are told: the database itself, or a proxy in front of it. */
+  /** The environment of the servers: the address of the database, or of a proxy in front of it. */
   env(proxy?: FaultProxy): Record<string, string>;
   readonly port: number;
 }

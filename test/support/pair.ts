@@ -1,4 +1,4 @@
-/** Two servers of one process that share a database and a model. */
+/** Two servers in one process that share a database and a model server. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import type { Overrides } from '../../src/compose/index.ts';
 import { type ChatServer, type databases, startChat } from './chat-server.ts';
 
 export interface Pair {
-  /** Its `upstream` is the model of both. */
+  /** Its `upstream` is the model server of both. */
   readonly a: ChatServer;
   readonly b: ChatServer;
   stop(): Promise<void>;

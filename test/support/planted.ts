@@ -1,7 +1,7 @@
 /**
- * Looks for what must never be in a log: keys, passwords, questions, replies. Everything that a server of a test run
- * writes is also written to a folder of the run, whose path is in TEST_LOG_DIR, beside what was planted in it; the end
- * of the run reads all of it. Without that variable, as where a file is run alone, nothing is written down.
+ * Checks that no log contains keys, passwords, questions or replies. The output of all servers of a test run is copied
+ * to a folder, whose path is in TEST_LOG_DIR, together with the planted secrets that the logs must not contain. At the
+ * end of the run all of it is searched. Without that variable, as when a file is run alone, nothing is copied.
  */
 import { openSync, readdirSync, readFileSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -12,30 +12,30 @@ const LOG = '.log';
 const OUTPUT = 'run.log';
 const PLANTED = '.planted';
 
-/** Stands in every question of a story, and in every reply to one. */
+/** Every question and reply of story.ts contains this word. */
 export const SECRET_WORD = 'Geheimnisträger';
 
 type Pattern = readonly [kind: string, pattern: RegExp];
 
-/** Always secret, in any place. */
+/** Patterns of secrets that no output may contain. */
 const ALWAYS: readonly Pattern[] = [
   ['an API key', /\bck_[\dA-Za-z]{8}_[\dA-Za-z]{6}/],
   ['a key of the model server', /\bsk-[\w-]{6}/],
   ['a question or a reply', new RegExp(SECRET_WORD)],
 ];
 
-/** And what the runner says too, as the name of a test. */
+/** Patterns that logs may not contain, but the output of the test runner may, as in the name of a test. */
 const IN_LOGS: readonly Pattern[] = [
   ...ALWAYS,
-  // But not the one that a message shows as an example.
+  // Except `pass` and `password`, which messages show as an example.
   ['a password in a URL', /(?<=\b[a-z][a-z\d+.-]*):\/\/[^\s/:@"']*:(?!pass(?:word)?@)[^\s/:@"'[]+@/i],
   ['a password', /hunter2/],
 ];
 
-/** Below that, a text stands in a log by chance too: some say what fault is wanted. */
+/** Shorter texts can be in a log by chance, so they are not searched for. */
 const LEAST_TEXT = 20;
 const LEAST_SECRET = 6;
-/** Of a long text the beginning is enough. */
+/** Only this much of the beginning of a text is searched for. */
 const MOST = 64;
 const WARNING = /"level":"(?:warn|error|fatal)"/;
 const MOST_WARNINGS = 20;
@@ -44,9 +44,9 @@ const planted = z.object({ kind: z.string(), text: z.string() });
 
 export interface Leak {
   readonly file: string;
-  /** From 1. */
+  /** The number of the line, from 1. */
   readonly line: number;
-  /** What it is; never the secret itself. */
+  /** The kind of the secret; never the secret itself. */
   readonly kind: string;
 }
 
@@ -57,7 +57,7 @@ export interface Search {
   readonly planted: number;
 }
 
-/** The test file that this process runs. */
+/** Names the files of this process: the test file that it runs, and its id. */
 const here = `${basename(process.argv[1] ?? '')}-${process.pid}`;
 const open = new Map<string, number>();
 const known = new Set<string>();
@@ -73,17 +73,17 @@ function append(name: string, text: string): void {
   writeSync(file, text);
 }
 
-/** What servers of this process last warned of; shown with a test that fails. */
+/** The last warnings of the servers of this process, printed after a failed test. */
 export const recentWarnings: string[] = [];
 
-/** Writes down what a server said: whole lines. */
+/** Records the output of a server, in whole lines. */
 export function recordLog(lines: string): void {
   recentWarnings.push(...lines.split('\n').filter((line) => WARNING.test(line)));
   recentWarnings.splice(0, recentWarnings.length - MOST_WARNINGS);
   append(here + LOG, lines.endsWith('\n') ? lines : `${lines}\n`);
 }
 
-/** From now on everything that this process, the runner, writes to its standard output and error is written down too. */
+/** From this call on, records the standard output and error of this process, the test runner. */
 export function recordOutput(): void {
   for (const stream of [process.stdout, process.stderr]) {
     const write = stream.write.bind(stream);
@@ -94,18 +94,18 @@ export function recordOutput(): void {
   }
 }
 
-/** A question or a reply. What is short, or has a word that is looked for anyway, needs no looking for. */
+/** Plants a question or a reply, unless it is short or contains {@link SECRET_WORD}, which is always searched for. */
 export function plantText(text: string): void {
   if (text.length >= LEAST_TEXT && !text.includes(SECRET_WORD)) plant('a question or a reply', text);
 }
 
-/** The question in the body of a request, if it has one. */
+/** Plants the question in the body of a request, if there is one. */
 export function plantMessage(body: unknown): void {
   const { data } = z.object({ message: z.string() }).safeParse(body);
   if (data) plantText(data.message);
 }
 
-/** What of the settings of a server is secret. */
+/** Plants the secrets in the settings of a server. */
 export function plantSettings(env: Readonly<Record<string, string | undefined>>): void {
   const values = ['OPENAI_API_KEY', 'LINK_SECRET'].flatMap((name) => env[name]?.split(',') ?? []);
   const headers = z.record(z.string(), z.string()).safeParse(parsed(env.OPENAI_HEADERS ?? ''));
@@ -143,8 +143,8 @@ function decoded(text: string): string {
 }
 
 /**
- * Reads all that was written down. What one test file planted is looked for in what that file's servers said; for what
- * is always a secret everywhere.
+ * Searches all recorded output. The texts that a test file planted are searched for in the logs of its servers, the
+ * patterns of secrets everywhere.
  */
 export function searchLogs(folder: string): Search {
   const names = readdirSync(folder).sort();

@@ -1,4 +1,4 @@
-/** Random decisions that a seed repeats. FAULT_SEED sets it; a test that fails names the one it had. */
+/** Random decisions that a seed reproduces. FAULT_SEED sets the seed; a failed test prints it. */
 import { randomInt } from 'node:crypto';
 import type { TestContext } from 'node:test';
 
@@ -7,7 +7,7 @@ export interface Random {
   int(min: number, max: number): number;
   chance(probability: number): boolean;
   pick<T>(list: readonly T[]): T;
-  /** A source of its own, which no order of events elsewhere disturbs. */
+  /** A separate source, which does not depend on the order in which others are used. */
   fork(): Random;
 }
 
@@ -33,7 +33,7 @@ export function randomFrom(seed: number): Random {
   };
 }
 
-/** How often a random test repeats itself: TEST_LONG=1 takes the longer number. `npm run chaos` repeats for hours. */
+/** How often a random test is repeated: `long` times with TEST_LONG=1. */
 export function rounds(usual: number, long: number): number {
   return process.env.TEST_LONG === '1' ? long : usual;
 }

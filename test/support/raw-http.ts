@@ -7,8 +7,8 @@ export interface RawReply {
 }
 
 /**
- * Sends bytes as they are and reads the answers until the server closes or `replies` of them are whole (by
- * Content-Length). For requests that no well-behaved client sends.
+ * Sends bytes unchanged and reads responses until the server closes the connection or `replies` of them are complete
+ * (by Content-Length). For requests that HTTP clients do not send.
  */
 export function sendRaw(url: string, bytes: string | Buffer, replies = 1): Promise<RawReply[]> {
   const { hostname, port } = new URL(url);

@@ -10,7 +10,7 @@ import { findProgram, provide } from './debian.ts';
 import { freePort } from './ports.ts';
 
 const START_TIMEOUT_MS = 30_000;
-/** Must never be seen in a log. */
+/** No log may contain it. */
 export const REDIS_PASSWORD = 'red1s-5ecret';
 
 /** The server program, installed if it is missing and that is possible; see {@link provide}. */
@@ -18,7 +18,7 @@ export function provideRedis(): string | undefined {
   return provide(() => findProgram('redis-server', 'valkey-server'), 'REDIS', 'redis-server');
 }
 
-/** Starts a server on a free loopback port, which keeps nothing and asks for a password. */
+/** Starts a server on a free loopback port, with a password and without persistence. */
 export async function startRedis(program: string): Promise<RedisServer> {
   const server = new RedisServer(program, await freePort());
   await server.start();
@@ -40,7 +40,7 @@ export class RedisServer {
     process.once('exit', this.#atExit);
   }
 
-  /** Also after {@link kill}, on the same port; resolves when it answers. */
+  /** Starts the server, also after {@link kill}, on the same port; resolves when it responds. */
   async start(): Promise<void> {
     const place = ['--port', `${this.#port}`, '--bind', '127.0.0.1', '--dir', this.#folder];
     const settings = ['--save', '', '--appendonly', 'no', '--requirepass', REDIS_PASSWORD];
@@ -53,7 +53,7 @@ export class RedisServer {
     }
   }
 
-  /** It forgets everything. */
+  /** Sends SIGKILL. All data are lost. */
   async kill(): Promise<void> {
     const child = this.#process;
     this.#process = undefined;
@@ -63,7 +63,7 @@ export class RedisServer {
     await gone;
   }
 
-  /** Connections stay open and nothing is answered any more. */
+  /** Sends SIGSTOP: connections stay open without responses. */
   freeze(): void {
     this.#process?.kill('SIGSTOP');
   }

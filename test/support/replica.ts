@@ -1,9 +1,9 @@
-/** Somebody who keeps a copy of all conversations by applying exports, one after the other. */
+/** A copy of all conversations, kept up to date by incremental exports. */
 import assert from 'node:assert/strict';
 import { z } from 'zod';
 import type { Database } from '../../src/db/database.ts';
 
-/** Without what few messages have beside their text. */
+/** A message of an export, without rare members. */
 const message = z.object({
   id: z.string(),
   role: z.string(),
@@ -56,7 +56,7 @@ export class Replica {
   }
 }
 
-/** What a copy should be: all visible messages, in conversations that have one. */
+/** The expected copy: all visible messages of the database. */
 export async function original({ knex }: Database): Promise<Copy> {
   const rows = await knex('messages')
     .join('conversations', 'conversations.id', 'conversation_id')

@@ -1,4 +1,4 @@
-/** The command lines of scripts/ on a database in a folder of their own. */
+/** Runs commands of scripts/ on their own database in their own folder. */
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -26,13 +26,13 @@ export interface Script {
 
 export interface ScriptFolder {
   readonly path: string;
-  /** A database, opened for this test; closed by the caller. */
+  /** Opens the database; the test closes it. */
   open(): Database;
   /** Inserts many rows without Knex. */
   fill(conversations: readonly StoredConversation[]): void;
-  /** As a process of its own. */
+  /** Runs a command in its own process. */
   start(script: string, args: readonly string[], node?: readonly string[]): Script;
-  /** In a process that runs one command after another: for what is not about the process. */
+  /** Runs a command in a process that all commands share, for tests that are not about the process. */
   run(script: string, ...args: string[]): Promise<Ended>;
   remove(): void;
 }
@@ -94,7 +94,7 @@ export function scriptFolder(databaseUrl = '', settings: Record<string, string> 
   };
 }
 
-/** What a command writes to standard output is what was asked for, such as an export. */
+/** Records standard error only: standard output has the requested data, such as an export. */
 function recorded(ended: Ended): Ended {
   if (ended.stderr !== '') recordLog(ended.stderr);
   return ended;

@@ -11,7 +11,7 @@ import { plantMessage, plantSettings, recordLog } from './planted.ts';
 export interface TestServer extends RunningServer {
   /** Every log line so far, parsed. */
   readonly lines: readonly Record<string, unknown>[];
-  /** POST with a JSON body; a string goes as it is. */
+  /** POST with a JSON body; a string is sent unchanged. */
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
   get(path: string, headers?: Record<string, string>): Promise<Response>;
 }

@@ -1,10 +1,10 @@
-/** Disks that are soon full. Only root on Linux can make them; elsewhere there is nothing to test on. */
+/** Small disks, which a test can fill. Only root on Linux can create them; elsewhere these tests are skipped. */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** For `assert.rejects`. */
+/** The expected error, for `assert.rejects`. */
 export const FULL = { code: 'ENOSPC' };
 
 export interface SmallDisk {
@@ -12,7 +12,7 @@ export interface SmallDisk {
   remove(): void;
 }
 
-/** An empty disk of so many kilobytes; undefined where none can be made. */
+/** An empty disk of this size; undefined if none can be created. */
 export function smallDisk(kilobytes: number): SmallDisk | undefined {
   if (process.platform !== 'linux' || process.getuid?.() !== 0) return undefined;
   const folder = mkdtempSync(join(tmpdir(), 'chat-disk-'));

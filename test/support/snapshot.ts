@@ -1,4 +1,4 @@
-/** What is stored, read past the server. */
+/** Reads the stored rows directly from the database. */
 import { join } from 'node:path';
 import Sqlite from 'better-sqlite3';
 import mysql from 'mysql2/promise';
@@ -23,10 +23,10 @@ export interface Snapshot {
   readonly messages: readonly StoredMessage[];
 }
 
-/** Where a server of the tests keeps its rows. */
+/** The database of a server under test. */
 export type StoredIn = { readonly file: string } | { readonly url: string };
 
-/** From the server's own settings; the folder is DATA_DIR by default. */
+/** The database that a server's settings name. The folder is DATA_DIR by default. */
 export function storedIn(env: Readonly<Record<string, string>>, folder: string): StoredIn {
   const url = env.DATABASE_URL;
   return url === undefined ? { file: join(folder, 'data', 'chat.sqlite') } : { url };
@@ -36,7 +36,7 @@ const MESSAGES =
   'SELECT id, uid, conversation_id, role, content, status, finish_reason, reply_to FROM messages ORDER BY id';
 const CONVERSATIONS = 'SELECT id FROM conversations';
 
-/** Everything there is. @throws when the database is away */
+/** Reads all messages and conversations. @throws when the database is unavailable */
 export async function takeSnapshot(place: StoredIn): Promise<Snapshot> {
   const [messages, conversations] = await Promise.all([query(place, MESSAGES), query(place, CONVERSATIONS)]);
   return {
@@ -50,7 +50,7 @@ export async function takeSnapshot(place: StoredIn): Promise<Snapshot> {
   };
 }
 
-/** The rows of one statement, on a connection of its own: one that was there before may be dead. */
+/** The rows of one statement, on a new connection, because a fault may have broken older ones. */
 export async function query(place: StoredIn, sql: string): Promise<unknown[]> {
   if ('file' in place) {
     const file = new Sqlite(place.file, { fileMustExist: true });

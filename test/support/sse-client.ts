@@ -1,6 +1,6 @@
 /**
- * A reader of one event stream that takes from the connection only what it is asked for: between two calls it is a
- * slow reader. It is strict: a line that the contract does not know is an error.
+ * Reads one event stream. It reads from the connection only during a call, so between two calls it is a slow client. A
+ * line that the documented format does not have is an error.
  */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -26,7 +26,7 @@ export class SseReader {
   readonly headers: IncomingHttpHeaders;
   readonly #response: IncomingMessage;
   readonly #source: AsyncIterator<Buffer>;
-  // fatal: a character that was torn apart must not pass as U+FFFD.
+  // fatal: an incomplete character must be an error and not become U+FFFD.
   readonly #decoder = new TextDecoder('utf-8', { fatal: true });
   #text = '';
 
@@ -55,7 +55,7 @@ export class SseReader {
     }
   }
 
-  /** Reads up to the next event of this type, passing over the others. */
+  /** Reads up to the next event of this type, and ignores the others. */
   async until(type: StreamEvent['type']): Promise<StreamEvent> {
     for (;;) {
       const event = await this.next();
@@ -64,14 +64,14 @@ export class SseReader {
     }
   }
 
-  /** Everything that is still to come. */
+  /** All further events. */
   async rest(): Promise<StreamEvent[]> {
     const events: StreamEvent[] = [];
     for (let event = await this.next(); event; event = await this.next()) events.push(event);
     return events;
   }
 
-  /** The JSON body of an answer that is no stream. */
+  /** The JSON body of a response that is no stream. */
   async json(): Promise<Record<string, unknown>> {
     return z.record(z.string(), z.unknown()).parse(await json(this.#response));
   }
@@ -82,7 +82,7 @@ export class SseReader {
   }
 }
 
-/** Asks for a stream and resolves with its headers, on a connection of its own. The signal cuts it at any time. */
+/** Requests a stream on its own connection, which the signal cuts; resolves when the headers have come. */
 export async function openStream(
   url: string,
   body: object,
@@ -106,12 +106,12 @@ export async function openStream(
 export interface ResumeOptions {
   /** Several are sent as several header lines. */
   readonly lastEventId?: string | readonly string[];
-  /** As it goes into the URL, without the question mark. */
+  /** As in the URL, without the question mark. */
   readonly query?: string;
   readonly headers?: Record<string, string>;
 }
 
-/** Goes on with a stream and resolves with its headers, on a connection of its own. */
+/** Resumes a stream on its own connection; resolves when the headers have come. */
 export async function resumeStream(url: string, id: string, options: ResumeOptions = {}): Promise<SseReader> {
   const { lastEventId, query, headers = {} } = options;
   const position = lastEventId === undefined ? {} : { 'last-event-id': [lastEventId].flat() };
@@ -126,7 +126,7 @@ export async function resumeStream(url: string, id: string, options: ResumeOptio
   return new SseReader(response);
 }
 
-/** What the pieces of a reply come to, from anywhere in a list of events. */
+/** The text of all content events in a list. */
 export function joined(events: readonly StreamEvent[]): string {
   return events.map(({ content }) => content).join('');
 }
@@ -137,8 +137,9 @@ export function joinedReasoning(events: readonly StreamEvent[]): string {
 }
 
 /**
- * Checks what holds for every stream, whatever happened: `start` first and once, one `done` or `error` and nothing
- * after it, ids of one stream that count the output from where it begins, no torn characters. Returns the last event.
+ * Checks the rules of every stream, also after faults: `start` is first and unique, one `done` or `error` is last, all
+ * ids have the same stream id and count the output from its beginning, no character is split.
+ * @returns the last event
  */
 export function checkStream(events: readonly StreamEvent[]): StreamEvent {
   const told = events.filter(({ type }) => type !== 'ping' && type !== 'reasoning');
@@ -158,7 +159,7 @@ export function checkStream(events: readonly StreamEvent[]): StreamEvent {
   for (const event of told) {
     assert(event.content.isWellFormed(), 'a surrogate pair is split');
     length += event.content.length;
-    // Who has more than there is learns how much that is.
+    // `reply_cut`: the client has more text than is stored, and the event has the stored length.
     if (event.data.code === 'reply_cut') length = Number(event.data.length);
     assert.equal(event.id, `${first.data.stream_id}:${length}${event === last ? ':end' : ''}`);
   }

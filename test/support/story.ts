@@ -1,6 +1,6 @@
 /**
- * Questions that say themselves what is to be answered, how fast and with which fault, so that the whole reply to
- * every question is known to a test without any list, and to every server alike.
+ * Questions that contain the length, the speed and the fault of their reply. The text of the reply is computed from the
+ * question, so that a test and the model server know it without a shared list.
  */
 import { createHash } from 'node:crypto';
 import {
@@ -25,7 +25,7 @@ export interface Plot {
   readonly pieces: number;
   /** Milliseconds between two pieces. */
   readonly pace: number;
-  /** What the model does instead of going on, after that many pieces. */
+  /** What the model does after this many pieces, in place of further ones. */
   readonly fault?: { readonly kind: 'reset' | 'silence' | 'end' | 'status'; readonly after: number };
 }
 
@@ -70,7 +70,7 @@ export function replyTo(asked: string): string {
   return piecesOf(asked).join('');
 }
 
-/** Answers every question with the reply that it asks for. */
+/** Responds to every question with the reply that it describes. */
 export const storyteller: Handler = async (exchange) => {
   const { messages, stream } = exchange.request.body;
   const asked = messages.findLast(({ role: who }) => who === 'user')?.content ?? '';

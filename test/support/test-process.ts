@@ -1,8 +1,8 @@
-/** Loaded into each process of `npm test`, so that none of its results is lost without a failure. */
+/** Loaded into each process of `npm test`. A process that exits before its tests have ended then fails. */
 import asyncHooks from 'node:async_hooks';
 
-// The test runner tracks every promise, to attribute an uncaught error to its test. That takes a third of the CPU, and
-// an uncaught error fails the process anyway.
+// The test runner tracks every promise to attribute an uncaught error to its test. That takes a third of the CPU time,
+// and an uncaught error fails the process anyway.
 const { createHook } = asyncHooks;
 asyncHooks.createHook = (callbacks) => createHook({ ...callbacks, trackPromises: false });
 const { after, afterEach } = await import('node:test');
@@ -14,7 +14,7 @@ afterEach(async (test) => {
   for (const line of recentWarnings.splice(0)) process.stdout.write(`${line}\n`);
 });
 
-// A process that is made to exit loses what its standard output has not taken yet.
+// Standard output must block, because process.exit() discards output that is not written yet.
 const { _handle: handle } = process.stdout as unknown as { _handle?: { setBlocking?(on: boolean): void } };
 handle?.setBlocking?.(true);
 

@@ -10,24 +10,24 @@ export interface Ticks {
   /** Turns of the event loop. */
   readonly count: number;
   /**
-   * CPU time of the longest turn, milliseconds. Other programs on the machine do not count, nor does the collection of
-   * garbage, which depends on what else the process has in memory.
+   * CPU time of the longest turn, in milliseconds. Does not contain the time of other programs, nor that of garbage
+   * collection, which depends on what else the process has in memory.
    */
   readonly longest: number;
   readonly total: number;
 }
 
 interface Tick {
-  /** Of `performance`, ms. */
+  /** `performance.now()`, in milliseconds. */
   readonly start: number;
   readonly end: number;
   readonly cpu: number;
 }
 
-/** Shorter turns cannot be the longest of work that a test measures. */
+/** Shorter turns are not recorded, because work that a test measures has longer ones. */
 const SHORT_MS = 1;
 
-/** The turns of this process's event loop while `work` runs. What the test left behind before is collected first. */
+/** Measures the turns of this process's event loop while `work` runs. Collects earlier garbage first. */
 export async function ticksDuring(work: () => Promise<unknown>): Promise<Ticks> {
   collectGarbage();
   const collections: PerformanceEntry[] = [];
@@ -66,7 +66,7 @@ export async function ticksDuring(work: () => Promise<unknown>): Promise<Ticks> 
   return { count, longest, total };
 }
 
-/** CPU time of this thread, milliseconds: other programs on the machine do not count. */
+/** CPU time of this thread, in milliseconds. */
 export function cpuMs(): number {
   const { user, system } = process.threadCpuUsage();
   return (user + system) / 1000;

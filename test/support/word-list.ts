@@ -5,12 +5,12 @@ import { join } from 'node:path';
 
 export interface WordListFile {
   readonly path: string;
-  /** Makes these the words. */
+  /** Replaces the words of the list. */
   save(...words: readonly string[]): Promise<void>;
   remove(): void;
 }
 
-/** A list of words in a folder of its own. */
+/** A file with a list of words, in its own folder. */
 export async function wordListFile(...words: readonly string[]): Promise<WordListFile> {
   const folder = mkdtempSync(join(tmpdir(), 'chat-api-words-'));
   const path = join(folder, 'words.txt');
