@@ -54,7 +54,7 @@ describe('a ledger', () => {
     const { ledger, asked, reply } = told();
     assertSees(ledger, stored(), /was acknowledged, but its question is not stored/);
     assertSees(ledger, stored(asked, reply, { ...asked, id: 3, uid: 'q-2' }), /question is stored 2 times/);
-    assertSees(ledger, stored(asked, reply, { ...asked, id: 3, uid: 'x', content: 'y' }), /nobody asked "y"/);
+    assertSees(ledger, stored(asked, reply, { ...asked, id: 3, uid: 'x', content: 'y' }), /never sent: "y"/);
   });
 
   it('detects a lost, a duplicate, a different and a cut reply', () => {
@@ -87,7 +87,7 @@ describe('a ledger', () => {
     const as = (status: StoredMessage['status']) => stored(asked, { ...reply, status });
     assertSees(ledger, as('streaming'), /is still streaming/);
     assertSees(ledger, as('incomplete'), /was done with stop and is stored as incomplete/);
-    assertSees(ledger, as('cancelled'), /nobody asked for that/);
+    assertSees(ledger, as('cancelled'), /without a request to stop/);
     entry.reply.end = { kind: 'error', code: 'upstream_error' };
     assertSees(ledger, as('complete'), /ended with an error, stored as complete/);
     assertSees(ledger, as('incomplete'), /is incomplete without a reason/);

@@ -44,7 +44,8 @@ export function discrepancies(ledger: Ledger, stored: Snapshot): string[] {
     problems.push(...found.map((problem) => `${label(entry)}: ${problem}`));
     questions.delete(entry.question);
   }
-  for (const content of questions.keys()) problems.push(`nobody asked ${JSON.stringify(content)}`);
+  for (const content of questions.keys())
+    problems.push(`is stored but was never sent: ${JSON.stringify(content)}`);
   return [...problems, ...disorder(ledger, stored)];
 }
 
@@ -158,7 +159,7 @@ function statusProblems(
   }
   const excused = entry.mayBreak || ledger.crashed(entry);
   if (status === 'incomplete' && !excused) problems.push('is incomplete without a reason');
-  if (status === 'cancelled' && !entry.stopAsked) problems.push('is cancelled, and nobody asked for that');
+  if (status === 'cancelled' && !entry.stopAsked) problems.push('is cancelled without a request to stop it');
   return problems;
 }
 
