@@ -91,7 +91,7 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
 
   test('is small: everything that it loads stays under 60 KB compressed', async (context) => {
     for (const locale of ['en-US', 'zh-CN']) {
-      const { page, close } = await openPage(browser, 'about:blank', { locale });
+      const { page, close } = await openAlone(browser, 'about:blank', { locale });
       const bodies = new Map<string, Promise<Buffer>>();
       page.on('response', (response) => {
         if (!/\/(health|api)\//.test(response.url())) bodies.set(response.url(), response.body());
@@ -108,7 +108,7 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
 
   test('renders Markdown, with code and tables that scroll sideways by themselves', async () => {
     const permissions = ['clipboard-read', 'clipboard-write'];
-    const { page, faults, close } = await openPage(browser, server.url, { permissions });
+    const { page, faults, close } = await openAlone(browser, server.url, { permissions });
     await ask(page, 'markdown');
     const text = page.locator('.reply .text');
     assert.equal(await text.locator('h4').textContent(), 'Heading');

@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage } from './page.ts';
+import { ask, openPage, shortenDocument } from './page.ts';
 
 const HTML = { accept: 'text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8' };
 
@@ -138,6 +138,7 @@ describe('/docs in a browser', { skip: chromium === undefined }, () => {
     await home.page.reload();
     await home.page.locator('.reply .text', { hasText: 'demo model' }).waitFor();
     assert.match((await home.page.locator('#whole').textContent()) ?? '', /\/a\/b\/api\/chat /);
+    await shortenDocument(home.page);
     await home.page.locator('a[data-keyed]', { hasText: '/docs' }).click();
     const health = home.page.locator('.opblock', { has: home.page.locator('[data-path="/health"]') });
     await health.click();

@@ -31,8 +31,8 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
   });
 
   /** The page behind the proxy, and what it sends for the chat. */
-  async function openThroughProxy() {
-    const opened = await openPage(browser, `http://127.0.0.1:${proxy.port}`);
+  async function openThroughProxy(open = openPage) {
+    const opened = await open(browser, `http://127.0.0.1:${proxy.port}`);
     await opened.page.locator('[data-part="upstream"]:not([data-state="wait"])').waitFor();
     const sent: Request[] = [];
     opened.page.on('request', (request) => {
@@ -205,7 +205,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
   });
 
   test('resumes a reply by its button after a long outage of the connection', async () => {
-    const { page, close } = await openThroughProxy();
+    const { page, close } = await openThroughProxy(openAlone);
     await page.clock.install();
     await page.locator('#message').fill(LONG);
     await page.locator('#message').press('Enter');
@@ -266,7 +266,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
   });
 
   test('shows that the server does not answer any more', async () => {
-    const { page, close } = await openPage(browser, server.url);
+    const { page, close } = await openAlone(browser, server.url);
     await page.clock.install();
     await page
       .locator('[data-part="upstream"][data-state="good"], [data-part="upstream"][data-state="bad"]')

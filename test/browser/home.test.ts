@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, switchLanguage, until } from './page.ts';
+import { ask, openAlone, openPage, switchLanguage, until } from './page.ts';
 import { takePicture } from './picture.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
@@ -214,7 +214,7 @@ describe('the home page in a browser', { skip: chromium === undefined }, () => {
 
   test('copies a command that works', async () => {
     const permissions = ['clipboard-read', 'clipboard-write'];
-    const { page, close } = await openPage(browser, server.url, { permissions });
+    const { page, close } = await openAlone(browser, server.url, { permissions });
     await page.locator('[data-copy="stream"]').click();
     await page.locator('[data-copy="stream"]', { hasText: 'Copied' }).waitFor();
     const command = String(await page.evaluate('navigator.clipboard.readText()'));

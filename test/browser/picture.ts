@@ -2,7 +2,7 @@ import { fileURLToPath } from 'node:url';
 import packageJson from '../../package.json' with { type: 'json' };
 import { launchChromium, provideChineseFonts } from '../support/chromium.ts';
 import { startServer } from '../support/server.ts';
-import { ask, openPage } from './page.ts';
+import { ask, openAlone } from './page.ts';
 import { startUpstream } from './upstream.ts';
 
 const ANSWERS = {
@@ -21,7 +21,7 @@ export async function takePicture(chromium: string): Promise<void> {
     launchChromium(chromium),
   ]);
   const viewport = { width: 1200, height: 800 };
-  const { page } = await openPage(browser, server.url, { viewport, locale: 'zh-CN' });
+  const { page } = await openAlone(browser, server.url, { viewport, locale: 'zh-CN' });
   for (const question of Object.keys(ANSWERS)) await ask(page, question);
   await page.locator('[data-part="upstream"][data-state="good"]').waitFor();
   await page.evaluate(`

@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Browser, Page } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, switchLanguage, textOf, until } from './page.ts';
+import { ask, openAlone, openPage, switchLanguage, textOf, until } from './page.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
@@ -174,7 +174,7 @@ describe('what can be done with the replies of the home page', { skip: chromium 
 
   test('are loaded page by page, the newest first, and what is read stays in its place', async () => {
     const id = await imported(Array.from({ length: 300 }, (_, n) => `message ${n}`));
-    const { page, faults, close } = await openPage(browser, server.url, {
+    const { page, faults, close } = await openAlone(browser, server.url, {
       viewport: { width: 800, height: 600 },
     });
     await page.addInitScript(`addEventListener('DOMContentLoaded', () => {
