@@ -4,8 +4,8 @@ import { gzipSync } from 'node:zlib';
 import type { Browser, Page } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, textOf, until } from './page.ts';
-import { startUpstream, type Upstream } from './upstream.ts';
+import { ask, openAlone, openPage, textOf, until } from './page.ts';
+import { PAUSE, startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
 
@@ -51,7 +51,13 @@ const HOSTILE = `<img src=x onerror="window.hit=1"><script>window.hit=2</script>
 code
 \`\`\``;
 const CODE = `\`\`\`js\n${Array.from({ length: 100 }, (_, n) => `line(${n});`).join('\n')}\n\`\`\``;
-const ANSWERS = { markdown: MARKDOWN, special: SPECIAL, hostile: HOSTILE, code: CODE };
+const ANSWERS = {
+  markdown: MARKDOWN,
+  special: SPECIAL,
+  hostile: HOSTILE,
+  code: CODE,
+  'code in two': CODE.replace(/line\((40|70)\)/g, `${PAUSE}$&`),
+};
 
 /** How far the log is from its end. */
 const BELOW = `(() => {
@@ -268,10 +274,10 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
   test('resumes a running reply after a reload, and stops it with Esc', async () => {
     const { page, close } = await openPage(browser, server.url);
     await send(page, 'endless');
-    await page.locator('.reply', { hasText: 'word 20' }).waitFor();
+    await page.locator('.reply', { hasText: 'word 5' }).waitFor();
     assert.equal(await page.locator('.reply .meta').textContent(), 'Receiving…');
     await page.reload();
-    await page.locator('.reply', { hasText: 'word 60' }).waitFor();
+    await page.locator('.reply', { hasText: 'word 30' }).waitFor();
     assert.match((await page.locator('.reply .text').textContent()) ?? '', /^word 0 word 1 /);
     await send(page, 'meanwhile');
     assert.match((await page.locator('#hint').textContent()) ?? '', /wait for it, or stop it with Esc/);
@@ -311,18 +317,20 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     await ask(page, 'code');
     await until(page, `${BELOW} < 5`);
     assert.equal(await page.locator('.code').count(), 1);
-    await send(page, 'code');
+    await send(page, 'code in two');
     const last = page.locator('.reply').last();
     await last.locator('.code', { hasText: 'line(20)' }).waitFor();
     await until(page, `${BELOW} < 60`);
     await page.locator('#log').hover();
     await page.mouse.wheel(0, -400);
     await page.locator('#jump').waitFor();
+    upstream.goOn();
     await last.locator('.code', { hasText: 'line(60)' }).waitFor();
     assert.ok(Number(await page.evaluate(BELOW)) > 300);
     await page.locator('#jump').click();
     await until(page, `${BELOW} < 60`);
     assert.equal(await page.locator('#jump').isVisible(), false);
+    upstream.goOn();
     await page.locator('#log[aria-busy="false"]').waitFor();
     await until(page, `${BELOW} < 5`);
     assert.equal(await height(), before);

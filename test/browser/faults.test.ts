@@ -4,13 +4,13 @@ import type { Browser, Page, Request } from 'playwright-core';
 import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, switchLanguage, textOf } from './page.ts';
-import { startUpstream, type Upstream } from './upstream.ts';
+import { ask, openAlone, openPage, switchLanguage, textOf } from './page.ts';
+import { PAUSE, startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
 
 const LONG = 'a long one';
-const ANSWER = Array.from({ length: 60 }, (_, n) => `part ${n} `)
+const ANSWER = Array.from({ length: 30 }, (_, n) => `part ${n} `)
   .join('')
   .trim();
 
@@ -21,7 +21,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
   let proxy: FaultProxy;
 
   before(async () => {
-    upstream = await startUpstream({ [LONG]: ANSWER });
+    upstream = await startUpstream({ [LONG]: ANSWER.replace('part 10', `${PAUSE}$&`) });
     const limits = { OPENAI_MAX_RETRIES: '0', MESSAGE_MAX_CHARS: '40', CACHE_MAX_BYTES: '0' };
     [server, browser] = await Promise.all([
       startServer({ OPENAI_BASE_URL: upstream.baseUrl, ...limits }),
@@ -188,6 +188,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await page.locator('#message').press('Enter');
     await page.locator('.reply', { hasText: 'part 9 ' }).waitFor();
     proxy.cut();
+    upstream.goOn();
     await page.locator('.meta', { hasText: /^Connection lost, reconnecting in [34] s…$/ }).waitFor();
     await page.locator('.reply[data-state="done"]').waitFor();
     assert.equal(await page.locator('.reply .text').textContent(), ANSWER);
@@ -212,6 +213,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await page.locator('.reply', { hasText: 'part 2 ' }).waitFor();
     proxy.refuse();
     proxy.cut();
+    upstream.goOn();
     for (const wait of [/in [34] s/, /in [678] s/, /in 1[2345] s/]) {
       await page.locator('.meta', { hasText: wait }).waitFor();
       await page.clock.fastForward(16_000);

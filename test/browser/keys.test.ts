@@ -11,13 +11,13 @@ import { provideChromium, sharedChromium } from '../support/chromium.ts';
 import { silent } from '../support/databases.ts';
 import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts';
 import { startServer, type TestServer } from '../support/server.ts';
-import { ask, openPage, switchLanguage, textOf, until } from './page.ts';
-import { startUpstream, type Upstream } from './upstream.ts';
+import { ask, openPage, shortenDocument, switchLanguage, textOf, until } from './page.ts';
+import { PAUSE, startUpstream, type Upstream } from './upstream.ts';
 
 const chromium = provideChromium();
 
 const LONG = 'a long one';
-const ANSWER = Array.from({ length: 60 }, (_, n) => `part ${n} `)
+const ANSWER = Array.from({ length: 30 }, (_, n) => `part ${n} `)
   .join('')
   .trim();
 
@@ -39,7 +39,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
 
   before(async () => {
     folder = await mkdtemp(join(tmpdir(), 'chat-keys-'));
-    upstream = await startUpstream({ [LONG]: ANSWER });
+    upstream = await startUpstream({ [LONG]: ANSWER.replace('part 10', `${PAUSE}$&`) });
     const env = {
       DATABASE_URL: `sqlite:${join(folder, 'chat.sqlite')}`,
       OPENAI_BASE_URL: upstream.baseUrl,
@@ -199,6 +199,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await page.locator('#message').press('Enter');
     await page.locator('.reply', { hasText: 'part 9 ' }).waitFor();
     proxy.cut();
+    upstream.goOn();
     await page.locator('.reply[data-state="done"]').waitFor();
     assert.equal(await page.locator('.reply[data-state="done"] .text').textContent(), ANSWER);
     await page.locator('#message').fill('endless');
@@ -227,6 +228,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
       await route.continue({ headers });
     });
     proxy.cut();
+    upstream.goOn();
     await state(page).filter({ hasText: 'rejected the key (401)' }).waitFor();
     await page.unroute(/chat-stream\/./);
     await give(page, second.key);
@@ -256,9 +258,9 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
   test('opens the API docs in its own place, which take the key over for what is tried out', async () => {
     const mine = await create('reader of documents', 'read');
     const { page, faults, foreign, close } = await openWith(mine);
+    await shortenDocument(page);
     const before = faults.length;
     await page.locator('.links a[href="./docs"]').click();
-    await shortenDocument(page);
     await page.locator('.opblock').first().waitFor();
     await page.goBack();
     await state(page).filter({ hasText: mine.apiKey.prefix }).waitFor();
@@ -318,9 +320,9 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     const mine = await create('typist', 'read');
     const { page, close } = await openPage(browser, `${server.url}/docs`);
     assert.equal(page.url(), `${server.url}/?docs`);
+    await shortenDocument(page);
     await give(page, mine.key);
     await page.locator('.opblock').first().waitFor();
-    await shortenDocument(page);
     await page.goto(`${server.url}/docs`);
     await page.locator('.opblock').first().waitFor();
     await close();

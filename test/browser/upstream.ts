@@ -4,6 +4,10 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { plantText } from '../support/planted.ts';
 
 const PACE_MS = 15;
+/** Characters. */
+const PIECE = 12;
+/** In an answer: nothing more is sent until the test says so. */
+export const PAUSE = '\f';
 /** Longer than SSE_OPEN_MS. */
 const LATE_MS = 1200;
 
@@ -21,6 +25,8 @@ export interface Upstream {
   readonly baseUrl: string;
   /** The last one. */
   readonly request: ModelRequest | undefined;
+  /** Goes on with the answer that waits at a {@link PAUSE}. */
+  goOn(): void;
   close(): Promise<void>;
 }
 
@@ -33,6 +39,7 @@ const CALLS = [
 ].map(([name, args], index) => {
   return { index, id: `call_${index}`, type: 'function', function: { name, arguments: args } };
 });
+const PIECES = new RegExp(`${PAUSE}|[^${PAUSE}]{1,${PIECE}}`, 'gu');
 const WORDS = ['word 0 ', 'word 1 ', 'word 2 '];
 
 function send(response: ServerResponse, delta: object, finish: string | null): void {
@@ -62,6 +69,7 @@ function lastQuestion({ messages }: ModelRequest): string {
 export async function startUpstream(answers: Readonly<Record<string, string>> = {}): Promise<Upstream> {
   const seen = new Map<string, number>();
   let last: ModelRequest | undefined;
+  let isPaused = true;
   const server = createServer(async (request, response) => {
     let body = '';
     for await (const piece of request.setEncoding('utf8')) body += piece;
@@ -89,13 +97,19 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
       return;
     }
     const answer = asked === 'counter' ? `number ${times}` : answers[asked];
-    const words = answer?.match(/.{1,4}/gsu) ?? WORDS;
+    const words = answer?.match(PIECES) ?? WORDS;
     let sent = 0;
     let thoughts = asked === 'think' ? THOUGHTS : 0;
     const timer = setInterval(() => {
       if (thoughts > 0) {
         send(response, { reasoning_content: `thought ${thoughts} ` }, null);
         thoughts -= 1;
+        return;
+      }
+      if (words[sent] === PAUSE) {
+        if (isPaused) return;
+        isPaused = true;
+        sent += 1;
         return;
       }
       send(response, { content: words[sent] ?? `word ${sent} ` }, null);
@@ -114,6 +128,9 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
   return {
     get request() {
       return last;
+    },
+    goOn: () => {
+      isPaused = false;
     },
     baseUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`,
     close: () =>
