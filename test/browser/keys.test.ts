@@ -77,10 +77,13 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
   /** A page whose user has already given a key. */
   async function openWith({ key }: CreatedKey, url = server.url) {
     const opened = await openPage(browser, url);
+    const listed = opened.page.waitForResponse(/\/api\/conversations\?/);
     await give(opened.page, key);
     await state(opened.page)
       .filter({ hasText: key.slice(0, 11) })
       .waitFor();
+    // The list is read last. What is said of the key is of the last answer, which must be that of a question.
+    await listed;
     return opened;
   }
 
