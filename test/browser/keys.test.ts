@@ -77,13 +77,10 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
   /** A page whose user has already given a key. */
   async function openWith({ key }: CreatedKey, url = server.url) {
     const opened = await openPage(browser, url);
-    const listed = opened.page.waitForResponse(/\/api\/conversations\?/);
     await give(opened.page, key);
     await state(opened.page)
       .filter({ hasText: key.slice(0, 11) })
       .waitFor();
-    // The list is read last. What is said of the key is of the last answer, which must be that of a question.
-    await listed;
     return opened;
   }
 
@@ -170,10 +167,21 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
   });
 
   test('says that a key lacks the scope, and when one has asked too often', async () => {
-    const reader = await create('reader', 'read');
-    const { page, close } = await openWith(reader);
+    const author = await create('reader', 'chat');
+    await server.post('/api/chat', { message: 'listed' }, { authorization: `Bearer ${author.key}` });
+    const { page, close } = await openPage(browser, server.url);
+    const list = Promise.withResolvers<void>();
+    await page.route(/\/api\/conversations\?/, (route) => list.promise.then(() => route.continue()));
+    const asked = page.waitForRequest(/\/api\/conversations\?/);
+    await give(page, (await create('reader', 'read')).key);
+    await asked;
     await ask(page, 'Hello');
-    await state(page).filter({ hasText: 'lacks the required scope (403)' }).waitFor();
+    const lacking = state(page).filter({ hasText: 'lacks the required scope (403)' });
+    await lacking.waitFor();
+    // A good response to an older request does not hide the refusal.
+    list.resolve();
+    await page.locator('#conversations li', { hasText: 'listed' }).waitFor();
+    assert.equal(await lacking.count(), 1);
     assert.match(await textOf(page.locator('.error')), /\(403\)\nThe key lacks the required scope\.$/);
     await page.locator('#key-forget').click();
 

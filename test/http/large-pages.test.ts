@@ -51,9 +51,7 @@ for (const place of databases()) {
       );
     });
 
-    it('costs memory for its pages only, and blocks /health for none of them', async (t) => {
-      const before = process.memoryUsage.rss();
-      let most = before;
+    it('blocks /health for none of its pages', async (t) => {
       let answers = 0;
       const { longest } = await ticksDuring(async () => {
         const pages = Promise.all([1, 2, 3].map(() => chat.read(id, '?limit=1000')));
@@ -61,16 +59,10 @@ for (const place of databases()) {
         void pages.finally(() => {
           isOver = true;
         });
-        for (; !isOver; answers += 1) {
-          assert.equal((await chat.call('GET', '/health')).status, 200);
-          most = Math.max(most, process.memoryUsage.rss());
-        }
+        for (; !isOver; answers += 1) assert.equal((await chat.call('GET', '/health')).status, 200);
         await pages;
       });
-      const mb = (most - before) / 1024 / 1024;
-      t.diagnostic(`${mb.toFixed()} MB more, ${answers} answers of /health, ${longest.toFixed()} ms blocked`);
-      // All messages in each of the three take several times 30 MB each.
-      assert.ok(mb < 150, `${mb} MB more`);
+      t.diagnostic(`${answers} answers of /health, ${longest.toFixed()} ms blocked`);
       // All messages in one page take seven times as long.
       assert.ok(answers > 1 && longest < 200, `${answers} answers, blocked for ${longest} ms`);
     });

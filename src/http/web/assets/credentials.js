@@ -5,7 +5,7 @@ const TOKEN = /^[\w.~+/-]+=*$/;
 
 let key = stored();
 
-/** Emits `response` for every response, with `{ path, status, seconds, keyed }`. `seconds` is its Retry-After. */
+/** Emits `response` for every response, with `{ path, status, seconds, keyed, began }`. `seconds` is its Retry-After. */
 export const responses = new EventTarget();
 
 function stored() {
@@ -42,6 +42,7 @@ export const urlOf = (path) => `.${path}`;
 /** Fetches a path of this server with the key. A rejected key is removed. */
 export async function request(path, options = {}) {
   const sent = key;
+  const began = performance.now();
   const headers = { ...options.headers, ...(sent === undefined ? {} : { authorization: `Bearer ${sent}` }) };
   const response = await fetch(urlOf(path), { ...options, headers });
   const { status } = response;
@@ -49,7 +50,7 @@ export async function request(path, options = {}) {
   if (sent !== key) return response;
   if (status === 401) setKey(undefined);
   const seconds = Number(response.headers.get('retry-after') ?? 0);
-  const detail = { path, status, seconds, keyed: sent !== undefined };
+  const detail = { path, status, seconds, keyed: sent !== undefined, began };
   responses.dispatchEvent(new CustomEvent('response', { detail }));
   return response;
 }

@@ -18,6 +18,8 @@ class KeyPanel {
   #forget = find('key-forget');
   #state = find('key-state');
   #timer;
+  /** When a request was last refused: a good response to an older request must not hide that. */
+  #refusedAt = 0;
   #page;
 
   constructor(page) {
@@ -53,7 +55,9 @@ class KeyPanel {
     else this.#input.focus();
   }
 
-  #onResponse({ path, status, seconds, keyed }) {
+  #onResponse({ path, status, seconds, keyed, began }) {
+    const refusal = status === 429 || (status === 403 && !isList(path));
+    if (refusal) this.#refusedAt = performance.now();
     if (status === 401) {
       this.#showForm(keyed ? 'keyRefused' : 'keyNeeded');
       if (path !== HEALTH) this.#input.focus();
@@ -61,8 +65,8 @@ class KeyPanel {
     else if (status === 429) {
       this.#showKey('keyLimited', { seconds });
       this.#timer = setTimeout(() => this.#showKey(), seconds * 1000);
-    } else if (status === 403 && !isList(path)) this.#showKey('keyScope');
-    else if (path !== HEALTH) this.#showKey();
+    } else if (refusal) this.#showKey('keyScope');
+    else if (path !== HEALTH && began >= this.#refusedAt) this.#showKey();
   }
 
   #showForm(text) {
