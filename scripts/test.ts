@@ -20,15 +20,15 @@ const TEST_TIMEOUT_MS = 120_000;
 const SLOWEST = 10;
 
 /**
- * These measure durations, so they run at the end, when other tests do not disturb them. Two at a time, because they
- * mostly wait.
+ * These measure durations, so they run at the end, when other tests do not disturb them: slowest first, and one more
+ * than there are cores at a time, because they mostly wait.
  */
 const TIMED: ReadonlySet<string> = new Set([
-  'test/db/pool.test.ts',
-  'test/db/removal-time.test.ts',
-  'test/http/export-throttle.test.ts',
   'test/http/limits-shared.test.ts',
   'test/security/slow-clients.test.ts',
+  'test/http/export-throttle.test.ts',
+  'test/db/removal-time.test.ts',
+  'test/db/pool.test.ts',
   'test/unit/markdown/promptness.test.ts',
 ]);
 
@@ -38,20 +38,20 @@ const TIMED: ReadonlySet<string> = new Set([
  * their own process, so that they wait at the same time.
  */
 const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
+  ['browser', Number.POSITIVE_INFINITY],
   ['faults', 1],
   ['deploy', 1],
   ['security', 2],
   ['pm2', 1],
-  ['browser', Number.POSITIVE_INFINITY],
-  ['http', 5],
+  ['llm', Number.POSITIVE_INFINITY],
+  ['http', 8],
   ['clients', Number.POSITIVE_INFINITY],
   ['openai', 3],
-  ['db', 5],
+  ['db', 8],
   ['scripts', 3],
   ['docs', 1],
   ['supply', 1],
-  ['unit', 5],
-  ['llm', Number.POSITIVE_INFINITY],
+  ['unit', 10],
   ['', Number.POSITIVE_INFINITY],
 ];
 
@@ -176,12 +176,17 @@ const totals: Totals = {
   failures: [],
 };
 const files = testFiles(places);
-const concurrency = Number(process.env.TEST_CONCURRENCY ?? availableParallelism() + 1);
+const concurrency = Number(process.env.TEST_CONCURRENCY ?? availableParallelism() + 2);
 
 await globalSetup();
 try {
   await runAll(totals, processes(files.filter((file) => !TIMED.has(file))), concurrency);
-  await runAll(totals, processes(files.filter((file) => TIMED.has(file))), 2);
+  const timed = [...TIMED].filter((file) => files.includes(file));
+  await runAll(
+    totals,
+    timed.map((file) => [file]),
+    availableParallelism() + 1,
+  );
 } finally {
   await globalTeardown().catch(() => {
     process.exitCode = 1;
