@@ -24,8 +24,8 @@ const SLOWEST = 10;
  * than there are cores at a time, because they mostly wait.
  */
 const TIMED: ReadonlySet<string> = new Set([
-  'test/http/limits-shared.test.ts',
   'test/security/slow-clients.test.ts',
+  'test/http/limits-away.test.ts',
   'test/http/export-throttle.test.ts',
   'test/db/removal-time.test.ts',
   'test/db/pool.test.ts',
@@ -44,14 +44,14 @@ const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['security', 2],
   ['pm2', 1],
   ['llm', Number.POSITIVE_INFINITY],
-  ['http', 8],
+  ['http', 10],
   ['clients', Number.POSITIVE_INFINITY],
   ['openai', 3],
   ['db', 8],
   ['scripts', 3],
   ['docs', 1],
   ['supply', 1],
-  ['unit', 10],
+  ['unit', 20],
   ['', Number.POSITIVE_INFINITY],
 ];
 
@@ -176,7 +176,7 @@ const totals: Totals = {
   failures: [],
 };
 const files = testFiles(places);
-const concurrency = Number(process.env.TEST_CONCURRENCY ?? availableParallelism() + 2);
+const concurrency = Number(process.env.TEST_CONCURRENCY ?? availableParallelism() + 3);
 
 await globalSetup();
 try {
