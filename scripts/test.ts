@@ -105,6 +105,7 @@ async function runProcess(totals: Totals, files: readonly string[]): Promise<voi
     const all = { tests, suites, pass, fail, cancelled, skipped, todo };
     for (const name of COUNTS) totals.counts[name] += all[name];
   });
+  // Suites inside a suite that runs its tests concurrently can complete without having been enqueued.
   let unreported = 0;
   stream.on('test:enqueue', () => {
     unreported += 1;

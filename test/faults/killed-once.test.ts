@@ -240,25 +240,23 @@ const KINDS = {
     inDeletion,
 };
 
-describe('kill -9', { concurrency: 2 }, () => {
-  for (const place of databases()) {
-    describe(`on ${place.name}, in`, { concurrency: 1 }, () => {
-      let cluster: Cluster;
-      const begun = new Map<string, () => Promise<void>>();
-      before(async () => {
-        cluster = await startCluster(1, await place.create(), {
-          CHECKPOINT_MS: '50',
-          CONVERSATION_TTL_HOURS: '0',
-        });
-        for (const [name, begin] of Object.entries(KINDS)) begun.set(name, await begin(cluster));
-        await cluster.at(0).kill(new Ledger());
-        await cluster.at(0).start();
+for (const place of databases()) {
+  describe(`kill -9 on ${place.name}, in`, () => {
+    let cluster: Cluster;
+    const begun = new Map<string, () => Promise<void>>();
+    before(async () => {
+      cluster = await startCluster(1, await place.create(), {
+        CHECKPOINT_MS: '50',
+        CONVERSATION_TTL_HOURS: '0',
       });
-      after(async () => {
-        await cluster.close();
-        await place.drop();
-      });
-      for (const name of Object.keys(KINDS)) it(name, () => begun.get(name)?.());
+      for (const [name, begin] of Object.entries(KINDS)) begun.set(name, await begin(cluster));
+      await cluster.at(0).kill(new Ledger());
+      await cluster.at(0).start();
     });
-  }
-});
+    after(async () => {
+      await cluster.close();
+      await place.drop();
+    });
+    for (const name of Object.keys(KINDS)) it(name, () => begun.get(name)?.());
+  });
+}
