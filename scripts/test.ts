@@ -34,7 +34,7 @@ const TIMED: ReadonlySet<string> = new Set([
 
 /**
  * How many files share a process, by the folder in `test/`. The slowest folders come first, so that no core is idle at
- * the end. A process takes half a second to start and must compile the code again. Files whose tests mostly wait have
+ * the end. A process takes a second of CPU time to load the code. Files whose tests mostly wait have
  * their own process, so that they wait at the same time.
  */
 const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [

@@ -324,13 +324,13 @@ describe('the chat of the home page', { skip: chromium === undefined }, () => {
     await page.locator('#log').hover();
     await page.mouse.wheel(0, -400);
     await page.locator('#jump').waitFor();
-    upstream.goOn();
+    upstream.resume();
     await last.locator('.code', { hasText: 'line(60)' }).waitFor();
     assert.ok(Number(await page.evaluate(BELOW)) > 300);
     await page.locator('#jump').click();
     await until(page, `${BELOW} < 60`);
     assert.equal(await page.locator('#jump').isVisible(), false);
-    upstream.goOn();
+    upstream.resume();
     await page.locator('#log[aria-busy="false"]').waitFor();
     await until(page, `${BELOW} < 5`);
     assert.equal(await height(), before);

@@ -188,7 +188,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await page.locator('#message').press('Enter');
     await page.locator('.reply', { hasText: 'part 9 ' }).waitFor();
     proxy.cut();
-    upstream.goOn();
+    upstream.resume();
     await page.locator('.meta', { hasText: /^Connection lost, reconnecting in [34] s…$/ }).waitFor();
     await page.locator('.reply[data-state="done"]').waitFor();
     assert.equal(await page.locator('.reply .text').textContent(), ANSWER);
@@ -213,7 +213,7 @@ describe('the home page when something goes wrong', { skip: chromium === undefin
     await page.locator('.reply', { hasText: 'part 2 ' }).waitFor();
     proxy.refuse();
     proxy.cut();
-    upstream.goOn();
+    upstream.resume();
     for (const wait of [/in [34] s/, /in [678] s/, /in 1[2345] s/]) {
       await page.locator('.meta', { hasText: wait }).waitFor();
       await page.clock.fastForward(16_000);

@@ -210,7 +210,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await page.locator('#message').press('Enter');
     await page.locator('.reply', { hasText: 'part 9 ' }).waitFor();
     proxy.cut();
-    upstream.goOn();
+    upstream.resume();
     await page.locator('.reply[data-state="done"]').waitFor();
     assert.equal(await page.locator('.reply[data-state="done"] .text').textContent(), ANSWER);
     await page.locator('#message').fill('endless');
@@ -239,7 +239,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
       await route.continue({ headers });
     });
     proxy.cut();
-    upstream.goOn();
+    upstream.resume();
     await state(page).filter({ hasText: 'rejected the key (401)' }).waitFor();
     await page.unroute(/chat-stream\/./);
     await give(page, second.key);
@@ -287,7 +287,7 @@ describe('the home page of a server that asks for keys', { skip: chromium === un
     await page.reload();
     await page.locator('.opblock').first().waitFor();
     assert.deepEqual(foreign, []);
-    // By the server itself, which remembers for a second that a key is good.
+    // Through the API: the server caches valid keys for a second, and drops this one when it revokes it.
     const headers = { authorization: `Bearer ${admin.key}` };
     const path = `${server.url}/api/keys/${mine.apiKey.id}`;
     assert.equal((await fetch(path, { method: 'DELETE', headers })).status, 200);

@@ -11,37 +11,34 @@ export interface OpenedPage {
 
 const VIEWPORT = { width: 1280, height: 720 };
 
-/**
- * Pages that tests have closed, by language: a page that is shown in the process of the last one costs half the CPU
- * time of one in a new process.
- */
-const left = new Map<string, Page>();
+/** Closed pages by language, to be used again: that takes half the CPU time of a page in a new process. */
+const closedPages = new Map<string, Page>();
 
-/** Opens a page with nothing stored and listens to what goes wrong in it. Its context may have shown other pages. */
+/** Opens a page with empty storage and records its errors. Its context may have shown other pages before. */
 export async function openPage(
   browser: Browser,
   url: string,
   { locale = 'en-US', viewport = VIEWPORT }: Pick<BrowserContextOptions, 'locale' | 'viewport'> = {},
 ): Promise<OpenedPage> {
-  const page = left.get(locale) ?? (await (await browser.newContext({ locale })).newPage());
-  // That of a test that fails before it closes its page is not used again.
-  left.delete(locale);
+  const page = closedPages.get(locale) ?? (await (await browser.newContext({ locale })).newPage());
+  // The page of a test that fails before it closes it is not used again.
+  closedPages.delete(locale);
   if (viewport) await page.setViewportSize(viewport);
   const close = async () => {
     for (const other of page.context().pages()) if (other !== page) await other.close();
     await page.unrouteAll();
-    // A blank page that the last one leads to belongs to it: it stays in its process and sees what it stored.
+    // A blank page that a page navigates to has its origin, and so access to its storage, and stays in its process.
     await page.evaluate("void (location.href = 'about:blank')");
     await page.waitForURL('about:blank');
     await page.evaluate('localStorage.clear(); sessionStorage.clear()');
     await page.context().clearCookies();
     for (const event of ['console', 'pageerror', 'request', 'response']) page.removeAllListeners(event);
-    left.set(locale, page);
+    closedPages.set(locale, page);
   };
   return { ...(await show(page, url)), close };
 }
 
-/** Opens a page in a context of its own, for what cannot be undone. */
+/** Opens a page in a new context, for tests whose changes cannot be undone, such as permissions or a fixed clock. */
 export async function openAlone(
   browser: Browser,
   url: string,
@@ -67,9 +64,7 @@ async function show(page: Page, url: string): Promise<Omit<OpenedPage, 'close'>>
   return { page, faults, foreign };
 }
 
-/**
- * Leaves of the API document what shows an operation and tries it: Swagger UI takes seconds of CPU time for all schemas.
- */
+/** Reduces the API document to two operations: Swagger UI needs seconds of CPU time for all schemas. */
 export async function shortenDocument(page: Page): Promise<void> {
   await page.route('**/openapi.json', async (route) => {
     const response = await route.fetch();

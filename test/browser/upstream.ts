@@ -4,9 +4,9 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { plantText } from '../support/planted.ts';
 
 const PACE_MS = 15;
-/** Characters. */
+/** Characters of a streamed piece. */
 const PIECE = 12;
-/** In an answer: nothing more is sent until the test says so. */
+/** In an answer: the rest is sent after {@link Upstream.resume}. */
 export const PAUSE = '\f';
 /** Longer than SSE_OPEN_MS. */
 const LATE_MS = 1200;
@@ -25,8 +25,8 @@ export interface Upstream {
   readonly baseUrl: string;
   /** The last one. */
   readonly request: ModelRequest | undefined;
-  /** Goes on with the answer that waits at a {@link PAUSE}. */
-  goOn(): void;
+  /** Continues an answer at its {@link PAUSE}, which it may not have reached yet. */
+  resume(): void;
   close(): Promise<void>;
 }
 
@@ -129,7 +129,7 @@ export async function startUpstream(answers: Readonly<Record<string, string>> = 
     get request() {
       return last;
     },
-    goOn: () => {
+    resume: () => {
       isPaused = false;
     },
     baseUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`,

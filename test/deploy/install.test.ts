@@ -272,7 +272,7 @@ describe('npm ci --omit=dev', () => {
       PM2_HOME: join(folder, 'pm2'),
       NO_UPDATE_NOTIFIER: '1',
     });
-    // What is left of it: the scripts, of the dependencies and of the project.
+    // `npm ci` without --ignore-scripts also runs the scripts of the dependencies and of the project.
     renameSync(join(modules, 'node_modules'), join(folder, 'node_modules'));
     await command('npm', 'rebuild', '--omit=dev');
   }, INSTALL);

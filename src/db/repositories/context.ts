@@ -70,8 +70,8 @@ export class ContextReader {
     let page = Math.min(Math.max(limit, 1), FIRST_PAGE);
     const until = options.before === undefined ? LAST : options.before - 1;
     const first = await this.#newestFirst<Row & Head>(id, page, until, activeSince, HEAD_COLUMNS);
-    const known = first[0] ?? (await this.#head(id, activeSince));
-    const head = known && 'expired' in known && known.expired === 1 ? undefined : known;
+    const known: (Head & { expired?: number }) | undefined = first[0] ?? (await this.#head(id, activeSince));
+    const head = known?.expired === 1 ? undefined : known;
     for (let rows: readonly Row[] = first; ; ) {
       const conversation = rows[0] ?? known;
       if (conversation && !canAccess(access, conversation.owner)) throw conversationNotFound();

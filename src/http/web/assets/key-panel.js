@@ -56,8 +56,8 @@ class KeyPanel {
   }
 
   #onResponse({ path, status, seconds, keyed, began }) {
-    const refusal = status === 429 || (status === 403 && !isList(path));
-    if (refusal) this.#refusedAt = performance.now();
+    const isRefused = status === 429 || (status === 403 && !isList(path));
+    if (isRefused) this.#refusedAt = performance.now();
     if (status === 401) {
       this.#showForm(keyed ? 'keyRefused' : 'keyNeeded');
       if (path !== HEALTH) this.#input.focus();
@@ -65,7 +65,7 @@ class KeyPanel {
     else if (status === 429) {
       this.#showKey('keyLimited', { seconds });
       this.#timer = setTimeout(() => this.#showKey(), seconds * 1000);
-    } else if (refusal) this.#showKey('keyScope');
+    } else if (isRefused) this.#showKey('keyScope');
     else if (path !== HEALTH && began >= this.#refusedAt) this.#showKey();
   }
 
