@@ -1,3 +1,4 @@
+import cluster from 'node:cluster';
 import { AppError } from '../domain/errors.ts';
 import type { Log } from '../domain/runtime.ts';
 import type { HttpServer } from '../http/server/server.ts';
@@ -9,6 +10,12 @@ const JOURNAL_AFTER_MS = 1500;
 const CLOSE_AFTER_MS = 2000;
 /** After the grace period: the end of the shutdown. With the exit of the process it stays below 3 s. */
 export const END_AFTER_MS = 2600;
+
+/**
+ * How long idle connections may still send a request. In a cluster (PM2) other workers serve the port and a reload should
+ * lose no request of a client that keeps connections; otherwise a short time, because a browser's would delay Ctrl-C.
+ */
+const IDLE_GRACE_MS = cluster.isWorker ? 5000 : 1000;
 
 interface Stoppable {
   readonly health: { stop(): void };
@@ -30,7 +37,7 @@ interface Stoppable {
 export async function shutDown(parts: Stoppable, graceMs: number, log: Pick<Log, 'warn'>): Promise<void> {
   const end = performance.now() + graceMs + END_AFTER_MS;
   parts.health.stop();
-  const { closed, force } = parts.server.close();
+  const { closed, force } = parts.server.close(Math.min(IDLE_GRACE_MS, graceMs / 2));
   const background = Promise.all(parts.background.map((one) => one.stop()));
   const replies = Promise.all([parts.generations.idle(), parts.turns.idle()]);
   const finished = Promise.all([closed, replies, background]).then(() => true);

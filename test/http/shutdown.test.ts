@@ -183,6 +183,31 @@ describe('a server that shuts down', () => {
     await stopping;
   });
 
+  it('serves one more request on each idle connection, until their time is over', async (t) => {
+    const server = new HttpServer(
+      express().get('/', (_, response) => void response.end('served')),
+      { bodyLimit: 1 },
+    );
+    const { url } = await server.listen(0, '127.0.0.1');
+    const callers = [caller(url), caller(url)] as const;
+    t.after(() => {
+      for (const one of callers) one.close();
+    });
+    for (const one of callers) assert.equal((await one.call('GET', '/')).headers.connection, 'keep-alive');
+    const [unused] = callers[1].sockets;
+    assert.ok(unused);
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    const { closed } = server.close(5000);
+    t.mock.timers.tick(4999);
+    const { text, headers } = await callers[0].call('GET', '/');
+    assert.deepEqual([text, headers.connection, callers[0].sockets.size], ['served', 'close', 1]);
+    assert.ok(!unused.closed);
+    const end = once(unused, 'close');
+    t.mock.timers.tick(1);
+    await end;
+    await closed;
+  });
+
   it('does not wait for the connection of a finished stream that its reader would keep', async () => {
     const chat = await startChat({ SSE_OPEN_MS: '0', SHUTDOWN_GRACE_MS: '20000' });
     const gate = createGate();

@@ -22,13 +22,17 @@ interface ListedProcess {
   readonly pm2_env: { readonly status: string; readonly exec_mode: string; readonly pm_out_log_path: string };
 }
 
-/** Repeats calls until it is stopped; each must return 200. */
+/**
+ * Calls until it is stopped; each must return 200. A call is repeated when the server closed its idle connection while
+ * the call was on its way, which HTTP/1.1 leaves to the client. The turns that are counted later show that no such call
+ * was processed.
+ */
 function startLoad(port: number) {
   const agent = new Agent({ keepAlive: true, maxSockets: 20 });
   const results: (number | string)[] = [];
   const open = new Set<Promise<void>>();
-  const call = () =>
-    new Promise<void>((resolve) => {
+  const call = (): Promise<void> =>
+    new Promise((resolve) => {
       const headers = { 'content-type': 'application/json' };
       const outgoing = request(
         { host: '127.0.0.1', port, path: '/api/chat', method: 'POST', agent, headers },
@@ -41,6 +45,7 @@ function startLoad(port: number) {
         },
       );
       outgoing.on('error', (error: NodeJS.ErrnoException) => {
+        if (error.code === 'ECONNRESET' && outgoing.reusedSocket) return resolve(call());
         results.push(error.code ?? error.message);
         resolve();
       });
@@ -129,12 +134,12 @@ describe('under PM2', () => {
     const events = await stream;
     await fetch(`http://127.0.0.1:${port}/health`);
     const results = await load.stop();
+    turns += results.length + 1;
     [worker] = await list();
     assert.notEqual(worker?.pid, old?.pid);
     assert.match(events, /event: done\n/);
     assert.ok(results.length > 20, `only ${results.length} calls`);
     assert.deepEqual(new Set(results), new Set([200]));
-    turns += results.length + 1;
   });
 
   it('has the turns of its workers in one scrape, those of the replaced one too', async () => {

@@ -21,7 +21,7 @@ const STALL_MS = 60_000;
 /** Several times the open streams of one process, at a few kilobytes each. */
 const MAX_CONNECTIONS = 10_000;
 
-/** During shutdown, how long an idle connection may still send a request, which gets `Connection: close`. */
+/** The default of {@link HttpServer.close}. */
 const IDLE_GRACE_MS = 1000;
 
 export interface ServerLimits {
@@ -41,7 +41,8 @@ export class HttpServer {
   readonly #connections: ConnectionLimiter;
   /** The latest response on each connection. */
   readonly #latest = new WeakMap<Duplex, ServerResponse>();
-  #closing = false;
+  /** During shutdown, how long an idle connection may still send a request; undefined before. */
+  #idleGraceMs: number | undefined;
 
   constructor(app: Express, limits: ServerLimits) {
     this.#app = app;
@@ -97,9 +98,12 @@ export class HttpServer {
   /**
    * Accepts no new connections and lets the requests on open ones finish, each with `Connection: close`. `closed`
    * resolves after the last connection; `force` destroys those that remain.
+   *
+   * @param idleGraceMs how long an idle connection may still send a request. HTTP/1.1 cannot announce that an idle
+   *   connection will be closed, so a request that meets the end of this time is lost.
    */
-  close(): { readonly closed: Promise<void>; force(): void } {
-    this.#closing = true;
+  close(idleGraceMs = IDLE_GRACE_MS): { readonly closed: Promise<void>; force(): void } {
+    this.#idleGraceMs = idleGraceMs;
     this.#server.prependListener('request', (_request, response) =>
       response.setHeader('Connection', 'close'),
     );
@@ -107,7 +111,7 @@ export class HttpServer {
       // http.Server.close() would destroy idle connections immediately, and requests on their way with them.
       TcpServer.prototype.close.call(this.#server, () => resolve());
     });
-    const idle = setTimeout(() => this.#server.closeIdleConnections(), IDLE_GRACE_MS);
+    const idle = setTimeout(() => this.#server.closeIdleConnections(), idleGraceMs);
     void closed.then(() => clearTimeout(idle));
     return { closed, force: () => this.#server.closeAllConnections() };
   }
@@ -117,10 +121,10 @@ export class HttpServer {
     this.#latest.set(socket, response);
     // Headers sent before the shutdown did not say "close". Such a connection would stay open for the keep-alive.
     response.once('close', () => {
-      if (!this.#closing) return;
+      if (this.#idleGraceMs === undefined) return;
       setTimeout(() => {
         if (this.#latest.get(socket) === response) socket.destroy();
-      }, IDLE_GRACE_MS).unref();
+      }, this.#idleGraceMs).unref();
     });
     const error = this.#earlyError(request);
     if (error) sendEarlyError(response, error);
