@@ -139,7 +139,7 @@ export class StreamSession {
     this.#response.writeHead(200, this.#form.headers());
     this.#framing = takeOverChunking(this.#response);
     this.#write(this.#form.start() + (this.#encoder.next() ?? ''));
-    this.#pump();
+    this.#pumpRest();
   }
 
   /** Writes one part in each tick, until the connection is full or there is no new text. */
@@ -147,12 +147,15 @@ export class StreamSession {
     if (!this.#framing || this.#pause || this.#waitsForDrain || this.#isClosed) return;
     const events = this.#encoder.next();
     if (events !== undefined && events !== '') this.#write(events);
-    if (this.#waitsForDrain) return;
-    if (!this.#encoder.isCaughtUp) this.#pumpLater();
-    else if (!this.#stream.reply.running) this.#onCaughtUp();
+    this.#pumpRest();
   }
 
-  #pumpLater(): void {
+  #pumpRest(): void {
+    if (this.#waitsForDrain) return;
+    if (this.#encoder.isCaughtUp) {
+      if (!this.#stream.reply.running) this.#onCaughtUp();
+      return;
+    }
     this.#pause = setImmediate(() => {
       this.#pause = undefined;
       this.#pump();
