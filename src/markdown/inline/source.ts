@@ -7,6 +7,8 @@ export const MORE = -2;
 const LOOK_BACK = 16;
 const FORGET_FROM = 4096;
 const SLICE = 8192;
+/** Shorter slices are faster unit by unit than through a view of the array. */
+const SHORT = 24;
 
 /**
  * The arriving text of one block: code units at absolute positions, in an array that grows by doubling. A string
@@ -51,6 +53,11 @@ export class Source {
 
   slice(from: number, to: number): string {
     let text = '';
+    if (to - from < SHORT) {
+      for (let at = from - this.#base; at < to - this.#base; at++)
+        text += String.fromCharCode(this.#units[at] ?? 0);
+      return text;
+    }
     for (let start = from - this.#base; start < to - this.#base; start += SLICE) {
       const part = this.#units.subarray(start, Math.min(start + SLICE, to - this.#base));
       text += String.fromCharCode(...part);
