@@ -67,6 +67,8 @@ export function addTotals(ended: readonly Family[], families: readonly Family[])
   for (const family of families) {
     if (family.type === 'gauge') continue;
     const sum = sums.get(family.name);
+    // A histogram of prom-client that has observed nothing does not say its buckets.
+    if (sum && family.series.length === 0) continue;
     sums.set(family.name, sum ? { ...family, series: addSeries(sum, family) } : family);
   }
   return [...sums.values()];

@@ -142,4 +142,20 @@ describe('metrics of several workers', () => {
     const [sum] = addTotals([histogram([1, 2, 5], [1, 10, 100, 1000, 8])], [histogram([2, 4], [1, 1, 1, 1])]);
     assert.deepEqual(sum, histogram([2, 4], [12, 1, 1101, 9]));
   });
+
+  it('keep their buckets when they are added up with a worker that has observed nothing', async () => {
+    const { default: promClient } = await import('prom-client');
+    const observed = new promClient.Histogram({
+      name: 'h',
+      help: 'H',
+      buckets: [1, 2],
+      labelNames: ['kind'],
+      registers: [],
+    });
+    const nothing = await familyOf(observed);
+    observed.observe({ kind: 'minor' }, 1.5);
+    const some = await familyOf(observed);
+    assert.deepEqual(addTotals([some], [nothing]), [some]);
+    assert.deepEqual(addTotals([nothing], [some]), [some]);
+  });
 });
