@@ -35,7 +35,7 @@ export function openMetricsPort(
     async stop(): Promise<void> {
       quit.abort();
       if (!(await listening)) return;
-      const { closed, force } = server.close();
+      const { closed, force } = server.close(0);
       force();
       await closed;
     },

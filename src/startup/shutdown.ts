@@ -12,10 +12,11 @@ const CLOSE_AFTER_MS = 2000;
 export const END_AFTER_MS = 2600;
 
 /**
- * How long idle connections may still send a request. In a cluster (PM2) other workers serve the port and a reload should
- * lose no request of a client that keeps connections; otherwise a short time, because a browser's would delay Ctrl-C.
+ * How long idle connections may still send a request. In a cluster (PM2) other workers serve the port meanwhile, and
+ * a client that is busy reuses a connection within this time. Otherwise shorter, because an idle connection of a browser
+ * delays Ctrl-C.
  */
-const IDLE_GRACE_MS = cluster.isWorker ? 5000 : 1000;
+const IDLE_MS = cluster.isWorker ? 5000 : 1000;
 
 interface Stoppable {
   readonly health: { stop(): void };
@@ -37,7 +38,7 @@ interface Stoppable {
 export async function shutDown(parts: Stoppable, graceMs: number, log: Pick<Log, 'warn'>): Promise<void> {
   const end = performance.now() + graceMs + END_AFTER_MS;
   parts.health.stop();
-  const { closed, force } = parts.server.close(Math.min(IDLE_GRACE_MS, graceMs / 2));
+  const { closed, force } = parts.server.close(Math.min(IDLE_MS, graceMs / 2));
   const background = Promise.all(parts.background.map((one) => one.stop()));
   const replies = Promise.all([parts.generations.idle(), parts.turns.idle()]);
   const finished = Promise.all([closed, replies, background]).then(() => true);

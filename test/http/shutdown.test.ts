@@ -183,29 +183,44 @@ describe('a server that shuts down', () => {
     await stopping;
   });
 
-  it('serves one more request on each idle connection, until their time is over', async (t) => {
-    const server = new HttpServer(
-      express().get('/', (_, response) => void response.end('served')),
-      { bodyLimit: 1 },
-    );
-    const { url } = await server.listen(0, '127.0.0.1');
-    const callers = [caller(url), caller(url)] as const;
-    t.after(() => {
-      for (const one of callers) one.close();
+  it('serves one more request on each idle connection, until each has been idle for the time', async (t) => {
+    const gate = createGate();
+    let asked = 0;
+    const app = express().get('/{:headers}', async ({ params: { headers } }, response) => {
+      asked += 1;
+      if (headers === 'early') response.flushHeaders();
+      if (headers !== undefined) await gate.opened;
+      response.end('served');
     });
-    for (const one of callers) assert.equal((await one.call('GET', '/')).headers.connection, 'keep-alive');
-    const [unused] = callers[1].sockets;
-    assert.ok(unused);
+    const server = new HttpServer(app, { bodyLimit: 1 });
+    const { url, port } = await server.listen(0, '127.0.0.1');
+    const silent = connect(port, '127.0.0.1');
+    await once(silent, 'connect');
+    const [used, unused, streaming, waiting] = [caller(url), caller(url), caller(url), caller(url)];
+    t.after(() => {
+      for (const one of [used, unused, streaming, waiting]) one.close();
+      silent.destroy();
+    });
+    for (const one of [used, unused])
+      assert.equal((await one.call('GET', '/')).headers.connection, 'keep-alive');
+    const replies = [streaming.call('GET', '/early'), waiting.call('GET', '/late')];
+    await until('two open requests', async () => asked === 4);
+    const ends = [unused, streaming].map(({ sockets: [socket] }) => once(socket as Socket, 'close'));
+    const silentEnd = once(silent, 'close');
+
     t.mock.timers.enable({ apis: ['setTimeout'] });
     const { closed } = server.close(5000);
     t.mock.timers.tick(4999);
-    const { text, headers } = await callers[0].call('GET', '/');
-    assert.deepEqual([text, headers.connection, callers[0].sockets.size], ['served', 'close', 1]);
-    assert.ok(!unused.closed);
-    const end = once(unused, 'close');
+    const last = await used.call('GET', '/');
+    assert.deepEqual([last.text, last.headers.connection, used.sockets.size], ['served', 'close', 1]);
+    gate.open();
+    const saying = (await Promise.all(replies)).map(({ headers }) => headers.connection);
+    assert.deepEqual(saying, ['keep-alive', 'close']);
     t.mock.timers.tick(1);
-    await end;
-    await closed;
+    await Promise.all([ends[0], silentEnd]);
+    const again = await streaming.call('GET', '/');
+    assert.deepEqual([again.headers.connection, streaming.sockets.size], ['close', 1]);
+    await Promise.all([closed, ends[1]]);
   });
 
   it('does not wait for the connection of a finished stream that its reader would keep', async () => {

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { Agent, request } from 'node:http';
+import { Agent, get, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { until } from '../support/chat-server.ts';
@@ -31,6 +33,7 @@ function startLoad(port: number) {
   const agent = new Agent({ keepAlive: true, maxSockets: 20 });
   const results: (number | string)[] = [];
   const open = new Set<Promise<void>>();
+  let repeated = 0;
   const call = (): Promise<void> =>
     new Promise((resolve) => {
       const headers = { 'content-type': 'application/json' };
@@ -45,7 +48,10 @@ function startLoad(port: number) {
         },
       );
       outgoing.on('error', (error: NodeJS.ErrnoException) => {
-        if (error.code === 'ECONNRESET' && outgoing.reusedSocket) return resolve(call());
+        if (error.code === 'ECONNRESET' && outgoing.reusedSocket) {
+          repeated += 1;
+          return resolve(call());
+        }
         results.push(error.code ?? error.message);
         resolve();
       });
@@ -60,9 +66,17 @@ function startLoad(port: number) {
       clearInterval(timer);
       await Promise.all(open);
       agent.destroy();
-      return results;
+      return { results, repeated };
     },
   };
+}
+
+/** Calls over one connection; returns the header `Connection` of the response. */
+async function callOver(agent: Agent, port: number): Promise<string | undefined> {
+  const [response] = await once(get({ host: '127.0.0.1', port, path: '/health', agent }), 'response');
+  response.resume();
+  await once(response, 'end');
+  return response.headers.connection;
 }
 
 /** The events of one stream, read to its end. */
@@ -100,6 +114,7 @@ describe('under PM2', () => {
   };
   let worker: ListedProcess | undefined;
   const list = async (): Promise<ListedProcess[]> => JSON.parse(await pm2('jlist'));
+  const log = async (of: ListedProcess | undefined) => readFile(of?.pm2_env.pm_out_log_path ?? '', 'utf8');
   const logFiles = async () => new Set(await readdir(join(PROJECT, 'logs')).catch(() => []));
 
   before(async () => {
@@ -126,20 +141,30 @@ describe('under PM2', () => {
     assert.equal((await fetch(`http://127.0.0.1:${port}/health/ready`)).status, 200);
   });
 
-  it('reloads under load without losing a request, and lets a stream finish', async () => {
+  it('reloads under load without losing a request, and lets a stream finish', async (t) => {
     const old = worker;
+    const { length } = await log(old);
     const load = startLoad(port);
+    t.after(() => load.stop());
     const stream = readStream(port);
-    await pm2('reload', 'ecosystem.config.cjs');
+    const idle = new Agent({ keepAlive: true, maxSockets: 1 });
+    assert.equal(await callOver(idle, port), 'keep-alive');
+    const reloaded = pm2('reload', 'ecosystem.config.cjs');
+    await until('the old process stops', async () => (await log(old)).includes('"msg":"stopping"', length));
+    // Longer than outside of a cluster, and shorter than in one.
+    await delay(2000);
+    assert.equal(await callOver(idle, port), 'close');
+    await reloaded;
     const events = await stream;
     await fetch(`http://127.0.0.1:${port}/health`);
-    const results = await load.stop();
+    const { results, repeated } = await load.stop();
     turns += results.length + 1;
     [worker] = await list();
     assert.notEqual(worker?.pid, old?.pid);
     assert.match(events, /event: done\n/);
     assert.ok(results.length > 20, `only ${results.length} calls`);
     assert.deepEqual(new Set(results), new Set([200]));
+    assert.ok(repeated <= 1, `${repeated} calls met the end of their connection`);
   });
 
   it('has the turns of its workers in one scrape, those of the replaced one too', async () => {
@@ -155,9 +180,9 @@ describe('under PM2', () => {
   it('stops by itself within its grace period, and logs it', async () => {
     assert.ok(worker);
     await pm2('stop', 'chat-api');
-    const log = await readFile(worker.pm2_env.pm_out_log_path, 'utf8');
-    assert.match(log, /"msg":"stopping"/);
-    assert.match(log, /"msg":"stopped"/);
-    assert.match(log, /"path":"\/api\/chat"/);
+    const text = await log(worker);
+    assert.match(text, /"msg":"stopping"/);
+    assert.match(text, /"msg":"stopped"/);
+    assert.match(text, /"path":"\/api\/chat"/);
   });
 });

@@ -23,7 +23,7 @@ async function start(app: Express, limits: Partial<ServerLimits>) {
   const server = new HttpServer(app, { bodyLimit: 1000, ...limits });
   const { url } = await server.listen(0, '127.0.0.1');
   stop = () => {
-    const { closed, force } = server.close();
+    const { closed, force } = server.close(0);
     force();
     return closed;
   };

@@ -17,7 +17,7 @@ export class ConnectionLimiter {
   readonly #max: number;
   readonly #log: Pick<Log, 'warn'> | undefined;
   readonly #over = new WeakSet<Duplex>();
-  #open = 0;
+  readonly #open = new Set<Socket>();
   #loggedAt = Number.NEGATIVE_INFINITY;
 
   constructor(server: Server, max: number, log: Pick<Log, 'warn'> | undefined) {
@@ -33,12 +33,14 @@ export class ConnectionLimiter {
     return this.#over.has(socket);
   }
 
+  get open(): Iterable<Socket> {
+    return this.#open;
+  }
+
   #count(socket: Socket): void {
-    this.#open += 1;
-    socket.once('close', () => {
-      this.#open -= 1;
-    });
-    if (this.#open <= this.#max) return;
+    this.#open.add(socket);
+    socket.once('close', () => this.#open.delete(socket));
+    if (this.#open.size <= this.#max) return;
     this.#over.add(socket);
     const timer = setTimeout(() => socket.destroy(), REJECT_TIMEOUT_MS);
     socket.once('close', () => clearTimeout(timer));
@@ -49,6 +51,6 @@ export class ConnectionLimiter {
     const now = performance.now();
     if (now < this.#loggedAt + LOG_INTERVAL_MS) return;
     this.#loggedAt = now;
-    this.#log?.warn({ connections: this.#open, limit: this.#max }, 'connection limit reached');
+    this.#log?.warn({ connections: this.#open.size, limit: this.#max }, 'connection limit reached');
   }
 }

@@ -21,9 +21,6 @@ const STALL_MS = 60_000;
 /** Several times the open streams of one process, at a few kilobytes each. */
 const MAX_CONNECTIONS = 10_000;
 
-/** The default of {@link HttpServer.close}. */
-const IDLE_GRACE_MS = 1000;
-
 export interface ServerLimits {
   readonly bodyLimit: number;
   /** The defaults are the constants above; tests use shorter ones. */
@@ -41,8 +38,10 @@ export class HttpServer {
   readonly #connections: ConnectionLimiter;
   /** The latest response on each connection. */
   readonly #latest = new WeakMap<Duplex, ServerResponse>();
+  /** How many bytes a connection had received when its latest response was complete. */
+  readonly #receivedAtEnd = new WeakMap<Duplex, number>();
   /** During shutdown, how long an idle connection may still send a request; undefined before. */
-  #idleGraceMs: number | undefined;
+  #idleMs: number | undefined;
 
   constructor(app: Express, limits: ServerLimits) {
     this.#app = app;
@@ -96,35 +95,51 @@ export class HttpServer {
   }
 
   /**
-   * Accepts no new connections and lets the requests on open ones finish, each with `Connection: close`. `closed`
-   * resolves after the last connection; `force` destroys those that remain.
+   * Accepts no new connections and lets the requests on open ones finish, with `Connection: close` unless their headers
+   * are sent already. `closed` resolves after the last connection; `force` destroys those that remain.
    *
-   * @param idleGraceMs how long an idle connection may still send a request. HTTP/1.1 cannot announce that an idle
+   * @param idleMs how long an idle connection may still send a request. HTTP/1.1 cannot announce that an idle
    *   connection will be closed, so a request that meets the end of this time is lost.
    */
-  close(idleGraceMs = IDLE_GRACE_MS): { readonly closed: Promise<void>; force(): void } {
-    this.#idleGraceMs = idleGraceMs;
+  close(idleMs: number): { readonly closed: Promise<void>; force(): void } {
+    this.#idleMs = idleMs;
     this.#server.prependListener('request', (_request, response) =>
       response.setHeader('Connection', 'close'),
     );
+    // In a cluster a connection can be on its way to this worker.
+    this.#server.on('connection', (socket) => this.#closeWhenIdle(socket));
     const closed = new Promise<void>((resolve) => {
       // http.Server.close() would destroy idle connections immediately, and requests on their way with them.
       TcpServer.prototype.close.call(this.#server, () => resolve());
     });
-    const idle = setTimeout(() => this.#server.closeIdleConnections(), idleGraceMs);
-    void closed.then(() => clearTimeout(idle));
+    for (const socket of this.#connections.open) {
+      const response = this.#latest.get(socket);
+      if (response && !response.headersSent) response.setHeader('Connection', 'close');
+      if (this.#isIdle(socket)) this.#closeWhenIdle(socket);
+    }
     return { closed, force: () => this.#server.closeAllConnections() };
+  }
+
+  /** Whether nothing of a request was received since the latest response was complete, or at all. */
+  #isIdle(socket: Socket): boolean {
+    const isComplete = this.#latest.get(socket)?.closed ?? true;
+    return isComplete && socket.bytesRead === (this.#receivedAtEnd.get(socket) ?? 0);
+  }
+
+  #closeWhenIdle(socket: Socket): void {
+    const { bytesRead } = socket;
+    setTimeout(() => {
+      if (socket.bytesRead === bytesRead && this.#isIdle(socket)) socket.destroy();
+    }, this.#idleMs).unref();
   }
 
   #onRequest(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
     this.#latest.set(socket, response);
-    // Headers sent before the shutdown did not say "close". Such a connection would stay open for the keep-alive.
     response.once('close', () => {
-      if (this.#idleGraceMs === undefined) return;
-      setTimeout(() => {
-        if (this.#latest.get(socket) === response) socket.destroy();
-      }, this.#idleGraceMs).unref();
+      this.#receivedAtEnd.set(socket, socket.bytesRead);
+      // Headers sent before the shutdown did not say "close". Such a connection would stay open for the keep-alive.
+      if (this.#idleMs !== undefined) this.#closeWhenIdle(socket);
     });
     const error = this.#earlyError(request);
     if (error) sendEarlyError(response, error);
