@@ -9,8 +9,8 @@ import { CONCURRENCY, compare, cost, median } from './compare.ts';
 import { benchDatabases } from './databases.ts';
 import { replayMs, resumeMs } from './durability.ts';
 import { type Call, hold, percentile } from './load.ts';
-import { startLocked } from './locked.ts';
 import { type Measured, startPeer, startSubject } from './processes.ts';
+import { startProtected } from './protected.ts';
 
 const USAGE = 'usage: npm run bench -- [--quick] [--json FILE]';
 const { values: flags } = readArguments(USAGE, {
@@ -61,8 +61,8 @@ async function streams(subject: Measured, pipe: Measured, format: 'text' | 'mark
 }
 
 /** The cost of API keys and rate limits for a cached chat. */
-async function locked(subject: Measured, upstreamPort: number, databaseUrl: string | undefined) {
-  const other = await startLocked(upstreamPort, databaseUrl);
+async function keysAndLimits(subject: Measured, upstreamPort: number, databaseUrl: string | undefined) {
+  const other = await startProtected(upstreamPort, databaseUrl);
   const body = JSON.stringify({ message: 'the same question' });
   const call = (server: Measured, headers = {}) =>
     cost(server, CALLS, 0, () => ({ port: server.port, path: '/api/chat', body, headers }));
@@ -133,7 +133,7 @@ async function measure(name: string, databaseUrl: string | undefined): Promise<R
           body: '{"message":"the same question"}',
         })),
     );
-    const keys = await locked(subject, upstream.port, databaseUrl);
+    const keys = await keysAndLimits(subject, upstream.port, databaseUrl);
     const ourMemory = await heldMemory(subject, {
       port: subject.port,
       path: '/api/chat-stream',

@@ -18,7 +18,7 @@ import {
   thenSilence,
   usage,
 } from '../support/fake-upstream.ts';
-import { bodyOf, type LockedServer, type Person, startLocked } from '../support/keys.ts';
+import { bodyOf, type Person, type ProtectedServer, startProtected } from '../support/keys.ts';
 
 export interface Place {
   /** With `/v1`. */
@@ -98,14 +98,14 @@ const user = (content: string): Said => ({ role: 'user', content });
 
 export function describeClient(name: string, create: (place: Place) => Client): void {
   describe(name, () => {
-    let chat: LockedServer;
+    let chat: ProtectedServer;
     let alice: Person;
     let client: Client;
 
     before(async () => {
       const [sqlite] = databases();
       assert(sqlite);
-      chat = await startLocked(sqlite);
+      chat = await startProtected(sqlite);
       alice = await chat.person('alice');
       client = create({ baseURL: `${chat.url}/v1`, apiKey: alice.key });
     });

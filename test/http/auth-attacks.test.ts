@@ -9,10 +9,10 @@ import {
   bearer,
   bodyOf,
   essence,
-  type LockedServer,
-  lockedPlace,
   type Person,
-  startLocked,
+  type ProtectedServer,
+  protectedDatabase,
+  startProtected,
   USER,
 } from '../support/keys.ts';
 import { type RawReply, sendRaw } from '../support/raw-http.ts';
@@ -48,11 +48,11 @@ function withChecksum(text: string): string {
 }
 
 describe('an invalid key', () => {
-  let chat: LockedServer;
+  let chat: ProtectedServer;
   let good: Person;
   let unauthorized: ReturnType<typeof told>;
   before(async () => {
-    chat = await startLocked(sqlite);
+    chat = await startProtected(sqlite);
     good = await chat.person('alice');
     const [answer] = await sendRaw(chat.url, 'GET /api/conversations HTTP/1.1\r\nHost: a\r\n\r\n');
     assert(answer);
@@ -224,9 +224,9 @@ describe('an invalid key', () => {
 for (const place of databases()) {
   describe(`/api/keys, on ${place.name},`, () => {
     const shift = { ms: 0 };
-    let chat: LockedServer;
+    let chat: ProtectedServer;
     before(async () => {
-      chat = await startLocked(place, {}, { clock: { now: () => Date.now() + shift.ms } });
+      chat = await startProtected(place, {}, { clock: { now: () => Date.now() + shift.ms } });
     });
     after(() => chat.stop());
     const create = async (body: object) => bodyOf(await chat.root.call('POST', '/api/keys', body), 201);
@@ -419,7 +419,7 @@ describe('a key that another server revoked', () => {
   it('is rejected soon', async (t) => {
     const place = databases().at(-1);
     assert(place);
-    const where = await lockedPlace(place);
+    const where = await protectedDatabase(place);
     const [a, b] = [await where.start(), await where.start()];
     t.after(async () => {
       await a.stop();
@@ -481,7 +481,7 @@ describe('a server with authentication', () => {
   });
 
   it('does not start with only expired or revoked keys, and starts with a valid one, on any HOST', async (t) => {
-    const where = await lockedPlace(sqlite);
+    const where = await protectedDatabase(sqlite);
     t.after(() => where.remove());
     const first = await where.start();
     await first.expired('somebody');
@@ -532,7 +532,7 @@ describe('a server with authentication', () => {
 
 describe('an open route', () => {
   it('looks no key up in the database, except to say more to an admin', async (t) => {
-    const chat = await startLocked(sqlite);
+    const chat = await startProtected(sqlite);
     t.after(() => chat.stop());
     const { mock } = t.mock.method(chat.server.database.apiKeys, 'findByHash');
     for (const path of ['/', '/health', '/api/health']) {
@@ -632,7 +632,7 @@ describe('the name in the Host header', () => {
   it('may be one of ALLOWED_HOSTS, which also applies with authentication', async (t) => {
     const allowed = { ALLOWED_HOSTS: 'chat.example, other.example' };
     const off = await startChat(allowed);
-    const closed = await startLocked(sqlite, allowed);
+    const closed = await startProtected(sqlite, allowed);
     t.after(() => Promise.all([off.stop(), closed.stop()]));
     for (const { url } of [off, closed]) {
       for (const host of ['chat.example', 'CHAT.example:5010', 'other.example', ...GOOD])
@@ -649,7 +649,7 @@ describe('the name in the Host header', () => {
   });
 
   it('is not checked with authentication and without ALLOWED_HOSTS', async (t) => {
-    const chat = await startLocked(sqlite);
+    const chat = await startProtected(sqlite);
     t.after(() => chat.stop());
     assert.equal((await ask(chat.url, 'evil.example', '/health')).status, 200);
     const answer = await ask(chat.url, 'evil.example');

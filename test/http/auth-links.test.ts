@@ -7,10 +7,10 @@ import {
   bearer,
   bodyOf,
   essence,
-  type LockedPlace,
-  type LockedServer,
-  lockedPlace,
   type Person,
+  type ProtectedDatabase,
+  type ProtectedServer,
+  protectedDatabase,
 } from '../support/keys.ts';
 
 const SECOND = 1000;
@@ -27,15 +27,15 @@ async function exported(person: Person): Promise<string> {
 
 describe('a signed link', () => {
   const shift = { ms: 0 };
-  let where: LockedPlace;
-  let chat: LockedServer;
+  let where: ProtectedDatabase;
+  let chat: ProtectedServer;
   let alice: Person;
   let id: string;
   let text: string;
   before(async () => {
     const [place] = databases();
     assert(place);
-    where = await lockedPlace(place);
+    where = await protectedDatabase(place);
     chat = await where.start({}, { clock: { now: () => Date.now() + shift.ms } });
     alice = await chat.person('alice');
     bodyOf(await alice.call('POST', '/api/chat', { message: 'exported' }));
@@ -271,7 +271,7 @@ describe('the secret of signed links', () => {
   it('may change: links signed with the previous one are valid while it is in the list', async (t) => {
     const [place] = databases();
     assert(place);
-    const where = await lockedPlace(place);
+    const where = await protectedDatabase(place);
     t.after(() => where.remove());
     const [old, young] = ['o'.repeat(32), 'y'.repeat(32)];
     const urls: string[] = [];
@@ -301,8 +301,8 @@ describe('the secret of signed links', () => {
     const place = databases().at(-1);
     const [elsewhere] = databases();
     assert(place && elsewhere);
-    const where = await lockedPlace(place);
-    const stranger = await lockedPlace(elsewhere);
+    const where = await protectedDatabase(place);
+    const stranger = await protectedDatabase(elsewhere);
     const servers = [await where.start(), await where.start(), await stranger.start()] as const;
     t.after(async () => {
       for (const server of servers) await server.stop();

@@ -8,11 +8,11 @@ import { createGate, type Handler, hang, reply, wait } from '../support/fake-ups
 import {
   bodyOf,
   essence,
-  type LockedPlace,
-  type LockedServer,
-  lockedPlace,
   type Person,
-  startLocked,
+  type ProtectedDatabase,
+  type ProtectedServer,
+  protectedDatabase,
+  startProtected,
 } from '../support/keys.ts';
 
 const ROUTES = ['/api/chat', '/api/chat-stream'] as const;
@@ -22,13 +22,13 @@ const ROUNDS = 20;
 const begun = async (person: Person, message: string): Promise<string> =>
   bodyOf(await person.call('POST', '/api/chat', { message })).conversation_id;
 
-const conversations = ({ server: { database } }: LockedServer) => database.knex('conversations');
+const conversations = ({ server: { database } }: ProtectedServer) => database.knex('conversations');
 
-const contents = async (chat: LockedServer, id: string) =>
+const contents = async (chat: ProtectedServer, id: string) =>
   (await chat.rows(id)).map(({ content }) => content);
 
 /** Everything that a question could leave behind. */
-async function everything({ server: { database } }: LockedServer) {
+async function everything({ server: { database } }: ProtectedServer) {
   const tables = ['conversations', 'messages', 'idempotency_keys', 'deletions'];
   return Promise.all(tables.map((table) => database.knex(table).select('*')));
 }
@@ -36,12 +36,12 @@ async function everything({ server: { database } }: LockedServer) {
 for (const HISTORY_LIMIT of ['10', '0']) {
   for (const place of databases()) {
     describe(`a conversation of another owner, with HISTORY_LIMIT=${HISTORY_LIMIT}, on ${place.name},`, () => {
-      let chat: LockedServer;
+      let chat: ProtectedServer;
       let alice: Person;
       let bob: Person;
       let unknown: Answer;
       before(async () => {
-        chat = await startLocked(place, { HISTORY_LIMIT, SSE_OPEN_MS: '0' });
+        chat = await startProtected(place, { HISTORY_LIMIT, SSE_OPEN_MS: '0' });
         alice = await chat.person('alice');
         bob = await chat.person('bob');
         unknown = await bob.call('GET', `/api/conversations/${crypto.randomUUID()}`);
@@ -120,15 +120,15 @@ for (const HISTORY_LIMIT of ['10', '0']) {
 
 for (const place of databases()) {
   describe(`two owners, on ${place.name},`, () => {
-    let where: LockedPlace;
-    let chat: LockedServer;
+    let where: ProtectedDatabase;
+    let chat: ProtectedServer;
     /** Another process; on SQLite there is only one. */
-    let other: LockedServer;
+    let other: ProtectedServer;
     let alice: Person;
     let bob: Person;
     let elsewhere: Person;
     before(async () => {
-      where = await lockedPlace(place);
+      where = await protectedDatabase(place);
       const env = { SSE_OPEN_MS: '0', CHECKPOINT_MS: '50' };
       chat = await where.start(env);
       other = place.name === 'SQLite' ? chat : await where.start(env);
@@ -347,7 +347,7 @@ describe('the response cache, of two owners,', () => {
   ] as const) {
     it(`with CACHE_SCOPE=${scope} shares replies with ${scope === 'owner' ? 'neither' : 'both'}`, async (t) => {
       assert(place);
-      const chat = await startLocked(place, { CACHE_SCOPE: scope, SSE_OPEN_MS: '0' });
+      const chat = await startProtected(place, { CACHE_SCOPE: scope, SSE_OPEN_MS: '0' });
       t.after(() => chat.stop());
       const [alice, again, bob] = [
         await chat.person('alice'),

@@ -7,9 +7,9 @@ import {
   bearer,
   bodyOf,
   essence,
-  type LockedServer,
   type Person,
-  startLocked,
+  type ProtectedServer,
+  startProtected,
   USER,
 } from '../support/keys.ts';
 
@@ -21,7 +21,7 @@ interface Target {
 }
 
 interface Things {
-  readonly chat: LockedServer;
+  readonly chat: ProtectedServer;
   readonly alice: Person;
 }
 
@@ -188,13 +188,13 @@ async function operations({ alice }: Things): Promise<string[]> {
 
 for (const place of databases()) {
   describe(`the routes, by key, on ${place.name}`, () => {
-    let chat: LockedServer;
+    let chat: ProtectedServer;
     let things: Things;
     let alice: Person;
     let bob: Person;
     let bad: Readonly<Record<string, Record<string, string>>>;
     before(async () => {
-      chat = await startLocked(place, { SSE_OPEN_MS: '0' });
+      chat = await startProtected(place, { SSE_OPEN_MS: '0' });
       alice = await chat.person('alice');
       bob = await chat.person('bob');
       things = { chat, alice };

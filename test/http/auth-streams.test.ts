@@ -9,10 +9,10 @@ import {
   bearer,
   bodyOf,
   essence,
-  type LockedPlace,
-  type LockedServer,
-  lockedPlace,
   type Person,
+  type ProtectedDatabase,
+  type ProtectedServer,
+  protectedDatabase,
 } from '../support/keys.ts';
 import { checkStream, joined, openStream, resumeStream } from '../support/sse-client.ts';
 
@@ -38,7 +38,7 @@ interface Asked {
 }
 
 /** A reply that has said its first half. */
-async function running(chat: LockedServer, by: Person, body: object = {}): Promise<Asked> {
+async function running(chat: ProtectedServer, by: Person, body: object = {}): Promise<Asked> {
   const gate = createGate();
   chat.upstream.respond([halves(gate)]);
   const asked = { message: 'tell me', cache: false, ...body };
@@ -76,7 +76,7 @@ async function hiddenAs404(id: string, ...people: Person[]): Promise<void> {
 }
 
 /** They read it to this end, from its beginning. */
-async function readable(chat: LockedServer, id: string, ...people: Person[]): Promise<void> {
+async function readable(chat: ProtectedServer, id: string, ...people: Person[]): Promise<void> {
   for (const { key } of people) {
     const reader = await resumeStream(chat.url, id, { headers: bearer(key) });
     assert.equal(reader.status, 200);
@@ -88,8 +88,8 @@ async function readable(chat: LockedServer, id: string, ...people: Person[]): Pr
 
 for (const place of databases()) {
   describe(`the stream of another owner, on ${place.name},`, () => {
-    let where: LockedPlace;
-    let chat: LockedServer;
+    let where: ProtectedDatabase;
+    let chat: ProtectedServer;
     let alice: Person;
     let again: Person;
     let bob: Person;
@@ -97,7 +97,7 @@ for (const place of databases()) {
     /** Not an admin, of the same owner. */
     let namesake: Person;
     before(async () => {
-      where = await lockedPlace(place);
+      where = await protectedDatabase(place);
       chat = await where.start(QUICK);
       alice = await chat.person('alice');
       again = await chat.person('alice', ['chat']);
@@ -188,7 +188,7 @@ for (const place of databases()) {
 async function breakable(t: TestContext, env: Record<string, string> = {}) {
   const [, place] = databases();
   assert(place);
-  const where = await lockedPlace(place);
+  const where = await protectedDatabase(place);
   const address = new URL(String(where.env.DATABASE_URL));
   const proxy = await startFaultProxy(Number(address.port));
   address.port = String(proxy.port);

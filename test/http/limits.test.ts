@@ -19,7 +19,7 @@ import {
   thenReset,
   wait,
 } from '../support/fake-upstream.ts';
-import { bearer, type LockedServer, lockedPlace, startLocked } from '../support/keys.ts';
+import { bearer, type ProtectedServer, protectedDatabase, startProtected } from '../support/keys.ts';
 
 /** In the middle of a minute, an hour and a day. */
 const NOON = Date.UTC(2030, 2, 21, 12, 30, 20);
@@ -31,12 +31,12 @@ function stoppedClock() {
   return { time, overrides: { clock: { now: () => time.now } } };
 }
 
-async function locked(
+async function protectedChat(
   t: TestContext,
   env: Record<string, string>,
   overrides: Overrides = stoppedClock().overrides,
-): Promise<LockedServer> {
-  const chat = await startLocked(sqlitePlace(), env, overrides);
+): Promise<ProtectedServer> {
+  const chat = await startProtected(sqlitePlace(), env, overrides);
   t.after(() => chat.stop());
   return chat;
 }
@@ -80,7 +80,7 @@ function assertRefused(answer: Answer, policy: string, retryAfter: string): void
 
 describe('requests per minute', () => {
   it('are exactly the limit for each key, also under concurrency', async (t) => {
-    const chat = await locked(t, { RATE_LIMIT_REQUESTS: '20' });
+    const chat = await protectedChat(t, { RATE_LIMIT_REQUESTS: '20' });
     const [alice, bob] = [await chat.person('alice'), await chat.person('bob')];
     const ask = () => alice.call('GET', '/api/conversations');
     assert.deepEqual(counts(await Promise.all(times(60, ask))), { 200: 20, 429: 40 });
@@ -92,7 +92,7 @@ describe('requests per minute', () => {
 
   it('are in the headers of every response, errors included, and reset each minute', async (t) => {
     const { time, overrides } = stoppedClock();
-    const chat = await locked(t, { RATE_LIMIT_REQUESTS: '3', RATE_LIMIT_STREAMS: '2' }, overrides);
+    const chat = await protectedChat(t, { RATE_LIMIT_REQUESTS: '3', RATE_LIMIT_STREAMS: '2' }, overrides);
     const alice = await chat.person('alice');
     const policy = '"requests";q=3;w=60';
     assert.deepEqual(limitsOf(await alice.call('GET', '/api/conversations')), [
@@ -153,7 +153,7 @@ describe('requests per minute', () => {
 describe('the address of a caller without a key', () => {
   const LIMITED = { RATE_LIMIT_REQUESTS: '2' };
   const from = (forwarded: string) => ({ 'x-forwarded-for': forwarded });
-  const asker = (call: LockedServer['call']) => async (forwarded: string) =>
+  const asker = (call: ProtectedServer['call']) => async (forwarded: string) =>
     (await call('GET', '/api/conversations', undefined, from(forwarded))).status;
 
   it('is that of the connection, whatever the headers', async (t) => {
@@ -204,7 +204,7 @@ describe('the address of a caller without a key', () => {
 
 describe('limits of a key', () => {
   it('replace those of the server, also after a rotation', async (t) => {
-    const chat = await locked(t, { RATE_LIMIT_REQUESTS: '3', RATE_LIMIT_STREAMS: '1' });
+    const chat = await protectedChat(t, { RATE_LIMIT_REQUESTS: '3', RATE_LIMIT_STREAMS: '1' });
     const { root } = chat;
     const scopes = ['chat', 'admin'];
     const created = await root.call('POST', '/api/keys', { owner: 'a', scopes, requests: 9, streams: 2 });
@@ -226,7 +226,7 @@ describe('limits of a key', () => {
   });
 
   it('can be none, and must be whole numbers', async (t) => {
-    const chat = await locked(t, { RATE_LIMIT_REQUESTS: '7', RATE_LIMIT_STREAMS: '1' });
+    const chat = await protectedChat(t, { RATE_LIMIT_REQUESTS: '7', RATE_LIMIT_STREAMS: '1' });
     const create = (limits: object) =>
       chat.root.call('POST', '/api/keys', { owner: 'a', scopes: ['chat'], ...limits });
     const unlimited = JSON.parse((await create({ requests: 0, streams: 0 })).text);
@@ -251,7 +251,7 @@ describe('limits of a key', () => {
 
 describe('invalid keys', () => {
   it('are counted as requests, as are missing keys and keys without the scope', async (t) => {
-    const chat = await locked(t, { RATE_LIMIT_REQUESTS: '2' });
+    const chat = await protectedChat(t, { RATE_LIMIT_REQUESTS: '2' });
     const reader = await chat.person('alice', ['read']);
     for (const call of [chat.call, reader.call]) {
       const ask = () => call('POST', '/api/chat', { message: 'x' });
@@ -268,7 +268,7 @@ describe('invalid keys', () => {
 
   it('are limited by address, without blocking recently verified keys from there', async (t) => {
     const { time, overrides } = stoppedClock();
-    const chat = await locked(t, { RATE_LIMIT_AUTH_FAILURES: '5', TRUST_PROXY: '1' }, overrides);
+    const chat = await protectedChat(t, { RATE_LIMIT_AUTH_FAILURES: '5', TRUST_PROXY: '1' }, overrides);
     const [known, late] = [await chat.person('alice'), await chat.person('bob')];
     const path = '/api/conversations';
     const guess = (address = '1.1.1.1') =>
@@ -287,7 +287,7 @@ describe('invalid keys', () => {
   });
 
   it('do not block a valid key where the address cannot be read', async (t) => {
-    const chat = await locked(t, { RATE_LIMIT_AUTH_FAILURES: '2', TRUST_PROXY: '1' });
+    const chat = await protectedChat(t, { RATE_LIMIT_AUTH_FAILURES: '2', TRUST_PROXY: '1' });
     const alice = await chat.person('alice');
     const ask = (key: string) =>
       chat.call('GET', '/api/conversations', undefined, { ...bearer(key), 'x-forwarded-for': 'unknown' });
@@ -314,7 +314,7 @@ describe('open streams', () => {
 
   it('are at most the limit, and each ended stream frees a permit', async (t) => {
     const gate = createGate();
-    const chat = await locked(t, { RATE_LIMIT_STREAMS: '4', SSE_OPEN_MS: '0' });
+    const chat = await protectedChat(t, { RATE_LIMIT_STREAMS: '4', SSE_OPEN_MS: '0' });
     chat.upstream.respond(script(delta('one '), wait(gate), delta('two'), finish(), done()));
     const alice = await chat.person('alice');
     const headers = bearer(alice.key);
@@ -348,7 +348,7 @@ describe('open streams', () => {
   });
 
   it('take no permit when they fail before they start, are malformed, or break off', async (t) => {
-    const chat = await locked(t, { RATE_LIMIT_STREAMS: '1' });
+    const chat = await protectedChat(t, { RATE_LIMIT_STREAMS: '1' });
     const alice = await chat.person('alice');
     const ask = (message: unknown) => alice.call('POST', '/api/chat-stream', { message });
     chat.upstream.respond(status(400));
@@ -369,7 +369,7 @@ describe('open streams', () => {
 describe('exports per hour', () => {
   it('count only started exports, not requests that another limit rejects', async (t) => {
     const { time, overrides } = stoppedClock();
-    const chat = await locked(t, { RATE_LIMIT_EXPORTS: '3', RATE_LIMIT_REQUESTS: '8' }, overrides);
+    const chat = await protectedChat(t, { RATE_LIMIT_EXPORTS: '3', RATE_LIMIT_REQUESTS: '8' }, overrides);
     const alice = await chat.person('alice');
     const all = '/api/conversations/export-all?format=csv';
     const job = () => alice.call('POST', '/api/exports', { format: 'csv' });
@@ -391,7 +391,7 @@ describe('exports per hour', () => {
   });
 
   it('are exactly the limit, also in a burst', async (t) => {
-    const chat = await locked(t, { RATE_LIMIT_EXPORTS: '7' });
+    const chat = await protectedChat(t, { RATE_LIMIT_EXPORTS: '7' });
     const alice = await chat.person('alice');
     const make = () => alice.call('GET', '/api/conversations/export-all?format=ndjson');
     assert.deepEqual(counts(await Promise.all(times(21, make))), { 200: 7, 429: 14 });
@@ -401,14 +401,14 @@ describe('exports per hour', () => {
 describe('tokens per day', () => {
   const ANSWER = { prompt_tokens: 3, completion_tokens: 5, total_tokens: 8 };
 
-  async function left(alice: Awaited<ReturnType<LockedServer['person']>>): Promise<number> {
+  async function left(alice: Awaited<ReturnType<ProtectedServer['person']>>): Promise<number> {
     const answer = await alice.call('POST', '/api/chat', {});
     return Number(/"tokens";r=(\d+)/.exec(String(answer.headers.ratelimit))?.[1]);
   }
 
   it('are the usage of the model, and a request over the limit does not reach it', async (t) => {
     const { time, overrides } = stoppedClock();
-    const chat = await locked(t, { RATE_LIMIT_TOKENS: '17' }, overrides);
+    const chat = await protectedChat(t, { RATE_LIMIT_TOKENS: '17' }, overrides);
     const alice = await chat.person('alice');
     for (const rest of [9, 1, 0]) {
       const answer = await alice.call('POST', '/api/chat', { message: `${rest}` });
@@ -433,7 +433,7 @@ describe('tokens per day', () => {
 
   it('are not charged without a call or without a reply', async (t) => {
     const gate = createGate();
-    const chat = await locked(t, { RATE_LIMIT_TOKENS: '1000' });
+    const chat = await protectedChat(t, { RATE_LIMIT_TOKENS: '1000' });
     const alice = await chat.person('alice');
     const ask = (body: object, headers = {}) => alice.call('POST', '/api/chat', body, headers);
     assert.equal((await ask({ message: 'one' }, { 'idempotency-key': 'k' })).status, 200);
@@ -465,7 +465,7 @@ describe('tokens per day', () => {
   });
 
   it('are estimated without usage, also for replies that broke off or had no reader', async (t) => {
-    const chat = await locked(t, { RATE_LIMIT_TOKENS: '1000', SSE_OPEN_MS: '0' });
+    const chat = await protectedChat(t, { RATE_LIMIT_TOKENS: '1000', SSE_OPEN_MS: '0' });
     const alice = await chat.person('alice');
     chat.upstream.respond(reply('x'.repeat(36), { usage: false }));
     assert.equal((await alice.call('POST', '/api/chat', { message: 'four' })).status, 200);
@@ -500,7 +500,7 @@ describe('tokens per day', () => {
   });
 
   it('stay charged after a restart', async (t) => {
-    const place = await lockedPlace(sqlitePlace());
+    const place = await protectedDatabase(sqlitePlace());
     t.after(() => place.remove());
     const start = () => place.start({ RATE_LIMIT_TOKENS: '8' }, stoppedClock().overrides);
     const first = await start();

@@ -9,7 +9,7 @@ import Sqlite from 'better-sqlite3';
 import mysql from 'mysql2/promise';
 import { type Answer, type ChatServer, databases, problemOf, startChat } from '../support/chat-server.ts';
 import { createGate, delta, done, finish, script, wait } from '../support/fake-upstream.ts';
-import { bodyOf, type LockedServer, type Person, startLocked } from '../support/keys.ts';
+import { bodyOf, type Person, type ProtectedServer, startProtected } from '../support/keys.ts';
 import { scriptFolder } from '../support/script.ts';
 import { joined, openStream } from '../support/sse-client.ts';
 
@@ -47,7 +47,7 @@ const PROMPT_MS = 4000;
 
 for (const place of databases().slice(1)) {
   describe(`a server whose database is locked by another session, on ${place.name},`, () => {
-    let chat: LockedServer;
+    let chat: ProtectedServer;
     let alice: Person;
     let conversation_id: string;
     let url: string;
@@ -56,7 +56,10 @@ for (const place of databases().slice(1)) {
       let env: Record<string, string> = {};
       const remembered = { ...place, create: async () => (env = await place.create()) };
       // Limits count in their table.
-      chat = await startLocked(remembered, { RATE_LIMIT_REQUESTS: '100000', RATE_LIMIT_EXPORTS: '100000' });
+      chat = await startProtected(remembered, {
+        RATE_LIMIT_REQUESTS: '100000',
+        RATE_LIMIT_EXPORTS: '100000',
+      });
       url = env.DATABASE_URL ?? '';
       alice = await chat.person('alice');
       conversation_id = bodyOf(await alice.call('POST', '/api/chat', { message: 'hello' })).conversation_id;

@@ -15,7 +15,7 @@ import {
   status,
   usage,
 } from '../support/fake-upstream.ts';
-import { bearer, type LockedServer, startLocked } from '../support/keys.ts';
+import { bearer, type ProtectedServer, startProtected } from '../support/keys.ts';
 
 const scrape = async ({ call }: Pick<ChatServer, 'call'>) => {
   const { status: code, text } = await call('GET', '/metrics');
@@ -188,11 +188,11 @@ describe('/metrics', () => {
 });
 
 describe('access to /metrics', () => {
-  let chat: LockedServer;
+  let chat: ProtectedServer;
   before(async () => {
     const [sqlite] = databases();
     assert(sqlite);
-    chat = await startLocked(sqlite, { RATE_LIMIT_REQUESTS: '1000' });
+    chat = await startProtected(sqlite, { RATE_LIMIT_REQUESTS: '1000' });
   });
   after(() => chat.stop());
 
@@ -209,7 +209,7 @@ describe('access to /metrics', () => {
   it('counts refused requests by their limit', async (t) => {
     const [sqlite] = databases();
     assert(sqlite);
-    const limited = await startLocked(sqlite, { RATE_LIMIT_STREAMS: '5', RATE_LIMIT_REQUESTS: '2' });
+    const limited = await startProtected(sqlite, { RATE_LIMIT_STREAMS: '5', RATE_LIMIT_REQUESTS: '2' });
     t.after(() => limited.stop());
     const user = await limited.person('alice');
     for (let n = 0; n < 4; n += 1) await user.call('GET', '/api/conversations');

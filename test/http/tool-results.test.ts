@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { type Answer, databases, problemOf } from '../support/chat-server.ts';
 import { createGate, json, reply, wait } from '../support/fake-upstream.ts';
-import { bodyOf, essence, type LockedServer, type Person, startLocked } from '../support/keys.ts';
+import { bodyOf, essence, type Person, type ProtectedServer, startProtected } from '../support/keys.ts';
 
 const ROUTES = ['/api/chat', '/api/chat-stream'] as const;
 const HOUR = 3_600_000;
@@ -20,12 +20,12 @@ const resultOf = (id: string, content = `of ${id}`) => [{ tool_call_id: id, cont
 
 for (const place of databases()) {
   describe(`turns of several callers, on ${place.name},`, () => {
-    let chat: LockedServer;
+    let chat: ProtectedServer;
     let alice: Person;
     let bob: Person;
     let now = Date.now();
     before(async () => {
-      chat = await startLocked(place, { SSE_OPEN_MS: '0' }, { clock: { now: () => now } });
+      chat = await startProtected(place, { SSE_OPEN_MS: '0' }, { clock: { now: () => now } });
       alice = await chat.person('alice');
       bob = await chat.person('bob');
     });

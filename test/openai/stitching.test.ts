@@ -11,7 +11,7 @@ import {
   startChat,
 } from '../support/chat-server.ts';
 import { createGate, json, reply, status } from '../support/fake-upstream.ts';
-import { type LockedServer, type Person, startLocked } from '../support/keys.ts';
+import { type Person, type ProtectedServer, startProtected } from '../support/keys.ts';
 
 type Messages = Readonly<Record<string, unknown>>[];
 
@@ -360,11 +360,11 @@ for (const place of databases()) {
 }
 
 describe('turns of clients with keys', () => {
-  let server: LockedServer;
+  let server: ProtectedServer;
   before(async () => {
     const [sqlite] = databases();
     assert(sqlite);
-    server = await startLocked(sqlite);
+    server = await startProtected(sqlite);
   });
   after(() => server.stop());
 

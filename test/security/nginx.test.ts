@@ -6,7 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { read } from '../docs/documents.ts';
 import { databases, startChat, until } from '../support/chat-server.ts';
 import { createGate, delta, done, finish, script, usage, wait } from '../support/fake-upstream.ts';
-import { bearer, type LockedServer, type Person, startLocked } from '../support/keys.ts';
+import { bearer, type Person, type ProtectedServer, startProtected } from '../support/keys.ts';
 import { type Nginx, type NginxRequest, provideNginx, startNginx } from '../support/nginx.ts';
 import { SseReader } from '../support/sse-client.ts';
 
@@ -20,13 +20,13 @@ const skip = programs === undefined && 'there is no nginx here';
 const SITE = read('deploy/nginx.conf');
 
 describe('nginx with deploy/nginx.conf', { skip }, () => {
-  let chat: LockedServer;
+  let chat: ProtectedServer;
   let nginx: Nginx;
   let alice: Person;
 
   before(async () => {
     assert(programs && SQLITE);
-    chat = await startLocked(SQLITE, { ...SETTINGS, RATE_LIMIT_AUTH_FAILURES: '3' });
+    chat = await startProtected(SQLITE, { ...SETTINGS, RATE_LIMIT_AUTH_FAILURES: '3' });
     nginx = await startNginx(programs, SITE, new URL(chat.url).host);
     alice = await chat.person('alice');
   });
@@ -180,12 +180,12 @@ describe('nginx with deploy/nginx.conf', { skip }, () => {
 });
 
 describe('nginx with small limits,', { skip }, () => {
-  let chat: LockedServer;
+  let chat: ProtectedServer;
   let nginx: Nginx;
 
   before(async () => {
     assert(programs && SQLITE);
-    chat = await startLocked(SQLITE, { ...SETTINGS, SSE_OPEN_MS: '100' });
+    chat = await startProtected(SQLITE, { ...SETTINGS, SSE_OPEN_MS: '100' });
     nginx = await startNginx(programs, SITE, new URL(chat.url).host, {
       'proxy_read_timeout    75s': 'proxy_read_timeout 1s',
       'chat_connections 100': 'chat_connections 2',

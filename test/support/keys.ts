@@ -42,17 +42,17 @@ export interface Person extends Holder {
   call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
 }
 
-/** A database that several servers share, in turn or at the same time. */
-export interface LockedPlace {
+/** A database of servers that require API keys; several can share it, in turn or at the same time. */
+export interface ProtectedDatabase {
   readonly env: Readonly<Record<string, string>>;
   /** The first key, created before any server was started. */
   readonly root: Holder;
-  start(env?: Record<string, string>, overrides?: Overrides): Promise<LockedServer>;
+  start(env?: Record<string, string>, overrides?: Overrides): Promise<ProtectedServer>;
   /** Removes the database and the folder; the servers must be stopped. */
   remove(): Promise<void>;
 }
 
-export interface LockedServer extends ChatServer {
+export interface ProtectedServer extends ChatServer {
   /** The caller with the first key: scope admin, owner `root`. */
   readonly root: Person;
   /** Creates a key of that owner. Default: all scopes except admin. */
@@ -65,14 +65,17 @@ export interface LockedServer extends ChatServer {
 }
 
 /** @param place of `databases()` */
-export async function lockedPlace(place: ReturnType<typeof databases>[number]): Promise<LockedPlace> {
-  const folder = await mkdtemp(join(tmpdir(), 'chat-locked-'));
+export async function protectedDatabase(
+  place: ReturnType<typeof databases>[number],
+): Promise<ProtectedDatabase> {
+  const folder = await mkdtemp(join(tmpdir(), 'chat-protected-'));
   const env = { DATA_DIR: folder, AUTH: 'required', ...UNLIMITED, ...(await place.create()) };
   const root = await firstKey(env);
   return {
     env,
     root,
-    start: async (more = {}, overrides = {}) => locked(await startChat({ ...env, ...more }, overrides), root),
+    start: async (more = {}, overrides = {}) =>
+      protectedServer(await startChat({ ...env, ...more }, overrides), root),
     async remove() {
       await place.drop();
       await rm(folder, { recursive: true, force: true });
@@ -80,13 +83,13 @@ export async function lockedPlace(place: ReturnType<typeof databases>[number]): 
   };
 }
 
-/** Starts a server on its own database. Its `stop()` removes the database too. */
-export async function startLocked(
+/** Starts a server that requires API keys, on its own database. Its `stop()` removes the database too. */
+export async function startProtected(
   place: ReturnType<typeof databases>[number],
   env: Record<string, string> = {},
   overrides: Overrides = {},
-): Promise<LockedServer> {
-  const where = await lockedPlace(place);
+): Promise<ProtectedServer> {
+  const where = await protectedDatabase(place);
   const server = await where.start(env, overrides);
   return {
     ...server,
@@ -118,7 +121,7 @@ function keysOf(store: ApiKeyStore, shift = 0): ApiKeyService {
   return new ApiKeyService({ store, clock: { now: () => Date.now() + shift }, ids, log: silentLog });
 }
 
-function locked(chat: ChatServer, root: Holder): LockedServer {
+function protectedServer(chat: ChatServer, root: Holder): ProtectedServer {
   const { apiKeys } = chat.server.database;
   const keys = keysOf(apiKeys);
   const all: readonly Scope[] = ['chat', 'read', 'export', 'metrics', 'admin'];

@@ -139,7 +139,7 @@ export class StreamSession {
     this.#response.writeHead(200, this.#form.headers());
     this.#framing = takeOverChunking(this.#response);
     this.#write(this.#form.start() + (this.#encoder.next() ?? ''));
-    this.#pumpRest();
+    this.#pumpLaterOrEnd();
   }
 
   /** Writes one part in each tick, until the connection is full or there is no new text. */
@@ -147,10 +147,10 @@ export class StreamSession {
     if (!this.#framing || this.#pause || this.#waitsForDrain || this.#isClosed) return;
     const events = this.#encoder.next();
     if (events !== undefined && events !== '') this.#write(events);
-    this.#pumpRest();
+    this.#pumpLaterOrEnd();
   }
 
-  #pumpRest(): void {
+  #pumpLaterOrEnd(): void {
     if (this.#waitsForDrain) return;
     if (this.#encoder.isCaughtUp) {
       if (!this.#stream.reply.running) this.#onCaughtUp();

@@ -33,7 +33,7 @@ interface ClientTurnParts {
 }
 
 /** The conversation that a turn is stored in. */
-interface Place {
+interface Target {
   readonly conversationId: string;
   readonly kind: 'named' | 'continued' | 'new';
   /** The uid of the reply whose tool calls the new messages answer. */
@@ -74,16 +74,16 @@ export class ClientTurns {
   ): Promise<Turn> {
     const { generations, recorder, filter } = this.#parts;
     const prepared = prepareContext(client.messages, filter);
-    const place = await this.#place(input, client, prepared);
+    const target = await this.#findTarget(input, client, prepared);
     times.historyLoaded();
     const request = this.#request(input, prepared);
-    const turn = this.#newTurn(input, prepared, place, request.model, times);
+    const turn = this.#newTurn(input, prepared, target, request.model, times);
     times.called();
     const opened = generations.start(request, mode, sharing, turn.reply.conversationId);
     if (!client.isStored) return recorder.trackUnstored(turn, opened);
-    if (place.kind !== 'continued')
-      return this.#record(turn, opened, mode === 'whole' && place.kind === 'new');
-    const begun = () => this.#newTurn(input, prepared, this.#newPlace(), request.model, times);
+    if (target.kind !== 'continued')
+      return this.#record(turn, opened, mode === 'whole' && target.kind === 'new');
+    const begun = () => this.#newTurn(input, prepared, this.#newTarget(), request.model, times);
     return this.#recordContinued(turn, opened, begun);
   }
 
@@ -108,10 +108,10 @@ export class ClientTurns {
     return this.#record(begun(), opened, false);
   }
 
-  async #place(input: ChatInput, client: ClientContext, prepared: PreparedContext): Promise<Place> {
+  async #findTarget(input: ChatInput, client: ClientContext, prepared: PreparedContext): Promise<Target> {
     const { conversationId, access, model, user } = input;
-    if (!client.isStored) return this.#newPlace();
-    if (conversationId === undefined) return (await this.#continued(input, prepared)) ?? this.#newPlace();
+    if (!client.isStored) return this.#newTarget();
+    if (conversationId === undefined) return (await this.#continued(input, prepared)) ?? this.#newTarget();
     const question = { conversationId, model, access, activeSince: this.#activeSince() };
     // The model gets the client's messages, so only the stored reply whose calls they answer is needed.
     const answersCalls = prepared.asked[0]?.role === 'tool';
@@ -128,7 +128,7 @@ export class ClientTurns {
    * Undefined: the turn begins a conversation. So does one during an outage of the database, because its client sends
    * the whole history.
    */
-  async #continued({ access, user }: ChatInput, prepared: PreparedContext): Promise<Place | undefined> {
+  async #continued({ access, user }: ChatInput, prepared: PreparedContext): Promise<Target | undefined> {
     const { owner } = access;
     const client = { owner, user: user ?? null, ...prepared };
     try {
@@ -149,7 +149,7 @@ export class ClientTurns {
     }
   }
 
-  #newPlace(): Place {
+  #newTarget(): Target {
     return { conversationId: this.#parts.ids.next(), kind: 'new', answers: null, pinned: false };
   }
 
@@ -169,16 +169,17 @@ export class ClientTurns {
   #newTurn(
     input: ChatInput,
     prepared: PreparedContext,
-    place: Place,
+    target: Target,
     model: string,
     times: TurnTimes,
   ): NewTurn {
     const { clock, ids } = this.#parts;
     const { access, format } = input;
-    const { conversationId, pinned, expects } = place;
+    const { conversationId, pinned, expects } = target;
     const timestamp = clock.now();
-    const start = place.question === undefined ? this.#startOf(input, prepared, place, timestamp) : undefined;
-    const question = start ? questionOf(start) : (place.question ?? '');
+    const start =
+      target.question === undefined ? this.#startOf(input, prepared, target, timestamp) : undefined;
+    const question = start ? questionOf(start) : (target.question ?? '');
     const details = { wants_reasoning: true } as const;
     return {
       owner: access.unrestricted ? null : access.owner,
@@ -193,7 +194,7 @@ export class ClientTurns {
   #startOf(
     { access, user, metadata }: ChatInput,
     { system, history, asked }: PreparedContext,
-    { conversationId, kind, answers }: Place,
+    { conversationId, kind, answers }: Target,
     timestamp: Instant,
   ): TurnStart {
     const isNew = kind === 'new';

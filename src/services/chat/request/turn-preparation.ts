@@ -47,7 +47,8 @@ interface Asked {
   readonly stored: readonly NewMessage[];
 }
 
-interface Place {
+/** The conversation of a turn, and the turn or question that it repeats or replaces. */
+interface TurnBasis {
   readonly conversationId: string | undefined;
   readonly activeSince: Instant;
   /** The turn with the same idempotency key whose reply failed. */
@@ -73,11 +74,11 @@ export class TurnPreparation {
    * for too much metadata, and for tool results that do not answer the calls of the newest reply; `conversation_busy`
    * for tool results while a reply is being generated
    */
-  async prepare(input: ChatInput, place: Place): Promise<PreparedTurn> {
+  async prepare(input: ChatInput, basis: TurnBasis): Promise<PreparedTurn> {
     const { question, access, model } = input;
-    const { conversationId, activeSince, failed, revised } = place;
+    const { conversationId, activeSince, failed, revised } = basis;
     const asked = question.kind === 'tools' ? undefined : this.#question(input, revised);
-    const options = contextOptions(input, place);
+    const options = contextOptions(input, basis);
     const context = await this.#context.load({ conversationId, model, access, activeSince }, options);
     checkSettings(input, context);
     if (question.kind !== 'tools') return this.#prepared(input, context, asked ?? NOTHING_ASKED);
@@ -157,7 +158,7 @@ export class TurnPreparation {
 
 const NOTHING_ASKED: Asked = { sent: [], stored: [] };
 
-function contextOptions({ question }: ChatInput, { failed, revised }: Place): ContextOptions {
+function contextOptions({ question }: ChatInput, { failed, revised }: TurnBasis): ContextOptions {
   if (revised?.isResult) return { open: { result: revised.uid }, before: revised.seq + 1 };
   if (question.kind !== 'tools') return { except: failed?.questionId, before: revised?.seq };
   return { open: failed ? { result: failed.questionId } : 'calls' };
