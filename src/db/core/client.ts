@@ -227,6 +227,13 @@ const transactionVariables = (prefix: string): string =>
 /** MySQL and MariaDB execute comments of their own; their names for the same variables differ. */
 const TRANSACTIONS = `/*!80000 ${transactionVariables('transaction')} */ /*M!100000 ${transactionVariables('tx')} */`;
 
+/**
+ * After so many seconds MariaDB ends the connection of a process that was frozen or cut off inside a transaction: its
+ * locks would keep other processes from writing, their heartbeats too. MySQL has no such limit.
+ */
+const IDLE_TRANSACTION_SECONDS = 20;
+const IDLE_TRANSACTIONS = `/*M!100300 , idle_transaction_timeout = ${IDLE_TRANSACTION_SECONDS} */`;
+
 /** One statement, because each costs a round trip. */
 function sessionSettings({ batches, queryTimeoutMs }: DatabaseOptions): string {
   const seconds = batches ? WRITER_LOCK_WAIT_SECONDS : LOCK_WAIT_SECONDS;
@@ -237,7 +244,7 @@ function sessionSettings({ batches, queryTimeoutMs }: DatabaseOptions): string {
     ...(queryTimeoutMs > 0 && { lock_wait_timeout: seconds }),
   };
   const assignments = Object.entries(variables).map(([name, value]) => `${name} = ${value}`);
-  return `SET NAMES utf8mb4, ${assignments.join(', ')} ${TRANSACTIONS}${batches ? PACKET_LIMIT : ''}`;
+  return `SET NAMES utf8mb4, ${assignments.join(', ')} ${TRANSACTIONS} ${IDLE_TRANSACTIONS}${batches ? PACKET_LIMIT : ''}`;
 }
 
 const PACKET_LIMIT = '; SELECT @@max_allowed_packet AS bytes';
