@@ -20,19 +20,6 @@ const TEST_TIMEOUT_MS = 120_000;
 const SLOWEST = 10;
 
 /**
- * These measure durations, so they run at the end, when other tests do not disturb them: slowest first, and one more
- * than there are cores at a time, because they mostly wait.
- */
-const TIMED: ReadonlySet<string> = new Set([
-  'test/security/slow-clients.test.ts',
-  'test/http/limits-away.test.ts',
-  'test/http/export-throttle.test.ts',
-  'test/db/removal-time.test.ts',
-  'test/db/pool.test.ts',
-  'test/unit/markdown/promptness.test.ts',
-]);
-
-/**
  * How many files share a process, by the folder in `test/`. The slowest folders come first, so that no core is idle at
  * the end. A process takes a second of CPU time to load the code. Files whose tests mostly wait have
  * their own process, so that they wait at the same time.
@@ -181,13 +168,7 @@ const concurrency = Number(process.env.TEST_CONCURRENCY ?? availableParallelism(
 
 await globalSetup();
 try {
-  await runAll(totals, processes(files.filter((file) => !TIMED.has(file))), concurrency);
-  const timed = [...TIMED].filter((file) => files.includes(file));
-  await runAll(
-    totals,
-    timed.map((file) => [file]),
-    availableParallelism() + 1,
-  );
+  await runAll(totals, processes(files), concurrency);
 } finally {
   await globalTeardown().catch(() => {
     process.exitCode = 1;

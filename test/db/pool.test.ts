@@ -180,8 +180,8 @@ describe('a private database server that freezes', { timeout: 90_000 }, () => {
       {
         ...optionsFor({ kind: 'mysql', url: `${server.url}/chat` }),
         poolMax: POOL,
-        queryTimeoutMs: 2000,
-        acquireTimeoutMs: 2000,
+        queryTimeoutMs: 5000,
+        acquireTimeoutMs: 5000,
       },
       silent,
     );

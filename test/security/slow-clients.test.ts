@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { Agent, request } from 'node:http';
 import { text } from 'node:stream/consumers';
-import { after, describe, it } from 'node:test';
+import { describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { stripVTControlCharacters } from 'node:util';
 import { makeFolder } from '../support/child-server.ts';
@@ -86,11 +86,10 @@ async function use(url: string, stop: AbortSignal): Promise<number[]> {
 
 const program = provideProgram('slowhttptest', 'slowhttptest');
 
-describe('slowhttptest', { skip: program === undefined && 'there is no slowhttptest here' }, async () => {
-  const folder = await makeFolder();
-  after(() => folder.remove());
-
+describe('slowhttptest', { skip: program === undefined && 'there is no slowhttptest here' }, () => {
   it(`in three modes with ${CONNECTIONS} connections each does not block other clients`, async (t) => {
+    const folder = await makeFolder();
+    t.after(() => folder.remove());
     const url = await folder.start().listening();
     const done = new AbortController();
     const clients = Promise.all(Array.from({ length: CLIENTS }, () => use(url, done.signal)));
