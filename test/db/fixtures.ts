@@ -118,7 +118,8 @@ export async function fillConversation(knex: Knex, id: string, count: number): P
   const first = { conversation_id: id, ...message, timestamp: time, updated_at: time };
   await knex('messages').insert({ ...first, uid: newId(), seq: 1 });
   const columns = Object.keys(first).join(', ');
-  const uids = newId().slice(0, -12);
+  // Not newId(), whose first part is the millisecond: two conversations of one would have the same ids.
+  const uids = crypto.randomUUID().slice(0, -12);
   for (let made = 1; made < count; made *= 2) {
     await knex.raw(
       `INSERT INTO messages (uid, seq, ${columns}) SELECT CONCAT(?, ${100_000_000_000 + made} + seq), seq + ${made}, ${columns}

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { SseReplyEncoder } from '../../src/http/sse/reply-encoder.ts';
 import { createTextFormat } from '../../src/markdown/index.ts';
 import { type ChatServer, startChat } from '../support/chat-server.ts';
 import { reply } from '../support/fake-upstream.ts';
@@ -45,6 +46,25 @@ describe('a reply of one line of 570 KB in text form', () => {
         assert.equal(joined(await reader.rest()), TEXT.slice(offset));
       }),
     );
+  });
+
+  it('is encoded one part in each turn of the event loop, from the first turn on', async (t) => {
+    const encodeNext = SseReplyEncoder.prototype.next;
+    const parts: number[] = [];
+    let inThisTurn = 0;
+    t.mock.method(SseReplyEncoder.prototype, 'next', function (this: SseReplyEncoder) {
+      if (inThisTurn++ === 0) {
+        setImmediate(() => {
+          parts.push(inThisTurn);
+          inThisTurn = 0;
+        });
+      }
+      return encodeNext.call(this);
+    });
+    const reader = await resumeStream(chat.url, id, { lastEventId: `${id}:${TEXT.length - 1000}` });
+    await reader.rest();
+    assert.ok(parts.length > 10, `${parts.length} turns`);
+    assert.deepEqual(new Set(parts), new Set([1]));
   });
 
   it('is known to be complete after many turns of the event loop', async () => {
