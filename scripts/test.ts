@@ -26,9 +26,9 @@ const SLOWEST = 10;
  */
 const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['browser', Number.POSITIVE_INFINITY],
-  ['faults', 1],
-  ['deploy', 1],
-  ['security', 2],
+  ['faults', 3],
+  ['deploy', Number.POSITIVE_INFINITY],
+  ['security', 3],
   ['pm2', 1],
   ['llm', Number.POSITIVE_INFINITY],
   ['http', 10],
@@ -36,7 +36,7 @@ const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['openai', 3],
   ['db', 8],
   ['scripts', 3],
-  ['docs', 1],
+  ['docs', Number.POSITIVE_INFINITY],
   ['supply', 1],
   ['unit', 20],
   ['', Number.POSITIVE_INFINITY],
