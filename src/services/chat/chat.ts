@@ -11,7 +11,7 @@ import type {
   MessageDetails,
 } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import { AppError, conversationNotFound } from '../../domain/errors.ts';
+import { conversationNotFound } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import { within } from '../../util/timers.ts';
 import { refreshHistory } from '../conversations/client-history.ts';
@@ -20,7 +20,7 @@ import { findRevised, type RevisedQuestion } from '../conversations/revisions.ts
 import type { ExportThrottle } from '../exports/throttle.ts';
 import { ClientTurns } from './client-turns.ts';
 import type { CacheSharing, Generations, OpenedGeneration, ReplyMode } from './generations.ts';
-import { type IdempotentTurns, KEY_IN_USE } from './idempotent-turns.ts';
+import type { IdempotentTurns } from './idempotent-turns.ts';
 import type { ChatInput } from './request/chat-input.ts';
 import type { InputFilter } from './request/input-filter.ts';
 import { emptyReply, newMessage } from './request/new-messages.ts';
@@ -127,12 +127,7 @@ export class ChatService {
   async #begin(input: ChatInput, mode: ReplyMode, times: TurnTimes): Promise<Turn> {
     const { question, client } = input;
     if (client) return this.#client.begin(input, client, this.#cacheSharing(input), mode, times);
-    if (question.kind !== 'message') {
-      const turn = await this.#beginRecorded(input, mode, times);
-      // Impossible: this turn has no key.
-      if (turn === KEY_IN_USE) throw new AppError('internal');
-      return turn;
-    }
+    if (question.kind !== 'message') return this.#beginRecorded(input, mode, times);
     const prepared = await this.#preparation.prepare(input, {
       conversationId: input.conversationId,
       activeSince: this.#activeSince(),
@@ -155,6 +150,7 @@ export class ChatService {
    * Stores the start before it calls the model. Of several requests with the same key, or several revisions of one
    * conversation, on any worker, only the one whose start was stored then calls the model.
    * @param failed the earlier turn with this key, whose reply failed
+   * @throws KeyInUseError when another request has claimed the key
    */
   async #beginRecorded(
     input: ChatInput,
@@ -162,7 +158,7 @@ export class ChatService {
     times: TurnTimes,
     key?: IdempotencyKey,
     failed: StoredKey | null = null,
-  ): Promise<Turn | typeof KEY_IN_USE> {
+  ): Promise<Turn> {
     const revised = await this.#revised(input, failed);
     const prepared = await this.#preparation.prepare(input, {
       conversationId: failed?.conversationId ?? input.conversationId,
@@ -185,27 +181,18 @@ export class ChatService {
     };
     if (hit && !revised) {
       times.called();
-      return this.#claimWithHit(turn, hit);
+      const opened = this.#recorder.trackInOneWrite(turn, hit);
+      await opened.started;
+      return opened;
     }
     const outcome = await this.#recorder.recordStart(turn);
-    if (outcome === 'taken' || outcome === 'gone') return KEY_IN_USE;
+    if (outcome === 'taken' || outcome === 'gone') throw new KeyInUseError();
     times.called();
     try {
       const opened = this.#start(prepared, mode, input, turn);
       return this.#recorder.track(turn, opened, Promise.resolve());
     } catch (error) {
       await this.#recorder.recordFailure(turn);
-      throw error;
-    }
-  }
-
-  async #claimWithHit(newTurn: NewTurn, hit: OpenedGeneration): Promise<Turn | typeof KEY_IN_USE> {
-    const turn = this.#recorder.trackInOneWrite(newTurn, hit);
-    try {
-      await turn.started;
-      return turn;
-    } catch (error) {
-      if (error instanceof KeyInUseError) return KEY_IN_USE;
       throw error;
     }
   }

@@ -3,13 +3,13 @@ import type { Instant } from '../../domain/conversations/conversation.ts';
 import { AppError } from '../../domain/errors.ts';
 import type { StoredStreams } from './stored-streams.ts';
 import type { Turn } from './turn.ts';
-import type { TurnRecorder } from './turn-recorder.ts';
+import { KeyInUseError, type TurnRecorder } from './turn-recorder.ts';
 
-/** Another request claimed the key at the same time. */
-export const KEY_IN_USE = Symbol('key in use');
-
-/** Starts the turn and claims the key; `failed` is the earlier turn with this key if its reply failed. */
-type Start = (failed: StoredKey | null) => Promise<Turn | typeof KEY_IN_USE>;
+/**
+ * Starts the turn and claims the key; `failed` is the earlier turn with this key if its reply failed.
+ * @throws KeyInUseError when another request claimed the key at the same time
+ */
+type Start = (failed: StoredKey | null) => Promise<Turn>;
 
 /**
  * After a lost claim the turn of the other request is looked up. Claims fail repeatedly only if turns fail as fast as
@@ -54,8 +54,11 @@ export class IdempotentTurns {
     for (let claims = 0; claims < MAX_CLAIMS; claims++) {
       const stored = await this.#replies.key(key.id, activeSince);
       if (stored) checkBody(key, stored.bodyHash);
-      const turn = (stored && (await this.#join(stored))) ?? (await start(stored));
-      if (turn !== KEY_IN_USE) return turn;
+      try {
+        return (stored && (await this.#join(stored))) ?? (await start(stored));
+      } catch (error) {
+        if (!(error instanceof KeyInUseError)) throw error;
+      }
     }
     throw new AppError(
       'database_unavailable',
