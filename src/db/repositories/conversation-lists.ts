@@ -11,7 +11,7 @@ import { defaultTitle, EXCERPT_CHARS, preview } from '../../domain/conversations
 import { fromTime, toConversation, toRole, toSettings, toStatus, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
 import { select } from '../core/errors.ts';
-import { messageOrder } from '../core/order.ts';
+import { type Condition, messageOrder } from '../core/order.ts';
 import {
   CONVERSATION_COLUMNS,
   type ConversationRow,
@@ -64,18 +64,20 @@ export class ConversationLists {
     activeSince: Instant,
     { user, pinned }: ConversationFilter,
   ): Promise<ConversationHead[]> {
-    const query = new HeadQuery(access, before);
-    if (pinned !== undefined) query.where(`pinned = ${pinned ? 1 : 0}`);
+    const since = [toTime(activeSince)];
+    const all = conditionsOf(access, before);
+    if (pinned !== undefined) all.push({ sql: `pinned = ${pinned ? 1 : 0}`, bindings: [] });
     if (user !== undefined) {
-      query.where('user_id = ?', user).where(isUnexpired('conversations'), toTime(activeSince));
-      return this.#heads(query, limit, 'conversations_user');
+      all.push({ sql: 'user_id = ?', bindings: [user] });
+      all.push({ sql: isUnexpired('conversations'), bindings: since });
+      return this.#heads(all, limit, 'conversations_user');
     }
-    if (pinned) return this.#heads(query, limit, 'conversations_pinned');
+    if (pinned) return this.#heads(all, limit, 'conversations_pinned');
     const index = access.unrestricted ? 'conversations_last_active' : 'conversations_owner_last_active';
-    const active = query.copy().where('last_active >= ?', toTime(activeSince));
+    const active = [...all, { sql: 'last_active >= ?', bindings: since }];
     const heads = await this.#heads(active, limit, index);
     if (heads.length === limit || activeSince <= 0 || pinned === false) return heads;
-    const idle = query.where('pinned = 1').where('last_active < ?', toTime(activeSince));
+    const idle = [...all, { sql: 'pinned = 1 AND last_active < ?', bindings: since }];
     return [...heads, ...(await this.#heads(idle, limit - heads.length, 'conversations_pinned'))];
   }
 
@@ -115,13 +117,12 @@ export class ConversationLists {
     );
   }
 
-  async #heads(query: HeadQuery, limit: number, index: string): Promise<ConversationHead[]> {
-    const { sql, bindings } = query;
+  async #heads(all: readonly Condition[], limit: number, index: string): Promise<ConversationHead[]> {
     const rows = await select<HeadRow>(
       this.#knex,
       `SELECT ${HEAD_COLUMNS} FROM conversations ${this.#dialect.forceIndex(index)}
-       WHERE ${sql} ORDER BY last_active DESC, id DESC LIMIT ?`,
-      [...bindings, limit],
+       WHERE ${all.map(({ sql }) => sql).join(' AND ')} ORDER BY last_active DESC, id DESC LIMIT ?`,
+      [...all.flatMap(({ bindings }) => bindings), limit],
     );
     return rows.map((row) => {
       const { epoch, title, size } = row;
@@ -130,34 +131,15 @@ export class ConversationLists {
   }
 }
 
-/** The conditions of a list. */
-class HeadQuery {
-  readonly #conditions: string[];
-  readonly bindings: string[];
-
-  constructor(access: Access, before: ConversationCursor | null) {
-    const until = before ? toTime(before.lastActive) : LAST_TIME;
-    this.#conditions = ['deleted_at IS NULL', 'last_active <= ?', '(last_active < ? OR id < ?)'];
-    this.bindings = [until, until, before?.id ?? AFTER_EVERY_ID];
-    if (!access.unrestricted) this.where('owner = ?', access.owner ?? '');
-  }
-
-  get sql(): string {
-    return this.#conditions.join(' AND ');
-  }
-
-  where(condition: string, ...bindings: readonly string[]): this {
-    this.#conditions.push(condition);
-    this.bindings.push(...bindings);
-    return this;
-  }
-
-  copy(): HeadQuery {
-    const copy = new HeadQuery({ owner: null, unrestricted: true }, null);
-    copy.#conditions.splice(0, copy.#conditions.length, ...this.#conditions);
-    copy.bindings.splice(0, copy.bindings.length, ...this.bindings);
-    return copy;
-  }
+/** The conditions of every list. */
+function conditionsOf(access: Access, before: ConversationCursor | null): Condition[] {
+  const until = before ? toTime(before.lastActive) : LAST_TIME;
+  const position = 'last_active <= ? AND (last_active < ? OR id < ?)';
+  return [
+    { sql: 'deleted_at IS NULL', bindings: [] },
+    { sql: position, bindings: [until, until, before?.id ?? AFTER_EVERY_ID] },
+    ...(access.unrestricted ? [] : [{ sql: 'owner = ?', bindings: [access.owner ?? ''] }]),
+  ];
 }
 
 function toOutline(row: OutlineRow): ConversationOutline {
