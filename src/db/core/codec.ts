@@ -1,18 +1,22 @@
 /** Converts rows to domain objects and back. */
-import type {
-  Conversation,
-  ConversationChanges,
-  ConversationSettings,
-  Feedback,
-  FinishReason,
-  Instant,
-  Message,
-  MessageDetails,
-  MessageStatus,
-  ReplyFormat,
-  Role,
-  SequencedMessage,
-  Usage,
+import {
+  type Conversation,
+  type ConversationChanges,
+  type ConversationSettings,
+  type Feedback,
+  FINISH_REASONS,
+  type FinishReason,
+  FORMATS,
+  type Instant,
+  type Message,
+  type MessageDetails,
+  type MessageStatus,
+  RATINGS,
+  ROLES,
+  type Role,
+  type SequencedMessage,
+  STATUSES,
+  type Usage,
 } from '../../domain/conversations/conversation.ts';
 import { positionOf } from './order.ts';
 import type { ConversationRow, StoredConversation, StoredMessage, StoredSettings } from './tables.ts';
@@ -74,19 +78,6 @@ function digits(text: string, from: number, to: number): number {
   }
   return value;
 }
-
-const ROLES: readonly Role[] = ['user', 'assistant', 'tool', 'system'];
-const STATUSES: readonly MessageStatus[] = ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'];
-const RATINGS: readonly Feedback['rating'][] = ['up', 'down'];
-const FORMATS: readonly ReplyFormat[] = ['markdown', 'text'];
-const FINISH_REASONS: readonly FinishReason[] = [
-  'stop',
-  'length',
-  'tool_calls',
-  'content_filter',
-  'cancelled',
-  'error',
-];
 
 function oneOf<T extends string>(allowed: readonly T[], text: string, column: string): T {
   const value = allowed.find((candidate) => candidate === text);

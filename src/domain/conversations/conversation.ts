@@ -5,18 +5,29 @@ import type { JsonObject, ParameterChanges } from '../chat/parameters.ts';
 export type Instant = number;
 
 /** `tool`: the result of a call that a reply asked for; `system`: an instruction that came with a caller's history. */
-export type Role = 'user' | 'assistant' | 'tool' | 'system';
+export const ROLES = ['user', 'assistant', 'tool', 'system'] as const;
+export type Role = (typeof ROLES)[number];
 
 /**
  * `streaming`: being generated; `incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller;
  * `superseded`: a later reply or an edited question took its place, so that it is in no context.
  */
-export type MessageStatus = 'complete' | 'streaming' | 'incomplete' | 'cancelled' | 'superseded';
+export const STATUSES = ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'] as const;
+export type MessageStatus = (typeof STATUSES)[number];
 
-export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'cancelled' | 'error';
+export const FINISH_REASONS = [
+  'stop',
+  'length',
+  'tool_calls',
+  'content_filter',
+  'cancelled',
+  'error',
+] as const;
+export type FinishReason = (typeof FINISH_REASONS)[number];
 
 /** The format in which a caller reads a reply. The model's Markdown is stored. */
-export type ReplyFormat = 'markdown' | 'text';
+export const FORMATS = ['markdown', 'text'] as const;
+export type ReplyFormat = (typeof FORMATS)[number];
 
 /** Token counts from the model server. */
 export interface Usage {
@@ -173,9 +184,11 @@ export interface HistoryMessage extends ContextMessage {
   readonly uid: string;
 }
 
+export const RATINGS = ['up', 'down'] as const;
+
 /** A person's opinion of a reply. */
 export interface Feedback {
-  readonly rating: 'up' | 'down';
+  readonly rating: (typeof RATINGS)[number];
   readonly comment: string | null;
 }
 

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { FINISH_REASONS, FORMATS, STATUSES } from '../../domain/conversations/conversation.ts';
 
 const UUID = /^[\da-f]{8}-[\da-f]{4}-[\da-f]{4}-[\da-f]{4}-[\da-f]{12}$/i;
 
@@ -140,22 +141,20 @@ export const toolCalls = z
 
 export const refusal = z.literal(true).optional().meta({ description: 'The reply is the model’s refusal' });
 
-export const messageStatus = z.enum(['complete', 'streaming', 'incomplete', 'cancelled', 'superseded']).meta({
+export const messageStatus = z.enum(STATUSES).meta({
   id: 'MessageStatus',
   description:
     '`incomplete`: ended by an error or a limit; `cancelled`: stopped by a caller; `superseded`: a later reply or an ' +
     'edited question took its place',
 });
 
-export const finishReason = z
-  .enum(['stop', 'length', 'tool_calls', 'content_filter', 'cancelled', 'error'])
-  .meta({
-    id: 'FinishReason',
-    description:
-      '`length`: a limit of the model or of this server ended the reply; `tool_calls`: the reply asks for calls of tools',
-  });
+export const finishReason = z.enum(FINISH_REASONS).meta({
+  id: 'FinishReason',
+  description:
+    '`length`: a limit of the model or of this server ended the reply; `tool_calls`: the reply asks for calls of tools',
+});
 
-export const replyFormat = z.enum(['markdown', 'text']).meta({
+export const replyFormat = z.enum(FORMATS).meta({
   id: 'ReplyFormat',
   description: '`markdown`: the text as the model wrote it; `text`: plain text, without Markdown',
 });

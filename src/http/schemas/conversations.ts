@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { ConversationCursor } from '../../domain/conversations/conversation.ts';
+import { type ConversationCursor, RATINGS, ROLES } from '../../domain/conversations/conversation.ts';
 import { type ChatLimits, endUser, metadata, modelName, systemPrompt } from './chat.ts';
 import {
   cleanText,
@@ -21,10 +21,7 @@ const TITLE_CHARS = 200;
 const COMMENT_CHARS = 2000;
 const QUERY_CHARS = 200;
 
-export const role = z.enum(
-  ['user', 'assistant', 'tool', 'system'],
-  'must be user, assistant, tool or system',
-);
+export const role = z.enum(ROLES, 'must be user, assistant, tool or system');
 
 export const contentPart = z.discriminatedUnion('type', [
   z.object({ type: z.literal('text'), text: z.string() }),
@@ -35,7 +32,7 @@ export const contentPart = z.discriminatedUnion('type', [
 ]);
 
 export const feedback = z
-  .object({ rating: z.enum(['up', 'down']), comment: z.string().nullable() })
+  .object({ rating: z.enum(RATINGS), comment: z.string().nullable() })
   .meta({ id: 'Feedback' });
 
 export const messageCursor = cursorFormat((seq: number) => `m${seq}`, /^m(\d{1,16})$/, Number);
@@ -200,7 +197,7 @@ export const forkRequest = strictObject({
 export const messageId = z.object({ id: uuid });
 
 export const feedbackRequest = strictObject({
-  rating: z.enum(['up', 'down'], 'must be up or down'),
+  rating: z.enum(RATINGS, 'must be up or down'),
   comment: cleanText(
     z.string('must be text').max(COMMENT_CHARS, `must be at most ${COMMENT_CHARS} characters long`),
   ).optional(),

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { RATINGS } from '../../domain/conversations/conversation.ts';
 import type { JobListCursor } from '../../domain/exports/jobs.ts';
 import { cursorFormat, instant, pageQuery, paging, strictObject, uuid } from './common.ts';
 import { csvOption, exportFilter, exportFormat, isOrdered, ORDER_RULE, SUMMARY } from './exports.ts';
@@ -45,7 +46,7 @@ export const exportJob = z
     end_date: instant.nullable(),
     role: z.string().nullable(),
     message_status: z.string().nullable().meta({ description: 'The `status` filter of the messages' }),
-    rating: z.enum(['up', 'down']).optional(),
+    rating: z.enum(RATINGS).optional(),
     csv: z.literal('raw').nullable(),
     compression,
     incremental: z.boolean(),

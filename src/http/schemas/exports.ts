@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { RATINGS, STATUSES } from '../../domain/conversations/conversation.ts';
 import { COUNT_SCHEMA, count, instant, uuid } from './common.ts';
 import { exportedConversation, role } from './conversations.ts';
 
@@ -72,16 +73,11 @@ export const ORDER_RULE = { path: ['end_date'], message: 'must not be before sta
 
 const messageFilter = {
   role: role.optional(),
-  status: z
-    .enum(
-      ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'],
-      'must be complete, streaming, incomplete, cancelled or superseded',
-    )
-    .optional(),
+  status: z.enum(STATUSES, 'must be complete, streaming, incomplete, cancelled or superseded').optional(),
 };
 
 const rating = z
-  .enum(['up', 'down'], 'must be up or down')
+  .enum(RATINGS, 'must be up or down')
   .optional()
   .meta({ description: 'Only replies with this rating, and their questions' });
 

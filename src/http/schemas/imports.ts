@@ -1,5 +1,6 @@
 /** The lines of an import: conversations as NDJSON exports have them. */
 import { z } from 'zod';
+import { STATUSES } from '../../domain/conversations/conversation.ts';
 import { endUser, metadata, modelName } from './chat.ts';
 import { cleanText, finishReason, refusal, toolCalls, usage, uuid } from './common.ts';
 import { contentPart, feedback, role, title } from './conversations.ts';
@@ -36,12 +37,7 @@ export const importedMessage = z.object(
     role,
     content: text,
     timestamp: instant,
-    status: z
-      .enum(
-        ['complete', 'streaming', 'incomplete', 'cancelled', 'superseded'],
-        'is not a status of a message',
-      )
-      .default('complete'),
+    status: z.enum(STATUSES, 'is not a status of a message').default('complete'),
     reply_to: uuid.optional(),
     model: optional(text.max(MAX_MODEL, `must be at most ${MAX_MODEL} characters long`)),
     finish_reason: optional(finishReason),
