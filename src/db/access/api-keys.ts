@@ -8,7 +8,7 @@ import {
 } from '../../domain/access/api-keys.ts';
 import type { Instant } from '../../domain/conversations/conversation.ts';
 import { fromTime, toTime } from '../core/codec.ts';
-import { toAppError, transaction, withReconnect } from '../core/errors.ts';
+import { asAppErrors, transaction, withReconnect } from '../core/errors.ts';
 import type { ApiKeyRow } from '../core/tables.ts';
 
 export class KnexApiKeys implements ApiKeyStore {
@@ -44,13 +44,13 @@ export class KnexApiKeys implements ApiKeyStore {
     });
   }
 
-  async replace(
+  replace(
     id: string,
     successor: Pick<StoredApiKey, 'id' | 'prefix' | 'hash'>,
     at: Instant,
   ): Promise<ApiKey | null> {
-    try {
-      return await transaction(this.#knex, async (trx) => {
+    return asAppErrors(() =>
+      transaction(this.#knex, async (trx) => {
         const row = await trx('api_keys').where({ id }).forUpdate().first();
         const old = row && toApiKey(row);
         if (!old || !isUsable(old, at)) return null;
@@ -60,10 +60,8 @@ export class KnexApiKeys implements ApiKeyStore {
         const { hash, ...key } = { ...old, ...successor, createdAt: at, lastUsedAt: null };
         await trx('api_keys').insert(toRow({ ...key, hash }));
         return key;
-      });
-    } catch (error) {
-      throw toAppError(error);
-    }
+      }),
+    );
   }
 
   async touch(id: string, at: Instant): Promise<void> {

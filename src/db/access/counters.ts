@@ -1,7 +1,7 @@
 import type { Knex } from 'knex';
 import type { Addition, CounterStore } from '../../domain/access/limits.ts';
 import { dialectOf } from '../core/dialect.ts';
-import { toAppError, withDeadlockRetry } from '../core/errors.ts';
+import { asAppErrors, withDeadlockRetry } from '../core/errors.ts';
 
 /** How long rows outlive their window, and how often older ones are looked for. */
 const SWEEP_MS = 600_000;
@@ -19,15 +19,13 @@ export class KnexCounters implements CounterStore {
     this.#sweepAt = now() + SWEEP_MS * Math.random();
   }
 
-  async add({ id, points, windowEnd }: Addition): Promise<number> {
+  add({ id, points, windowEnd }: Addition): Promise<number> {
     const row = { id, points, ends_at: Math.ceil(windowEnd / 1000) };
-    try {
+    return asAppErrors(async () => {
       const total = await withDeadlockRetry(() => dialectOf(this.#knex).addPoints(this.#knex, row));
       await this.#sweep();
       return total;
-    } catch (error) {
-      throw toAppError(error);
-    }
+    });
   }
 
   /** Never rejects: rows that are not deleted now are deleted by the next sweep. */

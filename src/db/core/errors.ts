@@ -65,6 +65,13 @@ export function toAppError(error: unknown): unknown {
     : databaseUnavailable(error);
 }
 
+/** @throws AppError `database_unavailable` or `database_busy` where the work throws an error of the database */
+export function asAppErrors<T>(work: () => Promise<T>): Promise<T> {
+  return work().catch((error: unknown) => {
+    throw toAppError(error);
+  });
+}
+
 /**
  * Runs idempotent work a second time when its connection broke or leads to a server that rejects writes, so that an old
  * connection of the pool fails no request.
@@ -76,9 +83,7 @@ export async function withReconnect<T>(work: () => Promise<T>): Promise<T> {
   } catch (error) {
     if (classifyError(error) !== 'lost' && !needsNewConnection(errorCode(error))) throw toAppError(error);
   }
-  return work().catch((error: unknown) => {
-    throw toAppError(error);
-  });
+  return asAppErrors(work);
 }
 
 /** The rows of a SELECT, by {@link withReconnect}. Plain SQL, without the cost of Knex's builder. */

@@ -14,7 +14,7 @@ import type {
   NotifyChannel,
 } from '../../domain/exports/jobs.ts';
 import { fromTime, toTime } from '../core/codec.ts';
-import { toAppError, transaction, withReconnect } from '../core/errors.ts';
+import { asAppErrors, transaction, withReconnect } from '../core/errors.ts';
 import type { ExportJobRow } from '../core/tables.ts';
 
 type Rows = Knex.QueryBuilder<ExportJobRow, ExportJobRow[]>;
@@ -220,17 +220,15 @@ export class KnexExportJobs implements ExportJobStore {
    * False when no row was as expected. In a transaction with a look at the row, because MySQL counts a row that had
    * these values already as unchanged.
    */
-  async #updateIf(expected: Partial<ExportJobRow>, changes: Changes): Promise<boolean> {
-    try {
-      return await transaction(this.#knex, async (trx) => {
+  #updateIf(expected: Partial<ExportJobRow>, changes: Changes): Promise<boolean> {
+    return asAppErrors(() =>
+      transaction(this.#knex, async (trx) => {
         const found = await trx('export_jobs').where(expected).forUpdate().first('id');
         if (!found) return false;
         await trx('export_jobs').where({ id: found.id }).update(changes);
         return true;
-      });
-    } catch (error) {
-      throw toAppError(error);
-    }
+      }),
+    );
   }
 }
 

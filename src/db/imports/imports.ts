@@ -9,7 +9,7 @@ import {
 } from '../../domain/conversations/imports.ts';
 import { type Dialect, dialectOf, type LockedConversation } from '../core/dialect.ts';
 import type { ErrorClass } from '../core/error-classes.ts';
-import { classifyError, toAppError, withDeadlockRetry } from '../core/errors.ts';
+import { asAppErrors, classifyError, withDeadlockRetry } from '../core/errors.ts';
 import type { PacketLimit } from '../core/packets.ts';
 import { Draft, type Slice, type WholeConversation, wholeWrites } from './draft.ts';
 import { LongImports } from './long-imports.ts';
@@ -31,11 +31,8 @@ export class KnexImports implements ImportStore {
     this.#long = new LongImports(knex, batches);
   }
 
-  async write(
-    conversations: readonly ImportedConversation[],
-    options: ImportOptions,
-  ): Promise<ImportResult[]> {
-    try {
+  write(conversations: readonly ImportedConversation[], options: ImportOptions): Promise<ImportResult[]> {
+    return asAppErrors(async () => {
       const { bytes } = await this.#limit();
       const known = await this.#writeFree(conversations, options, bytes);
       const results: ImportResult[] = [];
@@ -45,9 +42,7 @@ export class KnexImports implements ImportStore {
         results.push(result ?? (await this.#writeOne(one, options, bytes)));
       }
       return results;
-    } catch (error) {
-      throw toAppError(error);
-    }
+    });
   }
 
   /**

@@ -9,14 +9,12 @@ import {
 import { errorCode } from '../../domain/errors.ts';
 import { pause } from '../../util/timers.ts';
 import { databaseBusy } from '../core/errors.ts';
-import { removeDeleted } from '../repositories/deletions.ts';
+import { removeSoon } from '../repositories/deletions.ts';
 import type { Draft, Slice } from './draft.ts';
 
 /** How often a conversation is tried that another process creates or locks. */
 export const ATTEMPTS = 20;
 export const RETRY_MS = 50;
-/** How long an import removes the rows of a replaced conversation; the rest is removed in the background. */
-const REMOVE_MS = 300;
 
 export const SKIPPED: ImportResult = { outcome: 'skipped', messages: 0 };
 
@@ -28,12 +26,9 @@ export async function resultOf(
 ): Promise<ImportResult> {
   if (outcome === 'skipped') return SKIPPED;
   if (outcome === 'replaced') {
-    const started = performance.now();
-    const isStopped = () => performance.now() - started > REMOVE_MS;
     const marks = await knex('deletions').where({ conversation_id: id, pending: 1 }).select('id');
     const deletions = marks.map((mark) => ({ seq: mark.id, conversationId: id, epoch }));
-    // It is replaced, whether the earlier rows are removed now or later.
-    await removeDeleted(knex, deletions, { isStopped }).catch(() => false);
+    await removeSoon(knex, deletions);
   }
   return { outcome, messages: count };
 }

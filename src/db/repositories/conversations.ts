@@ -25,7 +25,7 @@ import {
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
 import { fromChanges, toConversation, toMessage, toSettings, toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, placeholders } from '../core/dialect.ts';
-import { databaseUnavailable, select, toAppError, transaction, withReconnect } from '../core/errors.ts';
+import { asAppErrors, databaseUnavailable, select, transaction, withReconnect } from '../core/errors.ts';
 import { pendingMigrations } from '../core/migrations.ts';
 import {
   CONVERSATION_COLUMNS,
@@ -43,12 +43,9 @@ import { newHistory, UNKNOWN_HISTORY } from '../turns/history-chain.ts';
 import { ContextReader } from './context.ts';
 import { ConversationLists } from './conversation-lists.ts';
 import { ConversationSearch } from './conversation-search.ts';
-import { hideConversations, removeDeleted } from './deletions.ts';
+import { hideConversations, removeSoon } from './deletions.ts';
 import { saveFeedback } from './feedback.ts';
 import { MessagePages } from './message-pages.ts';
-
-/** How long a deletion removes rows before it returns; the rest is removed in the background. */
-const REMOVE_MS = 300;
 
 type StoredFound = StoredConversation & StoredSettings & Pick<ConversationRow, 'epoch'>;
 
@@ -220,10 +217,7 @@ export class KnexConversations implements ConversationRepository {
   async delete(id: string, access: Access): Promise<boolean> {
     const deletions = await this.#hide(id, access);
     if (deletions.length === 0) return false;
-    const started = performance.now();
-    const isStopped = () => performance.now() - started > REMOVE_MS;
-    // It is deleted, whether its rows are removed now or later.
-    await removeDeleted(this.#knex, deletions, { isStopped }).catch(() => false);
+    await removeSoon(this.#knex, deletions);
     return true;
   }
 
@@ -235,15 +229,13 @@ export class KnexConversations implements ConversationRepository {
     }
   }
 
-  async #hide(id: string, access: Access): Promise<PendingDeletion[]> {
-    try {
-      return await transaction(this.#knex, async (trx) => {
+  #hide(id: string, access: Access): Promise<PendingDeletion[]> {
+    return asAppErrors(() =>
+      transaction(this.#knex, async (trx) => {
         const [found] = await this.#dialect.lockConversations(trx, [id]);
         if (!found || found.deleted_at !== null || !canAccess(access, found.owner)) return [];
         return hideConversations(trx, [id], Date.now());
-      });
-    } catch (error) {
-      throw toAppError(error);
-    }
+      }),
+    );
   }
 }

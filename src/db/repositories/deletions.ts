@@ -64,6 +64,16 @@ export function pendingDeletions(knex: Knex, after: number, limit: number): Prom
   return select(knex, sql, [after, limit]);
 }
 
+/** How long a request removes rows that nobody sees any more; the rest is removed in the background. */
+const SOON_MS = 300;
+
+/** {@link removeDeleted} for a request, which has done its work whether the rows are removed now or later. */
+export async function removeSoon(knex: Knex, deletions: readonly PendingDeletion[]): Promise<void> {
+  const started = performance.now();
+  const isStopped = () => performance.now() - started > SOON_MS;
+  await removeDeleted(knex, deletions, { isStopped }).catch(() => false);
+}
+
 /**
  * Removes the invisible rows of these conversations in slices, then the conversations. Repeating it changes nothing,
  * so several processes may do it at the same time.

@@ -3,7 +3,7 @@ import type { Knex } from 'knex';
 import type { Feedback } from '../../domain/conversations/conversation.ts';
 import { toTime } from '../core/codec.ts';
 import { dialectOf } from '../core/dialect.ts';
-import { select, toAppError, transaction } from '../core/errors.ts';
+import { asAppErrors, select, transaction } from '../core/errors.ts';
 import { endOf, FIRST, slicesBetween } from '../core/order.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
 
@@ -17,8 +17,8 @@ type Reply = Pick<MessageRow, 'id' | 'conversation_id' | 'epoch' | 'reply_to'>;
  * find both by one column.
  * @returns false when the reply is gone
  */
-export async function saveFeedback(knex: Knex, uid: string, feedback: Feedback | null): Promise<boolean> {
-  try {
+export function saveFeedback(knex: Knex, uid: string, feedback: Feedback | null): Promise<boolean> {
+  return asAppErrors(async () => {
     const [reply] = await select<Reply>(
       knex,
       `SELECT id, conversation_id, epoch, reply_to FROM messages WHERE uid = ? AND role = 'assistant'`,
@@ -40,9 +40,7 @@ export async function saveFeedback(knex: Knex, uid: string, feedback: Feedback |
       }
       return count > 0;
     });
-  } catch (error) {
-    throw toAppError(error);
-  }
+  });
 }
 
 /** The rating of the question: `both` with replies of either. */

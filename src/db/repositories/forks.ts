@@ -5,7 +5,7 @@ import type { Instant } from '../../domain/conversations/conversation.ts';
 import type { Fork, ForkOutcome, ForkStore } from '../../domain/conversations/forks.ts';
 import { toTime } from '../core/codec.ts';
 import { type Dialect, dialectOf, runAll } from '../core/dialect.ts';
-import { databaseBusy, select, toAppError, transaction, withDeadlockRetry } from '../core/errors.ts';
+import { asAppErrors, databaseBusy, select, transaction } from '../core/errors.ts';
 import { FIRST, firstRange, messageOrder, positionOf, readBetween } from '../core/order.ts';
 import { columnsOf, type MessageRow, SETTINGS_COLUMNS } from '../core/tables.ts';
 import { TEXT_BYTES } from '../core/texts.ts';
@@ -41,8 +41,8 @@ export class KnexForks implements ForkStore {
     this.#dialect = dialectOf(knex);
   }
 
-  async fork(fork: Fork): Promise<ForkOutcome> {
-    try {
+  fork(fork: Fork): Promise<ForkOutcome> {
+    return asAppErrors(async () => {
       const until = await this.#lastMessage(fork);
       await this.#begin(fork);
       const mark = await markOf(this.#knex, fork.id);
@@ -52,9 +52,7 @@ export class KnexForks implements ForkStore {
       });
       if (outcome !== 'forked') await discardUnfinished(this.#knex, fork.id, mark);
       return outcome;
-    } catch (error) {
-      throw toAppError(error);
-    }
+    });
   }
 
   async #copy(fork: Fork, until: number, mark: number): Promise<ForkOutcome> {
@@ -68,12 +66,12 @@ export class KnexForks implements ForkStore {
       // The last message is superseded or deleted.
       if (!last) return 'changed';
       const from = copied;
-      await withDeadlockRetry(() => transaction(this.#knex, (trx) => this.#insert(trx, fork, slice, from)));
+      await transaction(this.#knex, (trx) => this.#insert(trx, fork, slice, from));
       copied += slice.length;
       after = positionOf(last);
       await nextTurn();
     }
-    return (await withDeadlockRetry(() => this.#finish(fork, until, copied, mark))) ? 'forked' : 'changed';
+    return (await this.#finish(fork, until, copied, mark)) ? 'forked' : 'changed';
   }
 
   /** The position of the last message to copy. */

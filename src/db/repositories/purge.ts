@@ -11,7 +11,7 @@ import type {
 } from '../../domain/conversations/purge.ts';
 import { fromTime, toTime } from '../core/codec.ts';
 import { dialectOf, placeholders, type ReleaseLock } from '../core/dialect.ts';
-import { select, toAppError, transaction, withReconnect } from '../core/errors.ts';
+import { asAppErrors, select, transaction, withReconnect } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
 import { FIRST, LAST, messageOrder, positionOf, readBetween } from '../core/order.ts';
 import type { ConversationRow, MessageRow } from '../core/tables.ts';
@@ -77,16 +77,8 @@ export class KnexPurgeStore implements PurgeStore {
     return withReconnect(() => versionsOf(this.#knex, ids));
   }
 
-  async hide(
-    ids: readonly string[],
-    cutoff: Instant,
-    versions?: ConversationVersions,
-  ): Promise<PendingDeletion[]> {
-    try {
-      return await transaction(this.#knex, (trx) => hideIdle(trx, ids, toTime(cutoff), versions));
-    } catch (error) {
-      throw toAppError(error);
-    }
+  hide(ids: readonly string[], cutoff: Instant, versions?: ConversationVersions): Promise<PendingDeletion[]> {
+    return asAppErrors(() => transaction(this.#knex, (trx) => hideIdle(trx, ids, toTime(cutoff), versions)));
   }
 
   abandonUnfinished(now: Instant): Promise<void> {
