@@ -3,7 +3,7 @@ import { composePurge } from '../src/compose/purge.ts';
 import { loadConfig } from '../src/config/config.ts';
 import { loadEnvironment } from '../src/config/environment.ts';
 import { openDatabase } from '../src/db/database.ts';
-import type { PurgeCount } from '../src/domain/conversations/purge.ts';
+import type { Counts } from '../src/domain/conversations/conversation.ts';
 import { createLogger } from '../src/logger.ts';
 import type { PurgeReport } from '../src/services/conversations/purge.ts';
 import { readArguments } from '../src/util/command-line.ts';
@@ -46,7 +46,7 @@ async function main(): Promise<void> {
 }
 
 /** Prints a line about once a second. */
-function progressPrinter(): (total: PurgeCount) => void {
+function progressPrinter(): (total: Counts) => void {
   let printedAt = performance.now();
   let before = 0;
   return ({ conversations, messages }) => {
@@ -59,7 +59,7 @@ function progressPrinter(): (total: PurgeCount) => void {
   };
 }
 
-function sentence(count: PurgeCount, what: string): string {
+function sentence(count: Counts, what: string): string {
   return `${count.conversations} conversations with ${count.messages} messages ${what}.`;
 }
 

@@ -1,5 +1,5 @@
 /** What this process reports about itself to its operator. Implementations never throw and cost no more than a count. */
-import type { Usage } from './conversations/conversation.ts';
+import type { Counts, Usage } from './conversations/conversation.ts';
 import type { ErrorCode } from './errors.ts';
 
 /** The parts of a turn, in their order; together they are its whole time. */
@@ -90,7 +90,7 @@ export interface Metrics {
   batchWritten(units: number): void;
   /** How long a turn waited for its transaction. */
   writeWaited(ms: number): void;
-  purged(count: { readonly conversations: number; readonly messages: number }): void;
+  purged(count: Counts): void;
   rowsExported(rows: number): void;
 }
 

@@ -1,5 +1,5 @@
 import { createTask } from 'node-cron';
-import type { PurgeCount } from '../domain/conversations/purge.ts';
+import type { Counts } from '../domain/conversations/conversation.ts';
 import { isDatabaseError } from '../domain/errors.ts';
 import type { Metrics } from '../domain/metrics.ts';
 import type { Log } from '../domain/runtime.ts';
@@ -53,8 +53,8 @@ export function startPurgeJob(
 }
 
 /** Counts what each slice adds to the totals. */
-function countPurged(metrics: Pick<Metrics, 'purged'>): (total: PurgeCount) => void {
-  let counted: PurgeCount = { conversations: 0, messages: 0 };
+function countPurged(metrics: Pick<Metrics, 'purged'>): (total: Counts) => void {
+  let counted: Counts = { conversations: 0, messages: 0 };
   return ({ conversations, messages }) => {
     metrics.purged({
       conversations: conversations - counted.conversations,

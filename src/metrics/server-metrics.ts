@@ -1,4 +1,5 @@
 /** All metrics of this server except those of generative AI and of the process. docs/metrics.md lists all. */
+import type { Counts } from '../domain/conversations/conversation.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import {
   type CallReport,
@@ -249,7 +250,7 @@ export class ServerMetrics implements Metrics {
     this.#waits.labels().observe(ms / 1000);
   }
 
-  purged({ conversations, messages }: { readonly conversations: number; readonly messages: number }): void {
+  purged({ conversations, messages }: Counts): void {
     this.#purgedConversations.add(conversations);
     this.#purgedMessages.add(messages);
   }

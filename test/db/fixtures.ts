@@ -4,10 +4,11 @@ import { UNRESTRICTED } from '../../src/domain/access/access.ts';
 import type { TurnStart, TurnWriter } from '../../src/domain/chat/turns.ts';
 import type {
   ConversationRepository,
+  Counts,
   Message,
   SequencedMessage,
 } from '../../src/domain/conversations/conversation.ts';
-import type { PurgeCount, PurgeStore } from '../../src/domain/conversations/purge.ts';
+import type { PurgeStore } from '../../src/domain/conversations/purge.ts';
 
 export const HOUR = 3_600_000;
 /** With milliseconds, and not of today: nothing here may depend on the clock. */
@@ -72,7 +73,7 @@ export async function writeTurn(
 }
 
 /** One batch of a purge without an archive. */
-export async function purgeBatch(store: PurgeStore, cutoff: number, limit: number): Promise<PurgeCount> {
+export async function purgeBatch(store: PurgeStore, cutoff: number, limit: number): Promise<Counts> {
   const count = { conversations: 0, messages: 0 };
   const candidates = await store.candidates(cutoff, null, limit);
   if (candidates.length === 0) return count;

@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
+import type { Counts } from '../../domain/conversations/conversation.ts';
 import type { ExportMessage, MessageExtras } from '../../domain/exports/exports.ts';
 import { toDetails, toFeedback } from '../core/codec.ts';
 import { type Dialect, dialectOf } from '../core/dialect.ts';
@@ -48,11 +49,6 @@ type ExportedConversation = Pick<ConversationRow, 'id' | 'epoch' | 'last_seq'>;
 
 /** The last message of a window: what one statement looks at. */
 type WindowEnd = Pick<MessageRow, 'id' | 'seq' | 'conversation_id'>;
-
-export interface MessageCounts {
-  conversations: number;
-  messages: number;
-}
 
 /**
  * A reply without text that is streaming, or has not taken its place, may still be removed, and an incremental export
@@ -139,7 +135,7 @@ export class MessageReader {
   }
 
   /** Counts the visible messages, and the conversations that have any of them. */
-  async count(scope: PageScope, conversations: readonly ExportedConversation[]): Promise<MessageCounts> {
+  async count(scope: PageScope, conversations: readonly ExportedConversation[]): Promise<Counts> {
     const total = { conversations: 0, messages: 0 };
     for (const group of Map.groupBy(conversations, ({ epoch }) => epoch).values()) {
       for await (const found of this.#counts(scope, group)) add(total, found);
@@ -148,10 +144,7 @@ export class MessageReader {
   }
 
   /** The counts of disjoint groups of the conversations, which have the same epoch. */
-  async *#counts(
-    scope: PageScope,
-    conversations: readonly ExportedConversation[],
-  ): AsyncGenerator<MessageCounts> {
+  async *#counts(scope: PageScope, conversations: readonly ExportedConversation[]): AsyncGenerator<Counts> {
     for (let left = conversations.toSorted((a, b) => (a.id < b.id ? -1 : 1)); left.length > 0; ) {
       const end = await this.#countEnd(scope, left, ALL);
       const counted = end ? left.filter(({ id }) => id < end.conversation_id) : left;
@@ -164,7 +157,7 @@ export class MessageReader {
   }
 
   /** Counts the messages of a conversation of more than a window. */
-  async #countOne(scope: PageScope, conversation: ExportedConversation): Promise<MessageCounts> {
+  async #countOne(scope: PageScope, conversation: ExportedConversation): Promise<Counts> {
     const total = { conversations: 0, messages: 0 };
     const until = endOf(conversation);
     for (let after = FIRST; after < until; ) {
@@ -182,10 +175,10 @@ export class MessageReader {
     scope: PageScope,
     conversations: readonly ExportedConversation[],
     range: MessageRange,
-  ): Promise<MessageCounts> {
+  ): Promise<Counts> {
     const of = messagesOf(conversations);
     const { sql, bindings } = messageFilter(scope);
-    const [row] = await select<MessageCounts>(
+    const [row] = await select<Counts>(
       this.#knex,
       `SELECT COUNT(DISTINCT conversation_id) AS conversations, COUNT(*) AS messages
        FROM messages ${this.#dialect.forceIndex('messages_conversation')}
@@ -271,7 +264,7 @@ export class MessageReader {
   }
 }
 
-function add(total: MessageCounts, { conversations, messages }: MessageCounts): void {
+function add(total: Counts, { conversations, messages }: Counts): void {
   total.conversations += conversations;
   total.messages += messages;
 }

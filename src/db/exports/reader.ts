@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { Counts, Instant } from '../../domain/conversations/conversation.ts';
 import {
   type ExportConversation,
   type ExportCursor,
@@ -97,11 +97,7 @@ export class KnexExportSource implements ExportSource {
   }
 
   /** In pages, so that no statement runs for long. */
-  async count(
-    scope: ExportScope,
-    signal?: AbortSignal,
-    onPage?: () => void,
-  ): Promise<{ conversations: number; messages: number }> {
+  async count(scope: ExportScope, signal?: AbortSignal, onPage?: () => void): Promise<Counts> {
     const filtered = isFiltered(scope);
     const total = { conversations: 0, messages: 0 };
     for await (const { heads } of this.#conversationPages(scope, null)) {

@@ -1,10 +1,9 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Knex } from 'knex';
-import type { ConversationCursor, Instant } from '../../domain/conversations/conversation.ts';
+import type { ConversationCursor, Counts, Instant } from '../../domain/conversations/conversation.ts';
 import type {
   ConversationVersions,
   PendingDeletion,
-  PurgeCount,
   PurgeLock,
   PurgeStore,
   RemovalOptions,
@@ -32,7 +31,7 @@ export class KnexPurgeStore implements PurgeStore {
   }
 
   /** In pages, so that no statement runs for long. */
-  async countExpired(cutoff: Instant): Promise<PurgeCount> {
+  async countExpired(cutoff: Instant): Promise<Counts> {
     const count = { conversations: 0, messages: 0 };
     let after: ConversationCursor | null = null;
     for (;;) {

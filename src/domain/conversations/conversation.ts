@@ -4,6 +4,12 @@ import type { JsonObject, ParameterChanges } from '../chat/parameters.ts';
 /** Epoch milliseconds. */
 export type Instant = number;
 
+/** Numbers of conversations and of their messages. */
+export interface Counts {
+  conversations: number;
+  messages: number;
+}
+
 /** `tool`: the result of a call that a reply asked for; `system`: an instruction that came with a caller's history. */
 export const ROLES = ['user', 'assistant', 'tool', 'system'] as const;
 export type Role = (typeof ROLES)[number];

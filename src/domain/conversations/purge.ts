@@ -1,10 +1,5 @@
 /** Deleting idle conversations, and the ports for it. */
-import type { ConversationCursor, Instant } from './conversation.ts';
-
-export interface PurgeCount {
-  readonly conversations: number;
-  readonly messages: number;
-}
+import type { ConversationCursor, Counts, Instant } from './conversation.ts';
 
 /** A text for each conversation id; it changes with every write to the conversation or its messages. */
 export type ConversationVersions = ReadonlyMap<string, string>;
@@ -20,7 +15,7 @@ export interface PendingDeletion {
 export interface RemovalOptions {
   /** Checked before each slice. */
   readonly isStopped?: () => boolean;
-  readonly onSlice?: (removed: PurgeCount) => void;
+  readonly onSlice?: (removed: Counts) => void;
 }
 
 /** `removal` of the rows of deleted conversations. */
@@ -28,7 +23,7 @@ export type PurgeLock = 'purge' | 'removal';
 
 export interface PurgeStore {
   /** Counts conversations last active before `cutoff`. */
-  countExpired(cutoff: Instant): Promise<PurgeCount>;
+  countExpired(cutoff: Instant): Promise<Counts>;
   /** Up to `limit` conversations after `after` that were last active before `cutoff`, least recent first. */
   candidates(cutoff: Instant, after: ConversationCursor | null, limit: number): Promise<ConversationCursor[]>;
   versions(ids: readonly string[]): Promise<ConversationVersions>;
@@ -63,7 +58,7 @@ export interface ArchiveBatch {
   /** Lines of NDJSON; can be read once. */
   readonly lines: AsyncIterable<string>;
   /** Of the lines that were read so far. */
-  counts(): PurgeCount & { readonly firstMessageId: string | null; readonly lastMessageId: string | null };
+  counts(): Counts & { readonly firstMessageId: string | null; readonly lastMessageId: string | null };
 }
 
 /** The archive of purged conversations: a file for each day (UTC) on this host, used by one process at a time. */

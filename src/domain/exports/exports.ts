@@ -1,6 +1,7 @@
 /** What is exported, and the port that reads it. */
 import type {
   ConversationSettings,
+  Counts,
   Feedback,
   Instant,
   MessageDetails,
@@ -121,9 +122,5 @@ export interface ExportSource {
    */
   read(scope: ExportScope, after?: ExportPosition | null): AsyncIterable<ExportPage>;
   /** Rejects with the signal's reason when it is aborted. @param onPage called at each page */
-  count(
-    scope: ExportScope,
-    signal?: AbortSignal,
-    onPage?: () => void,
-  ): Promise<{ readonly conversations: number; readonly messages: number }>;
+  count(scope: ExportScope, signal?: AbortSignal, onPage?: () => void): Promise<Counts>;
 }

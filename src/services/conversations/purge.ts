@@ -1,5 +1,5 @@
-import type { ConversationCursor, Instant } from '../../domain/conversations/conversation.ts';
-import type { PurgeCount, PurgeStore } from '../../domain/conversations/purge.ts';
+import type { ConversationCursor, Counts, Instant } from '../../domain/conversations/conversation.ts';
+import type { PurgeStore } from '../../domain/conversations/purge.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
 import { pause } from '../../util/timers.ts';
@@ -15,9 +15,9 @@ const LOCK_POLL_MS = 200;
 const DELETIONS_KEPT_MS = 31 * 24 * 3_600_000;
 const DELETIONS_BATCH = 1000;
 
-const NOTHING: PurgeCount = { conversations: 0, messages: 0 };
+const NOTHING: Readonly<Counts> = { conversations: 0, messages: 0 };
 
-export interface PurgeReport extends PurgeCount {
+export interface PurgeReport extends Counts {
   /** After an interruption: the expired conversations that are left. */
   readonly left?: number;
   /** `busy`: another process is purging; `off`: conversations never expire. */
@@ -48,7 +48,7 @@ export class PurgeService {
   }
 
   /** What a run would delete now. */
-  async preview(): Promise<PurgeCount> {
+  async preview(): Promise<Counts> {
     return this.#retention.isForever ? NOTHING : this.#store.countExpired(this.#cutoff());
   }
 
@@ -57,7 +57,7 @@ export class PurgeService {
    * Rejects when the archive cannot be written; conversations that are not archived are not deleted.
    * @param onProgress called after each slice with the rows removed so far
    */
-  async run(signal: AbortSignal, onProgress: (total: PurgeCount) => void = () => {}): Promise<PurgeReport> {
+  async run(signal: AbortSignal, onProgress: (total: Counts) => void = () => {}): Promise<PurgeReport> {
     const startedAt = performance.now();
     const cutoff = this.#cutoff();
     const total = { ...NOTHING };
@@ -88,7 +88,7 @@ export class PurgeService {
     while (!signal.aborted && !(await locked())) await pause(LOCK_POLL_MS, signal);
   }
 
-  async #purge(cutoff: Instant, signal: AbortSignal, count: (removed: PurgeCount) => void): Promise<void> {
+  async #purge(cutoff: Instant, signal: AbortSignal, count: (removed: Counts) => void): Promise<void> {
     await this.#store.abandonUnfinished(this.#clock.now());
     await this.#removeDeleted(signal, count);
     if (this.#retention.isForever) return;
@@ -106,7 +106,7 @@ export class PurgeService {
     }
   }
 
-  async #removeDeleted(signal: AbortSignal, onSlice: (removed: PurgeCount) => void): Promise<void> {
+  async #removeDeleted(signal: AbortSignal, onSlice: (removed: Counts) => void): Promise<void> {
     const isStopped = () => signal.aborted;
     let after = 0;
     while (!signal.aborted) {
@@ -134,10 +134,7 @@ export class PurgeService {
   }
 }
 
-function addTo(
-  total: { conversations: number; messages: number },
-  onProgress: (total: PurgeCount) => void,
-): (removed: PurgeCount) => void {
+function addTo(total: Counts, onProgress: (total: Counts) => void): (removed: Counts) => void {
   return ({ conversations, messages }) => {
     total.conversations += conversations;
     total.messages += messages;

@@ -1,4 +1,4 @@
-import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { Counts, Instant } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
 import type {
   ExportFilter,
@@ -265,7 +265,7 @@ export class ExportService {
   async *#chunks(
     pages: AsyncIterable<ExportPage>,
     encoder: ExportEncoder,
-    counts: { conversations: number; messages: number },
+    counts: Counts,
   ): AsyncGenerator<Buffer> {
     // Sent before the first page is read.
     const opening = encoder.opening();

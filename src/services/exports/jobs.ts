@@ -1,5 +1,5 @@
 import { type Access, canAccess } from '../../domain/access/access.ts';
-import type { Instant } from '../../domain/conversations/conversation.ts';
+import type { Counts, Instant } from '../../domain/conversations/conversation.ts';
 import { AppError, exportNotFound, type FieldError } from '../../domain/errors.ts';
 import type {
   ExportCheckpoint,
@@ -184,10 +184,7 @@ export function progressOf(job: ExportJob, now: Instant): JobProgress {
   };
 }
 
-function fractionOf(
-  done: { conversations: number; messages: number },
-  total: { conversations: number; messages: number },
-): number {
+function fractionOf(done: Counts, total: Counts): number {
   const whole = total.messages > 0 ? total.messages : total.conversations;
   const part = total.messages > 0 ? done.messages : done.conversations;
   return whole === 0 ? 0 : Math.min(0.999, part / whole);

@@ -1,5 +1,10 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { ContentPart, MessageDetails, ToolCall } from '../../domain/conversations/conversation.ts';
+import type {
+  ContentPart,
+  Counts,
+  MessageDetails,
+  ToolCall,
+} from '../../domain/conversations/conversation.ts';
 import type {
   ExportConversation,
   ExportMessage,
@@ -8,11 +13,6 @@ import type {
   ExportPosition,
 } from '../../domain/exports/exports.ts';
 import type { ExportEncoder } from './encoders.ts';
-
-export interface RunningCounts {
-  conversations: number;
-  messages: number;
-}
 
 export interface ExportText {
   readonly text: string;
@@ -32,7 +32,7 @@ const SLICE_CHARS = 64 * 1024;
 export async function* exportText(
   pages: AsyncIterable<ExportPage> | readonly ExportPage[],
   encoder: ExportEncoder,
-  counts: RunningCounts,
+  counts: Counts,
   isFirst: boolean,
 ): AsyncGenerator<ExportText> {
   for await (const { parts, position } of pages) {
@@ -54,7 +54,7 @@ export async function* exportText(
 export function* encodeParts(
   encoder: ExportEncoder,
   parts: readonly ExportPart[],
-  counts: RunningCounts,
+  counts: Counts,
   isFirst: boolean,
 ): Generator<string> {
   for (const { conversation, messages, begins, ends } of parts) {
