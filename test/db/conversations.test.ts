@@ -16,6 +16,9 @@ import {
   writeTurn,
 } from './fixtures.ts';
 
+/** A view of every message. */
+const ALL = { newestFirst: false, superseded: true };
+
 const EVER = 0;
 
 eachDatabase((_name, open) => {
@@ -285,7 +288,9 @@ eachDatabase((_name, open) => {
           }
           return raw.call(knex, sql, bindings);
         });
-        await assert.rejects(conversations.messages(found, 0, 1000, 1e9), { code: 'conversation_not_found' });
+        await assert.rejects(conversations.messages(found, 0, 1000, 1e9, ALL), {
+          code: 'conversation_not_found',
+        });
         assert.ok(statements >= statement);
       });
     }
@@ -296,9 +301,14 @@ eachDatabase((_name, open) => {
       const found = await conversations.find(question.conversationId);
       assert.ok(found);
       const last = Number.MAX_SAFE_INTEGER;
-      assert.deepEqual(await conversations.messages(found, last, 10, 1e9), { messages: [], hasMore: false });
+      assert.deepEqual(await conversations.messages(found, last, 10, 1e9, ALL), {
+        messages: [],
+        hasMore: false,
+      });
       await conversations.delete(found.id, UNRESTRICTED);
-      await assert.rejects(conversations.messages(found, last, 10, 1e9), { code: 'conversation_not_found' });
+      await assert.rejects(conversations.messages(found, last, 10, 1e9, ALL), {
+        code: 'conversation_not_found',
+      });
     });
   });
 

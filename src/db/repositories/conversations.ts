@@ -1,26 +1,25 @@
 import type { Knex } from 'knex';
 import { type Access, canAccess } from '../../domain/access/access.ts';
-import {
-  type ContextOptions,
-  type Conversation,
-  type ConversationChanges,
-  type ConversationContext,
-  type ConversationCursor,
-  type ConversationFilter,
-  type ConversationHead,
-  type ConversationOutline,
-  type ConversationRepository,
-  EVERY_MESSAGE,
-  type Feedback,
-  type FoundConversation,
-  type HashedConversation,
-  type Instant,
-  type MessagePage,
-  type MessageView,
-  type SearchedConversations,
-  type SequencedMessage,
-  type TextMatcher,
-  type WithinConversation,
+import type {
+  ContextOptions,
+  Conversation,
+  ConversationChanges,
+  ConversationContext,
+  ConversationCursor,
+  ConversationFilter,
+  ConversationHead,
+  ConversationOutline,
+  ConversationRepository,
+  Feedback,
+  FoundConversation,
+  HashedConversation,
+  Instant,
+  MessagePage,
+  MessageView,
+  SearchedConversations,
+  SequencedMessage,
+  TextMatcher,
+  WithinConversation,
 } from '../../domain/conversations/conversation.ts';
 import type { PendingDeletion } from '../../domain/conversations/purge.ts';
 import { fromChanges, toConversation, toMessage, toSettings, toTime } from '../core/codec.ts';
@@ -170,7 +169,7 @@ export class KnexConversations implements ConversationRepository {
     afterSeq: number,
     limit: number,
     maxBytes: number,
-    view: MessageView = EVERY_MESSAGE,
+    view: MessageView,
   ): Promise<MessagePage> {
     return this.#pages.read(conversation, afterSeq, limit, maxBytes, view);
   }

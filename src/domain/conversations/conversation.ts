@@ -237,8 +237,6 @@ export interface MessageView {
   readonly superseded: boolean;
 }
 
-export const EVERY_MESSAGE: MessageView = { newestFirst: false, superseded: true };
-
 export interface MessagePage {
   readonly messages: readonly SequencedMessage[];
   readonly hasMore: boolean;
@@ -314,7 +312,6 @@ export interface ConversationRepository {
   /**
    * At most `limit`, and no more than `maxBytes` of text, but at least one.
    * @param afterSeq 0: from the first one of the view
-   * @param view default: {@link EVERY_MESSAGE}
    * @throws AppError `conversation_not_found` when it was deleted meanwhile
    */
   messages(
@@ -322,7 +319,7 @@ export interface ConversationRepository {
     afterSeq: number,
     limit: number,
     maxBytes: number,
-    view?: MessageView,
+    view: MessageView,
   ): Promise<MessagePage>;
   /** Newest activity first, then by id descending. */
   list(
