@@ -1,6 +1,8 @@
 /** The site deploy/nginx.conf, run by the real nginx in front of a server that asks for keys. */
 import assert from 'node:assert/strict';
-import type { IncomingMessage } from 'node:http';
+import { once } from 'node:events';
+import { createServer, type IncomingMessage } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { read } from '../docs/documents.ts';
@@ -177,6 +179,25 @@ describe('nginx with deploy/nginx.conf', { skip }, () => {
       assert(!JSON.stringify(chat.server.lines).includes(secret));
     }
   });
+});
+
+it('nginx closes idle connections before a worker that stops does', { skip }, async (t) => {
+  assert(programs);
+  const server = createServer((_request, response) => response.end('served'));
+  server.keepAliveTimeout = 60_000;
+  const connected = once(server.listen(0, '127.0.0.1'), 'connection');
+  await once(server, 'listening');
+  t.after(() => server.close().closeAllConnections());
+  const nginx = await startNginx(programs, SITE, `127.0.0.1:${(server.address() as AddressInfo).port}`);
+  t.after(() => nginx.stop());
+  assert.equal(await statusOf(nginx.send('/')), 200);
+  const served = performance.now();
+  const [socket]: Socket[] = await connected;
+  assert(socket && !socket.destroyed);
+  await once(socket, 'close');
+  const idle = performance.now() - served;
+  // A worker keeps them for 5 s; nginx would by itself for 60 s.
+  assert(idle > 1000 && idle < 5000, `${idle} ms`);
 });
 
 describe('nginx with small limits,', { skip }, () => {
