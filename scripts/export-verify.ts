@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { exportManifest } from '../src/http/schemas/export-jobs.ts';
 import { failUsage, readArguments } from '../src/util/command-line.ts';
+import { parseJson } from '../src/util/json.ts';
 import { CommandError, runCommand } from './command.ts';
 import { verifyExport } from './export-lib/verify.ts';
 
@@ -9,7 +10,7 @@ const USAGE = `usage: npm run export:verify -- FILE [MANIFEST]
 Compares an export with its manifest (default: FILE.manifest.json). The exit code is 1 when they differ.`;
 
 async function main(file: string, manifestFile: string): Promise<void> {
-  const parsed = exportManifest.safeParse(jsonOf(await readFile(manifestFile, 'utf8')));
+  const parsed = exportManifest.safeParse(parseJson(await readFile(manifestFile, 'utf8')));
   if (!parsed.success) throw new CommandError(`${manifestFile} is not an export manifest`);
   const manifest = parsed.data;
   const problems = await verifyExport(file, manifest);
@@ -19,14 +20,6 @@ async function main(file: string, manifestFile: string): Promise<void> {
   console.log(
     `${file} is complete: ${conversations} conversations, ${messages} messages, ${deleted} deleted, ${bytes} bytes, sha256 ${sha256}`,
   );
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 const { positionals } = readArguments(USAGE, { allowPositionals: true });

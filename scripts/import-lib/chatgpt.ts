@@ -1,7 +1,7 @@
 /** Converts a conversation of ChatGPT's `conversations.json` into one of an NDJSON export. */
+import { isObject } from '../../src/util/json.ts';
 import {
   fenced,
-  isMembers,
   list,
   type Members,
   members,
@@ -15,7 +15,7 @@ import {
 import { conversationOf, type Said, type Tree, type TreeNode } from './tree.ts';
 
 export function isChatGpt(value: Members): boolean {
-  return isMembers(value.mapping);
+  return isObject(value.mapping);
 }
 
 /** @param keepIds whether message ids that are UUIDs stay as they are */
@@ -36,7 +36,7 @@ export function fromChatGpt(item: Members, keepIds: boolean): object {
 function treeOf(item: Members): Tree {
   const nodes = Object.entries(members(item.mapping)).map(([id, value]): TreeNode => {
     const { parent, message } = members(value);
-    const said = isMembers(message) ? saidIn(message) : null;
+    const said = isObject(message) ? saidIn(message) : null;
     return { id, parent: text(parent) || null, time: time(members(message).create_time), said };
   });
   return { nodes, current: text(item.current_node) || null };

@@ -1,11 +1,12 @@
 /** Reads files of this server, of ChatGPT and of Open WebUI, one conversation at a time. */
+
 import { JSONParser } from '@streamparser/json';
 import { ImportError } from '../../src/domain/conversations/imports.ts';
 import { importEntries } from '../../src/http/request/import-file.ts';
 import { importedLine } from '../../src/http/request/import-line.ts';
 import type { ImportEntry } from '../../src/services/imports/imports.ts';
+import { isObject } from '../../src/util/json.ts';
 import { fromChatGpt, isChatGpt } from './chatgpt.ts';
-import { isMembers } from './loose-json.ts';
 import { fromOpenWebUi, isOpenWebUi } from './open-webui.ts';
 
 /** The format is recognized by this many bytes at the start. */
@@ -139,7 +140,7 @@ function converted(value: unknown): Pick<ImportEntry, 'conversation' | 'renamed'
 
 /** @returns undefined for a value of an unknown format */
 function converterOf(value: unknown): ((keepIds: boolean) => unknown) | undefined {
-  if (!isMembers(value)) return undefined;
+  if (!isObject(value)) return undefined;
   if (isChatGpt(value)) return (keepIds) => fromChatGpt(value, keepIds);
   if (isOpenWebUi(value)) return (keepIds) => fromOpenWebUi(value, keepIds);
   return 'conversation_id' in value ? () => value : undefined;

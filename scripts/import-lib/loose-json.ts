@@ -1,14 +1,11 @@
 /** Reads JSON files whose format can change. A member of an unexpected type counts as missing. */
+import { isObject } from '../../src/util/json.ts';
 
 export type Members = Readonly<Record<string, unknown>>;
 
 /** The value if it is an object, otherwise an empty object. */
 export function members(value: unknown): Members {
-  return isMembers(value) ? value : {};
-}
-
-export function isMembers(value: unknown): value is Members {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+  return isObject(value) ? value : {};
 }
 
 export function list(value: unknown): readonly unknown[] {

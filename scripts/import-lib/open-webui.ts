@@ -1,7 +1,7 @@
 /** Converts a chat of Open WebUI's export into a conversation of an NDJSON export. */
+import { isObject } from '../../src/util/json.ts';
 import {
   fenced,
-  isMembers,
   list,
   type Members,
   members,
@@ -17,7 +17,7 @@ import { conversationOf, type Said, type Tree, type TreeNode } from './tree.ts';
 
 export function isOpenWebUi(value: Members): boolean {
   const { history, messages } = members(value.chat);
-  return isMembers(history) || Array.isArray(messages);
+  return isObject(history) || Array.isArray(messages);
 }
 
 /** @param keepIds whether message ids that are UUIDs stay as they are */
@@ -38,7 +38,7 @@ export function fromOpenWebUi(item: Members, keepIds: boolean): object {
 
 function treeOf({ history, messages }: Members): Tree {
   const { messages: tree, currentId } = members(history);
-  if (isMembers(tree)) {
+  if (isObject(tree)) {
     const nodes = Object.entries(tree).map(([id, value]) => nodeOf(id, members(value), null));
     return { nodes, current: text(currentId) || null };
   }

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { z } from 'zod';
 import type { ListedModel } from '../domain/chat/model.ts';
+import { parseJson } from '../util/json.ts';
 import { UpstreamError } from './errors.ts';
 import { decodedBody } from './transport/body.ts';
 
@@ -24,18 +25,10 @@ export async function readModels(response: IncomingMessage): Promise<readonly Li
     body += text;
     if (body.length > MAX_BYTES) throw fail('the list of models is too long');
   }
-  const parsed = list.safeParse(jsonOf(body));
+  const parsed = list.safeParse(parseJson(body));
   if (!parsed.success) throw fail('the list of models has another form');
   return parsed.data.data.flatMap((value) => {
     const { success, data } = listed.safeParse(value);
     return success ? { id: data.id, created: data.created, ownedBy: data.owned_by } : [];
   });
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

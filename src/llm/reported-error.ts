@@ -1,7 +1,8 @@
 /**
  * Reads the errors that model servers report. They are used for decisions and in the log, and never passed to callers.
  */
-import { isObject, type Json, parseJson } from './reply/shapes.ts';
+import { isObject, parseJson } from '../util/json.ts';
+import type { Json } from './reply/shapes.ts';
 
 export interface ReportedError {
   readonly message?: string | undefined;

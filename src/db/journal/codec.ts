@@ -1,6 +1,7 @@
 import { type Access, UNRESTRICTED } from '../../domain/access/access.ts';
 import type { TurnStart, TurnWrite } from '../../domain/chat/turns.ts';
 import type { Message } from '../../domain/conversations/conversation.ts';
+import { isObject } from '../../util/json.ts';
 import { isUsage } from '../core/codec.ts';
 
 export interface EntryRow {
@@ -41,32 +42,26 @@ export function toUnit(body: string): TurnWrite | null {
   }
 }
 
-type Fields = Readonly<Record<string, unknown>>;
-
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
 /**
  * Converts entries of earlier versions. They have no access, or `all` instead of `unrestricted`, and messages without
  * reasoning and details.
  */
 function upgraded(unit: unknown): unknown {
-  if (!isFields(unit)) return unit;
+  if (!isObject(unit)) return unit;
   const { start, reply } = unit;
-  const whole = { ...unit, ...(isFields(reply) && { reply: upgradedMessage(reply) }) };
-  if (!isFields(start)) return whole;
+  const whole = { ...unit, ...(isObject(reply) && { reply: upgradedMessage(reply) }) };
+  if (!isObject(start)) return whole;
   const { by = UNRESTRICTED } = start;
-  const access = isFields(by) && 'all' in by ? { unrestricted: by.all, owner: by.owner } : by;
+  const access = isObject(by) && 'all' in by ? { unrestricted: by.all, owner: by.owner } : by;
   return { ...whole, start: { ...start, by: access, message: upgradedMessage(start.message) } };
 }
 
 function upgradedMessage(message: unknown): unknown {
-  return isFields(message) ? { reasoning: null, details: null, ...message } : message;
+  return isObject(message) ? { reasoning: null, details: null, ...message } : message;
 }
 
 function isUnit(value: unknown): value is TurnWrite {
-  if (!isFields(value)) return false;
+  if (!isObject(value)) return false;
   const { start, reply, activeAt, expects } = value;
   if (start === undefined && reply === undefined) return false;
   if (activeAt !== undefined && typeof activeAt !== 'number') return false;
@@ -76,7 +71,7 @@ function isUnit(value: unknown): value is TurnWrite {
 
 function isStart(value: unknown): value is TurnStart {
   return (
-    isFields(value) &&
+    isObject(value) &&
     typeof value.conversationId === 'string' &&
     typeof value.named === 'boolean' &&
     typeof value.expiredBefore === 'number' &&
@@ -86,13 +81,13 @@ function isStart(value: unknown): value is TurnStart {
     [value.user, value.answers, value.system].every(
       (text) => text === undefined || typeof text === 'string',
     ) &&
-    (value.metadata === undefined || isFields(value.metadata))
+    (value.metadata === undefined || isObject(value.metadata))
   );
 }
 
 function isAccess(value: unknown): value is Access {
   return (
-    isFields(value) &&
+    isObject(value) &&
     typeof value.unrestricted === 'boolean' &&
     (value.owner === null || typeof value.owner === 'string')
   );
@@ -100,7 +95,7 @@ function isAccess(value: unknown): value is Access {
 
 /** Checks types only, because the database checks the values. */
 function isMessage(value: unknown): value is Message {
-  if (!isFields(value)) return false;
+  if (!isObject(value)) return false;
   const text = [value.uid, value.conversationId, value.role, value.content, value.status];
   const optional = [value.replyTo, value.model, value.finishReason, value.format ?? null, value.reasoning];
   return (
@@ -108,6 +103,6 @@ function isMessage(value: unknown): value is Message {
     optional.every((field) => field === null || typeof field === 'string') &&
     typeof value.timestamp === 'number' &&
     (value.usage === null || isUsage(value.usage)) &&
-    (value.details === null || isFields(value.details))
+    (value.details === null || isObject(value.details))
   );
 }

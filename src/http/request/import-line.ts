@@ -7,6 +7,7 @@ import {
   ReplyOrder,
 } from '../../domain/conversations/imports.ts';
 import { AppError } from '../../domain/errors.ts';
+import { isObject } from '../../util/json.ts';
 import { importedHead, importedMessage } from '../schemas/imports.ts';
 import { check } from './validate.ts';
 
@@ -102,8 +103,4 @@ function checked<T>(schema: Parameters<typeof check<T>>[0], value: unknown, path
   } catch (error) {
     throw error instanceof AppError ? new ImportError(`${path}${error.message}`) : error;
   }
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,4 +1,6 @@
 import { z } from 'zod';
+import { MAX_METADATA } from '../../domain/chat/turns.ts';
+import { isObject } from '../../util/json.ts';
 import { queryParameters } from '../request/query.ts';
 import {
   boundedNames,
@@ -26,7 +28,6 @@ export const MAX_USER_CHARS = 128;
 const MAX_RESULTS = 128;
 /** Some gateways put the signature of the model's thoughts into the id. */
 const MAX_CALL_ID = 4096;
-const MAX_METADATA = 16;
 const MAX_METADATA_NAME = 64;
 const MAX_METADATA_CHARS = 512;
 
@@ -46,10 +47,7 @@ const metadataText = limited(0, MAX_METADATA_CHARS);
 
 /** The caller's own notes about a conversation. */
 export const metadata = z
-  .custom<Readonly<Record<string, string>>>(
-    (value) => typeof value === 'object' && value !== null && !Array.isArray(value),
-    METADATA_RULE,
-  )
+  .custom<Readonly<Record<string, string>>>(isObject, METADATA_RULE)
   .meta({
     override: {
       type: 'object',

@@ -1,6 +1,7 @@
 /** The parameters of a turn or a conversation, and JSON that is passed on as it is. */
 import { z } from 'zod';
 import type { JsonObject, ParameterChanges } from '../../domain/chat/parameters.ts';
+import { isObject } from '../../util/json.ts';
 import { cleanText, strictObject } from './common.ts';
 
 const MAX_TOOLS = 128;
@@ -8,9 +9,6 @@ const MAX_STOPS = 16;
 const MAX_STOP_CHARS = 200;
 /** Of all parameters as JSON, in UTF-16 units. */
 const MAX_CHARS = 256 * 1024;
-
-const isObject = (value: unknown): value is JsonObject =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** What is wrong with names and texts of passed-on JSON; undefined: nothing. */
 export function jsonProblem(value: unknown): string | undefined {

@@ -1,5 +1,6 @@
 /** Decides what the demo model replies: canned texts, reasoning, tool calls and descriptions of images. */
-import { isObject, type Json, textOf } from '../reply/shapes.ts';
+import { isObject } from '../../util/json.ts';
+import { type Json, textOf } from '../reply/shapes.ts';
 import { demoDescription, demoReasoning, demoReply, demoResults, type ShownImage } from './text.ts';
 
 export interface DemoCall {

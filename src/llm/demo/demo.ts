@@ -3,7 +3,8 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { isObject, type Json, parseObject } from '../reply/shapes.ts';
+import { isObject } from '../../util/json.ts';
+import { type Json, parseObject } from '../reply/shapes.ts';
 import { contentOf, type DemoAnswer, demoAnswer } from './answer.ts';
 
 export interface DemoModel {

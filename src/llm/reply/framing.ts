@@ -1,5 +1,6 @@
 import { createParser, type EventSourceParser } from 'eventsource-parser';
-import { isObject, type Json, parseJson, parseObject } from './shapes.ts';
+import { isObject, parseJson } from '../../util/json.ts';
+import { type Json, parseObject } from './shapes.ts';
 
 /** The callbacks for what a body contains, called in its order. */
 export interface BodyEvents {

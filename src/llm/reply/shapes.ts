@@ -1,23 +1,11 @@
 /** Reads the JSON of model servers. A member of the wrong type counts as missing. */
 import type { Logprobs } from '../../domain/chat/model.ts';
 import type { Usage } from '../../domain/conversations/conversation.ts';
+import { isObject, parseJson } from '../../util/json.ts';
 
 export type Json = Record<string, unknown>;
 
 const MAX_NAME_LENGTH = 200;
-
-export function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-/** The value of a JSON text; undefined for other text. */
-export function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
 
 /** The object of a JSON text; undefined for other values and text. */
 export function parseObject(text: string): Json | undefined {

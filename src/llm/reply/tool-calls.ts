@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { ToolCall } from '../../domain/conversations/conversation.ts';
+import { isObject } from '../../util/json.ts';
 import type { ByteBudget } from './limits.ts';
 import { cleanText } from './reply-text.ts';
-import { isObject, isShallow, type Json, parseObject, textOf } from './shapes.ts';
+import { isShallow, type Json, parseObject, textOf } from './shapes.ts';
 
 /** How many bytes of the budget a call takes besides its texts. */
 const CALL_BYTES = 64;

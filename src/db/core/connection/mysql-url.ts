@@ -1,3 +1,5 @@
+import { isObject } from '../../../util/json.ts';
+
 export interface MysqlTarget {
   readonly host: string;
   readonly port: number;
@@ -75,7 +77,7 @@ function sslOf(parameters: URLSearchParams): Pick<MysqlTarget, 'ssl'> {
 function jsonObject(text: string): object {
   try {
     const value: unknown = JSON.parse(text);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
+    if (isObject(value)) return value;
   } catch {
     // Same error as for other JSON. The text can contain a key and is not shown.
   }
