@@ -1,4 +1,5 @@
-import { open, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
+import { readBlocks } from '../../src/files/blocks.ts';
 import { decompressed } from '../../src/http/request/import-file.ts';
 import { unpacked } from '../export-lib/unpack.ts';
 
@@ -20,7 +21,7 @@ const ZSTD = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
  */
 export async function openSource(path: string, onRead: (bytes: number) => void): Promise<Source> {
   const size = path === '-' ? undefined : (await stat(path)).size;
-  const stored: AsyncIterable<Buffer> = path === '-' ? process.stdin : fileBlocks(path);
+  const stored: AsyncIterable<Buffer> = path === '-' ? process.stdin : readBlocks(path, undefined, BLOCK);
   const source = counted(stored, onRead);
   const { value: first = Buffer.alloc(0) } = await source.next();
   const all = startingWith(first, source);
@@ -29,21 +30,6 @@ export async function openSource(path: string, onRead: (bytes: number) => void):
   if (first.subarray(0, ZSTD.length).equals(ZSTD))
     return { blocks: decompressed(unpacked(all, 'zstd')), size };
   return { blocks: all, size };
-}
-
-/** The blocks of a file, all in the same buffer: new ones would be most of the memory of the process. */
-async function* fileBlocks(path: string): AsyncGenerator<Buffer> {
-  const file = await open(path);
-  try {
-    const block = Buffer.allocUnsafeSlow(BLOCK);
-    for (;;) {
-      const { bytesRead } = await file.read(block);
-      if (bytesRead === 0) return;
-      yield block.subarray(0, bytesRead);
-    }
-  } finally {
-    await file.close();
-  }
 }
 
 async function* counted(

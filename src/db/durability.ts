@@ -41,9 +41,9 @@ export async function openDurability(
   logger: Logger,
 ): Promise<Durability> {
   const { folder, worker, leaseMs, journalMaxBytes } = options;
+  const workers = join(folder, 'workers');
   const journal = await Journal.open(join(folder, 'journal.sqlite'), journalMaxBytes);
   try {
-    const workers = join(folder, 'workers');
     claimFolder(folder, database.describe(), () => !journal.isEmpty() || ProcessLock.anyAlive(workers));
   } catch (error) {
     await journal.close();
@@ -52,7 +52,7 @@ export async function openDurability(
   const writer = new DurableWriter(database.writer, journal, logger, {
     probe: () => database.conversations.check(),
   });
-  const processLock = ProcessLock.acquire(join(folder, 'workers'), worker, logger);
+  const processLock = ProcessLock.acquire(workers, worker, logger);
   const registry = new WorkerRegistry(
     database.writerKnex,
     { id: worker, leaseMs, ...(processLock && { processLock }) },

@@ -6,13 +6,18 @@ export const BLOCK_BYTES = 1024 * 1024;
 /**
  * A file in blocks. A block is valid until the next one is requested: its memory is used again.
  * @param limit bytes from the start of the file
+ * @param size of a block in bytes
  */
-export async function* readBlocks(path: string, limit = Number.POSITIVE_INFINITY): AsyncGenerator<Buffer> {
+export async function* readBlocks(
+  path: string,
+  limit = Number.POSITIVE_INFINITY,
+  size = BLOCK_BYTES,
+): AsyncGenerator<Buffer> {
   const handle = await open(path);
   try {
-    const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    const block = Buffer.allocUnsafeSlow(size);
     for (let left = limit; left > 0; ) {
-      const { bytesRead } = await handle.read(block, 0, Math.min(left, BLOCK_BYTES), null);
+      const { bytesRead } = await handle.read(block, 0, Math.min(left, size), null);
       if (bytesRead === 0) return;
       left -= bytesRead;
       yield block.subarray(0, bytesRead);

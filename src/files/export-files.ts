@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
 import { access, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { errorCode } from '../domain/errors.ts';
 import type { Compression, ExportFiles, ExportManifest, ExportRequest } from '../domain/exports/jobs.ts';
 import { makeFolder } from '../util/folders.ts';
 import { openPart } from './part-file.ts';
@@ -10,7 +11,7 @@ import { openPart } from './part-file.ts';
 const EXTENSION: Readonly<Record<Compression, string>> = { none: '', gzip: '.gz', zstd: '.zst' };
 
 /** What the file is called; ids are UUIDs and need no escaping. */
-export function exportFileName(id: string, { format, compression }: ExportRequest): string {
+function exportFileName(id: string, { format, compression }: ExportRequest): string {
   return `${id}.${format}${EXTENSION[compression]}`;
 }
 
@@ -80,7 +81,8 @@ async function namesIn(folder: string): Promise<string[]> {
   return (await readdir(folder).catch(onlyMissing)) ?? [];
 }
 
-function onlyMissing(error: NodeJS.ErrnoException): null {
-  if (error.code === 'ENOENT') return null;
+/** @throws every error but that of a missing file */
+export function onlyMissing(error: unknown): null {
+  if (errorCode(error) === 'ENOENT') return null;
   throw error;
 }

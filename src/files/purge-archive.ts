@@ -8,13 +8,12 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import type { Instant } from '../domain/conversations/conversation.ts';
 import type { ArchiveBatch, PurgeArchive } from '../domain/conversations/purge.ts';
-import { errorCode } from '../domain/errors.ts';
 import type { ExportManifest } from '../domain/exports/jobs.ts';
 import type { Log } from '../domain/runtime.ts';
 import { isoTime } from '../domain/time.ts';
 import { makeFolder } from '../util/folders.ts';
 import { writeAll } from './blocks.ts';
-import { saveManifest } from './export-files.ts';
+import { onlyMissing, saveManifest } from './export-files.ts';
 
 /** A file of which the manifest is true; what may be behind `manifest.bytes` was never finished. */
 interface Day {
@@ -64,8 +63,7 @@ async function readManifest(path: string): Promise<ExportManifest | null> {
   try {
     return JSON.parse(await readFile(path, 'utf8'));
   } catch (error) {
-    if (error instanceof SyntaxError || isMissing(error)) return null;
-    throw error;
+    return error instanceof SyntaxError ? null : onlyMissing(error);
   }
 }
 
@@ -185,13 +183,4 @@ function extended(
     last_message_id: lastMessageId ?? old.last_message_id,
     finished_at: isoTime(at),
   };
-}
-
-function isMissing(error: unknown): boolean {
-  return errorCode(error) === 'ENOENT';
-}
-
-function onlyMissing(error: unknown): null {
-  if (isMissing(error)) return null;
-  throw error;
 }

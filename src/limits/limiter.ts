@@ -2,6 +2,7 @@ import { hash } from 'node:crypto';
 import type { CounterStore, Decision, RateLimiter, WindowPolicy } from '../domain/access/limits.ts';
 import type { Instant } from '../domain/conversations/conversation.ts';
 import type { Clock, Log } from '../domain/runtime.ts';
+import { RecentMap } from '../util/recent-map.ts';
 import { within } from '../util/timers.ts';
 
 /** A store that takes longer counts as down. */
@@ -39,7 +40,7 @@ interface Counter {
  */
 export class Limiter implements RateLimiter {
   readonly #options;
-  readonly #counters = new Map<string, Counter>();
+  readonly #counters = new RecentMap<Counter>(MAX_COUNTERS);
   #isDown = false;
   #retryAt = 0;
 
@@ -85,8 +86,6 @@ export class Limiter implements RateLimiter {
     if (known?.windowStart === windowStart) return known;
     const unused = { used: 0, unsent: 0, reportedAt: -Infinity, sent: Promise.resolve(undefined) };
     const counter: Counter = { policy, key, windowStart, ...unused };
-    this.#counters.delete(key);
-    if (this.#counters.size >= MAX_COUNTERS) this.#counters.delete(this.#counters.keys().next().value ?? '');
     this.#counters.set(key, counter);
     return counter;
   }

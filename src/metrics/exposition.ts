@@ -16,19 +16,12 @@ export interface LabelledFamilies {
 
 /** The lines of all workers, one series at a time. All series of one metric are together. */
 export function* format(workers: readonly LabelledFamilies[], as: TextFormat): Generator<string> {
-  const byName = new Map<string, (readonly [worker: string, family: Family])[]>();
-  for (const { worker, families } of workers) {
-    for (const family of families) {
-      const found = byName.get(family.name);
-      if (found) found.push([worker, family]);
-      else byName.set(family.name, [[worker, family]]);
-    }
-  }
-  for (const found of byName.values()) {
+  const all = workers.flatMap(({ worker, families }) => families.map((family) => ({ worker, family })));
+  for (const found of Map.groupBy(all, ({ family }) => family.name).values()) {
     const [first] = found;
     if (!first) continue;
-    yield head(first[1], as);
-    for (const [worker, family] of found) yield* lines(worker, family);
+    yield head(first.family, as);
+    for (const { worker, family } of found) yield* lines(worker, family);
   }
   if (as === 'openmetrics') yield '# EOF\n';
 }

@@ -4,6 +4,7 @@ import { type Dialect, type LockedConversation, placeholders } from '../core/dia
 import { messageOrder } from '../core/order.ts';
 import type { Statement } from '../core/packets.ts';
 import type { ConversationRow, DeletionRow, MessageRow } from '../core/tables.ts';
+import { conversationOf } from '../journal/codec.ts';
 import type { KeyUse } from './key-claims.ts';
 import type { ReplyRow } from './reply-writes.ts';
 
@@ -151,10 +152,11 @@ export function mayExist({ start, replayed }: TurnWrite): boolean {
 }
 
 /** The settings that the turn changes; undefined: none. */
-export function settingsOf({ start, revision, reply }: TurnWrite): OwnChanges | undefined {
+export function settingsOf(unit: TurnWrite): OwnChanges | undefined {
+  const { start, revision } = unit;
   const { user, metadata } = start ?? revision ?? {};
   const system = start?.system;
-  const conversationId = start?.conversationId ?? reply?.conversationId;
+  const conversationId = conversationOf(unit);
   if (conversationId === undefined || (user ?? metadata ?? system) === undefined) return undefined;
   return { conversationId, user, metadata, system };
 }

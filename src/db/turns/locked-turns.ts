@@ -1,5 +1,6 @@
 import type { TurnWrite, WriteOutcome } from '../../domain/chat/turns.ts';
 import { databaseBusy } from '../core/errors.ts';
+import { conversationOf } from '../journal/codec.ts';
 
 /**
  * How long a turn waits for a row that another session has locked. The end of a reply waits longer, because its text
@@ -113,8 +114,4 @@ export class LockedTurns {
     this.#idle.resolve();
     this.#idle = Promise.withResolvers();
   }
-}
-
-function conversationOf({ start, reply }: TurnWrite): string | undefined {
-  return start?.conversationId ?? reply?.conversationId;
 }

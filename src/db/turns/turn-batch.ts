@@ -13,6 +13,7 @@ import { fromMessage, toTime } from '../core/codec.ts';
 import type { Dialect, LockedConversation } from '../core/dialect.ts';
 import type { PacketLimit, Statement } from '../core/packets.ts';
 import type { HistoryColumns } from '../core/tables.ts';
+import { conversationOf } from '../journal/codec.ts';
 import {
   type Activity,
   BatchSettings,
@@ -145,10 +146,9 @@ class Plan {
     return { writes, result: { turns, progress } };
   }
 
-  #isLocked({ start, reply }: TurnWrite): boolean {
+  #isLocked(unit: TurnWrite): boolean {
     if (this.#locked.size === 0) return false;
-    const conversation = start?.conversationId ?? reply?.conversationId ?? '';
-    return this.#locked.has(conversation) || (reply !== undefined && this.#locked.has(reply.uid));
+    return this.#locked.has(conversationOf(unit) ?? '') || this.#locked.has(unit.reply?.uid ?? '');
   }
 
   #turn(unit: TurnWrite): WriteOutcome {
@@ -219,8 +219,9 @@ class Plan {
   }
 
   /** Whether another turn has changed the history since it was read, or the conversation was deleted. */
-  #hasMoved({ start, reply, expects, replayed }: TurnWrite): boolean {
-    const id = start?.conversationId ?? reply?.conversationId;
+  #hasMoved(unit: TurnWrite): boolean {
+    const { reply, expects, replayed } = unit;
+    const id = conversationOf(unit);
     if (expects === undefined || replayed || id === undefined) return false;
     const history = this.#activity.get(id)?.history ?? this.#conversations.get(id);
     if (!history || this.#restarts.has(id)) return true;

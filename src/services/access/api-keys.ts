@@ -11,6 +11,7 @@ import {
 import type { Instant } from '../../domain/conversations/conversation.ts';
 import { AppError, type FieldError, isDatabaseError } from '../../domain/errors.ts';
 import type { Clock, IdSource, Log } from '../../domain/runtime.ts';
+import { RecentMap } from '../../util/recent-map.ts';
 import { within } from '../../util/timers.ts';
 import { hashOf, looksLikeKey, makeKey } from './api-key-format.ts';
 
@@ -226,22 +227,6 @@ export class ApiKeyService {
     // Pending lookups may hold the old state.
     this.#epoch += 1;
     this.#lookUps.clear();
-  }
-}
-
-/** A bounded map that drops the entry set longest ago. */
-class RecentMap<V> extends Map<string, V> {
-  readonly #max: number;
-
-  constructor(max: number) {
-    super();
-    this.#max = max;
-  }
-
-  override set(key: string, value: V): this {
-    this.delete(key);
-    if (this.size >= this.#max) for (const oldest of this.keys().take(1)) this.delete(oldest);
-    return super.set(key, value);
   }
 }
 

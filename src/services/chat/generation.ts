@@ -28,20 +28,17 @@ export class Generation {
   outcome: ModelOutcome | undefined;
   /** Set when it failed; `pieces` keeps the text before the error. */
   error: AppError | undefined;
+  readonly #ended = Promise.withResolvers<void>();
   /** Resolves at the end, also after an error; never rejects. */
-  readonly ended: Promise<void>;
+  readonly ended = this.#ended.promise;
 
   readonly #watchers = new Set<() => void>();
   readonly #abort = new AbortController();
-  #settle: () => void = () => {};
   #holders = 0;
 
   /** @param conversationId of the turn that makes the call */
   constructor(conversationId?: string) {
     this.conversationId = conversationId;
-    this.ended = new Promise((resolve) => {
-      this.#settle = resolve;
-    });
   }
 
   /** A generation that has ended, such as one from the cache. */
@@ -139,7 +136,7 @@ export class Generation {
   }
 
   #end(): void {
-    this.#settle();
+    this.#ended.resolve();
     this.#notify();
     this.#watchers.clear();
   }

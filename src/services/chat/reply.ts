@@ -22,9 +22,9 @@ export class Reply {
   readonly generation: Generation;
   /** How many readers of this process have its stream open. */
   readers = 0;
+  readonly #ended = Promise.withResolvers<void>();
   /** Resolves at any end; never rejects. */
-  readonly ended: Promise<void>;
-  readonly #settle: () => void;
+  readonly ended = this.#ended.promise;
   readonly #release: (reason: unknown) => void;
   readonly #watchers = new Set<() => void>();
   #early: EarlyEnd | undefined;
@@ -32,10 +32,7 @@ export class Reply {
   constructor(generation: Generation) {
     this.generation = generation;
     this.#release = generation.hold();
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.ended = promise;
-    this.#settle = resolve;
-    void generation.ended.then(resolve);
+    void generation.ended.then(this.#ended.resolve);
   }
 
   /** Undefined while it is running. */
@@ -125,7 +122,7 @@ export class Reply {
       reasoningPieces: reasoningPieces.length,
       reasoningLength,
     };
-    this.#settle();
+    this.#ended.resolve();
     for (const watcher of this.#watchers) watcher();
     this.#watchers.clear();
     // The call to the model is aborted when no other turn shares it.

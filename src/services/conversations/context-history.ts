@@ -9,6 +9,7 @@ import type {
   Instant,
 } from '../../domain/conversations/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
+import { RecentMap } from '../../util/recent-map.ts';
 
 export interface HistoryLimits {
   /** The most stored messages in the context of a call. */
@@ -46,7 +47,7 @@ export class ContextHistory {
    * The first message of the last context that a model took after it refused a longer one. In memory only: without it,
    * the next call is refused and shortened again.
    */
-  readonly #starts = new Map<string, string>();
+  readonly #starts = new RecentMap<string>(MAX_CONVERSATIONS);
 
   constructor(
     limits: HistoryLimits,
@@ -104,15 +105,8 @@ export class ContextHistory {
     void call.ended.then(() => {
       const omitted = call.outcome?.omitted ?? 0;
       const start = uids[omitted] ?? questionId;
-      if (omitted > 0 && start !== null) this.#remember(keyOf(conversationId, model), start);
+      if (omitted > 0 && start !== null) this.#starts.set(keyOf(conversationId, model), start);
     });
-  }
-
-  #remember(key: string, start: string): void {
-    this.#starts.delete(key);
-    this.#starts.set(key, start);
-    const [oldest] = this.#starts.keys();
-    if (oldest !== undefined && this.#starts.size > MAX_CONVERSATIONS) this.#starts.delete(oldest);
   }
 
   async #stored(

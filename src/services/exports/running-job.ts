@@ -1,7 +1,7 @@
 import { errorCode, isDatabaseBusy, isDatabaseError } from '../../domain/errors.ts';
 import type { ExportJobStore, ExportManifest } from '../../domain/exports/jobs.ts';
 import type { Clock, Log } from '../../domain/runtime.ts';
-import { pause } from '../../util/timers.ts';
+import { pause, unlessAborted } from '../../util/timers.ts';
 import { assertOwned, type JobFileParts, JobLostError, type JobState, writeJobFile } from './job-file.ts';
 
 export interface RunningJobParts extends JobFileParts {
@@ -104,9 +104,8 @@ export class RunningJob {
       if (performance.now() - since >= this.#stalledMs) stalled.abort(new StalledError());
     }, this.#stalledMs / 10).unref();
     try {
-      const writing = this.#write(AbortSignal.any([this.#abort.signal, stalled.signal]));
-      writing.catch(() => {});
-      return await Promise.race([writing, rejection(stalled.signal)]);
+      const signal = AbortSignal.any([this.#abort.signal, stalled.signal]);
+      return await unlessAborted(stalled.signal, this.#write(signal));
     } finally {
       clearInterval(timer);
     }
@@ -187,12 +186,6 @@ class StalledError extends Error {
 
 const STALLED_REASON =
   'The database was too busy, and the export made no progress: look for locks and slow statements, then start a new export';
-
-function rejection(signal: AbortSignal): Promise<never> {
-  return new Promise((_resolve, reject) => {
-    signal.addEventListener('abort', () => reject(signal.reason), { once: true });
-  });
-}
 
 const DISK_FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
 
