@@ -73,7 +73,7 @@ export class Quotas {
       for (const other of others) decisions.push(await this.#limiter.check(other, subject));
       throw this.#reached(decisions);
     }
-    const headers = Object.entries(rateLimitHeaders(decisions) ?? {});
+    const headers = Object.entries(rateLimitHeaders(decisions));
     for (const [name, value] of headers) response.setHeader(name, value);
   }
 
@@ -173,7 +173,7 @@ function untilClosed(permit: Permit, response: Response): Permit {
 
 function rateLimitError(decisions: readonly Decision[]): AppError {
   const reached = decisions.filter(({ allowed }) => !allowed).map(({ policy }) => sentence(policy));
-  const headers = rateLimitHeaders(decisions) ?? {};
+  const headers = rateLimitHeaders(decisions);
   return new AppError('rate_limited', reached.join('; '), { retryAfter: retryAfter(decisions), headers });
 }
 

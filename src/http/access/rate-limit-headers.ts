@@ -1,17 +1,15 @@
 import type { Decision, Policy } from '../../domain/access/limits.ts';
 
-export type RateLimitHeaders = Readonly<Record<'RateLimit-Policy' | 'RateLimit', string>>;
-
 /** The largest integer of a structured field (RFC 9651, 3.3.1). */
 const INTEGER_MAX = 999_999_999_999_999;
 
 /**
  * `RateLimit-Policy` and `RateLimit` after draft-ietf-httpapi-ratelimit-headers-11: lists of strings with parameters.
  * Its registry has no unit `tokens`.
- * @returns undefined without decisions
+ * None without decisions.
  */
-export function rateLimitHeaders(decisions: readonly Decision[]): RateLimitHeaders | undefined {
-  if (decisions.length === 0) return undefined;
+export function rateLimitHeaders(decisions: readonly Decision[]): Readonly<Record<string, string>> {
+  if (decisions.length === 0) return {};
   return {
     'RateLimit-Policy': decisions.map(({ policy }) => policyItem(policy)).join(', '),
     RateLimit: decisions.map(limitItem).join(', '),

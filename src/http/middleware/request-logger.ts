@@ -3,6 +3,7 @@ import type { RequestHandler, Response } from 'express';
 import type { Logger } from 'pino';
 import { ERROR_CODES } from '../../domain/errors.ts';
 import type { Metrics } from '../../domain/metrics.ts';
+import { tenths } from '../../domain/time.ts';
 import type { RequestContext } from '../../request-context.ts';
 import { traceContextOf } from '../request/trace-context.ts';
 import { loggedPath } from '../response/problem.ts';
@@ -27,10 +28,6 @@ function shown(details: RequestDetails | undefined, began: number) {
   if (!details) return undefined;
   const { firstTokenAt, ...rest } = details;
   return firstTokenAt === undefined ? rest : { ...rest, first_token_ms: tenths(firstTokenAt - began) };
-}
-
-function tenths(ms: number): number {
-  return Math.round(ms * 10) / 10;
 }
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;

@@ -5,7 +5,7 @@ import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import { lineJson } from '../../util/line-json.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import { noteError, noteTurn } from '../response/request-details.ts';
-import { EVENT_STREAM_HEADERS } from '../sse/encode.ts';
+import { streamHeaders } from '../sse/encode.ts';
 import { SseReplyEncoder } from '../sse/reply-encoder.ts';
 import type { StreamForm } from '../sse/session.ts';
 import { presentOpenAiError } from './errors.ts';
@@ -20,15 +20,6 @@ import {
 } from './presenter.ts';
 
 const DONE = 'data: [DONE]\n\n';
-
-/** The response headers with the ids of a stored turn and the model server that replied. */
-export function turnHeaders({ isStored, conversationId, messageId, reply }: Turn): Record<string, string> {
-  const { upstream } = reply.generation;
-  return {
-    ...(isStored && { 'X-Conversation-Id': conversationId, 'X-Stream-Id': messageId }),
-    ...(upstream && { 'X-Upstream': upstream }),
-  };
-}
 
 export class ChunkStream implements StreamForm {
   readonly encoder: SseReplyEncoder;
@@ -66,7 +57,7 @@ export class ChunkStream implements StreamForm {
   }
 
   headers(): Record<string, string> {
-    return { ...EVENT_STREAM_HEADERS, ...turnHeaders(this.#turn) };
+    return streamHeaders(this.#turn);
   }
 
   start(): string {

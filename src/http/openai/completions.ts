@@ -1,8 +1,7 @@
 import type { Request, Response } from 'express';
-import type { ContentPart } from '../../domain/conversations/conversation.ts';
 import { conversationNotFound } from '../../domain/errors.ts';
 import type { ChatService } from '../../services/chat/chat.ts';
-import type { ChatInput } from '../../services/chat/request/chat-input.ts';
+import { type ChatInput, questionText } from '../../services/chat/request/chat-input.ts';
 import type { StreamService } from '../../services/chat/streams.ts';
 import type { Turn } from '../../services/chat/turn.ts';
 import { type Caller, callerOf } from '../access/caller.ts';
@@ -10,6 +9,7 @@ import type { Quotas } from '../access/quotas.ts';
 import type { BodyReader } from '../request/body.ts';
 import { checkImages } from '../request/images.ts';
 import { check } from '../request/validate.ts';
+import { turnHeaders } from '../response/presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import { noteTurn } from '../response/request-details.ts';
@@ -19,7 +19,7 @@ import { eventStream, jsonBody, STREAM_HEADERS, UPSTREAM_HEADER } from '../schem
 import { KNOWN } from '../schemas/parameters.ts';
 import type { MessageLimits } from '../schemas/parts.ts';
 import { type SessionSettings, StreamSession } from '../sse/session.ts';
-import { ChunkStream, turnHeaders } from './chunk-stream.ts';
+import { ChunkStream } from './chunk-stream.ts';
 import { clientMessage } from './messages.ts';
 import { openAiErrors } from './openapi.ts';
 import { presentCompletion, presentLogprobs } from './presenter.ts';
@@ -79,9 +79,8 @@ async function inputOf(
     if (parts) await checkImages(parts, `messages.${at}.content`);
   }
   const isStored = v1.store && body.store !== false;
-  const parts: readonly ContentPart[] | undefined = messages.at(-1)?.parts;
   return {
-    question: { kind: 'message', content: messages.at(-1)?.content ?? '', ...(parts && { parts }) },
+    question: { kind: 'message', content: messages.at(-1)?.content ?? '' },
     conversationId: isStored ? namedConversation(request) : undefined,
     format: 'markdown',
     model: body.model ?? undefined,
@@ -138,7 +137,7 @@ export function completionRoute(parts: CompletionParts): Route {
       const input = await inputOf(request, body, v1, caller);
       const mode = body.stream ? 'stream' : 'whole';
       const turn = await chat.begin(input, mode, undefined, response.locals.receivedAt);
-      quotas.meter(caller.subject, input.question.kind === 'message' ? input.question.content : '', turn);
+      quotas.meter(caller.subject, questionText(input.question), turn);
       if (body.stream) await streamReply(parts, response, turn, body.stream_options?.include_usage ?? false);
       else await sendReply(parts, response, turn);
     },

@@ -46,7 +46,7 @@ export function createBodyReader(limit: number, imageBytes = 0): BodyReader {
 }
 
 /**
- * Receives a long body. It is kept as it was sent, and decompressed while it is read.
+ * Receives a long body. It is kept as it was sent, and decompressed while it is read. The caller resumes the request.
  * @param limit bytes, also after decompression
  * @param hold called with the memory that each part takes; an AppError that it throws ends the reading
  * @throws AppError `body_too_large`, `malformed_request`, `unsupported_media_type`
@@ -76,9 +76,6 @@ export async function receiveBlocks(
     return decode(blocks);
   } catch (error) {
     throw readError(error, limit);
-  } finally {
-    // See createBodyReader.
-    request.resume();
   }
 }
 

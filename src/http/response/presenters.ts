@@ -2,7 +2,7 @@
 import type { SequencedMessage } from '../../domain/conversations/conversation.ts';
 import { emptyReply } from '../../domain/errors.ts';
 import { partEntries } from '../../domain/metrics.ts';
-import { isoTime } from '../../domain/time.ts';
+import { isoTime, tenths } from '../../domain/time.ts';
 import type { CacheUse } from '../../services/chat/generations.ts';
 import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import type {
@@ -45,8 +45,13 @@ export function presentTiming({ times, cached, replayed, reply }: Turn): string 
   return `${text}total;dur=${tenths(times.totalMs)}`;
 }
 
-function tenths(ms: number): number {
-  return Math.round(ms * 10) / 10;
+/** The response headers with the ids of a stored turn and the model server that replied. */
+export function turnHeaders({ isStored, conversationId, messageId, reply }: Turn): Record<string, string> {
+  const { upstream } = reply.generation;
+  return {
+    ...(isStored && { 'X-Conversation-Id': conversationId, 'X-Stream-Id': messageId }),
+    ...(upstream && { 'X-Upstream': upstream }),
+  };
 }
 
 /** @throws AppError `upstream_empty` where the rendered reply has no text, though nothing was filtered or stopped */

@@ -47,7 +47,6 @@ export function importRoute(imports: ImportService, maxBytes: number): Route {
     },
     async handle(request, response) {
       const { replace, pin } = readQuery(request, importQuery);
-      checkType(request);
       let size = 0;
       const hold = (bytes: number) => {
         size += bytes;
@@ -55,6 +54,7 @@ export function importRoute(imports: ImportService, maxBytes: number): Route {
         if (held > maxHeld) throw importBusy();
       };
       try {
+        checkType(request);
         if (isRunning) throw importBusy();
         const blocks = await receiveBlocks(request, maxBytes, hold);
         if (isRunning) throw importBusy();
@@ -67,6 +67,7 @@ export function importRoute(imports: ImportService, maxBytes: number): Route {
         sendJson(response, 200, counts);
       } finally {
         held -= size;
+        // See createBodyReader.
         request.resume();
       }
     },
@@ -80,7 +81,6 @@ function importBusy(): AppError {
 
 function checkType(request: Request): void {
   if (TYPE.test(request.headers['content-type'] ?? '')) return;
-  request.resume();
   const detail = 'Send the body as NDJSON with Content-Type: application/x-ndjson';
   throw new AppError('unsupported_media_type', detail);
 }

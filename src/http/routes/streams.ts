@@ -12,8 +12,8 @@ import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
 import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
 import { lastEventHeader, replyEvents, stopped, streamId, streamQuery } from '../schemas/streams.ts';
-import { type ReadPosition, readPosition } from '../sse/encode.ts';
-import { NativeStream, streamHeaders } from '../sse/native-stream.ts';
+import { type ReadPosition, readPosition, streamHeaders } from '../sse/encode.ts';
+import { NativeStream } from '../sse/native-stream.ts';
 import { type SessionSettings, StreamSession } from '../sse/session.ts';
 
 export interface StreamRouteParts {

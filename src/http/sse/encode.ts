@@ -1,7 +1,8 @@
 /** Server-sent events as text. JSON contains no raw newline, so one `data:` line is enough for each event. */
 
+import type { Turn } from '../../services/chat/turn.ts';
 import { lineJson } from '../../util/line-json.ts';
-import { cut } from '../../util/pieces.ts';
+import { turnHeaders } from '../response/presenters.ts';
 
 /** The header fields of an event stream. */
 export const EVENT_STREAM_HEADERS = {
@@ -10,11 +11,16 @@ export const EVENT_STREAM_HEADERS = {
   'X-Accel-Buffering': 'no',
 } as const;
 
+/** Those of the stream of a turn. */
+export function streamHeaders(turn: Turn): Record<string, string> {
+  return { ...EVENT_STREAM_HEADERS, ...turnHeaders(turn) };
+}
+
 /** A comment, which clients ignore. */
 export const PING = ': ping\n\n';
 
 /** The maximum content of one event, UTF-16 units. */
-const MAX_CONTENT = 64 * 1024;
+export const MAX_CONTENT = 64 * 1024;
 
 /** Writes parts of a reply as events. */
 export interface ReplyEvents {
@@ -66,11 +72,6 @@ export function readPosition(streamId: string, eventId: string): ReadPosition | 
   const [, id, digits, end] = /^([\da-f-]{36}):(\d{1,10})(:end)?$/i.exec(eventId) ?? [];
   if (id?.toLowerCase() !== streamId) return undefined;
   return { offset: Number(digits), ended: end !== undefined };
-}
-
-/** Cuts output into the contents of events. */
-export function contentPieces(output: string, size = MAX_CONTENT): Generator<string> {
-  return cut(output, size);
 }
 
 /** A replayed reply is available immediately, but clients expect it in pieces. */

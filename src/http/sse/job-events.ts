@@ -2,6 +2,7 @@ import type { Request, Response } from 'express';
 import { AppError, isDatabaseError } from '../../domain/errors.ts';
 import { lineJson } from '../../util/line-json.ts';
 import { unlessAborted } from '../../util/timers.ts';
+import { closeSignal } from '../response/close-signal.ts';
 import { requestProblem } from '../response/problem.ts';
 import { noteError } from '../response/request-details.ts';
 import type { ExportJobBody } from '../schemas/export-jobs.ts';
@@ -36,13 +37,11 @@ export async function sendJobEvents(
     return;
   }
   response.write('retry: 3000\n\n');
-  const gone = new AbortController();
-  response.once('close', () => gone.abort());
   const heartbeat = setInterval(() => {
     if (!response.writableNeedDrain) response.write(PING);
   }, heartbeatMs);
   try {
-    await writeProgress(response, options, AbortSignal.any([gone.signal, stopping]));
+    await writeProgress(response, options, AbortSignal.any([closeSignal(response), stopping]));
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
     noteError(response, error);

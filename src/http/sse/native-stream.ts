@@ -6,7 +6,7 @@ import type { Turn, TurnResult } from '../../services/chat/turn.ts';
 import { mustHaveText, presentCacheUse, presentEnd } from '../response/presenters.ts';
 import { requestProblem } from '../response/problem.ts';
 import { noteError, noteTurn } from '../response/request-details.ts';
-import { contentEvent, EVENT_STREAM_HEADERS, endEvent, reasoningEvent, startEvent } from './encode.ts';
+import { contentEvent, endEvent, reasoningEvent, startEvent, streamHeaders } from './encode.ts';
 import { type EncoderOptions, SseReplyEncoder } from './reply-encoder.ts';
 import type { StreamForm } from './session.ts';
 
@@ -99,16 +99,6 @@ export class NativeStream implements StreamForm {
     const data = { content: '', ...problem, finish_reason: 'error', ...members };
     return endEvent(this.#stream.messageId, offset, 'error', data, retryMs);
   }
-}
-
-export function streamHeaders({ conversationId, messageId, reply }: Turn): Record<string, string> {
-  const { upstream } = reply.generation;
-  return {
-    ...EVENT_STREAM_HEADERS,
-    'X-Conversation-Id': conversationId,
-    'X-Stream-Id': messageId,
-    ...(upstream && { 'X-Upstream': upstream }),
-  };
 }
 
 /** The reader has text that a crash has lost. */

@@ -1,5 +1,4 @@
-import { MAX_STEP } from '../../util/pieces.ts';
-import { contentPieces } from './encode.ts';
+import { cut, MAX_STEP } from '../../util/pieces.ts';
 
 /** Reads a growing list of pieces in parts of at most MAX_STEP units. */
 export class PieceCursor {
@@ -25,7 +24,7 @@ export class PieceCursor {
       const room = MAX_STEP - part.length;
       const rest = this.#offset === 0 ? piece : piece.slice(this.#offset);
       if (rest.length > room) {
-        const [head = ''] = contentPieces(rest, room);
+        const [head = ''] = cut(rest, room);
         this.#offset += head.length;
         return part + head;
       }

@@ -1,6 +1,7 @@
 import type { Reply } from '../../services/chat/reply.ts';
+import { cut } from '../../util/pieces.ts';
 import type { RenderedStream } from '../response/reply-renderer.ts';
-import { contentPieces, type ReplyEvents } from './encode.ts';
+import { MAX_CONTENT, type ReplyEvents } from './encode.ts';
 import { PieceCursor } from './piece-cursor.ts';
 
 /** Encodes the reasoning of a reply as events for one reader. */
@@ -51,7 +52,7 @@ export class ReasoningEncoder {
 
   #encode(reasoning: string): string {
     let events = '';
-    for (const piece of contentPieces(reasoning)) events += this.#events.reasoning(piece);
+    for (const piece of cut(reasoning, MAX_CONTENT)) events += this.#events.reasoning(piece);
     this.#hasSent ||= events !== '';
     return events;
   }

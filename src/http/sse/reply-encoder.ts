@@ -1,6 +1,7 @@
 import type { Reply } from '../../services/chat/reply.ts';
+import { cut } from '../../util/pieces.ts';
 import type { RenderedStream } from '../response/reply-renderer.ts';
-import { contentPieces, type ReplyEvents, replayPieceSize } from './encode.ts';
+import { MAX_CONTENT, type ReplyEvents, replayPieceSize } from './encode.ts';
 import { PieceCursor } from './piece-cursor.ts';
 import { ReasoningEncoder } from './reasoning-encoder.ts';
 
@@ -19,8 +20,8 @@ export class SseReplyEncoder {
   readonly #reply: Reply;
   readonly #rendered: RenderedStream | undefined;
   readonly #reasoning: ReasoningEncoder | undefined;
-  /** Maximum content of an event; undefined: the default. */
-  readonly #pieceSize: number | undefined;
+  /** Maximum content of an event. */
+  readonly #pieceSize: number;
   readonly #pieces: PieceCursor;
   readonly #from: number;
   /** Units of output that are still to be skipped. */
@@ -36,7 +37,7 @@ export class SseReplyEncoder {
     this.#from = offset;
     this.#skip = offset;
     this.#offset = offset;
-    this.#pieceSize = reply.running ? undefined : replayPieceSize(reply.length);
+    this.#pieceSize = reply.running ? MAX_CONTENT : replayPieceSize(reply.length);
   }
 
   /** UTF-16 units of output that the reader has after the events so far. */
@@ -91,7 +92,7 @@ export class SseReplyEncoder {
 
   #encode(output: string): string {
     let events = '';
-    for (const piece of contentPieces(this.#skip === 0 ? output : this.#unread(output), this.#pieceSize)) {
+    for (const piece of cut(this.#skip === 0 ? output : this.#unread(output), this.#pieceSize)) {
       this.#offset += piece.length;
       events += this.#events.content(piece, this.#offset);
     }

@@ -3,11 +3,12 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import {
   contentEvent,
-  contentPieces,
   endEvent,
+  MAX_CONTENT,
   replayPieceSize,
   startEvent,
 } from '../../../../src/http/sse/encode.ts';
+import { cut } from '../../../../src/util/pieces.ts';
 import { anyCharacter } from '../../../support/any-character.ts';
 
 describe('an event', () => {
@@ -43,7 +44,7 @@ describe('long output', () => {
       'a'.repeat(65_537),
       '',
     ]) {
-      const pieces = [...contentPieces(output)];
+      const pieces = [...cut(output, MAX_CONTENT)];
       assert.equal(pieces.join(''), output);
       assert.ok(pieces.every((piece) => piece.isWellFormed() && piece.length > 0 && piece.length <= 65_536));
     }
@@ -53,7 +54,7 @@ describe('long output', () => {
 describe('a replayed reply', () => {
   it('is split into at most 64 pieces of at least 32 units, except the last', () => {
     for (const length of [1, 31, 32, 33, 250, 2048, 2049, 100_000, 4_000_000]) {
-      const pieces = [...contentPieces('x'.repeat(length), replayPieceSize(length))];
+      const pieces = [...cut('x'.repeat(length), replayPieceSize(length))];
       assert.equal(pieces.join('').length, length);
       assert.ok(pieces.length <= 64, `${length} units in ${pieces.length} pieces`);
       assert.ok(pieces.slice(0, -1).every((piece) => piece.length >= 32));
