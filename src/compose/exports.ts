@@ -9,7 +9,7 @@ import { createWebhook, webhookSecret } from '../notify/webhook.ts';
 import { CursorCodec } from '../services/exports/cursor-codec.ts';
 import { ExportService } from '../services/exports/exports.ts';
 import { JobRunner } from '../services/exports/job-runner.ts';
-import { ExportJobService, progressOf } from '../services/exports/jobs.ts';
+import { ExportJobService } from '../services/exports/jobs.ts';
 import type { ExportThrottle } from '../services/exports/throttle.ts';
 import { ImportService } from '../services/imports/imports.ts';
 import type { Core } from './core.ts';
@@ -59,7 +59,7 @@ async function composeNotifier({ config, database, worker, clock, log, secrets }
   const { smtpUrl, mailFrom, allowPrivate } = config.notify;
   const webhook = createWebhook({
     secret: async () => webhookSecret((await secrets())[0] ?? ''),
-    present: (job) => presentJob(job, progressOf(job, clock.now())),
+    present: (job) => presentJob(job, clock.now()),
     allowPrivate,
     clock,
   });

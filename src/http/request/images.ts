@@ -1,7 +1,7 @@
 /** Images in `data:` URLs. They are never decoded into pixels: only their size and first bytes are read. */
 import { setImmediate as immediate } from 'node:timers/promises';
 import type { ContentPart } from '../../domain/conversations/conversation.ts';
-import { AppError } from '../../domain/errors.ts';
+import { invalidMember } from '../../domain/errors.ts';
 import { hashedPart } from '../../util/image-digest.ts';
 
 export const IMAGE_PREFIX = /^data:image\/(png|jpeg|webp|gif);base64,/i;
@@ -38,10 +38,7 @@ export async function checkImages(parts: readonly ContentPart[], where = 'messag
   for (const [index, part] of parts.entries()) {
     if (part.type !== 'image_url') continue;
     const message = imageProblem(part.image_url.url);
-    if (message !== undefined) {
-      const path = `${where}.${index}.image_url.url`;
-      throw new AppError('validation', `${path}: ${message}`, { errors: [{ path, message }] });
-    }
+    if (message !== undefined) throw invalidMember(`${where}.${index}.image_url.url`, message);
     await immediate();
     hashedPart(part);
     await immediate();

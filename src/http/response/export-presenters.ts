@@ -2,11 +2,12 @@
 import type { Instant } from '../../domain/conversations/conversation.ts';
 import type { ExportJob } from '../../domain/exports/jobs.ts';
 import { isoTime } from '../../domain/time.ts';
-import { type JobList, type JobProgress, progressOf } from '../../services/exports/jobs.ts';
+import { type JobList, progressOf } from '../../services/exports/jobs.ts';
 import { type ExportJobBody, jobCursor } from '../schemas/export-jobs.ts';
 
-export function presentJob(job: ExportJob, progress: JobProgress): ExportJobBody {
+export function presentJob(job: ExportJob, now: Instant): ExportJobBody {
   const { request, manifest } = job;
+  const progress = progressOf(job, now);
   const { from, to, role, status, rating } = request.filter;
   return {
     id: job.id,
@@ -41,7 +42,7 @@ export function presentJob(job: ExportJob, progress: JobProgress): ExportJobBody
 
 export function presentJobList({ jobs, next }: JobList, now: Instant) {
   return {
-    exports: jobs.map((job) => presentJob(job, progressOf(job, now))),
+    exports: jobs.map((job) => presentJob(job, now)),
     has_more: next !== null,
     next_cursor: next && jobCursor.encode(next),
   };

@@ -7,9 +7,9 @@ import { check } from '../request/validate.ts';
 import { presentConversation, presentList, presentListed } from '../response/presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
+import { pathId } from '../schemas/common.ts';
 import {
   conversation,
-  conversationId,
   conversationList,
   conversationPatch,
   conversationQuery,
@@ -105,7 +105,7 @@ function forkRoute({ conversations, forks, readBody }: ConversationRouteParts): 
         'The copy has the visible messages up to and including `message_id`, with ids of their own, and the settings. ' +
         'It is not pinned, and has no feedback.',
       tags: ['conversations'],
-      requestParams: { path: conversationId },
+      requestParams: { path: pathId },
       requestBody: { required: true, ...jsonBody(forkRequest, { title: 'Another way' }) },
       responses: {
         201: {
@@ -117,7 +117,7 @@ function forkRoute({ conversations, forks, readBody }: ConversationRouteParts): 
       },
     },
     async handle(request, response) {
-      const { id } = check(conversationId, request.params);
+      const { id } = check(pathId, request.params);
       const { message_id: messageId, title } = check(forkRequest, await readBody(request));
       const { access } = callerOf(response);
       const view = await conversations.view(await forks.fork(id, access, { messageId, title }), access);
@@ -137,14 +137,14 @@ function getRoute(conversations: ConversationService): Route {
       description:
         'A page ends at `limit` messages or at about 4 MiB of text and images, whichever comes first.',
       tags: ['conversations'],
-      requestParams: { path: conversationId, query: conversationQuery },
+      requestParams: { path: pathId, query: conversationQuery },
       responses: {
         200: { description: 'A page of messages', ...jsonBody(conversation) },
         ...problems(400, 404, 503),
       },
     },
     async handle(request, response) {
-      const { id } = check(conversationId, request.params);
+      const { id } = check(pathId, request.params);
       const { limit, cursor, order, include } = readQuery(request, conversationQuery);
       const page = await conversations.get(id, callerOf(response).access, {
         after: cursor ?? 0,
@@ -168,7 +168,7 @@ function updateRoute({ conversations, readBody, limits }: ConversationRouteParts
       description:
         'Members that are left out stay; `null` clears. `metadata` and `parameters` are replaced whole.',
       tags: ['conversations'],
-      requestParams: { path: conversationId },
+      requestParams: { path: pathId },
       requestBody: { required: true, ...jsonBody(schema, { title: 'Trip to Kyoto', pinned: true }) },
       responses: {
         200: { description: 'The conversation', ...jsonBody(listedConversation) },
@@ -176,7 +176,7 @@ function updateRoute({ conversations, readBody, limits }: ConversationRouteParts
       },
     },
     async handle(request, response) {
-      const { id } = check(conversationId, request.params);
+      const { id } = check(pathId, request.params);
       const changes = check(schema, await readBody(request));
       sendJson(
         response,
@@ -196,14 +196,14 @@ function deleteRoute(conversations: ConversationService): Route {
       summary: 'Delete a conversation with its messages',
       description: 'A reply in progress is not stored any more.',
       tags: ['conversations'],
-      requestParams: { path: conversationId },
+      requestParams: { path: pathId },
       responses: {
         200: { description: 'The conversation is deleted', ...jsonBody(deleted) },
         ...problems(400, 404, 503),
       },
     },
     async handle(request, response) {
-      const { id } = check(conversationId, request.params);
+      const { id } = check(pathId, request.params);
       await conversations.delete(id, callerOf(response).access);
       sendJson(response, 200, { conversation_id: id, deleted: true });
     },

@@ -10,7 +10,8 @@ import { mediaTypeOf } from '../response/media-types.ts';
 import { sendJson } from '../response/problem.ts';
 import { sendFile } from '../response/send-file.ts';
 import type { Route } from '../route.ts';
-import { exportId, exportLink, exportManifest, linkRequest } from '../schemas/export-jobs.ts';
+import { pathId } from '../schemas/common.ts';
+import { exportLink, exportManifest, linkRequest } from '../schemas/export-jobs.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 
 export interface ExportFileRouteParts {
@@ -36,7 +37,7 @@ function fileRoute(jobs: ExportJobService): Route {
       description:
         'Supports `Range` and `If-Range` with a strong `ETag`, so that an interrupted download can be resumed.',
       tags: ['exports'],
-      requestParams: { path: exportId },
+      requestParams: { path: pathId },
       responses: {
         200: {
           description: 'The file',
@@ -52,7 +53,7 @@ function fileRoute(jobs: ExportJobService): Route {
       },
     },
     async handle(request: Request, response: Response) {
-      const { id } = check(exportId, request.params);
+      const { id } = check(pathId, request.params);
       const { folder, name, job, manifest } = await jobs.file(id, callerOf(response).access);
       const { bytes, sha256 } = manifest;
       const type = mediaTypeOf(job.request.format, job.request.compression);
@@ -70,7 +71,7 @@ function linkRoute({ jobs, links, clock, readBody }: ExportFileRouteParts): Rout
       summary: 'Create a link to download the file without a key',
       description: 'For mails and browsers. The link grants access to this file only, until it expires.',
       tags: ['exports'],
-      requestParams: { path: exportId },
+      requestParams: { path: pathId },
       requestBody: { required: true, ...jsonBody(linkRequest, { expires_in: 3600 }) },
       responses: {
         200: { description: 'The link', ...jsonBody(exportLink) },
@@ -78,7 +79,7 @@ function linkRoute({ jobs, links, clock, readBody }: ExportFileRouteParts): Rout
       },
     },
     async handle(request, response) {
-      const { id } = check(exportId, request.params);
+      const { id } = check(pathId, request.params);
       const { expires_in } = check(linkRequest, await readBody(request));
       await jobs.file(id, callerOf(response).access);
       // The link has whole seconds.
@@ -98,14 +99,14 @@ function manifestRoute(jobs: ExportJobService): Route {
     operation: {
       summary: 'Get the manifest, which proves that the file is complete',
       tags: ['exports'],
-      requestParams: { path: exportId },
+      requestParams: { path: pathId },
       responses: {
         200: { description: 'The manifest', ...jsonBody(exportManifest) },
         ...problems(400, 404, 409, 503),
       },
     },
     async handle(request, response) {
-      const { id } = check(exportId, request.params);
+      const { id } = check(pathId, request.params);
       sendJson(response, 200, await jobs.manifest(id, callerOf(response).access));
     },
   };

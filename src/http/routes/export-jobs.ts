@@ -1,9 +1,8 @@
 import { type Access, ownerFilter } from '../../domain/access/access.ts';
-import { AppError } from '../../domain/errors.ts';
-import type { ExportJob, ExportRequest } from '../../domain/exports/jobs.ts';
-import type { Clock } from '../../domain/runtime.ts';
+import { invalidMember } from '../../domain/errors.ts';
+import type { ExportRequest } from '../../domain/exports/jobs.ts';
 import type { CursorCodec } from '../../services/exports/cursor-codec.ts';
-import { type ExportJobService, progressOf } from '../../services/exports/jobs.ts';
+import type { ExportJobService } from '../../services/exports/jobs.ts';
 import { callerOf } from '../access/caller.ts';
 import { CURSOR_DAYS, exportRequestOf, isTooOld } from '../request/export-request.ts';
 import { readQuery } from '../request/query.ts';
@@ -11,11 +10,10 @@ import { check } from '../request/validate.ts';
 import { presentJob, presentJobList } from '../response/export-presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
-import { problem } from '../schemas/common.ts';
+import { pathId, problem } from '../schemas/common.ts';
 import {
   type ExportRequestBody,
   exportDeleted,
-  exportId,
   exportJob,
   exportJobList,
   exportRequest,
@@ -48,15 +46,11 @@ async function requestOf(
 ): Promise<ExportRequest> {
   const since = body.since === undefined ? null : await cursors.decode(body.since);
   if (body.since !== undefined && !since)
-    throw invalidSince('must be the cursor of a manifest of this server');
+    throw invalidMember('since', 'must be the cursor of a manifest of this server');
   if (since && isTooOld(since, clock.now())) {
-    throw invalidSince(`must be at most ${CURSOR_DAYS} days old; start a full export instead`);
+    throw invalidMember('since', `must be at most ${CURSOR_DAYS} days old; start a full export instead`);
   }
   return exportRequestOf(body, ownerFilter(access), since);
-}
-
-function invalidSince(message: string): AppError {
-  return new AppError('validation', `since: ${message}`, { errors: [{ path: 'since', message }] });
 }
 
 function startRoute(parts: ExportJobRouteParts): Route {
@@ -84,13 +78,9 @@ function startRoute(parts: ExportJobRouteParts): Route {
       const body = check(exportRequest, await parts.readBody(request));
       const job = await parts.jobs.start(await requestOf(body, callerOf(response).access, parts));
       response.setHeader('Location', `/api/exports/${job.id}`);
-      sendJson(response, 202, present(job, parts.clock));
+      sendJson(response, 202, presentJob(job, parts.clock.now()));
     },
   };
-}
-
-function present(job: ExportJob, clock: Clock) {
-  return presentJob(job, progressOf(job, clock.now()));
 }
 
 function listRoute({ jobs, clock }: ExportJobRouteParts): Route {
@@ -120,12 +110,12 @@ function getRoute({ jobs, clock }: ExportJobRouteParts): Route {
     operation: {
       summary: 'Get an export with its progress',
       tags: ['exports'],
-      requestParams: { path: exportId },
+      requestParams: { path: pathId },
       responses: { 200: { description: 'The job', ...jsonBody(exportJob) }, ...problems(400, 404, 503) },
     },
     async handle(request, response) {
-      const { id } = check(exportId, request.params);
-      sendJson(response, 200, present(await jobs.get(id, callerOf(response).access), clock));
+      const { id } = check(pathId, request.params);
+      sendJson(response, 200, presentJob(await jobs.get(id, callerOf(response).access), clock.now()));
     },
   };
 }
@@ -138,14 +128,14 @@ function deleteRoute(jobs: ExportJobService): Route {
     operation: {
       summary: 'Cancel an export, or remove an ended one with its file',
       tags: ['exports'],
-      requestParams: { path: exportId },
+      requestParams: { path: pathId },
       responses: {
         200: { description: 'The export is cancelled or removed', ...jsonBody(exportDeleted) },
         ...problems(400, 404, 503),
       },
     },
     async handle(request, response) {
-      const { id } = check(exportId, request.params);
+      const { id } = check(pathId, request.params);
       const status = await jobs.delete(id, callerOf(response).access);
       sendJson(response, 200, { id, deleted: true, status });
     },
@@ -164,7 +154,7 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
         'Server-sent events: `progress` with the job after each change, then one `done` when it has ended, or `error` ' +
         'with a problem document when it was removed. A request with the `Last-Event-ID` of `done` gets 204.',
       tags: ['exports'],
-      requestParams: { path: exportId },
+      requestParams: { path: pathId },
       responses: {
         200: {
           description: 'The events',
@@ -175,14 +165,14 @@ function eventsRoute({ jobs, clock, heartbeatMs }: ExportJobRouteParts): Route {
       },
     },
     async handle(request, response) {
-      const { id } = check(exportId, request.params);
+      const { id } = check(pathId, request.params);
       const { access } = callerOf(response);
       let job = await jobs.get(id, access);
       const load = async () => {
         job = await jobs.follow(job);
-        return present(job, clock);
+        return presentJob(job, clock.now());
       };
-      const first = present(job, clock);
+      const first = presentJob(job, clock.now());
       await sendJobEvents(request, response, { first, load, heartbeatMs, stopping: jobs.stopping });
     },
   };

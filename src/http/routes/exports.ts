@@ -14,7 +14,7 @@ import { sendDownload } from '../response/download.ts';
 import { mediaTypeOf } from '../response/media-types.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
-import { conversationId } from '../schemas/conversations.ts';
+import { pathId } from '../schemas/common.ts';
 import { exportAllQuery, exportFile, exportPreview, exportQuery } from '../schemas/exports.ts';
 import { problems } from '../schemas/openapi.ts';
 
@@ -69,11 +69,11 @@ function exportOneRoute(exports: ExportService, conversations: ConversationServi
     operation: {
       summary: 'Export a conversation as a file',
       tags: ['exports'],
-      requestParams: { path: conversationId, query: exportQuery },
+      requestParams: { path: pathId, query: exportQuery },
       responses: { 200: FILE, ...problems(400, 404, 503) },
     },
     async handle(request, response) {
-      const { id } = check(conversationId, request.params);
+      const { id } = check(pathId, request.params);
       const query = readQuery(request, exportQuery);
       await conversations.check(id, callerOf(response).access);
       const target = { filter: exportFilterOf(query, null), conversationId: id };

@@ -4,7 +4,8 @@ import type { BodyReader } from '../request/body.ts';
 import { check } from '../request/validate.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
-import { feedbackRequest, messageId, ratedMessage } from '../schemas/conversations.ts';
+import { pathId } from '../schemas/common.ts';
+import { feedbackRequest, ratedMessage } from '../schemas/conversations.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 
 const PATH = '/api/messages/:id/feedback';
@@ -20,7 +21,7 @@ export function feedbackRoutes(conversations: ConversationService, readBody: Bod
         summary: 'Rate a reply',
         description: 'Takes the place of an earlier rating.',
         tags: ['conversations'],
-        requestParams: { path: messageId },
+        requestParams: { path: pathId },
         requestBody: { required: true, ...jsonBody(feedbackRequest, { rating: 'up' }) },
         responses: {
           200: { description: 'The feedback', ...jsonBody(ratedMessage) },
@@ -28,7 +29,7 @@ export function feedbackRoutes(conversations: ConversationService, readBody: Bod
         },
       },
       async handle(request, response) {
-        const { id } = check(messageId, request.params);
+        const { id } = check(pathId, request.params);
         const { rating, comment = null } = check(feedbackRequest, await readBody(request));
         await conversations.rate(id, callerOf(response).access, { rating, comment });
         sendJson(response, 200, { message_id: id, feedback: { rating, comment } });
@@ -41,14 +42,14 @@ export function feedbackRoutes(conversations: ConversationService, readBody: Bod
       operation: {
         summary: 'Remove the rating of a reply',
         tags: ['conversations'],
-        requestParams: { path: messageId },
+        requestParams: { path: pathId },
         responses: {
           200: { description: 'It has none', ...jsonBody(ratedMessage) },
           ...problems(400, 404, 503),
         },
       },
       async handle(request, response) {
-        const { id } = check(messageId, request.params);
+        const { id } = check(pathId, request.params);
         await conversations.rate(id, callerOf(response).access, null);
         sendJson(response, 200, { message_id: id, feedback: null });
       },

@@ -8,7 +8,8 @@ import type { BodyReader } from '../request/body.ts';
 import { check } from '../request/validate.ts';
 import { sendJson } from '../response/problem.ts';
 import type { Route } from '../route.ts';
-import { type ApiKeyBody, apiKey, keyId, keyList, keyRequest, newKey } from '../schemas/keys.ts';
+import { pathId } from '../schemas/common.ts';
+import { type ApiKeyBody, apiKey, keyList, keyRequest, newKey } from '../schemas/keys.ts';
 import { jsonBody, problems } from '../schemas/openapi.ts';
 
 interface KeyRouteParts {
@@ -81,7 +82,7 @@ function revokeRoute({ keys }: KeyRouteParts): Route {
       description:
         'This process rejects it immediately, all others within a second. Repeating the request changes nothing.',
       tags: ['keys'],
-      requestParams: { path: keyId },
+      requestParams: { path: pathId },
       responses: {
         200: { description: 'The key is revoked', ...jsonBody(apiKey) },
         ...problems(400, 404, 503),
@@ -89,7 +90,7 @@ function revokeRoute({ keys }: KeyRouteParts): Route {
     },
     async handle(request, response) {
       requireKey(response);
-      const revoked = await keys.revoke(check(keyId, request.params).id);
+      const revoked = await keys.revoke(check(pathId, request.params).id);
       if (!revoked) throw keyNotFound();
       sendJson(response, 200, presentKey(revoked));
     },
@@ -106,7 +107,7 @@ function rotateRoute({ keys }: KeyRouteParts): Route {
       description:
         'The new key has the same owner, scopes, limits and expiry. The old one is revoked immediately.',
       tags: ['keys'],
-      requestParams: { path: keyId },
+      requestParams: { path: pathId },
       responses: {
         201: { description: 'The new key; it is not shown again', ...jsonBody(newKey) },
         ...problems(400, 404, 503),
@@ -114,7 +115,7 @@ function rotateRoute({ keys }: KeyRouteParts): Route {
     },
     async handle(request, response) {
       requireKey(response);
-      const created = await keys.rotate(check(keyId, request.params).id);
+      const created = await keys.rotate(check(pathId, request.params).id);
       if (!created) throw keyNotFound();
       sendCreated(response, created);
     },

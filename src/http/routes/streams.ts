@@ -10,8 +10,9 @@ import { closeSignal } from '../response/close-signal.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import type { Route } from '../route.ts';
+import { pathId } from '../schemas/common.ts';
 import { eventStream, jsonBody, problems, STREAM_HEADERS } from '../schemas/openapi.ts';
-import { lastEventHeader, replyEvents, stopped, streamId, streamQuery } from '../schemas/streams.ts';
+import { lastEventHeader, replyEvents, stopped, streamQuery } from '../schemas/streams.ts';
 import { type ReadPosition, readPosition, streamHeaders } from '../sse/encode.ts';
 import { NativeStream } from '../sse/native-stream.ts';
 import { type SessionSettings, StreamSession } from '../sse/session.ts';
@@ -66,7 +67,7 @@ function resumeRoute({ streams, renderer, session, metrics }: StreamRouteParts):
         'and after a restart. Without a position the stream starts from the beginning. The reasoning is sent again ' +
         'where the turn asked for it and the reader has no text yet.',
       tags: ['chat'],
-      requestParams: { path: streamId, query: streamQuery, header: lastEventHeader },
+      requestParams: { path: pathId, query: streamQuery, header: lastEventHeader },
       responses: {
         200: {
           description: 'The rest of the stream; `offset` in its `start` event is the position',
@@ -78,7 +79,7 @@ function resumeRoute({ streams, renderer, session, metrics }: StreamRouteParts):
       },
     },
     async handle(request, response) {
-      const { id } = check(streamId, request.params);
+      const { id } = check(pathId, request.params);
       const position = positionOf(request, id);
       const stream = await streams.open(id, callerOf(response).access);
       const isComplete = await isFullyDelivered(position, stream, renderer, closeSignal(response)).catch(
@@ -119,14 +120,14 @@ function stopRoute({ streams, metrics }: StreamRouteParts): Route {
       description:
         'The text so far is kept with the status `cancelled`. A reply that has ended stays unchanged.',
       tags: ['chat'],
-      requestParams: { path: streamId },
+      requestParams: { path: pathId },
       responses: {
         200: { description: 'The reply has ended, by this call or before', ...jsonBody(stopped) },
         ...problems(400, 404, 503),
       },
     },
     async handle(request, response) {
-      const { id } = check(streamId, request.params);
+      const { id } = check(pathId, request.params);
       const report = await streams.stop(id, callerOf(response).access);
       if (report.stopped) metrics.streamStopped();
       sendJson(response, 200, {

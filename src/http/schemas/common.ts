@@ -10,6 +10,9 @@ export const uuid = z
   .transform((text) => text.toLowerCase())
   .meta({ format: 'uuid' });
 
+/** The path parameters of a route with an id. */
+export const pathId = z.object({ id: uuid });
+
 export const instant = z.string().meta({
   format: 'date-time',
   description: 'RFC 3339, UTC, with milliseconds',

@@ -47,7 +47,6 @@ export const conversationCursor = cursorFormat<ConversationCursor>(
   }),
 );
 
-export const conversationId = z.object({ id: uuid });
 export const conversationQuery = pageQuery(messageCursor).extend({
   order: z.enum(['asc', 'desc'], 'must be asc or desc').default('asc').meta({
     description: '`desc`: newest message first',
@@ -193,8 +192,6 @@ export const forkRequest = strictObject({
   message_id: uuid.optional().meta({ description: 'The last message to copy; default: all' }),
   title: title.optional().meta({ description: 'Default: that of the source' }),
 }).meta({ id: 'ForkRequest' });
-
-export const messageId = z.object({ id: uuid });
 
 export const feedbackRequest = strictObject({
   rating: z.enum(RATINGS, 'must be up or down'),

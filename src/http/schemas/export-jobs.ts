@@ -104,7 +104,6 @@ export const jobCursor = cursorFormat<JobListCursor>(
   (createdAt, id) => ({ createdAt: Number(createdAt), id }),
 );
 
-export const exportId = z.object({ id: uuid });
 export const jobListQuery = pageQuery(jobCursor);
 
 /** A week, so that a link in a mail survives a weekend. */

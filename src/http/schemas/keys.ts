@@ -22,8 +22,6 @@ const limits = {
   streams: ownLimit(MAX_LIMITS.openStreams, 'Open streams'),
 };
 
-export const keyId = z.object({ id: uuid });
-
 export const keyRequest = strictObject({
   owner: cleanText(z.string()).max(255).meta({
     description:

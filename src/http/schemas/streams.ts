@@ -12,8 +12,6 @@ import {
   uuid,
 } from './common.ts';
 
-export const streamId = z.object({ id: uuid });
-
 const position = z.string().optional().meta({
   description: 'The `id` of the last event received: the id of the stream, a colon, and a number',
 });
