@@ -69,7 +69,7 @@ export async function openModel(
     await model.close();
     await demo?.close();
   };
-  return { model, warmUp: () => model.warmUp(), close };
+  return { model, close };
 }
 
 /** Turns, streams, conversations and their health. */

@@ -134,7 +134,7 @@ async function openServer(
   });
   const purgeJob = startPurgeJob(exports.purge, config.purgeCron, metrics, log);
   exports.jobRunner.wake();
-  const warmUp = setTimeout(() => void upstream.warmUp(), WARM_UP_AFTER_MS).unref();
+  const warmUp = setTimeout(() => void upstream.model.warmUp(), WARM_UP_AFTER_MS).unref();
   opened.defer(() => clearTimeout(warmUp));
 
   const { port } = config.metrics;

@@ -43,7 +43,7 @@ abstract class Labelled<Kind> {
   }
 }
 
-export class Counted {
+class Counted {
   value = 0;
 
   add(count = 1): void {

@@ -9,7 +9,6 @@ import type { ConversationRow, CounterRow, HistoryColumns } from './tables.ts';
 export type ReleaseLock = () => Promise<void>;
 
 export interface Dialect {
-  readonly product: 'MySQL' | 'SQLite';
   /** Whether there are several connections. With one only, a statement beside a transaction waits for its end. */
   readonly pooled: boolean;
   /** Clause after `VALUES …` of conversations: an existing row gets the history; activity and `last_seq` only increase. */
@@ -117,7 +116,6 @@ const conversationsSql = (count: number): string =>
    WHERE id IN (${placeholders(count)}) ORDER BY id`;
 
 const mysql: Dialect = {
-  product: 'MySQL',
   pooled: true,
   conversationConflict: `ON DUPLICATE KEY UPDATE last_active = GREATEST(last_active, VALUES(last_active)),
     last_seq = GREATEST(last_seq, VALUES(last_seq)),
@@ -224,7 +222,6 @@ interface SqliteConnection {
 }
 
 const sqlite: Dialect = {
-  product: 'SQLite',
   pooled: false,
   conversationConflict: `ON CONFLICT (id) DO UPDATE SET last_active = MAX(last_active, excluded.last_active),
     last_seq = MAX(last_seq, excluded.last_seq),

@@ -23,7 +23,6 @@ type Changes = { [Column in keyof ExportJobRow]?: ExportJobRow[Column] | Knex.Ra
 
 const CHANNELS: readonly NotifyChannel[] = ['email', 'webhook'];
 
-/** Requests, scopes and checkpoints are JSON that only this program writes. */
 /** A notification that is due later was stored before the clock was set back. */
 const MAX_NOTIFY_PAUSE_MS = 2 * 3_600_000;
 

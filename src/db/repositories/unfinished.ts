@@ -12,7 +12,7 @@ import type { Statement } from '../core/packets.ts';
 import { removeDeleted } from './deletions.ts';
 
 /** `deletions.pending` of a mark; the process that writes the conversation changes or removes the row. */
-export const BEING_WRITTEN = 2;
+const BEING_WRITTEN = 2;
 /** The epoch of the conversation; its messages have 0. */
 export const UNFINISHED_EPOCH = 1;
 /**

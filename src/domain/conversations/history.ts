@@ -13,7 +13,7 @@ export function historyStart(owner: string | null, user: string | null, system: 
  * The form of one message: its role, text, images, tool calls and `tool_call_id`. Undefined: a reply that says nothing,
  * which is no part of a history.
  */
-export function comparableForm({
+function comparableForm({
   role,
   content,
   parts,

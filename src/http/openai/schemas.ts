@@ -65,7 +65,7 @@ function message(limits: MessageLimits) {
 type SentMessage = z.output<ReturnType<typeof message>>;
 
 /** The text of a message. Parts without text add nothing. */
-export function textOf(content: SentMessage['content']): string {
+function textOf(content: SentMessage['content']): string {
   return typeof content === 'string' ? content : textOfParts(content ?? []);
 }
 
@@ -131,7 +131,7 @@ export type CompletionRequest = z.output<ReturnType<typeof completionRequest>>;
 
 const tokens = z.int();
 
-export const completionUsage = z
+const completionUsage = z
   .object({
     prompt_tokens: tokens,
     completion_tokens: tokens,
