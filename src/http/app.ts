@@ -146,9 +146,10 @@ function appWith(
 
   app.use(requestLogger(parts.log, parts.context, parts.metrics));
   app.use(securityHeaders());
-  app.use(normalizeTarget());
   if (options.hosts) app.use(hostAllowlist(options.hosts));
+  // Before what can respond, so that pages can read every redirect and error.
   app.use(crossOrigin(options.corsOrigins));
+  app.use(normalizeTarget());
   mountRoutes(app, routes, createGuard(options, parts));
   mountMore(app);
   app.use(notFound());

@@ -361,6 +361,24 @@ describe('the HTTP edge', () => {
     assert.equal(spoofed.headers.get('strict-transport-security'), null);
   });
 
+  it('lets pages read every redirect and error, and asks for no redirect in a preflight', async () => {
+    const headers = { origin: 'http://localhost:3000' };
+    for (const [path, status] of [
+      ['/health/', 308],
+      ['/api//conversations', 308],
+      ['/api/%zz', 400],
+      ['/api/conversations?limit=1&limit=2', 400],
+      ['/nothing', 404],
+    ] as const) {
+      const response = await fetch(server.url + path, { headers, redirect: 'manual' });
+      const allowed = response.headers.get('access-control-allow-origin');
+      assert.deepEqual([response.status, allowed], [status, headers.origin], path);
+    }
+    const preflight = { ...headers, 'access-control-request-method': 'POST' };
+    const { status } = await fetch(`${server.url}/api/chat/`, { method: 'OPTIONS', headers: preflight });
+    assert.equal(status, 204);
+  });
+
   it('allows cross-origin calls from loopback pages only', async () => {
     const preflight = (origin: string) =>
       fetch(`${server.url}/api/chat`, {

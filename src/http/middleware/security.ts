@@ -58,6 +58,7 @@ export function crossOrigin(origins: '*' | 'loopback' | readonly string[]): Requ
       'Cache-Status',
       'Idempotent-Replayed',
       'Retry-After',
+      'X-Should-Retry',
       'RateLimit',
       'RateLimit-Policy',
       'Location',
