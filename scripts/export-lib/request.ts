@@ -25,6 +25,8 @@ export const OPTIONS = {
 type Values = { readonly [Name in keyof typeof OPTIONS]?: string | boolean | undefined };
 
 const NAMES: Readonly<Record<string, string>> = { start_date: 'start', end_date: 'end' };
+/** Options instead of members of the body. */
+const named = (text: string) => text.replace(/\b(?:start_date|end_date)\b/, (name) => `--${NAMES[name]}`);
 
 /** Validates like POST /api/exports. @throws CommandError */
 export async function readRequest(values: Values, cursors: CursorCodec): Promise<ExportRequest> {
@@ -46,7 +48,9 @@ function checked(given: object) {
     return check(exportRequest, given);
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
-    const lines = (error.errors ?? []).map(({ path, message }) => `--${NAMES[path] ?? path} ${message}`);
+    const lines = (error.errors ?? []).map(
+      ({ path, message }) => `--${NAMES[path] ?? path} ${named(message)}`,
+    );
     throw new CommandError(lines.join('\n'));
   }
 }

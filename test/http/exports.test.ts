@@ -407,6 +407,13 @@ for (const place of databases()) {
           assert.equal(head.headers[name], body.headers[name], name);
       }
       assert.equal((await chat.call('HEAD', `${ALL}?format=xml`)).status, 400);
+      const [head, get] = [
+        await chat.call('HEAD', `${ALL}?format=csv&preview=1`),
+        await chat.call('GET', `${ALL}?format=csv&preview=1`),
+      ];
+      assert.deepEqual([head.status, head.text], [200, '']);
+      for (const name of ['content-type', 'content-length', 'content-disposition'])
+        assert.equal(head.headers[name], get.headers[name], name);
     });
 
     it('can be previewed: the first rows and the counts', async () => {

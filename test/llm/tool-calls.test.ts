@@ -237,6 +237,9 @@ describe('tool calls', () => {
       assert.deepEqual(outcome.toolCalls, [
         { ...BOTH[0], type: 'function', extra_content: signature, later: [1] },
       ]);
+      // The order in which an import stores them too.
+      const names = ['id', 'type', 'function', 'extra_content', 'later'];
+      assert.deepEqual(Object.keys(outcome.toolCalls?.[0] ?? {}), names);
     }
     assert.equal(read(signed({ a: 'x'.repeat(1000) }) + END, undefined, 1000), 'capped');
   });

@@ -181,7 +181,7 @@ describe('an invalid command line of an export', () => {
     [['--format', 'xml'], /^--format must be json, csv or ndjson\n$/],
     [['--start', '2024-02-30'], /^--start must be a day such as /],
     [['--end', '2024-03-21T10:00:00'], /^--end must be a day such as /],
-    [['--start', '2024-03-02', '--end', '2024-03-01'], /^--end must not be before start_date\n$/],
+    [['--start', '2024-03-02', '--end', '2024-03-01'], /^--end must not be before --start\n$/],
     [['--role', 'developer', '--csv', 'yes'], /^--role must be .*\n--csv must be "raw".*\n$/],
     [['--compression', 'br'], /^--compression must be /],
     [['--since', 'forged'], /^--since must be the cursor of a manifest/],

@@ -23,6 +23,7 @@ const CALLS = ['a', 'b'].map((id) => ({
   id,
   type: 'function',
   function: { name: 'f', arguments: '{"x":1}' },
+  extra_content: { signature: id },
 }));
 const DETAILS = {
   ...{ prompt_tokens: 3, completion_tokens: 5, total_tokens: 8 },

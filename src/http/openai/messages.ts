@@ -63,5 +63,5 @@ function storedCall({
     const call = { name: '', arguments: JSON.stringify({ type, ...others }) };
     return { id, type: 'function', function: call };
   }
-  return { ...others, id, type: 'function', function: { name: called.name, arguments: called.arguments } };
+  return { id, type: 'function', function: { name: called.name, arguments: called.arguments }, ...others };
 }

@@ -27,6 +27,9 @@ export function sendFile(request: Request, response: Response, file: StoredFile)
   // The `send` package accepts a weak tag in If-Range, which RFC 9110 (13.1.5) does not allow.
   const { 'if-range': tag } = request.headers;
   if (tag !== undefined && tag !== etag) delete request.headers.range;
+  // It also accepts one in If-Match, where no weak tag matches (13.1.1).
+  const { 'if-match': tags } = request.headers;
+  if (tags !== undefined) request.headers['if-match'] = tags.replace(/W\/"[^"]*"/g, '""');
   // A suffix longer than the file means the whole file, but `send` answers 416.
   const [, last] = /^bytes=-(\d{1,15})$/.exec(request.headers.range ?? '') ?? [];
   if (Number(last) > file.bytes) request.headers.range = 'bytes=0-';

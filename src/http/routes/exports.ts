@@ -91,8 +91,7 @@ async function sendExport(
   response: Response,
 ): Promise<void> {
   const form = { format, raw: csv === 'raw', summary: summary === 'true' };
-  // HEAD is answered with the headers of the file, without counting anything.
-  if (preview !== undefined && request.method !== 'HEAD') {
+  if (preview !== undefined) {
     const body = await exports.preview(target, form, preview, closeSignal(response));
     return sendJson(response, 200, body);
   }

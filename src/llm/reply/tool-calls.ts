@@ -66,7 +66,7 @@ export class ToolCalls {
         const id = given === '' || ids.has(given) ? `call_${randomUUID().replaceAll('-', '')}` : given;
         ids.add(id);
         const call = { name: cleanText(name), arguments: args.trim() === '' ? '{}' : cleanText(args) };
-        return { ...others, id: cleanText(id), type: 'function', function: call };
+        return { id: cleanText(id), type: 'function', function: call, ...others };
       });
   }
 
