@@ -173,7 +173,11 @@ describe('the HTTP edge', () => {
   it('limits a compressed body by its inflated size, and rejects a damaged one', async () => {
     const headers = { ...JSON_TYPE, 'content-encoding': 'gzip' };
     await problem(await send(gzipSync('x'.repeat(50_000_000)), headers), 413, 'body_too_large');
-    await problem(await send('not gzip', headers), 400, 'malformed_request');
+    for (const encoding of ['gzip', 'x-gzip', 'deflate', 'br']) {
+      const damaged = await send('not compressed', { ...JSON_TYPE, 'content-encoding': encoding });
+      const { detail } = await problem(damaged, 400, 'malformed_request');
+      assert.match(String(detail), /does not match its Content-Encoding/, encoding);
+    }
     await problem(await send(gzipSync('{"message":"x"}').subarray(0, 20), headers), 400, 'malformed_request');
   });
 

@@ -188,11 +188,14 @@ function inflate(request: Request, decoder: Transform): Readable {
   return request.pipe(decoder);
 }
 
+/** Codes of zlib; those of brotli are made of its own names. */
+const DAMAGED = /^Z_|^ERR_\w*ERROR_FORMAT_/;
+
 function readError(error: unknown, limit: number): AppError {
   if (error instanceof AppError) return error;
   if (error instanceof Error && 'type' in error && error.type === 'entity.too.large')
     return bodyTooLarge(limit);
-  if (errorCode(error)?.startsWith('Z_'))
+  if (DAMAGED.test(errorCode(error) ?? ''))
     return new AppError('malformed_request', 'The body does not match its Content-Encoding');
   return new AppError('malformed_request', 'The body did not arrive completely', { cause: error });
 }
