@@ -4,10 +4,12 @@ import { AppError } from '../../domain/errors.ts';
 const MAX_DEPTH = 64;
 /** How many characters V8 quotes on either side of an unexpected token. */
 const QUOTED = 10;
+/** Each takes as long as parsing the body. */
+const MAX_TRIES = 4;
 
 /**
  * Parses a JSON body. Of members with the same name the last one counts.
- * @throws AppError `malformed_json`, with the position of the error and no text of the body
+ * @throws AppError `malformed_json`, with the position of the error, where it is known, and no text of the body
  */
 export function parseJson(bytes: Uint8Array): unknown {
   const text = decodeUtf8(bytes);
@@ -19,7 +21,8 @@ export function parseJson(bytes: Uint8Array): unknown {
   } catch {
     const position = errorPosition(text);
     const problem = position === text.length ? 'ends too early,' : 'is malformed';
-    throw new AppError('malformed_json', `The JSON of the body ${problem} at position ${position}`);
+    const place = position === undefined ? '' : ` at position ${position}`;
+    throw new AppError('malformed_json', `The JSON of the body ${problem}${place}`);
   }
 }
 
@@ -50,17 +53,30 @@ function isTooDeep(text: string): boolean {
 
 /**
  * The offset of the first error in UTF-16 units, from V8's message; the length of the text when it ends too early.
- * For an unexpected token V8 quotes the characters around it instead: the position is the first place where these
- * stand. The margin makes V8 quote as many before the token as after it.
+ * For an unexpected token V8 quotes the characters around it instead. The margin makes V8 quote as many before the token
+ * as after it.
  */
-function errorPosition(text: string): number {
+function errorPosition(text: string): number | undefined {
   const margin = ' '.repeat(QUOTED);
   const padded = margin + text + margin;
   const message = syntaxErrorOf(padded);
   const position = / at position (\d+) \(line \d+ column \d+\)$/.exec(message)?.[1];
   if (position !== undefined) return Math.min(Number(position) - QUOTED, text.length);
   const quoted = /^Unexpected token .+?, \.{3}"(.+)"\.{3} is not valid JSON$/s.exec(message)?.[1];
-  return quoted === undefined ? text.length : padded.indexOf(quoted);
+  return quoted === undefined ? text.length : tokenPosition(quoted, padded);
+}
+
+/** The first of the places where the quoted characters stand up to whose token the text is malformed. */
+function tokenPosition(quoted: string, padded: string): number | undefined {
+  let low = padded.indexOf(quoted);
+  let high = padded.lastIndexOf(quoted);
+  for (let tries = 0; low < high && tries < MAX_TRIES; tries += 1) {
+    const middle = Math.floor((low + high) / 2);
+    const isMalformed = syntaxErrorOf(padded.slice(0, middle + QUOTED + 1)).startsWith('Unexpected token');
+    if (isMalformed) high = padded.lastIndexOf(quoted, middle);
+    else low = padded.indexOf(quoted, middle + 1);
+  }
+  return low < high ? undefined : low;
 }
 
 function syntaxErrorOf(text: string): string {

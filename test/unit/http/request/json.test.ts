@@ -13,6 +13,9 @@ function errorOf(text: string): string | undefined {
   }
 }
 
+/** V8 quotes the same characters around its end where that is a mistake. */
+const EMPTY = `[${' '.repeat(12)}]${' '.repeat(12)}`;
+
 describe('the error of malformed JSON', () => {
   for (const [text, position] of [
     ['', 0],
@@ -33,6 +36,9 @@ describe('the error of malformed JSON', () => {
     ['{"a":[{"b":}]}', 11],
     ['[1,,"at position 5 (line 1 column 2)"]', 3],
     [`{"a":"${'x'.repeat(1000)}","b":oops}`, 1012],
+    ['["0,0,0,0,0,x,0,0,0,0,0",0,0,0,0,0,0,x,0,0,0,0,0,0,0]', 37],
+    [`[${EMPTY},${EMPTY},1,${EMPTY.slice(1)}`, 69],
+    [`[${EMPTY},${EMPTY},1,${EMPTY.slice(1)},${EMPTY},${EMPTY}]`, 69],
   ] as const) {
     it(`names position ${position} of ${JSON.stringify(text.slice(0, 40))}`, () => {
       assert.match(errorOf(text) ?? '', new RegExp(`position ${position}$`));
@@ -82,6 +88,28 @@ describe('the error of malformed JSON', () => {
         },
       ),
       { numRuns: rounds(1000, 5000) },
+    );
+  });
+
+  it('names the first position at which no text can go on, also where the same characters stand before', () => {
+    const piece = fc.constantFrom(EMPTY, `${EMPTY},`, EMPTY.slice(1), `"${EMPTY}",`, '1,');
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 12 }), (pieces) => {
+        const text = `[${pieces.join('')}`;
+        const message = errorOf(text);
+        const position = Number(/ is malformed at position (\d+)$/.exec(message ?? '')?.[1]);
+        if (Number.isNaN(position)) return;
+        assert.match(errorOf(text.slice(0, position)) ?? 'ends too early', /ends too early/, text);
+        assert.doesNotMatch(errorOf(text.slice(0, position + 1)) ?? '', /ends too early/, text);
+      }),
+      { numRuns: rounds(1000, 5000) },
+    );
+  });
+
+  it('names no position that takes long to find', () => {
+    assert.equal(
+      errorOf(`[${`${EMPTY},`.repeat(100)}1,${EMPTY.slice(1)}`),
+      'The JSON of the body is malformed',
     );
   });
 
