@@ -235,6 +235,15 @@ describe('content', () => {
     assert.match(read(hidden + chunk({}, 'length') + DONE, 1000).detail ?? '', /token limit/);
     assert.match(read(hidden + STOP, 1000).detail ?? '', /reasoning/);
   });
+
+  it('that is white space alone is not taken for reasoning', () => {
+    for (const body of [
+      chunk({ content: ' \n' }) + STOP,
+      whole({ content: [{ type: 'text', text: ' ' }] }),
+    ]) {
+      assert.match(read(body, 1000).detail ?? '', /white space/);
+    }
+  });
 });
 
 describe('an error member', () => {

@@ -32,6 +32,7 @@ export interface ResponseDetails {
 const TOKEN_LIMIT =
   'The model reached its token limit before it wrote a reply; raise OPENAI_MAX_TOKENS or shorten the conversation.';
 const NO_TEXT = 'The model sent reasoning or tool calls, but no reply.';
+const BLANK = 'The model sent no text but white space.';
 
 /** Reads one reply from the body of a response: a stream of chunks or one object. Sets no timers. */
 export class ReplyReader implements BodyEvents {
@@ -197,7 +198,8 @@ export class ReplyReader implements BodyEvents {
     const toolCalls = reason === 'stop' || reason === 'tool_calls' ? this.#calls.finished() : [];
     if (toolCalls.length > 0) return { ...this.#outcome('tool_calls', false), toolCalls };
     if (!this.hasOutput && reason !== 'content_filter') {
-      const hint = this.#hasStarted ? NO_TEXT : undefined;
+      const nothing = this.#hasStarted ? NO_TEXT : undefined;
+      const hint = this.#text.isBlank ? BLANK : nothing;
       return this.error('upstream_empty', 'no content', reason === 'length' ? TOKEN_LIMIT : hint);
     }
     return this.#outcome(reason === 'tool_calls' ? 'stop' : reason, false);

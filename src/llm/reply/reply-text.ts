@@ -14,6 +14,7 @@ export class ReplyText {
   /** A high surrogate whose partner has not come yet. */
   #held = '';
   #hasText = false;
+  #isEmpty = true;
 
   constructor(budget: ByteBudget) {
     this.#budget = budget;
@@ -22,6 +23,11 @@ export class ReplyText {
   /** Whether visible text was returned. */
   get hasText(): boolean {
     return this.#hasText;
+  }
+
+  /** Whether text was returned, but none that is visible. */
+  get isBlank(): boolean {
+    return !this.#isEmpty && !this.#hasText;
   }
 
   /** @returns the text that is complete so far */
@@ -45,6 +51,7 @@ export class ReplyText {
     const bytes = Buffer.byteLength(whole);
     if (bytes > this.#budget.left) whole = firstBytes(whole, this.#budget.left);
     this.#budget.take(bytes);
+    this.#isEmpty = false;
     if (!this.#hasText) this.#hasText = VISIBLE.test(whole);
     return whole;
   }
