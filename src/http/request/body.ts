@@ -121,15 +121,17 @@ async function readCut(
   return body;
 }
 
-/** @throws AppError `body_too_large` when URLs that are no images make it too long */
+/** @throws AppError `body_too_large` when it is too long without the images of its message */
 async function parseCut(body: CutBody, limit: number): Promise<unknown> {
-  const { bytes, restore } = body.rest();
-  // The last bytes of the body were not counted while it arrived.
-  if (bytes.length > limit) throw bodyTooLarge(limit);
-  const parsed = parseJson(bytes);
-  if (await restore(parsed)) return parsed;
-  if (body.restBytes + body.urlBytes > limit) throw bodyTooLarge(limit);
-  return parseJson(body.whole());
+  const parseRest = () => {
+    if (body.restBytes > limit) throw bodyTooLarge(limit);
+    return parseJson(body.rest());
+  };
+  body.end();
+  let parsed = parseRest();
+  if (body.keepImages(parsed)) parsed = parseRest();
+  await body.restore(parsed);
+  return parsed;
 }
 
 function checkType(type: string | undefined): void {

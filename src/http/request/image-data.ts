@@ -4,7 +4,9 @@ import { setImmediate as immediate } from 'node:timers/promises';
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
-const START = Buffer.from('"data:');
+const COLON = 0x3a;
+/** In any case of its letters. */
+const START = '"data:';
 const NOTHING = Buffer.alloc(0);
 /** Shorter URLs count as the rest of the body does. */
 const MIN_BYTES = 1024;
@@ -14,8 +16,8 @@ const BLOCK_BYTES = 64 * 1024;
 
 /** Of the bytes of the body. */
 interface Segment {
-  /** Of a `data:` URL: the string without its quotes. */
-  readonly isUrl: boolean;
+  /** Of a `data:` URL: the string without its quotes. Text that quotes one is taken for one at first. */
+  isUrl: boolean;
   readonly from: number;
   to: number;
 }
@@ -36,6 +38,8 @@ export class CutBody {
   #held: Buffer = NOTHING;
   /** At the end of the bytes so far, inside a URL. */
   #backslashes = 0;
+  /** Their names are in the body of {@link rest}. */
+  readonly #urls = new Map<string, Segment>();
 
   push(chunk: Buffer): void {
     let data = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk]);
@@ -43,38 +47,46 @@ export class CutBody {
     while (data.length > 0) data = this.#last.isUrl ? this.#pushUrl(data) : this.#pushRest(data);
   }
 
-  /** The body with a short name in the place of each long URL. */
-  rest(): { readonly bytes: Buffer; restore(body: unknown): Promise<boolean> } {
+  /** Called after the last bytes. */
+  end(): void {
     this.#add(this.#held);
+    this.#held = NOTHING;
+    if (this.#last.isUrl) this.#endUrl();
     const nonce = randomUUID();
-    const urls = new Map<string, Segment>();
-    const chunks = this.#segments.flatMap((segment) => {
-      if (!segment.isUrl || lengthOf(segment) < MIN_BYTES) return this.#bytesOf(segment);
-      const name = `data:${nonce}.${urls.size}`;
-      urls.set(name, segment);
-      return Buffer.from(name);
-    });
-    return { bytes: Buffer.concat(chunks), restore: (body) => this.#restore(body, urls) };
+    for (const segment of this.#segments) {
+      if (segment.isUrl) this.#urls.set(`data:${nonce}.${this.#urls.size}`, segment);
+    }
   }
 
-  whole(): Buffer {
-    return Buffer.concat(this.#segments.flatMap((segment) => this.#bytesOf(segment)));
+  /** The body with a short name in the place of each long URL. */
+  rest(): Buffer {
+    const names = new Map(Array.from(this.#urls, ([name, segment]) => [segment, Buffer.from(name)]));
+    return Buffer.concat(this.#segments.flatMap((segment) => names.get(segment) ?? this.#bytesOf(segment)));
   }
 
   /**
-   * Puts the URLs of the images of the message back, one a tick of the event loop.
-   * @returns false when others are left, which are no images of the message
+   * Makes those URLs part of the rest that are no images of the message.
+   * @param body the value of {@link rest}
+   * @returns whether there were any
    */
-  async #restore(body: unknown, urls: ReadonlyMap<string, Segment>): Promise<boolean> {
-    const left = new Set(urls.keys());
+  keepImages(body: unknown): boolean {
+    const used = new Set(imagesOf(body).map(({ url }) => url));
+    const others = Array.from(this.#urls).filter(([name]) => !used.has(name));
+    for (const [name, segment] of others) {
+      this.#urls.delete(name);
+      this.#countAsRest(segment);
+    }
+    return others.length > 0;
+  }
+
+  /** Puts the URLs of the images of the message back, one a tick of the event loop. */
+  async restore(body: unknown): Promise<void> {
     for (const image of imagesOf(body)) {
-      const url = urls.get(image.url);
+      const url = this.#urls.get(image.url);
       if (!url) continue;
-      left.delete(image.url);
       image.url = unescaped(Buffer.concat(this.#bytesOf(url)).toString('latin1'));
       await immediate();
     }
-    return left.size === 0;
   }
 
   #bytesOf({ from, to }: Segment): Buffer[] {
@@ -90,7 +102,7 @@ export class CutBody {
 
   /** @returns what is not taken yet */
   #pushRest(data: Buffer): Buffer {
-    const at = data.indexOf(START);
+    const at = startOfUrl(data);
     if (at < 0) {
       const end = Math.max(0, data.length - START.length + 1);
       this.#add(data.subarray(0, end));
@@ -107,13 +119,19 @@ export class CutBody {
     const at = this.#endOfString(data);
     this.#add(data.subarray(0, at));
     if (at === data.length) return NOTHING;
-    const length = lengthOf(this.#last);
-    if (length < MIN_BYTES) {
-      this.restBytes += length;
-      this.urlBytes -= length;
-    }
-    this.#last = this.#open(false);
+    this.#endUrl();
     return data.subarray(at);
+  }
+
+  #endUrl(): void {
+    if (lengthOf(this.#last) < MIN_BYTES) this.#countAsRest(this.#last);
+    this.#last = this.#open(false);
+  }
+
+  #countAsRest(segment: Segment): void {
+    segment.isUrl = false;
+    this.restBytes += lengthOf(segment);
+    this.urlBytes -= lengthOf(segment);
   }
 
   #endOfString(data: Buffer): number {
@@ -148,6 +166,15 @@ export class CutBody {
     if (this.#last.isUrl) this.urlBytes += bytes.length;
     else this.restBytes += bytes.length;
   }
+}
+
+/** @returns the place of {@link START}, or -1 */
+function startOfUrl(data: Buffer): number {
+  for (let at = 0; at < data.length; at += 1) {
+    if (data[at] !== QUOTE || data[at + START.length - 1] !== COLON) continue;
+    if (data.toString('latin1', at, at + START.length).toLowerCase() === START) return at;
+  }
+  return -1;
 }
 
 function lengthOf({ from, to }: Segment): number {

@@ -34,6 +34,14 @@ describe('a body with images', () => {
     }),
     'a data URL as a name': JSON.stringify({ [`data:${'x'.repeat(2000)}`]: 1, message: 'x' }),
     'short URLs': JSON.stringify({ message: [part('data:image/png;base64,AAAA'), part('data:')] }),
+    'an image in capitals': JSON.stringify({ message: [part(URL.replace('data', 'DATA'))] }),
+    'text that begins like one': JSON.stringify({
+      message: [part(URL), { type: 'text', text: `data: ${'大\\'.repeat(300)}` }],
+      system: `DATA:${'"'.repeat(600)}`,
+    }),
+    'text that quotes one': JSON.stringify({
+      message: [{ type: 'text', text: `<img src="data:image/gif;base64,${'A'.repeat(2000)}">?` }, part(URL)],
+    }),
     'no image': JSON.stringify({ message: 'x', other: ['"data:', '\\"data:', '\\'] }),
   };
 
@@ -78,6 +86,21 @@ describe('a body with images', () => {
     [
       'image data in a text part',
       JSON.stringify({ message: [{ type: 'text', text: URL }] }),
+      'body_too_large',
+    ],
+    [
+      'an image beside text of the limit',
+      `${JSON.stringify({ message: [part(URL)] })}${' '.repeat(LIMIT - 57)}`,
+      'read',
+    ],
+    [
+      'an image beside text beyond the limit',
+      `${JSON.stringify({ message: [part(URL)] })}${' '.repeat(LIMIT - 56)}`,
+      'body_too_large',
+    ],
+    [
+      'an image beside text beyond the limit that begins like one',
+      JSON.stringify({ message: [part(URL), ...Array(3).fill(`data:${'x'.repeat(1500)}`)] }),
       'body_too_large',
     ],
     ['a URL that is no text', JSON.stringify({ message: [part([URL])] }), 'body_too_large'],
@@ -141,7 +164,8 @@ describe('a body with images', () => {
 });
 
 it('images in the messages of a chat completion are taken too', async () => {
-  const messages = [{ role: 'user', content: [part(URL)] }, { role: 'user', content: 'x' }, null, 'x'];
+  const reply = { role: 'assistant', content: `data: ${'x'.repeat(1500)}` };
+  const messages = [{ role: 'user', content: [part(URL)] }, reply, null, 'x'];
   const body = JSON.stringify({ messages });
   assert.deepEqual(await outcome(body), JSON.parse(body));
 });
