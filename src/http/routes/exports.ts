@@ -91,6 +91,11 @@ async function sendExport(
   response: Response,
 ): Promise<void> {
   const form = { format, raw: csv === 'raw', summary: summary === 'true' };
+  if (preview !== undefined && request.method === 'HEAD') {
+    // It is free of the limit of exports, so it reads none. Its length is not known then.
+    response.type('json').setHeader('Cache-Control', 'no-store').end();
+    return;
+  }
   if (preview !== undefined) {
     const body = await exports.preview(target, form, preview, closeSignal(response));
     return sendJson(response, 200, body);
