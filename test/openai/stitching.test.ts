@@ -1,6 +1,7 @@
 /** Which conversation the turns of clients are stored in that send their whole history. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 import { OpenAI } from 'openai';
 import {
   type Answer,
@@ -280,6 +281,27 @@ for (const place of databases()) {
         [ada, bob, none],
       );
       assert.equal((await chat.read(ada)).user, 'ada');
+    });
+
+    it('with too much metadata for the conversation is rejected before the model is called', async () => {
+      const text = fresh('full');
+      const full = Object.fromEntries(Array.from({ length: 16 }, (_, at) => [`k${at}`, 'v']));
+      const id = await ask([user(text)], { metadata: full });
+      const history = [user(text), said(`echo: ${text}`), user('on')];
+      const calls = chat.upstream.requests.length;
+      const before = await chat.countRows();
+      for (const headers of [{}, { 'x-conversation-id': id }]) {
+        for (const stream of [false, true]) {
+          const body = { messages: history, metadata: { another: '1' }, stream };
+          const answer = await chat.call('POST', '/v1/chat/completions', body, headers);
+          assert.equal(openAiErrorOf(answer, 400, 'validation').param, 'metadata');
+        }
+      }
+      await pause(50);
+      assert.equal(chat.upstream.requests.length, calls);
+      assert.deepEqual(await chat.countRows(), before);
+      assert.equal(await ask(history, { metadata: { k0: 'changed' } }), id);
+      assert.deepEqual((await chat.read(id)).metadata, { ...full, k0: 'changed' });
     });
 
     it('is stored where X-Conversation-Id says, with the new messages alone', async () => {

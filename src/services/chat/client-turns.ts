@@ -3,7 +3,7 @@ import { withChanges } from '../../domain/chat/parameters.ts';
 import type { TurnStart } from '../../domain/chat/turns.ts';
 import type { ConversationRepository, Instant, Message } from '../../domain/conversations/conversation.ts';
 import type { Retention } from '../../domain/conversations/retention.ts';
-import { conversationNotFound, isDatabaseError, userMismatch } from '../../domain/errors.ts';
+import { conversationNotFound, isDatabaseError } from '../../domain/errors.ts';
 import type { Clock, IdSource } from '../../domain/runtime.ts';
 import { findContinued } from '../conversations/client-history.ts';
 import type { ContextHistory } from '../conversations/context-history.ts';
@@ -12,7 +12,7 @@ import type { ChatInput, ClientContext } from './request/chat-input.ts';
 import { type PreparedContext, prepareContext } from './request/client-context.ts';
 import type { InputFilter } from './request/input-filter.ts';
 import { emptyReply, type NewMessage, newMessage } from './request/new-messages.ts';
-import type { RequestSettings } from './request/turn-preparation.ts';
+import { checkSettings, type RequestSettings } from './request/turn-preparation.ts';
 import type { TurnTimes } from './timing/turn-times.ts';
 import type { Turn } from './turn.ts';
 import type { NewTurn, TurnRecorder } from './turn-recorder.ts';
@@ -63,7 +63,7 @@ export class ClientTurns {
   /**
    * @param sharing of the response cache
    * @throws AppError `conversation_not_found` for a named conversation, `content_blocked`, `user_mismatch`, `capacity`,
-   * `database_unavailable`
+   * `database_unavailable`; `validation` for too much metadata
    */
   async begin(
     input: ChatInput,
@@ -109,7 +109,7 @@ export class ClientTurns {
   }
 
   async #findTarget(input: ChatInput, client: ClientContext, prepared: PreparedContext): Promise<Target> {
-    const { conversationId, access, model, user } = input;
+    const { conversationId, access, model } = input;
     if (!client.isStored) return this.#newTarget();
     if (conversationId === undefined) return (await this.#continued(input, prepared)) ?? this.#newTarget();
     const question = { conversationId, model, access, activeSince: this.#activeSince() };
@@ -120,7 +120,7 @@ export class ClientTurns {
       ? context.load(question, { open: 'calls' })
       : context.load(question, {}, 0));
     if (!settings) throw conversationNotFound();
-    if (user !== undefined && settings.user !== null && settings.user !== user) throw userMismatch();
+    checkSettings(input, settings);
     return { conversationId, kind: 'named', answers: open?.uid ?? null, pinned };
   }
 
@@ -128,12 +128,13 @@ export class ClientTurns {
    * Undefined: the turn begins a conversation. So does one during an outage of the database, because its client sends
    * the whole history.
    */
-  async #continued({ access, user }: ChatInput, prepared: PreparedContext): Promise<Target | undefined> {
-    const { owner } = access;
-    const client = { owner, user: user ?? null, ...prepared };
+  async #continued(input: ChatInput, prepared: PreparedContext): Promise<Target | undefined> {
+    const { owner } = input.access;
+    const client = { owner, user: input.user ?? null, ...prepared };
     try {
       const found = await findContinued(this.#parts.conversations, client, this.#activeSince());
       if (!found) return undefined;
+      checkSettings(input, found.settings);
       const { id: conversationId, hash: expects, pinned, isAsked, last } = found;
       return {
         conversationId,

@@ -5,6 +5,7 @@ import type {
   Message,
   MessageView,
   SequencedMessage,
+  TurnSettings,
 } from '../../domain/conversations/conversation.ts';
 import { historyStart, storedForm } from '../../domain/conversations/history.ts';
 import { chained, hashOf } from '../../util/hash-chain.ts';
@@ -24,6 +25,7 @@ export interface ClientHistory {
 export interface ContinuedConversation {
   readonly id: string;
   readonly pinned: boolean;
+  readonly settings: TurnSettings;
   /** The hash of its visible messages. */
   readonly hash: string;
   /** Whether it has the new messages too, because the reply to them failed before its first text. */
@@ -57,6 +59,7 @@ export async function findContinued(
       return {
         id: conversation.id,
         pinned: conversation.pinned,
+        settings: conversation.settings,
         hash: conversation.historyHash,
         isAsked,
         ...read,

@@ -8,6 +8,7 @@ import type {
   ConversationContext,
   HistoryMessage,
   Instant,
+  TurnSettings,
 } from '../../../domain/conversations/conversation.ts';
 import {
   conversationBusy,
@@ -80,7 +81,7 @@ export class TurnPreparation {
     const asked = question.kind === 'tools' ? undefined : this.#question(input, revised);
     const options = contextOptions(input, basis);
     const context = await this.#context.load({ conversationId, model, access, activeSince }, options);
-    checkSettings(input, context);
+    if (context.settings) checkSettings(input, context.settings);
     if (question.kind !== 'tools') return this.#prepared(input, context, asked ?? NOTHING_ASKED);
     if (!context.settings) throw conversationNotFound();
     if (failed) return this.#prepared(input, context, NOTHING_ASKED);
@@ -164,9 +165,15 @@ function contextOptions({ question }: ChatInput, { failed, revised }: TurnBasis)
   return { open: failed ? { result: failed.questionId } : 'calls' };
 }
 
-/** Checks early, before the model is called. The transaction that stores the turn checks again. */
-function checkSettings({ user, metadata }: ChatInput, { settings }: ConversationContext): void {
-  if (!settings) return;
+/**
+ * Checks early, before the model is called. The transaction that stores the turn checks again.
+ * @param settings of the conversation
+ * @throws AppError `user_mismatch`; `validation` for too much metadata
+ */
+export function checkSettings(
+  { user, metadata }: ChatInput,
+  settings: Pick<TurnSettings, 'user' | 'metadata'>,
+): void {
   if (user !== undefined && settings.user !== null && settings.user !== user) throw userMismatch();
   if (metadata && Object.keys({ ...settings.metadata, ...metadata }).length > MAX_METADATA)
     throw metadataFull();
