@@ -332,6 +332,36 @@ describe('/v1', () => {
     assert(!rejected.text.includes('secret') && !busy.text.includes('secret'));
   });
 
+  for (const stream of [false, true]) {
+    it(`names the conversation of a failed ${stream ? 'stream' : 'call'}, in which it can be repeated`, async () => {
+      const failing = async (body: object, headers = {}) => {
+        chat.upstream.respond([status(400)]);
+        const answer = await ask({ stream, ...body }, headers);
+        openAiErrorOf(answer, 502, 'upstream_rejected');
+        return answer.headers;
+      };
+      const first = await failing({});
+      const id = String(first['x-conversation-id']);
+      assert.match(String(first['x-stream-id']), /^[\da-f-]{36}$/);
+      assert.equal((await chat.read(id)).messages.length, 1);
+      assert.equal((await failing({}, { 'x-conversation-id': id }))['x-conversation-id'], id);
+      const again = await ask({ stream }, { 'x-conversation-id': id });
+      assert.deepEqual([again.status, again.headers['x-conversation-id']], [200, id]);
+      const unstored = await failing({ store: false });
+      assert.deepEqual([unstored['x-conversation-id'], unstored['x-stream-id']], [undefined, undefined]);
+      const unknown = await ask({ stream }, { 'x-conversation-id': crypto.randomUUID() });
+      openAiErrorOf(unknown, 404, 'conversation_not_found');
+      assert.equal(unknown.headers['x-conversation-id'], undefined);
+    });
+  }
+
+  it('names the conversation of a reply without text', async () => {
+    chat.upstream.respond([reply(' ')]);
+    const answer = await ask({});
+    openAiErrorOf(answer, 502, 'upstream_empty');
+    assert.equal((await chat.read(String(answer.headers['x-conversation-id']))).messages.length, 1);
+  });
+
   const BAD: Record<string, readonly [body: unknown, param: string | null]> = {
     'no body': [undefined, null],
     'an array': [[], null],

@@ -9,7 +9,7 @@ import type { Quotas } from '../access/quotas.ts';
 import type { BodyReader } from '../request/body.ts';
 import { checkImages } from '../request/images.ts';
 import { check } from '../request/validate.ts';
-import { turnHeaders } from '../response/presenters.ts';
+import { idHeaders, turnHeaders } from '../response/presenters.ts';
 import { sendJson } from '../response/problem.ts';
 import type { ReplyRenderer } from '../response/reply-renderer.ts';
 import { noteTurn } from '../response/request-details.ts';
@@ -138,10 +138,29 @@ export function completionRoute(parts: CompletionParts): Route {
       const mode = body.stream ? 'stream' : 'whole';
       const turn = await chat.begin(input, mode, undefined, response.locals.receivedAt);
       quotas.meter(caller.subject, questionText(input.question), turn);
-      if (body.stream) await streamReply(parts, response, turn, body.stream_options?.include_usage ?? false);
-      else await sendReply(parts, response, turn);
+      try {
+        if (body.stream)
+          await streamReply(parts, response, turn, body.stream_options?.include_usage ?? false);
+        else await sendReply(parts, response, turn);
+      } catch (error) {
+        await setIds(response, turn);
+        throw error;
+      }
     },
   };
+}
+
+/** Names a stored turn whose reply failed, so that the caller can repeat the call in its conversation. */
+async function setIds(response: Response, turn: Turn): Promise<void> {
+  const isStored = await turn.started.then(
+    () => true,
+    () => false,
+  );
+  if (isStored && !response.headersSent) setHeaders(response, idHeaders(turn));
+}
+
+function setHeaders(response: Response, headers: Record<string, string>): void {
+  for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
 }
 
 async function sendReply(parts: CompletionParts, response: Response, turn: Turn): Promise<void> {
@@ -152,7 +171,7 @@ async function sendReply(parts: CompletionParts, response: Response, turn: Turn)
   else response.once('close', leave);
   const result = await turn.result.finally(() => turn.release());
   noteTurn(response, turn, result);
-  for (const [name, value] of Object.entries(turnHeaders(turn))) response.setHeader(name, value);
+  setHeaders(response, turnHeaders(turn));
   const rendered = await renderer.whole(turn.reply, turn.format, result.content);
   const reasoning = await renderer.reasoning(turn.reply, result.reasoning);
   const logprobs = presentLogprobs(turn.reply, renderer.stream(turn.reply, turn.format) !== undefined);

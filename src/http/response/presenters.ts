@@ -45,13 +45,15 @@ export function presentTiming({ times, cached, replayed, reply }: Turn): string 
   return `${text}total;dur=${tenths(times.totalMs)}`;
 }
 
+/** The response headers with the ids of a stored turn. */
+export function idHeaders({ isStored, conversationId, messageId }: Turn): Record<string, string> {
+  return isStored ? { 'X-Conversation-Id': conversationId, 'X-Stream-Id': messageId } : {};
+}
+
 /** The response headers with the ids of a stored turn and the model server that replied. */
-export function turnHeaders({ isStored, conversationId, messageId, reply }: Turn): Record<string, string> {
-  const { upstream } = reply.generation;
-  return {
-    ...(isStored && { 'X-Conversation-Id': conversationId, 'X-Stream-Id': messageId }),
-    ...(upstream && { 'X-Upstream': upstream }),
-  };
+export function turnHeaders(turn: Turn): Record<string, string> {
+  const { upstream } = turn.reply.generation;
+  return { ...idHeaders(turn), ...(upstream && { 'X-Upstream': upstream }) };
 }
 
 /** @throws AppError `upstream_empty` where the rendered reply has no text, though nothing was filtered or stopped */

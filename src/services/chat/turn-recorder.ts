@@ -88,7 +88,11 @@ export class TurnRecorder {
   trackInOneWrite(turn: NewTurn, opened: OpenedGeneration): Turn {
     const reply = new Reply(opened.generation);
     const result = reply.ended.then(() => this.#recordEnd(turn, reply, startOf(turn)));
-    return this.#add(turn, reply, opened, result, result);
+    // The error of the reply itself comes after the write.
+    const started = result.catch((error) => {
+      if (error !== reply.end) throw error;
+    });
+    return this.#add(turn, reply, opened, started, result);
   }
 
   /** Lists the turn as running until its end, and stores nothing. */
