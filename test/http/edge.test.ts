@@ -3,6 +3,7 @@ import { after, before, describe, it } from 'node:test';
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib';
 import type { Problem } from '../../src/http/response/problem.ts';
 import type { ConversationListBody } from '../../src/http/schemas/conversations.ts';
+import { until } from '../support/chat-server.ts';
 import { sendRaw } from '../support/raw-http.ts';
 import { startServer, type TestServer } from '../support/server.ts';
 
@@ -417,6 +418,10 @@ describe('the HTTP edge', () => {
       'POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{',
     );
     assert.equal(body?.status, 408);
+    const line = await until('the log line', () =>
+      slow.lines.find(({ msg, path }) => msg === 'request' && path === '/api/chat'),
+    );
+    assert.equal(line.request_id, body?.headers.get('x-request-id'), 'the log has the generated id');
     assert.equal((await slow.get('/health')).status, 200);
     await slow.stop();
   });

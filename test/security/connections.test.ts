@@ -57,7 +57,13 @@ describe('a server at its connection limit', () => {
     assert.equal(JSON.parse(refused.body).code, 'capacity');
     assert.equal(refused.headers.get('retry-after'), '5');
     assert.match(refused.headers.get('content-security-policy') ?? '', /default-src 'none'/);
-    assert.deepEqual((await converse(url, REQUEST)).statuses, [503]);
+    const named = REQUEST.replace('GET /', 'GET /v1/models').replace(
+      '\r\n\r\n',
+      '\r\nX-Request-Id: r1\r\n\r\n',
+    );
+    const v1 = await converse(url, named);
+    assert.deepEqual([v1.statuses, v1.headers.get('x-request-id')], [[503], 'r1']);
+    assert.equal(JSON.parse(v1.body).error.code, 'capacity');
     assert.deepEqual(logged, [{ connections: 4, limit: 3, message: 'connection limit reached' }]);
     taken[0]?.destroy();
     await until('a free place', async () => (await converse(url, REQUEST, 100)).statuses[0] === 200);

@@ -1,6 +1,7 @@
 /** Requests that two programs on the way could read differently, and others that no honest client sends. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { openAiError } from '../../src/http/openai/schemas.ts';
 import { type ChatServer, startChat } from '../support/chat-server.ts';
 import { type Conversation, converse } from './raw-connection.ts';
 
@@ -157,6 +158,42 @@ describe('an unusual but valid request', () => {
 });
 
 describe('every early error response', () => {
+  it('has the path and request id of the request, and the form of OpenAI below /v1', async () => {
+    const limits = { headersTimeoutMs: 200, requestTimeoutMs: 400 };
+    const chat = await startChat({}, limits);
+    const id = 'X-Request-Id: my-id.1\r\n';
+    const head = (path: string, headers: string) =>
+      `POST ${path} HTTP/1.1\r\n${headers}Content-Length: 15\r\n\r\n`;
+    const EARLY = [
+      [400, 'malformed_request', HOST + HOST],
+      [400, 'malformed_request', ''],
+      [408, 'request_timeout', `${HOST}Content-Type: application/json\r\n`],
+    ] as const;
+    for (const [status, code, headers] of EARLY) {
+      const native = await converse(chat.url, head('/api/chat?key=secret', headers + id), 1500);
+      assert.deepEqual([native.statuses, native.closed], [[status], true]);
+      assert.equal(native.headers.get('x-request-id'), 'my-id.1');
+      assert.match(native.headers.get('content-type') ?? '', /^application\/problem\+json/);
+      const problem = JSON.parse(native.body);
+      assert.deepEqual([problem.code, problem.instance, problem.request_id], [code, '/api/chat', 'my-id.1']);
+
+      const v1 = await converse(chat.url, head('/v1/chat/completions', headers + id), 1500);
+      assert.deepEqual([v1.statuses, v1.headers.get('x-request-id')], [[status], 'my-id.1']);
+      assert.match(v1.headers.get('content-type') ?? '', /^application\/json/);
+      const { error } = openAiError.parse(JSON.parse(v1.body));
+      assert.deepEqual([error.code, error.type, error.param], [code, 'invalid_request_error', null]);
+
+      const unnamed = await converse(chat.url, head('/api/chat', `${headers}X-Request-Id: a b\r\n`), 1500);
+      checkShielded(unnamed);
+    }
+    const tunnel = await converse(chat.url, `CONNECT x:1 HTTP/1.1\r\n${HOST}${id}\r\n`);
+    assert.deepEqual(
+      [JSON.parse(tunnel.body).instance, tunnel.headers.get('x-request-id')],
+      ['/', 'my-id.1'],
+    );
+    await chat.stop();
+  });
+
   it('has the security headers: 408 and 431', async () => {
     const chat = await startChat({}, { headersTimeoutMs: 200, requestTimeoutMs: 400 });
     const late = await converse(chat.url, `GET /health HTTP/1.1\r\n${HOST}X-Slow`, 3000);

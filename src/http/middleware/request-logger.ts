@@ -1,10 +1,10 @@
-import { randomUUID } from 'node:crypto';
 import type { RequestHandler, Response } from 'express';
 import type { Logger } from 'pino';
 import { ERROR_CODES } from '../../domain/errors.ts';
 import type { Metrics } from '../../domain/metrics.ts';
 import { tenths } from '../../domain/time.ts';
 import type { RequestContext } from '../../request-context.ts';
+import { requestIdOf } from '../request/request-id.ts';
 import { traceContextOf } from '../request/trace-context.ts';
 import { loggedPath } from '../response/problem.ts';
 import type { RequestDetails } from '../response/request-details.ts';
@@ -30,8 +30,6 @@ function shown(details: RequestDetails | undefined, began: number) {
   return firstTokenAt === undefined ? rest : { ...rest, first_token_ms: tenths(firstTokenAt - began) };
 }
 
-const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;
-
 /** Sets the request id, and logs and measures the request when its response is closed. */
 export function requestLogger(
   log: Logger,
@@ -39,8 +37,7 @@ export function requestLogger(
   metrics: Pick<Metrics, 'requestEnded'>,
 ): RequestHandler {
   return (request, response, next) => {
-    const given = request.headers['x-request-id'];
-    const requestId = typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
+    const requestId = requestIdOf(request);
     response.locals.requestId = requestId;
     const trace = traceContextOf(request.headers);
     const fields = { request_id: requestId, ...(trace && { trace_id: trace.traceId }) };

@@ -1,12 +1,15 @@
 /** Errors in the form of OpenAI's API. */
-import type { Request, Response } from 'express';
+import type { Response } from 'express';
 import type { AppError, ErrorCode } from '../../domain/errors.ts';
 
 const BELOW_V1 = /^(?:https?:\/\/[^/?#]*)?\/+v1(?:[/?]|$)/i;
 
-/** Whether the path of a request is below `/v1`, where clients read OpenAI's errors. */
-export function isOpenAiPath({ originalUrl }: Request): boolean {
-  return BELOW_V1.test(originalUrl);
+/**
+ * Whether the path of a request is below `/v1`, where clients read OpenAI's errors.
+ * @param url the target of the request as it was sent
+ */
+export function isOpenAiPath(url: string): boolean {
+  return BELOW_V1.test(url);
 }
 
 const TYPES: Readonly<Record<number, string>> = {

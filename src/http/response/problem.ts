@@ -57,7 +57,7 @@ export function sendProblem(response: Response, error: AppError): void {
   if (error.retryAfter !== undefined)
     response.setHeader('Retry-After', Math.max(1, Math.ceil(error.retryAfter)));
   for (const [name, value] of Object.entries(error.headers ?? {})) response.setHeader(name, value);
-  if (isOpenAiPath(response.req)) {
+  if (isOpenAiPath(response.req.originalUrl)) {
     setRetryHint(response, error);
     sendJson(response, error.status, presentOpenAiError(error));
     return;
@@ -78,7 +78,7 @@ export function methodNotAllowed(method: string, allow: string): AppError {
 }
 
 /** The path without the query, which can hold secrets. */
-export function pathOf({ url }: Request): string {
+export function pathOf({ url }: Pick<Request, 'url'>): string {
   const mark = url.indexOf('?');
   return mark < 0 ? url : url.slice(0, mark);
 }

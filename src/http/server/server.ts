@@ -62,7 +62,7 @@ export class HttpServer {
     server.setTimeout(limits.stallMs ?? STALL_MS, (socket) => this.#onIdle(socket));
     server.on('request', (request, response) => this.#onRequest(request, response));
     server.on('clientError', (error, socket) => this.#onClientError(error, socket));
-    server.on('connect', (_request, socket) => rejectTunnel(socket));
+    server.on('connect', rejectTunnel);
     // Unknown expectations are ignored: Node would answer 417 without a body.
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
     // "Expect: 100-continue": a body that would be rejected is not requested.
@@ -170,7 +170,10 @@ export class HttpServer {
     else if (response.headersSent) socket.destroy();
     // The error came after this request, which is still answered as the last one.
     else if (response.req.complete) response.setHeader('Connection', 'close');
-    else sendEarlyErrorOn(socket, clientError(error));
+    else {
+      const requestId = response.getHeader('X-Request-Id')?.toString();
+      sendEarlyErrorOn(socket, clientError(error), response.req, requestId);
+    }
   }
 }
 
@@ -189,8 +192,9 @@ function clientError(error: NodeJS.ErrnoException): AppError {
 }
 
 /** After `connect` Node no longer manages the socket. */
-function rejectTunnel(socket: Duplex): void {
+function rejectTunnel(request: IncomingMessage, socket: Duplex): void {
   socket.on('error', () => socket.destroy());
   socket.resume();
-  sendEarlyErrorOn(socket, methodNotAllowed('CONNECT', 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS'));
+  const error = methodNotAllowed('CONNECT', 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS');
+  sendEarlyErrorOn(socket, error, request);
 }
