@@ -94,6 +94,6 @@ async function streamed(
   return filter.blocked ? blocked(outcome) : outcome;
 }
 
-function blocked({ model, usage }: Pick<ModelReply, 'model' | 'usage'>): ModelOutcome {
-  return { finishReason: 'content_filter', usage, model, truncated: false };
+function blocked({ model, usage, upstream }: Pick<ModelReply, 'model' | 'usage' | 'upstream'>): ModelOutcome {
+  return { finishReason: 'content_filter', usage, model, truncated: false, ...(upstream && { upstream }) };
 }

@@ -9,12 +9,15 @@ import {
   finish,
   hang,
   json,
+  reply,
   script,
+  silence,
   startFakeUpstream,
   status,
   wait,
 } from '../support/fake-upstream.ts';
 import { checkStream, openStream } from '../support/sse-client.ts';
+import { wordListFile } from '../support/word-list.ts';
 
 describe('the fallback model server', () => {
   let chat: ChatServer;
@@ -96,6 +99,39 @@ describe('the fallback model server', () => {
       assert.equal(second.requests.length, before);
     });
   }
+
+  it('is named in replies that the content filter blocks', async (t) => {
+    const words = await wordListFile('forbidden');
+    const filtered = await startChat({
+      OPENAI_MAX_RETRIES: '0',
+      OPENAI_FALLBACK_BASE_URL: second.baseUrl,
+      CONTENT_FILTER_FILE: words.path,
+      CONTENT_FILTER_STORE: 'filtered',
+      CONTENT_FILTER_INPUT: 'off',
+      CONTENT_FILTER_OUTPUT: 'block',
+    });
+    t.after(async () => {
+      await filtered.stop();
+      words.remove();
+    });
+    const message = 'Is it?';
+    const pieces = [delta('it is forbidden to'), silence()];
+    for (const from of ['primary', 'fallback']) {
+      const prepare = (streamed: boolean) => {
+        if (from === 'fallback') filtered.upstream.respond([status(500)]);
+        const answering = from === 'primary' ? filtered.upstream : second;
+        answering.respond([streamed ? script(...pieces) : reply('it is forbidden to')]);
+      };
+      prepare(false);
+      const whole = await filtered.call('POST', '/api/chat', { message });
+      assert.equal(JSON.parse(whole.text).finish_reason, 'content_filter');
+      assert.equal(whole.headers['x-upstream'], from);
+      prepare(true);
+      const reader = await openStream(filtered.url, { message });
+      const { data } = checkStream(await reader.rest());
+      assert.deepEqual([data.finish_reason, data.upstream], ['content_filter', from]);
+    }
+  });
 
   it('is counted, by the error of the first one', async () => {
     const counted = async () =>

@@ -99,7 +99,8 @@ export class Generation {
 
   finish(outcome: ModelOutcome): void {
     this.outcome = outcome;
-    this.upstream = outcome.upstream;
+    // The outcome of a blocked stream does not name it.
+    this.upstream = outcome.upstream ?? this.upstream;
     this.#end();
   }
 
