@@ -4,8 +4,7 @@ import { ERROR_CODES } from '../../domain/errors.ts';
 import type { Metrics } from '../../domain/metrics.ts';
 import { tenths } from '../../domain/time.ts';
 import type { RequestContext } from '../../request-context.ts';
-import { requestIdOf } from '../request/request-id.ts';
-import { traceContextOf } from '../request/trace-context.ts';
+import { requestIdOf, traceContextOf } from '../request/correlation.ts';
 import { loggedPath } from '../response/problem.ts';
 import type { RequestDetails } from '../response/request-details.ts';
 
@@ -37,7 +36,7 @@ export function requestLogger(
   metrics: Pick<Metrics, 'requestEnded'>,
 ): RequestHandler {
   return (request, response, next) => {
-    const requestId = requestIdOf(request);
+    const requestId = requestIdOf(request.headers);
     response.locals.requestId = requestId;
     const trace = traceContextOf(request.headers);
     const fields = { request_id: requestId, ...(trace && { trace_id: trace.traceId }) };

@@ -6,7 +6,7 @@ import type { AppError } from '../../domain/errors.ts';
 import { lineJson } from '../../util/line-json.ts';
 import { securityHeaderValues } from '../middleware/security.ts';
 import { isOpenAiPath, presentOpenAiError } from '../openai/errors.ts';
-import { requestIdOf } from '../request/request-id.ts';
+import { requestIdOf } from '../request/correlation.ts';
 import { readTarget } from '../request/target.ts';
 import { pathOf, problemOf } from '../response/problem.ts';
 
@@ -26,7 +26,7 @@ const UNKNOWN: EarlyRequest = { url: '/', headers: {} };
 function earlyErrorResponse(
   error: AppError,
   { url = '/', headers: sent }: EarlyRequest,
-  requestId = requestIdOf({ headers: sent }),
+  requestId = requestIdOf(sent),
 ): EarlyResponse {
   const [type, document] = isOpenAiPath(url)
     ? ['application/json', presentOpenAiError(error)]
