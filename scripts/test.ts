@@ -20,9 +20,9 @@ const TEST_TIMEOUT_MS = 120_000;
 const SLOWEST = 10;
 
 /**
- * How many files share a process, by the folder in `test/`. The slowest folders come first, so that no core is idle at
- * the end. A process takes a second of CPU time to load the code. Files whose tests mostly wait have
- * their own process, so that they wait at the same time.
+ * How many files share a process, by the folder in `test/`: a process takes a second of CPU time to load the code. The
+ * slowest folders come first, so that no core is idle at the end, and files whose tests mostly wait are in several
+ * processes, so that they wait at the same time.
  */
 const KINDS: readonly (readonly [path: string, filesPerProcess: number])[] = [
   ['browser', Number.POSITIVE_INFINITY],

@@ -25,8 +25,8 @@ export const OPTIONS = {
 type Values = { readonly [Name in keyof typeof OPTIONS]?: string | boolean | undefined };
 
 const NAMES: Readonly<Record<string, string>> = { start_date: 'start', end_date: 'end' };
-/** Options instead of members of the body. */
-const named = (text: string) => text.replace(/\b(?:start_date|end_date)\b/, (name) => `--${NAMES[name]}`);
+/** The option of a member of the body. */
+const optionOf = (member: string) => `--${NAMES[member] ?? member}`;
 
 /** Validates like POST /api/exports. @throws CommandError */
 export async function readRequest(values: Values, cursors: CursorCodec): Promise<ExportRequest> {
@@ -49,7 +49,7 @@ function checked(given: object) {
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
     const lines = (error.errors ?? []).map(
-      ({ path, message }) => `--${NAMES[path] ?? path} ${named(message)}`,
+      ({ path, message }) => `${optionOf(path)} ${message.replace(/\b(?:start|end)_date\b/, optionOf)}`,
     );
     throw new CommandError(lines.join('\n'));
   }

@@ -1,5 +1,4 @@
 /** Reads files of this server, of ChatGPT and of Open WebUI, one conversation at a time. */
-
 import { JSONParser } from '@streamparser/json';
 import { ImportError } from '../../src/domain/conversations/imports.ts';
 import { importEntries } from '../../src/http/request/import-file.ts';

@@ -147,7 +147,7 @@ function appWith(
   app.use(requestLogger(parts.log, parts.context, parts.metrics));
   app.use(securityHeaders());
   if (options.hosts) app.use(hostAllowlist(options.hosts));
-  // Before what can respond, so that pages can read every redirect and error.
+  // Before the redirects and errors of the path and query, so that pages of allowed origins can read them.
   app.use(crossOrigin(options.corsOrigins));
   app.use(normalizeTarget());
   mountRoutes(app, routes, createGuard(options, parts));

@@ -64,10 +64,10 @@ export function pendingDeletions(knex: Knex, after: number, limit: number): Prom
   return select(knex, sql, [after, limit]);
 }
 
-/** How long a request removes rows that nobody sees any more; the rest is removed in the background. */
+/** How long a request removes invisible rows; the rest is removed in the background. */
 const SOON_MS = 300;
 
-/** {@link removeDeleted} for a request, which has done its work whether the rows are removed now or later. */
+/** {@link removeDeleted} for a short time. Never rejects, because the conversations are deleted already. */
 export async function removeSoon(knex: Knex, deletions: readonly PendingDeletion[]): Promise<void> {
   const started = performance.now();
   const isStopped = () => performance.now() - started > SOON_MS;

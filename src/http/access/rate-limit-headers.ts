@@ -6,7 +6,7 @@ const INTEGER_MAX = 999_999_999_999_999;
 /**
  * `RateLimit-Policy` and `RateLimit` after draft-ietf-httpapi-ratelimit-headers-11: lists of strings with parameters.
  * Its registry has no unit `tokens`.
- * None without decisions.
+ * @returns no fields without decisions
  */
 export function rateLimitHeaders(decisions: readonly Decision[]): Readonly<Record<string, string>> {
   if (decisions.length === 0) return {};

@@ -129,7 +129,7 @@ async function parseCut(body: CutBody, limit: number): Promise<unknown> {
   };
   body.end();
   let parsed = parseRest();
-  if (body.keepImages(parsed)) parsed = parseRest();
+  if (body.keepOnlyImages(parsed)) parsed = parseRest();
   await body.restore(parsed);
   return parsed;
 }
@@ -190,7 +190,7 @@ function inflate(request: Request, decoder: Transform): Readable {
   return request.pipe(decoder);
 }
 
-/** Codes of zlib; those of brotli are made of its own names. */
+/** Error codes of zlib, and of brotli, such as `ERR__ERROR_FORMAT_PADDING_2`. */
 const DAMAGED = /^Z_|^ERR_\w*ERROR_FORMAT_/;
 
 function readError(error: unknown, limit: number): AppError {

@@ -1,4 +1,4 @@
-/** By which names the caller finds its request in logs and traces. */
+/** Reads the request id and the trace of the caller. */
 import { randomUUID } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { TraceContext } from '../../request-context.ts';

@@ -16,7 +16,7 @@ const BLOCK_BYTES = 64 * 1024;
 
 /** Of the bytes of the body. */
 interface Segment {
-  /** Of a `data:` URL: the string without its quotes. Text that quotes one is taken for one at first. */
+  /** Of a `data:` URL: the string without its quotes. At first also of text that quotes one. */
   isUrl: boolean;
   readonly from: number;
   to: number;
@@ -65,11 +65,11 @@ export class CutBody {
   }
 
   /**
-   * Makes those URLs part of the rest that are no images of the message.
+   * Makes each URL that is no image of the message part of the rest.
    * @param body the value of {@link rest}
    * @returns whether there were any
    */
-  keepImages(body: unknown): boolean {
+  keepOnlyImages(body: unknown): boolean {
     const used = new Set(imagesOf(body).map(({ url }) => url));
     const others = Array.from(this.#urls).filter(([name]) => !used.has(name));
     for (const [name, segment] of others) {

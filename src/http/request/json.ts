@@ -66,7 +66,9 @@ function errorPosition(text: string): number | undefined {
   return quoted === undefined ? text.length : tokenPosition(quoted, padded);
 }
 
-/** The first of the places where the quoted characters stand up to whose token the text is malformed. */
+/**
+ * Where parsing fails, of the places where the quoted characters stand; undefined when the search would take too long.
+ */
 function tokenPosition(quoted: string, padded: string): number | undefined {
   let low = padded.indexOf(quoted);
   let high = padded.lastIndexOf(quoted);

@@ -92,7 +92,7 @@ async function sendExport(
 ): Promise<void> {
   const form = { format, raw: csv === 'raw', summary: summary === 'true' };
   if (preview !== undefined && request.method === 'HEAD') {
-    // It is free of the limit of exports, so it reads none. Its length is not known then.
+    // HEAD does not count as an export, so it reads nothing, and the length is unknown.
     response.type('json').setHeader('Cache-Control', 'no-store').end();
     return;
   }

@@ -11,7 +11,7 @@ export const EVENT_STREAM_HEADERS = {
   'X-Accel-Buffering': 'no',
 } as const;
 
-/** Those of the stream of a turn. */
+/** The header fields of the stream of a turn. */
 export function streamHeaders(turn: Turn): Record<string, string> {
   return { ...EVENT_STREAM_HEADERS, ...turnHeaders(turn) };
 }
